@@ -1,0 +1,1 @@
+"""The authorization server: registers clients, issues access tokens, publishes metadata and keys."""

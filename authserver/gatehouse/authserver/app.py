@@ -1,0 +1,146 @@
+"""The map of the authorization server: every part, how they are wired, every path."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import flask
+import structlog
+from werkzeug.exceptions import HTTPException
+
+from gatehouse.authserver.authlib_server import AuthlibServer
+from gatehouse.authserver.clients.registry import ClientRegistry
+from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
+from gatehouse.authserver.errors import OAuthError, invalid_request, render
+from gatehouse.authserver.http import MAX_BODY, BodyTooLarge, Request, Response
+from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.services import Services
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import audit_event
+from gatehouse.authserver.tokens.issue import TokenIssuer
+from gatehouse.shared.audit import AuditWriter
+from gatehouse.shared.clock import Clock, system_clock
+from gatehouse.shared.request_ids import new_request_id
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Endpoint = Callable[[Services, Request], Response]
+
+ROUTES: dict[str, tuple[str, Endpoint]] = {
+    "/token": ("POST", token.token),
+    "/authorize": ("GET", authorization.authorization),
+    metadata.PATH: ("GET", metadata.metadata),
+    "/.well-known/jwks.json": ("GET", jwks.jwks),
+    "/livez": ("GET", health.livez),
+    "/readyz": ("GET", health.readyz),
+}
+
+_SECURITY_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
+    """Make the parts of the server.
+
+    Raises:
+        InvalidSettings: there is no usable sealing key.
+    """
+    database = Database(settings.database, pool_size=settings.threads + 1)
+    return Services(
+        settings=settings,
+        database=database,
+        clients=ClientRegistry(database),
+        keys=KeyStore(database, load_sealing_key(settings), settings.issuer, settings.signing_algorithm),
+        authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
+        audit=AuditWriter(database.engine, audit_event, clock=clock),
+    )
+
+
+def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
+    """Return the Flask application of one process.
+
+    Raises:
+        InvalidSettings: there is no usable sealing key.
+    """
+    services = create_services(settings, clock)
+    app = flask.Flask("gatehouse.authserver", static_folder=None)
+    app.extensions["gatehouse"] = services
+    # Failures pass Flask by: its own error page knows no request id.
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    for path, (method, endpoint) in ROUTES.items():
+        app.add_url_rule(path, path, _view(services, endpoint), methods=[method], provide_automatic_options=False)
+    app.register_error_handler(HTTPException, _no_such_endpoint)
+    app.wsgi_app = _Outermost(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+def close_app(app: flask.Flask) -> None:
+    """Write what the audit trail still holds in memory, and close the database."""
+    services: Services = app.extensions["gatehouse"]
+    services.audit.close()
+    services.database.close()
+
+
+def _view(services: Services, endpoint: Endpoint) -> Callable[[], flask.Response]:
+    def view() -> flask.Response:
+        try:
+            request = Request.from_environ(flask.request.environ)
+        except BodyTooLarge:
+            error = invalid_request(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
+            return _flask_response(render(error, flask.request.environ["gatehouse.request_id"]))
+        return _flask_response(endpoint(services, request))
+
+    return view
+
+
+def _flask_response(response: Response) -> flask.Response:
+    return flask.Response(response.body, response.status, dict(response.headers))
+
+
+def _no_such_endpoint(error: HTTPException) -> flask.Response:
+    refusal = OAuthError(
+        "invalid_request", f"No such endpoint or method. See {metadata.PATH}.", status=error.code or 500
+    )
+    response = _flask_response(render(refusal, flask.request.environ["gatehouse.request_id"]))
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+class _Outermost:
+    """What every response gets, whoever made it: a request id, security headers, a log line, no traceback."""
+
+    def __init__(self, wsgi_app: "WSGIApplication") -> None:
+        self._wsgi_app = wsgi_app
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        request_id = environ["gatehouse.request_id"] = new_request_id()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, statuses = time.perf_counter(), ["500"]
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            statuses[:] = [status[:3]]
+            return start_response(status, [*headers, *_SECURITY_HEADERS, ("X-Request-Id", request_id)], exc_info)
+
+        try:
+            return self._wsgi_app(environ, start)
+        except Exception:
+            log.exception("request failed")
+            error = OAuthError("server_error", "The server failed. Report the request id.", status=500)
+            response = render(error, request_id)
+            start("500 Internal Server Error", list(response.headers.items()))
+            return [response.body]
+        finally:
+            milliseconds = round((time.perf_counter() - started) * 1000, 1)
+            # A path that is not ours may hold anything, credentials included.
+            path = environ.get("PATH_INFO") if environ.get("PATH_INFO") in ROUTES else "(other)"
+            log.info("request", method=environ["REQUEST_METHOD"], path=path, status=statuses[0], ms=milliseconds)

@@ -1,0 +1,200 @@
+"""`authserver client`: who may have tokens."""
+
+from typing import Any
+
+import click
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cli.session import admin_session
+from gatehouse.authserver.clients import administration
+from gatehouse.authserver.clients.registry import Client, list_clients, load_client
+from gatehouse.shared.claims import MAX_LIFETIME
+from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
+from gatehouse.shared.scopes import format_scope
+
+_WITHIN = "Takes effect at the token endpoint within one second."
+
+
+@click.group()
+def client() -> None:
+    """Clients: the machine agents that may have tokens."""
+
+
+@client.group()
+def grant() -> None:
+    """Grants: the scopes that a client may have at a resource."""
+
+
+def _record(registered: Client) -> dict[str, Any]:
+    return {
+        "client_id": registered.client_id,
+        "client_name": registered.client_name,
+        "token_endpoint_auth_method": registered.token_endpoint_auth_method,
+        "disabled": registered.disabled,
+        "strict": registered.strict,
+        "token_ttl": registered.token_ttl,
+        "claims": dict(registered.claims),
+        "grants": [
+            {"resource": resource, "scope": format_scope(scopes)} for resource, scopes in registered.grants.items()
+        ],
+        "client_id_issued_at": registered.created_at,
+    }
+
+
+def _print(registered: Client, output: str, **first: str) -> None:
+    record = _record(registered)
+    if output == "json":
+        print_record({**first, **record}, output)
+        return
+    grants = record.pop("grants")
+    record["client_id_issued_at"] = iso_time(registered.created_at)
+    record.pop("client_id")
+    print_record({"client_id": registered.client_id, **first, **record}, output)
+    for entry in grants:
+        click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
+
+
+def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    claims: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or name in claims:
+            raise click.BadParameter("write NAME=VALUE, each name once")
+        claims[name] = value
+    return claims
+
+
+@client.command()
+@click.option("--name", required=True, help="What people call it.")
+@click.option("--resource", required=True, metavar="URL", help="The registered resource that it will call.")
+@click.option("--scope", required=True, metavar='"A B"', help="The scopes that it may have there.")
+@click.option(
+    "--auth",
+    "auth_method",
+    type=click.Choice(administration.AUTH_METHODS),
+    default="client_secret_basic",
+    show_default=True,
+    help="How it proves who it is.",
+)
+@click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parse_claims,
+    help="A static claim in its tokens, such as workspace_id=wks_...; repeat for more.",
+)
+@click.option(
+    "--ttl",
+    type=click.IntRange(1, MAX_LIFETIME),
+    help="Seconds that its tokens live.  [default: the server's]",
+)
+@click.option("--strict", is_flag=True, help="Refuse a scope that it may not have, rather than leave it out.")
+@output_option
+@click.pass_context
+@example(
+    'authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope "env:read org:read"'
+    " --claim workspace_id=wks_..."
+)
+def create(
+    ctx: click.Context,
+    name: str,
+    resource: str,
+    scope: str,
+    auth_method: str,
+    claims: dict[str, str],
+    ttl: int | None,
+    strict: bool,
+    output: str,
+) -> None:
+    """Register a client. Its secret is printed this once and cannot be shown again."""
+    registration = administration.Registration(name, resource, scope, auth_method, ttl, strict, claims)
+    with admin_session(ctx) as session:
+        keys = session.keys()
+        with session.database.write() as transaction:
+            created, secret = administration.create_client(transaction, session.admin, keys, registration)
+    _print(created, output, client_secret=secret)
+    if output == "table":
+        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+
+
+@client.command("list")
+@output_option
+@click.pass_context
+@example("authserver client list")
+def list_(ctx: click.Context, output: str) -> None:
+    """List the clients."""
+    with admin_session(ctx) as session, session.database.read() as transaction:
+        records = [_record(registered) for registered in list_clients(transaction)]
+    print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
+
+
+@client.command()
+@click.argument("client_id")
+@output_option
+@click.pass_context
+@example("authserver client show agent_0123456789abcdef0123")
+def show(ctx: click.Context, client_id: str, output: str) -> None:
+    """Show one client and what it may have."""
+    with admin_session(ctx) as session, session.database.read() as transaction:
+        registered = load_client(transaction, client_id)
+        if registered is None:
+            raise Refused(f"There is no client {client_id}. List them with: authserver client list")
+    _print(registered, output)
+
+
+@client.command()
+@click.argument("client_id")
+@output_option
+@click.pass_context
+@example("authserver client disable agent_0123456789abcdef0123")
+def disable(ctx: click.Context, client_id: str, output: str) -> None:
+    """Give a client no more tokens. Those that it holds live on until they expire."""
+    _set_disabled(ctx, client_id, output, disabled=True)
+
+
+@client.command()
+@click.argument("client_id")
+@output_option
+@click.pass_context
+@example("authserver client enable agent_0123456789abcdef0123")
+def enable(ctx: click.Context, client_id: str, output: str) -> None:
+    """Let a disabled client have tokens again."""
+    _set_disabled(ctx, client_id, output, disabled=False)
+
+
+def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: bool) -> None:
+    with admin_session(ctx) as session, session.database.write() as transaction:
+        changed = administration.set_disabled(transaction, session.admin, client_id, disabled=disabled)
+    _print(changed, output)
+    click.echo(_WITHIN, err=True)
+
+
+@grant.command("add")
+@click.argument("client_id")
+@click.option("--resource", required=True, metavar="URL", help="The resource.")
+@click.option("--scope", required=True, metavar='"A B"', help="The scopes to add.")
+@output_option
+@click.pass_context
+@example('authserver client grant add agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
+def grant_add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
+    """Let a client have scopes at a resource, beside those that it has."""
+    with admin_session(ctx) as session, session.database.write() as transaction:
+        changed = administration.add_grant(transaction, session.admin, client_id, resource, scope)
+    _print(changed, output)
+    click.echo(_WITHIN, err=True)
+
+
+@grant.command("remove")
+@click.argument("client_id")
+@click.option("--resource", required=True, metavar="URL", help="The resource.")
+@click.option("--scope", required=True, metavar='"A B"', help="The scopes to take away.")
+@output_option
+@click.pass_context
+@example('authserver client grant remove agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
+def grant_remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
+    """Take scopes away from a client. Tokens that it holds keep them until they expire."""
+    with admin_session(ctx) as session, session.database.write() as transaction:
+        changed = administration.remove_grant(transaction, session.admin, client_id, resource, scope)
+    _print(changed, output)
+    click.echo(_WITHIN, err=True)

@@ -1,0 +1,83 @@
+"""`authserver resource`: what tokens are issued for."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cli.session import admin_session
+from gatehouse.authserver.resources.administration import (
+    add_resource,
+    parse_catalogue,
+    parse_resource,
+    parse_scope_option,
+)
+from gatehouse.authserver.resources.registry import Resource, list_resources
+from gatehouse.shared.command_line import example, output_option, print_record, print_records
+
+
+@click.group()
+def resource() -> None:
+    """Resources: the MCP servers that tokens are issued for, and their scopes."""
+
+
+def _record(registered: Resource) -> dict[str, Any]:
+    return {
+        "resource": registered.resource,
+        "resource_name": registered.resource_name,
+        "scopes_supported": list(registered.scopes),
+        "scopes": [
+            {
+                "scope": scope,
+                "description": description,
+                "implies": sorted(registered.hierarchy.implies.get(scope, ())),
+            }
+            for scope, description in registered.scopes.items()
+        ],
+    }
+
+
+@resource.command("add")
+@click.argument("url")
+@click.option("--name", required=True, help="What people call it.")
+@click.option("--scope", "scopes", multiple=True, metavar="NAME[=DESCRIPTION]", help="A scope; repeat for more.")
+@click.option(
+    "--catalogue",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the scopes from a file that `resourceserver tools --output json` wrote.",
+)
+@output_option
+@click.pass_context
+@example(
+    "authserver resource add https://mcp.example.com/mcp --name tools --scope 'env:read=See environments'\n"
+    "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json"
+)
+def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
+    """Register the resource URL, or bring the scopes of a registered one up to date."""
+    if bool(scopes) == bool(catalogue):
+        raise click.UsageError("Give either --scope, once or more often, or --catalogue.")
+    with admin_session(ctx) as session:
+        if catalogue is None:
+            declared = [parse_scope_option(text) for text in scopes]
+        else:
+            named, declared = parse_catalogue(catalogue.read_bytes())
+            if named is not None and parse_resource(named) != parse_resource(url):
+                raise Refused(f"The catalogue is of {named}, not of {url}. Name the resource as its server does.")
+        with session.database.write() as transaction:
+            added = add_resource(transaction, session.admin, url, name, declared)
+    record = _record(added)
+    if output == "table":
+        del record["scopes"]
+    print_record(record, output)
+
+
+@resource.command("list")
+@output_option
+@click.pass_context
+@example("authserver resource list --output json")
+def list_(ctx: click.Context, output: str) -> None:
+    """List the registered resources."""
+    with admin_session(ctx) as session, session.database.read() as transaction:
+        records = [_record(registered) for registered in list_resources(transaction)]
+    print_records(records, ("resource", "resource_name", "scopes_supported"), output)

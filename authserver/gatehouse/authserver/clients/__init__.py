@@ -1,0 +1,1 @@
+"""Who the clients are, and the proof that a request comes from one."""

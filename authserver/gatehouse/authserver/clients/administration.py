@@ -1,0 +1,170 @@
+"""What an admin does to clients. Every change commits together with its audit event."""
+
+import secrets as random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Administrator, Refused
+from gatehouse.authserver.clients import secrets
+from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.resources.administration import parse_resource
+from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
+from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
+from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
+
+AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+"""Registered methods of client authentication (RFC 7591 2)."""
+
+MAX_NAME = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an admin says of a new client."""
+
+    name: str
+    resource: str
+    scope: str
+    auth_method: str = "client_secret_basic"
+    token_ttl: int | None = None
+    strict: bool = False
+    claims: Mapping[str, str] = field(default_factory=dict)
+
+
+def create_client(
+    session: Session, admin: Administrator, keys: KeyRing, registration: Registration
+) -> tuple[Client, str]:
+    """Register a client. Return it and its secret, which is nowhere to be had again.
+
+    Raises:
+        Refused: an unknown resource or scope, a reserved claim, or a value out of bounds.
+    """
+    _check(registration)
+    client_id = f"agent_{random.token_hex(10)}"
+    session.add(
+        ClientRow(
+            client_id=client_id,
+            client_name=registration.name,
+            token_endpoint_auth_method=registration.auth_method,
+            token_ttl=registration.token_ttl,
+            strict=registration.strict,
+            claims=dict(registration.claims),
+            disabled=False,
+            created_at=admin.now(),
+        )
+    )
+    session.flush()
+    secret = _add_secret(session, admin, keys, client_id)
+    admin.record(
+        session,
+        "client.create",
+        client_id,
+        client_name=registration.name,
+        token_endpoint_auth_method=registration.auth_method,
+        claims=dict(registration.claims),
+    )
+    add_grant(session, admin, client_id, registration.resource, registration.scope)
+    return _existing(session, client_id), secret
+
+
+def _check(registration: Registration) -> None:
+    if not 0 < len(registration.name) <= MAX_NAME or not registration.name.isprintable():
+        raise Refused(f"A client name is 1 to {MAX_NAME} printable characters.")
+    if registration.auth_method not in AUTH_METHODS:
+        raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
+    if registration.token_ttl is not None and not 1 <= registration.token_ttl <= MAX_LIFETIME:
+        raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
+    if len(registration.claims) > MAX_STATIC_CLAIMS:
+        raise Refused(f"A client has at most {MAX_STATIC_CLAIMS} claims.")
+    for name, value in registration.claims.items():
+        try:
+            check_static_claim(name, value)
+        except InvalidClaims as error:
+            raise Refused(f"The claim cannot be set: {error}.") from None
+
+
+def _add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> str:
+    secret = secrets.generate_secret()
+    session.add(
+        ClientSecretRow(
+            secret_id=f"sec_{random.token_hex(8)}",
+            client_id=client_id,
+            pepper_id=keys.newest_pepper,
+            digest=secrets.digest(keys.peppers[keys.newest_pepper], secret),
+            hint=secrets.hint(secret),
+            created_at=admin.now(),
+        )
+    )
+    return secret
+
+
+def _existing(session: Session, client_id: str) -> Client:
+    session.flush()
+    client = load_client(session, client_id)
+    if client is None:
+        raise Refused(f"There is no client {client_id}. List them with: authserver client list")
+    return client
+
+
+def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
+    """Disable or enable a client. The token endpoint follows within one second. Raises Refused."""
+    _existing(session, client_id)
+    row = session.get_one(ClientRow, client_id)
+    row.disabled = disabled
+    admin.record(session, "client.disable" if disabled else "client.enable", client_id)
+    return _existing(session, client_id)
+
+
+def add_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
+    """Let a client have scopes at a resource, beside those that it has.
+
+    Raises:
+        Refused: unknown client, resource or scope.
+    """
+    _existing(session, client_id)
+    identifier, scopes = parse_resource(resource), _parse_scope(scope)
+    registered = load_resource(session, identifier)
+    if registered is None:
+        raise Refused(f"There is no resource {identifier}. Register it with: authserver resource add {identifier} ...")
+    if unknown := sorted(scopes - registered.scopes.keys()):
+        known = ", ".join(registered.scopes)
+        raise Refused(f"The resource has no scope {unknown[0]}. Its scopes are: {known}.")
+    for name in sorted(scopes):
+        session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
+    admin.record(session, "client.grant.add", client_id, resource=identifier, scope=sorted(scopes))
+    return _existing(session, client_id)
+
+
+def remove_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
+    """Take scopes at a resource away from a client. Tokens that it holds live on until they expire.
+
+    Raises:
+        Refused: the client is unknown, or does not have one of the scopes.
+    """
+    client = _existing(session, client_id)
+    identifier, scopes = parse_resource(resource), _parse_scope(scope)
+    if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
+        raise Refused(
+            f"The client was not granted {absent[0]} at {identifier}. See: authserver client show {client_id}"
+        )
+    session.execute(
+        delete(ClientGrantRow).where(
+            ClientGrantRow.client_id == client_id,
+            ClientGrantRow.resource == identifier,
+            ClientGrantRow.scope.in_(scopes),
+        )
+    )
+    admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
+    return _existing(session, client_id)
+
+
+def _parse_scope(scope: str) -> frozenset[str]:
+    try:
+        return parse_scope(scope)
+    except InvalidScopeSyntax as error:
+        raise Refused(f"The scope cannot be read: {error}") from None

@@ -1,0 +1,88 @@
+"""Registered clients: what the token endpoint needs to know of one, read at most once a second."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.cache import OneSecondCache
+from gatehouse.authserver.clients.secrets import StoredSecret
+from gatehouse.authserver.resources.registry import hierarchies
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
+from gatehouse.shared.scopes import ScopeHierarchy
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A registered client as it stands."""
+
+    client_id: str
+    client_name: str
+    token_endpoint_auth_method: str
+    token_ttl: int | None
+    """Seconds; None for the server's default."""
+    strict: bool
+    """Refuse a request for any scope that the client may not have, rather than narrow it."""
+    claims: Mapping[str, str]
+    disabled: bool
+    created_at: int
+    secrets: tuple[StoredSecret, ...] = field(repr=False)
+    grants: Mapping[str, frozenset[str]]
+    """Scopes by resource identifier."""
+    hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
+    """For each of those resources, which scope implies which."""
+
+
+class ClientRegistry:
+    """Finds clients, known or not, with the same queries."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache: OneSecondCache[str, Client | None] = OneSecondCache(self._load)
+
+    def find(self, client_id: str) -> Client | None:
+        """Return the client, as it stood at most one second ago. Raises SQLAlchemyError."""
+        return self._cache.get(client_id)
+
+    def _load(self, client_id: str) -> Client | None:
+        with self._database.read() as session:
+            return load_client(session, client_id)
+
+
+def load_client(session: Session, client_id: str) -> Client | None:
+    """Read one client."""
+    row = session.get(ClientRow, client_id)
+    # The other queries run for an unknown client too: their time must not tell that it is unknown.
+    secret_rows = session.scalars(
+        select(ClientSecretRow).where(ClientSecretRow.client_id == client_id).order_by(ClientSecretRow.created_at)
+    ).all()
+    grant_rows = session.scalars(
+        select(ClientGrantRow).where(ClientGrantRow.client_id == client_id).order_by(ClientGrantRow.resource)
+    ).all()
+    grants: dict[str, set[str]] = {}
+    for grant in grant_rows:
+        grants.setdefault(grant.resource, set()).add(grant.scope)
+    scope_hierarchies = hierarchies(session, grants)
+    if row is None:
+        return None
+    return Client(
+        client_id=row.client_id,
+        client_name=row.client_name,
+        token_endpoint_auth_method=row.token_endpoint_auth_method,
+        token_ttl=row.token_ttl,
+        strict=row.strict,
+        claims=row.claims,
+        disabled=row.disabled,
+        created_at=row.created_at,
+        secrets=tuple(StoredSecret(secret.pepper_id, secret.digest) for secret in secret_rows),
+        grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
+        hierarchies=scope_hierarchies,
+    )
+
+
+def list_clients(session: Session) -> list[Client]:
+    """Read every client, by name."""
+    ids = session.scalars(select(ClientRow.client_id).order_by(ClientRow.client_name, ClientRow.client_id)).all()
+    return [client for client_id in ids if (client := load_client(session, client_id)) is not None]

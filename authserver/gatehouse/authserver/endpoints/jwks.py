@@ -1,0 +1,28 @@
+"""`GET /.well-known/jwks.json` (RFC 7517 5)."""
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.authserver.errors import render, temporarily_unavailable
+from gatehouse.authserver.http import Request, Response
+from gatehouse.authserver.keys.store import NoUsableKey
+from gatehouse.authserver.services import Services
+
+MAX_AGE = 300
+"""Seconds that a reader may keep the key set. A new key is published at least this long before it signs."""
+
+
+def jwks(services: Services, request: Request) -> Response:
+    """Answer with the public keys; 304 to a reader that has them already (RFC 9110 13.1.2)."""
+    try:
+        keys = services.keys.ring()
+    except (SQLAlchemyError, NoUsableKey) as error:
+        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    headers = {
+        "Content-Type": "application/jwk-set+json",
+        "Cache-Control": f"public, max-age={MAX_AGE}",
+        "ETag": keys.etag,
+    }
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if keys.etag in known:
+        return Response(304, headers=headers)
+    return Response(200, keys.jwks, headers)

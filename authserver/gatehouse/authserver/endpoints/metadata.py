@@ -1,0 +1,27 @@
+"""`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
+
+from gatehouse.authserver.clients.administration import AUTH_METHODS
+from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
+from gatehouse.authserver.http import Request, Response, json_response
+from gatehouse.authserver.services import Services
+
+PATH = "/.well-known/oauth-authorization-server"
+
+
+def metadata(services: Services, request: Request) -> Response:
+    """Answer with what this server can do, and with nothing that it cannot.
+
+    Every URL comes from the configured issuer, never from the request.
+    """
+    issuer = services.settings.issuer
+    document = {
+        "issuer": issuer,
+        # Most MCP clients refuse a document without it; /authorize itself answers that it supports nothing.
+        "authorization_endpoint": f"{issuer}/authorize",
+        "token_endpoint": f"{issuer}/token",
+        "jwks_uri": f"{issuer}/.well-known/jwks.json",
+        "response_types_supported": [],
+        "grant_types_supported": [GRANT_TYPE],
+        "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
+    }
+    return json_response(document, headers={"Cache-Control": "public, max-age=300"})

@@ -1,0 +1,66 @@
+"""What a caller is told when it is refused, and the one place that renders it."""
+
+from collections.abc import Mapping
+
+from gatehouse.authserver.http import NO_STORE, Response, json_response
+
+
+class OAuthError(Exception):
+    """A refusal (RFC 6749 5.2).
+
+    `description` is public: constant text that names the mend and repeats nothing of the request. `reason` is for
+    the operator and goes to log and audit only.
+    """
+
+    def __init__(
+        self,
+        error: str,
+        description: str,
+        *,
+        reason: str | None = None,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.description = description
+        self.reason = reason or description
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def invalid_request(description: str, *, status: int = 400) -> OAuthError:
+    """Return the refusal of a malformed request (RFC 6749 5.2)."""
+    return OAuthError("invalid_request", description, status=status)
+
+
+def invalid_client(reason: str) -> OAuthError:
+    """Return the one answer to every failed authentication, whatever failed (RFC 6749 5.2).
+
+    It always asks for Basic, also of a client that used another method, so that the answer does not tell methods
+    apart.
+    """
+    return OAuthError(
+        "invalid_client",
+        "Client authentication failed. Check the client_id, the credential and the client's registered method.",
+        reason=reason,
+        status=401,
+        headers={"WWW-Authenticate": 'Basic realm="gatehouse", charset="UTF-8"'},
+    )
+
+
+def temporarily_unavailable(reason: str) -> OAuthError:
+    """Return the refusal of a request that cannot be judged now; it is worth another try."""
+    return OAuthError(
+        "temporarily_unavailable",
+        "The server cannot answer now. Try again after the seconds in Retry-After.",
+        reason=reason,
+        status=503,
+        headers={"Retry-After": "2"},
+    )
+
+
+def render(error: OAuthError, request_id: str) -> Response:
+    """Return the response to a refused request."""
+    content = {"error": error.error, "error_description": error.description, "request_id": request_id}
+    return json_response(content, error.status, {**NO_STORE, **error.headers})

@@ -1,0 +1,1 @@
+"""What an authenticated client is granted."""

@@ -1,0 +1,82 @@
+"""The client-credentials grant (RFC 6749 4.4): which resource, which scopes. Pure: no I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.errors import OAuthError
+from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
+from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
+
+GRANT_TYPE = "client_credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedRequest:
+    """A token request that is to be answered with a token. Only `choose_scope` makes one."""
+
+    client: Client
+    resource: str
+    scope: frozenset[str]
+
+
+def choose_resource(client: AuthenticatedClient, requested: Sequence[str]) -> str:
+    """Return the one resource that the token will be for (RFC 8707 2).
+
+    `requested` holds every `resource` parameter of the request. None: taken only if the client has exactly one.
+
+    Raises:
+        OAuthError: `invalid_target`.
+    """
+    granted = client.client.grants
+    if not requested:
+        if len(granted) == 1:
+            return next(iter(granted))
+        raise _invalid_target(
+            "Name the resource that the token is for: the client has none, or several.",
+            f"no resource named; the client has {len(granted)}",
+        )
+    if len(requested) > 1:
+        raise _invalid_target("Name one resource: a token is for one.", "several resources named")
+    try:
+        resource = parse_resource_identifier(requested[0])
+    except InvalidResourceIdentifier as error:
+        raise _invalid_target(str(error), f"malformed resource: {error}") from None
+    if resource not in granted:
+        raise _invalid_target(
+            "The client has no grant at this resource. Check the resource's identifier to the letter, path included.",
+            f"no grant at {resource}",
+        )
+    return resource
+
+
+def _invalid_target(description: str, reason: str) -> OAuthError:
+    return OAuthError("invalid_target", description, reason=reason)
+
+
+def choose_scope(client: AuthenticatedClient, resource: str, form: Mapping[str, str]) -> GrantedRequest:
+    """Grant the part of the requested scope that the client may have at the resource (RFC 6749 3.3).
+
+    Without a `scope` parameter, all that it was granted there. What a granted scope implies can be requested too.
+
+    Raises:
+        OAuthError: `invalid_scope` when the syntax is wrong or nothing remains; for a strict client, when
+            anything is asked that it may not have.
+    """
+    granted = client.client.grants[resource]
+    if "scope" not in form:
+        return GrantedRequest(client.client, resource, granted)
+    try:
+        requested = parse_scope(form["scope"])
+    except InvalidScopeSyntax as error:
+        raise OAuthError("invalid_scope", str(error)) from None
+    grantable = client.client.hierarchies[resource].closure(granted)
+    scope = requested & grantable
+    if not scope or (client.client.strict and scope != requested):
+        raise OAuthError(
+            "invalid_scope",
+            "The client may not have this scope at this resource. Ask its admin for the grant.",
+            reason=f"not granted at {resource}: {' '.join(sorted(requested - grantable))[:512]}",
+        )
+    return GrantedRequest(client.client, resource, scope)

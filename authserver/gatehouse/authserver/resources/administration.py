@@ -1,0 +1,123 @@
+"""What an admin does to resources. Every change commits together with its audit event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Administrator, Refused
+from gatehouse.authserver.resources.registry import Resource, load_resource
+from gatehouse.authserver.store.models import ResourceRow, ResourceScopeRow
+from gatehouse.shared import strict_json
+from gatehouse.shared.resource_identifiers import (
+    InvalidResourceIdentifier,
+    is_protected_transport,
+    parse_resource_identifier,
+)
+from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope_token
+
+MAX_DESCRIPTION = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeDeclaration:
+    """A scope as its resource declares it."""
+
+    scope: str
+    description: str = ""
+    implies: tuple[str, ...] = ()
+
+
+def parse_resource(text: str) -> str:
+    """Return the canonical identifier of a resource that an admin names.
+
+    Raises:
+        Refused: it is no resource identifier, or plain http that leaves this machine.
+    """
+    try:
+        resource = parse_resource_identifier(text)
+    except InvalidResourceIdentifier as error:
+        raise Refused(str(error)) from None
+    if not is_protected_transport(resource):
+        raise Refused("A resource must be https; plain http is for loopback addresses only.")
+    return resource
+
+
+def parse_scope_option(text: str) -> ScopeDeclaration:
+    """Read `NAME` or `NAME=DESCRIPTION`. Raises Refused."""
+    name, _, description = text.partition("=")
+    return _declaration({"scope": name, "description": description})
+
+
+def parse_catalogue(document: bytes) -> tuple[str | None, list[ScopeDeclaration]]:
+    """Read a catalogue file, which `resourceserver tools --output json` writes: its resource and its scopes.
+
+    Raises:
+        Refused: not JSON, or not a catalogue.
+    """
+    try:
+        catalogue = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise Refused(f"The catalogue file cannot be read: {error}") from None
+    scopes = catalogue.get("scopes") if isinstance(catalogue, dict) else None
+    if not isinstance(scopes, list) or not all(isinstance(scope, dict) for scope in scopes):
+        raise Refused("The catalogue file has no list 'scopes'. Write it with: resourceserver tools --output json")
+    resource = catalogue.get("resource")
+    return resource if isinstance(resource, str) else None, [_declaration(scope) for scope in scopes]
+
+
+def _declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
+    scope, description, implies = (
+        members.get("scope"),
+        members.get("description", ""),
+        members.get("implies", []),
+    )
+    if not isinstance(scope, str) or not isinstance(description, str) or not isinstance(implies, list):
+        raise Refused("A scope in the catalogue needs 'scope' and may have 'description' and a list 'implies'.")
+    try:
+        parse_scope_token(scope)
+        implied = tuple(parse_scope_token(str(name)) for name in implies)
+    except InvalidScopeSyntax as error:
+        raise Refused(f"A scope cannot be used: {error}") from None
+    if len(description) > MAX_DESCRIPTION:
+        raise Refused(f"The description of {scope} is longer than {MAX_DESCRIPTION} characters.")
+    return ScopeDeclaration(scope, description, implied)
+
+
+def add_resource(
+    session: Session, admin: Administrator, resource: str, name: str, scopes: list[ScopeDeclaration]
+) -> Resource:
+    """Register a resource, or bring the scopes of a registered one up to date.
+
+    Scopes that the declaration no longer names stay, because clients may hold them.
+
+    Raises:
+        Refused: no scope, a scope twice, or an implied scope that is not declared.
+    """
+    identifier = parse_resource(resource)
+    names = [declaration.scope for declaration in scopes]
+    if not names or len(set(names)) != len(names):
+        raise Refused("A resource needs at least one scope, and each scope once.")
+    known = load_resource(session, identifier)
+    declared = set(names) | (set(known.scopes) if known else set())
+    for declaration in scopes:
+        if unknown := sorted(set(declaration.implies) - declared):
+            raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
+    if known is None:
+        session.add(ResourceRow(resource=identifier, resource_name=name, created_at=admin.now()))
+        session.flush()
+    for declaration in scopes:
+        session.merge(
+            ResourceScopeRow(
+                resource=identifier,
+                scope=declaration.scope,
+                description=declaration.description,
+                implies=list(declaration.implies),
+            )
+        )
+    session.flush()
+    admin.record(session, "resource.add" if known is None else "resource.update", identifier, scopes=sorted(names))
+    added = load_resource(session, identifier)
+    assert added is not None  # noqa: S101 - written above, in this transaction
+    return added

@@ -1,0 +1,22 @@
+"""What the endpoints work with, made once in every process."""
+
+from dataclasses import dataclass
+
+from gatehouse.authserver.authlib_server import AuthlibServer
+from gatehouse.authserver.clients.registry import ClientRegistry
+from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.store.database import Database
+from gatehouse.shared.audit import AuditWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running authorization server."""
+
+    settings: Settings
+    database: Database
+    clients: ClientRegistry
+    keys: KeyStore
+    authlib: AuthlibServer
+    audit: AuditWriter

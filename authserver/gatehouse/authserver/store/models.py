@@ -1,0 +1,104 @@
+"""The tables of the authorization server. Times are seconds since the epoch."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    String,
+    false,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from gatehouse.shared.audit import audit_table
+from gatehouse.shared.database import new_metadata
+
+_CASCADE = "CASCADE"
+
+
+class Base(DeclarativeBase):
+    """The models' common metadata."""
+
+    metadata = new_metadata()
+
+
+class ClientRow(Base):
+    """A registered client (RFC 6749 2; member names as in RFC 7591 2)."""
+
+    __tablename__ = "client"
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    client_name: Mapped[str] = mapped_column(String(128))
+    token_endpoint_auth_method: Mapped[str] = mapped_column(String(32))
+    token_ttl: Mapped[int | None] = mapped_column(Integer)
+    strict: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    claims: Mapped[dict[str, Any]] = mapped_column(JSON)
+    disabled: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class PepperRow(Base):
+    """A key for the digests of client secrets, sealed."""
+
+    __tablename__ = "pepper"
+    pepper_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ClientSecretRow(Base):
+    """The digest of one client secret."""
+
+    __tablename__ = "client_secret"
+    secret_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), index=True)
+    pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hint: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ResourceRow(Base):
+    """A resource that tokens can be issued for (RFC 8707), by its canonical identifier."""
+
+    __tablename__ = "resource"
+    resource: Mapped[str] = mapped_column(String(512), primary_key=True)
+    resource_name: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ResourceScopeRow(Base):
+    """A scope of a resource, and the scopes that it implies there."""
+
+    __tablename__ = "resource_scope"
+    resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(128), primary_key=True)
+    description: Mapped[str] = mapped_column(String(512))
+    implies: Mapped[list[str]] = mapped_column(JSON)
+
+
+class ClientGrantRow(Base):
+    """A scope that a client may have at a resource."""
+
+    __tablename__ = "client_grant"
+    __table_args__ = (ForeignKeyConstraint(["resource", "scope"], ["resource_scope.resource", "resource_scope.scope"]),)
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), primary_key=True)
+    resource: Mapped[str] = mapped_column(String(512), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(128), primary_key=True)
+
+
+class SigningKeyRow(Base):
+    """A signing key. Only the sealed private half is stored; whatever is published is derived from it."""
+
+    __tablename__ = "signing_key"
+    kid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    alg: Mapped[str] = mapped_column(String(16))
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+audit_event = audit_table(Base.metadata)

@@ -1,0 +1,1 @@
+"""Bearer tokens (RFC 6750): the keys, the verifier, and the gate that answers for both."""

@@ -1,0 +1,141 @@
+"""The issuer's keys, at hand before a request needs them (RFC 7517).
+
+Polled in the background. A `kid` that is not known triggers one fetch for all who wait, and then none for a
+cooldown: a flood of invented kids costs the authorization server one request. Whatever a fetch brings, a set that
+cannot be used never replaces one that can.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+import httpx2
+
+from gatehouse.shared.jose import InvalidKeySet, VerificationKey, parse_key_set
+
+POLL_INTERVAL = 30.0
+"""Seconds between two polls. A key that leaves the set is trusted for at most this long."""
+
+COOLDOWN = 5.0
+"""Seconds after a fetch in which an unknown kid does not cause another."""
+
+FIRST_RETRY = 0.5
+"""Seconds between two tries while no key is known: the resource server may start before its issuer."""
+
+_TIMEOUT = 5.0
+_MAX_LENGTH = 64 * 1024
+_CONTENT_TYPES = frozenset({"application/json", "application/jwk-set+json"})
+
+log = logging.getLogger(__name__)
+
+
+class KeysUnavailable(Exception):
+    """No key of the issuer is known yet, so no token can be judged."""
+
+
+class FetchFailed(Exception):
+    """The key set was not obtained. The message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A key set document and its entity tag."""
+
+    document: bytes
+    etag: str | None
+
+
+Fetch = Callable[[str | None], Awaitable[Fetched | None]]
+"""Given the known entity tag, returns the document, or None when it has not changed. Raises FetchFailed."""
+
+
+def http_fetch(client: httpx2.AsyncClient, url: str) -> Fetch:
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only."""
+
+    async def fetch(etag: str | None) -> Fetched | None:
+        headers = {"Accept": "application/jwk-set+json, application/json"}
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        try:
+            with anyio.fail_after(_TIMEOUT):
+                async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+                    return await _read(response)
+        except TimeoutError:
+            raise FetchFailed(f"no answer within {_TIMEOUT:.0f} s") from None
+        except httpx2.HTTPError as error:
+            raise FetchFailed(type(error).__name__) from None
+
+    return fetch
+
+
+async def _read(response: httpx2.Response) -> Fetched | None:
+    if response.status_code == httpx2.codes.NOT_MODIFIED:
+        return None
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code != httpx2.codes.OK or content_type not in _CONTENT_TYPES:
+        raise FetchFailed(f"status {response.status_code} or not JSON")
+    document = bytearray()
+    async for chunk in response.aiter_bytes():
+        document += chunk
+        if len(document) > _MAX_LENGTH:
+            raise FetchFailed("larger than 64 KiB")
+    return Fetched(bytes(document), response.headers.get("etag"))
+
+
+class KeySource:
+    """The last good key set of one issuer."""
+
+    def __init__(self, fetch: Fetch, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._keys: Mapping[str, VerificationKey] = {}
+        self._etag: str | None = None
+        self._last_fetch = float("-inf")
+        self._fetching = anyio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether any key is known."""
+        return bool(self._keys)
+
+    def known(self, kid: str) -> VerificationKey | None:
+        """Return a key of the present set, without fetching."""
+        return self._keys.get(kid)
+
+    async def find(self, kid: str) -> VerificationKey | None:
+        """Return the key of that name; fetch the set anew if it is unknown and the cooldown is over.
+
+        Raises:
+            KeysUnavailable: no key at all is known.
+        """
+        if (key := self._keys.get(kid)) is not None:
+            return key
+        await self._refresh_once(COOLDOWN if self._keys else FIRST_RETRY)
+        if not self._keys:
+            raise KeysUnavailable
+        return self._keys.get(kid)
+
+    async def _refresh_once(self, cooldown: float) -> None:
+        async with self._fetching:
+            # Whoever waited for the lock finds that the fetch was made.
+            if self._monotonic() - self._last_fetch >= cooldown:
+                await self.refresh()
+
+    async def refresh(self) -> None:
+        """Fetch the set; keep the last good one when that fails."""
+        self._last_fetch = self._monotonic()
+        try:
+            fetched = await self._fetch(self._etag)
+            if fetched is not None:
+                self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
+        except (FetchFailed, InvalidKeySet) as error:
+            log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
+
+    async def poll(self) -> None:
+        """Refresh for ever: often until the first key is known, then at the poll interval."""
+        while True:
+            async with self._fetching:
+                await self.refresh()
+            await anyio.sleep(POLL_INTERVAL if self._keys else FIRST_RETRY)

@@ -1,0 +1,112 @@
+"""Is this access token valid here and now? (RFC 9068 4; RFC 8725)
+
+A token that was verified before is remembered by its digest, bound to the key that signed it: it is accepted again
+until it expires or that key leaves the set. Whatever depends on the moment is judged every time.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gatehouse.resource.bearer.jwks import KeySource
+from gatehouse.shared import jose
+from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, AccessClaims, InvalidClaims
+from gatehouse.shared.clock import LEEWAY, Clock
+
+_CACHE_SIZE = 4096
+
+
+class TokenRefused(Exception):
+    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    claims: AccessClaims
+    kid: str
+    thumbprint: str
+
+
+class Verifier:
+    """Verifies tokens of one issuer for one resource."""
+
+    def __init__(self, issuer: str, resource: str, keys: KeySource, clock: Clock) -> None:
+        self._issuer = issuer
+        self._resource = resource
+        self._keys = keys
+        self._clock = clock
+        self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
+
+    async def verify(self, token: str) -> AccessClaims:
+        """Return what a valid token says.
+
+        Raises:
+            TokenRefused: it is not valid here and now.
+            KeysUnavailable: no key of the issuer is known, so nothing can be said.
+        """
+        digest = hashlib.sha256(token.encode()).digest()
+        verified = self._remembered(digest)
+        if verified is None:
+            verified = await self._verify_signature(token)
+            self._check_identity(verified.claims)
+        self._check_time(verified.claims)
+        self._cache[digest] = verified
+        self._cache.move_to_end(digest)
+        if len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return verified.claims
+
+    def _remembered(self, digest: bytes) -> _Verified | None:
+        verified = self._cache.get(digest)
+        if verified is None:
+            return None
+        key = self._keys.known(verified.kid)
+        if key is None or key.thumbprint != verified.thumbprint:
+            del self._cache[digest]
+            return None
+        return verified
+
+    async def _verify_signature(self, token: str) -> _Verified:
+        try:
+            header = jose.read_header(token)
+            if header.typ != ACCESS_TOKEN_TYPE:
+                raise TokenRefused("typ is not at+jwt")
+            if header.kid is None:
+                raise TokenRefused("kid is missing")
+            key = await self._keys.find(header.kid)
+            if key is None:
+                raise TokenRefused("kid is not in the issuer's key set")
+            claims = jose.verify(token, header, key)
+            _check_confirmation(claims)
+            return _Verified(AccessClaims.from_json(claims), key.kid, key.thumbprint)
+        except (jose.InvalidToken, InvalidClaims) as error:
+            raise TokenRefused(str(error)) from None
+
+    def _check_identity(self, claims: AccessClaims) -> None:
+        if claims.iss != self._issuer:
+            raise TokenRefused("iss is not the trusted issuer")
+        if claims.aud != self._resource:
+            raise TokenRefused("aud is not this resource")
+        if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
+            raise TokenRefused(f"the lifetime is not between 0 and {MAX_LIFETIME} s")
+
+    def _check_time(self, claims: AccessClaims) -> None:
+        now = self._clock()
+        if now >= claims.exp + LEEWAY:
+            raise TokenRefused("expired")
+        if now < claims.iat - LEEWAY:
+            raise TokenRefused("issued in the future")
+
+
+def _check_confirmation(claims: Mapping[str, Any]) -> None:
+    """Refuse what restricts a token in a way that is not enforced here: to ignore it would be to lift it."""
+    if "cnf" in claims:
+        raise TokenRefused("the token is bound to a key (cnf), which cannot be checked here")
+    if "nbf" in claims:
+        raise TokenRefused("the token has nbf, which this issuer does not set")

@@ -1,0 +1,244 @@
+"""How a tool is declared, and the closed list of all that can be called.
+
+    tools = ToolGroup()
+
+    @tools.tool(scopes=["env:read"], read_only=True)
+    async def get_environment(directory: Directory, environment_id: EnvironmentId) -> Environment:
+        \"\"\"What an agent reads to decide whether to call it.\"\"\"
+
+Name and argument schema come from the signature, the description from the docstring, the result schema from the
+return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
+without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.errors import PydanticUserError
+
+from gatehouse.resource.directory.directory import Directory
+from gatehouse.shared.claims import AccessClaims
+from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+
+INJECTED: Final = (AccessClaims, Directory)
+"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace."""
+
+
+class _AnyValidToken(Enum):
+    ANY_VALID_TOKEN = "any valid token"  # noqa: S105 - a name, not a token
+
+
+ANY_VALID_TOKEN: Final = _AnyValidToken.ANY_VALID_TOKEN
+"""The scopes of a tool that every caller with a valid token may call."""
+
+ToolFunction = Callable[..., Awaitable[BaseModel]]
+FunctionT = TypeVar("FunctionT", bound=ToolFunction)
+
+
+class InvalidCatalogue(Exception):
+    """A declaration cannot be served. The message names the file, the tool and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A scope, in words for the admin who grants it, and the scopes that it implies."""
+
+    scope: str
+    description: str
+    implies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as it is called."""
+
+    name: str
+    description: str
+    scopes: frozenset[str]
+    """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    function: ToolFunction
+    injected: Mapping[str, type]
+    """Type by parameter name."""
+    arguments: type[BaseModel]
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any]
+    source: str
+    """File and line of the declaration, for messages."""
+
+    def needs(self, injected: type) -> bool:
+        """Tell whether the function asks for a value of an injected type."""
+        return injected in self.injected.values()
+
+
+@dataclass(slots=True)
+class ToolGroup:
+    """The tools that one module declares."""
+
+    tools: list[Tool] = field(default_factory=list)
+
+    def tool(
+        self,
+        *,
+        scopes: Sequence[str] | _AnyValidToken,
+        read_only: bool,
+        destructive: bool = False,
+        idempotent: bool = False,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Declare an async function as a tool.
+
+        Args:
+            scopes: every scope that a caller needs, or ANY_VALID_TOKEN.
+            read_only: it changes nothing. A tool that is not runs in a transaction together with its audit event.
+            destructive: it removes or overwrites something; a hint to clients.
+            idempotent: to repeat the call changes nothing more; a hint to clients.
+
+        Raises:
+            InvalidCatalogue: no scopes, no description, or a parameter or result without a usable type.
+        """
+
+        def declare(function: FunctionT) -> FunctionT:
+            self.tools.append(_read_declaration(function, scopes, read_only, destructive, idempotent or read_only))
+            return function
+
+        return declare
+
+
+def _read_declaration(
+    function: ToolFunction,
+    scopes: Sequence[str] | _AnyValidToken,
+    read_only: bool,
+    destructive: bool,
+    idempotent: bool,
+) -> Tool:
+    name, source = function.__name__, _source(function)
+    if scopes is not ANY_VALID_TOKEN and (isinstance(scopes, str) or not scopes):
+        raise InvalidCatalogue(
+            f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
+        )
+    description = inspect.getdoc(function)
+    if not description:
+        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    injected, arguments, result = _read_signature(function, name, source)
+    return Tool(
+        name=name,
+        description=description,
+        scopes=frozenset() if isinstance(scopes, _AnyValidToken) else frozenset(scopes),
+        read_only=read_only,
+        destructive=destructive,
+        idempotent=idempotent,
+        function=function,
+        injected=MappingProxyType(injected),
+        arguments=arguments,
+        input_schema=MappingProxyType(arguments.model_json_schema()),
+        output_schema=MappingProxyType(result.model_json_schema(mode="serialization")),
+        source=source,
+    )
+
+
+def _source(function: ToolFunction) -> str:
+    code = inspect.unwrap(function).__code__
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def _read_signature(
+    function: ToolFunction, name: str, source: str
+) -> tuple[dict[str, type], type[BaseModel], type[BaseModel]]:
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
+    result = hints.pop("return", None)
+    if not (inspect.isclass(result) and issubclass(result, BaseModel)):
+        raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
+    injected: dict[str, type] = {}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+        if hints[parameter.name] in INJECTED:
+            injected[parameter.name] = hints[parameter.name]
+        else:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+    try:
+        # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
+        arguments = create_model(
+            f"{name}_arguments", __config__=ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True), **fields
+        )
+    except PydanticUserError as error:
+        raise InvalidCatalogue(f"{source}: {name} has an argument of a type that JSON cannot carry: {error}") from None
+    return injected, arguments, result
+
+
+class Catalogue:
+    """Every tool and every scope of a server. What is not in it cannot be called."""
+
+    def __init__(self, name: str, scopes: Iterable[Scope], groups: Iterable[ToolGroup]) -> None:
+        """Check and freeze the declarations.
+
+        Raises:
+            InvalidCatalogue: two tools or scopes of one name, a malformed scope, or a scope that is not declared.
+        """
+        self.name = name
+        self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
+        self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
+        tools: dict[str, Tool] = {}
+        for tool in sorted((tool for group in groups for tool in group.tools), key=lambda tool: tool.name):
+            if tool.name in tools:
+                raise InvalidCatalogue(
+                    f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
+                )
+            if unknown := sorted(tool.scopes - self.scopes.keys()):
+                raise InvalidCatalogue(
+                    f"{tool.source}: {tool.name} needs the scope {unknown[0]}, which is not declared. "
+                    f"Declared are: {', '.join(sorted(self.scopes))}."
+                )
+            tools[tool.name] = tool
+        self.tools: Mapping[str, Tool] = MappingProxyType(tools)
+
+    def document(self, resource: str) -> dict[str, Any]:
+        """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""
+        return {
+            "resource": resource,
+            "scopes": [
+                {"scope": scope.scope, "description": scope.description, "implies": sorted(scope.implies)}
+                for scope in self.scopes.values()
+            ],
+            "tools": [
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "scopes": sorted(tool.scopes),
+                    "read_only": tool.read_only,
+                    "input_schema": dict(tool.input_schema),
+                    "output_schema": dict(tool.output_schema),
+                }
+                for tool in self.tools.values()
+            ],
+        }
+
+
+def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
+    declared: dict[str, Scope] = {}
+    for scope in sorted(scopes, key=lambda scope: scope.scope):
+        try:
+            parse_scope_token(scope.scope)
+        except InvalidScopeSyntax as error:
+            raise InvalidCatalogue(f"The scope {scope.scope!r} cannot be used: {error}") from None
+        if declared.setdefault(scope.scope, scope) is not scope:
+            raise InvalidCatalogue(f"The scope {scope.scope} is declared twice.")
+    for scope in declared.values():
+        if unknown := sorted(set(scope.implies) - declared.keys()):
+            raise InvalidCatalogue(f"The scope {scope.scope} implies {unknown[0]}, which is not declared.")
+    return declared

@@ -1,0 +1,52 @@
+"""`resourceserver init` and `resourceserver serve`."""
+
+import click
+
+from gatehouse.resource.app import baseline_scopes, create_app
+from gatehouse.resource.cli.session import admin_database, settings_of
+from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.tools import CATALOGUE
+from gatehouse.shared.command_line import example, output_option, print_record
+from gatehouse.shared.logs import configure_logs
+from gatehouse.shared.serving import Server
+
+
+@click.command()
+@output_option
+@click.pass_context
+@example("resourceserver init")
+def init(ctx: click.Context, output: str) -> None:
+    """Prepare this installation: the database schema. Safe to repeat."""
+    settings = settings_of(ctx)
+    database = AdminDatabase(settings.database)
+    try:
+        database.migrate()
+    finally:
+        database.close()
+    print_record(
+        {
+            "resource": settings.resource,
+            "issuer": settings.issuer,
+            "database": settings.database.render_as_string(hide_password=True),
+        },
+        output,
+    )
+
+
+@click.command()
+@click.pass_context
+@example("RESOURCESERVER_WORKERS=4 resourceserver serve")
+def serve(ctx: click.Context) -> None:
+    """Serve until SIGTERM or Ctrl-C. May start before the authorization server: it becomes ready by itself."""
+    settings = settings_of(ctx)
+    configure_logs(settings.log_format, settings.log_level)
+    baseline_scopes(settings, CATALOGUE)
+    with admin_database(settings):
+        pass
+    Server(
+        name="resourceserver",
+        bind=settings.bind,
+        workers=settings.workers,
+        worker_class="asgi",
+        create_app=lambda: create_app(settings, CATALOGUE),
+    ).run()

@@ -1,0 +1,53 @@
+"""`resourceserver workspace`: the tenants."""
+
+import getpass
+from typing import Any
+
+import click
+
+from gatehouse.resource.cli.session import admin_database, settings_of
+from gatehouse.resource.directory.workspaces import Workspace, create_workspace, list_workspaces
+from gatehouse.resource.store.models import audit_event
+from gatehouse.shared.audit import AuditEvent, AuditWriter
+from gatehouse.shared.clock import system_clock
+from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
+
+
+@click.group()
+def workspace() -> None:
+    """Workspaces: the tenants. A client acts in the one that its workspace_id claim names."""
+
+
+def _record(created: Workspace) -> dict[str, Any]:
+    return {
+        "workspace_id": created.workspace_id,
+        "name": created.name,
+        "created_at": iso_time(created.created_at),
+    }
+
+
+@workspace.command()
+@click.option("--name", required=True, help="What people call it; unique.")
+@output_option
+@click.pass_context
+@example("resourceserver workspace create --name acme")
+def create(ctx: click.Context, name: str, output: str) -> None:
+    """Create a workspace. Put its workspace_id on a client: authserver client create --claim workspace_id=..."""
+    with admin_database(settings_of(ctx)) as database, database.session() as session:
+        created = create_workspace(session, name, system_clock())
+        event = AuditEvent(
+            "workspace.create", "allowed", actor=f"admin:{getpass.getuser()}", object=created.workspace_id
+        )
+        session.execute(audit_event.insert(), [AuditWriter(database.engine, audit_event).values(event)])
+    print_record(_record(created), output)
+
+
+@workspace.command("list")
+@output_option
+@click.pass_context
+@example("resourceserver workspace list")
+def list_(ctx: click.Context, output: str) -> None:
+    """List the workspaces, the oldest first."""
+    with admin_database(settings_of(ctx)) as database, database.session() as session:
+        records = [_record(known) for known in list_workspaces(session)]
+    print_records(records, ("workspace_id", "name", "created_at"), output)

@@ -1,0 +1,1 @@
+"""The directory that the tools work on: workspaces, environments, organizations."""

@@ -1,0 +1,32 @@
+"""Typed identifiers: `env_` and 26 characters that sort by the time of their making."""
+
+import secrets
+from typing import Annotated
+
+from pydantic import Field
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+"""Crockford's base 32, in lower case."""
+
+_TIME_CHARACTERS, _RANDOM_CHARACTERS = 10, 16
+
+
+def new_identifier(prefix: str, now: float) -> str:
+    """Return a new identifier: 50 bits of milliseconds since the epoch, then 80 random bits."""
+    return f"{prefix}_{_encode(int(now * 1000), _TIME_CHARACTERS)}{_encode(secrets.randbits(80), _RANDOM_CHARACTERS)}"
+
+
+def _encode(number: int, length: int) -> str:
+    return "".join(_ALPHABET[number >> 5 * position & 31] for position in reversed(range(length)))
+
+
+def _pattern(prefix: str) -> str:
+    return f"^{prefix}_[{_ALPHABET}]{{{_TIME_CHARACTERS + _RANDOM_CHARACTERS}}}$"
+
+
+EnvironmentId = Annotated[
+    str, Field(pattern=_pattern("env"), description="Identifier of an environment, as list_environments returns it.")
+]
+OrganizationId = Annotated[
+    str, Field(pattern=_pattern("org"), description="Identifier of an organization, as list_organizations returns it.")
+]

@@ -1,0 +1,50 @@
+"""Lists in pages. The `page_token` is opaque to callers: the identifier that the next page starts after."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+from sqlalchemy import Select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from gatehouse.resource.directory.errors import DirectoryError
+
+RowT = TypeVar("RowT")
+
+PageToken = Annotated[
+    str, Field(min_length=1, max_length=64, description="next_page_token of the page before; leave out for the first.")
+]
+PageSize = Annotated[int, Field(ge=1, le=100, description="Entries in a page, 100 at most.")]
+DEFAULT_PAGE_SIZE = 50
+
+
+def _encode(identifier: str) -> str:
+    return base64.urlsafe_b64encode(identifier.encode()).rstrip(b"=").decode()
+
+
+def _decode(page_token: str) -> str:
+    try:
+        padded = page_token + "=" * (-len(page_token) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise DirectoryError("page_token is not one that this list returned. Leave it out to start again.") from None
+
+
+async def fetch_page(
+    session: AsyncSession,
+    query: Select[tuple[RowT]],
+    key: InstrumentedAttribute[str],
+    identifier: Callable[[RowT], str],
+    page_token: str | None,
+    page_size: int,
+) -> tuple[Sequence[RowT], str | None]:
+    """Return one page in the order of `key`, and the token of the next one, or None at the end."""
+    bounded: Select[Any] = query.order_by(key).limit(page_size + 1)
+    if page_token is not None:
+        bounded = bounded.where(key > _decode(page_token))
+    rows = (await session.scalars(bounded)).all()
+    page = rows[:page_size]
+    return page, _encode(identifier(page[-1])) if len(rows) > page_size else None

@@ -1,0 +1,233 @@
+"""The lock: no tool runs but through here, and here the policy decides again.
+
+The gate explains to HTTP clients what they lack; it could be missing, or mistaken about a body, and still nothing
+would run that the policy does not allow.
+"""
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp_types import Tool as ToolDescription
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.resource import policy, verified_request
+from gatehouse.resource.catalogue import Catalogue, Tool
+from gatehouse.resource.directory.directory import Directory, open_directory
+from gatehouse.resource.directory.errors import DirectoryError
+from gatehouse.resource.store.database import Database
+from gatehouse.resource.store.models import audit_event
+from gatehouse.resource.verified_request import VerifiedRequest
+from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter
+from gatehouse.shared.claims import AccessClaims
+from gatehouse.shared.clock import Clock
+from gatehouse.shared.scopes import format_scope
+
+NOT_AUTHORIZED = -32001
+"""JSON-RPC code of what dispatch refuses. Clients of a complete server never see it: the gate answers before."""
+
+SCOPES_META = "io.gatehouse/scopes"
+"""Key in a tool's `_meta`: the scopes that it needs."""
+
+_INSTRUCTIONS = "Call whoami to see what this client may do. Tools that it may not call are not listed."
+
+log = logging.getLogger(__name__)
+
+Context = ServerRequestContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An allowed call on its way through dispatch."""
+
+    tool: Tool
+    request: VerifiedRequest
+    arguments: BaseModel
+
+    def event(self, outcome: str, reason: str | None = None) -> AuditEvent:
+        return _event(self.request, self.tool.name, outcome, reason)
+
+
+def _event(request: VerifiedRequest, tool_name: str, outcome: str, reason: str | None = None) -> AuditEvent:
+    return AuditEvent(
+        "tool.call",
+        outcome,
+        actor=request.claims.client_id,
+        object=tool_name,
+        jti=request.claims.jti,
+        request_id=request.request_id,
+        reason=reason,
+    )
+
+
+class Dispatch:
+    """Lists and calls the tools of a catalogue, for callers that the gate verified."""
+
+    def __init__(self, catalogue: Catalogue, database: Database, audit: AuditWriter, clock: Clock) -> None:
+        self._catalogue = catalogue
+        self._database = database
+        self._audit = audit
+        self._clock = clock
+        self._descriptions = {tool.name: _describe(tool) for tool in catalogue.tools.values()}
+
+    def build_server(self) -> Server[Any]:
+        """Return the SDK's server with these two handlers. Prompts, resources and subscriptions are not served."""
+        server: Server[Any] = Server(
+            self._catalogue.name,
+            version=version("gatehouse"),
+            instructions=_INSTRUCTIONS,
+            get_tool_input_schema=self._input_schema,
+            on_list_tools=self.list_tools,
+            on_call_tool=self.call_tool,
+        )
+        # OpenTelemetry's middleware costs a tenth of a call, and nothing exports its spans.
+        server.middleware.clear()
+        return server
+
+    def _input_schema(self, tool_name: str) -> dict[str, Any] | None:
+        description = self._descriptions.get(tool_name)
+        return description.input_schema if description is not None else None
+
+    async def list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        """List what the caller may call, in a fixed order, for the caller alone (MCP 2026-07-28, "Caching").
+
+        Raises:
+            MCPError: the request was not verified, or has a cursor, which this list never gives.
+        """
+        request = _verified(context)
+        if params is not None and params.cursor is not None:
+            raise MCPError(INVALID_PARAMS, "tools/list has one page: send no cursor.")
+        tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
+        return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        """Decide, validate, run, record.
+
+        What an agent can mend comes back as a result with `isError`: wrong arguments, no such object, no workspace.
+
+        Raises:
+            MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
+        """
+        request = _verified(context)
+        tool = await self._allowed_tool(request, params.name)
+        try:
+            arguments = tool.arguments.model_validate(params.arguments or {})
+        except ValidationError as error:
+            return await self._failed(_event(request, tool.name, "failed", "invalid arguments"), _explain(error))
+        return await self._run(_Call(tool, request, arguments))
+
+    async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
+        match policy.decide(self._catalogue, request.claims, tool_name):
+            case policy.Allowed(tool):
+                return tool
+            case policy.Forbidden(tool, scope):
+                await self._commit(_event(request, tool.name, "refused", f"needs {format_scope(scope)}"))
+                raise MCPError(NOT_AUTHORIZED, "insufficient_scope", {"scope": format_scope(scope)})
+            case policy.UnknownTool():
+                raise MCPError(INVALID_PARAMS, "There is no such tool. Call tools/list for those that you may call.")
+
+    async def _run(self, call: _Call) -> CallToolResult:
+        try:
+            result = await self._run_with_directory(call) if call.tool.needs(Directory) else await _invoke(call, {})
+            if call.tool.read_only:
+                self._audit.record(call.event("allowed"))
+            elif not call.tool.needs(Directory):
+                await self._commit(call.event("allowed"))
+        except DirectoryError as error:
+            return await self._failed(call.event("failed", type(error).__name__), str(error))
+        except (SQLAlchemyError, AuditUnavailable) as error:
+            log.error("tool %s: %s", call.tool.name, type(error).__name__)
+            return _error("The server cannot do this now, and has changed nothing. Try again in some seconds.")
+        except Exception:
+            log.exception("tool %s failed", call.tool.name)
+            request_id = call.request.request_id
+            return await self._failed(
+                call.event("failed", "internal error"), f"The tool failed. Report the request id {request_id}."
+            )
+        return CallToolResult(
+            content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result
+        )
+
+    async def _run_with_directory(self, call: _Call) -> dict[str, Any]:
+        now = self._clock()
+        if call.tool.read_only:
+            async with self._database.read() as session:
+                return await _invoke(call, {Directory: await open_directory(session, call.request.claims, now)})
+        async with self._database.write() as session:
+            result = await _invoke(call, {Directory: await open_directory(session, call.request.claims, now)})
+            # The change and its event are committed together, or neither is.
+            await session.execute(audit_event.insert(), [self._audit.values(call.event("allowed"))])
+            return result
+
+    async def _failed(self, event: AuditEvent, message: str) -> CallToolResult:
+        try:
+            await self._commit(event)
+        except AuditUnavailable:
+            return _error("The server cannot do this now, and has changed nothing. Try again in some seconds.")
+        return _error(message)
+
+    async def _commit(self, event: AuditEvent) -> None:
+        await asyncio.wrap_future(self._audit.commit(event))
+
+
+def _verified(context: Context) -> VerifiedRequest:
+    request = verified_request.find(context.request.scope) if context.request is not None else None
+    if request is None:
+        log.error("a request reached dispatch without a verified token; it is refused")
+        raise MCPError(NOT_AUTHORIZED, "No verified access token.")
+    return request
+
+
+async def _invoke(call: _Call, injected: dict[type, Any]) -> dict[str, Any]:
+    values = {AccessClaims: call.request.claims, **injected}
+    given = {name: values[type_] for name, type_ in call.tool.injected.items()}
+    sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
+    result = await call.tool.function(**given, **sent)
+    return result.model_dump(mode="json")
+
+
+def _describe(tool: Tool) -> ToolDescription:
+    return ToolDescription(
+        name=tool.name,
+        description=tool.description,
+        input_schema=dict(tool.input_schema),
+        output_schema=dict(tool.output_schema),
+        annotations=ToolAnnotations(
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=False,
+        ),
+        _meta={SCOPES_META: sorted(tool.scopes)},
+    )
+
+
+def _error(message: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=message)], is_error=True)
+
+
+def _explain(error: ValidationError) -> str:
+    """Say which argument is wrong and what it must be, without repeating what was sent."""
+    problems = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False)[:10]:
+        if problem["type"] == "extra_forbidden":
+            problems.append("there is an argument that this tool does not have")
+        else:
+            problems.append(f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}")
+    return "The arguments do not fit the tool's input schema: " + "; ".join(problems) + "."

@@ -1,0 +1,103 @@
+"""The settings of the resource server (environment, or `--env-file`)."""
+
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+from sqlalchemy import URL
+
+from gatehouse.shared.database import parse_database_url
+from gatehouse.shared.logs import LogFormat, LogLevel
+from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_identifier
+from gatehouse.shared.scopes import parse_scope
+from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, parse_bind
+
+
+class Settings(ServerSettings):
+    """Every field is the variable `RESOURCESERVER_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="RESOURCESERVER_")
+
+    resource: str = Field(
+        "http://127.0.0.1:8000/mcp",
+        description="The resource identifier: the URL that clients call, and the audience of every token accepted.",
+    )
+    issuer: str = Field(
+        "http://127.0.0.1:9000", description="The issuer identifier of the one authorization server that is trusted."
+    )
+    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
+    database_url: str = Field(
+        "sqlite:///var/resourceserver.db",
+        description="sqlite:///FILE, or postgresql://USER@HOST/NAME for several nodes.",
+    )
+    baseline_scopes: str | None = Field(
+        None,
+        description="Scopes that every 401 asks for beside the operation's own. Default: every scope of the catalogue, "
+        "because client SDKs replace their scope by what a 401 names.",
+    )
+    allowed_origins: str = Field(
+        "", description="Origins of web pages that may call, separated by spaces, beside the resource's own origin."
+    )
+    log_format: LogFormat = Field("console", description="console for people, json for a collector.")
+    log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
+
+    @field_validator("resource")
+    @classmethod
+    def _check_resource(cls, value: str) -> str:
+        return check_public_url(parse_resource_identifier(value))
+
+    @field_validator("issuer")
+    @classmethod
+    def _check_issuer(cls, value: str) -> str:
+        return check_issuer(value)
+
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        parse_bind(value)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        parse_database_url(value)
+        return value
+
+    @field_validator("baseline_scopes")
+    @classmethod
+    def _check_baseline_scopes(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_scope(value)
+        return value
+
+    @property
+    def database(self) -> URL:
+        """The parsed database URL."""
+        return parse_database_url(self.database_url)
+
+    @property
+    def endpoint_path(self) -> str:
+        """The path of the MCP endpoint, which is the resource's own."""
+        return urlsplit(self.resource).path or "/"
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority of the resource."""
+        parts = urlsplit(self.resource)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Values of `Host` that are served: the resource's own; on loopback, every name of this machine."""
+        parts = urlsplit(self.resource)
+        if not is_loopback(self.resource):
+            return frozenset({parts.netloc})
+        port = f":{parts.port}" if parts.port else ""
+        return frozenset({parts.netloc, *(f"{name}{port}" for name in ("127.0.0.1", "localhost", "[::1]"))})
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Values of `Origin` that are served (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
+        scheme = urlsplit(self.resource).scheme
+        return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.split()))

@@ -1,0 +1,18 @@
+"""Time is a parameter: whatever judges a moment is given a clock."""
+
+import time
+from typing import Protocol
+
+LEEWAY = 30
+"""Seconds of clock difference tolerated between two hosts (RFC 7519 4.1.4 allows "a few minutes")."""
+
+
+class Clock(Protocol):
+    """A callable that tells the time."""
+
+    def __call__(self) -> float:
+        """Return seconds since 1970-01-01T00:00:00Z (NumericDate, RFC 7519 2)."""
+        ...
+
+
+system_clock: Clock = time.time

@@ -1,0 +1,118 @@
+"""What the two command lines have in common: output, refusals, exit codes.
+
+Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.shared.schema import SchemaMismatch
+from gatehouse.shared.settings import InvalidSettings
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class Refusal(click.ClickException):
+    """The command was understood and not carried out. Exit code 1; nothing was changed."""
+
+    exit_code = 1
+
+
+class Commands(click.Group):
+    """A group whose failures are messages: no traceback, no SQL, no connection string reaches the terminal."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and turn what an operator can mend into a refusal."""
+        try:
+            return super().invoke(ctx)
+        except (InvalidSettings, SchemaMismatch) as error:
+            raise Refusal(str(error)) from None
+        except SQLAlchemyError as error:
+            kind = type(getattr(error, "orig", None) or error).__name__
+            raise Refusal(
+                f"The database does not answer ({kind}). Check the database URL, and that the server is up."
+            ) from None
+
+
+def output_option(function: FunctionT) -> FunctionT:
+    """Add `--output table|json` to a command."""
+    return click.option(
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="For people, or for programs.",
+    )(function)
+
+
+def example(text: str) -> Callable[[FunctionT], FunctionT]:
+    """Append an example to a command's help."""
+    return partial(_append_example, text)
+
+
+def _append_example(text: str, function: FunctionT) -> FunctionT:
+    lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
+    function.__doc__ = f"{function.__doc__ or ''}\n\n\b\nExample:\n{lines}\n"
+    return function
+
+
+def print_record(record: Mapping[str, Any], output: str) -> None:
+    """Print one object: JSON, or a line for each member."""
+    if output == "json":
+        click.echo(json.dumps(record, indent=2))
+        return
+    width = max((len(name) for name in record), default=0)
+    for name, value in record.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str) -> None:
+    """Print a list of objects: JSON with every member, or a table of the named columns."""
+    if output == "json":
+        click.echo(json.dumps(list(records), indent=2))
+        return
+    if not records:
+        click.echo("(none)")
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for record in records:
+        table.add_row(*(_cell(record.get(column)) for column in columns))
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 400
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_cell(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(_cell(item) for item in value) or "-"
+    return str(value)
+
+
+def iso_time(seconds: float) -> str:
+    """Return an RFC 3339 time in UTC, to the second or, for fractions, the millisecond."""
+    precision = "seconds" if float(seconds).is_integer() else "milliseconds"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def audit_records(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turn audit rows into what the `audit` commands print."""
+    names = ("request_id", "actor", "action", "object", "outcome", "reason", "jti", "detail")
+    return [{"time": iso_time(row["time"] / 1000), **{name: row[name] for name in names}} for row in rows]
+
+
+AUDIT_COLUMNS = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")

@@ -1,0 +1,113 @@
+"""How both servers open their databases: SQLite in WAL mode by default, PostgreSQL by URL.
+
+A transaction says what it is for. Writers take SQLite's write lock when they begin, because a reader that
+turns writer half-way fails at once with "database is locked", whatever the timeout.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+NAMING_CONVENTION = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name, so that a migration can change it on both databases."""
+
+READ_ONLY = {"gatehouse_read_only": True}
+"""Execution options of an engine whose transactions only read."""
+
+_SQLITE_BUSY_TIMEOUT = 5000
+"""Milliseconds a writer waits for another writer."""
+
+_POOL_TIMEOUT = 5
+"""Seconds to wait for a free connection, and to open one, before the request is refused."""
+
+_DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
+
+
+def new_metadata() -> MetaData:
+    """Return empty metadata with the naming convention of both servers."""
+    return MetaData(naming_convention=NAMING_CONVENTION)
+
+
+def parse_database_url(text: str) -> URL:
+    """Read a database URL, `sqlite:///relative/path` or `postgresql://user@host/name`.
+
+    Raises:
+        ValueError: neither SQLite nor PostgreSQL; the message never repeats the URL, which may hold a password.
+    """
+    try:
+        url = make_url(text)
+        backend = url.get_backend_name()
+    except Exception:  # noqa: BLE001 - any parse failure may quote the URL
+        raise ValueError("not a database URL; write sqlite:///var/file.db or postgresql://user@host/name") from None
+    if backend not in _DRIVERS:
+        raise ValueError("only sqlite:// and postgresql:// databases are supported")
+    if backend == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise ValueError("an in-memory database is not shared between workers; name a file")
+    return url
+
+
+def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
+    """Return an engine for synchronous use. Connects on first use."""
+    return _with_begin(create_engine(url.set(drivername=_drivers(url)[0]), **_options(url, pool_size)))
+
+
+def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
+    """Return an engine for use on an event loop. Connects on first use."""
+    engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
+    _with_begin(engine.sync_engine)
+    return engine
+
+
+def create_file(url: URL) -> None:
+    """Create an empty SQLite file and its folder, readable by their owner only. Does nothing for PostgreSQL."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+
+
+def _drivers(url: URL) -> tuple[str, str]:
+    return _DRIVERS[url.get_backend_name()]
+
+
+def _options(url: URL, pool_size: int) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": pool_size,
+        "pool_timeout": _POOL_TIMEOUT,
+        # A statement's parameters are secrets' digests and callers' data: they never reach an error text.
+        "hide_parameters": True,
+    }
+    if url.get_backend_name() == "postgresql":
+        options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": _POOL_TIMEOUT}}
+    return options
+
+
+def _with_begin(engine: Engine) -> Engine:
+    if engine.dialect.name != "sqlite":
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # The driver must not begin transactions of its own: we do, below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("gatehouse_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

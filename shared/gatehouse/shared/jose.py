@@ -1,0 +1,240 @@
+"""JSON Object Signing: the one place that uses joserfc (RFC 7515, 7517, 7518, 8037, 8725).
+
+The signer's side is `SigningKey`. The reader's side is three steps, each of which refuses what it cannot
+vouch for: `read_header`, a choice of key by the caller, `verify`. Nothing in a token is decoded before its
+length and alphabet are known, and no header member can point at a key: only `alg`, `kid` and `typ` may stand there.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+
+from gatehouse.shared import strict_json
+from gatehouse.shared.claims import MAX_TOKEN_LENGTH
+
+_KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
+ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
+"""Every algorithm that either server signs with or accepts: asymmetric ones only (RFC 8725 3.1, 3.2)."""
+
+SIGNING_ALGORITHMS = ("ES256", "RS256", "EdDSA")
+"""What the authorization server can sign access tokens with."""
+
+_RSA_BITS = 2048
+_CURVES = {"EC": "P-256", "OKP": "Ed25519"}
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_MAX_KEYS = 64
+_MAX_KID = 128
+
+
+class InvalidToken(Exception):
+    """The token is not one that we would have signed. `reason` is for the operator, never for the caller."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InvalidKeySet(ValueError):
+    """The document is no usable key set (RFC 7517 5). The message holds no key material."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The protected header of a JWS. Values are what the token claims: nothing is verified yet."""
+
+    alg: str
+    kid: str | None
+    typ: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key, bound to the one algorithm it may verify (RFC 8725 3.1)."""
+
+    kid: str
+    alg: str
+    thumbprint: str
+    """RFC 7638, SHA-256, base64url: names the key itself, whatever `kid` it is published under."""
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, named by its RFC 7638 thumbprint and bound to one algorithm."""
+
+    kid: str
+    alg: str
+    key: Key
+
+    @classmethod
+    def generate(cls, alg: str) -> "SigningKey":
+        """Make a new key for one of SIGNING_ALGORITHMS."""
+        match _KEY_TYPES[alg]:
+            case "EC":
+                return cls._named(alg, ECKey.generate_key("P-256", private=True))
+            case "OKP":
+                return cls._named(alg, OKPKey.generate_key("Ed25519", private=True))
+            case _:
+                return cls._named(alg, RSAKey.generate_key(_RSA_BITS, private=True))
+
+    @classmethod
+    def from_private_jwk(cls, alg: str, document: bytes) -> "SigningKey":
+        """Read what `private_jwk` wrote.
+
+        Raises:
+            InvalidKeySet: the document is no private key of the algorithm's type.
+        """
+        try:
+            key = import_key(json.loads(document))
+        except (JoseError, ValueError, TypeError):
+            raise InvalidKeySet("not a private JWK") from None
+        if key.key_type != _KEY_TYPES.get(alg) or not key.is_private:
+            raise InvalidKeySet(f"not a private key for {alg}")
+        return cls._named(alg, key)
+
+    @classmethod
+    def _named(cls, alg: str, key: Key) -> "SigningKey":
+        return cls(kid=key.thumbprint(), alg=alg, key=key)
+
+    def private_jwk(self) -> bytes:
+        """Return the private key as JSON. It must be sealed before it is stored."""
+        return json.dumps(self.key.as_dict(private=True)).encode()
+
+    def public_jwk(self) -> dict[str, str]:
+        """Return the published form (RFC 7517 4), derived from the private half."""
+        members = {name: str(value) for name, value in self.key.as_dict(private=False).items()}
+        return {**members, "kid": self.kid, "alg": self.alg, "use": "sig"}
+
+    def sign(self, typ: str, claims: Mapping[str, Any]) -> str:
+        """Return a signed JWT in compact serialization (RFC 7519 7.1)."""
+        header = {"alg": self.alg, "kid": self.kid, "typ": typ}
+        payload = json.dumps(claims, separators=(",", ":")).encode()
+        return jws.serialize_compact(header, payload, self.key, algorithms=[self.alg])
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InvalidToken(reason)
+
+
+def _decode_segment(segment: str) -> bytes:
+    padded = segment + "=" * (-len(segment) % 4)
+    try:
+        data = base64.urlsafe_b64decode(padded)
+    except ValueError:
+        _refuse("a segment is not base64url")
+    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
+        _refuse("a segment is not canonical base64url")
+    return data
+
+
+def read_header(token: str) -> Header:
+    """Read the protected header of a compact JWS without trusting it.
+
+    Raises:
+        InvalidToken: longer than 8 KiB; not three canonical base64url segments; a header that is not one JSON
+            object, names an algorithm outside ALLOWED_ALGORITHMS, or holds any member but `alg`, `kid` and `typ`
+            (so: `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
+    """
+    if len(token) > MAX_TOKEN_LENGTH:
+        _refuse("longer than 8 KiB")
+    if _COMPACT.fullmatch(token) is None:
+        _refuse("not a compact JWS")
+    try:
+        header = strict_json.loads(_decode_segment(token.split(".", 1)[0]))
+    except strict_json.InvalidJson as error:
+        _refuse(f"header: {error}")
+    if not isinstance(header, dict):
+        _refuse("header is not an object")
+    if surplus := sorted(name for name in header if name not in _HEADER_MEMBERS):
+        known = [name for name in surplus if name in {"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip"}]
+        _refuse(f"header member refused: {known[0] if known else 'unknown'}")
+    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if not isinstance(alg, str) or alg not in ALLOWED_ALGORITHMS:
+        _refuse("algorithm not allowed")
+    if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID):
+        _refuse("kid is not a string of 1 to 128 characters")
+    if typ is not None and not isinstance(typ, str):
+        _refuse("typ is not a string")
+    return Header(alg=alg, kid=kid, typ=typ)
+
+
+def verify(token: str, header: Header, key: VerificationKey) -> dict[str, Any]:
+    """Verify the signature with one key and return the claims set.
+
+    `header` is what `read_header` returned for this very token.
+
+    Raises:
+        InvalidToken: the key is for another algorithm, the signature does not match, or the payload is not one
+            strict JSON object.
+    """
+    if header.alg != key.alg:
+        _refuse("algorithm does not match the key")
+    _, payload, signature = token.split(".")
+    claims_document = _decode_segment(payload)
+    _decode_segment(signature)
+    try:
+        jws.deserialize_compact(token, key.key, algorithms=[key.alg])
+    except (JoseError, ValueError, TypeError):
+        _refuse("signature does not match")
+    try:
+        claims = strict_json.loads(claims_document)
+    except strict_json.InvalidJson as error:
+        _refuse(f"claims: {error}")
+    if not isinstance(claims, dict):
+        _refuse("claims are not an object")
+    return claims
+
+
+def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
+    """Read a JWK set (RFC 7517 5) into usable keys by `kid`.
+
+    Keys for other uses or unknown algorithms are passed over, as RFC 7517 5 asks. A set that holds private or
+    symmetric material, or one `kid` twice, is refused whole: something is wrong with who published it.
+
+    Raises:
+        InvalidKeySet: refused as above, not JSON, over 64 keys, or no usable key in it.
+    """
+    try:
+        key_set = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise InvalidKeySet(str(error)) from None
+    jwks = key_set.get("keys") if isinstance(key_set, dict) else None
+    if not isinstance(jwks, list) or len(jwks) > _MAX_KEYS:
+        raise InvalidKeySet(f"'keys' is not a list of at most {_MAX_KEYS} keys")
+    keys: dict[str, VerificationKey] = {}
+    for jwk in jwks:
+        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
+            raise InvalidKeySet("the set holds private or symmetric key material")
+        key = _verification_key(jwk)
+        if key is not None and keys.setdefault(key.kid, key) is not key:
+            raise InvalidKeySet("the set holds one kid twice")
+    if not keys:
+        raise InvalidKeySet("the set holds no usable key")
+    return keys
+
+
+def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
+    kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
+    if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
+        return None
+    if alg not in ALLOWED_ALGORITHMS or key_type != _KEY_TYPES[alg] or jwk.get("use", "sig") != "sig":
+        return None
+    if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
+        return None
+    try:
+        key = import_key(jwk)
+        thumbprint = key.thumbprint()
+    except (JoseError, ValueError, TypeError, AttributeError):
+        return None
+    if isinstance(key, RSAKey) and key.public_key.key_size < _RSA_BITS:
+        return None
+    return VerificationKey(kid=kid, alg=alg, thumbprint=thumbprint, key=key)
