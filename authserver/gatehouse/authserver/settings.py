@@ -10,7 +10,7 @@ from sqlalchemy import URL
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.logs import LogFormat, LogLevel
-from gatehouse.shared.settings import ServerSettings, parse_bind
+from gatehouse.shared.settings import ServerSettings, check_issuer, parse_bind
 
 
 class Settings(ServerSettings):
@@ -48,8 +48,6 @@ class Settings(ServerSettings):
     @field_validator("issuer")
     @classmethod
     def _check_issuer(cls, value: str) -> str:
-        if value.endswith("/"):
-            raise ValueError("ends with a slash; remove it, because issuers are compared to the letter (RFC 8414 3.3)")
         return check_issuer(value)
 
     @field_validator("bind")

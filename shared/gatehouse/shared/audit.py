@@ -241,4 +241,5 @@ def find_events(
     for column, value in ((table.c.actor, actor), (table.c.jti, jti), (table.c.request_id, request_id)):
         if value is not None:
             query = query.where(column == value)
-    return list(connection.execute(query).mappings().all())[::-1]
+    newest_first: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+    return newest_first[::-1]

@@ -20,7 +20,7 @@ from gatehouse.shared.command_line import Commands
 @click.version_option(package_name="gatehouse")
 @click.pass_context
 def main(ctx: click.Context, env_file: Path | None) -> None:
-    """The Gatehouse authorization server: short-lived access tokens for machine agents.
+    r"""The Gatehouse authorization server: short-lived access tokens for machine agents.
 
     Settings are variables named AUTHSERVER_..., or lines of --env-file. The defaults serve
     http://127.0.0.1:9000 from files in var/ and keys/ of the working directory.

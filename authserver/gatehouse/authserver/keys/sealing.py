@@ -94,7 +94,7 @@ def _decode(text: str, source: str) -> SealingKey:
 
 
 def create_sealing_key(settings: Settings) -> bool:
-    """Write a new sealing key to its file, unless there is one or the environment holds it. Tell whether it was written.
+    """Write a new sealing key to its file, unless there is one or the environment holds it. Tell whether it was.
 
     Of two processes that do this at once, one key remains.
     """

@@ -94,6 +94,7 @@ class KeySource:
         self._etag: str | None = None
         self._last_fetch = float("-inf")
         self._fetching = anyio.Lock()
+        self._failure: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -131,7 +132,14 @@ class KeySource:
             if fetched is not None:
                 self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
         except (FetchFailed, InvalidKeySet) as error:
-            log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
+            # One line for an outage, however long it lasts.
+            if self._failure != str(error):
+                log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
+            self._failure = str(error)
+            return
+        if self._failure is not None:
+            log.info("the issuer's key set is renewed: %d keys in use", len(self._keys))
+        self._failure = None
 
     async def poll(self) -> None:
         """Refresh for ever: often until the first key is known, then at the poll interval."""

@@ -1,4 +1,4 @@
-"""Is this access token valid here and now? (RFC 9068 4; RFC 8725)
+"""Decides whether an access token is valid here and now (RFC 9068 4; RFC 8725).
 
 A token that was verified before is remembered by its digest, bound to the key that signed it: it is accepted again
 until it expires or that key leaves the set. Whatever depends on the moment is judged every time.

@@ -20,7 +20,7 @@ from gatehouse.shared.command_line import Commands
 @click.version_option(package_name="gatehouse")
 @click.pass_context
 def main(ctx: click.Context, env_file: Path | None) -> None:
-    """The Gatehouse resource server: MCP tools behind access tokens and scopes.
+    r"""The Gatehouse resource server: MCP tools behind access tokens and scopes.
 
     Settings are variables named RESOURCESERVER_..., or lines of --env-file. The defaults serve
     http://127.0.0.1:8000/mcp, and trust the issuer http://127.0.0.1:9000.

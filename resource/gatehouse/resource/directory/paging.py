@@ -35,7 +35,7 @@ def _decode(page_token: str) -> str:
 
 async def fetch_page(
     session: AsyncSession,
-    query: Select[tuple[RowT]],
+    query: Select[RowT],
     key: InstrumentedAttribute[str],
     identifier: Callable[[RowT], str],
     page_token: str | None,
