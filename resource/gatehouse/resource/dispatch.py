@@ -15,7 +15,6 @@ from mcp.server import Server
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
     ListToolsResult,
@@ -27,7 +26,7 @@ from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.resource import policy, verified_request
+from gatehouse.resource import json_rpc, policy, verified_request
 from gatehouse.resource.catalogue import Catalogue, Tool
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
@@ -38,9 +37,6 @@ from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.clock import Clock
 from gatehouse.shared.scopes import format_scope
-
-NOT_AUTHORIZED = -32001
-"""JSON-RPC code of what dispatch refuses. Clients of a complete server never see it: the gate answers before."""
 
 SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
@@ -112,7 +108,7 @@ class Dispatch:
         """
         request = _verified(context)
         if params is not None and params.cursor is not None:
-            raise MCPError(INVALID_PARAMS, "tools/list has one page: send no cursor.")
+            raise MCPError(json_rpc.INVALID_PARAMS, "tools/list has one page: send no cursor.")
         tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
         return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
@@ -138,9 +134,11 @@ class Dispatch:
                 return tool
             case policy.Forbidden(tool, scope):
                 await self._commit(_event(request, tool.name, "refused", f"needs {format_scope(scope)}"))
-                raise MCPError(NOT_AUTHORIZED, "insufficient_scope", {"scope": format_scope(scope)})
+                needed = format_scope(scope)
+                raise MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
             case policy.UnknownTool():
-                raise MCPError(INVALID_PARAMS, "There is no such tool. Call tools/list for those that you may call.")
+                await self._commit(_event(request, tool_name, "refused", "unknown tool"))
+                raise MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
 
     async def _run(self, call: _Call) -> CallToolResult:
         try:
@@ -190,7 +188,7 @@ def _verified(context: Context) -> VerifiedRequest:
     request = verified_request.find(context.request.scope) if context.request is not None else None
     if request is None:
         log.error("a request reached dispatch without a verified token; it is refused")
-        raise MCPError(NOT_AUTHORIZED, "No verified access token.")
+        raise MCPError(json_rpc.UNAUTHENTICATED, "No verified access token.")
     return request
 
 

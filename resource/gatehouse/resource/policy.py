@@ -40,9 +40,9 @@ def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decisi
     return Forbidden(tool, required_scope(catalogue, tool_name))
 
 
-def required_scope(catalogue: Catalogue, tool_name: str) -> frozenset[str]:
-    """Return the smallest scopes that suffice to call a tool: empty for an unknown one."""
-    tool = catalogue.tools.get(tool_name)
+def required_scope(catalogue: Catalogue, tool_name: str | None) -> frozenset[str]:
+    """Return the smallest scopes that suffice to call a tool: empty for an unknown one, or none."""
+    tool = catalogue.tools.get(tool_name) if tool_name is not None else None
     return catalogue.hierarchy.minimal(tool.scopes) if tool is not None else frozenset()
 
 

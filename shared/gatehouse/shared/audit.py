@@ -237,7 +237,7 @@ def find_events(
     limit: int = 50,
 ) -> Sequence[Mapping[str, Any]]:
     """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch."""
-    query: Select[Any] = select(table).order_by(table.c.id.desc()).limit(limit)
+    query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
     for column, value in ((table.c.actor, actor), (table.c.jti, jti), (table.c.request_id, request_id)):
         if value is not None:
             query = query.where(column == value)

@@ -1,29 +1,30 @@
 """The gate before the MCP endpoint: who calls, with which rights, in a request that can be read in one way only.
 
 It answers with the status and challenge that each refusal has in HTTP (RFC 6750 3.1; MCP 2026-07-28,
-"Error Handling"). What it lets through carries the verified claims to dispatch, which decides again.
+"Error Handling"), and with a JSON-RPC error that tells an agent what to do. What it lets through carries the
+verified claims to dispatch, which decides again.
 """
 
 import asyncio
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
-from gatehouse.resource import policy, verified_request
+from gatehouse.resource import json_rpc, policy, verified_request
 from gatehouse.resource.bearer.challenge import Challenge
 from gatehouse.resource.bearer.jwks import KeysUnavailable
 from gatehouse.resource.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resource.catalogue import Catalogue
+from gatehouse.resource.json_rpc import InvalidMessage, Message
 from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared import strict_json
 from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.scopes import format_scope
@@ -39,30 +40,41 @@ NOTIFICATIONS: Final = frozenset(
 )
 """Notifications are acknowledged and have no effect: every request stands for itself."""
 
-PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
-
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
-_RETRY_AFTER = {"Retry-After": "2"}
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rpc:
-    """What a JSON-RPC body asks for."""
-
-    id: str | int | None
-    method: str
-    tool_name: str | None
-
-
 class _Refused(Exception):
-    """The request goes no further. `response` is for the caller, `reason` for the audit trail."""
+    """The request goes no further. All but `reason` is for the caller; `reason` is for the operator."""
 
-    def __init__(self, response: Response, reason: str) -> None:
-        super().__init__(reason)
-        self.response = response
-        self.reason = reason
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        reason: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.reason = reason or message
+        self.headers = headers or {}
+        self.data = data or {}
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A request as far as it is understood: what a refusal can say of it."""
+
+    request_id: str
+    message: Message | None = None
+    claims: AccessClaims | None = None
+    rpc_id: json_rpc.RequestId = field(default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,106 +92,126 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         request = Request(scope, receive)
-        request_id: str = scope["gatehouse.request_id"]
-        rpc: _Rpc | None = None
-        claims: AccessClaims | None = None
+        arrival = _Arrival(scope["gatehouse.request_id"])
         try:
             body = await _read_body(request)
-            rpc, malformed = _peek(body)
-            claims = await self._authenticate(request.headers, rpc, request_id)
-            structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
-            _check_http(request)
-            if malformed is not None:
-                raise malformed
-            assert rpc is not None  # noqa: S101 - a body is read or malformed
-            self._authorize(rpc, claims, request_id)
+            claims = await self._admit(request, body, arrival)
         except _Refused as refused:
-            response = await self._record(refused, rpc, claims, request_id)
+            response = await self._refuse(refused, arrival)
             await response(scope, receive, send)
             return
-        verified_request.attach(scope, VerifiedRequest(claims, request_id))
+        verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
         await self.app(scope, _replay(body, receive), send)
 
-    async def _authenticate(self, headers: Headers, rpc: _Rpc | None, request_id: str) -> AccessClaims:
-        operation = policy.required_scope(self.catalogue, rpc.tool_name) if rpc and rpc.tool_name else frozenset()
-        scope = self.baseline | operation
+    async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
+        """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
+        malformed: InvalidMessage | None = None
+        try:
+            # Before the caller is known, because a 401 names the scopes of the operation.
+            arrival.message = read = json_rpc.read_message(body)
+            arrival.rpc_id = read.id
+        except InvalidMessage as error:
+            malformed, arrival.rpc_id = error, error.request_id
+        claims = arrival.claims = await self._authenticate(request.headers, arrival.message)
+        structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        _check_http(request)
+        if arrival.message is None:
+            assert malformed is not None  # noqa: S101 - a body is read, or it is malformed
+            raise _Refused(400, malformed.code, str(malformed))
+        self._authorize(arrival.message, claims)
+        return claims
+
+    async def _authenticate(self, headers: Headers, message: Message | None) -> AccessClaims:
+        operation = message.tool_name if message is not None else None
+        scope = self.baseline | policy.required_scope(self.catalogue, operation)
         sent = headers.getlist("authorization")
         if not sent:
             challenge = {"WWW-Authenticate": self.challenge.no_token(scope)}
-            raise _Refused(_problem(401, "unauthorized", "Send an access token.", request_id, challenge), "no token")
-        challenge = {"WWW-Authenticate": self.challenge.invalid_token(scope)}
-        invalid = _problem(
-            401, "invalid_token", "The access token is not valid here. Obtain a new one.", request_id, challenge
-        )
-        match = _BEARER.fullmatch(sent[0]) if len(sent) == 1 else None
-        if match is None:
-            raise _Refused(invalid, "not one bearer token")
+            raise _Refused(401, json_rpc.UNAUTHENTICATED, "Send an access token.", reason="no token", headers=challenge)
         try:
-            return await self.verifier.verify(match[1])
+            return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
-            raise _Refused(invalid, error.reason) from None
-        except KeysUnavailable:
             raise _Refused(
-                _problem(
-                    503,
-                    "temporarily_unavailable",
-                    "Tokens cannot be verified now. Try again after the seconds in Retry-After.",
-                    request_id,
-                    _RETRY_AFTER,
-                ),
-                "no key of the issuer is known",
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "The access token is not valid here. Obtain a new one.",
+                reason=error.reason,
+                headers={"WWW-Authenticate": self.challenge.invalid_token(scope)},
+                data={"error": "invalid_token"},
             ) from None
+        except KeysUnavailable:
+            raise _unavailable("no key of the issuer is known") from None
 
-    def _authorize(self, rpc: _Rpc, claims: AccessClaims, request_id: str) -> None:
-        if rpc.method not in (METHODS if rpc.id is not None else NOTIFICATIONS):
-            raise _rpc_refused(404, METHOD_NOT_FOUND, "This server does not have the method.", rpc.id)
-        if rpc.method != "tools/call":
+    def _authorize(self, message: Message, claims: AccessClaims) -> None:
+        if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
+            raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
+        if message.method != "tools/call":
             return
-        if rpc.tool_name is None:
-            raise _rpc_refused(400, INVALID_PARAMS, "params.name must be the name of a tool.", rpc.id)
-        match policy.decide(self.catalogue, claims, rpc.tool_name):
-            case policy.UnknownTool():
-                raise _rpc_refused(
-                    400, INVALID_PARAMS, "There is no such tool. Call tools/list for those that you may call.", rpc.id
-                )
-            case policy.Forbidden(_, scope):
-                text = format_scope(scope)
-                response = _problem(
-                    403,
-                    "insufficient_scope",
-                    f"This tool needs the scope {text}. Ask the client's admin for the grant.",
-                    request_id,
-                    {"WWW-Authenticate": self.challenge.insufficient_scope(scope)},
-                )
-                raise _Refused(response, f"needs {text}")
+        if message.tool_name is None:
+            raise _Refused(400, json_rpc.INVALID_PARAMS, "params.name must be the name of a tool.")
+        match policy.decide(self.catalogue, claims, message.tool_name):
             case policy.Allowed():
                 return
+            case policy.UnknownTool():
+                raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+            case policy.Forbidden(_, scope):
+                needed = format_scope(scope)
+                raise _Refused(
+                    403,
+                    json_rpc.INSUFFICIENT_SCOPE,
+                    f"This tool needs the scope {needed}. Ask the admin of this client to grant it.",
+                    reason=f"needs {needed}",
+                    headers={"WWW-Authenticate": self.challenge.insufficient_scope(scope)},
+                    data={"error": "insufficient_scope", "scope": needed},
+                )
 
-    async def _record(
-        self, refused: _Refused, rpc: _Rpc | None, claims: AccessClaims | None, request_id: str
-    ) -> Response:
+    async def _refuse(self, refused: _Refused, arrival: _Arrival) -> Response:
         """Record a refusal, and return its response when that is on disk."""
-        tool_call = rpc is not None and rpc.method == "tools/call"
-        name = rpc.tool_name if rpc is not None and tool_call else rpc.method if rpc is not None else None
         structlog.contextvars.bind_contextvars(reason=refused.reason)
-        event = AuditEvent(
-            "tool.call" if tool_call else "mcp.request",
-            "refused",
-            actor=claims.client_id if claims else None,
-            object=name,
-            jti=claims.jti if claims else None,
-            request_id=request_id,
-            reason=refused.reason,
-            detail={"status": refused.response.status_code},
-        )
         try:
-            await asyncio.wrap_future(self.audit.commit(event))
+            await asyncio.wrap_future(self.audit.commit(_event(refused, arrival)))
         except AuditUnavailable as error:
             log.error("a refusal cannot be recorded", error=str(error))
-            return _problem(
-                503, "temporarily_unavailable", "The server cannot answer now. Try again.", request_id, _RETRY_AFTER
-            )
-        return refused.response
+            refused = _unavailable(str(error))
+        data = {**refused.data, "request_id": arrival.request_id}
+        return JSONResponse(
+            json_rpc.error_body(refused.code, refused.message, arrival.rpc_id, data),
+            refused.status,
+            {"Cache-Control": "no-store", **refused.headers},
+        )
+
+
+def _bearer_token(authorization: Sequence[str]) -> str:
+    """Return the token of the one Authorization header (RFC 6750 2.1). Raises TokenRefused."""
+    match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+    if match is None:
+        raise TokenRefused("not one bearer token")
+    return match[1]
+
+
+def _event(refused: _Refused, arrival: _Arrival) -> AuditEvent:
+    message, claims = arrival.message, arrival.claims
+    is_call = message is not None and message.method == "tools/call"
+    return AuditEvent(
+        "tool.call" if is_call else "mcp.request",
+        "refused",
+        actor=claims.client_id if claims is not None else None,
+        object=None if message is None else message.tool_name if is_call else message.method,
+        jti=claims.jti if claims is not None else None,
+        request_id=arrival.request_id,
+        reason=refused.reason,
+        detail={"status": refused.status},
+    )
+
+
+def _unavailable(reason: str) -> _Refused:
+    return _Refused(
+        503,
+        json_rpc.UNAVAILABLE,
+        "The server cannot judge this now. Try again after the seconds in Retry-After.",
+        reason=reason,
+        headers={"Retry-After": "2"},
+    )
 
 
 async def _read_body(request: Request) -> bytes:
@@ -187,61 +219,24 @@ async def _read_body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise _rpc_refused(413, INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.", None)
+            raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
     return bytes(body)
 
 
 def _check_http(request: Request) -> None:
     """Refuse what is no JSON POST. GET and DELETE belong to sessions, which this server does not have."""
     if request.method != "POST":
-        raise _rpc_refused(405, INVALID_REQUEST, "Send JSON-RPC by POST.", None, {"Allow": "POST"})
-    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    if content_type.strip().lower() != "application/json":
-        raise _rpc_refused(415, INVALID_REQUEST, "Send Content-Type: application/json.", None)
-    if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
-        raise _rpc_refused(415, INVALID_REQUEST, "JSON is UTF-8.", None)
-
-
-def _peek(body: bytes) -> tuple[_Rpc | None, _Refused | None]:
-    """Read what a body asks for: before the caller is known, because a 401 names the operation's scopes.
-
-    Returns either the request, or why it cannot be read; that is told only to a caller with a valid token.
-    """
-    try:
-        message = strict_json.loads(body)
-    except strict_json.InvalidJson as error:
-        return None, _rpc_refused(400, PARSE_ERROR, f"The body cannot be read. {error}", None)
-    if not isinstance(message, dict):
-        return None, _rpc_refused(400, INVALID_REQUEST, "Send one JSON-RPC object; batches are not served.", None)
-    method, request_id = message.get("method"), message.get("id")
-    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
-        return None, _rpc_refused(400, INVALID_REQUEST, "id must be a string or a whole number.", None)
-    if not isinstance(method, str) or ("id" in message and request_id is None):
-        return None, _rpc_refused(400, INVALID_REQUEST, "Send a JSON-RPC request: a method, and an id.", request_id)
-    params = message.get("params")
-    name = params.get("name") if isinstance(params, dict) and method == "tools/call" else None
-    return _Rpc(request_id, method, name if isinstance(name, str) else None), None
-
-
-def _problem(status: int, error: str, description: str, request_id: str, headers: Mapping[str, str]) -> Response:
-    content = {"error": error, "error_description": description, "request_id": request_id}
-    return JSONResponse(content, status, {"Cache-Control": "no-store", **headers})
-
-
-def _rpc_refused(
-    status: int, code: int, message: str, rpc_id: str | int | None, headers: Mapping[str, str] | None = None
-) -> _Refused:
-    content: dict[str, Any] = {"jsonrpc": "2.0", "id": rpc_id, "error": {"code": code, "message": message}}
-    body = json.dumps(content)
-    response = Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
-    return _Refused(response, message)
+        raise _Refused(405, json_rpc.INVALID_REQUEST, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
+    content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    if content_type.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
+        raise _Refused(415, json_rpc.INVALID_REQUEST, "Send Content-Type: application/json, in UTF-8.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Give the body to the next reader once; after it, the server's own messages, such as a disconnect."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> Message:
+    async def replay() -> ASGIMessage:
         return messages.pop() if messages else await receive()
 
     return replay
