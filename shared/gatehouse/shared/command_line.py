@@ -103,16 +103,17 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def iso_time(seconds: float) -> str:
-    """Return an RFC 3339 time in UTC, to the second or, for fractions, the millisecond."""
-    precision = "seconds" if float(seconds).is_integer() else "milliseconds"
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+def iso_time(seconds: float, timespec: str = "seconds") -> str:
+    """Return an RFC 3339 time in UTC, to the second, or to the `milliseconds`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def audit_records(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Turn audit rows into what the `audit` commands print."""
     names = ("request_id", "actor", "action", "object", "outcome", "reason", "jti", "detail")
-    return [{"time": iso_time(row["time"] / 1000), **{name: row[name] for name in names}} for row in rows]
+    return [
+        {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in names}} for row in rows
+    ]
 
 
 AUDIT_COLUMNS = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")

@@ -1,0 +1,1 @@
+"""What tests stand on: a clock that they set, and both servers in this process on real databases."""

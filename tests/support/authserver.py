@@ -1,0 +1,126 @@
+"""An authorization server in this process: real application, real SQLite file, no network."""
+
+import shutil
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from werkzeug.test import Client as HttpClient
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.administration import Administrator
+from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.clients.administration import Registration, add_grant, create_client
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.keys.sealing import create_sealing_key, load_sealing_key
+from gatehouse.authserver.keys.store import ensure_keys
+from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
+from gatehouse.authserver.services import Services
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import audit_event
+from gatehouse.shared.audit import AuditWriter, find_events
+from support.clock import FakeClock
+
+RESOURCE = "https://mcp.example.com/mcp"
+OTHER_RESOURCE = "https://other.example.com/mcp"
+ISSUER = "https://as.example.com"
+FORM = "application/x-www-form-urlencoded"
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
+    """Settings whose files are in a folder; nothing is read from the environment's variables."""
+    defaults = {
+        "issuer": ISSUER,
+        "database_url": f"sqlite:///{folder}/authserver.db",
+        "keys_dir": folder / "keys",
+    }
+    return Settings(**{**defaults, **changes})
+
+
+def prepare_installation(folder: Path, clock: FakeClock) -> None:
+    """Make what `authserver init` makes."""
+    settings = settings_in(folder)
+    create_sealing_key(settings)
+    database = Database(settings.database)
+    database.migrate()
+    with database.write() as session:
+        ensure_keys(session, load_sealing_key(settings), settings.issuer, settings.signing_algorithm, clock)
+    database.close()
+
+
+class AuthServer:
+    """One installation and the application on it."""
+
+    def __init__(self, folder: Path, template: Path, clock: FakeClock, **changes: Any) -> None:
+        shutil.copytree(template, folder, dirs_exist_ok=True)
+        self.folder = folder
+        self.clock = clock
+        self.settings = settings_in(folder, **changes)
+        self.app = create_app(self.settings, clock)
+        self.services: Services = self.app.extensions["gatehouse"]
+        self.http = HttpClient(self.app)
+        self.admin = Administrator(
+            AuditWriter(self.services.database.engine, audit_event, clock=clock), clock, "tester"
+        )
+
+    def add_resource(self, resource: str = RESOURCE, **scopes: tuple[str, ...]) -> None:
+        """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
+        declared = scopes or {"env_read": (), "env_write": ("env:read",), "org_read": ()}
+        with self.services.database.write() as session:
+            add_resource(
+                session,
+                self.admin,
+                resource,
+                "test",
+                [ScopeDeclaration(name.replace("_", ":"), "", implies) for name, implies in declared.items()],
+            )
+
+    def create_client(self, scope: str = "env:read", resource: str = RESOURCE, **changes: Any) -> tuple[Client, str]:
+        """Register a client, and return it with its secret."""
+        registration = Registration("agent", resource, scope, **changes)
+        with self.services.database.write() as session:
+            return create_client(session, self.admin, self.services.keys.ring(), registration)
+
+    def add_grant(self, client: Client, scope: str, resource: str = RESOURCE) -> None:
+        """Let a client have more."""
+        with self.services.database.write() as session:
+            add_grant(session, self.admin, client.client_id, resource, scope)
+
+    def post_token(
+        self,
+        form: dict[str, Any] | list[tuple[str, str]] | bytes | None = None,
+        basic: tuple[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        query: str = "",
+        content_type: str = FORM,
+    ) -> TestResponse:
+        """Send a token request: `grant_type=client_credentials` unless a form says otherwise."""
+        if form is None:
+            form = {"grant_type": "client_credentials"}
+        data = form if isinstance(form, bytes) else urlencode(form).encode()
+        sent = dict(headers or {})
+        if basic is not None:
+            sent["Authorization"] = basic_header(*basic)
+        return self.http.post("/token", data=data, headers=sent, query_string=query, content_type=content_type)
+
+    def audit(self, **filters: str) -> list[dict[str, Any]]:
+        """Return the audit trail, oldest first."""
+        self._flush()
+        with self.services.database.read() as session:
+            return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
+
+    def _flush(self) -> None:
+        # A committed event is written behind everything that was recorded before it.
+        from gatehouse.shared.audit import AuditEvent
+
+        self.services.audit.commit_and_wait(AuditEvent("test.flush", "allowed"))
+
+    def close(self) -> None:
+        close_app(self.app)
+
+
+def basic_header(client_id: str, secret: str) -> str:
+    """Return an Authorization header (RFC 6749 2.3.1)."""
+    return "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode()

@@ -1,0 +1,165 @@
+"""A resource server in this process: real application, real SQLite file, keys that the test holds."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+from starlette.types import ASGIApp
+
+from gatehouse.resource.app import create_app
+from gatehouse.resource.bearer.jwks import Fetched, FetchFailed
+from gatehouse.resource.catalogue import Catalogue
+from gatehouse.resource.directory.workspaces import create_workspace
+from gatehouse.resource.settings import Settings
+from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.store.models import audit_event
+from gatehouse.resource.tools import CATALOGUE
+from gatehouse.shared.audit import find_events
+from gatehouse.shared.jose import SigningKey
+from support.clock import FakeClock
+
+ISSUER = "https://as.example.com"
+RESOURCE = "https://mcp.example.com/mcp"
+ALL_SCOPES = "env:read env:write org:read org:write"
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
+    """Settings whose files are in a folder."""
+    defaults = {"issuer": ISSUER, "resource": RESOURCE, "database_url": f"sqlite:///{folder}/resourceserver.db"}
+    return Settings(**{**defaults, **changes})
+
+
+def prepare_installation(folder: Path) -> None:
+    """Make what `resourceserver init` makes."""
+    database = AdminDatabase(settings_in(folder).database)
+    database.migrate()
+    database.close()
+
+
+class Issuer:
+    """The authorization server as the resource server sees it: a key set, and tokens signed with its keys."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.key = SigningKey.generate("ES256")
+        self.published: list[dict[str, Any]] = [self.key.public_jwk()]
+        self.away = False
+        self.fetches = 0
+        self._tokens = 0
+
+    async def fetch(self, etag: str | None) -> Fetched | None:
+        self.fetches += 1
+        if self.away:
+            raise FetchFailed("the test's issuer is away")
+        return Fetched(json.dumps({"keys": self.published}).encode(), None)
+
+    def claims(self, scope: str = ALL_SCOPES, **changes: Any) -> dict[str, Any]:
+        """Return a valid claims set with changes; a change to None removes the claim."""
+        now = int(self.clock())
+        self._tokens += 1
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "sub": "agent_1",
+            "client_id": "agent_1",
+            "aud": RESOURCE,
+            "iat": now,
+            "exp": now + 300,
+            "jti": f"jti-{self._tokens}",
+            "scope": scope,
+            **changes,
+        }
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def token(self, scope: str = ALL_SCOPES, **changes: Any) -> str:
+        """Return a signed access token."""
+        return self.key.sign("at+jwt", self.claims(scope, **changes))
+
+
+class ResourceServer:
+    """A running application and what a test asks of it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, issuer: Issuer, http: httpx2.AsyncClient) -> None:
+        self.app = app
+        self.settings = settings
+        self.issuer = issuer
+        self.http = http
+        self.admin_database = AdminDatabase(settings.database)
+
+    def create_workspace(self, name: str = "acme") -> str:
+        with self.admin_database.session() as session:
+            return create_workspace(session, name, self.issuer.clock()).workspace_id
+
+    async def post(self, body: Any, token: str | None = None, headers: dict[str, str] | None = None) -> httpx2.Response:
+        """POST a body to the MCP endpoint: JSON of an object, or bytes as they are."""
+        sent = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.http.post(self.settings.resource, content=content, headers={**sent, **(headers or {})})
+
+    async def call(self, tool: str, token: str | None = None, **arguments: Any) -> httpx2.Response:
+        """Send a tools/call of the 2025-11-25 form, which needs nothing but its body."""
+        params = {"name": tool, "arguments": arguments}
+        return await self.post({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}, token)
+
+    async def result(self, tool: str, token: str, **arguments: Any) -> dict[str, Any]:
+        """Return the structured result of a call that succeeds."""
+        response = await self.call(tool, token, **arguments)
+        assert response.status_code == 200, response.text
+        result: dict[str, Any] = response.json()["result"]
+        assert not result["isError"], result
+        return result["structuredContent"]
+
+    async def failure(self, tool: str, token: str, **arguments: Any) -> str:
+        """Return the text of a call that is allowed and fails."""
+        response = await self.call(tool, token, **arguments)
+        assert response.status_code == 200, response.text
+        result = response.json()["result"]
+        assert result["isError"], result
+        return str(result["content"][0]["text"])
+
+    def audit(self, **filters: str) -> list[dict[str, Any]]:
+        """Return what the audit trail holds on disk, oldest first."""
+        with self.admin_database.session() as session:
+            return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
+
+
+@asynccontextmanager
+async def running_resource_server(
+    folder: Path, template: Path, clock: FakeClock, catalogue: Catalogue = CATALOGUE, **changes: Any
+) -> AsyncIterator[ResourceServer]:
+    """Run an application in this process, its lifespan included, until the block ends."""
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    settings, issuer = settings_in(folder, **changes), Issuer(clock)
+    app = create_app(settings, catalogue, clock, issuer.fetch)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(lifespan(app))
+        http = await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))
+        server = ResourceServer(app, settings, issuer, http)
+        stack.callback(server.admin_database.close)
+        yield server
+
+
+@asynccontextmanager
+async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
+    """Drive the lifespan protocol (ASGI 3) as a server does."""
+    to_app_send, to_app_receive = anyio.create_memory_object_stream[dict[str, str]](2)
+    from_app_send, from_app_receive = anyio.create_memory_object_stream[dict[str, str]](2)
+
+    async def run() -> None:
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, to_app_receive.receive, from_app_send.send)
+
+    async with anyio.create_task_group() as tasks, to_app_send, to_app_receive, from_app_send, from_app_receive:
+        tasks.start_soon(run)
+        await to_app_send.send({"type": "lifespan.startup"})
+        assert (await from_app_receive.receive())["type"] == "lifespan.startup.complete"
+        try:
+            yield
+        finally:
+            await to_app_send.send({"type": "lifespan.shutdown"})
+            assert (await from_app_receive.receive())["type"] == "lifespan.shutdown.complete"
