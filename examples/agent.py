@@ -1,8 +1,8 @@
 """A machine agent: calls tools of an MCP server with the official Python SDK and client credentials.
 
 It knows the server's URL, the issuer and its own credentials; everything else it discovers. When a tool is refused
-for want of a scope, it says what it lacks, waits until somebody presses Enter, and repeats the call in the same
-session: the SDK obtains a token with the new scope by itself.
+for want of a scope, it says what it lacks and repeats the call in the same session until an admin has granted it:
+the SDK obtains a token with the new scope by itself.
 
     AGENT_CLIENT_ID=... AGENT_CLIENT_SECRET=... python examples/agent.py
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx2
 from mcp import Client
-from mcp.client.auth import TokenStorage
+from mcp.client.auth import OAuthFlowError, TokenStorage
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from mcp.shared.exceptions import MCPError
 
-GRANT_TAKES_EFFECT = 2.0
+BETWEEN_TRIES = 1.0
 """Seconds. A new grant reaches the token endpoint within one second."""
 
 
@@ -59,26 +59,25 @@ async def log_request(response: httpx2.Response) -> None:
     say(f"  {request.method} {request.url} -> {response.status_code}")
 
 
-async def run(resource: str, issuer: str, environment: str, client_id: str, client_secret: str) -> None:
+async def run(options: argparse.Namespace, client_id: str, client_secret: str) -> None:
     """Call some tools, be refused one, and succeed when the grant has come."""
     provider = ClientCredentialsOAuthProvider(
-        resource, MemoryStorage(), client_id=client_id, client_secret=client_secret, issuer=issuer
+        options.resource, MemoryStorage(), client_id=client_id, client_secret=client_secret, issuer=options.issuer
     )
     async with (
         httpx2.AsyncClient(auth=provider, timeout=30, event_hooks={"response": [log_request]}) as http,
-        Client(streamable_http_client(resource, http_client=http)) as client,
+        Client(streamable_http_client(options.resource, http_client=http)) as client,
     ):
-        say(f"connected to {client.server_info.name if client.server_info else resource}")
+        say(f"connected to {client.server_info.name if client.server_info else options.resource}")
         say(f"whoami: {await call(client, 'whoami')}")
         say(f"tools that I may call: {', '.join(tool.name for tool in (await client.list_tools()).tools)}")
         say(f"environments: {await call(client, 'list_environments')}")
         try:
-            created = await call(client, "create_environment", name=environment)
+            created = await call(client, "create_environment", name=options.environment)
         except MCPError as error:
             say(f"create_environment is refused: {error}")
-            say("I need the scope env:write. Press Enter when an admin has granted it.")
-            await asyncio.to_thread(sys.stdin.readline)
-            created = await call_once_granted(client, "create_environment", name=environment)
+            say(f"I go on trying for {options.wait} s.")
+            created = await call_once_granted(client, options.wait, "create_environment", name=options.environment)
         say(f"created: {created}")
         say(f"environments: {await call(client, 'list_environments')}")
 
@@ -91,17 +90,17 @@ async def call(client: Client, tool: str, **arguments: Any) -> Any:
     return result.structured_content
 
 
-async def call_once_granted(client: Client, tool: str, **arguments: Any) -> Any:
-    """Repeat a call until the new grant has taken effect."""
+async def call_once_granted(client: Client, wait: float, tool: str, **arguments: Any) -> Any:
+    """Repeat a call until it is granted. Raises MCPError when it still is not after `wait` seconds."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + GRANT_TAKES_EFFECT
+    deadline = loop.time() + wait
     while True:
         try:
             return await call(client, tool, **arguments)
         except MCPError:
             if loop.time() > deadline:
                 raise
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(BETWEEN_TRIES)
 
 
 def main() -> None:
@@ -110,12 +109,18 @@ def main() -> None:
     parser.add_argument("--resource", default="http://127.0.0.1:8000/mcp", help="URL of the MCP server")
     parser.add_argument("--issuer", default="http://127.0.0.1:9000", help="issuer that the credentials belong to")
     parser.add_argument("--environment", default="ci", help="name of the environment to create")
+    parser.add_argument("--wait", type=int, default=60, metavar="SECONDS", help="how long to wait for a grant")
     options = parser.parse_args()
     try:
         client_id, client_secret = os.environ["AGENT_CLIENT_ID"], os.environ["AGENT_CLIENT_SECRET"]
     except KeyError as missing:
         parser.error(f"set {missing.args[0]}; authserver client create prints both credentials")
-    asyncio.run(run(options.resource, options.issuer, options.environment, client_id, client_secret))
+    try:
+        asyncio.run(run(options, client_id, client_secret))
+    except* httpx2.HTTPError as group:
+        sys.exit(f"agent: no answer ({group.exceptions[0]}). Are both servers up?")
+    except* (MCPError, OAuthFlowError) as group:
+        sys.exit(f"agent: given up: {group.exceptions[0]}")
 
 
 if __name__ == "__main__":

@@ -69,15 +69,13 @@ def run_agent(stack: LocalStack, client_id: str, client_secret: str) -> None:
     """Run the agent; grant what it asks for while it waits. Raises CalledProcessError when it does not succeed."""
     command = [sys.executable, str(AGENT), "--resource", stack.resource, "--issuer", stack.issuer]
     environment = {**os.environ, "AGENT_CLIENT_ID": client_id, "AGENT_CLIENT_SECRET": client_secret}
-    agent = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert agent.stdin is not None and agent.stdout is not None  # noqa: S101 - both are pipes
+    agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert agent.stdout is not None  # noqa: S101 - it is a pipe
     for line in agent.stdout:
         print(line, end="", flush=True)
-        if "Press Enter" in line:
+        if "I go on trying" in line:
             grant = ("client", "grant", "add", client_id, "--resource", stack.resource, "--scope", "env:write")
             run_admin(stack, "authserver", *grant)
-            agent.stdin.write("\n")
-            agent.stdin.flush()
     if agent.wait() != 0:
         raise subprocess.CalledProcessError(agent.returncode, command)
 
@@ -122,10 +120,10 @@ Try in another terminal, in this folder:
   # a token
   curl -s -u "$AGENT_CLIENT_ID:$AGENT_CLIENT_SECRET" -d grant_type=client_credentials http://127.0.0.1:9000/token
 
-  # an agent; it is refused, asks for a grant, and waits
+  # an agent; it is refused a tool, and waits a minute for the grant
   python examples/agent.py
 
-  # the grant, in a third terminal
+  # the grant, meanwhile in a third terminal
   authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write
 
   # what happened

@@ -28,6 +28,19 @@ RESOURCE = "https://mcp.example.com/mcp"
 ALL_SCOPES = "env:read env:write org:read org:write"
 
 
+def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the body of a request of MCP 2026-07-28, and the headers that must agree with it."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
+    if "name" in params:
+        headers["Mcp-Name"] = params["name"]
+    return {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}, headers
+
+
 def settings_in(folder: Path, **changes: Any) -> Settings:
     """Settings whose files are in a folder."""
     defaults = {"issuer": ISSUER, "resource": RESOURCE, "database_url": f"sqlite:///{folder}/resourceserver.db"}
@@ -131,11 +144,17 @@ class ResourceServer:
 
 @asynccontextmanager
 async def running_resource_server(
-    folder: Path, template: Path, clock: FakeClock, catalogue: Catalogue = CATALOGUE, **changes: Any
+    folder: Path,
+    template: Path,
+    clock: FakeClock,
+    catalogue: Catalogue = CATALOGUE,
+    issuer: Issuer | None = None,
+    **changes: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Run an application in this process, its lifespan included, until the block ends."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
-    settings, issuer = settings_in(folder, **changes), Issuer(clock)
+    issuer = issuer or Issuer(clock)
+    settings = settings_in(folder, **{"issuer": ISSUER, **changes})
     app = create_app(settings, catalogue, clock, issuer.fetch)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))
