@@ -21,6 +21,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from mcp.shared.exceptions import MCPError
 
+RESOURCE = "http://127.0.0.1:8000/mcp"
+ISSUER = "http://127.0.0.1:9000"
+
 BETWEEN_TRIES = 1.0
 """Seconds. A new grant reaches the token endpoint within one second."""
 
@@ -106,8 +109,8 @@ async def call_once_granted(client: Client, wait: float, tool: str, **arguments:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--resource", default="http://127.0.0.1:8000/mcp", help="URL of the MCP server")
-    parser.add_argument("--issuer", default="http://127.0.0.1:9000", help="issuer that the credentials belong to")
+    parser.add_argument("--resource", default=os.environ.get("AGENT_RESOURCE", RESOURCE), help="URL of the MCP server")
+    parser.add_argument("--issuer", default=os.environ.get("AGENT_ISSUER", ISSUER), help="issuer of the credentials")
     parser.add_argument("--environment", default="ci", help="name of the environment to create")
     parser.add_argument("--wait", type=int, default=60, metavar="SECONDS", help="how long to wait for a grant")
     options = parser.parse_args()

@@ -114,17 +114,31 @@ class LocalStack:
         )
         log.close()
 
+    def start_all(self) -> None:
+        """Start both servers, and return when both are ready."""
+        for server in ("authserver", "resourceserver"):
+            self.start(server)
+        for server in ("authserver", "resourceserver"):
+            self.wait_until_ready(server)
+
     def wait_until_ready(self, server: str) -> None:
         """Return when /readyz answers 200. Raises TimeoutError with the end of the log."""
+        self._wait_for(server, "/readyz")
+
+    def wait_until_listening(self, server: str) -> None:
+        """Return when /livez answers 200. Raises TimeoutError with the end of the log."""
+        self._wait_for(server, "/livez")
+
+    def _wait_for(self, server: str, path: str) -> None:
         base = self.issuer if server == "authserver" else self.resource.removesuffix("/mcp")
         deadline = time.monotonic() + READY_TIMEOUT
         while time.monotonic() < deadline:
             if self._processes[server].poll() is not None:
                 break
-            if _status(f"{base}/readyz") == 200:
+            if _status(f"{base}{path}") == 200:
                 return
             time.sleep(0.05)
-        raise TimeoutError(f"{server} is not ready:\n{self.log(server)[-2000:]}")
+        raise TimeoutError(f"{server} does not answer 200 at {path}:\n{self.log(server)[-2000:]}")
 
     def log(self, server: str) -> str:
         """Return what a server has logged."""

@@ -21,6 +21,7 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.audit import AuditWriter, find_events
+from gatehouse.shared.jose import Header, parse_key_set, read_header, verify
 from support.clock import FakeClock
 
 RESOURCE = "https://mcp.example.com/mcp"
@@ -105,6 +106,14 @@ class AuthServer:
             sent["Authorization"] = basic_header(*basic)
         return self.http.post("/token", data=data, headers=sent, query_string=query, content_type=content_type)
 
+    def read_token(self, response: TestResponse) -> tuple[Header, dict[str, Any]]:
+        """Return the header and claims of the token in a response, verified with the published keys."""
+        assert response.status_code == 200, response.text
+        token = response.json["access_token"]
+        header = read_header(token)
+        keys = parse_key_set(self.http.get("/.well-known/jwks.json").data)
+        return header, verify(token, header, keys[header.kid or ""])
+
     def audit(self, **filters: str) -> list[dict[str, Any]]:
         """Return the audit trail, oldest first."""
         self._flush()
@@ -124,3 +133,8 @@ class AuthServer:
 def basic_header(client_id: str, secret: str) -> str:
     """Return an Authorization header (RFC 6749 2.3.1)."""
     return "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode()
+
+
+def token_form(**parameters: str) -> dict[str, str]:
+    """Return the parameters of a client-credentials request (RFC 6749 4.4.2)."""
+    return {"grant_type": "client_credentials", **parameters}

@@ -148,13 +148,12 @@ async def running_resource_server(
     template: Path,
     clock: FakeClock,
     catalogue: Catalogue = CATALOGUE,
-    issuer: Issuer | None = None,
+    keys_of: Issuer | None = None,
     **changes: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Run an application in this process, its lifespan included, until the block ends."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
-    issuer = issuer or Issuer(clock)
-    settings = settings_in(folder, **{"issuer": ISSUER, **changes})
+    settings, issuer = settings_in(folder, **changes), keys_of or Issuer(clock)
     app = create_app(settings, catalogue, clock, issuer.fetch)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))

@@ -7,6 +7,7 @@ import click
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.session import admin_session
 from gatehouse.authserver.clients import administration
+from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, list_clients, load_client
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
@@ -71,7 +72,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--auth",
     "auth_method",
-    type=click.Choice(administration.AUTH_METHODS),
+    type=click.Choice(AUTH_METHODS),
     default="client_secret_basic",
     show_default=True,
     help="How it proves who it is.",

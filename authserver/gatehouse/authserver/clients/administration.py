@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Administrator, Refused
 from gatehouse.authserver.clients import secrets
+from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import parse_resource
@@ -16,9 +17,6 @@ from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
-
-AUTH_METHODS = ("client_secret_basic", "client_secret_post")
-"""Registered methods of client authentication (RFC 7591 2)."""
 
 MAX_NAME = 128
 

@@ -16,6 +16,9 @@ from gatehouse.authserver.clients.secrets import matches
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
 from gatehouse.authserver.keys.store import KeyRing
 
+AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+"""What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
+
 _FORM_ENCODED = re.compile(r"(?:[\x20-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _MAX_CREDENTIAL = 512
 

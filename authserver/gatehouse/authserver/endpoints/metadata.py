@@ -1,6 +1,6 @@
 """`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
 
-from gatehouse.authserver.clients.administration import AUTH_METHODS
+from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
 from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.services import Services

@@ -1,0 +1,143 @@
+"""From a registered client to a tool's result, with the official SDK, over both protocol versions."""
+
+import itertools
+import json
+import time
+import urllib.request
+
+import anyio
+import pytest
+from local_stack import LocalStack
+from support.mcp_client import Mode, connect
+
+from gatehouse.resource import json_rpc
+
+pytestmark = pytest.mark.anyio
+both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+
+_names = (f"env-{number}" for number in itertools.count())
+
+
+@both_versions
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_an_agent_discovers_obtains_a_token_and_calls(
+    stack: LocalStack, workspace_id: str, mode: Mode, method: str
+) -> None:
+    credentials = stack.create_client("reader", "env:read", "--claim", f"workspace_id={workspace_id}", "--auth", method)
+    async with connect(stack, credentials, mode) as agent:
+        identity = await agent.call("whoami")
+        tools = [tool.name for tool in (await agent.client.list_tools()).tools]
+        page = await agent.call("list_environments")
+    assert agent.exchanges[:4] == [
+        ("POST", "/mcp", 401),
+        ("GET", "/.well-known/oauth-protected-resource/mcp", 200),
+        ("GET", "/.well-known/oauth-authorization-server", 200),
+        ("POST", "/token", 200),
+    ]
+    assert agent.statuses("/token") == [200]
+    assert identity["client_id"] == credentials["client_id"]
+    assert identity["scopes"] == ["env:read"]
+    assert identity["workspace_id"] == workspace_id
+    assert tools == ["get_environment_details", "list_environments", "whoami"]
+    assert "environments" in page
+
+
+@both_versions
+async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
+    stack: LocalStack, workspace_id: str, mode: Mode
+) -> None:
+    credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace_id}")
+    name = next(_names)
+    async with connect(stack, credentials, mode) as agent:
+        await agent.call("list_environments")
+        refusal = await agent.refused("create_environment", name=name)
+        assert refusal.error.code == json_rpc.INSUFFICIENT_SCOPE
+        assert refusal.error.data["scope"] == "env:write"
+        await agent.call("whoami")
+        stack.run(
+            *("authserver", "client", "grant", "add", credentials["client_id"]),
+            *("--resource", stack.resource, "--scope", "env:write"),
+        )
+        created = await agent.call_until_granted("create_environment", name=name)
+        assert await agent.call("get_environment_details", environment_id=created["environment_id"]) == created
+    assert agent.tokens.history[-1].scope == "env:read env:write"
+
+
+@both_versions
+async def test_a_token_that_expires_before_a_forbidden_call_leaves_a_clean_refusal_and_a_living_session(
+    stack: LocalStack, workspace_id: str, mode: Mode
+) -> None:
+    credentials = stack.create_client(
+        "short-lived", "env:read", "--claim", f"workspace_id={workspace_id}", "--ttl", "1"
+    )
+    async with connect(stack, credentials, mode) as agent:
+        await agent.call("list_environments")
+        expiry = agent.provider.context.token_expiry_time
+        assert expiry is not None
+        await anyio.sleep(expiry - time.time() + 0.01)
+        exchanges_before = len(agent.exchanges)
+        refusal = await agent.refused("create_environment", name=next(_names))
+        statuses = [status for _, path, status in agent.exchanges[exchanges_before:] if path == "/mcp"]
+        assert statuses == [401, 403]
+        assert refusal.error.code == json_rpc.INSUFFICIENT_SCOPE
+        assert (await agent.call("whoami"))["scopes"] == ["env:read"]
+
+
+async def test_a_caller_sees_only_its_own_workspace(stack: LocalStack, workspace_id: str) -> None:
+    other = stack.run_json("resourceserver", "workspace", "create", "--name", "other")["workspace_id"]
+    owner, stranger = (
+        stack.create_client(name, "env:read env:write", "--claim", f"workspace_id={workspace}")
+        for name, workspace in (("owner", workspace_id), ("stranger", other))
+    )
+    async with connect(stack, owner, "2026-07-28") as agent:
+        created = await agent.call("create_environment", name=next(_names))
+    async with connect(stack, stranger, "2026-07-28") as agent:
+        assert (await agent.call("list_environments"))["environments"] == []
+        foreign = await agent.client.call_tool("get_environment_details", {"environment_id": created["environment_id"]})
+        unknown = await agent.client.call_tool("get_environment_details", {"environment_id": f"env_{'0' * 26}"})
+    assert foreign.is_error
+    assert foreign == unknown
+
+
+async def test_the_two_audit_trails_are_joined_by_the_token(stack: LocalStack, workspace_id: str) -> None:
+    credentials = stack.create_client("audited", "env:read", "--claim", f"workspace_id={workspace_id}")
+    async with connect(stack, credentials, "2026-07-28") as agent:
+        await agent.call("list_environments")
+        await agent.refused("create_environment", name="never")
+    # What is batched is on disk within 200 ms: well before a command has started.
+    of_client = ("audit", "--client", credentials["client_id"])
+    issued = stack.run_json("authserver", *of_client)
+    called = stack.run_json("resourceserver", *of_client)
+    assert {event["action"] for event in issued} == {"token.issue"}
+    issued_jtis = {event["jti"] for event in issued}
+    assert {event["jti"] for event in called} <= issued_jtis
+    assert ("create_environment", "refused", "needs env:write") in {
+        (event["object"], event["outcome"], event["reason"]) for event in called
+    }
+
+
+async def test_a_disabled_client_gets_no_token_within_a_second_and_an_enabled_one_does(stack: LocalStack) -> None:
+    credentials = stack.create_client("switched", "env:read")
+
+    def request_token() -> int:
+        request = urllib.request.Request(f"{stack.issuer}/token", data=b"grant_type=client_credentials", method="POST")
+        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        manager.add_password(None, stack.issuer, credentials["client_id"], credentials["client_secret"])
+        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
+        try:
+            with opener.open(request) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            assert json.load(error)["error"] == "invalid_client"
+            return int(error.code)
+
+    async def until(status: int) -> None:
+        with anyio.fail_after(10):
+            while await anyio.to_thread.run_sync(request_token) != status:
+                await anyio.lowlevel.checkpoint()
+
+    await until(200)
+    stack.run("authserver", "client", "disable", credentials["client_id"])
+    await until(401)
+    stack.run("authserver", "client", "enable", credentials["client_id"])
+    await until(200)
