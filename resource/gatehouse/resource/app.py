@@ -132,7 +132,7 @@ def create_app(
             Route("/readyz", _readyz(services), methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
-        exception_handlers={404: _no_such_endpoint, 405: _no_such_endpoint},
+        exception_handlers={404: _no_such_endpoint, 405: _no_such_endpoint, Exception: _failed},
     )
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
@@ -173,6 +173,11 @@ def _readyz(services: Services):  # type: ignore[no-untyped-def]  # noqa: ANN202
         return JSONResponse(content, 200 if ready else 503, {"Cache-Control": "no-store"})
 
     return readyz
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    request_id = request.scope["gatehouse.request_id"]
+    return _plain_problem(500, "server_error", "The server failed. Report the request id.", request_id)
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> Response:
@@ -216,10 +221,8 @@ class _Outermost:
         try:
             await (refusal or self._app)(scope, receive, send_with_headers)
         except Exception:
+            # Starlette has answered by `_failed`, and hands the exception on to be logged.
             log.exception("request failed")
-            if statuses == [500]:
-                response = _plain_problem(500, "server_error", "The server failed. Report the request id.", request_id)
-                await response(scope, receive, send_with_headers)
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             # A path that is not ours may hold anything, credentials included.

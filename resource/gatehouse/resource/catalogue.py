@@ -129,7 +129,12 @@ def _read_declaration(
         raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
     if not inspect.iscoroutinefunction(function):
         raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
-    injected, arguments, result = _read_signature(function, name, source)
+    injected, fields, result = _read_signature(function, name, source)
+    try:
+        arguments = _arguments_model(name, fields)
+        input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
+    except PydanticUserError as error:
+        raise InvalidCatalogue(f"{source}: {name} has a type that JSON cannot carry: {error.message}") from None
     return Tool(
         name=name,
         description=description,
@@ -140,8 +145,8 @@ def _read_declaration(
         function=function,
         injected=MappingProxyType(injected),
         arguments=arguments,
-        input_schema=MappingProxyType(arguments.model_json_schema()),
-        output_schema=MappingProxyType(result.model_json_schema(mode="serialization")),
+        input_schema=MappingProxyType(input_schema),
+        output_schema=MappingProxyType(output_schema),
         source=source,
     )
 
@@ -153,7 +158,7 @@ def _source(function: ToolFunction) -> str:
 
 def _read_signature(
     function: ToolFunction, name: str, source: str
-) -> tuple[dict[str, type], type[BaseModel], type[BaseModel]]:
+) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
@@ -171,14 +176,13 @@ def _read_signature(
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
-    try:
-        # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
-        arguments = create_model(
-            f"{name}_arguments", __config__=ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True), **fields
-        )
-    except PydanticUserError as error:
-        raise InvalidCatalogue(f"{source}: {name} has an argument of a type that JSON cannot carry: {error}") from None
-    return injected, arguments, result
+    return injected, fields, result
+
+
+def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
+    config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    return create_model(f"{name}_arguments", __config__=config, **fields)
 
 
 class Catalogue:

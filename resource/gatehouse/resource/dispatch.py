@@ -7,6 +7,7 @@ would run that the policy does not allow.
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +31,7 @@ from gatehouse.resource import json_rpc, policy, verified_request
 from gatehouse.resource.catalogue import Catalogue, Tool
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
+from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.store.database import Database
 from gatehouse.resource.store.models import audit_event
 from gatehouse.resource.verified_request import VerifiedRequest
@@ -56,11 +58,17 @@ class _Call:
     request: VerifiedRequest
     arguments: BaseModel
 
-    def event(self, outcome: str, reason: str | None = None) -> AuditEvent:
-        return _event(self.request, self.tool.name, outcome, reason)
+    def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, str] | None = None) -> AuditEvent:
+        return _event(self.request, self.tool.name, outcome, reason, objects)
 
 
-def _event(request: VerifiedRequest, tool_name: str, outcome: str, reason: str | None = None) -> AuditEvent:
+def _event(
+    request: VerifiedRequest,
+    tool_name: str,
+    outcome: str,
+    reason: str | None = None,
+    objects: Mapping[str, str] | None = None,
+) -> AuditEvent:
     return AuditEvent(
         "tool.call",
         outcome,
@@ -69,6 +77,7 @@ def _event(request: VerifiedRequest, tool_name: str, outcome: str, reason: str |
         jti=request.claims.jti,
         request_id=request.request_id,
         reason=reason,
+        detail=objects or {},
     )
 
 
@@ -170,7 +179,8 @@ class Dispatch:
         async with self._database.write() as session:
             result = await _invoke(call, {Directory: await open_directory(session, call.request.claims, now)})
             # The change and its event are committed together, or neither is.
-            await session.execute(audit_event.insert(), [self._audit.values(call.event("allowed"))])
+            event = call.event("allowed", objects=_identifiers(result))
+            await session.execute(audit_event.insert(), [self._audit.values(event)])
             return result
 
     async def _failed(self, event: AuditEvent, message: str) -> CallToolResult:
@@ -198,6 +208,11 @@ async def _invoke(call: _Call, injected: dict[type, Any]) -> dict[str, Any]:
     sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
     result = await call.tool.function(**given, **sent)
     return result.model_dump(mode="json")
+
+
+def _identifiers(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
+    return {name: value for name, value in result.items() if is_identifier(value)}
 
 
 def _describe(tool: Tool) -> ToolDescription:

@@ -19,6 +19,10 @@ UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. Call tools/list for those 
 
 RequestId = str | int | None
 
+_RESPONSE = frozenset({"result", "error"})
+_MAX_ID_LENGTH = 128
+_MAX_ID_NUMBER = 2**63
+
 
 class InvalidMessage(Exception):
     """The body is no JSON-RPC message that this server reads. The text is public and says what to send."""
@@ -36,14 +40,16 @@ class Message:
     id: RequestId
     method: str
     tool_name: str | None
-    """`params.name` of a `tools/call`, if it is a string."""
+    """`params.name` of a `tools/call`."""
 
 
 def read_message(body: bytes) -> Message:
     """Read one JSON-RPC request or notification, so that no other reader can take it for another one.
 
+    Whatever would be malformed to the SDK behind us is refused here: its answers quote what was sent.
+
     Raises:
-        InvalidMessage: not strict JSON, a batch, a response, or a malformed id.
+        InvalidMessage: not strict JSON, a batch, a response, another version, a malformed id or params.
     """
     try:
         message = strict_json.loads(body)
@@ -51,14 +57,33 @@ def read_message(body: bytes) -> Message:
         raise InvalidMessage(PARSE_ERROR, f"The body cannot be read. {error}") from None
     if not isinstance(message, dict):
         raise InvalidMessage(INVALID_REQUEST, "Send one JSON-RPC object; batches are not served.")
-    method, request_id = message.get("method"), message.get("id")
-    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
-        raise InvalidMessage(INVALID_REQUEST, "id must be a string or a whole number.")
-    if not isinstance(method, str) or ("id" in message and request_id is None):
-        raise InvalidMessage(INVALID_REQUEST, "Send a JSON-RPC request: a method, and an id.", request_id)
-    params = message.get("params")
-    name = params.get("name") if isinstance(params, dict) and method == "tools/call" else None
-    return Message(request_id, method, name if isinstance(name, str) else None)
+    request_id = _read_id(message)
+    method, params = message.get("method"), message.get("params", {})
+    if message.get("jsonrpc") != "2.0" or not isinstance(method, str) or not message.keys().isdisjoint(_RESPONSE):
+        raise InvalidMessage(INVALID_REQUEST, 'Send a JSON-RPC request: "jsonrpc": "2.0", a method, an id.', request_id)
+    if not isinstance(params, dict) or not isinstance(params.get("_meta", {}), dict):
+        raise InvalidMessage(INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
+    if method != "tools/call":
+        return Message(request_id, method, None)
+    name, arguments = params.get("name"), params.get("arguments")
+    if not isinstance(name, str):
+        raise InvalidMessage(INVALID_PARAMS, "params.name must be the name of a tool.", request_id)
+    if not isinstance(arguments, dict | None):
+        raise InvalidMessage(INVALID_PARAMS, "params.arguments must be an object.", request_id)
+    return Message(request_id, method, name)
+
+
+def _read_id(message: dict[str, Any]) -> RequestId:
+    request_id = message.get("id")
+    if request_id is None and "id" not in message:
+        return None
+    if isinstance(request_id, str) and len(request_id) <= _MAX_ID_LENGTH:
+        return request_id
+    if isinstance(request_id, int) and not isinstance(request_id, bool) and abs(request_id) < _MAX_ID_NUMBER:
+        return request_id
+    raise InvalidMessage(
+        INVALID_REQUEST, f"id must be a string of at most {_MAX_ID_LENGTH} characters, or a whole number of 64 bits."
+    )
 
 
 def error_body(code: int, message: str, request_id: RequestId, data: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The settings of the resource server (environment, or `--env-file`)."""
 
+import re
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -11,6 +12,8 @@ from gatehouse.shared.logs import LogFormat, LogLevel
 from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.scopes import parse_scope
 from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, parse_bind
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
 
 class Settings(ServerSettings):
@@ -71,6 +74,14 @@ class Settings(ServerSettings):
             parse_scope(value)
         return value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_allowed_origins(cls, value: str) -> str:
+        for origin in value.split():
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ValueError("must be origins separated by spaces, such as https://app.example.com")
+        return value
+
     @property
     def database(self) -> URL:
         """The parsed database URL."""
@@ -91,13 +102,14 @@ class Settings(ServerSettings):
     def hosts(self) -> frozenset[str]:
         """Values of `Host` that are served: the resource's own; on loopback, every name of this machine."""
         parts = urlsplit(self.resource)
-        if not is_loopback(self.resource):
-            return frozenset({parts.netloc})
-        port = f":{parts.port}" if parts.port else ""
-        return frozenset({parts.netloc, *(f"{name}{port}" for name in ("127.0.0.1", "localhost", "[::1]"))})
+        name, port = parts.netloc.removesuffix(f":{parts.port}"), parts.port
+        names = {name, "127.0.0.1", "localhost", "[::1]"} if is_loopback(self.resource) else {name}
+        # A default port may stand there or not (RFC 9110 4.2.3); the canonical resource never has it.
+        ports = {f":{port}"} if port else {"", ":443" if parts.scheme == "https" else ":80"}
+        return frozenset(name + port for name in names for port in ports)
 
     @property
     def origins(self) -> frozenset[str]:
         """Values of `Origin` that are served (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
         scheme = urlsplit(self.resource).scheme
-        return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.split()))
+        return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.lower().split()))

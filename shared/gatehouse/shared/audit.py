@@ -36,7 +36,6 @@ from sqlalchemy import (
     Text,
     select,
 )
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import JSON
 
 from gatehouse.shared.clock import Clock, system_clock
@@ -207,7 +206,7 @@ class AuditWriter:
         try:
             with self._engine.begin() as connection:
                 connection.execute(self._table.insert(), [pending.row for pending in batch])
-        except SQLAlchemyError as cause:
+        except Exception as cause:  # noqa: BLE001 - this thread must outlive whatever a driver raises
             log.error("audit events cannot be written: %s", type(cause).__name__)
             error = AuditUnavailable("the database does not take audit events")
         with self._changed:

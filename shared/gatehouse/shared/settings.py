@@ -55,9 +55,16 @@ def check_public_url(value: str) -> str:
 
 
 def check_issuer(value: str) -> str:
-    """Check an issuer identifier (RFC 8414 2). Raises ValueError, as `check_public_url` or for a slash at its end."""
+    """Check an issuer identifier (RFC 8414 2).
+
+    Raises:
+        ValueError: as `check_public_url`, or for a path: the metadata of such an issuer stands elsewhere (RFC 8414
+            3.1), where this server does not serve it.
+    """
     if value.endswith("/"):
         raise ValueError("ends with a slash; remove it, because issuers are compared to the letter (RFC 8414 3.3)")
+    if urlsplit(value).path:
+        raise ValueError("has a path; an issuer is the root of its host, such as https://auth.example.com")
     return check_public_url(value)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
@@ -40,6 +40,7 @@ NOTIFICATIONS: Final = frozenset(
 )
 """Notifications are acknowledged and have no effect: every request stands for itself."""
 
+_ACCEPTS_JSON = re.compile(r"application/json|application/\*|\*/\*", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
 
 log = structlog.stdlib.get_logger(__name__)
@@ -100,8 +101,10 @@ class Gate:
             response = await self._refuse(refused, arrival)
             await response(scope, receive, send)
             return
+        except ClientDisconnect:
+            return
         verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
-        await self.app(scope, _replay(body, receive), send)
+        await self.app(scope, _replay(body, receive), self._recording(arrival, send))
 
     async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
         """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
@@ -145,10 +148,8 @@ class Gate:
     def _authorize(self, message: Message, claims: AccessClaims) -> None:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
-        if message.method != "tools/call":
-            return
         if message.tool_name is None:
-            raise _Refused(400, json_rpc.INVALID_PARAMS, "params.name must be the name of a tool.")
+            return
         match policy.decide(self.catalogue, claims, message.tool_name):
             case policy.Allowed():
                 return
@@ -165,11 +166,22 @@ class Gate:
                     data={"error": "insufficient_scope", "scope": needed},
                 )
 
+    def _recording(self, arrival: _Arrival, send: Send) -> Send:
+        """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""
+
+        async def recording(message: ASGIMessage) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                event = _event("refused by the protocol layer", message["status"], arrival)
+                await asyncio.wrap_future(self.audit.commit(event))
+            await send(message)
+
+        return recording
+
     async def _refuse(self, refused: _Refused, arrival: _Arrival) -> Response:
         """Record a refusal, and return its response when that is on disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
-            await asyncio.wrap_future(self.audit.commit(_event(refused, arrival)))
+            await asyncio.wrap_future(self.audit.commit(_event(refused.reason, refused.status, arrival)))
         except AuditUnavailable as error:
             log.error("a refusal cannot be recorded", error=str(error))
             refused = _unavailable(str(error))
@@ -189,7 +201,7 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     return match[1]
 
 
-def _event(refused: _Refused, arrival: _Arrival) -> AuditEvent:
+def _event(reason: str, status: int, arrival: _Arrival) -> AuditEvent:
     message, claims = arrival.message, arrival.claims
     is_call = message is not None and message.method == "tools/call"
     return AuditEvent(
@@ -199,8 +211,8 @@ def _event(refused: _Refused, arrival: _Arrival) -> AuditEvent:
         object=None if message is None else message.tool_name if is_call else message.method,
         jti=claims.jti if claims is not None else None,
         request_id=arrival.request_id,
-        reason=refused.reason,
-        detail={"status": refused.status},
+        reason=reason,
+        detail={"status": status},
     )
 
 
@@ -230,6 +242,8 @@ def _check_http(request: Request) -> None:
     content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     if content_type.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
         raise _Refused(415, json_rpc.INVALID_REQUEST, "Send Content-Type: application/json, in UTF-8.")
+    if not _ACCEPTS_JSON.search(request.headers.get("accept", "")):
+        raise _Refused(406, json_rpc.INVALID_REQUEST, "Send Accept: application/json, text/event-stream.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -52,7 +52,7 @@ class Environments:
             self._session,
             select(EnvironmentRow).where(EnvironmentRow.workspace_id == self._workspace_id),
             EnvironmentRow.environment_id,
-            lambda row: row.environment_id,
+            "env",
             page_token,
             page_size,
         )

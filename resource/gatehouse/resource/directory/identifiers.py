@@ -1,5 +1,6 @@
 """Typed identifiers: `env_` and 26 characters that sort by the time of their making."""
 
+import re
 import secrets
 from typing import Annotated
 
@@ -22,6 +23,11 @@ def _encode(number: int, length: int) -> str:
 
 def _pattern(prefix: str) -> str:
     return f"^{prefix}_[{_ALPHABET}]{{{_TIME_CHARACTERS + _RANDOM_CHARACTERS}}}$"
+
+
+def is_identifier(text: object, prefix: str = "[a-z]+") -> bool:
+    """Tell whether something is an identifier: of a kind, or of any."""
+    return isinstance(text, str) and re.fullmatch(_pattern(prefix), text) is not None
 
 
 EnvironmentId = Annotated[

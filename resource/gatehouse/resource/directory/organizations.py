@@ -18,7 +18,7 @@ OrganizationName = Annotated[
     Field(
         min_length=1,
         max_length=128,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$",
         description="What people call it; no control characters.",
     ),
 ]
@@ -64,7 +64,7 @@ class Organizations:
             self._session,
             select(OrganizationRow).where(OrganizationRow.environment_id == environment.environment_id),
             OrganizationRow.organization_id,
-            lambda row: row.organization_id,
+            "org",
             page_token,
             page_size,
         )

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from gatehouse.resource.directory.errors import DirectoryError
+from gatehouse.resource.directory.identifiers import is_identifier
 
 RowT = TypeVar("RowT")
 
@@ -25,26 +26,32 @@ def _encode(identifier: str) -> str:
     return base64.urlsafe_b64encode(identifier.encode()).rstrip(b"=").decode()
 
 
-def _decode(page_token: str) -> str:
+def _decode(page_token: str, prefix: str) -> str:
     try:
         padded = page_token + "=" * (-len(page_token) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        identifier = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
-        raise DirectoryError("page_token is not one that this list returned. Leave it out to start again.") from None
+        identifier = ""
+    if not is_identifier(identifier, prefix):
+        raise DirectoryError("page_token is not one that this list returned. Leave it out to start again.")
+    return identifier
 
 
 async def fetch_page(
     session: AsyncSession,
     query: Select[RowT],
     key: InstrumentedAttribute[str],
-    identifier: Callable[[RowT], str],
+    prefix: str,
     page_token: str | None,
     page_size: int,
 ) -> tuple[Sequence[RowT], str | None]:
-    """Return one page in the order of `key`, and the token of the next one, or None at the end."""
+    """Return one page in the order of `key`, and the token of the next one, or None at the end.
+
+    `key` is the column of the rows' identifiers, which begin with `prefix`.
+    """
     bounded: Select[Any] = query.order_by(key).limit(page_size + 1)
     if page_token is not None:
-        bounded = bounded.where(key > _decode(page_token))
+        bounded = bounded.where(key > _decode(page_token, prefix))
     rows = (await session.scalars(bounded)).all()
     page = rows[:page_size]
-    return page, _encode(identifier(page[-1])) if len(rows) > page_size else None
+    return page, _encode(getattr(page[-1], key.key)) if len(rows) > page_size else None

@@ -1,0 +1,142 @@
+"""What no client library sends, to the real servers: a clear 4xx each time, never a 500, a traceback or a hang."""
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+from local_stack import LocalStack
+
+KIB = 1024
+TIMEOUT = 20.0
+"""Seconds after which an answer counts as a hang."""
+
+
+def exchange(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send bytes as they are, and return status, headers (names in lower case) and body of the answer."""
+    parts = urlsplit(url)
+    assert parts.port is not None
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT) as connection:
+        # The server may refuse before it has read everything; its answer is still to be had.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+        answer = b""
+        while chunk := _receive(connection):
+            answer += chunk
+            head, separator, body = answer.partition(b"\r\n\r\n")
+            headers = _headers(head)
+            if separator and len(body) >= int(headers.get("content-length", "0")):
+                return int(head.split(b" ", 2)[1]), headers, body
+    raise AssertionError(f"no complete answer: {answer[:200]!r}")
+
+
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def post(path: str, host: str, body: bytes, *headers: bytes, length: bool = True) -> bytes:
+    sized = [b"Content-Length: %d" % len(body)] if length else []
+    lines = [b"POST %s HTTP/1.1" % path.encode(), b"Host: %s" % host.encode(), *headers, *sized, b"", b""]
+    return b"\r\n".join(lines) + body
+
+
+def chunked(body: bytes, size: int = 16 * KIB) -> bytes:
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+FORM = b"Content-Type: application/x-www-form-urlencoded"
+JSON = b"Content-Type: application/json"
+CHUNKED = b"Transfer-Encoding: chunked"
+
+Build = Callable[[str], bytes]
+
+TOKEN_REQUESTS: dict[str, tuple[int, Build]] = {
+    "64 KiB and one byte": (413, lambda host: post("/token", host, b"a=" + b"x" * (64 * KIB - 1), FORM)),
+    "1 MiB in chunks": (413, lambda host: post("/token", host, chunked(b"x" * KIB * KIB), FORM, CHUNKED, length=False)),
+    "non-UTF-8 form": (400, lambda host: post("/token", host, b"grant_type=%ff%fe", FORM)),
+    "raw bytes": (400, lambda host: post("/token", host, bytes(range(128, 256)), FORM)),
+    "no content type": (400, lambda host: post("/token", host, b"grant_type=client_credentials")),
+    "JSON": (400, lambda host: post("/token", host, b'{"grant_type":"client_credentials"}', JSON)),
+    "parameter twice": (400, lambda host: post("/token", host, b"scope=a&scope=a", FORM)),
+    "non-UTF-8 credentials": (401, lambda host: post("/token", host, b"", FORM, b"Authorization: Basic /w==")),
+    "raw bytes as credentials": (401, lambda host: post("/token", host, b"", FORM, b"Authorization: Basic \xff\xfe")),
+    "empty": (401, lambda host: post("/token", host, b"", FORM)),
+}
+
+MCP_REQUESTS: dict[str, tuple[int, Build]] = {
+    "1 MiB and one byte": (413, lambda host: post("/mcp", host, b" " * (KIB * KIB + 1), JSON)),
+    "2 MiB in chunks": (
+        413,
+        lambda host: post("/mcp", host, chunked(b" " * 2 * KIB * KIB), JSON, CHUNKED, length=False),
+    ),
+    "no token, malformed JSON": (401, lambda host: post("/mcp", host, b"{", JSON)),
+    "raw bytes as token": (401, lambda host: post("/mcp", host, b"{}", JSON, b"Authorization: Bearer \xff\xfe")),
+    "9 KiB token": (401, lambda host: post("/mcp", host, b"{}", JSON, b"Authorization: Bearer " + b"a" * 9 * KIB)),
+    "token without scheme": (401, lambda host: post("/mcp", host, b"{}", JSON, b"Authorization: abc")),
+    "foreign host": (421, lambda host: post("/mcp", "evil.example", b"{}", JSON)),
+    "foreign origin": (403, lambda host: post("/mcp", host, b"{}", JSON, b"Origin: https://evil.example")),
+    "unknown path": (404, lambda host: post("/mcp/", host, b"{}", JSON)),
+}
+
+
+@pytest.mark.parametrize("case", TOKEN_REQUESTS)
+def test_the_token_endpoint_says_what_to_change(stack: LocalStack, case: str) -> None:
+    expected, build = TOKEN_REQUESTS[case]
+    status, headers, body = exchange(stack.issuer, build(urlsplit(stack.issuer).netloc))
+    assert status == expected, body
+    answer = json.loads(body)
+    assert answer["error"] in {"invalid_request", "invalid_client"}
+    assert answer["error_description"]
+    assert answer["request_id"] == headers["x-request-id"]
+    assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("case", MCP_REQUESTS)
+def test_the_mcp_endpoint_says_what_to_change(stack: LocalStack, case: str) -> None:
+    expected, build = MCP_REQUESTS[case]
+    status, headers, body = exchange(stack.resource, build(urlsplit(stack.resource).netloc))
+    assert status == expected, body
+    answer = json.loads(body)
+    assert answer.get("error_description") or answer["error"]["message"]
+    assert headers["x-request-id"] in json.dumps(answer)
+
+
+@pytest.mark.parametrize("server", ["authserver", "resourceserver"])
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"NONSENSE\r\n\r\n",
+        b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /mcp HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 100 * KIB + b"\r\n\r\n",
+    ],
+    ids=["no HTTP", "length and chunks", "negative length", "100 KiB header"],
+)
+def test_what_is_no_http_is_refused_and_the_server_lives_on(
+    stack: LocalStack, server: str, request_bytes: bytes
+) -> None:
+    url = stack.issuer if server == "authserver" else stack.resource
+    try:
+        status, _, body = exchange(url, request_bytes)
+    except AssertionError:
+        status, body = 400, b""  # Closed without an answer: a refusal too.
+    assert 400 <= status < 500, body
+    assert b"Traceback" not in body
+    assert exchange(url, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+
+
+def test_no_server_has_logged_a_failure(stack: LocalStack) -> None:
+    for server in ("authserver", "resourceserver"):
+        assert "Traceback" not in stack.log(server)
+        assert "status=500" not in stack.log(server)

@@ -1,0 +1,53 @@
+"""The application as a whole: what every answer has, and what a failure looks like."""
+
+import json
+from typing import Any
+
+import pytest
+from support.resourceserver import ResourceServer
+
+pytestmark = pytest.mark.anyio
+
+ORIGIN = "https://mcp.example.com"
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/livez", "/.well-known/oauth-protected-resource", "/none"])
+async def test_every_answer_has_the_same_security_headers(resourceserver: ResourceServer, path: str) -> None:
+    for headers in ({}, {"Host": "evil.example"}):
+        response = await resourceserver.http.get(ORIGIN + path, headers=headers)
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["x-request-id"].startswith("req_")
+        assert "set-cookie" not in response.headers
+
+
+async def test_a_request_id_is_never_taken_from_the_caller(resourceserver: ResourceServer) -> None:
+    response = await resourceserver.http.get(f"{ORIGIN}/livez", headers={"X-Request-Id": "req_forged"})
+    assert response.headers["x-request-id"] != "req_forged"
+
+
+async def test_a_failure_is_answered_once_and_tells_the_request_id_only(resourceserver: ResourceServer) -> None:
+    """Two responses to one request would break the connection, or be read as the next one's (ASGI 3, HTTP)."""
+    answers: list[dict[str, Any]] = []
+
+    async def receive() -> Any:
+        raise OSError("the transport broke at /srv/secret/path")
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/mcp",
+        "raw_path": b"/mcp",
+        "query_string": b"",
+        "root_path": "",
+    }
+    await resourceserver.app({**scope, "headers": [(b"host", b"mcp.example.com")]}, receive, send)
+    starts = [answer for answer in answers if answer["type"] == "http.response.start"]
+    assert [start["status"] for start in starts] == [500]
+    body = b"".join(answer.get("body", b"") for answer in answers)
+    assert b"secret" not in body
+    assert json.loads(body)["request_id"] == dict(starts[0]["headers"])[b"x-request-id"].decode()

@@ -1,0 +1,236 @@
+"""How a tool is declared: what the signature becomes, and which declarations stop the start."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, InvalidCatalogue, Scope, Tool, ToolGroup
+from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.tools import CATALOGUE
+from gatehouse.shared.claims import AccessClaims
+
+READ = Scope("env:read", "See environments")
+
+
+class Answer(BaseModel):
+    """What a tool returns."""
+
+    text: str
+
+
+async def sound(query: Annotated[str, Field(max_length=5)], limit: int = 3) -> Answer:
+    """Answer a query."""
+    return Answer(text=query * limit)
+
+
+async def undocumented(query: str) -> Answer:
+    return Answer(text=query)
+
+
+def synchronous(query: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def untyped(query) -> Answer:
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def positional(*query: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=query[0])
+
+
+async def keywords(**query: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=query["query"])
+
+
+async def returning_text(query: str) -> str:
+    """Answer a query."""
+    return query
+
+
+async def returning_nothing_said(query: str):
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def of_unknown_type(query: "NoSuchType") -> Answer:  # noqa: F821
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def of_no_json_type(query: Callable[[], object]) -> Answer:
+    """Answer a query."""
+    return Answer(text=str(query()))
+
+
+async def with_injected(claims: AccessClaims, directory: Directory, query: str) -> Answer:
+    """Answer a query of a caller in a workspace."""
+    return Answer(text=f"{claims} {directory} {query}")
+
+
+def declare(function: Any, scopes: Any = (READ.scope,), **options: Any) -> Tool:
+    """Declare one tool and return it."""
+    group = ToolGroup()
+    group.tool(**{"scopes": scopes, "read_only": True, **options})(function)
+    return group.tools[0]
+
+
+def group_of(*functions: Any, scopes: Any = (READ.scope,)) -> ToolGroup:
+    group = ToolGroup()
+    for function in functions:
+        group.tool(scopes=scopes, read_only=True)(function)
+    return group
+
+
+# Refused declarations
+
+
+@pytest.mark.parametrize("scopes", [(), [], frozenset(), "", "env:read", None])
+def test_a_tool_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
+    assert declare(sound).scopes == {"env:read"}
+    with pytest.raises(InvalidCatalogue, match=r"test_catalogue\.py:\d+: sound has no scopes\. .*ANY_VALID_TOKEN"):
+        declare(sound, scopes)
+
+
+def test_scopes_cannot_be_left_out() -> None:
+    with pytest.raises(TypeError, match="scopes"):
+        ToolGroup().tool(read_only=True)(sound)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (undocumented, "has no docstring"),
+        (synchronous, "is not async. Write it with async def"),
+        (untyped, "has the argument query without a type. Annotate it"),
+        (positional, "has the argument query"),
+        (keywords, "has the argument query"),
+        (returning_text, "does not return a pydantic model. Annotate its result"),
+        (returning_nothing_said, "does not return a pydantic model. Annotate its result"),
+        (of_unknown_type, "has a type that cannot be found: name 'NoSuchType'"),
+        (of_no_json_type, "has a type that JSON cannot carry"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_declaration_that_cannot_be_served_names_file_tool_and_mend(function: Any, problem: str) -> None:
+    assert declare(sound)
+    with pytest.raises(InvalidCatalogue) as refused:
+        declare(function)
+    line = function.__code__.co_firstlineno
+    assert str(refused.value).startswith(f"test_catalogue.py:{line}: {function.__name__} {problem}")
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    assert Catalogue("test", [READ], [group_of(sound)])
+    with pytest.raises(InvalidCatalogue, match=r"sound is declared in test_catalogue\.py:\d+ already\. Rename one"):
+        Catalogue("test", [READ], [group_of(sound), group_of(sound)])
+
+
+def test_a_tool_that_needs_an_undeclared_scope_is_refused() -> None:
+    with pytest.raises(InvalidCatalogue, match=r"test_catalogue\.py:\d+: sound needs the scope env:raed.*env:read"):
+        Catalogue("test", [READ], [group_of(sound, scopes=["env:raed"])])
+
+
+@pytest.mark.parametrize(
+    ("scopes", "problem"),
+    [
+        pytest.param([Scope("env:read", "", ("env:list",))], "env:read implies env:list, which is not", id="implied"),
+        pytest.param([READ, Scope("env:read", "again")], "env:read is declared twice", id="twice"),
+        pytest.param([Scope("env read", "")], "'env read' cannot be used", id="space"),
+        pytest.param([Scope("", "")], "'' cannot be used", id="empty"),
+        pytest.param([Scope('env"read', "")], "cannot be used", id="quote"),
+    ],
+)
+def test_scopes_that_cannot_be_granted_are_refused(scopes: list[Scope], problem: str) -> None:
+    with pytest.raises(InvalidCatalogue, match=problem):
+        Catalogue("test", scopes, [])
+
+
+# What a declaration becomes
+
+
+def test_name_and_schemas_come_from_the_signature() -> None:
+    tool = declare(sound)
+    assert (tool.name, tool.description) == ("sound", "Answer a query.")
+    schema = tool.input_schema
+    assert schema["properties"]["query"]["maxLength"] == 5
+    assert schema["properties"]["limit"]["default"] == 3
+    assert (schema["required"], schema["additionalProperties"]) == (["query"], False)
+    assert tool.output_schema["properties"]["text"]["type"] == "string"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({}, id="missing"),
+        pytest.param({"query": 5}, id="number for text"),
+        pytest.param({"query": "abcdef"}, id="too long"),
+        pytest.param({"query": "a", "limit": "3"}, id="text for number"),
+        pytest.param({"query": "a", "limit": True}, id="bool for number"),
+        pytest.param({"query": "a", "more": 1}, id="unknown"),
+    ],
+)
+def test_arguments_are_taken_as_declared_and_never_converted(arguments: dict[str, Any]) -> None:
+    model = declare(sound).arguments
+    assert model.model_validate({"query": "a", "limit": 2})
+    with pytest.raises(ValidationError):
+        model.model_validate(arguments)
+
+
+def test_injected_parameters_are_not_arguments() -> None:
+    tool = declare(with_injected)
+    assert dict(tool.injected) == {"claims": AccessClaims, "directory": Directory}
+    assert tool.input_schema["properties"].keys() == {"query"}
+    assert tool.needs(Directory)
+    assert not declare(sound).needs(Directory)
+
+
+@pytest.mark.parametrize("name", ["claims", "directory"])
+def test_a_caller_cannot_send_an_injected_parameter(name: str) -> None:
+    model = declare(with_injected).arguments
+    assert model.model_validate({"query": "a"})
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        model.model_validate({"query": "a", name: {"client_id": "somebody else"}})
+
+
+def test_a_tool_for_any_valid_token_says_so() -> None:
+    assert declare(sound, ANY_VALID_TOKEN).scopes == frozenset()
+
+
+def test_a_declared_function_stays_callable_as_it_was() -> None:
+    group = ToolGroup()
+    assert group.tool(scopes=["env:read"], read_only=True)(sound) is sound
+
+
+def test_a_catalogue_is_sorted_and_cannot_be_changed() -> None:
+    catalogue = Catalogue("test", [READ], [group_of(with_injected, sound)])
+    assert list(catalogue.tools) == ["sound", "with_injected"]
+    with pytest.raises(TypeError):
+        catalogue.tools["late"] = catalogue.tools["sound"]  # type: ignore[index]
+    with pytest.raises(TypeError):
+        catalogue.scopes["late"] = READ  # type: ignore[index]
+
+
+def test_the_catalogue_file_carries_scopes_with_their_hierarchy_and_tools() -> None:
+    document = CATALOGUE.document("https://mcp.example.com/mcp")
+    assert document["resource"] == "https://mcp.example.com/mcp"
+    assert {"scope": "env:write", "description": "Create environments", "implies": ["env:read"]} in document["scopes"]
+    tools = {tool["name"]: tool for tool in document["tools"]}
+    assert tools["create_environment"]["scopes"] == ["env:write"]
+    assert tools["whoami"]["scopes"] == []
+
+
+@pytest.mark.parametrize("tool", CATALOGUE.tools.values(), ids=list(CATALOGUE.tools))
+def test_every_shipped_tool_is_told_whole(tool: Tool) -> None:
+    """An agent has nothing but these texts: every argument has a description, or values that speak for themselves."""
+    assert len(tool.description) > 20
+    for schema in tool.input_schema.get("properties", {}).values():
+        assert schema.get("enum") or any("description" in part for part in schema.get("anyOf", [schema]))
+    assert tool.read_only == (not tool.name.startswith("create_"))
+    assert (tool.name == "whoami") == (not tool.scopes)

@@ -1,0 +1,218 @@
+"""The `resourceserver` command: what it prints, its exit codes, its refusals."""
+
+import json
+import logging
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from gatehouse.authserver.resources.administration import parse_catalogue
+from gatehouse.resource.cli import main
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """`serve` sends logs to the command's standard error, which is gone after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments, **env: CliRunner().invoke(main, list(arguments), env=env)
+
+
+@pytest.fixture
+def installed(run: Run, tmp_path: Path, resourceserver_template: Path) -> Run:
+    """Run the command in an initialized installation."""
+    shutil.copytree(resourceserver_template, tmp_path / "var")
+    return run
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Return the path of every command that does something."""
+    found: list[tuple[str, ...]] = []
+
+    def walk(command: click.Command, path: tuple[str, ...]) -> None:
+        if isinstance(command, click.Group):
+            for name, sub in command.commands.items():
+                walk(sub, (*path, name))
+        else:
+            found.append(path)
+
+    walk(main, ())
+    return found
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Example:" in result.output
+    assert f"resourceserver {' '.join(command)}" in result.output.partition("Example:")[2]
+
+
+def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
+    result = run("init")
+    assert result.exit_code == 0, result.output
+    assert "http://127.0.0.1:8000/mcp" in result.output
+    database = tmp_path / "var" / "resourceserver.db"
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    assert stat.S_IMODE(database.parent.stat().st_mode) == 0o700
+
+
+def test_init_can_be_repeated_and_loses_nothing(run: Run) -> None:
+    assert run("init").exit_code == 0
+    assert run("workspace", "create", "--name", "acme").exit_code == 0
+    assert run("init").exit_code == 0
+    assert "acme" in run("workspace", "list").output
+
+
+def test_init_never_shows_the_password_of_a_database(run: Run) -> None:
+    url = "postgresql://gatehouse:hunter2@127.0.0.1:1/none"
+    result = run("init", RESOURCESERVER_DATABASE_URL=url)
+    assert result.exit_code == 1
+    assert "The database does not answer" in result.output
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_tools_are_listed_with_their_scopes(run: Run) -> None:
+    result = run("tools")
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.output.splitlines()}
+    assert "env:write" in lines["create_environment"]
+    assert "(any valid token)" in lines["whoami"]
+
+
+def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: Run) -> None:
+    result = run("tools", "--output", "json", RESOURCESERVER_RESOURCE="https://mcp.example.com/mcp")
+    assert result.exit_code == 0
+    named, declared = parse_catalogue(result.stdout_bytes)
+    assert named == "https://mcp.example.com/mcp"
+    assert {scope.scope: scope.implies for scope in declared} == {
+        "env:read": (),
+        "env:write": ("env:read",),
+        "org:read": (),
+        "org:write": ("org:read",),
+    }
+
+
+def test_a_workspace_that_was_created_is_listed_and_in_the_trail(installed: Run) -> None:
+    created = json.loads(installed("workspace", "create", "--name", "acme", "--output", "json").output)
+    assert created["workspace_id"].startswith("wks_")
+    listed = json.loads(installed("workspace", "list", "--output", "json").output)
+    assert listed == [created]
+    (event,) = json.loads(installed("audit", "--output", "json").output)
+    assert (event["action"], event["object"], event["outcome"]) == (
+        *("workspace.create", created["workspace_id"], "allowed"),
+    )
+    assert event["actor"].startswith("admin:")
+
+
+def test_tables_are_for_people(installed: Run) -> None:
+    assert installed("workspace", "list").output == "(none)\n"
+    assert installed("workspace", "create", "--name", "acme & sons").exit_code == 0
+    heading, line = installed("workspace", "list").output.splitlines()
+    assert heading.split() == ["workspace_id", "name", "created_at"]
+    assert "acme & sons" in line
+
+
+@pytest.mark.parametrize("name", ["acme", "", "z" * 65, "line\nfeed", "\x1b[31mred"])
+def test_a_workspace_name_that_cannot_be_used_is_refused_and_changes_nothing(installed: Run, name: str) -> None:
+    assert installed("workspace", "create", "--name", "acme").exit_code == 0
+    result = installed("workspace", "create", "--name", name)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert len(json.loads(installed("workspace", "list", "--output", "json").output)) == 1
+    assert len(json.loads(installed("audit", "--output", "json").output)) == 1
+
+
+def test_the_trail_can_be_narrowed(installed: Run) -> None:
+    for name in ("a", "b", "c"):
+        installed("workspace", "create", "--name", name)
+    everything = json.loads(installed("audit", "--output", "json").output)
+    newest = json.loads(installed("audit", "--limit", "2", "--output", "json").output)
+    assert newest == everything[1:]
+    actor = everything[0]["actor"]
+    assert json.loads(installed("audit", "--client", actor, "--output", "json").output) == everything
+    for option in ("--client", "--jti", "--request"):
+        assert json.loads(installed("audit", option, "nobody", "--output", "json").output) == []
+    assert installed("audit", "--client", "' OR '1'='1").output == "(none)\n"
+
+
+@pytest.mark.parametrize(
+    "command", [("workspace", "list"), ("workspace", "create", "--name", "a"), ("audit",), ("serve",)], ids=" ".join
+)
+def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    missing = run(*command)
+    assert (missing.exit_code, missing.output) == (1, "Error: There is no database yet. Run: resourceserver init\n")
+    assert not (tmp_path / "var").exists()
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "resourceserver.db").touch()
+    empty = run(*command)
+    assert empty.exit_code == 1
+    assert empty.output.endswith("Run: resourceserver init\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "mend"),
+    [
+        ("RESOURCESERVER_RESOURCE", "http://mcp.example.com/mcp", "must be https"),
+        ("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp#part", "without query or fragment"),
+        ("RESOURCESERVER_ISSUER", "http://as.example.com", "must be https"),
+        ("RESOURCESERVER_ISSUER", "https://as.example.com/", "ends with a slash"),
+        ("RESOURCESERVER_BIND", "8000", "must be HOST:PORT"),
+        ("RESOURCESERVER_WORKERS", "0", "greater than or equal to 1"),
+        ("RESOURCESERVER_BASELINE_SCOPES", 'env"read', "A scope is 1 to 128"),
+        ("RESOURCESERVER_BASELINE_SCOPES", "env:raed", "is not a scope of the catalogue. There are: env:read"),
+        ("RESOURCESERVER_DATABASE_URL", "mysql://root:hunter2@db/x", "RESOURCESERVER_DATABASE_URL"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(
+    installed: Run, variable: str, value: str, mend: str
+) -> None:
+    result = installed("serve", **{variable: value})
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {variable}: ")
+    assert mend in result.output
+    assert "hunter2" not in result.output
+
+
+def test_all_problems_of_the_settings_are_told_at_once(run: Run) -> None:
+    result = run("init", RESOURCESERVER_BIND="x", RESOURCESERVER_ISSUER="ftp://x", RESOURCESERVER_LOG_LEVEL="LOUD")
+    assert result.exit_code == 1
+    for name in ("RESOURCESERVER_BIND", "RESOURCESERVER_ISSUER", "RESOURCESERVER_LOG_LEVEL"):
+        assert f"{name}: " in result.output
+
+
+def test_settings_come_from_an_env_file_and_variables_win(run: Run, tmp_path: Path) -> None:
+    env_file = tmp_path / "gatehouse.env"
+    env_file.write_text("RESOURCESERVER_RESOURCE=https://file.example.com/mcp\nAUTHSERVER_ISSUER=https://as.example\n")
+    arguments = ("--env-file", str(env_file), "tools", "--output", "json")
+    assert json.loads(run(*arguments).output)["resource"] == "https://file.example.com/mcp"
+    won = run(*arguments, RESOURCESERVER_RESOURCE="https://variable.example.com/mcp")
+    assert json.loads(won.output)["resource"] == "https://variable.example.com/mcp"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("none",), ("workspace", "create"), ("audit", "--limit", "0"), ("tools", "--output", "xml")]
+)
+def test_wrong_usage_has_an_exit_code_of_its_own(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2

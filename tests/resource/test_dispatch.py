@@ -1,0 +1,290 @@
+"""The lock: with the gate removed, dispatch still refuses.
+
+Each test drives the SDK's server that dispatch builds, without the gate before it: in memory by the SDK's client, or
+over HTTP by the SDK's session manager alone.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from support.clock import FakeClock
+from support.resourceserver import Issuer, ResourceServer, modern_request, running_resource_server, settings_in
+
+from gatehouse.resource import catalogue as declarations
+from gatehouse.resource import verified_request
+from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
+from gatehouse.resource.dispatch import Dispatch
+from gatehouse.resource.store.database import AdminDatabase, Database
+from gatehouse.resource.store.models import audit_event
+from gatehouse.resource.verified_request import VerifiedRequest
+from gatehouse.shared.audit import AuditWriter, find_events
+from gatehouse.shared.claims import AccessClaims
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://mcp.example.com/mcp"
+Attach = Callable[[Scope], None]
+
+
+class Answer(BaseModel):
+    """What the tools return."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A dispatch without a gate, and the tools that it ran."""
+
+    server: Server[Any]
+    runs: list[str]
+    admin_database: AdminDatabase
+
+    def audit(self) -> list[dict[str, Any]]:
+        with self.admin_database.session() as session:
+            return [dict(row) for row in find_events(session.connection(), audit_event)]
+
+
+def recording_catalogue(runs: list[str]) -> Catalogue:
+    """Return a catalogue whose tools do nothing but tell that they ran."""
+    group = ToolGroup()
+
+    @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+    async def greet() -> Answer:
+        """Greet any caller."""
+        runs.append("greet")
+        return Answer(text="hello")
+
+    @group.tool(scopes=["door:open"], read_only=False)
+    async def open_door() -> Answer:
+        """Open the door."""
+        runs.append("open_door")
+        return Answer(text="open")
+
+    @group.tool(scopes=["door:open"], read_only=False)
+    async def break_door() -> Answer:
+        """Fail in a way that nobody foresaw."""
+        raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
+
+    scopes = [
+        declarations.Scope("door:open", "Open doors", ("door:see",)),
+        declarations.Scope("door:see", "See doors"),
+    ]
+    return Catalogue("test", scopes, [group])
+
+
+@pytest.fixture
+async def locked(
+    tmp_path: Path, resourceserver_template: Path, clock: FakeClock, anyio_backend: str
+) -> AsyncIterator[Locked]:
+    settings = settings_in(tmp_path)
+    shutil.copytree(resourceserver_template, tmp_path, dirs_exist_ok=True)
+    database, admin_database = Database(settings.database), AdminDatabase(settings.database)
+    audit, runs = AuditWriter(admin_database.engine, audit_event, clock=clock), []
+    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock).build_server(), runs, admin_database)
+    audit.close()
+    admin_database.close()
+    await database.close()
+
+
+@asynccontextmanager
+async def without_gate(locked: Locked, attach: Attach = lambda _: None) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve the SDK's session manager with nothing before it, but for what a test puts into the ASGI scope."""
+    sessions = StreamableHTTPSessionManager(locked.server, json_response=True, stateless=True)
+    inner = StreamableHTTPASGIApp(sessions)
+
+    class Attaching:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            attach(scope)
+            await inner(scope, receive, send)
+
+    app = Starlette(routes=[Route("/mcp", Attaching())])
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(sessions.run())
+        yield await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))
+
+
+async def ask(http: httpx2.AsyncClient, version: str, method: str, **params: Any) -> dict[str, Any]:
+    """Send one request in a protocol version, and return the JSON-RPC response."""
+    body, headers = modern_request(method, **params)
+    if version != "2026-07-28":
+        body, headers = {**body, "params": params}, {"MCP-Protocol-Version": version}
+    headers["Accept"] = "application/json, text/event-stream"
+    answer: dict[str, Any] = (await http.post(URL, json=body, headers=headers)).json()
+    return answer
+
+
+def claims_of(*scopes: str) -> AccessClaims:
+    return AccessClaims("iss", "agent_1", "agent_1", URL, 0, 300, "jti-1", frozenset(scopes))
+
+
+def proven(*scopes: str) -> Attach:
+    """Attach what the gate attaches when it verified a token."""
+    return lambda scope: verified_request.attach(scope, VerifiedRequest(claims_of(*scopes), "req_1"))
+
+
+@pytest.fixture(params=["2025-11-25", "2026-07-28"])
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_client_in_memory_can_list_and_call_nothing(locked: Locked, mode: Any) -> None:
+    async with Client(locked.server, mode=mode, raise_exceptions=False) as client:
+        with pytest.raises(MCPError, match="No verified access token"):
+            await client.list_tools()
+        for tool in ("greet", "open_door", "no_such_tool"):
+            with pytest.raises(MCPError, match="No verified access token"):
+                await client.call_tool(tool, {})
+    assert locked.runs == []
+
+
+async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, version: str) -> None:
+    async with without_gate(locked) as http:
+        for params in ({"name": "greet"}, {"name": "open_door"}, {"name": "no_such_tool"}):
+            answer = await ask(http, version, "tools/call", **params)
+            assert answer["error"]["code"] == -32041
+        listed = await ask(http, version, "tools/list")
+    assert listed["error"]["code"] == -32041
+    assert "result" not in listed
+    assert locked.runs == []
+
+
+async def test_a_bearer_token_alone_proves_nothing_to_dispatch(locked: Locked, clock: FakeClock) -> None:
+    """Headers are the gate's to read: dispatch takes only what the gate has verified."""
+    async with without_gate(locked) as http:
+        http.headers["Authorization"] = f"Bearer {Issuer(clock).token('door:open')}"
+        http.headers["gatehouse.verified_request"] = "true"
+        answer = await ask(http, "2025-11-25", "tools/call", name="open_door")
+    assert answer["error"]["code"] == -32041
+    assert locked.runs == []
+
+
+@dataclass
+class LooksLikeOne:
+    """An object with the members of a VerifiedRequest, made by somebody else than the gate."""
+
+    claims: AccessClaims
+    request_id: str = "req_1"
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(True, id="true"),
+        pytest.param("agent_1", id="text"),
+        pytest.param({"claims": {"scope": "door:open"}}, id="mapping"),
+        pytest.param(claims_of("door:open"), id="bare claims"),
+        pytest.param(LooksLikeOne(claims_of("door:open")), id="look-alike"),
+        pytest.param(VerifiedRequest, id="class"),
+    ],
+)
+async def test_junk_in_the_place_of_a_verified_request_is_refused(locked: Locked, version: str, junk: Any) -> None:
+    async with without_gate(locked, lambda scope: verified_request.attach(scope, junk)) as http:
+        called = await ask(http, version, "tools/call", name="open_door")
+        listed = await ask(http, version, "tools/list")
+    assert called["error"]["code"] == listed["error"]["code"] == -32041
+    assert locked.runs == []
+
+
+async def test_a_verified_request_with_the_scope_runs_the_tool(locked: Locked, version: str) -> None:
+    """The control of every refusal here: the same way, with what the gate would attach."""
+    async with without_gate(locked, proven("door:open")) as http:
+        answer = await ask(http, version, "tools/call", name="open_door")
+    assert answer["result"]["structuredContent"] == {"text": "open"}
+    assert locked.runs == ["open_door"]
+    (event,) = locked.audit()
+    assert (event["outcome"], event["object"], event["actor"], event["jti"], event["request_id"]) == (
+        *("allowed", "open_door", "agent_1", "jti-1", "req_1"),
+    )
+
+
+async def test_dispatch_decides_scopes_by_itself(locked: Locked, version: str) -> None:
+    async with without_gate(locked, proven("door:see")) as http:
+        answer = await ask(http, version, "tools/call", name="open_door")
+        greeted = await ask(http, version, "tools/call", name="greet")
+    assert answer["error"]["code"] == -32043
+    assert answer["error"]["data"]["scope"] == "door:open"
+    assert locked.runs == ["greet"]
+    assert greeted["result"]["structuredContent"] == {"text": "hello"}
+    refused = locked.audit()[0]
+    assert (refused["outcome"], refused["object"], refused["jti"]) == ("refused", "open_door", "jti-1")
+
+
+async def test_dispatch_refuses_a_tool_that_is_not_in_the_catalogue(locked: Locked, version: str) -> None:
+    async with without_gate(locked, proven("door:open")) as http:
+        answer = await ask(http, version, "tools/call", name="close_door")
+    assert answer["error"]["code"] == -32602
+    assert [(event["outcome"], event["object"]) for event in locked.audit()] == [("refused", "close_door")]
+
+
+async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, version: str) -> None:
+    names = {}
+    for scope in ("door:open", "door:see"):
+        async with without_gate(locked, proven(scope)) as http:
+            tools = (await ask(http, version, "tools/list"))["result"]["tools"]
+            names[scope] = [tool["name"] for tool in tools]
+    assert names == {"door:open": ["break_door", "greet", "open_door"], "door:see": ["greet"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("prompts/list", {}),
+        ("resources/list", {}),
+        ("resources/read", {"uri": "file:///etc/passwd"}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {"name": "a", "value": ""}}),
+        ("subscriptions/listen", {"notifications": {}}),
+    ],
+)
+async def test_dispatch_has_no_handler_for_other_methods(
+    locked: Locked, version: str, method: str, params: dict[str, Any]
+) -> None:
+    async with without_gate(locked, proven("door:open")) as http:
+        http.headers["Mcp-Name"] = params.get("uri", "")
+        answer = await ask(http, version, method, **params)
+    assert answer["error"]["code"] == -32601
+
+
+async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locked, version: str) -> None:
+    async with without_gate(locked, proven("door:open")) as http:
+        answer = await ask(http, version, "tools/call", name="break_door")
+    assert answer["result"]["isError"]
+    assert "req_1" in str(answer)
+    assert "hunter2" not in str(answer)
+    assert "Traceback" not in str(answer)
+    (event,) = locked.audit()
+    assert (event["outcome"], event["reason"]) == ("failed", "internal error")
+
+
+async def test_the_claims_of_one_request_do_not_reach_the_next(
+    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+) -> None:
+    """Stateless: a caller with fewer rights gets nothing from the caller before it."""
+    runs: list[str] = []
+    async with running_resource_server(
+        tmp_path / "served", resourceserver_template, clock, recording_catalogue(runs)
+    ) as server:
+        assert await answers(server, "door:open") == 200
+        assert await answers(server, "door:see") == 403
+        assert await answers(server, "door:open") == 200
+    assert runs == ["open_door", "open_door"]
+
+
+async def answers(server: ResourceServer, scope: str) -> int:
+    return int((await server.call("open_door", server.issuer.token(scope))).status_code)

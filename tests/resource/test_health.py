@@ -1,0 +1,49 @@
+"""Health: alive is not ready."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from support.clock import FakeClock
+from support.resourceserver import Issuer, ResourceServer, running_resource_server
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://mcp.example.com"
+
+
+async def test_a_server_that_knows_its_issuer_s_keys_is_ready(resourceserver: ResourceServer) -> None:
+    response = await resourceserver.http.get(f"{URL}/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ok", "database": "ok", "issuer_keys": "ok"}
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_a_server_without_keys_is_alive_and_not_ready(
+    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+) -> None:
+    issuer = Issuer(clock)
+    issuer.away = True
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, keys_of=issuer) as server:
+        ready = await server.http.get(f"{URL}/readyz")
+        alive = await server.http.get(f"{URL}/livez")
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "unavailable", "database": "ok", "issuer_keys": "none is known"}
+    assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
+
+
+async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver: ResourceServer) -> None:
+    """Nothing has opened the file yet: what stands in its place is no database."""
+    path = anyio.Path(str(resourceserver.settings.database.database))
+    await path.unlink()
+    await path.mkdir()
+    ready = await resourceserver.http.get(f"{URL}/readyz")
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "unavailable", "database": "does not answer", "issuer_keys": "ok"}
+    assert (await resourceserver.http.get(f"{URL}/livez")).status_code == 200
+
+
+async def test_a_server_stays_ready_while_its_issuer_is_away(resourceserver: ResourceServer) -> None:
+    resourceserver.issuer.away = True
+    assert (await resourceserver.http.get(f"{URL}/readyz")).status_code == 200
+    assert await resourceserver.result("whoami", resourceserver.issuer.token())
