@@ -304,12 +304,11 @@ async def test_64_kib_are_read_and_one_byte_more_is_a_failure(server: JwksServer
         await fetch_from(server.url)
 
 
-async def test_a_small_answer_that_unpacks_to_much_is_a_failure(server: JwksServer) -> None:
-    """CVE-2024-28176 class: the cap counts what is unpacked."""
+async def test_a_compressed_answer_is_a_failure(server: JwksServer) -> None:
+    """CVE-2024-28176 class: a small answer can unpack to a large one, so none is unpacked."""
+    server.body = gzip.compress(GOOD)
     server.headers |= {"Content-Encoding": "gzip"}
-    server.body = gzip.compress(GOOD.ljust(100 * CAP))
-    assert len(server.body) < CAP
-    with pytest.raises(FetchFailed, match="64 KiB"):
+    with pytest.raises(FetchFailed, match="compressed"):
         await fetch_from(server.url)
 
 
@@ -327,12 +326,6 @@ async def test_a_broken_answer_is_a_failure(server: JwksServer, raw: bytes) -> N
     assert await fetch_from(server.url) == Fetched(GOOD, None)
     server.raw = raw
     with pytest.raises(FetchFailed):
-        await fetch_from(server.url)
-
-
-async def test_a_broken_compression_is_a_failure(server: JwksServer) -> None:
-    server.headers |= {"Content-Encoding": "gzip"}
-    with pytest.raises(FetchFailed, match="DecodingError"):
         await fetch_from(server.url)
 
 

@@ -10,9 +10,18 @@ from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.audit import AuditEvent, AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
 
+MAX_NAME = 128
+"""Characters of the name of a client or resource."""
+
 
 class Refused(Exception):
     """The change was not made. The message is for the admin and names the mend."""
+
+
+def check_name(noun: str, name: str) -> None:
+    """Check what people will call a client or a resource. Raises Refused."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise Refused(f"A {noun} name is 1 to {MAX_NAME} printable characters.")
 
 
 def _operating_system_user() -> str:

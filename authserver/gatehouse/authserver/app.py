@@ -75,6 +75,8 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
     app.extensions["gatehouse"] = services
     # Failures pass Flask by: its own error page knows no request id.
     app.config["PROPAGATE_EXCEPTIONS"] = True
+    # Werkzeug would answer `//token` with a redirect to wherever the Host header says.
+    app.url_map.merge_slashes = False
     for path, (method, endpoint) in ROUTES.items():
         app.add_url_rule(path, path, _view(services, endpoint), methods=[method], provide_automatic_options=False)
     app.register_error_handler(HTTPException, _no_such_endpoint)
@@ -123,7 +125,6 @@ class _Outermost:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         request_id = environ["gatehouse.request_id"] = new_request_id()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, statuses = time.perf_counter(), ["500"]
 
@@ -144,3 +145,4 @@ class _Outermost:
             # A path that is not ours may hold anything, credentials included.
             path = environ.get("PATH_INFO") if environ.get("PATH_INFO") in ROUTES else "(other)"
             log.info("request", method=environ["REQUEST_METHOD"], path=path, status=statuses[0], ms=milliseconds)
+            structlog.contextvars.clear_contextvars()

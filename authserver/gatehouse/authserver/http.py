@@ -9,6 +9,8 @@ from typing import Any
 MAX_BODY = 64 * 1024
 """Bytes. An OAuth form has no reason to be larger."""
 
+_MAX_LENGTH_DIGITS = 10
+
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Headers of every response that carries or concerns credentials (RFC 6749 5.1)."""
 
@@ -52,7 +54,7 @@ class Request:
 def _read_body(environ: Mapping[str, Any]) -> bytes:
     length = str(environ.get("CONTENT_LENGTH") or "")
     if length.isascii() and length.isdigit():
-        if int(length) > MAX_BODY:
+        if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
             raise BodyTooLarge
         return bytes(environ["wsgi.input"].read(int(length)))
     if not environ.get("wsgi.input_terminated"):

@@ -205,7 +205,6 @@ class _Outermost:
             await self._app(scope, receive, send)
             return
         request_id = scope["gatehouse.request_id"] = new_request_id()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, statuses = time.perf_counter(), [500]
 
@@ -228,6 +227,7 @@ class _Outermost:
             # A path that is not ours may hold anything, credentials included.
             path = scope["path"] if scope["path"] in self._paths else "(other)"
             log.info("request", method=scope["method"], path=path, status=statuses[0], ms=milliseconds)
+            structlog.contextvars.clear_contextvars()
 
     def _refuse_foreign(self, headers: Headers, request_id: str) -> Response | None:
         """Stop DNS rebinding: a page elsewhere must not reach this server by a name of its own (CVE-2025-66416)."""

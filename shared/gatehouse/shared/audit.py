@@ -36,9 +36,12 @@ from sqlalchemy import (
     Text,
     select,
 )
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import JSON
 
 from gatehouse.shared.clock import Clock, system_clock
+from gatehouse.shared.redaction import mask, printable
 
 BATCH_INTERVAL = 0.2
 """Seconds that a recorded event may wait for others."""
@@ -46,6 +49,9 @@ BATCH_INTERVAL = 0.2
 _CAPACITY = 10_000
 _COMMIT_TIMEOUT = 10
 """Seconds; longer than the wait for SQLite's write lock."""
+
+_OUTAGE = (OperationalError, InterfaceError, PoolTimeout)
+"""The database is away, locked or out of connections: another try may succeed."""
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +102,9 @@ def audit_table(metadata: MetaData) -> Table:
     )
 
 
-def _printable(text: str | None, length: int) -> str | None:
-    """Cut to the column and make control characters visible, so that no event can forge a line of a report."""
-    if text is None:
-        return None
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:length])[:length]
+def _fit(text: str | None, length: int) -> str | None:
+    """Cut a text to its column; without secrets, and printable, so that no event can forge a line of a report."""
+    return None if text is None else printable(mask(text[:length]))[:length]
 
 
 @dataclass(slots=True)
@@ -132,13 +136,13 @@ class AuditWriter:
             "writer": self._writer,
             "sequence": next(self._sequence),
             "previous": None,
-            "request_id": event.request_id,
-            "actor": _printable(event.actor, 255),
-            "jti": _printable(event.jti, 64),
-            "action": event.action,
-            "object": _printable(event.object, 512),
-            "outcome": event.outcome,
-            "reason": event.reason,
+            "request_id": _fit(event.request_id, 64),
+            "actor": _fit(event.actor, 255),
+            "jti": _fit(event.jti, 64),
+            "action": _fit(event.action, 64),
+            "object": _fit(event.object, 512),
+            "outcome": _fit(event.outcome, 16),
+            "reason": _fit(event.reason, 1024),
             "detail": dict(event.detail),
         }
 
@@ -202,28 +206,62 @@ class AuditWriter:
                 return
 
     def _write(self, batch: list[_Pending]) -> bool:
-        error: AuditUnavailable | None = None
+        """Write a batch. Tell whether the database took it, apart from rows that no database would take."""
+        error = self._insert(batch)
+        if error is None:
+            self._settle(batch, None)
+        elif isinstance(error, _OUTAGE):
+            log.error("audit events cannot be written: %s", type(error).__name__)
+            self._refuse_waiting(batch)
+        else:
+            # Something in the batch cannot be stored. It must not hold up the others for ever.
+            for pending in batch:
+                error = self._insert([pending])
+                if isinstance(error, _OUTAGE):
+                    return False
+                if error is not None:
+                    identity = pending.row["writer"], pending.row["sequence"], pending.row["action"]
+                    log.error("audit event %s cannot be stored and is lost: %s", identity, type(error).__name__)
+                self._settle([pending], error)
+            return True
+        return error is None
+
+    def _insert(self, batch: list[_Pending]) -> Exception | None:
         try:
             with self._engine.begin() as connection:
                 connection.execute(self._table.insert(), [pending.row for pending in batch])
-        except Exception as cause:  # noqa: BLE001 - this thread must outlive whatever a driver raises
-            log.error("audit events cannot be written: %s", type(cause).__name__)
-            error = AuditUnavailable("the database does not take audit events")
+        except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
+            return error
+        return None
+
+    def _settle(self, batch: list[_Pending], error: Exception | None) -> None:
+        """Take the first events of the queue out of it, and tell those who wait for them."""
         with self._changed:
             for _ in batch:
                 self._pending.popleft()
-            if error is not None:
-                # Whoever waits is told and refuses; the others stay in the queue, in their order, for the next try.
-                self._pending.extendleft(reversed([pending for pending in batch if pending.committed is None]))
-                self._changed.wait_for(lambda: self._closing, BATCH_INTERVAL)
         for pending in batch:
-            if pending.committed is None or not pending.committed.set_running_or_notify_cancel():
-                continue
-            if error is None:
-                pending.committed.set_result(None)
-            else:
-                pending.committed.set_exception(error)
-        return error is None
+            _tell(pending, error)
+
+    def _refuse_waiting(self, batch: list[_Pending]) -> None:
+        """During an outage: whoever waits is told, and refuses; the others stay, in their order, for the next try."""
+        with self._changed:
+            for _ in batch:
+                self._pending.popleft()
+            self._pending.extendleft(reversed([pending for pending in batch if pending.committed is None]))
+        for pending in batch:
+            _tell(pending, AuditUnavailable())
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, BATCH_INTERVAL)
+
+
+def _tell(pending: _Pending, error: Exception | None) -> None:
+    # Whoever waited may be gone: a request that was cancelled.
+    if pending.committed is None or not pending.committed.set_running_or_notify_cancel():
+        return
+    if error is None:
+        pending.committed.set_result(None)
+    else:
+        pending.committed.set_exception(AuditUnavailable("the database does not take the audit event"))
 
 
 def find_events(

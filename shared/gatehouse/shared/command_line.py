@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatehouse.shared.redaction import printable
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
 
@@ -40,6 +42,8 @@ class Commands(click.Group):
             raise Refusal(
                 f"The database does not answer ({kind}). Check the database URL, and that the server is up."
             ) from None
+        except OSError as error:
+            raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror}.") from None
 
 
 def output_option(function: FunctionT) -> FunctionT:
@@ -83,11 +87,15 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
         click.echo("(none)")
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for record in records:
-        table.add_row(*(_cell(record.get(column)) for column in columns))
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    rows = [[_cell(record.get(column)) for column in columns] for record in records]
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 400
+        # Whoever reads a pipe wants whole values, on one line for each object.
+        console.width = max(
+            console.width, sum(2 + max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
+        )
     console.print(table)
 
 
@@ -97,10 +105,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={_cell(item)}" for name, item in value.items()) or "-"
+        return " ".join(f"{printable(str(name))}={_cell(item)}" for name, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return " ".join(_cell(item) for item in value) or "-"
-    return str(value)
+    return printable(str(value))
 
 
 def iso_time(seconds: float, timespec: str = "seconds") -> str:

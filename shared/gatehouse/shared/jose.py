@@ -8,12 +8,13 @@ length and alphabet are known, and no header member can point at a key: only `al
 import base64
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 
 from gatehouse.shared import strict_json
@@ -25,6 +26,9 @@ ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
 
 SIGNING_ALGORITHMS = ("ES256", "RS256", "EdDSA")
 """What the authorization server can sign access tokens with."""
+
+# The name "EdDSA" is what resource servers know; RFC 9864 would have them learn "Ed25519".
+warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
 
 _RSA_BITS = 2048
 _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
@@ -222,6 +226,14 @@ def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
     return keys
 
 
+def _is_long_modulus(modulus: object) -> bool:
+    """Judge an RSA key before it is imported, because joserfc warns of a short one instead of refusing it."""
+    try:
+        return isinstance(modulus, str) and int.from_bytes(_decode_segment(modulus)).bit_length() >= _RSA_BITS
+    except InvalidToken:
+        return False
+
+
 def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
     kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
     if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
@@ -230,11 +242,11 @@ def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
         return None
     if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
         return None
+    if key_type == "RSA" and not _is_long_modulus(jwk.get("n")):
+        return None
     try:
         key = import_key(jwk)
         thumbprint = key.thumbprint()
     except (JoseError, ValueError, TypeError, AttributeError):
-        return None
-    if isinstance(key, RSAKey) and key.public_key.key_size < _RSA_BITS:
         return None
     return VerificationKey(kid=kid, alg=alg, thumbprint=thumbprint, key=key)

@@ -5,20 +5,16 @@ processor masks what looks like one.
 """
 
 import logging
-import re
 import sys
 from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from gatehouse.shared.redaction import mask, printable
+
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING"]
-
-_SECRET = re.compile(
-    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gths_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{8,}"
-)
-_MASK = "[masked]"
 
 
 def mask_secrets(_: Any, __: str, event: EventDict) -> EventDict:
@@ -28,14 +24,22 @@ def mask_secrets(_: Any, __: str, event: EventDict) -> EventDict:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET.sub(_MASK, value)
+        return mask(value)
     if isinstance(value, dict):
         return {name: _masked(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(item) for item in value]
     if isinstance(value, int | float | None):
         return value
-    return _SECRET.sub(_MASK, repr(value))
+    return mask(repr(value))
+
+
+def _escape(_: Any, __: str, event: EventDict) -> EventDict:
+    """Keep an event on its line, apart from a traceback; JSON needs no help."""
+    return {
+        name: printable(value) if isinstance(value, str) and name != "exception" else value
+        for name, value in event.items()
+    }
 
 
 def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
@@ -55,14 +59,16 @@ def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Processor = (
-        structlog.processors.JSONRenderer() if format_ == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    render: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
+        if format_ == "json"
+        else [_escape, structlog.dev.ConsoleRenderer(colors=False)]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, mask_secrets, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, mask_secrets, *render],
         )
     )
     root = logging.getLogger()

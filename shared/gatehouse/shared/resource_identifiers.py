@@ -7,7 +7,7 @@ port, and no path where the path is only `/`. A longer path is kept to the lette
 
 import re
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _URI_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~:/\[\]@!$&'()*+,;=%]{1,512}", re.ASCII)
@@ -38,7 +38,7 @@ def parse_resource_identifier(text: str) -> str:
         raise InvalidResourceIdentifier("A resource is an absolute https URI, such as https://host/mcp.")
     if "@" in parts.netloc:
         raise InvalidResourceIdentifier("A resource has no user information before its host.")
-    if any(segment in {".", ".."} for segment in parts.path.split("/")):
+    if any(unquote(segment) in {".", ".."} for segment in parts.path.split("/")):
         raise InvalidResourceIdentifier("A resource has no '.' or '..' in its path.")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     authority = host if port in {None, _DEFAULT_PORTS[scheme]} else f"{host}:{port}"

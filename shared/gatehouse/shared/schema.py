@@ -6,6 +6,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
+from gatehouse.shared.database import READ_ONLY
+
 
 class SchemaMismatch(Exception):
     """The database is not at the revision that this version works with; the message names the mend."""
@@ -23,8 +25,12 @@ def upgrade(engine: Engine, migrations: str) -> None:
     """Bring the database to the newest revision in one transaction. Does nothing when it is there.
 
     `migrations` is a package location such as `gatehouse.authserver.store:migrations`.
+
+    Raises:
+        SchemaMismatch: the database was migrated by a newer version.
     """
     with engine.begin() as connection:
+        _refuse_newer(connection, migrations)
         if connection.dialect.name == "postgresql":
             # Two processes that init at once take turns; SQLite's write lock does the same by itself.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))")
@@ -37,13 +43,18 @@ def require_current(engine: Engine, migrations: str, init_command: str) -> None:
     Raises:
         SchemaMismatch: the database is empty, older, or newer than this version.
     """
-    script = ScriptDirectory.from_config(_config(migrations))
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current == script.get_current_head():
-        return
-    if current is None or current in {revision.revision for revision in script.walk_revisions()}:
+    with engine.execution_options(**READ_ONLY).connect() as connection:
+        current = _refuse_newer(connection, migrations)
+    if current != ScriptDirectory.from_config(_config(migrations)).get_current_head():
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {init_command}")
-    raise SchemaMismatch(
-        "The database was migrated by a newer version. Install that version, or restore a backup made before it."
-    )
+
+
+def _refuse_newer(connection: Connection, migrations: str) -> str | None:
+    """Return the database's revision, None for an empty one. Raises SchemaMismatch when this version knows it not."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(_config(migrations))
+    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+        raise SchemaMismatch(
+            "The database was migrated by a newer version. Install that version, or restore a backup made before it."
+        )
+    return current

@@ -7,7 +7,11 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gatehouse.shared.resource_identifiers import is_protected_transport
+from gatehouse.shared.resource_identifiers import (
+    InvalidResourceIdentifier,
+    is_protected_transport,
+    parse_resource_identifier,
+)
 
 SettingsT = TypeVar("SettingsT", bound="ServerSettings")
 
@@ -44,13 +48,16 @@ def check_public_url(value: str) -> str:
     """Check a URL that clients are told: an issuer or a resource.
 
     Raises:
-        ValueError: plain http that leaves this machine, or a query or fragment.
+        ValueError: no absolute URL, plain http that leaves this machine, or a query, fragment or user information.
     """
+    if "?" in value or "#" in value:
+        raise ValueError("has a query or a fragment; remove it (RFC 8414 2)")
+    try:
+        parse_resource_identifier(value)
+    except InvalidResourceIdentifier:
+        raise ValueError("must be https://HOST, without user information") from None
     if not is_protected_transport(value):
         raise ValueError("must be https; plain http is for loopback addresses only (OAuth 2.1, 1.5)")
-    parts = urlsplit(value)
-    if parts.query or parts.fragment or "?" in value or "#" in value:
-        raise ValueError("has a query or a fragment; remove it (RFC 8414 2)")
     return value
 
 
@@ -63,9 +70,9 @@ def check_issuer(value: str) -> str:
     """
     if value.endswith("/"):
         raise ValueError("ends with a slash; remove it, because issuers are compared to the letter (RFC 8414 3.3)")
-    if urlsplit(value).path:
+    if urlsplit(check_public_url(value)).path:
         raise ValueError("has a path; an issuer is the root of its host, such as https://auth.example.com")
-    return check_public_url(value)
+    return value
 
 
 def parse_bind(value: str) -> tuple[str, int]:

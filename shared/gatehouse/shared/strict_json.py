@@ -1,6 +1,7 @@
 """JSON read in one way only, so that two readers of the same bytes cannot come to two meanings."""
 
 import json
+import math
 from typing import Any, NoReturn
 
 
@@ -19,6 +20,13 @@ def _refuse_constant(_: str) -> NoReturn:
     raise InvalidJson("NaN and Infinity are not JSON.")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise InvalidJson("A number is too large.")
+    return number
+
+
 def loads(document: bytes) -> Any:
     """Parse UTF-8 JSON (RFC 8259) strictly.
 
@@ -28,7 +36,7 @@ def loads(document: bytes) -> Any:
     """
     try:
         text = document.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except InvalidJson:

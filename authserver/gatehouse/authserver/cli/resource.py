@@ -54,7 +54,7 @@ def _record(registered: Resource) -> dict[str, Any]:
     "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json"
 )
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
-    """Register the resource URL, or bring the scopes of a registered one up to date."""
+    """Register the resource URL, or bring the name and scopes of a registered one up to date."""
     if bool(scopes) == bool(catalogue):
         raise click.UsageError("Give either --scope, once or more often, or --catalogue.")
     with admin_session(ctx) as session:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Administrator, Refused
+from gatehouse.authserver.administration import Administrator, Refused, check_name
 from gatehouse.authserver.clients import secrets
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, load_client
@@ -17,8 +17,6 @@ from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
-
-MAX_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,7 @@ def create_client(
 
 
 def _check(registration: Registration) -> None:
-    if not 0 < len(registration.name) <= MAX_NAME or not registration.name.isprintable():
-        raise Refused(f"A client name is 1 to {MAX_NAME} printable characters.")
+    check_name("client", registration.name)
     if registration.auth_method not in AUTH_METHODS:
         raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
     if registration.token_ttl is not None and not 1 <= registration.token_ttl <= MAX_LIFETIME:

@@ -39,13 +39,15 @@ class _SecretCredentials:
 
 
 def claimed_client_id(authorization: str | None, form: Mapping[str, str]) -> str | None:
-    """Return the client_id that a request claims, for the audit trail: nothing of it is proven."""
-    if authorization is not None:
+    """Return the client_id that a request claims, for the audit trail: nothing of it is proven, but its length."""
+    if authorization is None:
+        claimed = form.get("client_id")
+    else:
         try:
-            return _basic_credentials(authorization).client_id
+            claimed = _basic_credentials(authorization).client_id
         except OAuthError:
-            return None
-    return form.get("client_id")
+            claimed = None
+    return claimed[:_MAX_CREDENTIAL] if claimed is not None else None
 
 
 def authenticate_client(
@@ -58,6 +60,8 @@ def authenticate_client(
             one request (RFC 6749 2.3).
     """
     credentials = _read_credentials(authorization, form)
+    if max(len(credentials.client_id), len(credentials.secret)) > _MAX_CREDENTIAL:
+        raise invalid_client(f"credentials longer than {_MAX_CREDENTIAL} characters")
     client = registry.find(credentials.client_id)
     proven = matches(credentials.secret, client.secrets if client else (), keys.peppers)
     if client is None:
@@ -93,19 +97,25 @@ def _basic_credentials(authorization: str) -> _SecretCredentials:
     if scheme.lower() != "basic":
         raise invalid_client("Authorization scheme is not Basic")
     try:
-        decoded = base64.b64decode(encoded.strip(" "), validate=True).decode("ascii")
+        decoded = base64.b64decode(encoded.strip(" "), validate=True)
+        canonical = base64.b64encode(decoded) == encoded.strip(" ").encode()
+        client_id, colon, secret = decoded.decode("ascii").partition(":")
     except (binascii.Error, UnicodeError, ValueError):
-        raise invalid_client("Basic credentials are not base64 of form-encoded text") from None
-    client_id, colon, secret = decoded.partition(":")
+        canonical, client_id, colon, secret = False, "", "", ""
+    if not canonical:
+        raise invalid_client("Basic credentials are not base64 of form-encoded text")
     if not colon:
         raise invalid_client("Basic credentials have no colon")
     return _SecretCredentials(_form_decode(client_id), _form_decode(secret), "client_secret_basic")
 
 
 def _form_decode(text: str) -> str:
-    if not 0 < len(text) <= _MAX_CREDENTIAL or _FORM_ENCODED.fullmatch(text) is None:
-        raise invalid_client("Basic credentials are empty, too long or not form-encoded")
+    if not text or _FORM_ENCODED.fullmatch(text) is None:
+        raise invalid_client("Basic credentials are empty or not form-encoded")
     try:
-        return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+        decoded = unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError:
         raise invalid_client("Basic credentials are not UTF-8") from None
+    if "\x00" in decoded:
+        raise invalid_client("Basic credentials hold a NUL character")
+    return decoded

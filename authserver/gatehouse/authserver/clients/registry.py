@@ -1,6 +1,7 @@
 """Registered clients: what the token endpoint needs to know of one, read at most once a second."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
@@ -38,9 +39,9 @@ class Client:
 class ClientRegistry:
     """Finds clients, known or not, with the same queries."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
-        self._cache: OneSecondCache[str, Client | None] = OneSecondCache(self._load)
+        self._cache: OneSecondCache[str, Client | None] = OneSecondCache(self._load, monotonic=monotonic)
 
     def find(self, client_id: str) -> Client | None:
         """Return the client, as it stood at most one second ago. Raises SQLAlchemyError."""

@@ -23,6 +23,6 @@ def jwks(services: Services, request: Request) -> Response:
         "ETag": keys.etag,
     }
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if keys.etag in known:
+    if known & {"*", keys.etag}:
         return Response(304, headers=headers)
     return Response(200, keys.jwks, headers)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, select, text
@@ -41,13 +42,21 @@ class KeyRing:
 class KeyStore:
     """Reads the key ring, at most once a second, and keeps the last good one while the database is away."""
 
-    def __init__(self, database: Database, sealing_key: SealingKey, issuer: str, alg: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sealing_key: SealingKey,
+        issuer: str,
+        alg: str,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._sealing_key = sealing_key
         self._issuer = issuer
         self._alg = alg
         self._last_good: KeyRing | None = None
-        self._cache: OneSecondCache[None, KeyRing] = OneSecondCache(lambda _: self._load_or_keep())
+        self._cache: OneSecondCache[None, KeyRing] = OneSecondCache(lambda _: self._load_or_keep(), monotonic=monotonic)
 
     def ring(self) -> KeyRing:
         """Return the keys in use.

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Administrator, Refused
+from gatehouse.authserver.administration import Administrator, Refused, check_name
 from gatehouse.authserver.resources.registry import Resource, load_resource
 from gatehouse.authserver.store.models import ResourceRow, ResourceScopeRow
 from gatehouse.shared import strict_json
@@ -80,22 +80,23 @@ def _declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
         implied = tuple(parse_scope_token(str(name)) for name in implies)
     except InvalidScopeSyntax as error:
         raise Refused(f"A scope cannot be used: {error}") from None
-    if len(description) > MAX_DESCRIPTION:
-        raise Refused(f"The description of {scope} is longer than {MAX_DESCRIPTION} characters.")
+    if len(description) > MAX_DESCRIPTION or not description.isprintable():
+        raise Refused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
     return ScopeDeclaration(scope, description, implied)
 
 
 def add_resource(
     session: Session, admin: Administrator, resource: str, name: str, scopes: list[ScopeDeclaration]
 ) -> Resource:
-    """Register a resource, or bring the scopes of a registered one up to date.
+    """Register a resource, or bring the name and scopes of a registered one up to date.
 
     Scopes that the declaration no longer names stay, because clients may hold them.
 
     Raises:
-        Refused: no scope, a scope twice, or an implied scope that is not declared.
+        Refused: a malformed name, no scope, a scope twice, or an implied scope that is not declared.
     """
     identifier = parse_resource(resource)
+    check_name("resource", name)
     names = [declaration.scope for declaration in scopes]
     if not names or len(set(names)) != len(names):
         raise Refused("A resource needs at least one scope, and each scope once.")
@@ -106,7 +107,9 @@ def add_resource(
             raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
     if known is None:
         session.add(ResourceRow(resource=identifier, resource_name=name, created_at=admin.now()))
-        session.flush()
+    else:
+        session.get_one(ResourceRow, identifier).resource_name = name
+    session.flush()
     for declaration in scopes:
         session.merge(
             ResourceScopeRow(

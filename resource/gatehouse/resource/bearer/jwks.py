@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 import httpx2
 
-from gatehouse.shared.jose import InvalidKeySet, VerificationKey, parse_key_set
+from gatehouse.shared.jose import VerificationKey, parse_key_set
 
 POLL_INTERVAL = 30.0
 """Seconds between two polls. A key that leaves the set is trusted for at most this long."""
@@ -26,6 +26,7 @@ FIRST_RETRY = 0.5
 
 _TIMEOUT = 5.0
 _MAX_LENGTH = 64 * 1024
+_MAX_ETAG = 256
 _CONTENT_TYPES = frozenset({"application/json", "application/jwk-set+json"})
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def http_fetch(client: httpx2.AsyncClient, url: str) -> Fetch:
     """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only."""
 
     async def fetch(etag: str | None) -> Fetched | None:
-        headers = {"Accept": "application/jwk-set+json, application/json"}
+        # Unpacked, a small answer could be a large one.
+        headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         if etag is not None:
             headers["If-None-Match"] = etag
         try:
@@ -76,12 +78,16 @@ async def _read(response: httpx2.Response) -> Fetched | None:
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if response.status_code != httpx2.codes.OK or content_type not in _CONTENT_TYPES:
         raise FetchFailed(f"status {response.status_code} or not JSON")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise FetchFailed("compressed, though that was not accepted")
     document = bytearray()
     async for chunk in response.aiter_bytes():
         document += chunk
         if len(document) > _MAX_LENGTH:
             raise FetchFailed("larger than 64 KiB")
-    return Fetched(bytes(document), response.headers.get("etag"))
+    etag = response.headers.get("etag", "")
+    # It goes back in a request header, whose text is ASCII to the client library.
+    return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)
 
 
 class KeySource:
@@ -131,7 +137,7 @@ class KeySource:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
                 self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
-        except (FetchFailed, InvalidKeySet) as error:
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the last good set stays in use
             # One line for an outage, however long it lasts.
             if self._failure != str(error):
                 log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)

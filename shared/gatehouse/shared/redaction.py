@@ -1,0 +1,25 @@
+"""Text that somebody else chose, made safe to keep and to show: without secrets, on one line."""
+
+import re
+
+_SECRET = re.compile(
+    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gths_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
+)
+_MASK = "[masked]"
+
+
+def mask(text: str) -> str:
+    """Return the text with every token, client secret and authorization header in it masked."""
+    return _SECRET.sub(_MASK, text)
+
+
+def printable(text: str) -> str:
+    """Return the text with every character that a terminal may act upon spelled as an escape (CWE-117, CWE-150)."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -1,0 +1,535 @@
+"""Attacks on the token endpoint. Every refusal stands beside the same request without the fault."""
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import structlog
+from sqlalchemy import event
+from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.shared.logs import LogFormat, configure_logs
+
+BODY = b"grant_type=client_credentials"
+
+
+class Attacked:
+    """A server, one client of it, and that client's request."""
+
+    def __init__(self, server: AuthServer) -> None:
+        self.server = server
+        self.client: Client
+        self.client, self.secret = server.create_client("env:read org:read")
+
+    @property
+    def basic(self) -> tuple[str, str]:
+        return self.client.client_id, self.secret
+
+    def accepted(self, response: TestResponse | None = None) -> dict[str, Any]:
+        """Return the claims of the token in a response, or of the request without a fault."""
+        return self.server.read_token(response or self.server.post_token(basic=self.basic))[1]
+
+    def post(self, body: bytes, **named: Any) -> TestResponse:
+        return self.server.post_token(body, basic=self.basic, **named)
+
+    def post_header(self, authorization: str) -> TestResponse:
+        return self.server.post_token(headers={"Authorization": authorization})
+
+
+@pytest.fixture
+def attacked(authserver: AuthServer) -> Attacked:
+    return Attacked(authserver)
+
+
+def assert_refused(response: TestResponse, error: str, status: int = 400) -> None:
+    assert response.status_code == status, response.text
+    assert response.json["error"] == error
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        b"&grant_type=client_credentials",
+        b"&grant_type=password",
+        b"&scope=env:read&scope=org:read",
+        b"&scope=env:read&scope=",
+        b"&scope=env:read&%73cope=org:read",
+        b"&client_id=a&client_id=a",
+        b"&unknown=a&unknown=a",
+    ],
+    ids=["same", "other", "scope", "second one empty", "encoded name", "client_id", "unknown"],
+)
+def test_a_repeated_parameter_is_refused(attacked: Attacked, repeated: bytes) -> None:
+    """RFC 6749 3.2: parameters must not be included more than once; two readers would take different ones."""
+    attacked.accepted(attacked.post(BODY))
+    assert_refused(attacked.post(BODY + repeated), "invalid_request")
+
+
+@pytest.mark.parametrize("query", ["grant_type=client_credentials", "scope=env%3Aread", "resource=a", "x=y"])
+def test_parameters_in_the_query_are_refused(attacked: Attacked, query: str) -> None:
+    """RFC 6749 3.2 and 2.3.1: in the body only; URLs end in logs and histories."""
+    attacked.accepted()
+    assert_refused(attacked.post(BODY, query=query), "invalid_request")
+    assert_refused(attacked.post(b"", query=query), "invalid_request")
+
+
+def test_credentials_in_the_query_are_refused(attacked: Attacked) -> None:
+    """RFC 6749 2.3.1: the parameters must not be included in the request URI."""
+    client, secret = attacked.server.create_client(auth_method="client_secret_post")
+    credentials = {"client_id": client.client_id, "client_secret": secret}
+    attacked.accepted(attacked.server.post_token(token_form(**credentials)))
+    query = f"client_id={client.client_id}&client_secret={secret}"
+    assert_refused(attacked.server.post_token(token_form(), query=query), "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param("application/json", b'{"grant_type": "client_credentials"}', id="JSON"),
+        pytest.param("application/json", BODY, id="form called JSON"),
+        pytest.param("multipart/form-data; boundary=b", BODY, id="multipart"),
+        pytest.param("text/plain", BODY, id="text"),
+        pytest.param("", BODY, id="none"),
+        pytest.param(f"{FORM}, application/json", BODY, id="two"),
+        pytest.param(f"{FORM}x", BODY, id="longer"),
+        pytest.param(f"{FORM}; charset=utf-16", BODY, id="UTF-16"),
+        pytest.param(f"{FORM}; charset=utf-7", BODY, id="UTF-7"),
+        pytest.param(f"{FORM}; charset=iso-8859-1", BODY, id="Latin 1"),
+        pytest.param(f"{FORM}; charset=utf-8; charset=utf-16", BODY, id="two character sets"),
+    ],
+)
+def test_a_body_that_is_no_utf_8_form_is_refused(attacked: Attacked, content_type: str, body: bytes) -> None:
+    """RFC 6749 appendix B."""
+    attacked.accepted(attacked.post(BODY, content_type=f"{FORM}; charset=utf-8"))
+    assert_refused(attacked.post(body, content_type=content_type), "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param(b"&scope=%ff", id="not UTF-8"),
+        pytest.param(b"&scope=\xff", id="raw byte"),
+        pytest.param(b"&scope=%ed%a0%80", id="surrogate"),
+        pytest.param(b"&scope=%c0%af", id="overlong"),
+        pytest.param(b"&scope=env:read%00", id="NUL in a value"),
+        pytest.param(b"&sc%00ope=env:read", id="NUL in a name"),
+        pytest.param(b"&scope", id="no equals sign"),
+        pytest.param(b"&", id="empty pair"),
+        pytest.param(b"".join(b"&%d=" % n for n in range(10_000)), id="10000 parameters"),
+        pytest.param(b"".join(b"&resource=" + RESOURCE.encode() for _ in range(100)), id="100 resources"),
+    ],
+)
+def test_a_form_that_two_readers_may_read_differently_is_refused(attacked: Attacked, tail: bytes) -> None:
+    """CWE-436, and CVE-2011-4885 for the number of parameters."""
+    attacked.accepted(attacked.post(BODY + b"&scope=env:read"))
+    assert_refused(attacked.post(BODY + tail), "invalid_request")
+
+
+def encoded(text: str | bytes) -> str:
+    return base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+
+
+def padded_credentials(attacked: Attacked) -> str:
+    """Return the client's credentials, written in a length that base64 has to pad."""
+    value = encoded(f"{attacked.client.client_id.replace('_', '%5F')}:{attacked.secret}")
+    assert value.endswith("=")
+    return value
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda value: value[:8] + "!" + value[8:], id="junk inside"),
+        pytest.param(lambda value: value[:8] + "\t" + value[8:], id="tab inside"),
+        pytest.param(lambda value: value + "=", id="more padding"),
+        pytest.param(lambda value: value.rstrip("="), id="less padding"),
+        pytest.param(lambda value: value + "QQ==", id="more behind the padding"),
+        pytest.param(lambda value: f"{value}, Basic {value}", id="two headers, folded into one"),
+        pytest.param(lambda value: f"{value},{value}", id="two credentials"),
+        pytest.param(lambda value: encoded(base64.b64decode(value).replace(b":", b"")), id="no colon"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"\xff"), id="not UTF-8"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"%FF"), id="not UTF-8, encoded"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + "é".encode()), id="not form-encoded"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"%"), id="cut percent-encoding"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"%0G"), id="broken percent-encoding"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"\x00"), id="NUL"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"%00"), id="NUL, encoded"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"\n"), id="newline"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"+"), id="plus, which is a space"),
+        pytest.param(lambda value: encoded(base64.b64decode(value) + b"a" * 600), id="long"),
+    ],
+)
+def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil: Callable[[str], str]) -> None:
+    """RFC 7617 2, RFC 4648 3; as oidc-provider 9.11.4 mended it. Stock Authlib answers 200 or 500 to some."""
+    value = padded_credentials(attacked)
+    attacked.accepted(attacked.post_header(f"Basic {value}"))
+    assert_refused(attacked.post_header(f"Basic {spoil(value)}"), "invalid_client", 401)
+
+
+def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
+    """RFC 4648 3.5: two texts for the same credentials get past whoever counts or blocks one of them."""
+    value = padded_credentials(attacked)
+    attacked.accepted(attacked.post_header(f"Basic {value}"))
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    last = value.rstrip("=")[-1]
+    loose = value.rstrip("=")[:-1] + alphabet[alphabet.index(last) + 1] + "=" * value.count("=")
+    assert loose != value
+    assert base64.b64decode(loose) == base64.b64decode(value)
+    assert_refused(attacked.post_header(f"Basic {loose}"), "invalid_client", 401)
+
+
+def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(attacked: Attacked) -> None:
+    """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit trail shows what was read."""
+    for sent, read in (("a+b", "a b"), ("a%2Bb", "a+b"), ("a%3Ab", "a:b"), ("a%25b", "a%b")):
+        assert_refused(attacked.server.post_token(basic=(sent, "gths_wrong")), "invalid_client", 401)
+        assert attacked.server.audit(actor=read)[-1]["reason"] == "unknown client"
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda secret: "", id="empty"),
+        pytest.param(lambda secret: secret[:-1], id="shorter"),
+        pytest.param(lambda secret: secret + "a", id="longer"),
+        pytest.param(lambda secret: secret + "a" * 73, id="over 72 bytes (hydra#1438)"),
+        pytest.param(lambda secret: secret.upper(), id="case"),
+        pytest.param(lambda secret: secret + " ", id="space"),
+        pytest.param(lambda secret: secret + ":a", id="colon"),
+        pytest.param(lambda secret: secret.replace("g", "\uff47", 1), id="full-width letter (NFKC)"),
+        pytest.param(lambda secret: secret + "\u0301", id="combining mark"),
+        pytest.param(lambda secret: quote(quote(secret, safe=""), safe="").replace("_", "%255F"), id="encoded twice"),
+        pytest.param(lambda secret: "' OR '1'='1", id="SQL"),
+    ],
+)
+def test_almost_the_secret_is_not_the_secret(attacked: Attacked, method: str, spoil: Callable[[str], str]) -> None:
+    """CWE-303; hydra#1438 cut secrets at 72 bytes."""
+    client, secret = attacked.server.create_client(auth_method=method)
+
+    def authenticate(secret: str) -> TestResponse:
+        if method == "client_secret_basic":
+            return attacked.server.post_token(basic=(client.client_id, quote(secret, safe="")))
+        return attacked.server.post_token(token_form(client_id=client.client_id, client_secret=secret))
+
+    attacked.accepted(authenticate(secret))
+    assert_refused(authenticate(spoil(secret)), "invalid_client", 401)
+
+
+def test_no_nul_reaches_the_database(attacked: Attacked) -> None:
+    """PostgreSQL takes no NUL in a text, so that a lookup with one fails as if the database were away."""
+    parameters: list[str] = []
+
+    def note(_: Any, __: Any, ___: str, values: Any, *____: Any) -> None:
+        parameters.append(repr(values))
+
+    event.listen(attacked.server.services.database.engine, "before_cursor_execute", note)
+    assert_refused(attacked.server.post_token(basic=("agent%20a", "gths_wrong")), "invalid_client", 401)
+    assert any("agent a" in values for values in parameters)
+    response = attacked.server.post_token(basic=("agent%00a", "gths_wrong"))
+    event.remove(attacked.server.services.database.engine, "before_cursor_execute", note)
+    assert response.status_code in {400, 401}
+    assert not [values for values in parameters if "agent\\x00a" in values]
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        pytest.param("env:write", id="not granted"),
+        pytest.param("*", id="wildcard"),
+        pytest.param("env:*", id="wildcard behind"),
+        pytest.param("ENV:READ", id="case"),
+        pytest.param("env:read\u200b", id="zero-width space"),
+        pytest.param("\u0435nv:read", id="Cyrillic letter"),
+        pytest.param("env\uff1aread", id="full-width colon (NFKC)"),
+        pytest.param("env:read\tenv:write", id="tab"),
+        pytest.param("env:read\nenv:write", id="newline"),
+        pytest.param("env:read\u00a0env:write", id="no-break space"),
+        pytest.param("env:read,org:read", id="comma"),
+        pytest.param("env%3Aread", id="encoded twice"),
+        pytest.param("env:rea", id="shorter"),
+        pytest.param("env:read:more", id="longer"),
+        pytest.param("a" * 10_000, id="10 kB"),
+        pytest.param("' OR 1=1 --", id="SQL"),
+    ],
+)
+def test_a_scope_that_looks_like_a_granted_one_is_refused(attacked: Attacked, scope: str) -> None:
+    """RFC 6749 3.3: scope tokens are case-sensitive ASCII, delimited by spaces (oidc-provider 9.11.4)."""
+    send = attacked.server.post_token
+    assert (
+        attacked.accepted(send(token_form(scope="env:read org:read"), attacked.basic))["scope"] == "env:read org:read"
+    )
+    assert_refused(send(token_form(scope=scope), attacked.basic), "invalid_scope")
+
+
+def test_a_scope_of_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Attacked) -> None:
+    many = " ".join(["env:write", "env:read", *(f"s{number}" for number in range(5_000))])
+    response = attacked.server.post_token(token_form(scope=many), attacked.basic)
+    assert attacked.accepted(response)["scope"] == "env:read"
+
+
+@pytest.mark.parametrize("parameter", ["audience", "aud", "sub", "iss", "exp", "expires_in", "ttl", "claims", "act"])
+def test_no_parameter_of_the_request_becomes_a_claim(attacked: Attacked, parameter: str) -> None:
+    """Stock Authlib took the client for the audience and ignored `resource` (RFC 8707)."""
+    varying = {"jti"}
+    expected = {name: value for name, value in attacked.accepted().items() if name not in varying}
+    response = attacked.server.post_token(token_form(**{parameter: "99999999999"}), attacked.basic)
+    claims = attacked.accepted(response)
+    assert {name: value for name, value in claims.items() if name not in varying} == expected
+    assert (claims["aud"], claims["exp"] - claims["iat"]) == (RESOURCE, 300)
+
+
+def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_claim(attacked: Attacked) -> None:
+    """Authlib merges extra claims last (cf. keycloak CVE-2026-16102); here the standard ones win."""
+    forged = {
+        "iss": "https://evil.example",
+        "sub": "agent_admin",
+        "client_id": "agent_admin",
+        "aud": "https://evil.example",
+        "scope": "env:write",
+        "exp": "99999999999",
+        "iat": "0",
+        "jti": "fixed",
+        "workspace_id": "wks_1",
+    }
+    with attacked.server.services.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE client SET claims = ?", (json.dumps(forged),))
+    claims = attacked.accepted()
+    assert claims.pop("workspace_id") == "wks_1"
+    assert claims.keys() == forged.keys() - {"workspace_id"}
+    assert not [name for name, value in claims.items() if value == forged[name]]
+
+
+def test_a_life_that_was_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
+    """Authlib's default for this grant is ten days."""
+    with attacked.server.services.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE client SET token_ttl = 864000")
+    response = attacked.server.post_token(basic=attacked.basic)
+    claims = attacked.accepted(response)
+    assert response.json["expires_in"] == claims["exp"] - claims["iat"] == 3600
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http", "X-Forwarded-Port": "81"},
+        {"X-Forwarded-Prefix": "/evil", "X-Script-Name": "/evil"},
+        {"Forwarded": "host=evil.example;proto=http"},
+        {"X-Original-URL": "/evil", "X-Rewrite-URL": "/evil", "X-Host": "evil.example"},
+        {"Host": "evil.example:99999"},
+        {"Host": "evil<script>"},
+    ],
+    ids=["Host", "X-Forwarded", "prefix", "Forwarded", "original URL", "port", "markup"],
+)
+def test_no_header_moves_the_issuer_or_a_published_url(attacked: Attacked, headers: dict[str, str]) -> None:
+    """CWE-644, host header poisoning: identifiers come from the settings only."""
+    for path in ("/.well-known/oauth-authorization-server", "/.well-known/jwks.json"):
+        expected, poisoned = attacked.server.http.get(path), attacked.server.http.get(path, headers=headers)
+        assert (poisoned.status_code, poisoned.data) == (200, expected.data)
+        assert "evil" not in str(poisoned.headers)
+    claims = attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers=headers))
+    assert (claims["iss"], claims["aud"]) == (ISSUER, RESOURCE)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
+@pytest.mark.parametrize("override", [{}, {"X-HTTP-Method-Override": "POST", "X-Method-Override": "POST"}])
+def test_a_token_is_had_by_post_only(attacked: Attacked, method: str, override: dict[str, str]) -> None:
+    """RFC 6749 3.2: the client must use POST. A preflight is not answered, so that no page can ask."""
+    attacked.accepted()
+    headers = {"Authorization": basic_header(*attacked.basic), "Origin": "https://evil.example", **override}
+    response = attacked.server.http.open("/token", method=method, data=BODY, content_type=FORM, headers=headers)
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "POST"
+    assert "access_token" not in response.text
+    assert not [name for name, _ in response.headers if name.lower().startswith("access-control-")]
+
+
+def test_post_cannot_be_turned_into_another_method(attacked: Attacked) -> None:
+    for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
+        attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers={name: "GET"}))
+
+
+def test_a_second_authorization_header_does_not_get_through(attacked: Attacked) -> None:
+    """CWE-436: a proxy may judge the one and the server the other. WSGI folds them with a comma (RFC 9110 5.3)."""
+    first, second = basic_header(*attacked.basic), basic_header("agent_other", "gths_other")
+    attacked.accepted(attacked.post_header(first))
+    for pair in ((first, second), (second, first), (first, first)):
+        response = attacked.server.http.post(
+            "/token", data=BODY, content_type=FORM, headers=[("Authorization", header) for header in pair]
+        )
+        assert_refused(response, "invalid_client", 401)
+
+
+class Unmasked(logging.Handler):
+    """Keeps all that a record holds."""
+
+    def __init__(self, records: list[str]) -> None:
+        super().__init__()
+        self._records = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(repr(record.__dict__))
+
+
+class Logs:
+    """What reached the log: the text as it is written, and every record as it was before masking."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+        self.records: list[str] = []
+
+    def configure(self, format_: LogFormat) -> None:
+        with contextlib.redirect_stderr(self._stream):
+            configure_logs(format_, "DEBUG")
+        logging.getLogger().addHandler(Unmasked(self.records))
+
+    @property
+    def written(self) -> str:
+        return self._stream.getvalue()
+
+
+@pytest.fixture(params=["json", "console"])
+def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
+    """Log as a server does, at DEBUG."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    logs = Logs()
+    logs.configure(request.param)
+    yield logs
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:
+    """CWE-532. Authlib logs whole access tokens at DEBUG; and it is not the masking that keeps ours out."""
+    server = attacked.server
+    broken, broken_secret = server.create_client()
+    with server.services.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE client SET claims = '{' WHERE client_id = ?", (broken.client_id,))
+    tokens = [server.post_token(basic=attacked.basic).json["access_token"] for _ in range(2)]
+    secrets = [attacked.secret, broken_secret, "gths_guess", "marker-secret", "bWFya2VyLWFzc2VydGlvbg"]
+    server.post_token(basic=(attacked.client.client_id, "gths_guess"))
+    server.post_token(token_form(client_id="a", client_secret="marker-secret"))
+    server.post_token(token_form(client_id="a", client_assertion=f"eyJh.{secrets[-1]}.c2ln"))
+    server.post_token(token_form(), headers={"Authorization": f"Bearer {tokens[0]}"})
+    server.post_token(token_form(), query=f"client_secret={attacked.secret}")
+    server.post_token(token_form(), basic=(broken.client_id, broken_secret))
+    server.http.get(f"/token/{attacked.secret}?access_token={tokens[0]}")
+    server.http.get("/livez", headers={"Authorization": f"Bearer {tokens[0]}", "X-Request-Id": attacked.secret})
+    trail = json.dumps(server.audit(limit=1000))
+    written, raw = logs.written, "\n".join(logs.records)
+    assert attacked.client.client_id in written
+    assert attacked.client.client_id in raw
+    assert attacked.client.client_id in trail
+    signatures = [token.rsplit(".", 1)[1] for token in tokens]
+    headers = [encoded(f"{attacked.client.client_id}:{attacked.secret}")]
+    for secret in (*secrets, *tokens, *signatures, *headers):
+        assert secret not in written
+        assert secret not in raw
+        assert secret not in trail
+
+
+def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked, logs: Logs) -> None:
+    """CWE-532: the two are exchanged often enough, and the trail keeps the client_id that was claimed."""
+    token = attacked.server.post_token(basic=attacked.basic).json["access_token"]
+    for secret in (attacked.secret, token):
+        form = token_form(client_id=secret, client_secret=attacked.client.client_id)
+        refused = attacked.server.post_token(form)
+        assert_refused(refused, "invalid_client", 401)
+        [row] = attacked.server.audit(request_id=refused.json["request_id"])
+        assert row["reason"] in {"unknown client", "credentials longer than 512 characters"}
+        assert secret[:40] not in json.dumps(row)
+        assert secret[:40] not in logs.written
+
+
+def test_authlib_is_kept_from_logging_at_debug(logs: Logs) -> None:
+    """authlib/oauth2/rfc6749/grants/client_credentials.py: `log.debug("Issue token %r to %r", token, client)`."""
+    logging.getLogger("gatehouse.control").debug("marker-control")
+    logging.getLogger("authlib.oauth2.rfc6749.grants.client_credentials").debug("Issue token %r", "marker-token")
+    assert "marker-control" in logs.written
+    assert "marker-token" not in logs.written
+
+
+INJECTIONS = {
+    "CRLF": "agent\r\n2026-01-01T00:00:00Z [info] forged",
+    "ANSI": "agent\x1b[2J\x1b]0;owned\x07",
+    "bare ANSI": "\x1b[31m",
+    "C1 control": "agent\x9b31m",
+    "backspace": "agent\b\b\b\b\b",
+    "line separator": "agent\u2028forged\x85forged\x0bforged",
+    "right-to-left": "agent\u202eforged",
+}
+
+
+@pytest.mark.parametrize("client_id", INJECTIONS.values(), ids=INJECTIONS.keys())
+@pytest.mark.parametrize("way", ["Basic", "post"])
+def test_a_client_id_forges_no_line_of_a_log_or_report(
+    attacked: Attacked, logs: Logs, client_id: str, way: str
+) -> None:
+    """CWE-117, and CWE-150 for the terminal of whoever reads the log."""
+    server = attacked.server
+    if way == "Basic":
+        response = server.post_token(basic=(quote(client_id), "gths_wrong"))
+    else:
+        response = server.post_token(token_form(client_id=client_id, client_secret="gths_wrong"))
+    assert_refused(response, "invalid_client", 401)
+    forged = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
+    assert forged.search(response.text + "".join(value for _, value in response.headers)) is None
+    [actor] = [row["actor"] for row in server.audit(request_id=response.json["request_id"])]
+    assert actor.isprintable()
+    assert "\\x" in actor or "\\u" in actor
+    assert response.json["request_id"] in logs.written
+    assert forged.search(logs.written) is None
+    assert len(logs.written.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["scope", "resource", "grant_type"])
+def test_no_parameter_forges_a_line_of_a_log_or_report(attacked: Attacked, logs: Logs, name: str) -> None:
+    """CWE-117."""
+    for injection in INJECTIONS.values():
+        response = attacked.server.post_token({**token_form(), name: f"{injection}-marker"}, attacked.basic)
+        assert response.status_code == 400
+        assert "marker" not in response.text + str(response.headers)
+        [row] = attacked.server.audit(request_id=response.json["request_id"])
+        assert "marker" not in json.dumps(row)
+    assert "/token" in logs.written
+    assert "marker" not in logs.written
+
+
+def test_a_header_of_the_request_reaches_neither_log_nor_audit(attacked: Attacked, logs: Logs) -> None:
+    """CWE-117: user agents and addresses are the caller's words."""
+    headers = {"User-Agent": "marker\x1b[2J", "X-Forwarded-For": "marker", "Referer": "https://marker.example"}
+    attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers=headers))
+    assert "marker" not in logs.written + json.dumps(attacked.server.audit())
+
+
+def test_what_a_caller_makes_up_is_cut_before_it_is_written(attacked: Attacked, logs: Logs) -> None:
+    """CWE-779: a form may have 64 KiB, a line of the log and a row of the trail may not."""
+    form = token_form(client_id="a" * 60_000, client_secret="gths_wrong")
+    response = attacked.server.post_token(form)
+    assert_refused(response, "invalid_client", 401)
+    [row] = attacked.server.audit(request_id=response.json["request_id"])
+    assert len(row["actor"]) <= 255
+    many = " ".join(f"scope{number}" for number in range(5_000))
+    refused = attacked.server.post_token(token_form(scope=many), attacked.basic)
+    [row] = attacked.server.audit(request_id=refused.json["request_id"])
+    assert len(row["reason"]) < 1024
+    assert max(len(line) for line in logs.written.splitlines()) < 4096
+
+
+def test_a_token_for_one_resource_is_not_had_by_naming_another(attacked: Attacked) -> None:
+    """RFC 8707 3: the audience is the one granted resource, never what the caller would like."""
+    attacked.server.add_resource(OTHER_RESOURCE)
+    assert attacked.accepted(attacked.post(BODY + b"&resource=" + RESOURCE.encode()))["aud"] == RESOURCE
+    for wanted in (OTHER_RESOURCE, f"{RESOURCE}#@{OTHER_RESOURCE}", f"{RESOURCE} {OTHER_RESOURCE}", "*"):
+        assert_refused(attacked.post(BODY + b"&resource=" + quote(wanted).encode()), "invalid_target")

@@ -1,0 +1,25 @@
+"""/authorize, which is there because clients look for it, and which authorizes nobody."""
+
+import pytest
+from support.authserver import AuthServer
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "response_type=code&client_id=agent_a&redirect_uri=https%3A%2F%2Fevil.example%2Fcallback&state=s",
+        "response_type=token&redirect_uri=javascript:alert(1)",
+        "redirect_uri=%0d%0aLocation:%20https://evil.example",
+    ],
+    ids=["nothing", "code", "token", "header injection"],
+)
+def test_authorize_answers_in_place_and_never_redirects(authserver: AuthServer, query: str) -> None:
+    """An open redirector is what RFC 6749 10.15 warns of."""
+    response = authserver.http.get("/authorize", query_string=query)
+    assert response.status_code == 400
+    assert "Location" not in response.headers
+    assert response.json["error"] == "unsupported_response_type"
+    assert "client_credentials" in response.json["error_description"]
+    assert "evil" not in response.text
+    assert response.headers["Cache-Control"] == "no-store"

@@ -1,0 +1,381 @@
+"""The `authserver` command: what an admin types, reads, and is told when it cannot be done."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine
+
+from gatehouse.authserver.cli import main
+
+RESOURCE = "https://mcp.example.com/mcp"
+CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scope", "env:read"]
+
+
+class Shell:
+    """Runs the command with its files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "var" / "authserver.db"
+        self.environment = {
+            "AUTHSERVER_ISSUER": "https://as.example.com",
+            "AUTHSERVER_DATABASE_URL": f"sqlite:///{self.database}",
+            "AUTHSERVER_KEYS_DIR": str(folder / "keys"),
+        }
+        self.outputs: list[str] = []
+
+    def run(self, *arguments: str) -> Result:
+        result = CliRunner().invoke(main, arguments, env=self.environment)
+        self.outputs.append(result.output)
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        return result
+
+    def text(self, *arguments: str) -> str:
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.text(*arguments, "--output", "json"))
+
+    def refusal(self, *arguments: str, code: int = 1) -> str:
+        result = self.run(*arguments)
+        assert result.exit_code == code, result.output
+        assert result.stdout == ""
+        return result.stderr
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Shell:
+    """A folder where nothing was initialized."""
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, authserver_template: Path) -> Shell:
+    """An initialized installation with one resource."""
+    import shutil
+
+    shell = Shell(tmp_path)
+    shell.database.parent.mkdir()
+    shutil.copy(authserver_template / "authserver.db", shell.database)
+    shutil.copytree(authserver_template / "keys", tmp_path / "keys")
+    scopes = ("--scope", "env:read=See environments", "--scope", "env:write", "--scope", "org:read")
+    shell.text("resource", "add", RESOURCE, "--name", "tools", *scopes)
+    return shell
+
+
+def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> None:
+    first = empty.json("init")
+    assert first["issuer"] == "https://as.example.com"
+    assert first["sealing_key"] == "created"
+    assert first["signing_key"].startswith("created ")
+    assert empty.database.stat().st_mode & 0o777 == 0o600
+    assert empty.database.parent.stat().st_mode & 0o777 == 0o700
+    key = (empty.folder / "keys" / "sealing.key").read_bytes()
+    again = empty.json("init")
+    assert (again["sealing_key"], again["signing_key"]) == ("present", "present")
+    assert (empty.folder / "keys" / "sealing.key").read_bytes() == key
+    assert key.decode().strip() not in "".join(empty.outputs)
+    [event] = empty.json("audit")
+    assert (event["action"], event["object"]) == ("key.create", first["signing_key"].removeprefix("created "))
+
+
+def test_init_shows_no_password_of_the_database(empty: Shell) -> None:
+    """The database of the test is a closed port: what is printed then is the refusal."""
+    empty.environment["AUTHSERVER_DATABASE_URL"] = "postgresql://gatehouse:hunter2@127.0.0.1:1/gatehouse"
+    assert "The database does not answer" in empty.refusal("init")
+    assert "hunter2" not in "".join(empty.outputs)
+
+
+def test_a_registered_resource_is_listed_with_its_scopes(shell: Shell) -> None:
+    [listed] = shell.json("resource", "list")
+    assert listed == {
+        "resource": RESOURCE,
+        "resource_name": "tools",
+        "scopes_supported": ["env:read", "env:write", "org:read"],
+        "scopes": [
+            {"scope": "env:read", "description": "See environments", "implies": []},
+            {"scope": "env:write", "description": "", "implies": []},
+            {"scope": "org:read", "description": "", "implies": []},
+        ],
+    }
+    table = shell.text("resource", "list")
+    assert RESOURCE in table
+    assert "env:read env:write org:read" in table
+
+
+def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
+    catalogue = shell.folder / "catalogue.json"
+    scopes = [{"scope": "log:read", "description": "See logs"}, {"scope": "log:write", "implies": ["log:read"]}]
+    catalogue.write_text(json.dumps({"resource": "https://logs.example.com/mcp", "scopes": scopes}))
+    add = ["resource", "add", "--name", "logs", "--catalogue", str(catalogue)]
+    added = shell.json(*add, "https://logs.example.com/mcp")
+    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"]}
+    assert "The catalogue is of https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        pytest.param([], "--scope", id="neither"),
+        pytest.param(["--scope", "a", "--catalogue", __file__], "--catalogue", id="both"),
+        pytest.param(["--catalogue", "/no/such/file"], "does not exist", id="no such catalogue"),
+    ],
+)
+def test_scopes_come_from_options_or_from_a_catalogue(shell: Shell, arguments: list[str], mend: str) -> None:
+    assert mend in shell.refusal("resource", "add", RESOURCE, "--name", "tools", *arguments, code=2)
+
+
+def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> None:
+    """RFC 7591 2 and 3.2.1, RFC 8707."""
+    options = ("--auth", "client_secret_post", "--claim", "workspace_id=wks_1", "--ttl", "60", "--strict")
+    created = shell.json(*CREATE, *options)
+    secret = created.pop("client_secret")
+    assert secret.startswith("gths_")
+    assert created == {
+        "client_id": created["client_id"],
+        "client_name": "agent",
+        "token_endpoint_auth_method": "client_secret_post",
+        "disabled": False,
+        "strict": True,
+        "token_ttl": 60,
+        "claims": {"workspace_id": "wks_1"},
+        "grants": [{"resource": RESOURCE, "scope": "env:read"}],
+        "client_id_issued_at": created["client_id_issued_at"],
+    }
+    assert shell.json("client", "show", created["client_id"]) == created
+    assert shell.json("client", "list") == [created]
+
+
+def test_a_client_is_printed_for_people_as_well(shell: Shell) -> None:
+    result = shell.run(*CREATE, "--claim", "workspace_id=wks_1")
+    assert result.exit_code == 0
+    assert "client_secret" in result.stdout
+    assert f'may have "env:read" at {RESOURCE}' in result.stdout
+    assert "cannot be shown again" in result.stderr
+    listed = shell.text("client", "list")
+    assert "agent" in listed
+    assert "workspace_id=wks_1" in listed
+
+
+def test_a_secret_appears_once_and_is_kept_nowhere(shell: Shell) -> None:
+    for output in ("json", "table"):
+        created = shell.text(*CREATE, "--output", output)
+        [secret] = [word.strip('",') for word in created.split() if "gths_" in word]
+        client_id = next(word.strip('",') for word in created.split() if "agent_" in word)
+        assert created.count(secret) == 1
+        shell.outputs.clear()
+        for arguments in (
+            ["client", "list"],
+            ["client", "show", client_id],
+            ["client", "disable", client_id],
+            ["audit"],
+        ):
+            shell.text(*arguments)
+            shell.text(*arguments, "--output", "json")
+        assert client_id in "".join(shell.outputs)
+        assert secret not in "".join(shell.outputs)
+        stored = b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
+        assert client_id.encode() in stored
+        assert secret.removeprefix("gths_").encode() not in stored
+
+
+def test_clients_are_disabled_and_enabled(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    assert shell.json("client", "disable", client_id)["disabled"] is True
+    assert shell.json("client", "show", client_id)["disabled"] is True
+    assert shell.json("client", "enable", client_id)["disabled"] is False
+    assert "within one second" in shell.run("client", "enable", client_id).stderr
+
+
+def test_grants_are_added_and_removed(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    added = shell.json("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope", "org:read env:write")
+    assert added["grants"] == [{"resource": RESOURCE, "scope": "env:read env:write org:read"}]
+    removed = shell.json("client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "env:read org:read")
+    assert removed["grants"] == [{"resource": RESOURCE, "scope": "env:write"}]
+    assert "client show" in shell.refusal(
+        "client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "org:read"
+    )
+
+
+def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
+    first, second = (shell.json(*CREATE)["client_id"] for _ in range(2))
+    events = shell.json("audit")
+    assert [event["action"] for event in events[-3:]] == ["client.grant.add", "client.create", "client.grant.add"]
+    assert [event["object"] for event in events[-4:]] == [first, first, second, second]
+    assert all(event["actor"].startswith("admin:") for event in events)
+    assert events[-1]["time"].endswith("Z")
+    assert events[-1]["detail"] == {"resource": RESOURCE, "scope": ["env:read"]}
+    assert shell.json("audit", "--limit", "1") == events[-1:]
+    assert shell.json("audit", "--client", "agent_nobody") == []
+    assert "(none)" in shell.text("audit", "--jti", "nothing")
+    assert "client.create" in shell.text("audit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        pytest.param(["client", "show", "agent_no"], "authserver client list", id="show no client"),
+        pytest.param(["client", "disable", "agent_no"], "authserver client list", id="disable no client"),
+        pytest.param(["client", "enable", "agent_no"], "authserver client list", id="enable no client"),
+        pytest.param([*CREATE[:-1], "no:such"], "Its scopes are", id="unknown scope"),
+        pytest.param([*CREATE[:5], "https://no.example/mcp", *CREATE[6:]], "authserver resource add", id="no resource"),
+        pytest.param([*CREATE, "--claim", "scope=org:read"], "reserved claim", id="reserved claim"),
+        pytest.param(
+            ["resource", "add", "http://mcp.example.com", "--name", "a", "--scope", "b"], "https", id="plain http"
+        ),
+        pytest.param(["resource", "add", RESOURCE, "--name", "a", "--scope", "b c"], "A scope", id="scope syntax"),
+    ],
+)
+def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments: list[str], mend: str) -> None:
+    before = shell.json("audit")
+    assert mend in shell.refusal(*arguments)
+    assert shell.json("audit") == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["client", "create"], id="missing options"),
+        pytest.param(["client", "destroy"], id="unknown command"),
+        pytest.param([*CREATE, "--ttl", "3601"], id="TTL over an hour"),
+        pytest.param([*CREATE, "--ttl", "0"], id="TTL of nothing"),
+        pytest.param([*CREATE, "--claim", "workspace_id"], id="claim without a value"),
+        pytest.param([*CREATE, "--claim", "a=1", "--claim", "a=2"], id="claim twice"),
+        pytest.param([*CREATE, "--auth", "none"], id="unknown method"),
+        pytest.param(["audit", "--limit", "0"], id="no events"),
+        pytest.param(["client", "list", "--output", "xml"], id="unknown output"),
+        pytest.param(["--env-file", "/no/such/file", "client", "list"], id="no such env file"),
+    ],
+)
+def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
+    shell.refusal(*arguments, code=2)
+
+
+def every_command(group: click.Group, *path: str) -> Iterator[list[str]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, *path, name)
+        else:
+            yield [*path, name]
+
+
+@pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)
+def test_every_command_has_help_with_an_example_that_starts_with_it(empty: Shell, command: list[str]) -> None:
+    text = empty.text(*command, "--help")
+    assert "Example:" in text
+    assert f"authserver {' '.join(command)}" in text.partition("Example:")[2]
+
+
+COMMANDS_ON_A_DATABASE = [["client", "list"], ["resource", "list"], ["audit"], ["serve"], CREATE]
+
+
+@pytest.mark.parametrize("command", COMMANDS_ON_A_DATABASE, ids=lambda command: " ".join(command[:2]))
+def test_without_a_database_the_mend_is_init(empty: Shell, command: list[str]) -> None:
+    assert "Run: authserver init" in empty.refusal(*command)
+    assert not empty.database.exists()
+
+
+def make_empty(path: Path) -> None:
+    path.touch()
+
+
+def make_newer(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('9999')")
+    engine.dispose()
+
+
+def make_garbage(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 100)
+
+
+@pytest.mark.parametrize(
+    ("make", "mend"),
+    [
+        pytest.param(make_empty, "Run: authserver init", id="not migrated"),
+        pytest.param(make_newer, "Install that version", id="newer"),
+        pytest.param(make_garbage, "Check the database URL", id="no database"),
+        pytest.param(Path.mkdir, "Check the database URL", id="a folder"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_a_message_and_no_traceback(
+    empty: Shell, make: Callable[[Path], None], mend: str
+) -> None:
+    empty.database.parent.mkdir()
+    make(empty.database)
+    for command in COMMANDS_ON_A_DATABASE:
+        assert mend in empty.refusal(*command)
+
+
+@pytest.mark.parametrize("variable", ["AUTHSERVER_DATABASE_URL", "AUTHSERVER_KEYS_DIR"])
+def test_init_in_a_place_that_cannot_be_written_is_a_message_and_no_traceback(empty: Shell, variable: str) -> None:
+    (empty.folder / "file").touch()
+    place = f"{empty.folder}/file/here"
+    empty.environment[variable] = f"sqlite:///{place}" if variable.endswith("URL") else place
+    assert f"{empty.folder}/file" in empty.refusal("init")
+
+
+@pytest.mark.parametrize("command", [CREATE, ["serve"]], ids=["client create", "serve"])
+def test_without_the_sealing_key_nothing_is_created_or_served(shell: Shell, command: list[str]) -> None:
+    (shell.folder / "keys" / "sealing.key").unlink()
+    assert "There is no sealing key" in shell.refusal(*command)
+    assert shell.json("client", "list") == []
+
+
+def test_every_wrong_setting_is_named_at_once_and_no_value_is_repeated(shell: Shell) -> None:
+    shell.environment |= {
+        "AUTHSERVER_ISSUER": "http://as.example.com",
+        "AUTHSERVER_DATABASE_URL": "mysql://root:hunter2@db/x",
+        "AUTHSERVER_TOKEN_TTL": "3601",
+        "AUTHSERVER_WORKERS": "none",
+        "AUTHSERVER_SIGNING_ALGORITHM": "HS256",
+    }
+    message = shell.refusal("client", "list")
+    for name in ("ISSUER", "DATABASE_URL", "TOKEN_TTL", "WORKERS", "SIGNING_ALGORITHM"):
+        assert f"AUTHSERVER_{name}: " in message
+    assert "https" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        pytest.param("http://as.example.com", id="plain http"),
+        pytest.param("https://as.example.com/", id="slash at the end"),
+        pytest.param("https://as.example.com?a=b", id="query"),
+        pytest.param("https://as.example.com#", id="fragment"),
+        pytest.param("http://127.0.0.1.evil.example", id="host that begins like loopback"),
+    ],
+)
+def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
+    shell.environment["AUTHSERVER_ISSUER"] = "http://127.0.0.1:9000"
+    shell.text("client", "list")
+    shell.environment["AUTHSERVER_ISSUER"] = issuer
+    assert "AUTHSERVER_ISSUER" in shell.refusal("client", "list")
+
+
+def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
+    """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
+    shell.text("client", "list")
+    shell.environment |= {"AUTHLIB_INSECURE_TRANSPORT": "1", "AUTHSERVER_ISSUER": "http://as.example.com"}
+    assert "AUTHSERVER_ISSUER: must be https" in shell.refusal("client", "list")
+
+
+def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shell) -> None:
+    file = shell.folder / "settings.env"
+    url = shell.environment.pop("AUTHSERVER_DATABASE_URL")
+    file.write_text(f"AUTHSERVER_DATABASE_URL={url}\nRESOURCESERVER_ISSUER=https://elsewhere.example.com\n")
+    assert RESOURCE in shell.text("--env-file", str(file), "resource", "list")
+    shell.environment["AUTHSERVER_DATABASE_URL"] = f"sqlite:///{shell.folder}/absent.db"
+    assert "Run: authserver init" in shell.refusal("--env-file", str(file), "resource", "list")

@@ -1,0 +1,255 @@
+"""How a client proves who it is, and what a caller learns when it cannot (RFC 6749 2.3, 5.2)."""
+
+import hmac
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from support.authserver import AuthServer, basic_header, token_form
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.clients import secrets
+from gatehouse.authserver.clients.administration import set_disabled
+
+CONSTANT = "Client authentication failed. Check the client_id, the credential and the client's registered method."
+BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+def by_method(server: AuthServer, method: str, client_id: str, secret: str) -> TestResponse:
+    if method == BASIC:
+        return server.post_token(basic=(client_id, secret))
+    return server.post_token(token_form(client_id=client_id, client_secret=secret))
+
+
+def assert_invalid_client(response: TestResponse) -> None:
+    assert response.status_code == 401, response.text
+    assert response.json.pop("request_id") == response.headers["X-Request-Id"]
+    assert response.json["error"] == "invalid_client"
+    assert response.json["error_description"] == CONSTANT
+    assert response.headers["WWW-Authenticate"] == 'Basic realm="gatehouse", charset="UTF-8"'
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def disable(server: AuthServer, client_id: str) -> None:
+    with server.services.database.write() as session:
+        set_disabled(session, server.admin, client_id, disabled=True)
+
+
+@pytest.mark.parametrize(("registered", "other"), [(BASIC, POST), (POST, BASIC)])
+def test_a_client_authenticates_by_its_registered_method_only(
+    authserver: AuthServer, registered: str, other: str
+) -> None:
+    client, secret = authserver.create_client(auth_method=registered)
+    assert by_method(authserver, registered, client.client_id, secret).status_code == 200
+    assert_invalid_client(by_method(authserver, other, client.client_id, secret))
+    assert authserver.audit(actor=client.client_id)[-1]["reason"] == f"used {other}, registered for {registered}"
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
+def test_the_scheme_of_basic_has_no_case(authserver: AuthServer, scheme: str) -> None:
+    """RFC 9110 11.1."""
+    client, secret = authserver.create_client()
+    header = basic_header(client.client_id, secret).replace("Basic", scheme)
+    assert authserver.post_token(headers={"Authorization": header}).status_code == 200
+
+
+def test_basic_credentials_are_form_encoded_inside(authserver: AuthServer) -> None:
+    """RFC 6749 2.3.1: "%5F" in the credentials is an underscore."""
+    client, secret = authserver.create_client()
+    encoded = (client.client_id.replace("_", "%5F"), secret.replace("_", "%5f"))
+    assert authserver.post_token(basic=encoded).status_code == 200
+
+
+def test_a_client_id_beside_basic_is_no_second_method_but_must_match(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    other, _ = authserver.create_client()
+    basic = (client.client_id, secret)
+    assert authserver.post_token(token_form(client_id=client.client_id), basic).status_code == 200
+    assert_invalid_client(authserver.post_token(token_form(client_id=other.client_id), basic))
+
+
+@pytest.mark.parametrize(
+    ("basic_secret", "form"),
+    [
+        pytest.param("right", {"client_secret": "right"}, id="Basic and post, both right"),
+        pytest.param("right", {"client_secret": "wrong"}, id="Basic right, post wrong"),
+        pytest.param("wrong", {"client_secret": "right"}, id="Basic wrong, post right"),
+        pytest.param("right", {"client_assertion": "e30.e30.e30"}, id="Basic and assertion"),
+        pytest.param(None, {"client_secret": "right", "client_assertion": "e30.e30.e30"}, id="post and assertion"),
+    ],
+)
+def test_two_methods_in_one_request_are_refused(
+    authserver: AuthServer, basic_secret: str | None, form: dict[str, str]
+) -> None:
+    """RFC 6749 2.3: a client must not use more than one method in a request."""
+    client, secret = authserver.create_client()
+    chosen = {"right": secret, "wrong": "gths_wrong"}
+    assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
+    sent = {name: chosen.get(value, value) for name, value in form.items()}
+    basic = None if basic_secret is None else (client.client_id, chosen[basic_secret])
+    refused = authserver.post_token(token_form(client_id=client.client_id, **sent), basic)
+    assert refused.status_code == 400
+    assert refused.json["error"] == "invalid_request"
+    assert "one method" in refused.json["error_description"]
+
+
+@pytest.mark.parametrize("method", [BASIC, POST])
+def test_unknown_wrong_and_disabled_cannot_be_told_apart(authserver: AuthServer, method: str) -> None:
+    """The enumeration of keycloak#26110, by text, status and headers."""
+    client, secret = authserver.create_client(auth_method=method)
+    disabled, disabled_secret = authserver.create_client(auth_method=method)
+    disable(authserver, disabled.client_id)
+    assert by_method(authserver, method, client.client_id, secret).status_code == 200
+    answers = [
+        by_method(authserver, method, client_id, sent)
+        for client_id, sent in (
+            ("agent_unknown", secret),
+            (client.client_id, "gths_wrong"),
+            (client.client_id, disabled_secret),
+            (disabled.client_id, disabled_secret),
+            (disabled.client_id, "gths_wrong"),
+        )
+    ]
+    seen = set()
+    for answer in answers:
+        assert_invalid_client(answer)
+        seen.add((answer.text.replace(answer.headers["X-Request-Id"], ""), *_constant_headers(answer)))
+    assert len(seen) == 1
+
+
+def _constant_headers(answer: TestResponse) -> list[tuple[str, str]]:
+    return sorted((name, value) for name, value in answer.headers if name != "X-Request-Id")
+
+
+@pytest.mark.parametrize(
+    ("form", "headers", "reason"),
+    [
+        pytest.param({}, {}, "no client authentication in the request", id="nothing"),
+        pytest.param({"client_id": "agent_a"}, {}, "no client authentication in the request", id="only a client_id"),
+        pytest.param({"client_secret": "a"}, {}, "no client authentication in the request", id="only a secret"),
+        pytest.param(
+            {"client_assertion": "e30.e30.e30"}, {}, "no client is registered for private_key_jwt", id="assertion"
+        ),
+        pytest.param({}, {"Authorization": "Bearer abc"}, "Authorization scheme is not Basic", id="Bearer"),
+        pytest.param({}, {"Authorization": "Basic"}, "Basic credentials have no colon", id="Basic and nothing"),
+        pytest.param({}, {"Authorization": ""}, "Authorization scheme is not Basic", id="empty header"),
+        pytest.param(
+            {}, {"Authorization": basic_header("agent_a", "")}, "Basic credentials are empty", id="empty secret"
+        ),
+        pytest.param({}, {"Authorization": basic_header("", "a")}, "Basic credentials are empty", id="empty client_id"),
+    ],
+)
+def test_a_request_without_usable_credentials_gets_the_same_answer_and_its_reason_is_recorded(
+    authserver: AuthServer, form: dict[str, str], headers: dict[str, str], reason: str
+) -> None:
+    assert_invalid_client(authserver.post_token(token_form(**form), headers=headers))
+    event_ = [row for row in authserver.audit() if row["action"] == "token.issue"][-1]
+    assert event_["outcome"] == "refused"
+    assert event_["reason"].startswith(reason)
+
+
+def test_authentication_comes_before_every_judgement_of_the_request(authserver: AuthServer) -> None:
+    """Who is not a client learns nothing of grants, resources or scopes."""
+    client, secret = authserver.create_client()
+    form = {"grant_type": "password", "scope": '"', "resource": "nonsense"}
+    assert authserver.post_token(form, (client.client_id, secret)).json["error"] == "unsupported_grant_type"
+    assert_invalid_client(authserver.post_token(form, (client.client_id, "gths_wrong")))
+
+
+def test_a_disabled_client_gets_tokens_again_when_it_is_enabled(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    disable(authserver, client.client_id)
+    with authserver.services.database.write() as session:
+        set_disabled(session, authserver.admin, client.client_id, disabled=False)
+    assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
+
+
+def test_the_secret_of_one_client_does_not_open_another(authserver: AuthServer) -> None:
+    first, first_secret = authserver.create_client()
+    second, second_secret = authserver.create_client()
+    assert authserver.post_token(basic=(first.client_id, first_secret)).status_code == 200
+    assert_invalid_client(authserver.post_token(basic=(first.client_id, second_secret)))
+    assert_invalid_client(authserver.post_token(basic=(second.client_id, first_secret)))
+
+
+def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
+    statements: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        statements.append(statement)
+
+    event.listen(server.services.database.engine, "before_cursor_execute", note)
+    try:
+        action()
+    finally:
+        event.remove(server.services.database.engine, "before_cursor_execute", note)
+    return len(statements)
+
+
+def count_digests_and_comparisons(action: Callable[[], Any]) -> tuple[int, int]:
+    digests = comparisons = 0
+
+    def note(frame: FrameType, kind: str, argument: Any) -> None:
+        nonlocal digests, comparisons
+        digests += kind == "call" and frame.f_code is secrets.digest.__code__
+        comparisons += kind == "c_call" and argument is hmac.compare_digest
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return digests, comparisons
+
+
+@pytest.mark.parametrize("method", [BASIC, POST])
+def test_every_failed_authentication_costs_the_same_statements_and_digests(authserver: AuthServer, method: str) -> None:
+    """The timing side of keycloak#26110, as counts: no client is known by the work done for it."""
+    clients = {
+        "wrong secret": authserver.create_client(auth_method=method)[0].client_id,
+        "other method": authserver.create_client(auth_method=POST if method == BASIC else BASIC)[0].client_id,
+        "disabled": authserver.create_client(auth_method=method)[0].client_id,
+        "unknown": "agent_unknown",
+    }
+    disable(authserver, clients["disabled"])
+    authserver.post_token(basic=("agent_warm", "up"))
+    costs = {}
+    for name, client_id in clients.items():
+
+        def attempt(client_id: str = client_id) -> None:
+            assert_invalid_client(by_method(authserver, method, client_id, "gths_wrong"))
+
+        def cost(attempt: Callable[[], None] = attempt) -> tuple[int, int]:
+            return count_digests_and_comparisons(attempt)
+
+        digests: list[tuple[int, int]] = []
+        statements = count_statements(authserver, lambda cost=cost, digests=digests: digests.append(cost()))
+        costs[name] = (statements, *digests[0])
+    assert len(set(costs.values())) == 1, costs
+    assert costs["unknown"][1:] == (secrets.MAX_SECRETS, secrets.MAX_SECRETS)
+    assert costs["unknown"][0] > 0
+
+
+def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
+    secret, pepper = secrets.generate_secret(), b"p" * 32
+    stored = [secrets.StoredSecret("pep_1", secrets.digest(pepper, secret))]
+    assert secrets.matches(secret, stored, {"pep_1": pepper})
+    assert not secrets.matches(secret, stored, {"pep_1": b"q" * 32})
+    assert not secrets.matches(secret, stored, {"pep_2": pepper})
+    assert not secrets.matches(secret, [], {"pep_1": pepper})
+
+
+def test_a_digest_of_zeros_in_the_database_opens_nothing() -> None:
+    """The padding of absent secrets must not be a secret that can be guessed."""
+    stored = [secrets.StoredSecret("gone", bytes(32))]
+    assert not secrets.matches("gths_any", stored, {"pep_1": b"p" * 32})
+    assert not secrets.matches("", stored, {})
+
+
+def test_a_secret_has_a_recognisable_prefix_and_256_random_bits() -> None:
+    made = {secrets.generate_secret() for _ in range(50)}
+    assert len(made) == 50
+    assert all(secret.startswith("gths_") and len(secret) == len("gths_") + 43 for secret in made)

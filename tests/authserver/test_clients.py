@@ -1,0 +1,263 @@
+"""What an admin does to clients and resources, beside the command line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.clients import administration as clients
+from gatehouse.authserver.clients.administration import Registration
+from gatehouse.authserver.clients.registry import list_clients, load_client
+from gatehouse.authserver.resources import administration as resources
+from gatehouse.authserver.resources.administration import ScopeDeclaration
+from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.store.models import ClientRow, ClientSecretRow
+from gatehouse.shared.claims import MAX_STATIC_CLAIMS, RESERVED_CLAIMS
+
+
+def change(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    with server.services.database.write() as session:
+        return function(session, server.admin, *arguments, **named)
+
+
+def register(server: AuthServer, **changes: Any) -> Any:
+    registration = Registration(**{"name": "agent", "resource": RESOURCE, "scope": "env:read", **changes})
+    return change(server, clients.create_client, server.services.keys.ring(), registration)
+
+
+def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    """Return the message of a refused change, and see that it changed nothing and left no event."""
+    before = server.audit(actor="admin:tester")
+    with pytest.raises(Refused) as refused:
+        function(server, *arguments, **named)
+    assert server.audit(actor="admin:tester") == before
+    return str(refused.value)
+
+
+def test_a_registered_client_is_what_its_registration_says(authserver: AuthServer) -> None:
+    client, secret = register(
+        authserver,
+        name="ci agent",
+        scope="org:read env:read",
+        auth_method="client_secret_post",
+        token_ttl=60,
+        strict=True,
+        claims={"workspace_id": "wks_1"},
+    )
+    assert client.client_id.startswith("agent_")
+    assert secret.startswith("gths_")
+    with authserver.services.database.read() as session:
+        assert load_client(session, client.client_id) == client
+    assert (client.client_name, client.token_endpoint_auth_method) == ("ci agent", "client_secret_post")
+    assert (client.token_ttl, client.strict, client.disabled) == (60, True, False)
+    assert client.claims == {"workspace_id": "wks_1"}
+    assert client.grants == {RESOURCE: {"env:read", "org:read"}}
+    assert client.created_at == int(authserver.clock())
+
+
+def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthServer) -> None:
+    client, secret = register(authserver)
+    with authserver.services.database.read() as session:
+        row = session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)).one()
+    assert len(row.digest) == 32
+    assert secret.startswith(row.hint)
+    assert len(row.hint) == 9
+    assert secret not in repr(client)
+    authserver.services.database.close()
+    files = [path for path in authserver.folder.rglob("*") if path.is_file()]
+    assert any(client.client_id.encode() in path.read_bytes() for path in files)
+    assert not [path for path in files if secret.removeprefix("gths_").encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        pytest.param({"name": ""}, "1 to 128 printable", id="no name"),
+        pytest.param({"name": "a" * 129}, "1 to 128 printable", id="long name"),
+        pytest.param({"name": "a\x1b[31m"}, "1 to 128 printable", id="name with an escape"),
+        pytest.param({"name": "a\nb"}, "1 to 128 printable", id="name of two lines"),
+        pytest.param({"auth_method": "none"}, "client_secret_basic", id="public client"),
+        pytest.param({"token_ttl": 0}, "1 to 3600", id="no time"),
+        pytest.param({"token_ttl": 3601}, "1 to 3600", id="more than an hour"),
+        pytest.param({"scope": "no:such"}, "Its scopes are: env:read, env:write, org:read", id="unknown scope"),
+        pytest.param({"scope": "env:read "}, "cannot be read", id="scope syntax"),
+        pytest.param({"scope": ""}, "cannot be read", id="no scope"),
+        pytest.param({"resource": OTHER_RESOURCE}, "authserver resource add", id="unknown resource"),
+        pytest.param({"resource": "mcp"}, "absolute", id="resource syntax"),
+        pytest.param({"resource": "http://mcp.example.com/mcp"}, "https", id="plain http"),
+        pytest.param({"claims": {"Name": "a"}}, "lower case", id="claim name"),
+        pytest.param({"claims": {"name": "a\nb"}}, "printable ASCII", id="claim value"),
+        pytest.param({"claims": {"name": ""}}, "printable ASCII", id="empty claim"),
+        pytest.param(
+            {"claims": {f"c{n}": "a" for n in range(MAX_STATIC_CLAIMS + 1)}}, "at most 16", id="too many claims"
+        ),
+    ],
+)
+def test_a_registration_that_cannot_work_is_refused_with_the_mend(
+    authserver: AuthServer, changes: dict[str, Any], mend: str
+) -> None:
+    register(authserver)
+    assert mend in refusal(authserver, register, **changes)
+    with authserver.services.database.read() as session:
+        assert len(list_clients(session)) == 1
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_CLAIMS))
+def test_no_registered_claim_can_be_set_on_a_client(authserver: AuthServer, name: str) -> None:
+    """A static claim named `scope` or `cnf` would be acted upon (cf. keycloak CVE-2026-16102)."""
+    register(authserver, claims={f"x_{name}": "a"})
+    assert f"{name} is a reserved claim" in refusal(authserver, register, claims={name: "a"})
+
+
+def test_grants_are_added_to_those_that_the_client_has(authserver: AuthServer) -> None:
+    change(authserver, resources.add_resource, OTHER_RESOURCE, "other", [ScopeDeclaration("log:read")])
+    client, _ = register(authserver)
+    change(authserver, clients.add_grant, client.client_id, RESOURCE, "env:read org:read")
+    changed = change(authserver, clients.add_grant, client.client_id, OTHER_RESOURCE, "log:read")
+    assert changed.grants == {RESOURCE: {"env:read", "org:read"}, OTHER_RESOURCE: {"log:read"}}
+
+
+def test_a_grant_names_its_resource_in_any_equal_form(authserver: AuthServer) -> None:
+    client, _ = register(authserver)
+    changed = change(authserver, clients.add_grant, client.client_id, "https://MCP.example.com:443/mcp", "org:read")
+    assert changed.grants == {RESOURCE: {"env:read", "org:read"}}
+
+
+def test_removed_scopes_are_gone_and_the_others_stay(authserver: AuthServer) -> None:
+    client, _ = register(authserver, scope="env:read org:read")
+    changed = change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
+    assert changed.grants == {RESOURCE: {"env:read"}}
+
+
+@pytest.mark.parametrize("scope", ["org:read", "env:read org:read", "no:such"])
+def test_what_a_client_does_not_have_cannot_be_removed(authserver: AuthServer, scope: str) -> None:
+    client, _ = register(authserver)
+
+    def remove(server: AuthServer, scope: str) -> None:
+        change(server, clients.remove_grant, client.client_id, RESOURCE, scope)
+
+    assert f"authserver client show {client.client_id}" in refusal(authserver, remove, scope)
+    with authserver.services.database.read() as session:
+        assert load_client(session, client.client_id) == client
+    remove(authserver, "env:read")
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        pytest.param(lambda s: change(s, clients.set_disabled, "agent_no", disabled=True), id="disable"),
+        pytest.param(lambda s: change(s, clients.add_grant, "agent_no", RESOURCE, "env:read"), id="grant"),
+        pytest.param(lambda s: change(s, clients.remove_grant, "agent_no", RESOURCE, "env:read"), id="remove a grant"),
+    ],
+)
+def test_a_change_of_an_unknown_client_is_refused(authserver: AuthServer, do: Callable[[AuthServer], Any]) -> None:
+    assert "authserver client list" in refusal(authserver, do)
+
+
+def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer) -> None:
+    client, _ = register(authserver)
+    change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")
+    change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
+    change(authserver, clients.set_disabled, client.client_id, disabled=True)
+    change(authserver, clients.set_disabled, client.client_id, disabled=False)
+    events = authserver.audit(actor="admin:tester")
+    assert [event["action"] for event in events] == [
+        "resource.add",
+        "client.create",
+        "client.grant.add",
+        "client.grant.add",
+        "client.grant.remove",
+        "client.disable",
+        "client.enable",
+    ]
+    assert {event["object"] for event in events[1:]} == {client.client_id}
+    assert {event["outcome"] for event in events} == {"allowed"}
+    assert events[3]["detail"] == {"resource": RESOURCE, "scope": ["org:read"]}
+
+
+def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: AuthServer) -> None:
+    keys = authserver.services.keys.ring()
+
+    def fail(session: Session) -> None:
+        clients.create_client(session, authserver.admin, keys, Registration("agent", RESOURCE, "env:read"))
+        assert session.scalars(select(ClientRow)).all()
+        raise Refused("after all")
+
+    with pytest.raises(Refused, match="after all"), authserver.services.database.write() as session:
+        fail(session)
+    with authserver.services.database.read() as session:
+        assert list_clients(session) == []
+    assert "client.create" not in {event["action"] for event in authserver.audit()}
+
+
+def declare(server: AuthServer, *scopes: ScopeDeclaration, name: str = "other") -> Any:
+    return change(server, resources.add_resource, OTHER_RESOURCE, name, list(scopes))
+
+
+def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver: AuthServer) -> None:
+    declare(authserver, ScopeDeclaration("log:read", "See logs"))
+    declare(authserver, ScopeDeclaration("log:write", "", ("log:read",)))
+    with authserver.services.database.read() as session:
+        resource = load_resource(session, OTHER_RESOURCE)
+    assert resource is not None
+    assert resource.scopes == {"log:read": "See logs", "log:write": ""}
+    assert resource.hierarchy.implies == {"log:write": {"log:read"}}
+    assert [e["action"] for e in authserver.audit() if e["object"] == OTHER_RESOURCE] == [
+        "resource.add",
+        "resource.update",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "mend"),
+    [
+        pytest.param([], "at least one scope", id="no scope"),
+        pytest.param([ScopeDeclaration("a:b"), ScopeDeclaration("a:b")], "each scope once", id="a scope twice"),
+        pytest.param([ScopeDeclaration("a:b", "", ("c:d",))], "c:d, which is not declared", id="unknown implied scope"),
+    ],
+)
+def test_a_declaration_that_cannot_work_is_refused(
+    authserver: AuthServer, scopes: list[ScopeDeclaration], mend: str
+) -> None:
+    assert mend in refusal(authserver, lambda server: declare(server, *scopes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("a" * 129, id="too long"),
+        pytest.param("tools\x1b[2J", id="escape"),
+        pytest.param("tools\nothers", id="two lines"),
+    ],
+)
+def test_a_resource_name_is_bounded_and_printable_like_a_client_name(authserver: AuthServer, name: str) -> None:
+    """It is printed by `resource list`, and its column holds 128 characters."""
+    assert "printable" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(b"scopes", id="not JSON"),
+        pytest.param(b'{"scopes": [], "scopes": [{"scope": "a"}]}', id="a member twice"),
+        pytest.param(b'{"scope": "a"}', id="no scopes"),
+        pytest.param(b'{"scopes": ["a"]}', id="scopes are texts"),
+        pytest.param(b'{"scopes": [{"description": "a"}]}', id="scope without a name"),
+        pytest.param(b'{"scopes": [{"scope": "a b"}]}', id="scope syntax"),
+        pytest.param(b'{"scopes": [{"scope": "a", "implies": "b"}]}', id="implies is a text"),
+        pytest.param(b'{"scopes": [{"scope": "a", "implies": ["\\u0430"]}]}', id="implied scope syntax"),
+        pytest.param(b'{"scopes": [{"scope": "a", "description": "\\u001b[2J"}]}', id="description with an escape"),
+    ],
+)
+def test_a_catalogue_that_is_none_is_refused(document: bytes) -> None:
+    catalogue = (
+        b'{"resource": "https://a.example/mcp", "scopes": [{"scope": "a", "description": "See", "implies": []}]}'
+    )
+    assert resources.parse_catalogue(catalogue) == ("https://a.example/mcp", [ScopeDeclaration("a", "See", ())])
+    with pytest.raises(Refused):
+        resources.parse_catalogue(document)

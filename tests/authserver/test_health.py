@@ -1,0 +1,36 @@
+"""/livez and /readyz."""
+
+from sqlalchemy import update
+from support.authserver import AuthServer
+
+from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.store.models import SigningKeyRow
+
+
+def test_a_server_that_can_issue_tokens_is_ready(authserver: AuthServer) -> None:
+    response = authserver.http.get("/readyz")
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    assert response.json == {"status": "ok", "database": "ok", "signing_key": "ok"}
+
+
+def test_a_server_without_its_database_lives_and_is_not_ready(authserver: AuthServer) -> None:
+    assert authserver.http.get("/readyz").status_code == 200
+    authserver.services.database.close()
+    (authserver.folder / "authserver.db").rename(authserver.folder / "gone.db")
+    (authserver.folder / "authserver.db").mkdir()
+    response = authserver.http.get("/readyz")
+    assert (response.status_code, response.headers["Cache-Control"]) == (503, "no-store")
+    assert response.json["status"] == "unavailable"
+    assert response.json["database"] == "does not answer"
+    assert str(authserver.folder) not in response.text
+    assert authserver.http.get("/livez").json == {"status": "ok"}
+
+
+def test_a_server_whose_keys_do_not_open_is_not_ready(authserver: AuthServer) -> None:
+    with authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).values(sealed=b""))
+    app = create_app(authserver.settings, authserver.clock)
+    response = app.test_client().get("/readyz")
+    close_app(app)
+    assert response.status_code == 503
+    assert response.json == {"status": "unavailable", "database": "ok", "signing_key": "none is usable"}

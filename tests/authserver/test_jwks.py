@@ -1,0 +1,59 @@
+"""The published key set (RFC 7517 5)."""
+
+import pytest
+from sqlalchemy import update
+from support.authserver import AuthServer
+
+from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.shared.jose import parse_key_set
+
+PATH = "/.well-known/jwks.json"
+
+
+def test_the_key_set_holds_public_keys_only(authserver: AuthServer) -> None:
+    response = authserver.http.get(PATH)
+    assert response.status_code == 200
+    assert response.content_type == "application/jwk-set+json"
+    [jwk] = response.json["keys"]
+    assert jwk.keys() == {"kty", "crv", "x", "y", "kid", "alg", "use"}
+    assert (jwk["kty"], jwk["crv"], jwk["alg"], jwk["use"]) == ("EC", "P-256", "ES256", "sig")
+    [key] = parse_key_set(response.data).values()
+    assert jwk["kid"] == key.thumbprint
+
+
+def test_a_reader_may_keep_the_key_set_for_five_minutes(authserver: AuthServer) -> None:
+    headers = authserver.http.get(PATH).headers
+    assert headers["Cache-Control"] == "public, max-age=300"
+    assert headers["ETag"] == authserver.http.get(PATH).headers["ETag"]
+
+
+@pytest.mark.parametrize(
+    "known", ["{etag}", "W/{etag}", '"other", {etag}', pytest.param("*", id="any (RFC 9110 13.1.2)")]
+)
+def test_a_reader_that_has_the_key_set_is_told_so_without_a_body(authserver: AuthServer, known: str) -> None:
+    etag = authserver.http.get(PATH).headers["ETag"]
+    response = authserver.http.get(PATH, headers={"If-None-Match": known.format(etag=etag)})
+    assert response.status_code == 304
+    assert response.data == b""
+    assert (response.headers["ETag"], response.headers["Cache-Control"]) == (etag, "public, max-age=300")
+
+
+@pytest.mark.parametrize("known", ['"other"', "", "{bare}"])
+def test_a_reader_that_has_another_key_set_gets_this_one(authserver: AuthServer, known: str) -> None:
+    first = authserver.http.get(PATH)
+    bare = first.headers["ETag"].strip('"')
+    response = authserver.http.get(PATH, headers={"If-None-Match": known.format(bare=bare)})
+    assert (response.status_code, response.data) == (200, first.data)
+
+
+def test_without_a_usable_key_readers_are_told_to_come_back_and_keep_nothing(authserver: AuthServer) -> None:
+    with authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).values(sealed=b"\x01" + bytes(60)))
+    app = create_app(authserver.settings, authserver.clock)
+    response = app.test_client().get(PATH)
+    close_app(app)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "2"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json["error"] == "temporarily_unavailable"

@@ -1,0 +1,328 @@
+"""Sealing, signing keys and peppers: what a copied, altered or absent database can and cannot do."""
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from support.authserver import ISSUER, AuthServer, settings_in
+from support.clock import FakeClock
+
+from gatehouse.authserver.keys.sealing import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
+from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
+from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
+from gatehouse.shared.jose import SigningKey, parse_key_set
+from gatehouse.shared.settings import InvalidSettings
+
+
+@pytest.fixture
+def sealing_key(authserver: AuthServer) -> SealingKey:
+    return load_sealing_key(authserver.settings)
+
+
+def key_store(server: AuthServer, sealing_key: SealingKey, alg: str = "ES256", **changes: Any) -> KeyStore:
+    """A store that has read nothing yet."""
+    return KeyStore(server.services.database, sealing_key, ISSUER, alg, **changes)
+
+
+def published(store: KeyStore) -> set[str]:
+    return set(parse_key_set(store.ring().jwks))
+
+
+def add_key(server: AuthServer, sealing_key: SealingKey, alg: str = "ES256", **purpose: Any) -> SigningKey:
+    """Insert a signing key; `purpose` changes what the sealed value says it is for."""
+    key = SigningKey.generate(alg)
+    said = {"issuer": ISSUER, "kid": key.kid, "alg": alg, **purpose}
+    sealed = sealing_key.seal(key.private_jwk(), "signing_key", said["issuer"], said["kid"], said["alg"])
+    with server.services.database.write() as session:
+        session.add(SigningKeyRow(kid=key.kid, alg=alg, sealed=sealed, created_at=int(server.clock()) + 10))
+    return key
+
+
+def test_what_is_sealed_opens_for_its_purpose() -> None:
+    key = SealingKey(os.urandom(32))
+    sealed = key.seal(b"a private key", "signing_key", "kid")
+    assert key.unseal(sealed, "signing_key", "kid") == b"a private key"
+    assert b"private" not in sealed
+    assert key.seal(b"a private key", "signing_key", "kid") != sealed
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        pytest.param(lambda sealed: b"\x02" + sealed[1:], id="version"),
+        pytest.param(lambda sealed: sealed[:1] + bytes([sealed[1] ^ 1]) + sealed[2:], id="nonce"),
+        pytest.param(lambda sealed: sealed[:13] + bytes([sealed[13] ^ 1]) + sealed[14:], id="ciphertext"),
+        pytest.param(lambda sealed: sealed[:-1] + bytes([sealed[-1] ^ 1]), id="tag"),
+        pytest.param(lambda sealed: sealed[:-1], id="cut"),
+        pytest.param(lambda sealed: sealed + b"\x00", id="longer"),
+        pytest.param(lambda sealed: sealed[:5], id="shorter than a nonce"),
+        pytest.param(lambda _: b"", id="empty"),
+    ],
+)
+def test_an_altered_sealed_value_does_not_open(altered: Callable[[bytes], bytes]) -> None:
+    key = SealingKey(os.urandom(32))
+    sealed = key.seal(b"a private key", "signing_key")
+    assert key.unseal(sealed, "signing_key") == b"a private key"
+    with pytest.raises(CannotUnseal):
+        key.unseal(altered(sealed), "signing_key")
+
+
+@pytest.mark.parametrize("purpose", [("pepper", "a"), ("signing_key", "b"), ("signing_key",), ("signing_key", "a", "")])
+def test_a_sealed_value_does_not_open_for_another_purpose_or_with_another_key(purpose: tuple[str, ...]) -> None:
+    key = SealingKey(os.urandom(32))
+    sealed = key.seal(b"a private key", "signing_key", "a")
+    with pytest.raises(CannotUnseal):
+        key.unseal(sealed, *purpose)
+    with pytest.raises(CannotUnseal):
+        SealingKey(os.urandom(32)).unseal(sealed, "signing_key", "a")
+
+
+def test_the_sealing_key_is_a_file_of_its_owner_and_made_once(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    assert create_sealing_key(settings)
+    path = settings.keys_dir / "sealing.key"
+    first = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert settings.keys_dir.stat().st_mode & 0o777 == 0o700
+    assert not create_sealing_key(settings)
+    assert path.read_bytes() == first
+    assert [file.name for file in settings.keys_dir.iterdir()] == ["sealing.key"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700 | 0o001])
+def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    settings = settings_in(tmp_path)
+    create_sealing_key(settings)
+    path = settings.keys_dir / "sealing.key"
+    load_sealing_key(settings)
+    path.chmod(mode)
+    with pytest.raises(InvalidSettings, match=f"chmod 600 {path}"):
+        load_sealing_key(settings)
+
+
+def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    create_sealing_key(settings)
+    path = settings.keys_dir / "sealing.key"
+    elsewhere = path.rename(tmp_path / "elsewhere.key")
+    path.symlink_to(elsewhere)
+    with pytest.raises(InvalidSettings, match="is a link"):
+        load_sealing_key(settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"A" * 42, b"A" * 44, b"!" * 43, b"\xff" * 43, b"A" * 1000])
+def test_a_sealing_key_that_is_none_is_refused_without_repeating_it(tmp_path: Path, content: bytes) -> None:
+    settings = settings_in(tmp_path)
+    create_sealing_key(settings)
+    (settings.keys_dir / "sealing.key").write_bytes(content)
+    with pytest.raises(InvalidSettings, match="must be 32 bytes in base64url") as refused:
+        load_sealing_key(settings)
+    assert not content or content.decode("latin-1") not in str(refused.value)
+
+
+def test_without_a_sealing_key_the_mend_is_init(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="authserver init"):
+        load_sealing_key(settings_in(tmp_path))
+
+
+def test_the_sealing_key_may_stand_in_the_environment_instead(tmp_path: Path) -> None:
+    text = base64.urlsafe_b64encode(b"k" * 32).rstrip(b"=").decode()
+    settings = settings_in(tmp_path, sealing_key=text)
+    assert not create_sealing_key(settings)
+    assert not settings.keys_dir.exists()
+    sealed = load_sealing_key(settings).seal(b"x", "purpose")
+    assert SealingKey(b"k" * 32).unseal(sealed, "purpose") == b"x"
+    assert text not in repr(settings)
+
+
+def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    before = key_store(authserver, sealing_key).ring()
+    with authserver.services.database.write() as session:
+        assert ensure_keys(session, sealing_key, ISSUER, "ES256", authserver.clock) == []
+    after = key_store(authserver, sealing_key).ring()
+    assert (after.jwks, after.peppers) == (before.jwks, before.peppers)
+
+
+def test_another_algorithm_gets_a_key_of_its_own_and_the_old_one_stays_published(
+    authserver: AuthServer, sealing_key: SealingKey
+) -> None:
+    old = key_store(authserver, sealing_key).ring().signing_key.kid
+    with authserver.services.database.write() as session:
+        [new] = ensure_keys(session, sealing_key, ISSUER, "RS256", authserver.clock)
+    store = key_store(authserver, sealing_key, "RS256")
+    assert store.ring().signing_key.kid == new
+    assert published(store) == {old, new}
+
+
+def test_processes_that_make_keys_at_once_end_with_one_of_each(authserver: AuthServer, tmp_path: Path) -> None:
+    settings, workers = settings_in(tmp_path / "race"), 4
+    together = Barrier(workers)
+    with authserver.services.database.write() as session:
+        session.execute(delete(SigningKeyRow))
+        session.execute(delete(PepperRow))
+
+    def make(_: int) -> tuple[bool, int]:
+        together.wait()
+        created = create_sealing_key(settings)
+        with authserver.services.database.write() as session:
+            return created, len(ensure_keys(session, load_sealing_key(settings), ISSUER, "ES256", authserver.clock))
+
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(make, range(workers)))
+    assert sum(created for created, _ in results) == 1
+    assert sum(made for _, made in results) == 1
+    ring = key_store(authserver, load_sealing_key(settings)).ring()
+    assert len(parse_key_set(ring.jwks)) == len(ring.peppers) == 1
+
+
+def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path) -> None:
+    environment = {
+        "AUTHSERVER_DATABASE_URL": f"sqlite:///{tmp_path}/var/authserver.db",
+        "AUTHSERVER_KEYS_DIR": str(tmp_path / "keys"),
+    }
+    command = [sys.executable, "-c", "from gatehouse.authserver.cli import main; main()", "init", "--output", "json"]
+    inits = [
+        subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0].decode() for process in inits]
+    assert [process.returncode for process in inits] == [0, 0], outputs
+    assert sum('"signing_key": "created' in output for output in outputs) == 1
+    assert sum('"sealing_key": "created"' in output for output in outputs) == 1
+
+
+def test_a_key_that_was_sealed_here_is_published_and_the_newest_signs(
+    authserver: AuthServer, sealing_key: SealingKey
+) -> None:
+    first = key_store(authserver, sealing_key).ring().signing_key.kid
+    added = add_key(authserver, sealing_key)
+    store = key_store(authserver, sealing_key)
+    assert published(store) == {first, added.kid}
+    assert store.ring().signing_key.kid == added.kid
+
+
+def insert_foreign(server: AuthServer, sealing_key: SealingKey) -> None:
+    add_key(server, SealingKey(os.urandom(32)))
+
+
+def insert_for_another_issuer(server: AuthServer, sealing_key: SealingKey) -> None:
+    add_key(server, sealing_key, issuer="https://staging.example.com")
+
+
+def insert_under_another_kid(server: AuthServer, sealing_key: SealingKey) -> None:
+    add_key(server, sealing_key, kid="another")
+
+
+def insert_copy(server: AuthServer, sealing_key: SealingKey) -> None:
+    with server.services.database.write() as session:
+        row = session.scalars(select(SigningKeyRow)).one()
+        session.add(SigningKeyRow(kid="copy", alg=row.alg, sealed=row.sealed, created_at=row.created_at + 10))
+
+
+def insert_unsealed(server: AuthServer, sealing_key: SealingKey) -> None:
+    key = SigningKey.generate("ES256")
+    with server.services.database.write() as session:
+        session.add(SigningKeyRow(kid=key.kid, alg="ES256", sealed=key.private_jwk(), created_at=2**31))
+
+
+def insert_a_sealed_pepper(server: AuthServer, sealing_key: SealingKey) -> None:
+    with server.services.database.write() as session:
+        pepper = session.scalars(select(PepperRow)).one()
+        session.add(SigningKeyRow(kid=pepper.pepper_id, alg="ES256", sealed=pepper.sealed, created_at=2**31))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        insert_foreign,
+        insert_for_another_issuer,
+        insert_under_another_kid,
+        insert_copy,
+        insert_unsealed,
+        insert_a_sealed_pepper,
+    ],
+)
+def test_a_row_that_does_not_open_is_neither_published_nor_used(
+    authserver: AuthServer, sealing_key: SealingKey, tamper: Callable[[AuthServer, SealingKey], None]
+) -> None:
+    """Somebody who can write to the database must not get a key of theirs trusted."""
+    before = key_store(authserver, sealing_key).ring()
+    tamper(authserver, sealing_key)
+    after = key_store(authserver, sealing_key).ring()
+    assert after.jwks == before.jwks
+    assert after.signing_key.kid == before.signing_key.kid
+
+
+def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    with authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).values(alg="RS256"))
+    for alg in ("ES256", "RS256"):
+        with pytest.raises(NoUsableKey, match="authserver init"):
+            key_store(authserver, sealing_key, alg).ring()
+
+
+def test_with_another_sealing_key_nothing_opens(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    assert key_store(authserver, sealing_key).ring()
+    with pytest.raises(NoUsableKey, match="put the old one back"):
+        key_store(authserver, SealingKey(os.urandom(32))).ring()
+
+
+def test_a_moved_pepper_does_not_open(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    with authserver.services.database.write() as session:
+        row = session.scalars(select(PepperRow)).one()
+        session.add(PepperRow(pepper_id="pep_moved", sealed=row.sealed, created_at=row.created_at + 10))
+        known = row.pepper_id
+    ring = key_store(authserver, sealing_key).ring()
+    assert set(ring.peppers) == {known}
+    assert ring.newest_pepper == known
+
+
+def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer) -> None:
+    ring = authserver.services.keys.ring()
+    assert b'"d"' not in ring.jwks
+    [pepper] = ring.peppers.values()
+    assert repr(pepper) not in repr(ring)
+
+
+@pytest.fixture
+def away(authserver: AuthServer) -> Iterator[Callable[[], None]]:
+    """Take the database away; nothing brings it back."""
+
+    def take() -> None:
+        authserver.services.database.close()
+        for file in authserver.folder.glob("authserver.db*"):
+            file.rename(authserver.folder / f"gone-{file.name}")
+        (authserver.folder / "authserver.db").mkdir()
+
+    yield take
+
+
+def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
+    authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock, away: Callable[[], None]
+) -> None:
+    store = key_store(authserver, sealing_key, monotonic=clock)
+    good = store.ring()
+    added = add_key(authserver, sealing_key)
+    clock.advance(1)
+    assert added.kid in published(store), "the store reads again after a second"
+    away()
+    clock.advance(3600)
+    assert set(parse_key_set(store.ring().jwks)) == {good.signing_key.kid, added.kid}
+
+
+def test_a_store_that_never_read_the_database_has_no_key_ring(
+    authserver: AuthServer, sealing_key: SealingKey, away: Callable[[], None]
+) -> None:
+    assert key_store(authserver, sealing_key).ring()
+    away()
+    with pytest.raises(SQLAlchemyError):
+        key_store(authserver, sealing_key).ring()

@@ -1,0 +1,49 @@
+"""The authorization server's metadata (RFC 8414)."""
+
+from support.authserver import ISSUER, AuthServer
+
+PATH = "/.well-known/oauth-authorization-server"
+
+
+def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthServer) -> None:
+    response = authserver.http.get(PATH)
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.json == {
+        "issuer": ISSUER,
+        "authorization_endpoint": f"{ISSUER}/authorize",
+        "token_endpoint": f"{ISSUER}/token",
+        "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
+        "response_types_supported": [],
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+    }
+
+
+def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None:
+    metadata = authserver.http.get(PATH).json
+    for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+        assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
+
+
+def test_every_registered_method_of_authentication_works(authserver: AuthServer) -> None:
+    for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
+        client, secret = authserver.create_client(auth_method=method)
+        form = {"grant_type": "client_credentials"}
+        if method == "client_secret_basic":
+            assert authserver.post_token(form, basic=(client.client_id, secret)).status_code == 200
+        else:
+            form |= {"client_id": client.client_id, "client_secret": secret}
+            assert authserver.post_token(form).status_code == 200
+
+
+def test_the_metadata_may_be_kept_and_is_open_to_no_other_origin(authserver: AuthServer) -> None:
+    headers = authserver.http.get(PATH).headers
+    assert headers["Cache-Control"] == "public, max-age=300"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_there_is_no_openid_configuration(authserver: AuthServer) -> None:
+    """This is no OpenID provider, and an OpenID client must not take it for one."""
+    assert authserver.http.get(PATH).status_code == 200
+    assert authserver.http.get("/.well-known/openid-configuration").status_code == 404

@@ -1,0 +1,218 @@
+"""The token endpoint's successful answer (RFC 6749 5.1) and the token in it (RFC 9068 2)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
+from support.clock import FakeClock
+
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.keys.store import ensure_keys
+from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.shared.claims import MAX_LIFETIME
+
+
+@pytest.fixture
+def configured(tmp_path: Path, authserver_template: Path, clock: FakeClock) -> Iterator[Any]:
+    """Run a server with other settings than the defaults."""
+    servers: list[AuthServer] = []
+
+    def run(**changes: Any) -> AuthServer:
+        server = AuthServer(tmp_path / f"server{len(servers)}", authserver_template, clock, **changes)
+        servers.append(server)
+        server.add_resource()
+        return server
+
+    yield run
+    for server in servers:
+        server.close()
+
+
+def claims_of(server: AuthServer, client: Client, secret: str, **parameters: str) -> dict[str, Any]:
+    response = server.post_token(token_form(**parameters), basic=(client.client_id, secret))
+    return server.read_token(response)[1]
+
+
+def test_the_answer_has_the_members_of_rfc_6749_and_no_others(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client("env:read org:read")
+    response = authserver.post_token(basic=(client.client_id, secret))
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.json.keys() == {"access_token", "token_type", "expires_in", "scope"}
+    assert response.json["token_type"] == "Bearer"
+    assert response.json["expires_in"] == 300
+    assert response.json["scope"] == "env:read org:read"
+
+
+def test_the_answer_is_not_stored_framed_sniffed_or_shared(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    headers = authserver.post_token(basic=(client.client_id, secret)).headers
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Pragma"] == "no-cache"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Request-Id"].startswith("req_")
+    assert "Set-Cookie" not in headers
+    assert not [name for name, _ in headers if name.lower().startswith("access-control-")]
+
+
+def test_every_answer_has_a_request_id_of_its_own_whatever_the_caller_sends(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    answers = [
+        authserver.post_token(basic=(client.client_id, sent), headers={"X-Request-Id": "req_forged"})
+        for sent in (secret, secret, "wrong")
+    ]
+    ids = {answer.headers["X-Request-Id"] for answer in answers}
+    assert len(ids) == 3
+    assert "req_forged" not in ids
+    assert answers[2].json["request_id"] == answers[2].headers["X-Request-Id"]
+
+
+def test_the_token_has_the_header_and_claims_of_rfc_9068(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client("org:read env:read")
+    header, claims = authserver.read_token(authserver.post_token(basic=(client.client_id, secret)))
+    assert (header.typ, header.alg) == ("at+jwt", "ES256")
+    assert header.kid == authserver.services.keys.ring().signing_key.kid
+    assert len(claims.pop("jti")) >= 16
+    assert claims == {
+        "iss": ISSUER,
+        "sub": client.client_id,
+        "client_id": client.client_id,
+        "aud": RESOURCE,
+        "iat": int(clock()),
+        "exp": int(clock()) + 300,
+        "scope": "env:read org:read",
+    }
+
+
+def test_no_two_tokens_share_a_jti(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    assert len({claims_of(authserver, client, secret)["jti"] for _ in range(20)}) == 20
+
+
+def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client(claims={"workspace_id": "wks_1", "team": "data platform"})
+    claims = claims_of(authserver, client, secret)
+    assert (claims["workspace_id"], claims["team"], claims["sub"]) == ("wks_1", "data platform", client.client_id)
+
+
+@pytest.mark.parametrize(
+    ("server_ttl", "client_ttl", "expected"),
+    [
+        pytest.param(300, None, 300, id="default"),
+        pytest.param(120, None, 120, id="server's setting"),
+        pytest.param(120, 60, 60, id="client's, shorter"),
+        pytest.param(120, 900, 900, id="client's, longer"),
+        pytest.param(120, MAX_LIFETIME, MAX_LIFETIME, id="client's, the maximum"),
+    ],
+)
+def test_a_token_lives_as_long_as_its_client_or_else_the_server_says(
+    configured: Any, server_ttl: int, client_ttl: int | None, expected: int
+) -> None:
+    server = configured(token_ttl=server_ttl)
+    client, secret = server.create_client(token_ttl=client_ttl)
+    response = server.post_token(basic=(client.client_id, secret))
+    claims = server.read_token(response)[1]
+    assert response.json["expires_in"] == claims["exp"] - claims["iat"] == expected
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
+def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock: FakeClock, alg: str) -> None:
+    server = configured(signing_algorithm=alg)
+    with server.services.database.write() as session:
+        ensure_keys(session, load_sealing_key(server.settings), ISSUER, alg, clock)
+    client, secret = server.create_client()
+    header, claims = server.read_token(server.post_token(basic=(client.client_id, secret)))
+    assert header.alg == alg
+    assert claims["sub"] == client.client_id
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "mend"),
+    [
+        pytest.param({"scope": "env:read"}, "invalid_request", "grant_type=client_credentials", id="none"),
+        pytest.param({"grant_type": ""}, "invalid_request", "grant_type=client_credentials", id="empty"),
+        pytest.param({"grant_type": "password"}, "unsupported_grant_type", "client_credentials", id="password"),
+        pytest.param({"grant_type": "refresh_token"}, "unsupported_grant_type", "client_credentials", id="refresh"),
+        pytest.param({"grant_type": "CLIENT_CREDENTIALS"}, "unsupported_grant_type", "client_credentials", id="case"),
+    ],
+)
+def test_any_other_grant_is_refused_with_the_mend(
+    authserver: AuthServer, form: dict[str, str], error: str, mend: str
+) -> None:
+    client, secret = authserver.create_client()
+    basic = (client.client_id, secret)
+    assert authserver.post_token(token_form(), basic).status_code == 200
+    refused = authserver.post_token(form, basic)
+    assert refused.status_code == 400
+    assert refused.json["error"] == error
+    assert mend in refused.json["error_description"]
+
+
+def test_a_form_may_say_that_it_is_utf_8(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    for content_type in (
+        "application/x-www-form-urlencoded; charset=UTF-8",
+        'Application/X-WWW-Form-Urlencoded;charset="utf-8"',
+    ):
+        response = authserver.post_token(basic=(client.client_id, secret), content_type=content_type)
+        assert response.status_code == 200
+
+
+def test_unknown_and_empty_parameters_are_passed_over(authserver: AuthServer) -> None:
+    """RFC 6749 3.2: unrecognized parameters are ignored, and one without a value counts as omitted."""
+    client, secret = authserver.create_client("env:read org:read")
+    form = token_form(scope="", resource="", audience="https://elsewhere.example.com", client_secret="")
+    response = authserver.post_token(form, basic=(client.client_id, secret))
+    assert authserver.read_token(response)[1]["aud"] == RESOURCE
+    assert response.json["scope"] == "env:read org:read"
+
+
+def test_an_issued_token_is_in_the_audit_trail_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    response = authserver.post_token(basic=(client.client_id, secret))
+    claims = authserver.read_token(response)[1]
+    [event] = authserver.audit(jti=claims["jti"])
+    assert (event["action"], event["outcome"]) == ("token.issue", "allowed")
+    assert (event["actor"], event["object"]) == (client.client_id, RESOURCE)
+    assert event["request_id"] == response.headers["X-Request-Id"]
+    assert event["detail"] == {"scope": "env:read", "exp": claims["exp"]}
+    assert event["time"] == int(clock() * 1000)
+
+
+def test_a_refusal_is_on_disk_before_its_answer_leaves(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    refused = authserver.post_token(token_form(scope="env:write"), basic=(client.client_id, secret))
+    assert refused.json["error"] == "invalid_scope"
+    request_id = refused.json["request_id"]
+    with authserver.services.database.read() as session:
+        rows = session.connection().exec_driver_sql(
+            "SELECT actor, outcome, reason FROM audit_event WHERE request_id = ?", (request_id,)
+        )
+        assert rows.all() == [(client.client_id, "refused", f"not granted at {RESOURCE}: env:write")]
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "https://as.example.com:8443",
+        "http://127.0.0.1:9000",
+        "http://localhost:9000",
+        "http://localhost",
+        "http://127.0.0.2:9000",
+        "http://[::1]:9000",
+    ],
+)
+def test_tokens_are_issued_in_the_name_of_every_issuer_that_the_settings_admit(configured: Any, issuer: str) -> None:
+    """Authlib has a judgement of its own about transports, which must not refuse what was admitted at the start."""
+    server = configured(issuer=issuer)
+    with server.services.database.write() as session:
+        session.execute(delete(SigningKeyRow))
+        ensure_keys(session, load_sealing_key(server.settings), issuer, "ES256", server.clock)
+    client, secret = server.create_client()
+    assert claims_of(server, client, secret)["iss"] == issuer

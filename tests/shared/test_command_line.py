@@ -1,0 +1,177 @@
+"""What both command lines have in common: output for people and programs, refusals, exit codes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, text
+
+from gatehouse.shared.command_line import (
+    AUDIT_COLUMNS,
+    Commands,
+    Refusal,
+    audit_records,
+    example,
+    iso_time,
+    output_option,
+    print_record,
+    print_records,
+)
+from gatehouse.shared.schema import SchemaMismatch
+from gatehouse.shared.settings import InvalidSettings
+
+RECORDS = [
+    {"name": "one", "scopes": ["a", "b"], "disabled": False, "ttl": None, "claims": {"x": "1"}, "hidden": 7},
+    {"name": "[bold]two[/bold]", "scopes": [], "disabled": True, "ttl": 300, "claims": {}, "hidden": 8},
+]
+COLUMNS = ("name", "scopes", "disabled", "ttl", "claims", "missing")
+
+
+def run(action: Callable[[str], Any], *arguments: str) -> Result:
+    """Run a command whose work is `action`, inside a group as the servers have one."""
+
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    @output_option
+    @example("group command --output json")
+    def command(output: str) -> None:
+        """Do it."""
+        action(output)
+
+    # As on a terminal, where click passes escape sequences on.
+    return CliRunner().invoke(group, ["command", *arguments], color=True)
+
+
+def test_a_time_is_utc_to_the_second_or_the_millisecond() -> None:
+    """RFC 3339."""
+    assert iso_time(0) == "1970-01-01T00:00:00Z"
+    assert iso_time(1_800_000_000.9) == "2027-01-15T08:00:00Z"
+    assert iso_time(1_800_000_000.123, "milliseconds") == "2027-01-15T08:00:00.123Z"
+
+
+def test_a_list_is_a_table_of_the_named_columns_for_people() -> None:
+    result = run(lambda output: print_records(RECORDS, COLUMNS, output))
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.output.splitlines()]
+    assert rows == [
+        ["name", "scopes", "disabled", "ttl", "claims", "missing"],
+        ["one", "a", "b", "no", "-", "x=1", "-"],
+        ["[bold]two[/bold]", "-", "yes", "300", "-", "-"],
+    ]
+
+
+def test_a_list_is_json_with_every_member_for_programs() -> None:
+    result = run(lambda output: print_records(RECORDS, COLUMNS, output), "--output", "json")
+    assert json.loads(result.output) == RECORDS
+
+
+def test_an_empty_list_says_so() -> None:
+    assert run(lambda output: print_records([], COLUMNS, output)).output == "(none)\n"
+    assert json.loads(run(lambda output: print_records([], COLUMNS, output), "--output", "json").output) == []
+
+
+def test_one_object_is_a_line_for_each_member_or_json() -> None:
+    result = run(lambda output: print_record(RECORDS[0], output))
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["name", "one"],
+        ["scopes", "a", "b"],
+        ["disabled", "no"],
+        ["ttl", "-"],
+        ["claims", "x=1"],
+        ["hidden", "7"],
+    ]
+    assert json.loads(run(lambda output: print_record(RECORDS[0], output), "--output", "json").output) == RECORDS[0]
+
+
+def test_a_table_that_is_piped_is_one_line_a_record_and_cuts_nothing() -> None:
+    """`audit` is read with grep: an object has up to 512 characters."""
+    long = [{"name": "n" * 512, "object": "o" * 255, "end": "end"}]
+    result = run(lambda output: print_records(long, ("name", "object", "end"), output))
+    [_, line] = result.output.splitlines()
+    assert line.split() == ["n" * 512, "o" * 255, "end"]
+
+
+@pytest.mark.parametrize(
+    "printer",
+    [
+        lambda value, output: print_records([{"name": value}], ("name",), output),
+        lambda value, output: print_record({"name": value}, output),
+    ],
+    ids=["a-list", "one-object"],
+)
+@pytest.mark.parametrize("value", ["x\nforged", "x\x1b[2Jforged", "x\rforged"], ids=repr)
+def test_a_stored_value_cannot_forge_a_line_of_the_terminal(printer: Callable[[str, str], None], value: str) -> None:
+    """CWE-150."""
+    plain = run(lambda output: printer("plain", output)).output.splitlines()
+    forged = run(lambda output: printer(value, output)).output.split("\n")[:-1]
+    assert len(forged) == len(plain)
+    assert all(line.isprintable() for line in forged)
+
+
+def raising(error: Exception) -> Callable[[str], None]:
+    def action(_: str) -> None:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refusal("No such client. Run: authserver client list"),
+        InvalidSettings("AUTHSERVER_BIND: must be HOST:PORT"),
+        SchemaMismatch("Run: authserver init"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_refusal_is_its_message_and_exit_code_1(error: Exception) -> None:
+    result = run(raising(error))
+    assert result.exit_code == 1
+    assert result.output == f"Error: {error}\n"
+
+
+def test_a_database_that_fails_is_a_message_without_sql() -> None:
+    def select_nothing(_: str) -> None:
+        with create_engine("sqlite://").begin() as connection:
+            connection.execute(text("SELECT * FROM nowhere WHERE secret = :secret"), {"secret": "hunter2"})
+
+    result = run(select_nothing)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: The database does not answer (OperationalError). Check the database URL")
+    assert "SELECT" not in result.output
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [["--output", "xml"], ["--unknown"], ["surplus"]], ids=" ".join)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = run(lambda _: None, *arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.output
+
+
+def test_help_ends_with_an_example() -> None:
+    result = run(lambda _: None, "--help")
+    assert result.exit_code == 0
+    assert "Example:\n    group command --output json" in result.output
+
+
+def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping() -> None:
+    row = {
+        **dict.fromkeys(AUDIT_COLUMNS),
+        "time": 1_800_000_000_123,
+        "detail": {"status": 401},
+        "id": 1,
+        "writer": "w_1",
+        "sequence": 1,
+        "previous": None,
+    }
+    [record] = audit_records([row])
+    assert record.pop("time") == "2027-01-15T08:00:00.123Z"
+    assert record.keys() == {*AUDIT_COLUMNS, "detail"} - {"time"}

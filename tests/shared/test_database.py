@@ -1,0 +1,173 @@
+"""How databases are opened: URLs, pragmas, locks, file modes."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, Engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from gatehouse.shared.database import READ_ONLY, create_file, open_async_engine, open_engine, parse_database_url
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> URL:
+    return parse_database_url(f"sqlite:///{tmp_path}/var/test.db")
+
+
+@pytest.fixture
+def engine(url: URL) -> Iterator[Engine]:
+    create_file(url)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY, secret TEXT UNIQUE)")
+        connection.exec_driver_sql("CREATE TABLE child (parent_id INTEGER REFERENCES parent (id))")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("text_", "backend", "database"),
+    [
+        ("sqlite:///var/file.db", "sqlite", "var/file.db"),
+        ("sqlite:////srv/file.db", "sqlite", "/srv/file.db"),
+        ("postgresql://user@host/name", "postgresql", "name"),
+        ("postgresql+psycopg://user:pw@host:5433/name", "postgresql", "name"),
+    ],
+)
+def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, backend: str, database: str) -> None:
+    url = parse_database_url(text_)
+    assert (url.get_backend_name(), url.database) == (backend, database)
+
+
+@pytest.mark.parametrize(
+    ("text_", "mend"),
+    [
+        ("", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("hunter2", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("postgresql://user:hunter2@host:port/name", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("nosuch://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
+        ("mysql://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+    ],
+)
+def test_anything_else_is_refused_with_the_mend_and_never_a_password(text_: str, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend) as refusal:
+        parse_database_url(text_)
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def check_pragmas(rows: list[object]) -> None:
+    assert rows == ["wal", 1, 5000]
+
+
+PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout")
+
+
+def test_sqlite_is_in_wal_mode_with_foreign_keys_and_patience(engine: Engine) -> None:
+    with engine.connect() as connection:
+        check_pragmas([connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS])
+
+
+@pytest.mark.anyio
+async def test_sqlite_is_the_same_on_an_event_loop(url: URL) -> None:
+    create_file(url)
+    engine = open_async_engine(url)
+    async with engine.connect() as connection:
+        check_pragmas([(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in PRAGMAS])
+    await engine.dispose()
+
+
+def test_a_reference_to_nothing_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        connection.exec_driver_sql("INSERT INTO child VALUES (1)")
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO child VALUES (2)")
+
+
+def other_process(engine: Engine) -> "closing[sqlite3.Connection]":
+    """A connection of the driver alone, which does not wait for locks."""
+    return closing(sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None))
+
+
+def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> None:
+    with other_process(engine) as other:
+        with engine.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_read_transaction_hinders_no_writer(engine: Engine) -> None:
+    with other_process(engine) as other, engine.execution_options(**READ_ONLY).begin() as reader:
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO parent (id) VALUES (1)")
+        other.execute("COMMIT")
+        # The reader goes on in the state that it began with.
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+
+
+def test_readers_go_on_while_a_transaction_writes(engine: Engine) -> None:
+    reader = engine.execution_options(**READ_ONLY)
+    with engine.begin() as writer:
+        writer.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        with reader.begin() as connection:
+            assert connection.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+    with reader.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM parent")).scalar() == 1
+
+
+def test_a_failed_transaction_changes_nothing(engine: Engine) -> None:
+    with pytest.raises(ZeroDivisionError), engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE late (id INTEGER)")
+        connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        raise ZeroDivisionError
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
+        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_master WHERE name = 'late'").scalar() == 0
+
+
+def test_an_error_repeats_no_parameter(engine: Engine) -> None:
+    insert = text("INSERT INTO parent (secret) VALUES (:secret)")
+    with engine.begin() as connection:
+        connection.execute(insert, {"secret": "hunter2"})
+    with pytest.raises(DBAPIError) as failure, engine.begin() as connection:
+        connection.execute(insert, {"secret": "hunter2"})
+    assert "hunter2" not in str(failure.value)
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_files_of_a_database_are_readable_by_their_owner_only(url: URL) -> None:
+    create_file(url)
+    path = Path(str(url.database))
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    engine.dispose()
+    assert modes == {"test.db": 0o600, "test.db-wal": 0o600, "test.db-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None:
+    create_file(engine.url)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
+
+
+def test_creating_the_file_of_a_server_does_nothing() -> None:
+    create_file(parse_database_url("postgresql://user@host/name"))

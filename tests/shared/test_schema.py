@@ -1,0 +1,144 @@
+"""Migrations of both servers: to the newest revision, and no start on any other."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from click.testing import CliRunner
+from sqlalchemy import inspect
+
+from gatehouse.authserver.cli import main as authserver_command
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import Base as AuthServerBase
+from gatehouse.resource.cli import main as resourceserver_command
+from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.store.models import Base as ResourceServerBase
+from gatehouse.shared import schema
+from gatehouse.shared.database import parse_database_url
+
+SERVERS = {
+    "authserver": (Database, AuthServerBase, authserver_command),
+    "resourceserver": (AdminDatabase, ResourceServerBase, resourceserver_command),
+}
+
+LATER_REVISION = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    op.execute("CREATE TABLE later (id INTEGER)")
+    {last}
+"""
+
+
+@pytest.fixture(params=SERVERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def database(name: str, tmp_path: Path) -> Iterator[Any]:
+    database = SERVERS[name][0](parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+    yield database
+    database.close()
+
+
+def set_revision(database: Any, revision: str) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+
+
+def tables(database: Any) -> set[str]:
+    return set(inspect(database.engine).get_table_names())
+
+
+def with_later_revision(folder: Path, last: str = "") -> str:
+    """Return the location of the authorization server's migrations and one more."""
+    [package] = importlib.util.find_spec("gatehouse.authserver.store").submodule_search_locations
+    shutil.copytree(Path(package) / "migrations", folder)
+    (folder / "versions" / "0002_later.py").write_text(LATER_REVISION.format(last=last))
+    return str(folder)
+
+
+def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
+    database.migrate()
+    with database.engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, SERVERS[name][1].metadata) == []
+    assert tables(database) == {*SERVERS[name][1].metadata.tables, "alembic_version"}
+
+
+def test_migrating_again_changes_nothing(database: Any) -> None:
+    database.migrate()
+    with database.engine.begin() as connection:
+        before = connection.exec_driver_sql("SELECT sql FROM sqlite_master ORDER BY name").all()
+    database.migrate()
+    with database.engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT sql FROM sqlite_master ORDER BY name").all() == before
+    database.require_current()
+
+
+def test_an_empty_database_is_refused_with_the_command_that_mends_it(database: Any, name: str) -> None:
+    with pytest.raises(schema.SchemaMismatch, match=f"Run: {name} init"):
+        database.require_current()
+    database.migrate()
+    database.require_current()
+
+
+def test_a_newer_database_is_refused_and_init_is_not_advised(database: Any) -> None:
+    database.migrate()
+    set_revision(database, "9999")
+    with pytest.raises(schema.SchemaMismatch, match=r"newer version\. Install that version") as refusal:
+        database.require_current()
+    assert "init" not in str(refusal.value)
+
+
+def test_a_newer_database_is_not_migrated(database: Any) -> None:
+    database.migrate()
+    set_revision(database, "9999")
+    with pytest.raises(schema.SchemaMismatch, match="newer version"):
+        database.migrate()
+
+
+def test_init_on_a_newer_database_is_a_refusal(
+    database: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", f"sqlite:///{tmp_path}/test.db")
+    run = CliRunner().invoke(SERVERS[name][2], ["init"])
+    assert run.exit_code == 0, run.output
+    set_revision(database, "9999")
+    run = CliRunner().invoke(SERVERS[name][2], ["init"])
+    assert run.exit_code == 1
+    assert "newer version" in run.output
+
+
+def test_an_older_database_is_refused_until_it_is_migrated(tmp_path: Path) -> None:
+    database = Database(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+    database.migrate()
+    migrations = with_later_revision(tmp_path / "migrations")
+    with pytest.raises(schema.SchemaMismatch, match="Run: authserver init"):
+        schema.require_current(database.engine, migrations, "authserver init")
+    schema.upgrade(database.engine, migrations)
+    schema.require_current(database.engine, migrations, "authserver init")
+    assert "later" in tables(database)
+    database.close()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    database = Database(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+    database.migrate()
+    before = tables(database)
+    with pytest.raises(ZeroDivisionError):
+        schema.upgrade(database.engine, with_later_revision(tmp_path / "migrations", "raise ZeroDivisionError"))
+    assert tables(database) == before
+    database.require_current()
+    database.close()

@@ -1,0 +1,165 @@
+"""Settings of both servers: judged as a whole, with a mend for each problem and no value repeated."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gatehouse.authserver.settings import Settings as AuthServerSettings
+from gatehouse.resource.settings import Settings as ResourceServerSettings
+from gatehouse.shared.settings import InvalidSettings, check_issuer, check_public_url, load_settings, parse_bind
+
+
+def problems_of(settings_class: type[AuthServerSettings | ResourceServerSettings]) -> dict[str, str]:
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings(settings_class)
+    return dict(line.split(": ", 1) for line in str(refusal.value).splitlines())
+
+
+def test_the_defaults_serve_on_loopback() -> None:
+    authserver, resource = load_settings(AuthServerSettings), load_settings(ResourceServerSettings)
+    assert (authserver.issuer, authserver.bind, authserver.token_ttl) == (
+        "http://127.0.0.1:9000",
+        "127.0.0.1:9000",
+        300,
+    )
+    assert authserver.issuer == resource.issuer
+    assert resource.resource == "http://127.0.0.1:8000/mcp"
+
+
+def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "AUTHSERVER_ISSUER": ("http://hunter2.example.com", "must be https"),
+        "AUTHSERVER_BIND": ("hunter2", "must be HOST:PORT"),
+        "AUTHSERVER_WORKERS": ("hunter2", "valid integer"),
+        "AUTHSERVER_THREADS": ("0", "greater than or equal to 1"),
+        "AUTHSERVER_DATABASE_URL": ("mysql://root:hunter2@host/name", "only sqlite:// and postgresql://"),
+        "AUTHSERVER_SIGNING_ALGORITHM": ("hunter2", "'ES256', 'RS256' or 'EdDSA'"),
+        "AUTHSERVER_TOKEN_TTL": ("3601", "less than or equal to 3600"),
+        "AUTHSERVER_LOG_FORMAT": ("hunter2", "'console' or 'json'"),
+        "AUTHSERVER_LOG_LEVEL": ("hunter2", "'DEBUG', 'INFO' or 'WARNING'"),
+    }
+    for name, (value, _) in wrong.items():
+        monkeypatch.setenv(name, value)
+    problems = problems_of(AuthServerSettings)
+    assert problems.keys() == wrong.keys()
+    for name, (_, mend) in wrong.items():
+        assert mend in problems[name]
+    assert "hunter2" not in str(problems)
+
+
+def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#hunter2", "without query or fragment"),
+        "RESOURCESERVER_ISSUER": ("https://hunter2.example.com/", "ends with a slash"),
+        "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
+        "RESOURCESERVER_WORKERS": ("65", "less than or equal to 64"),
+        "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
+        "RESOURCESERVER_BASELINE_SCOPES": ("hunter2  hunter2", "A scope is"),
+    }
+    for name, (value, _) in wrong.items():
+        monkeypatch.setenv(name, value)
+    problems = problems_of(ResourceServerSettings)
+    assert problems.keys() == wrong.keys()
+    for name, (_, mend) in wrong.items():
+        assert mend in problems[name]
+    assert "hunter2" not in str(problems)
+
+
+def test_an_env_file_is_read_and_a_variable_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file = tmp_path / "servers.env"
+    env_file.write_text("AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nRESOURCESERVER_WORKERS=9\nOTHER=x\n")
+    monkeypatch.setenv("AUTHSERVER_THREADS", "2")
+    settings = load_settings(AuthServerSettings, env_file)
+    assert (settings.token_ttl, settings.threads) == (60, 2)
+    assert load_settings(ResourceServerSettings, env_file).workers == 9
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    settings = load_settings(AuthServerSettings)
+    with pytest.raises(ValidationError):
+        settings.issuer = "https://evil.example"  # type: ignore[misc]
+
+
+def test_the_sealing_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    settings = load_settings(AuthServerSettings)
+    assert settings.sealing_key is not None
+    assert settings.sealing_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    "url", ["https://as.example.com", "https://as.example.com:8443", "http://127.0.0.1:9000", "http://localhost"]
+)
+def test_an_issuer_is_https_or_on_loopback(url: str) -> None:
+    """OAuth 2.1 1.5; RFC 8414 2."""
+    assert check_issuer(url) == check_public_url(url) == url
+
+
+def test_a_resource_may_have_a_path() -> None:
+    assert check_public_url("https://mcp.example.com/mcp") == "https://mcp.example.com/mcp"
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("http://as.example.com", "must be https"),
+        ("http://0.0.0.0:9000", "must be https"),
+        ("http://127.0.0.1.evil.example", "must be https"),
+        ("ftp://as.example.com", "must be https"),
+        ("as.example.com", "must be https"),
+        ("", "must be https"),
+        ("https://as.example.com/", "ends with a slash"),
+        ("https://as.example.com/tenant/", "ends with a slash"),
+        ("https://as.example.com/tenant", "has a path"),
+        ("https://as.example.com?x=1", "query or a fragment"),
+        ("https://as.example.com?", "query or a fragment"),
+        ("https://as.example.com#x", "query or a fragment"),
+        ("https://as.example.com#", "query or a fragment"),
+        ("https://as.example.com#/", "ends with a slash"),
+    ],
+)
+def test_what_is_no_issuer_is_refused_with_the_mend(url: str, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend):
+        check_issuer(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("https:", id="no-host"),
+        pytest.param("https:///as", id="an-empty-host"),
+        pytest.param("https://admin:hunter2@as.example.com", id="user-information"),
+        pytest.param("https://as.example.com:99999", id="no-such-port"),
+        pytest.param("https://as.example.com b", id="a-space"),
+        pytest.param("https://as.example.com\n", id="a-newline"),
+        pytest.param('https://as.example.com"', id="a-quote"),
+    ],
+)
+def test_an_issuer_that_clients_could_not_use_is_refused(url: str) -> None:
+    """RFC 8414 2: a URL with a host. It is published, compared to the letter, and put into other URLs."""
+    with pytest.raises(ValueError, match=r"^(?!.*hunter2)"):
+        check_issuer(url)
+
+
+def test_an_unreadable_issuer_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library's own message quotes the host and the password before it."""
+    monkeypatch.setenv("AUTHSERVER_ISSUER", "https://admin:hunter2@as\u2100.example.com")
+    assert "hunter2" not in str(problems_of(AuthServerSettings))
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [("127.0.0.1:9000", ("127.0.0.1", 9000)), ("[::1]:0", ("[::1]", 0)), ("localhost:65535", ("localhost", 65535))],
+)
+def test_a_bind_is_a_host_and_a_port(text: str, bind: tuple[str, int]) -> None:
+    assert parse_bind(text) == bind
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9000", ":9000", "host", "host:", "host:x", "host:-1", "host:65536", "host:٣", "host: 1"]
+)
+def test_what_is_no_bind_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be HOST:PORT"):
+        parse_bind(text)
