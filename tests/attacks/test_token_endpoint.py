@@ -192,7 +192,7 @@ def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(att
     """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit trail shows what was read."""
     for sent, read in (("a+b", "a b"), ("a%2Bb", "a+b"), ("a%3Ab", "a:b"), ("a%25b", "a%b")):
         assert_refused(attacked.server.post_token(basic=(sent, "gths_wrong")), "invalid_client", 401)
-        assert attacked.server.audit(actor=read)[-1]["reason"] == "unknown client"
+        assert attacked.server.audit(client=read)[-1]["reason"] == "unknown client"
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])

@@ -45,7 +45,7 @@ def test_a_client_authenticates_by_its_registered_method_only(
     client, secret = authserver.create_client(auth_method=registered)
     assert by_method(authserver, registered, client.client_id, secret).status_code == 200
     assert_invalid_client(by_method(authserver, other, client.client_id, secret))
-    assert authserver.audit(actor=client.client_id)[-1]["reason"] == f"used {other}, registered for {registered}"
+    assert authserver.audit(client=client.client_id)[-1]["reason"] == f"used {other}, registered for {registered}"
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])

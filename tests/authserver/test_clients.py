@@ -31,10 +31,10 @@ def register(server: AuthServer, **changes: Any) -> Any:
 
 def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
     """Return the message of a refused change, and see that it changed nothing and left no event."""
-    before = server.audit(actor="admin:tester")
+    before = server.audit(client="admin:tester")
     with pytest.raises(Refused) as refused:
         function(server, *arguments, **named)
-    assert server.audit(actor="admin:tester") == before
+    assert server.audit(client="admin:tester") == before
     return str(refused.value)
 
 
@@ -164,7 +164,7 @@ def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer)
     change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
     change(authserver, clients.set_disabled, client.client_id, disabled=True)
     change(authserver, clients.set_disabled, client.client_id, disabled=False)
-    events = authserver.audit(actor="admin:tester")
+    events = authserver.audit(client="admin:tester")
     assert [event["action"] for event in events] == [
         "resource.add",
         "client.create",

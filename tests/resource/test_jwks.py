@@ -17,7 +17,7 @@ from support.clock import FakeClock
 
 from gatehouse.resource.bearer.jwks import (
     COOLDOWN,
-    FIRST_RETRY,
+    FIRST_COOLDOWN,
     Fetched,
     FetchFailed,
     KeySource,
@@ -172,7 +172,7 @@ async def test_keys_are_unavailable_only_while_none_was_ever_known(
             await keys.find(KEY.kid)
     assert len(answers.etags) == 1
     answers.answer = good
-    clock.advance(FIRST_RETRY)
+    clock.advance(FIRST_COOLDOWN)
     assert await keys.find(KEY.kid) is not None
     answers.answer = answer
     clock.advance(COOLDOWN)

@@ -209,11 +209,11 @@ def test_events_are_found_by_who_which_token_and_which_request(writer: AuditWrit
     writer.record(allowed("a", actor="one", jti="j1", request_id="r1"))
     writer.record(allowed("b", actor="two", jti="j1", request_id="r2"))
     writer.commit_and_wait(allowed("c", actor="two", jti="j2", request_id="r3"))
-    assert actions(engine, actor="two") == ["b", "c"]
+    assert actions(engine, client="two") == ["b", "c"]
     assert actions(engine, jti="j1") == ["a", "b"]
     assert actions(engine, request_id="r3") == ["c"]
-    assert actions(engine, actor="two", jti="j1") == ["b"]
-    assert actions(engine, actor="' OR 1=1 --") == []
+    assert actions(engine, client="two", jti="j1") == ["b"]
+    assert actions(engine, client="' OR 1=1 --") == []
 
 
 def test_the_newest_events_are_found_the_oldest_of_them_first(

@@ -34,6 +34,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    or_,
     select,
 )
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -268,14 +269,19 @@ def find_events(
     connection: Connection,
     table: Table,
     *,
-    actor: str | None = None,
+    client: str | None = None,
     jti: str | None = None,
     request_id: str | None = None,
     limit: int = 50,
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch."""
+    """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
+
+    `client` finds what a client did, or was refused, and what was done to it.
+    """
     query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
-    for column, value in ((table.c.actor, actor), (table.c.jti, jti), (table.c.request_id, request_id)):
+    if client is not None:
+        query = query.where(or_(table.c.actor == client, table.c.object == client))
+    for column, value in ((table.c.jti, jti), (table.c.request_id, request_id)):
         if value is not None:
             query = query.where(column == value)
     newest_first: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]

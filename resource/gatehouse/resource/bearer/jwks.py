@@ -24,6 +24,9 @@ COOLDOWN = 5.0
 FIRST_RETRY = 0.5
 """Seconds between two tries while no key is known: the resource server may start before its issuer."""
 
+FIRST_COOLDOWN = 0.125
+"""Seconds after a fetch in which a request does not cause another while no key is known."""
+
 _TIMEOUT = 5.0
 _MAX_LENGTH = 64 * 1024
 _MAX_ETAG = 256
@@ -119,7 +122,7 @@ class KeySource:
         """
         if (key := self._keys.get(kid)) is not None:
             return key
-        await self._refresh_once(COOLDOWN if self._keys else FIRST_RETRY)
+        await self._refresh_once(COOLDOWN if self._keys else FIRST_COOLDOWN)
         if not self._keys:
             raise KeysUnavailable
         return self._keys.get(kid)
