@@ -106,11 +106,9 @@ async def test_the_two_audit_trails_are_joined_by_the_token(stack: LocalStack, w
         await agent.refused("create_environment", name="never")
     # What is batched is on disk within 200 ms: well before a command has started.
     of_client = ("audit", "--client", credentials["client_id"])
-    issued = stack.run_json("authserver", *of_client)
+    issued = [event for event in stack.run_json("authserver", *of_client) if event["action"] == "token.issue"]
     called = stack.run_json("resourceserver", *of_client)
-    assert {event["action"] for event in issued} == {"token.issue"}
-    issued_jtis = {event["jti"] for event in issued}
-    assert {event["jti"] for event in called} <= issued_jtis
+    assert {event["jti"] for event in called} <= {event["jti"] for event in issued}
     assert ("create_environment", "refused", "needs env:write") in {
         (event["object"], event["outcome"], event["reason"]) for event in called
     }
