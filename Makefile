@@ -40,5 +40,5 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove what setup and the servers made, except keys/
-	rm -rf $(VENV) var
+clean: ## Remove what setup and the tools made; databases and keys stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.log

@@ -28,6 +28,10 @@ BETWEEN_TRIES = 1.0
 """Seconds. A new grant reaches the token endpoint within one second."""
 
 
+class ToolFailed(Exception):
+    """The tool was allowed, and could not do what it was asked."""
+
+
 class MemoryStorage(TokenStorage):
     """Keeps the token for the life of the process."""
 
@@ -86,10 +90,10 @@ async def run(options: argparse.Namespace, client_id: str, client_secret: str) -
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> Any:
-    """Call a tool and return its structured result. Raises MCPError when it is refused, RuntimeError when it fails."""
+    """Call a tool and return its structured result. Raises MCPError when refused, ToolFailed when it fails."""
     result = await client.call_tool(tool, arguments)
     if result.is_error:
-        raise RuntimeError(f"{tool}: {result.content[0].text}")
+        raise ToolFailed(f"{tool}: {result.content[0].text}")
     return result.structured_content
 
 
@@ -121,9 +125,17 @@ def main() -> None:
     try:
         asyncio.run(run(options, client_id, client_secret))
     except* httpx2.HTTPError as group:
-        sys.exit(f"agent: no answer ({group.exceptions[0]}). Are both servers up?")
-    except* (MCPError, OAuthFlowError) as group:
-        sys.exit(f"agent: given up: {group.exceptions[0]}")
+        sys.exit(f"agent: no answer ({first(group)}). Are both servers up?")
+    except* (MCPError, OAuthFlowError, ToolFailed) as group:
+        sys.exit(f"agent: given up: {first(group)}")
+
+
+def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first cause in a group of groups."""
+    cause: BaseException = group
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Target:
         self.token = server.issuer.token(workspace_id=self.workspace_id)
 
     def rows(self, table: str = "environment") -> int:
-        with self.server.admin_database.session() as session:
+        with self.server.admin_database.write() as session:
             return int(session.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
     async def refuses(self, body: Any, headers: dict[str, str] | None = None, status: int = 400) -> dict[str, Any]:
@@ -486,7 +486,7 @@ async def test_a_stored_name_comes_back_as_data_only(target: Target, name: str) 
 async def test_a_broken_database_tells_no_sql(target: Target) -> None:
     """CWE-209."""
     assert await target.server.result("list_environments", target.token)
-    with target.server.admin_database.session() as session:
+    with target.server.admin_database.write() as session:
         session.connection().exec_driver_sql("ALTER TABLE environment RENAME TO hidden")
     for tool, arguments in (("list_environments", {}), ("create_environment", {"name": "probe"})):
         answer = await target.server.failure(tool, target.token, **arguments)

@@ -1,7 +1,11 @@
 """The `authserver` command: what an admin types, reads, and is told when it cannot be done."""
 
 import json
+import re
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import create_engine
 
 from gatehouse.authserver.cli import main
+from gatehouse.shared.administration import operating_system_user
 
 RESOURCE = "https://mcp.example.com/mcp"
 CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scope", "env:read"]
@@ -60,8 +65,6 @@ def empty(tmp_path: Path) -> Shell:
 @pytest.fixture
 def shell(tmp_path: Path, authserver_template: Path) -> Shell:
     """An initialized installation with one resource."""
-    import shutil
-
     shell = Shell(tmp_path)
     shell.database.parent.mkdir()
     shutil.copy(authserver_template / "authserver.db", shell.database)
@@ -379,3 +382,33 @@ def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shel
     assert RESOURCE in shell.text("--env-file", str(file), "resource", "list")
     shell.environment["AUTHSERVER_DATABASE_URL"] = f"sqlite:///{shell.folder}/absent.db"
     assert "Run: authserver init" in shell.refusal("--env-file", str(file), "resource", "list")
+
+
+@pytest.mark.parametrize("loss", ["sealing key", "issuer"])
+def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str) -> None:
+    assert shell.text("init")
+    if loss == "issuer":
+        shell.environment["AUTHSERVER_ISSUER"] = "https://renamed.example.com"
+    else:
+        (shell.folder / "keys" / "sealing.key").unlink()
+    assert re.search("[Pp]ut (that one|theirs) back", shell.refusal("init"))
+    assert loss == "issuer" or not (shell.folder / "keys" / "sealing.key").exists()
+
+
+def test_a_misspelt_setting_is_refused_by_its_name(shell: Shell) -> None:
+    assert shell.text("client", "list")
+    shell.environment["AUTHSERVER_TOKEN_TLL"] = "60"
+    assert "AUTHSERVER_TOKEN_TLL: there is no such setting" in shell.refusal("client", "list")
+
+
+def test_a_change_is_recorded_with_who_made_it_and_not_with_what_a_variable_says(shell: Shell) -> None:
+    shell.environment["LOGNAME"] = shell.environment["USER"] = "somebody_else"
+    shell.text("resource", "add", "https://other.example.com/mcp", "--name", "other", "--scope", "a")
+    assert shell.json("audit")[-1]["actor"] == f"admin:{operating_system_user()}"
+
+
+def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
+    with closing(sqlite3.connect(shell.database, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert shell.text("audit")
+        assert shell.text("client", "list")

@@ -266,13 +266,18 @@ def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, s
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(alg="RS256"))
     for alg in ("ES256", "RS256"):
-        with pytest.raises(NoUsableKey, match="authserver init"):
+        with pytest.raises(NoUsableKey, match="Put that one back"):
             key_store(authserver, sealing_key, alg).ring()
+
+
+def test_an_algorithm_without_a_key_asks_for_init(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    with pytest.raises(NoUsableKey, match="Run: authserver init"):
+        key_store(authserver, sealing_key, "RS256").ring()
 
 
 def test_with_another_sealing_key_nothing_opens(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
-    with pytest.raises(NoUsableKey, match="put the old one back"):
+    with pytest.raises(NoUsableKey, match="Put that one back"):
         key_store(authserver, SealingKey(os.urandom(32))).ring()
 
 

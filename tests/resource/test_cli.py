@@ -3,8 +3,10 @@
 import json
 import logging
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -216,3 +218,10 @@ def test_settings_come_from_an_env_file_and_variables_win(run: Run, tmp_path: Pa
 )
 def test_wrong_usage_has_an_exit_code_of_its_own(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+def test_reading_commands_do_not_wait_for_a_writer(installed: Run, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "var" / "resourceserver.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert installed("audit").exit_code == 0
+        assert installed("workspace", "list").exit_code == 0

@@ -28,10 +28,11 @@ from gatehouse.resource import catalogue as declarations
 from gatehouse.resource import verified_request
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resource.dispatch import Dispatch
-from gatehouse.resource.store.database import AdminDatabase, Database
+from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
 from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared.audit import AuditWriter, find_events
+from gatehouse.shared.audit import AuditRows, find_events
+from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.claims import AccessClaims
 
 pytestmark = pytest.mark.anyio
@@ -52,10 +53,10 @@ class Locked:
 
     server: Server[Any]
     runs: list[str]
-    admin_database: AdminDatabase
+    admin_database: Database
 
     def audit(self) -> list[dict[str, Any]]:
-        with self.admin_database.session() as session:
+        with self.admin_database.write() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event)]
 
 
@@ -93,8 +94,8 @@ async def locked(
 ) -> AsyncIterator[Locked]:
     settings = settings_in(tmp_path)
     shutil.copytree(resourceserver_template, tmp_path, dirs_exist_ok=True)
-    database, admin_database = Database(settings.database), AdminDatabase(settings.database)
-    audit, runs = AuditWriter(admin_database.engine, audit_event, clock=clock), []
+    database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
+    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock).build_server(), runs, admin_database)
     audit.close()
     admin_database.close()

@@ -214,7 +214,7 @@ async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
 async def test_a_refusal_that_cannot_be_recorded_is_503(resourceserver: ResourceServer) -> None:
     """Recorded before the answer: where there is no trail, there is no other answer either."""
     assert (await resourceserver.post(PING)).status_code == 401
-    with resourceserver.admin_database.session() as session:
+    with resourceserver.admin_database.write() as session:
         session.connection().exec_driver_sql("DROP TABLE audit_event")
     response = await resourceserver.post(PING)
     assert response.status_code == 503

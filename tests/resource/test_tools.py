@@ -46,7 +46,7 @@ async def globex(resourceserver: ResourceServer) -> Caller:
 
 
 def rows(server: ResourceServer, table: str) -> int:
-    with server.admin_database.session() as session:
+    with server.admin_database.write() as session:
         return int(session.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
 
@@ -336,7 +336,7 @@ async def test_a_write_and_its_event_are_on_disk_when_the_answer_is_there(acme: 
 
 async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Caller) -> None:
     await acme("create_environment", name="before")
-    with acme.server.admin_database.session() as session:
+    with acme.server.admin_database.write() as session:
         session.connection().exec_driver_sql("ALTER TABLE audit_event RENAME TO hidden")
     assert "has changed nothing" in await acme.failure("create_environment", name="after")
     assert rows(acme.server, "environment") == 1

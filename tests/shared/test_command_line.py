@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,17 +10,18 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
+from gatehouse.shared.audit import AuditEvent, AuditRows, audit_table
 from gatehouse.shared.command_line import (
-    AUDIT_COLUMNS,
     Commands,
     Refusal,
-    audit_records,
     example,
     iso_time,
     output_option,
+    print_audit,
     print_record,
     print_records,
 )
+from gatehouse.shared.database import new_metadata, open_engine, parse_database_url
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
 
@@ -162,16 +164,18 @@ def test_help_ends_with_an_example() -> None:
     assert "Example:\n    group command --output json" in result.output
 
 
-def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping() -> None:
-    row = {
-        **dict.fromkeys(AUDIT_COLUMNS),
-        "time": 1_800_000_000_123,
-        "detail": {"status": 401},
-        "id": 1,
-        "writer": "w_1",
-        "sequence": 1,
-        "previous": None,
-    }
-    [record] = audit_records([row])
+def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = new_metadata()
+    table = audit_table(metadata)
+    engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))
+        print_audit(connection, table, output="json", limit=5)
+    engine.dispose()
+    [record] = json.loads(capsys.readouterr().out)
     assert record.pop("time") == "2027-01-15T08:00:00.123Z"
-    assert record.keys() == {*AUDIT_COLUMNS, "detail"} - {"time"}
+    assert record["action"] == "tool.call"
+    assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})

@@ -13,17 +13,17 @@ from click.testing import CliRunner
 from sqlalchemy import inspect
 
 from gatehouse.authserver.cli import main as authserver_command
-from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.database import Database as AuthServerDatabase
 from gatehouse.authserver.store.models import Base as AuthServerBase
 from gatehouse.resource.cli import main as resourceserver_command
-from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.store.database import Database as ResourceServerDatabase
 from gatehouse.resource.store.models import Base as ResourceServerBase
 from gatehouse.shared import schema
 from gatehouse.shared.database import parse_database_url
 
 SERVERS = {
-    "authserver": (Database, AuthServerBase, authserver_command),
-    "resourceserver": (AdminDatabase, ResourceServerBase, resourceserver_command),
+    "authserver": (AuthServerDatabase, AuthServerBase, authserver_command),
+    "resourceserver": (ResourceServerDatabase, ResourceServerBase, resourceserver_command),
 }
 
 LATER_REVISION = """
@@ -59,12 +59,12 @@ def tables(database: Any) -> set[str]:
     return set(inspect(database.engine).get_table_names())
 
 
-def with_later_revision(folder: Path, last: str = "") -> str:
-    """Return the location of the authorization server's migrations and one more."""
+def with_later_revision(folder: Path, last: str = "") -> schema.Schema:
+    """Return the authorization server's migrations and one more."""
     [package] = importlib.util.find_spec("gatehouse.authserver.store").submodule_search_locations
     shutil.copytree(Path(package) / "migrations", folder)
     (folder / "versions" / "0002_later.py").write_text(LATER_REVISION.format(last=last))
-    return str(folder)
+    return schema.Schema(str(folder), "authserver init")
 
 
 def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
@@ -122,19 +122,19 @@ def test_init_on_a_newer_database_is_a_refusal(
 
 
 def test_an_older_database_is_refused_until_it_is_migrated(tmp_path: Path) -> None:
-    database = Database(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+    database = AuthServerDatabase(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
     database.migrate()
-    migrations = with_later_revision(tmp_path / "migrations")
+    later = with_later_revision(tmp_path / "migrations")
     with pytest.raises(schema.SchemaMismatch, match="Run: authserver init"):
-        schema.require_current(database.engine, migrations, "authserver init")
-    schema.upgrade(database.engine, migrations)
-    schema.require_current(database.engine, migrations, "authserver init")
+        schema.require_current(database.engine, later)
+    schema.upgrade(database.engine, later)
+    schema.require_current(database.engine, later)
     assert "later" in tables(database)
     database.close()
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
-    database = Database(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+    database = AuthServerDatabase(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
     database.migrate()
     before = tables(database)
     with pytest.raises(ZeroDivisionError):

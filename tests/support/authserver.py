@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.administration import Administrator
 from gatehouse.authserver.app import close_app, create_app
 from gatehouse.authserver.clients.administration import Registration, add_grant, create_client
 from gatehouse.authserver.clients.registry import Client
@@ -20,7 +19,8 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.audit import AuditWriter, find_events
+from gatehouse.shared.administration import Administrator
+from gatehouse.shared.audit import AuditEvent, AuditRows, find_events
 from gatehouse.shared.jose import Header, parse_key_set, read_header, verify
 from support.clock import FakeClock
 
@@ -62,9 +62,7 @@ class AuthServer:
         self.app = create_app(self.settings, clock)
         self.services: Services = self.app.extensions["gatehouse"]
         self.http = HttpClient(self.app)
-        self.admin = Administrator(
-            AuditWriter(self.services.database.engine, audit_event, clock=clock), clock, "tester"
-        )
+        self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
 
     def add_resource(self, resource: str = RESOURCE, **scopes: tuple[str, ...]) -> None:
         """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
@@ -122,8 +120,6 @@ class AuthServer:
 
     def _flush(self) -> None:
         # A committed event is written behind everything that was recorded before it.
-        from gatehouse.shared.audit import AuditEvent
-
         self.services.audit.commit_and_wait(AuditEvent("test.flush", "allowed"))
 
     def close(self) -> None:

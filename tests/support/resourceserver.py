@@ -16,7 +16,7 @@ from gatehouse.resource.bearer.jwks import Fetched, FetchFailed
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.directory.workspaces import create_workspace
 from gatehouse.resource.settings import Settings
-from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.store.database import Database
 from gatehouse.resource.store.models import audit_event
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.audit import find_events
@@ -49,7 +49,7 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 def prepare_installation(folder: Path) -> None:
     """Make what `resourceserver init` makes."""
-    database = AdminDatabase(settings_in(folder).database)
+    database = Database(settings_in(folder).database)
     database.migrate()
     database.close()
 
@@ -101,10 +101,10 @@ class ResourceServer:
         self.settings = settings
         self.issuer = issuer
         self.http = http
-        self.admin_database = AdminDatabase(settings.database)
+        self.admin_database = Database(settings.database)
 
     def create_workspace(self, name: str = "acme") -> str:
-        with self.admin_database.session() as session:
+        with self.admin_database.write() as session:
             return create_workspace(session, name, self.issuer.clock()).workspace_id
 
     async def post(self, body: Any, token: str | None = None, headers: dict[str, str] | None = None) -> httpx2.Response:
@@ -138,7 +138,7 @@ class ResourceServer:
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
         """Return what the audit trail holds on disk, oldest first."""
-        with self.admin_database.session() as session:
+        with self.admin_database.write() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
 
 

@@ -1,5 +1,6 @@
 """The map of the authorization server: every part, how they are wired, every path."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.authserver.tokens.issue import TokenIssuer
-from gatehouse.shared.audit import AuditWriter
+from gatehouse.shared.audit import AuditRows
+from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
-from gatehouse.shared.request_ids import new_request_id
+from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,12 +39,6 @@ ROUTES: dict[str, tuple[str, Endpoint]] = {
     "/livez": ("GET", health.livez),
     "/readyz": ("GET", health.readyz),
 }
-
-_SECURITY_HEADERS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-]
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +56,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         clients=ClientRegistry(database),
         keys=KeyStore(database, load_sealing_key(settings), settings.issuer, settings.signing_algorithm),
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
-        audit=AuditWriter(database.engine, audit_event, clock=clock),
+        audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
     )
 
 
@@ -126,11 +122,14 @@ class _Outermost:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         request_id = environ["gatehouse.request_id"] = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, statuses = time.perf_counter(), ["500"]
+        began: list[str] = []
+        started = time.perf_counter()
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            statuses[:] = [status[:3]]
-            return start_response(status, [*headers, *_SECURITY_HEADERS, ("X-Request-Id", request_id)], exc_info)
+            began.append(status[:3])
+            return start_response(
+                status, [*headers, *SECURITY_HEADERS.items(), (REQUEST_ID_HEADER, request_id)], exc_info
+            )
 
         try:
             return self._wsgi_app(environ, start)
@@ -138,11 +137,11 @@ class _Outermost:
             log.exception("request failed")
             error = OAuthError("server_error", "The server failed. Report the request id.", status=500)
             response = render(error, request_id)
-            start("500 Internal Server Error", list(response.headers.items()))
+            start("500 Internal Server Error", list(response.headers.items()), sys.exc_info() if began else None)
             return [response.body]
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             # A path that is not ours may hold anything, credentials included.
             path = environ.get("PATH_INFO") if environ.get("PATH_INFO") in ROUTES else "(other)"
-            log.info("request", method=environ["REQUEST_METHOD"], path=path, status=statuses[0], ms=milliseconds)
+            log.info("request", method=environ["REQUEST_METHOD"], path=path, status=began[-1], ms=milliseconds)
             structlog.contextvars.clear_contextvars()

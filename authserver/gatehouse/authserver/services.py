@@ -7,7 +7,7 @@ from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
-from gatehouse.shared.audit import AuditWriter
+from gatehouse.shared.audit_writer import AuditWriter
 
 
 @dataclass(frozen=True, slots=True)

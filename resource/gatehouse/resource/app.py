@@ -1,47 +1,35 @@
 """The map of the resource server: every part, how they are wired, every path."""
 
 import contextlib
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import anyio
 import httpx2
-import structlog
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gatehouse.resource.bearer.challenge import Challenge
 from gatehouse.resource.bearer.gate import MAX_BODY, Gate
 from gatehouse.resource.bearer.jwks import Fetch, KeySource, http_fetch
 from gatehouse.resource.bearer.verifier import Verifier
+from gatehouse.resource.boundary import Boundary, failed, no_such_endpoint
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.dispatch import Dispatch
+from gatehouse.resource.health import livez, readyz
 from gatehouse.resource.metadata import metadata_paths, metadata_url, protected_resource_metadata
 from gatehouse.resource.settings import Settings
-from gatehouse.resource.store.database import AdminDatabase, Database
+from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
-from gatehouse.shared.audit import AuditWriter
+from gatehouse.shared.audit import AuditRows
+from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
-from gatehouse.shared.request_ids import new_request_id
 from gatehouse.shared.scopes import parse_scope
 from gatehouse.shared.settings import InvalidSettings
-
-_HEALTH_PATHS = frozenset({"/livez", "/readyz"})
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
-
-log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +38,8 @@ class Services:
 
     settings: Settings
     catalogue: Catalogue
-    database: Database
-    audit_database: AdminDatabase
+    database: AsyncDatabase
+    audit_database: Database
     audit: AuditWriter
     http_client: httpx2.AsyncClient
     keys: KeySource
@@ -81,9 +69,9 @@ def create_services(
     """Make the parts of the server. `fetch_keys` replaces the fetch of the issuer's key set over HTTP."""
     # The environment's proxies are not asked: they would see whom this server trusts.
     http_client = httpx2.AsyncClient(trust_env=False)
-    database = Database(settings.database)
-    audit_database = AdminDatabase(settings.database)
-    audit = AuditWriter(audit_database.engine, audit_event, clock=clock)
+    database = AsyncDatabase(settings.database)
+    audit_database = Database(settings.database)
+    audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
     return Services(
         settings=settings,
@@ -127,16 +115,16 @@ def create_app(
     app = Starlette(
         routes=[
             Route(settings.endpoint_path, gate),
-            *(Route(path, _constant(metadata), methods=["GET"]) for path in metadata_paths(settings)),
-            Route("/livez", _constant(JSONResponse({"status": "ok"})), methods=["GET"]),
-            Route("/readyz", _readyz(services), methods=["GET"]),
+            *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
+            Route("/livez", livez, methods=["GET"]),
+            Route("/readyz", readyz(services.database, services.keys), methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
-        exception_handlers={404: _no_such_endpoint, 405: _no_such_endpoint, Exception: _failed},
+        exception_handlers={404: no_such_endpoint, 405: no_such_endpoint, Exception: failed},
     )
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
-    return _Outermost(app, settings)
+    return Boundary(app, settings)
 
 
 @contextlib.asynccontextmanager
@@ -151,98 +139,3 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
                 await anyio.to_thread.run_sync(services.audit.close)
                 services.audit_database.close()
                 await services.database.close()
-
-
-def _constant(response: Response):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    async def endpoint(_: Request) -> Response:
-        return response
-
-    return endpoint
-
-
-def _readyz(services: Services):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    async def readyz(_: Request) -> Response:
-        """Answer whether calls can be served: 200 when every check is `ok`, else 503."""
-        checks = {"database": "ok", "issuer_keys": "ok" if services.keys.ready else "none is known"}
-        try:
-            await services.database.ping()
-        except SQLAlchemyError:
-            checks["database"] = "does not answer"
-        ready = set(checks.values()) == {"ok"}
-        content = {"status": "ok" if ready else "unavailable", **checks}
-        return JSONResponse(content, 200 if ready else 503, {"Cache-Control": "no-store"})
-
-    return readyz
-
-
-async def _failed(request: Request, _: Exception) -> Response:
-    request_id = request.scope["gatehouse.request_id"]
-    return _plain_problem(500, "server_error", "The server failed. Report the request id.", request_id)
-
-
-async def _no_such_endpoint(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    headers: dict[str, str] = getattr(error, "headers", None) or {}
-    content = {
-        "error": "invalid_request",
-        "error_description": "No such endpoint or method. The MCP endpoint is the resource's own URL.",
-        "request_id": request.scope["gatehouse.request_id"],
-    }
-    return JSONResponse(content, status, headers)
-
-
-class _Outermost:
-    """What every request meets first, and every response gets last: Host and Origin, request id, headers, log line."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._hosts = settings.hosts
-        self._origins = settings.origins
-        self._paths = {settings.endpoint_path, *metadata_paths(settings), *_HEALTH_PATHS}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = scope["gatehouse.request_id"] = new_request_id()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, statuses = time.perf_counter(), [500]
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                statuses[:] = [message["status"]]
-                headers = MutableHeaders(scope=message)
-                for name, value in {**_SECURITY_HEADERS, "X-Request-Id": request_id}.items():
-                    headers[name] = value
-            await send(message)
-
-        refusal = None if scope["path"] in _HEALTH_PATHS else self._refuse_foreign(Headers(scope=scope), request_id)
-        try:
-            await (refusal or self._app)(scope, receive, send_with_headers)
-        except Exception:
-            # Starlette has answered by `_failed`, and hands the exception on to be logged.
-            log.exception("request failed")
-        finally:
-            milliseconds = round((time.perf_counter() - started) * 1000, 1)
-            # A path that is not ours may hold anything, credentials included.
-            path = scope["path"] if scope["path"] in self._paths else "(other)"
-            log.info("request", method=scope["method"], path=path, status=statuses[0], ms=milliseconds)
-            structlog.contextvars.clear_contextvars()
-
-    def _refuse_foreign(self, headers: Headers, request_id: str) -> Response | None:
-        """Stop DNS rebinding: a page elsewhere must not reach this server by a name of its own (CVE-2025-66416)."""
-        if not _single_in(headers.getlist("host"), self._hosts):
-            return _plain_problem(421, "invalid_request", "This server does not answer for that Host.", request_id)
-        origins = headers.getlist("origin")
-        if origins and not _single_in(origins, self._origins):
-            return _plain_problem(403, "invalid_request", "Pages of that Origin may not call.", request_id)
-        return None
-
-
-def _single_in(values: list[str], allowed: Iterable[str]) -> bool:
-    return len(values) == 1 and values[0].lower() in allowed
-
-
-def _plain_problem(status: int, error: str, description: str, request_id: str) -> Response:
-    content = {"error": error, "error_description": description, "request_id": request_id}
-    return JSONResponse(content, status, {"Cache-Control": "no-store"})

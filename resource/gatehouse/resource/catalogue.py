@@ -124,11 +124,7 @@ def _read_declaration(
         raise InvalidCatalogue(
             f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
         )
-    description = inspect.getdoc(function)
-    if not description:
-        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
-    if not inspect.iscoroutinefunction(function):
-        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    description = _read_description(function, name, source)
     injected, fields, result = _read_signature(function, name, source)
     try:
         arguments = _arguments_model(name, fields)
@@ -149,6 +145,15 @@ def _read_declaration(
         output_schema=MappingProxyType(output_schema),
         source=source,
     )
+
+
+def _read_description(function: ToolFunction, name: str, source: str) -> str:
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    description = inspect.getdoc(function)
+    if not description:
+        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
+    return description
 
 
 def _source(function: ToolFunction) -> str:

@@ -4,7 +4,6 @@ The gate explains to HTTP clients what they lack; it could be missing, or mistak
 would run that the policy does not allow.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -26,22 +25,25 @@ from mcp_types import (
 from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.resource import json_rpc, policy, verified_request
 from gatehouse.resource.catalogue import Catalogue, Tool
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
-from gatehouse.resource.store.database import Database
-from gatehouse.resource.store.models import audit_event
+from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter
+from gatehouse.shared.audit import AuditEvent
+from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.clock import Clock
 from gatehouse.shared.scopes import format_scope
 
 SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
+
+_NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
 
 _INSTRUCTIONS = "Call whoami to see what this client may do. Tools that it may not call are not listed."
 
@@ -84,7 +86,7 @@ def _event(
 class Dispatch:
     """Lists and calls the tools of a catalogue, for callers that the gate verified."""
 
-    def __init__(self, catalogue: Catalogue, database: Database, audit: AuditWriter, clock: Clock) -> None:
+    def __init__(self, catalogue: Catalogue, database: AsyncDatabase, audit: AuditWriter, clock: Clock) -> None:
         self._catalogue = catalogue
         self._database = database
         self._audit = audit
@@ -101,7 +103,7 @@ class Dispatch:
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,
         )
-        # OpenTelemetry's middleware costs a tenth of a call, and nothing exports its spans.
+        # OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
         server.middleware.clear()
         return server
 
@@ -142,25 +144,21 @@ class Dispatch:
             case policy.Allowed(tool):
                 return tool
             case policy.Forbidden(tool, scope):
-                await self._commit(_event(request, tool.name, "refused", f"needs {format_scope(scope)}"))
                 needed = format_scope(scope)
-                raise MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
+                error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
+                raise await self._refused(_event(request, tool.name, "refused", f"needs {needed}"), error)
             case policy.UnknownTool():
-                await self._commit(_event(request, tool_name, "refused", "unknown tool"))
-                raise MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+                error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+                raise await self._refused(_event(request, tool_name, "refused", "unknown tool"), error)
 
     async def _run(self, call: _Call) -> CallToolResult:
         try:
-            result = await self._run_with_directory(call) if call.tool.needs(Directory) else await _invoke(call, {})
-            if call.tool.read_only:
-                self._audit.record(call.event("allowed"))
-            elif not call.tool.needs(Directory):
-                await self._commit(call.event("allowed"))
+            result = await (self._run_reading(call) if call.tool.read_only else self._run_writing(call))
         except DirectoryError as error:
             return await self._failed(call.event("failed", type(error).__name__), str(error))
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
-            return _error("The server cannot do this now, and has changed nothing. Try again in some seconds.")
+            return _error(_NOT_NOW)
         except Exception:
             log.exception("tool %s failed", call.tool.name)
             request_id = call.request.request_id
@@ -171,27 +169,47 @@ class Dispatch:
             content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result
         )
 
-    async def _run_with_directory(self, call: _Call) -> dict[str, Any]:
-        now = self._clock()
-        if call.tool.read_only:
+    async def _run_reading(self, call: _Call) -> dict[str, Any]:
+        if call.tool.needs(Directory):
             async with self._database.read() as session:
-                return await _invoke(call, {Directory: await open_directory(session, call.request.claims, now)})
+                result = await self._invoke(call, session)
+        else:
+            result = await self._invoke(call, None)
+        self._audit.record(call.event("allowed"))
+        return result
+
+    async def _run_writing(self, call: _Call) -> dict[str, Any]:
         async with self._database.write() as session:
-            result = await _invoke(call, {Directory: await open_directory(session, call.request.claims, now)})
+            result = await self._invoke(call, session)
             # The change and its event are committed together, or neither is.
             event = call.event("allowed", objects=_identifiers(result))
-            await session.execute(audit_event.insert(), [self._audit.values(event)])
+            await session.execute(self._audit.rows.insert(event))
             return result
+
+    async def _invoke(self, call: _Call, session: AsyncSession | None) -> dict[str, Any]:
+        claims = call.request.claims
+        values: dict[type, Any] = {AccessClaims: claims}
+        if session is not None and call.tool.needs(Directory):
+            values[Directory] = await open_directory(session, claims, self._clock())
+        given = {name: values[type_] for name, type_ in call.tool.injected.items()}
+        sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
+        result = await call.tool.function(**given, **sent)
+        return result.model_dump(mode="json")
 
     async def _failed(self, event: AuditEvent, message: str) -> CallToolResult:
         try:
-            await self._commit(event)
+            await self._audit.commit_async(event)
         except AuditUnavailable:
-            return _error("The server cannot do this now, and has changed nothing. Try again in some seconds.")
+            return _error(_NOT_NOW)
         return _error(message)
 
-    async def _commit(self, event: AuditEvent) -> None:
-        await asyncio.wrap_future(self._audit.commit(event))
+    async def _refused(self, event: AuditEvent, error: MCPError) -> MCPError:
+        """Record a refusal, and return the error to raise."""
+        try:
+            await self._audit.commit_async(event)
+        except AuditUnavailable:
+            return MCPError(json_rpc.UNAVAILABLE, _NOT_NOW)
+        return error
 
 
 def _verified(context: Context) -> VerifiedRequest:
@@ -200,14 +218,6 @@ def _verified(context: Context) -> VerifiedRequest:
         log.error("a request reached dispatch without a verified token; it is refused")
         raise MCPError(json_rpc.UNAUTHENTICATED, "No verified access token.")
     return request
-
-
-async def _invoke(call: _Call, injected: dict[type, Any]) -> dict[str, Any]:
-    values = {AccessClaims: call.request.claims, **injected}
-    given = {name: values[type_] for name, type_ in call.tool.injected.items()}
-    sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
-    result = await call.tool.function(**given, **sent)
-    return result.model_dump(mode="json")
 
 
 def _identifiers(result: Mapping[str, Any]) -> dict[str, str]:

@@ -5,13 +5,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
-from sqlalchemy import URL
 
-from gatehouse.shared.database import parse_database_url
-from gatehouse.shared.logs import LogFormat, LogLevel
 from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.scopes import parse_scope
-from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, parse_bind
+from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
@@ -29,10 +26,8 @@ class Settings(ServerSettings):
         "http://127.0.0.1:9000", description="The issuer identifier of the one authorization server that is trusted."
     )
     bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
-    workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
     database_url: str = Field(
-        "sqlite:///var/resourceserver.db",
-        description="sqlite:///FILE, or postgresql://USER@HOST/NAME for several nodes.",
+        "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
     baseline_scopes: str | None = Field(
         None,
@@ -42,8 +37,6 @@ class Settings(ServerSettings):
     allowed_origins: str = Field(
         "", description="Origins of web pages that may call, separated by spaces, beside the resource's own origin."
     )
-    log_format: LogFormat = Field("console", description="console for people, json for a collector.")
-    log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
 
     @field_validator("resource")
     @classmethod
@@ -54,18 +47,6 @@ class Settings(ServerSettings):
     @classmethod
     def _check_issuer(cls, value: str) -> str:
         return check_issuer(value)
-
-    @field_validator("bind")
-    @classmethod
-    def _check_bind(cls, value: str) -> str:
-        parse_bind(value)
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _check_database_url(cls, value: str) -> str:
-        parse_database_url(value)
-        return value
 
     @field_validator("baseline_scopes")
     @classmethod
@@ -81,11 +62,6 @@ class Settings(ServerSettings):
             if _ORIGIN.fullmatch(origin) is None:
                 raise ValueError("must be origins separated by spaces, such as https://app.example.com")
         return value
-
-    @property
-    def database(self) -> URL:
-        """The parsed database URL."""
-        return parse_database_url(self.database_url)
 
     @property
     def endpoint_path(self) -> str:

@@ -7,14 +7,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
+from rich.table import Table as Grid
+from sqlalchemy import Connection, Table
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
+from gatehouse.shared.audit import find_events
 from gatehouse.shared.redaction import printable
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
@@ -38,12 +41,44 @@ class Commands(click.Group):
         except (InvalidSettings, SchemaMismatch) as error:
             raise Refusal(str(error)) from None
         except SQLAlchemyError as error:
-            kind = type(getattr(error, "orig", None) or error).__name__
-            raise Refusal(
-                f"The database does not answer ({kind}). Check the database URL, and that the server is up."
-            ) from None
+            raise Refusal(_explain(error)) from None
         except OSError as error:
-            raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror}.") from None
+            raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}.") from None
+
+
+def _explain(error: SQLAlchemyError) -> str:
+    """Say what an operator can do about a failure of the database, without its SQL or its URL."""
+    cause = getattr(error, "orig", None)
+    if "locked" in str(cause):
+        return "Another process is writing to the database. Try again."
+    kind = type(cause or error).__name__
+    if isinstance(error, IntegrityError | DataError | ProgrammingError):
+        return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
+    return f"The database does not answer ({kind}). Check the database URL, and that the server is up."
+
+
+def server_group(function: Callable[..., None]) -> click.Group:
+    """Make the group of a server's commands, with `--env-file` and `--version`."""
+    group: click.Group = click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})(
+        click.option(
+            "--env-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            expose_value=False,
+            callback=_remember_env_file,
+            help="Read settings from this file; variables of the environment win.",
+        )(click.version_option(package_name="gatehouse")(function))
+    )
+    return group
+
+
+def _remember_env_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    ctx.obj = value
+
+
+def env_file_of(ctx: click.Context) -> Path | None:
+    """Return the `--env-file` that a command was given."""
+    env_file: Path | None = ctx.find_root().obj
+    return env_file
 
 
 def output_option(function: FunctionT) -> FunctionT:
@@ -86,7 +121,7 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     if not records:
         click.echo("(none)")
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Grid(*columns, box=None, pad_edge=False, header_style="bold")
     rows = [[_cell(record.get(column)) for column in columns] for record in records]
     for row in rows:
         table.add_row(*row)
@@ -116,12 +151,26 @@ def iso_time(seconds: float, timespec: str = "seconds") -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
-def audit_records(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Turn audit rows into what the `audit` commands print."""
-    names = ("request_id", "actor", "action", "object", "outcome", "reason", "jti", "detail")
-    return [
-        {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in names}} for row in rows
+def audit_options(function: FunctionT) -> FunctionT:
+    """Add the filters of the `audit` commands, and `--output`."""
+    limit = click.IntRange(1, 10_000)
+    for option in (
+        click.option("--limit", type=limit, default=50, show_default=True, help="The newest so many."),
+        click.option("--request", "request_id", metavar="REQUEST_ID", help="Only this request."),
+        click.option("--jti", help="Only what concerns this token; both servers' trails name it."),
+        click.option(
+            "--client", metavar="CLIENT_ID", help="Only what this client did or was refused, or was done to it."
+        ),
+    ):
+        function = option(function)
+    return output_option(function)
+
+
+def print_audit(connection: Connection, table: Table, *, output: str, **filters: Any) -> None:
+    """Print the newest matching audit events, the oldest of them first."""
+    columns = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
+    records = [
+        {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in (*columns[1:], "detail")}}
+        for row in find_events(connection, table, **filters)
     ]
-
-
-AUDIT_COLUMNS = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
+    print_records(records, columns, output)

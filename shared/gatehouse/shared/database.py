@@ -81,7 +81,7 @@ def _drivers(url: URL) -> tuple[str, str]:
 def _options(url: URL, pool_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "pool_size": pool_size,
-        "max_overflow": pool_size,
+        "max_overflow": 0,
         "pool_timeout": _POOL_TIMEOUT,
         # A statement's parameters are secrets' digests and callers' data: they never reach an error text.
         "hide_parameters": True,

@@ -1,5 +1,7 @@
 """Migrations by Alembic, from the installed package: `upgrade` at init, `require_current` at every start."""
 
+from dataclasses import dataclass
+
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -13,6 +15,15 @@ class SchemaMismatch(Exception):
     """The database is not at the revision that this version works with; the message names the mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Where a server's migrations are, and the command that runs them."""
+
+    migrations: str
+    """A package location, such as `gatehouse.authserver.store:migrations`."""
+    init_command: str
+
+
 def _config(migrations: str, connection: Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", migrations)
@@ -21,32 +32,30 @@ def _config(migrations: str, connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(engine: Engine, migrations: str) -> None:
+def upgrade(engine: Engine, schema: Schema) -> None:
     """Bring the database to the newest revision in one transaction. Does nothing when it is there.
-
-    `migrations` is a package location such as `gatehouse.authserver.store:migrations`.
 
     Raises:
         SchemaMismatch: the database was migrated by a newer version.
     """
     with engine.begin() as connection:
-        _refuse_newer(connection, migrations)
+        _refuse_newer(connection, schema.migrations)
         if connection.dialect.name == "postgresql":
             # Two processes that init at once take turns; SQLite's write lock does the same by itself.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))")
-        command.upgrade(_config(migrations, connection), "head")
+        command.upgrade(_config(schema.migrations, connection), "head")
 
 
-def require_current(engine: Engine, migrations: str, init_command: str) -> None:
+def require_current(engine: Engine, schema: Schema) -> None:
     """Refuse to run on a database that this version did not migrate.
 
     Raises:
         SchemaMismatch: the database is empty, older, or newer than this version.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
-        current = _refuse_newer(connection, migrations)
-    if current != ScriptDirectory.from_config(_config(migrations)).get_current_head():
-        raise SchemaMismatch(f"The database is not at this version's schema. Run: {init_command}")
+        current = _refuse_newer(connection, schema.migrations)
+    if current != ScriptDirectory.from_config(_config(schema.migrations)).get_current_head():
+        raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
 
 
 def _refuse_newer(connection: Connection, migrations: str) -> str | None:

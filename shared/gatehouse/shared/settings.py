@@ -1,12 +1,17 @@
 """How both servers read their settings: environment or `--env-file`, judged as a whole, every problem at once."""
 
+import os
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
+from gatehouse.shared.database import parse_database_url
+from gatehouse.shared.logs import LogFormat, LogLevel
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_protected_transport,
@@ -21,9 +26,31 @@ class InvalidSettings(ValueError):
 
 
 class ServerSettings(BaseSettings):
-    """Settings are frozen. Other names in an env file are passed over, so that both servers can share one."""
+    """What both servers are set up with. Frozen; a file may hold the settings of both."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    bind: str
+    workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
+    database_url: str
+    log_format: LogFormat = Field("console", description="console for people, json for a collector.")
+    log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
+
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        return check_bind(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        parse_database_url(value)
+        return value
+
+    @property
+    def database(self) -> URL:
+        """The parsed database URL."""
+        return parse_database_url(self.database_url)
 
 
 def load_settings(settings_class: type[SettingsT], env_file: Path | None = None) -> SettingsT:
@@ -34,6 +61,11 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
             them may be a secret.
     """
     prefix = str(settings_class.model_config.get("env_prefix", ""))
+    unknown = _unknown_names(settings_class, prefix, env_file)
+    if unknown:
+        raise InvalidSettings(
+            "\n".join(f"{name}: there is no such setting; remove it or mend its name" for name in unknown)
+        )
     try:
         return settings_class(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
@@ -42,6 +74,13 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
             name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
             lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
         raise InvalidSettings("\n".join(lines)) from None
+
+
+def _unknown_names(settings_class: type[ServerSettings], prefix: str, env_file: Path | None) -> list[str]:
+    """Return the names that begin as this server's settings do and are none: a misspelt limit limits nothing."""
+    names = {name.upper() for name in (*os.environ, *(dotenv_values(env_file) if env_file else ()))}
+    known = {prefix + name.upper() for name in settings_class.model_fields}
+    return sorted(name for name in names - known if name.startswith(prefix))
 
 
 def check_public_url(value: str) -> str:
@@ -75,13 +114,9 @@ def check_issuer(value: str) -> str:
     return value
 
 
-def parse_bind(value: str) -> tuple[str, int]:
-    """Split `HOST:PORT`, as in `127.0.0.1:9000` or `[::1]:9000`.
-
-    Raises:
-        ValueError: no host, or no port between 0 and 65535.
-    """
+def check_bind(value: str) -> str:
+    """Check a `HOST:PORT`, as in `127.0.0.1:9000` or `[::1]:9000`. Raises ValueError."""
     host, _, port = value.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:9000")
-    return host, int(port)
+    return value

@@ -1,25 +1,14 @@
 """The `authserver` command."""
 
-from pathlib import Path
-
-import click
-
 from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.client import client
 from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.serve import init, serve
-from gatehouse.shared.command_line import Commands
+from gatehouse.shared.command_line import server_group
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--env-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read settings from this file; variables of the environment win.",
-)
-@click.version_option(package_name="gatehouse")
-@click.pass_context
-def main(ctx: click.Context, env_file: Path | None) -> None:
+@server_group
+def main() -> None:
     r"""The Gatehouse authorization server: short-lived access tokens for machine agents.
 
     Settings are variables named AUTHSERVER_..., or lines of --env-file. The defaults serve
@@ -32,7 +21,6 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
       authserver client create --name agent --resource http://127.0.0.1:8000/mcp --scope env:read
       authserver serve
     """
-    ctx.obj = env_file
 
 
 for command in (init, serve, resource, client, audit):

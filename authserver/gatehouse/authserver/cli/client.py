@@ -4,11 +4,10 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.cli.session import admin_session
+from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
-from gatehouse.authserver.clients.registry import Client, list_clients, load_client
+from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
 from gatehouse.shared.scopes import format_scope
@@ -110,10 +109,10 @@ def create(
 ) -> None:
     """Register a client. Its secret is printed this once and cannot be shown again."""
     registration = administration.Registration(name, resource, scope, auth_method, ttl, strict, claims)
-    with admin_session(ctx) as session:
-        keys = session.keys()
-        with session.database.write() as transaction:
-            created, secret = administration.create_client(transaction, session.admin, keys, registration)
+    with open_installation(ctx) as installation:
+        keys = installation.keys()
+        with installation.database.write() as session:
+            created, secret = administration.create_client(session, installation.admin, keys, registration)
     _print(created, output, client_secret=secret)
     if output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
@@ -125,8 +124,8 @@ def create(
 @example("authserver client list")
 def list_(ctx: click.Context, output: str) -> None:
     """List the clients."""
-    with admin_session(ctx) as session, session.database.read() as transaction:
-        records = [_record(registered) for registered in list_clients(transaction)]
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        records = [_record(registered) for registered in list_clients(session)]
     print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
 
 
@@ -137,10 +136,8 @@ def list_(ctx: click.Context, output: str) -> None:
 @example("authserver client show agent_0123456789abcdef0123")
 def show(ctx: click.Context, client_id: str, output: str) -> None:
     """Show one client and what it may have."""
-    with admin_session(ctx) as session, session.database.read() as transaction:
-        registered = load_client(transaction, client_id)
-        if registered is None:
-            raise Refused(f"There is no client {client_id}. List them with: authserver client list")
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        registered = administration.existing_client(session, client_id)
     _print(registered, output)
 
 
@@ -165,8 +162,8 @@ def enable(ctx: click.Context, client_id: str, output: str) -> None:
 
 
 def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: bool) -> None:
-    with admin_session(ctx) as session, session.database.write() as transaction:
-        changed = administration.set_disabled(transaction, session.admin, client_id, disabled=disabled)
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        changed = administration.set_disabled(session, installation.admin, client_id, disabled=disabled)
     _print(changed, output)
     click.echo(_WITHIN, err=True)
 
@@ -180,8 +177,8 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @example('authserver client grant add agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
 def grant_add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Let a client have scopes at a resource, beside those that it has."""
-    with admin_session(ctx) as session, session.database.write() as transaction:
-        changed = administration.add_grant(transaction, session.admin, client_id, resource, scope)
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        changed = administration.add_grant(session, installation.admin, client_id, resource, scope)
     _print(changed, output)
     click.echo(_WITHIN, err=True)
 
@@ -195,7 +192,7 @@ def grant_add(ctx: click.Context, client_id: str, resource: str, scope: str, out
 @example('authserver client grant remove agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
 def grant_remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Take scopes away from a client. Tokens that it holds keep them until they expire."""
-    with admin_session(ctx) as session, session.database.write() as transaction:
-        changed = administration.remove_grant(transaction, session.admin, client_id, resource, scope)
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        changed = administration.remove_grant(session, installation.admin, client_id, resource, scope)
     _print(changed, output)
     click.echo(_WITHIN, err=True)

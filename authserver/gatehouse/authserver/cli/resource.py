@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.cli.session import admin_session
+from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.resources.administration import (
     add_resource,
     parse_catalogue,
@@ -57,15 +57,15 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
     """Register the resource URL, or bring the name and scopes of a registered one up to date."""
     if bool(scopes) == bool(catalogue):
         raise click.UsageError("Give either --scope, once or more often, or --catalogue.")
-    with admin_session(ctx) as session:
+    with open_installation(ctx) as installation:
         if catalogue is None:
             declared = [parse_scope_option(text) for text in scopes]
         else:
             named, declared = parse_catalogue(catalogue.read_bytes())
             if named is not None and parse_resource(named) != parse_resource(url):
                 raise Refused(f"The catalogue is of {named}, not of {url}. Name the resource as its server does.")
-        with session.database.write() as transaction:
-            added = add_resource(transaction, session.admin, url, name, declared)
+        with installation.database.write() as session:
+            added = add_resource(session, installation.admin, url, name, declared)
     record = _record(added)
     if output == "table":
         del record["scopes"]
@@ -78,6 +78,6 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
 @example("authserver resource list --output json")
 def list_(ctx: click.Context, output: str) -> None:
     """List the registered resources."""
-    with admin_session(ctx) as session, session.database.read() as transaction:
-        records = [_record(registered) for registered in list_resources(transaction)]
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        records = [_record(registered) for registered in list_resources(session)]
     print_records(records, ("resource", "resource_name", "scopes_supported"), output)

@@ -2,16 +2,16 @@
 
 import click
 
-from gatehouse.authserver.administration import Administrator
 from gatehouse.authserver.app import close_app, create_app
-from gatehouse.authserver.cli.session import admin_session, settings_of
+from gatehouse.authserver.cli.installation import open_installation, settings_of
 from gatehouse.authserver.keys.sealing import create_sealing_key, load_sealing_key
-from gatehouse.authserver.keys.store import ensure_keys
+from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.audit import AuditWriter
+from gatehouse.shared.administration import Administrator
+from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.clock import system_clock
-from gatehouse.shared.command_line import example, output_option, print_record
+from gatehouse.shared.command_line import Refusal, example, output_option, print_record
 from gatehouse.shared.logs import configure_logs
 from gatehouse.shared.serving import Server
 
@@ -23,16 +23,21 @@ from gatehouse.shared.serving import Server
 def init(ctx: click.Context, output: str) -> None:
     """Prepare this installation: sealing key, database schema, signing key. Safe to repeat."""
     settings = settings_of(ctx)
-    created_key_file = create_sealing_key(settings)
-    sealing_key = load_sealing_key(settings)
-    database = Database(settings.database, pool_size=1)
+    database = Database(settings.database)
     try:
         database.migrate()
-        admin = Administrator(AuditWriter(database.engine, audit_event))
+        with database.read() as session:
+            sealed_before = has_sealed_rows(session)
+        # A new sealing key could not open what is there, and would make the loss look mended.
+        created_key_file = not sealed_before and create_sealing_key(settings)
+        sealing_key = load_sealing_key(settings)
+        admin = Administrator(AuditRows(audit_event))
         with database.write() as session:
             kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, system_clock)
             for kid in kids:
                 admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
+    except NoUsableKey as error:
+        raise Refusal(str(error)) from None
     finally:
         database.close()
     print_record(
@@ -53,8 +58,8 @@ def serve(ctx: click.Context) -> None:
     """Serve until SIGTERM or Ctrl-C. Refuses to start on settings, schema or keys that cannot work."""
     settings = settings_of(ctx)
     configure_logs(settings.log_format, settings.log_level)
-    with admin_session(ctx) as session:
-        session.keys()
+    with open_installation(ctx) as installation:
+        installation.keys()
     Server(
         name="authserver",
         bind=settings.bind,

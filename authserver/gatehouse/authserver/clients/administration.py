@@ -1,20 +1,21 @@
 """What an admin does to clients. Every change commits together with its audit event."""
 
-import secrets as random
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Administrator, Refused, check_name
-from gatehouse.authserver.clients import secrets
+from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
+from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
 
@@ -41,7 +42,7 @@ def create_client(
         Refused: an unknown resource or scope, a reserved claim, or a value out of bounds.
     """
     _check(registration)
-    client_id = f"agent_{random.token_hex(10)}"
+    client_id = f"agent_{secrets.token_hex(10)}"
     session.add(
         ClientRow(
             client_id=client_id,
@@ -65,7 +66,7 @@ def create_client(
         claims=dict(registration.claims),
     )
     add_grant(session, admin, client_id, registration.resource, registration.scope)
-    return _existing(session, client_id), secret
+    return existing_client(session, client_id), secret
 
 
 def _check(registration: Registration) -> None:
@@ -84,21 +85,22 @@ def _check(registration: Registration) -> None:
 
 
 def _add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> str:
-    secret = secrets.generate_secret()
+    secret = generate_secret()
     session.add(
         ClientSecretRow(
-            secret_id=f"sec_{random.token_hex(8)}",
+            secret_id=f"sec_{secrets.token_hex(8)}",
             client_id=client_id,
             pepper_id=keys.newest_pepper,
-            digest=secrets.digest(keys.peppers[keys.newest_pepper], secret),
-            hint=secrets.hint(secret),
+            digest=digest(keys.peppers[keys.newest_pepper], secret),
+            hint=hint(secret),
             created_at=admin.now(),
         )
     )
     return secret
 
 
-def _existing(session: Session, client_id: str) -> Client:
+def existing_client(session: Session, client_id: str) -> Client:
+    """Return a client as it stands in this transaction. Raises Refused when there is none."""
     session.flush()
     client = load_client(session, client_id)
     if client is None:
@@ -108,11 +110,11 @@ def _existing(session: Session, client_id: str) -> Client:
 
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
     """Disable or enable a client. The token endpoint follows within one second. Raises Refused."""
-    _existing(session, client_id)
+    existing_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     row.disabled = disabled
     admin.record(session, "client.disable" if disabled else "client.enable", client_id)
-    return _existing(session, client_id)
+    return existing_client(session, client_id)
 
 
 def add_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
@@ -121,7 +123,7 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     Raises:
         Refused: unknown client, resource or scope.
     """
-    _existing(session, client_id)
+    existing_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     registered = load_resource(session, identifier)
     if registered is None:
@@ -132,7 +134,7 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     for name in sorted(scopes):
         session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
     admin.record(session, "client.grant.add", client_id, resource=identifier, scope=sorted(scopes))
-    return _existing(session, client_id)
+    return existing_client(session, client_id)
 
 
 def remove_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
@@ -141,7 +143,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
     Raises:
         Refused: the client is unknown, or does not have one of the scopes.
     """
-    client = _existing(session, client_id)
+    client = existing_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
         raise Refused(
@@ -155,7 +157,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
         )
     )
     admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
-    return _existing(session, client_id)
+    return existing_client(session, client_id)
 
 
 def _parse_scope(scope: str) -> frozenset[str]:

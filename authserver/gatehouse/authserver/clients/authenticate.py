@@ -28,7 +28,6 @@ class AuthenticatedClient:
     """A client that proved who it is. Only `authenticate_client` makes one."""
 
     client: Client
-    method: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def authenticate_client(
         raise invalid_client("wrong secret")
     if client.disabled:
         raise invalid_client("client is disabled")
-    return AuthenticatedClient(client, credentials.method)
+    return AuthenticatedClient(client)
 
 
 def _read_credentials(authorization: str | None, form: Mapping[str, str]) -> _SecretCredentials:

@@ -8,7 +8,7 @@ from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.services import Services
 
 MAX_AGE = 300
-"""Seconds that a reader may keep the key set. A new key is published at least this long before it signs."""
+"""Seconds that a reader may keep the key set."""
 
 
 def jwks(services: Services, request: Request) -> Response:

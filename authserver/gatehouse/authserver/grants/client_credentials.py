@@ -21,7 +21,7 @@ class GrantedRequest:
     scope: frozenset[str]
 
 
-def choose_resource(client: AuthenticatedClient, requested: Sequence[str]) -> str:
+def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]) -> str:
     """Return the one resource that the token will be for (RFC 8707 2).
 
     `requested` holds every `resource` parameter of the request. None: taken only if the client has exactly one.
@@ -29,7 +29,7 @@ def choose_resource(client: AuthenticatedClient, requested: Sequence[str]) -> st
     Raises:
         OAuthError: `invalid_target`.
     """
-    granted = client.client.grants
+    granted = authenticated.client.grants
     if not requested:
         if len(granted) == 1:
             return next(iter(granted))
@@ -55,7 +55,7 @@ def _invalid_target(description: str, reason: str) -> OAuthError:
     return OAuthError("invalid_target", description, reason=reason)
 
 
-def choose_scope(client: AuthenticatedClient, resource: str, form: Mapping[str, str]) -> GrantedRequest:
+def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mapping[str, str]) -> GrantedRequest:
     """Grant the part of the requested scope that the client may have at the resource (RFC 6749 3.3).
 
     Without a `scope` parameter, all that it was granted there. What a granted scope implies can be requested too.
@@ -64,19 +64,20 @@ def choose_scope(client: AuthenticatedClient, resource: str, form: Mapping[str, 
         OAuthError: `invalid_scope` when the syntax is wrong or nothing remains; for a strict client, when
             anything is asked that it may not have.
     """
-    granted = client.client.grants[resource]
+    client = authenticated.client
+    granted = client.grants[resource]
     if "scope" not in form:
-        return GrantedRequest(client.client, resource, granted)
+        return GrantedRequest(client, resource, granted)
     try:
         requested = parse_scope(form["scope"])
     except InvalidScopeSyntax as error:
         raise OAuthError("invalid_scope", str(error)) from None
-    grantable = client.client.hierarchies[resource].closure(granted)
+    grantable = client.hierarchies[resource].closure(granted)
     scope = requested & grantable
-    if not scope or (client.client.strict and scope != requested):
+    if not scope or (client.strict and scope != requested):
         raise OAuthError(
             "invalid_scope",
             "The client may not have this scope at this resource. Ask its admin for the grant.",
             reason=f"not granted at {resource}: {' '.join(sorted(requested - grantable))[:512]}",
         )
-    return GrantedRequest(client.client, resource, scope)
+    return GrantedRequest(client, resource, scope)

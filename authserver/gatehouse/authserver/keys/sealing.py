@@ -72,7 +72,9 @@ def load_sealing_key(settings: Settings) -> SealingKey:
         # O_NOFOLLOW: a link could lead to a file that somebody else controls.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        raise InvalidSettings(f"There is no sealing key at {path}. Run: authserver init") from None
+        raise InvalidSettings(
+            f"There is no sealing key at {path}. Run: authserver init; if the database holds keys, put theirs back."
+        ) from None
     except OSError:
         raise InvalidSettings(
             f"The sealing key {path} cannot be read, or is a link. Make it a file of yours."

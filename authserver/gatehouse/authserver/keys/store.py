@@ -22,6 +22,11 @@ from gatehouse.shared.jose import InvalidKeySet, SigningKey
 log = logging.getLogger(__name__)
 
 
+_SEALED_OTHERWISE = (
+    "The keys in the database were sealed with another sealing key, or for another issuer. Put that one back."
+)
+
+
 class NoUsableKey(Exception):
     """No signing key or pepper opens with the sealing key. The message names the mend."""
 
@@ -56,6 +61,8 @@ class KeyStore:
         self._issuer = issuer
         self._alg = alg
         self._last_good: KeyRing | None = None
+        self._outage = False
+        self._reported: set[str] = set()
         self._cache: OneSecondCache[None, KeyRing] = OneSecondCache(lambda _: self._load_or_keep(), monotonic=monotonic)
 
     def ring(self) -> KeyRing:
@@ -73,7 +80,11 @@ class KeyStore:
         except SQLAlchemyError as error:
             if self._last_good is None:
                 raise
-            log.warning("keys cannot be read again, the last ones stay in use: %s", type(error).__name__)
+            if not self._outage:
+                log.warning("keys cannot be read again, the last ones stay in use: %s", type(error).__name__)
+            self._outage = True
+            return self._last_good
+        self._outage = False
         return self._last_good
 
     def _load(self) -> KeyRing:
@@ -82,14 +93,16 @@ class KeyStore:
                 select(SigningKeyRow).order_by(SigningKeyRow.created_at, SigningKeyRow.kid)
             ).all()
             pepper_rows = session.scalars(select(PepperRow).order_by(PepperRow.created_at, PepperRow.pepper_id)).all()
-        keys = [key for row in key_rows if (key := self._open_key(row)) is not None]
-        peppers = {row.pepper_id: pepper for row in pepper_rows if (pepper := self._open_pepper(row)) is not None}
+        opened = {row.kid: _open_key(self._sealing_key, self._issuer, row) for row in key_rows}
+        opened_peppers = {row.pepper_id: _open_pepper(self._sealing_key, row) for row in pepper_rows}
+        self._report_closed({name for name, key in {**opened, **opened_peppers}.items() if key is None})
+        keys = [key for key in opened.values() if key is not None]
+        peppers = {pepper_id: pepper for pepper_id, pepper in opened_peppers.items() if pepper is not None}
         signers = [key for key in keys if key.alg == self._alg]
         if not signers or not peppers:
-            raise NoUsableKey(
-                f"No {self._alg} signing key opens with this sealing key. Run: authserver init; "
-                "if the sealing key or the issuer was changed, put the old one back."
-            )
+            if (key_rows and not keys) or (pepper_rows and not peppers):
+                raise NoUsableKey(_SEALED_OTHERWISE)
+            raise NoUsableKey(f"There is no {self._alg} signing key yet. Run: authserver init")
         jwks = json.dumps({"keys": [key.public_jwk() for key in keys]}, separators=(",", ":")).encode()
         return KeyRing(
             signing_key=signers[-1],
@@ -99,21 +112,26 @@ class KeyStore:
             etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
         )
 
-    def _open_key(self, row: SigningKeyRow) -> SigningKey | None:
-        try:
-            document = self._sealing_key.unseal(row.sealed, *_key_purpose(self._issuer, row.kid, row.alg))
-            key = SigningKey.from_private_jwk(row.alg, document)
-        except (CannotUnseal, InvalidKeySet):
-            log.error("signing key %s does not open: it is neither published nor used", row.kid)
-            return None
-        return key
+    def _report_closed(self, names: set[str]) -> None:
+        """Say once which rows do not open: they are neither published nor used, and secrets under them are refused."""
+        if names - self._reported:
+            log.error("these keys and peppers do not open with the sealing key: %s", ", ".join(sorted(names)))
+        self._reported = names
 
-    def _open_pepper(self, row: PepperRow) -> bytes | None:
-        try:
-            return self._sealing_key.unseal(row.sealed, *_pepper_purpose(row.pepper_id))
-        except CannotUnseal:
-            log.error("pepper %s does not open: secrets made with it are refused", row.pepper_id)
-            return None
+
+def _open_key(sealing_key: SealingKey, issuer: str, row: SigningKeyRow) -> SigningKey | None:
+    try:
+        document = sealing_key.unseal(row.sealed, *_key_purpose(issuer, row.kid, row.alg))
+        return SigningKey.from_private_jwk(row.alg, document)
+    except (CannotUnseal, InvalidKeySet):
+        return None
+
+
+def _open_pepper(sealing_key: SealingKey, row: PepperRow) -> bytes | None:
+    try:
+        return sealing_key.unseal(row.sealed, *_pepper_purpose(row.pepper_id))
+    except CannotUnseal:
+        return None
 
 
 def _key_purpose(issuer: str, kid: str, alg: str) -> tuple[str, ...]:
@@ -124,17 +142,32 @@ def _pepper_purpose(pepper_id: str) -> tuple[str, ...]:
     return ("pepper", pepper_id)
 
 
+def has_sealed_rows(session: Session) -> bool:
+    """Tell whether the database holds anything that only its own sealing key opens."""
+    return any(session.scalar(select(func.count()).select_from(row)) for row in (SigningKeyRow, PepperRow))
+
+
 def ensure_keys(session: Session, sealing_key: SealingKey, issuer: str, alg: str, clock: Clock) -> list[str]:
-    """Make the first signing key of the algorithm and the first pepper, where there is none. Return the new kids."""
+    """Make the first signing key of the algorithm and the first pepper, where there is none. Return the new kids.
+
+    Raises:
+        NoUsableKey: there are keys, and none of them opens: another one would hide that they are lost.
+    """
     if session.get_bind().dialect.name == "postgresql":
         # Of two processes that init at once, the second finds what the first made; SQLite's lock does the same.
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('gatehouse.keys'))"))
     now = int(clock())
-    if not session.scalar(select(func.count()).select_from(PepperRow)):
+    peppers = session.scalars(select(PepperRow)).all()
+    if not peppers:
         pepper_id = f"pep_{secrets.token_hex(8)}"
         sealed = sealing_key.seal(secrets.token_bytes(32), *_pepper_purpose(pepper_id))
         session.add(PepperRow(pepper_id=pepper_id, sealed=sealed, created_at=now))
-    if session.scalar(select(func.count()).select_from(SigningKeyRow).where(SigningKeyRow.alg == alg)):
+    elif not any(_open_pepper(sealing_key, row) for row in peppers):
+        raise NoUsableKey(_SEALED_OTHERWISE)
+    keys = session.scalars(select(SigningKeyRow)).all()
+    if keys and not any(_open_key(sealing_key, issuer, row) for row in keys):
+        raise NoUsableKey(_SEALED_OTHERWISE)
+    if any(row.alg == alg for row in keys):
         return []
     key = SigningKey.generate(alg)
     sealed = sealing_key.seal(key.private_jwk(), *_key_purpose(issuer, key.kid, alg))

@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Administrator, Refused, check_name
+from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.resources.registry import Resource, load_resource
 from gatehouse.authserver.store.models import ResourceRow, ResourceScopeRow
 from gatehouse.shared import strict_json
+from gatehouse.shared.administration import Administrator
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_protected_transport,

@@ -5,7 +5,6 @@ It answers with the status and challenge that each refusal has in HTTP (RFC 6750
 verified claims to dispatch, which decides again.
 """
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ from gatehouse.resource.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.json_rpc import InvalidMessage, Message
 from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter
+from gatehouse.shared.audit import AuditEvent
+from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.scopes import format_scope
 
@@ -104,24 +104,20 @@ class Gate:
         except ClientDisconnect:
             return
         verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
-        await self.app(scope, _replay(body, receive), self._recording(arrival, send))
+        await self.app(scope, _replay(body, receive), self._recording(arrival, scope, receive, send))
 
     async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
         """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
-        malformed: InvalidMessage | None = None
-        try:
-            # Before the caller is known, because a 401 names the scopes of the operation.
-            arrival.message = read = json_rpc.read_message(body)
-            arrival.rpc_id = read.id
-        except InvalidMessage as error:
-            malformed, arrival.rpc_id = error, error.request_id
+        # Read before the caller is known, because a 401 names the scopes of the operation.
+        read = _read_message(body)
+        arrival.rpc_id = read.request_id if isinstance(read, InvalidMessage) else read.id
+        arrival.message = None if isinstance(read, InvalidMessage) else read
         claims = arrival.claims = await self._authenticate(request.headers, arrival.message)
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
         _check_http(request)
-        if arrival.message is None:
-            assert malformed is not None  # noqa: S101 - a body is read, or it is malformed
-            raise _Refused(400, malformed.code, str(malformed))
-        self._authorize(arrival.message, claims)
+        if isinstance(read, InvalidMessage):
+            raise _Refused(400, read.code, str(read))
+        self._authorize(read, claims)
         return claims
 
     async def _authenticate(self, headers: Headers, message: Message | None) -> AccessClaims:
@@ -166,14 +162,20 @@ class Gate:
                     data={"error": "insufficient_scope", "scope": needed},
                 )
 
-    def _recording(self, arrival: _Arrival, send: Send) -> Send:
+    def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
         """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""
+        replaced = False
 
         async def recording(message: ASGIMessage) -> None:
+            nonlocal replaced
             if message["type"] == "http.response.start" and message["status"] >= 400:
-                event = _event("refused by the protocol layer", message["status"], arrival)
-                await asyncio.wrap_future(self.audit.commit(event))
-            await send(message)
+                try:
+                    await self.audit.commit_async(_event("refused by the protocol layer", message["status"], arrival))
+                except AuditUnavailable as error:
+                    replaced = True
+                    await self._respond(_unrecorded(error), arrival)(scope, receive, send)
+            if not replaced:
+                await send(message)
 
         return recording
 
@@ -181,10 +183,13 @@ class Gate:
         """Record a refusal, and return its response when that is on disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
-            await asyncio.wrap_future(self.audit.commit(_event(refused.reason, refused.status, arrival)))
+            await self.audit.commit_async(_event(refused.reason, refused.status, arrival))
         except AuditUnavailable as error:
-            log.error("a refusal cannot be recorded", error=str(error))
-            refused = _unavailable(str(error))
+            refused = _unrecorded(error)
+        return self._respond(refused, arrival)
+
+    @staticmethod
+    def _respond(refused: _Refused, arrival: _Arrival) -> Response:
         data = {**refused.data, "request_id": arrival.request_id}
         return JSONResponse(
             json_rpc.error_body(refused.code, refused.message, arrival.rpc_id, data),
@@ -206,7 +211,7 @@ def _event(reason: str, status: int, arrival: _Arrival) -> AuditEvent:
     is_call = message is not None and message.method == "tools/call"
     return AuditEvent(
         "tool.call" if is_call else "mcp.request",
-        "refused",
+        "refused" if status < 500 or message is None or claims is None else "failed",
         actor=claims.client_id if claims is not None else None,
         object=None if message is None else message.tool_name if is_call else message.method,
         jti=claims.jti if claims is not None else None,
@@ -214,6 +219,11 @@ def _event(reason: str, status: int, arrival: _Arrival) -> AuditEvent:
         reason=reason,
         detail={"status": status},
     )
+
+
+def _unrecorded(error: AuditUnavailable) -> _Refused:
+    log.error("a refusal cannot be recorded", error=str(error))
+    return _unavailable(str(error))
 
 
 def _unavailable(reason: str) -> _Refused:
@@ -233,6 +243,14 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > MAX_BODY:
             raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
     return bytes(body)
+
+
+def _read_message(body: bytes) -> Message | InvalidMessage:
+    """Read a body, or say why it cannot be read: that is told to callers with a valid token only."""
+    try:
+        return json_rpc.read_message(body)
+    except InvalidMessage as error:
+        return error
 
 
 def _check_http(request: Request) -> None:

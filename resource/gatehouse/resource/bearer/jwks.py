@@ -16,7 +16,7 @@ import httpx2
 from gatehouse.shared.jose import VerificationKey, parse_key_set
 
 POLL_INTERVAL = 30.0
-"""Seconds between two polls. A key that leaves the set is trusted for at most this long."""
+"""Seconds between two polls. A key that leaves the set is trusted for this long, and while the issuer is away."""
 
 COOLDOWN = 5.0
 """Seconds after a fetch in which an unknown kid does not cause another."""

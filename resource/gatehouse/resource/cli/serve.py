@@ -3,8 +3,8 @@
 import click
 
 from gatehouse.resource.app import baseline_scopes, create_app
-from gatehouse.resource.cli.session import admin_database, settings_of
-from gatehouse.resource.store.database import AdminDatabase
+from gatehouse.resource.cli.installation import open_database, settings_of
+from gatehouse.resource.store.database import Database
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.command_line import example, output_option, print_record
 from gatehouse.shared.logs import configure_logs
@@ -18,7 +18,7 @@ from gatehouse.shared.serving import Server
 def init(ctx: click.Context, output: str) -> None:
     """Prepare this installation: the database schema. Safe to repeat."""
     settings = settings_of(ctx)
-    database = AdminDatabase(settings.database)
+    database = Database(settings.database)
     try:
         database.migrate()
     finally:
@@ -41,7 +41,7 @@ def serve(ctx: click.Context) -> None:
     settings = settings_of(ctx)
     configure_logs(settings.log_format, settings.log_level)
     baseline_scopes(settings, CATALOGUE)
-    with admin_database(settings):
+    with open_database(settings):
         pass
     Server(
         name="resourceserver",

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from gatehouse.resource.cli.session import settings_of
+from gatehouse.resource.cli.installation import settings_of
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.command_line import example, output_option, print_records
 

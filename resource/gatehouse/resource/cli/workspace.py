@@ -1,15 +1,14 @@
 """`resourceserver workspace`: the tenants."""
 
-import getpass
 from typing import Any
 
 import click
 
-from gatehouse.resource.cli.session import admin_database, settings_of
+from gatehouse.resource.cli.installation import open_database, settings_of
 from gatehouse.resource.directory.workspaces import Workspace, create_workspace, list_workspaces
 from gatehouse.resource.store.models import audit_event
-from gatehouse.shared.audit import AuditEvent, AuditWriter
-from gatehouse.shared.clock import system_clock
+from gatehouse.shared.administration import Administrator
+from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
 
 
@@ -33,12 +32,10 @@ def _record(created: Workspace) -> dict[str, Any]:
 @example("resourceserver workspace create --name acme")
 def create(ctx: click.Context, name: str, output: str) -> None:
     """Create a workspace. Put its workspace_id on a client: authserver client create --claim workspace_id=..."""
-    with admin_database(settings_of(ctx)) as database, database.session() as session:
-        created = create_workspace(session, name, system_clock())
-        event = AuditEvent(
-            "workspace.create", "allowed", actor=f"admin:{getpass.getuser()}", object=created.workspace_id
-        )
-        session.execute(audit_event.insert(), [AuditWriter(database.engine, audit_event).values(event)])
+    admin = Administrator(AuditRows(audit_event))
+    with open_database(settings_of(ctx)) as database, database.write() as session:
+        created = create_workspace(session, name, admin.clock())
+        admin.record(session, "workspace.create", created.workspace_id)
     print_record(_record(created), output)
 
 
@@ -48,6 +45,6 @@ def create(ctx: click.Context, name: str, output: str) -> None:
 @example("resourceserver workspace list")
 def list_(ctx: click.Context, output: str) -> None:
     """List the workspaces, the oldest first."""
-    with admin_database(settings_of(ctx)) as database, database.session() as session:
+    with open_database(settings_of(ctx)) as database, database.read() as session:
         records = [_record(known) for known in list_workspaces(session)]
     print_records(records, ("workspace_id", "name", "created_at"), output)

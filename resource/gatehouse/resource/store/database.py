@@ -1,21 +1,24 @@
-"""Sessions of the resource server's database: asynchronous for requests, synchronous for commands and audit."""
+"""The resource server's database: asynchronous for requests, synchronous for commands and the audit writer."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
 
-from gatehouse.shared import schema
-from gatehouse.shared.database import READ_ONLY, create_file, open_async_engine, open_engine
-
-MIGRATIONS = "gatehouse.resource.store:migrations"
-INIT_COMMAND = "resourceserver init"
+from gatehouse.shared.database import READ_ONLY, open_async_engine
+from gatehouse.shared.schema import Schema
+from gatehouse.shared.sessions import SessionDatabase
 
 
-class Database:
-    """One process's connections for requests."""
+class Database(SessionDatabase):
+    """The directory, and the audit trail."""
+
+    schema = Schema("gatehouse.resource.store:migrations", "resourceserver init")
+
+
+class AsyncDatabase:
+    """The same database on an event loop: one process's connections for requests."""
 
     def __init__(self, url: URL) -> None:
         self._engine = open_async_engine(url)
@@ -23,7 +26,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads."""
+        """Open a session that only reads, and waits for no writer."""
         async with AsyncSession(self._reader) as session:
             yield session
 
@@ -41,30 +44,3 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
-
-
-class AdminDatabase:
-    """A command's, or the audit writer's, connections."""
-
-    def __init__(self, url: URL) -> None:
-        self.url = url
-        self.engine = open_engine(url, pool_size=1)
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """Open a session that commits when the block ends, and changes nothing when it raises."""
-        with Session(self.engine) as session, session.begin():
-            yield session
-
-    def migrate(self) -> None:
-        """Create or upgrade the schema."""
-        create_file(self.url)
-        schema.upgrade(self.engine, MIGRATIONS)
-
-    def require_current(self) -> None:
-        """Refuse a schema of another version. Raises SchemaMismatch."""
-        schema.require_current(self.engine, MIGRATIONS, INIT_COMMAND)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self.engine.dispose()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, insert
+from sqlalchemy import Engine, event
 from support.clock import FakeClock
 
-from gatehouse.shared.audit import AuditEvent, AuditUnavailable, AuditWriter, audit_table, find_events
+from gatehouse.shared.audit import AuditEvent, AuditRows, audit_table, find_events
+from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.database import new_metadata, open_engine, parse_database_url
 
 METADATA = new_metadata()
@@ -27,7 +28,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def writer(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
-    writer = AuditWriter(engine, TABLE, clock=clock, capacity=CAPACITY)
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), capacity=CAPACITY)
     yield writer
     writer.close()
 
@@ -80,11 +81,11 @@ def test_an_event_is_stored_as_it_happened(writer: AuditWriter, engine: Engine, 
 
 def test_a_change_and_its_event_commit_together_or_not_at_all(writer: AuditWriter, engine: Engine) -> None:
     with engine.connect() as connection:
-        connection.execute(insert(TABLE).values(writer.values(allowed("client.create"))))
+        connection.execute(writer.rows.insert(allowed("client.create")))
         connection.rollback()
     assert actions(engine) == []
     with engine.begin() as connection:
-        connection.execute(insert(TABLE).values(writer.values(allowed("client.create"))))
+        connection.execute(writer.rows.insert(allowed("client.create")))
     assert actions(engine) == ["client.create"]
 
 
@@ -106,7 +107,7 @@ def test_a_committed_event_is_on_disk_when_its_future_is_done(writer: AuditWrite
 def test_recorded_events_share_transactions(engine: Engine, clock: FakeClock) -> None:
     transactions: list[None] = []
     event.listen(engine, "commit", lambda _: transactions.append(None))
-    writer = AuditWriter(engine, TABLE, clock=clock)
+    writer = AuditWriter(engine, AuditRows(TABLE, clock))
     for number in range(500):
         writer.record(allowed(f"recorded.{number}"))
     writer.close()
@@ -126,7 +127,7 @@ def test_closing_writes_what_is_pending_and_then_refuses(writer: AuditWriter, en
 
 
 def test_a_writer_that_was_never_used_closes(engine: Engine) -> None:
-    AuditWriter(engine, TABLE).close()
+    AuditWriter(engine, AuditRows(TABLE)).close()
 
 
 def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_later(

@@ -1,0 +1,38 @@
+"""`GET /livez` and `GET /readyz`, for whoever keeps the server running."""
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gatehouse.resource.bearer.jwks import KeySource
+from gatehouse.resource.store.database import AsyncDatabase
+
+PATHS = frozenset({"/livez", "/readyz"})
+"""Served for any Host: a load balancer asks by address."""
+
+_HEADERS = {"Cache-Control": "no-store"}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+async def livez(_: Request) -> Response:
+    """Answer that the process serves requests."""
+    return JSONResponse({"status": "ok"}, headers=_HEADERS)
+
+
+def readyz(database: AsyncDatabase, keys: KeySource) -> Endpoint:
+    """Return the endpoint that answers whether calls can be served: 200 when every check is `ok`, else 503."""
+
+    async def endpoint(_: Request) -> Response:
+        checks = {"database": "ok", "issuer_keys": "ok" if keys.ready else "none is known"}
+        try:
+            await database.ping()
+        except SQLAlchemyError:
+            checks["database"] = "does not answer"
+        ready = set(checks.values()) == {"ok"}
+        content = {"status": "ok" if ready else "unavailable", **checks}
+        return JSONResponse(content, 200 if ready else 503, _HEADERS)
+
+    return endpoint

@@ -1,0 +1,37 @@
+"""Who administers, and how a change is recorded with it."""
+
+import os
+import pwd
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from gatehouse.shared.audit import AuditEvent, AuditRows
+from gatehouse.shared.clock import Clock, system_clock
+
+
+def operating_system_user() -> str:
+    """Return the name of who runs the command, from the process and not from variables that anybody can set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """The person at the command line."""
+
+    audit: AuditRows
+    clock: Clock = system_clock
+    name: str = field(default_factory=operating_system_user)
+
+    def now(self) -> int:
+        """Return the time in seconds since the epoch."""
+        return int(self.clock())
+
+    def record(self, session: Session, action: str, object_: str, **detail: Any) -> None:
+        """Add the audit event of a change to the change's own transaction."""
+        event = AuditEvent(action, "allowed", actor=f"admin:{self.name}", object=object_, detail=detail)
+        session.execute(self.audit.insert(event))

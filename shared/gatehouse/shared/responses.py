@@ -1,0 +1,19 @@
+"""What every response of both servers carries."""
+
+import secrets
+from typing import Final
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+"""Nothing that is served here is to be interpreted by a browser."""
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+"""How a caller's refusal is found again in log and audit trail."""
+
+
+def new_request_id() -> str:
+    """Return `req_` and 24 hexadecimal digits. Never taken from the caller, who could forge a log line."""
+    return f"req_{secrets.token_hex(12)}"

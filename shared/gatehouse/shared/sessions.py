@@ -1,0 +1,59 @@
+"""A server's database as its commands, its endpoints and its audit writer use it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, text
+from sqlalchemy.orm import Session
+
+from gatehouse.shared import schema
+from gatehouse.shared.database import READ_ONLY, create_file, open_engine
+from gatehouse.shared.schema import Schema, SchemaMismatch
+
+
+class SessionDatabase:
+    """One process's connections. Each server names its schema in a subclass."""
+
+    schema: Schema
+
+    def __init__(self, url: URL, *, pool_size: int = 1) -> None:
+        self.url = url
+        self.engine = open_engine(url, pool_size=pool_size)
+        self._reader = self.engine.execution_options(**READ_ONLY)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that only reads, and waits for no writer."""
+        with Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a session that commits when the block ends, and changes nothing when it raises."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Create or upgrade the schema. Raises SchemaMismatch when a newer version did."""
+        create_file(self.url)
+        schema.upgrade(self.engine, self.schema)
+
+    def require_current(self) -> None:
+        """Refuse a database that this version did not prepare.
+
+        Raises:
+            SchemaMismatch: the message names the command that mends it.
+        """
+        if self.url.get_backend_name() == "sqlite" and not Path(str(self.url.database)).exists():
+            raise SchemaMismatch(f"There is no database yet. Run: {self.schema.init_command}")
+        schema.require_current(self.engine, self.schema)
+
+    def ping(self) -> None:
+        """Ask the database for an answer. Raises SQLAlchemyError when there is none."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
