@@ -42,6 +42,13 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
     assert named - defined == set()
 
 
+def test_every_departure_from_a_standard_is_held_by_a_test() -> None:
+    table = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8").partition("## From RFCs")[2]
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    assert [row for row in rows if "`test_" not in row.rsplit("|", 2)[1]] == []
+
+
 def test_make_help_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
