@@ -9,6 +9,7 @@ the SDK obtains a token with the new scope by itself.
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from typing import Any
@@ -118,6 +119,8 @@ def main() -> None:
     parser.add_argument("--environment", default="ci", help="name of the environment to create")
     parser.add_argument("--wait", type=int, default=60, metavar="SECONDS", help="how long to wait for a grant")
     options = parser.parse_args()
+    # What the SDK logs of a failed authorization comes back as an exception, and is told below.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
     try:
         client_id, client_secret = os.environ["AGENT_CLIENT_ID"], os.environ["AGENT_CLIENT_SECRET"]
     except KeyError as missing:
@@ -128,6 +131,8 @@ def main() -> None:
         sys.exit(f"agent: no answer ({first(group)}). Are both servers up?")
     except* (MCPError, OAuthFlowError, ToolFailed) as group:
         sys.exit(f"agent: given up: {first(group)}")
+    except* KeyboardInterrupt:
+        sys.exit("agent: stopped")
 
 
 def first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from local_stack import LocalStack
+from local_stack import CommandRefused, LocalStack
 
 AGENT = Path(__file__).with_name("agent.py")
 CREDENTIALS = Path("var/demo-client.env")
@@ -118,10 +118,11 @@ Try in another terminal, in this folder:
   set -a; . {CREDENTIALS}; set +a
 
   # a token
-  curl -s -u "$AGENT_CLIENT_ID:$AGENT_CLIENT_SECRET" -d grant_type=client_credentials http://127.0.0.1:9000/token
+  printf 'user = "%s:%s"\\n' "$AGENT_CLIENT_ID" "$AGENT_CLIENT_SECRET" |
+      curl -sw '\\n' -K - -d grant_type=client_credentials http://127.0.0.1:9000/token
 
-  # an agent; it is refused a tool, and waits a minute for the grant
-  python examples/agent.py
+  # an agent; the first time it is refused a tool, and waits a minute for the grant
+  python examples/agent.py --environment ci-$(date +%s)
 
   # the grant, meanwhile in a third terminal
   authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write
@@ -138,10 +139,13 @@ def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--keep-running", action="store_true", help="serve on the default ports until Ctrl-C")
-    if parser.parse_args().keep_running:
-        keep_running()
-    else:
-        demo()
+    story = keep_running if parser.parse_args().keep_running else demo
+    try:
+        story()
+    except KeyboardInterrupt:
+        sys.exit("demo:  stopped")
+    except (CommandRefused, TimeoutError, subprocess.CalledProcessError) as error:
+        sys.exit(f"demo:  {error}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from support.authserver import FORM, AuthServer, basic_header, token_form
@@ -181,3 +182,16 @@ def test_a_refusal_repeats_nothing_of_the_request(authserver: AuthServer) -> Non
         response = authserver.post_token({**token_form(), **parameters}, basic)
         assert response.status_code in {400, 401}
         assert "marker" not in response.text + str(response.headers)
+
+
+def test_a_body_that_ends_too_early_is_not_obeyed(authserver: AuthServer) -> None:
+    """What is cut off can mean something else than what was sent."""
+    client, secret = authserver.create_client(auth_method="client_secret_post")
+    body = urlencode(token_form(client_id=client.client_id, client_secret=secret)).encode()
+
+    def post(length: int) -> TestResponse:
+        environ = {"CONTENT_LENGTH": str(length), "CONTENT_TYPE": FORM, "wsgi.input": io.BytesIO(body)}
+        return authserver.http.open("/token", method="POST", environ_overrides=environ)
+
+    assert post(len(body)).status_code == 200
+    assert_json_error(post(len(body) + 1), 400, "invalid_request")

@@ -331,3 +331,19 @@ def test_a_store_that_never_read_the_database_has_no_key_ring(
     away()
     with pytest.raises(SQLAlchemyError):
         key_store(authserver, sealing_key).ring()
+
+
+def test_a_sealing_key_in_a_folder_that_others_can_write_is_refused(authserver: AuthServer) -> None:
+    assert load_sealing_key(authserver.settings)
+    authserver.settings.keys_dir.chmod(0o770)
+    with pytest.raises(InvalidSettings, match="chmod go-w"):
+        load_sealing_key(authserver.settings)
+
+
+def test_a_sealing_key_that_is_no_file_is_refused_without_waiting_for_it(authserver: AuthServer) -> None:
+    path = authserver.settings.keys_dir / "sealing.key"
+    assert load_sealing_key(authserver.settings)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(InvalidSettings, match="not a file of yours"):
+        load_sealing_key(authserver.settings)

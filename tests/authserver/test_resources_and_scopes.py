@@ -233,3 +233,15 @@ def test_a_malformed_resource_is_invalid_target(authserver: AuthServer, text: st
     registered = authserver.create_client()
     assert ask(authserver, registered, RESOURCE).status_code == 200
     assert "resource" in assert_refused(ask(authserver, registered, text), "invalid_target")
+
+
+def test_a_scope_that_its_resource_no_longer_declares_implies_nothing(authserver: AuthServer) -> None:
+    """A catalogue that drops a broad scope must not leave its reach to those who hold it."""
+    client, secret = authserver.create_client("env:write")
+    basic = (client.client_id, secret)
+    assert authserver.post_token(token_form(scope="env:read"), basic).status_code == 200
+    authserver.add_resource(RESOURCE, env_read=())
+    after, secret = authserver.create_client("env:write")
+    response = authserver.post_token(token_form(scope="env:read"), (after.client_id, secret))
+    assert (response.status_code, response.json["error"]) == (400, "invalid_scope")
+    assert authserver.audit(client="admin:tester")[-3]["detail"]["withdrawn"] == ["env:write", "org:read"]

@@ -101,6 +101,27 @@ async def test_all_who_wait_for_an_unknown_kid_share_one_fetch(
     assert len(answers.etags) == 2
 
 
+async def test_all_who_wait_for_a_fetch_longer_than_the_cooldown_share_it_too(
+    keys: KeySource, answers: Answers, clock: FakeClock
+) -> None:
+    """Else a silent issuer and some invented kids would hold every request for a time-out of its own."""
+    await keys.refresh()
+    clock.advance(COOLDOWN)
+    answers.gate = anyio.Event()
+
+    async def ask(kid: str) -> None:
+        assert await keys.find(kid) is None
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(ask, f"invented-{number}")
+        await anyio.wait_all_tasks_blocked()
+        clock.advance(COOLDOWN)
+        answers.gate.set()
+    await ask("invented-after")
+    assert len(answers.etags) == 2
+
+
 async def test_a_flood_of_invented_kids_costs_one_fetch_in_a_cooldown(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:

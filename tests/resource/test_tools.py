@@ -318,7 +318,8 @@ async def test_without_a_workspace_the_result_is_an_error_and_no_challenge(
     for tool, arguments in (("list_environments", {}), ("create_environment", {"name": "a"})):
         assert await acme(tool, **arguments)
         token = acme.server.issuer.token(workspace_id=workspace_id)
-        assert "acts in no workspace" in await acme.server.failure(tool, token, **arguments)
+        problem = "acts in no workspace" if workspace_id is None else "The workspace of this client does not exist"
+        assert problem in await acme.server.failure(tool, token, **arguments)
     assert rows(acme.server, "environment") == 1
     assert (await acme.server.result("whoami", token))["workspace_id"] == workspace_id
 

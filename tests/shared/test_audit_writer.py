@@ -145,6 +145,35 @@ def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_l
     assert actions(engine) == ["first", "second", "third"]
 
 
+def test_during_an_outage_further_events_are_refused_and_after_it_they_are_taken(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """What is accepted during an outage is lost with the process, so nothing more is accepted."""
+    take_away(engine)
+    writer.record(allowed("before.it.was.noticed"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("notices")).result(5)
+    assert not writer.available
+    with pytest.raises(AuditUnavailable):
+        writer.record(allowed("refused"))
+    bring_back(engine)
+    writer.commit_and_wait(allowed("after"))
+    assert writer.available
+    writer.record(allowed("recorded.again"))
+    writer.close()
+    assert actions(engine) == ["before.it.was.noticed", "after", "recorded.again"]
+
+
+def test_what_is_lost_at_the_end_is_named_in_the_log(
+    writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    take_away(engine)
+    writer.record(allowed("token.issue", jti="the-jti"))
+    writer.close()
+    assert "1 audit events are lost" in caplog.text
+    assert "token.issue the-jti" in caplog.text
+
+
 def test_a_full_queue_refuses_and_drops_nothing(writer: AuditWriter, engine: Engine) -> None:
     take_away(engine)
     for number in range(CAPACITY):
@@ -215,6 +244,17 @@ def test_events_are_found_by_who_which_token_and_which_request(writer: AuditWrit
     assert actions(engine, request_id="r3") == ["c"]
     assert actions(engine, client="two", jti="j1") == ["b"]
     assert actions(engine, client="' OR 1=1 --") == []
+
+
+def test_a_client_is_found_as_actor_as_claimed_actor_and_as_object_of_an_admin_only(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """A stranger can name anything as the object of a call, and must not fill another client's trail with it."""
+    writer.record(allowed("token.issue", actor="agent_1"))
+    writer.record(allowed("token.issue", actor="claimed:agent_1"))
+    writer.record(allowed("client.disable", actor="admin:root", object="agent_1"))
+    writer.commit_and_wait(allowed("tool.call", actor="agent_2", object="agent_1"))
+    assert actions(engine, client="agent_1") == ["token.issue", "token.issue", "client.disable"]
 
 
 def test_the_newest_events_are_found_the_oldest_of_them_first(

@@ -142,3 +142,17 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) ->
     assert tables(database) == before
     database.require_current()
     database.close()
+
+
+def test_a_database_that_others_can_change_is_refused(database: Any, tmp_path: Path) -> None:
+    """Whoever writes the database grants himself scopes."""
+    database.migrate()
+    database.require_current()
+    (tmp_path / "test.db").chmod(0o660)
+    with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
+        database.require_current()
+    (tmp_path / "test.db").chmod(0o644)
+    database.require_current()
+    tmp_path.chmod(0o777)
+    with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
+        database.require_current()

@@ -160,3 +160,25 @@ def test_a_bind_is_a_host_and_a_port(text: str) -> None:
 def test_what_is_no_bind_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         check_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "prefix"), [(AuthServerSettings, "AUTHSERVER"), (ResourceServerSettings, "RESOURCESERVER")]
+)
+def test_plain_http_is_not_offered_beyond_this_machine(
+    settings_class: type[AuthServerSettings | ResourceServerSettings], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(settings_class)
+    monkeypatch.setenv(f"{prefix}_BIND", "0.0.0.0:9000")
+    with pytest.raises(InvalidSettings, match=f"^{prefix}_BIND: plain http is for this machine only"):
+        load_settings(settings_class)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/.well-known/mcp", "/m%63p"])
+def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At /livez, the endpoint would be served without the checks of Host and Origin."""
+    monkeypatch.setenv("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp")
+    assert load_settings(ResourceServerSettings)
+    monkeypatch.setenv("RESOURCESERVER_RESOURCE", f"https://mcp.example.com{path}")
+    with pytest.raises(InvalidSettings, match="RESOURCESERVER_RESOURCE: has a path that this server needs"):
+        load_settings(ResourceServerSettings)

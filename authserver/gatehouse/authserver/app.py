@@ -13,7 +13,7 @@ from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
 from gatehouse.authserver.errors import OAuthError, invalid_request, render
-from gatehouse.authserver.http import MAX_BODY, BodyTooLarge, Request, Response
+from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.services import Services
@@ -93,6 +93,9 @@ def _view(services: Services, endpoint: Endpoint) -> Callable[[], flask.Response
             request = Request.from_environ(flask.request.environ)
         except BodyTooLarge:
             error = invalid_request(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
+            return _flask_response(render(error, flask.request.environ["gatehouse.request_id"]))
+        except BodyIncomplete:
+            error = invalid_request("The body ended before its Content-Length.")
             return _flask_response(render(error, flask.request.environ["gatehouse.request_id"]))
         return _flask_response(endpoint(services, request))
 

@@ -19,6 +19,10 @@ class BodyTooLarge(Exception):
     """The body is longer than MAX_BODY. It was not read to its end."""
 
 
+class BodyIncomplete(Exception):
+    """The body ended before its announced length: what is there may mean something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request. Header names are in lower case; the body is complete."""
@@ -35,6 +39,7 @@ class Request:
 
         Raises:
             BodyTooLarge: the body is larger than MAX_BODY.
+            BodyIncomplete: the body is shorter than announced.
         """
         headers = {
             name[5:].replace("_", "-").lower(): str(value)
@@ -56,7 +61,10 @@ def _read_body(environ: Mapping[str, Any]) -> bytes:
     if length.isascii() and length.isdigit():
         if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
             raise BodyTooLarge
-        return bytes(environ["wsgi.input"].read(int(length)))
+        body = bytes(environ["wsgi.input"].read(int(length)))
+        if len(body) < int(length):
+            raise BodyIncomplete
+        return body
     if not environ.get("wsgi.input_terminated"):
         return b""
     source: io.BufferedIOBase = environ["wsgi.input"]

@@ -1,13 +1,13 @@
 """The settings of the authorization server (environment, or `--env-file`)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.settings import ServerSettings, check_issuer
+from gatehouse.shared.settings import ServerSettings, check_issuer, check_reach
 
 
 class Settings(ServerSettings):
@@ -42,3 +42,8 @@ class Settings(ServerSettings):
     @classmethod
     def _check_issuer(cls, value: str) -> str:
         return check_issuer(value)
+
+    @model_validator(mode="after")
+    def _check_reach(self) -> Self:
+        check_reach(self.issuer, self.bind, "AUTHSERVER_BIND")
+        return self

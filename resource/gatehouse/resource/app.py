@@ -117,7 +117,7 @@ def create_app(
             Route(settings.endpoint_path, gate),
             *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
             Route("/livez", livez, methods=["GET"]),
-            Route("/readyz", readyz(services.database, services.keys), methods=["GET"]),
+            Route("/readyz", readyz(services.database, services.keys, services.audit), methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
         exception_handlers={404: no_such_endpoint, 405: no_such_endpoint, Exception: failed},

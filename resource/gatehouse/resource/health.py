@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from gatehouse.resource.bearer.jwks import KeySource
 from gatehouse.resource.store.database import AsyncDatabase
+from gatehouse.shared.audit_writer import AuditWriter
 
 PATHS = frozenset({"/livez", "/readyz"})
 """Served for any Host: a load balancer asks by address."""
@@ -22,7 +23,7 @@ async def livez(_: Request) -> Response:
     return JSONResponse({"status": "ok"}, headers=_HEADERS)
 
 
-def readyz(database: AsyncDatabase, keys: KeySource) -> Endpoint:
+def readyz(database: AsyncDatabase, keys: KeySource, audit: AuditWriter) -> Endpoint:
     """Return the endpoint that answers whether calls can be served: 200 when every check is `ok`, else 503."""
 
     async def endpoint(_: Request) -> Response:
@@ -31,6 +32,8 @@ def readyz(database: AsyncDatabase, keys: KeySource) -> Endpoint:
             await database.ping()
         except SQLAlchemyError:
             checks["database"] = "does not answer"
+        if not audit.available:
+            checks["database"] = "takes no audit events"
         ready = set(checks.values()) == {"ok"}
         content = {"status": "ok" if ready else "unavailable", **checks}
         return JSONResponse(content, 200 if ready else 503, _HEADERS)

@@ -1,14 +1,15 @@
 """The settings of the resource server (environment, or `--env-file`)."""
 
 import re
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.scopes import parse_scope
-from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url
+from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, check_reach
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
@@ -41,7 +42,11 @@ class Settings(ServerSettings):
     @field_validator("resource")
     @classmethod
     def _check_resource(cls, value: str) -> str:
-        return check_public_url(parse_resource_identifier(value))
+        resource = check_public_url(parse_resource_identifier(value))
+        path = urlsplit(resource).path
+        if path in {"/livez", "/readyz"} or path.startswith("/.well-known/") or "%" in path:
+            raise ValueError("has a path that this server needs for something else, or that is percent-encoded")
+        return resource
 
     @field_validator("issuer")
     @classmethod
@@ -62,6 +67,11 @@ class Settings(ServerSettings):
             if _ORIGIN.fullmatch(origin) is None:
                 raise ValueError("must be origins separated by spaces, such as https://app.example.com")
         return value
+
+    @model_validator(mode="after")
+    def _check_reach(self) -> Self:
+        check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
+        return self
 
     @property
     def endpoint_path(self) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     insert,
     or_,
     select,
@@ -28,6 +29,9 @@ from sqlalchemy.types import JSON
 
 from gatehouse.shared.clock import Clock, system_clock
 from gatehouse.shared.redaction import mask, printable
+
+CLAIMED = "claimed:"
+"""Begins the actor of an event whose author is not proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class AuditEvent:
     outcome: str
     """`allowed`, `refused`, or `failed` (allowed, but without the wanted result)."""
     actor: str | None = None
-    """The client_id, or `admin:NAME` for the command line. For a refused authentication: the client_id claimed."""
+    """The client_id, `admin:NAME` for the command line, or `claimed:CLIENT_ID` where nothing was proven."""
     object: str | None = None
     """What it was done to: a client_id, a tool, a resource."""
     jti: str | None = None
@@ -123,7 +127,9 @@ def find_events(
     """
     query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
     if client is not None:
-        query = query.where(or_(table.c.actor == client, table.c.object == client))
+        # Strangers choose what a call names as its object; only admins act on clients.
+        done_to_it = and_(table.c.object == client, table.c.action.startswith("client."))
+        query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
     for column, value in ((table.c.jti, jti), (table.c.request_id, request_id)):
         if value is not None:
             query = query.where(column == value)

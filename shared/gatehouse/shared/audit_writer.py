@@ -9,8 +9,8 @@ An event is recorded in one of three ways, each with its own promise:
 * `AuditWriter.record` returns at once; the row is written with others within 200 ms. For tokens issued and calls that
   only read. A crash loses at most that interval.
 
-Nothing is dropped silently: when the database does not take events and the queue is full, the writer refuses, and the
-request is refused with it.
+Nothing is dropped silently: while the database does not take events, the writer refuses further ones, and the requests
+are refused with them. What was recorded before the outage was noticed waits in memory for its end.
 """
 
 import asyncio
@@ -71,14 +71,20 @@ class AuditWriter:
         self._in_flight = 0
         self._changed = threading.Condition()
         self._urgent = False
+        self._failing = False
         self._closing = False
         self._thread: threading.Thread | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the last events were written."""
+        return not self._failing
 
     def record(self, event: AuditEvent) -> None:
         """Have an event written within BATCH_INTERVAL.
 
         Raises:
-            AuditUnavailable: the queue is full because the database takes no events, or the writer is closed.
+            AuditUnavailable: the database takes no events now, the queue is full, or the writer is closed.
         """
         self._append(_Pending(self.rows.values(event)))
 
@@ -124,8 +130,11 @@ class AuditWriter:
 
     def _append(self, pending: _Pending) -> None:
         with self._changed:
-            if len(self._pending) + self._in_flight >= self._capacity or self._closing:
+            waiting = len(self._pending) + self._in_flight
+            if waiting >= self._capacity or self._closing:
                 raise AuditUnavailable("the audit queue is full or closed")
+            if self._failing and waiting and pending.committed is None:
+                raise AuditUnavailable("the database takes no audit events")
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
             if self._thread is None:
@@ -151,6 +160,7 @@ class AuditWriter:
 
     def _write(self, batch: list[_Pending]) -> None:
         error = self._insert(batch)
+        self._failing = isinstance(error, _OUTAGE)
         if error is None:
             _settle(batch, None)
         elif isinstance(error, _OUTAGE):
@@ -164,6 +174,7 @@ class AuditWriter:
         for position, pending in enumerate(batch):
             error = self._insert([pending])
             if isinstance(error, _OUTAGE):
+                self._failing = True
                 self._give_back(batch[position:])
                 return
             if error is not None:
@@ -185,7 +196,8 @@ class AuditWriter:
         kept = [pending for pending in batch if pending.committed is None]
         with self._changed:
             if self._closing:
-                log.error("%d audit events are lost: the database is away at the end", len(kept))
+                lost = ", ".join(f"{pending.row['action']} {pending.row['jti']}" for pending in kept)
+                log.error("%d audit events are lost, the database is away at the end: %s", len(kept), lost)
                 return
             self._pending.extendleft(reversed(kept))
             self._changed.wait_for(lambda: self._closing, BATCH_INTERVAL)

@@ -23,6 +23,7 @@ RESERVED_CLAIMS = _TOKEN_CLAIMS | {
     # Registered by RFC 7519, 7800, 8693, 9068, OpenID Connect and the token status list, with meanings of
     # their own that a resource server may act upon.
     *("nbf", "cnf", "act", "may_act", "status", "events", "sid", "nonce", "azp", "acr", "amr", "auth_time"),
+    *("scp", "permissions", "email", "upn", "username", "preferred_username"),
     *("roles", "groups", "entitlements", "authorization_details", "token_introspection"),
 }
 """Names that an admin cannot give to a static claim."""

@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
 """
 
+import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -36,12 +38,17 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and turn what an operator can mend into a refusal."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal that cannot show a character shows its escape.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except (InvalidSettings, SchemaMismatch) as error:
             raise Refusal(str(error)) from None
         except SQLAlchemyError as error:
             raise Refusal(_explain(error)) from None
+        except UnicodeError:
+            raise Refusal("An argument or a file is not text in UTF-8.") from None
         except OSError as error:
             raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}.") from None
 
@@ -125,13 +132,12 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     rows = [[_cell(record.get(column)) for column in columns] for record in records]
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        # Whoever reads a pipe wants whole values, on one line for each object.
-        console.width = max(
-            console.width, sum(2 + max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
-        )
-    console.print(table)
+    console = Console(markup=False, highlight=False, emoji=False)
+    # Whole values, one line for each object: a cut client_id is of no use to the next command.
+    console.width = max(
+        console.width, sum(2 + max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
+    )
+    console.print(table, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
@@ -169,8 +175,12 @@ def audit_options(function: FunctionT) -> FunctionT:
 def print_audit(connection: Connection, table: Table, *, output: str, **filters: Any) -> None:
     """Print the newest matching audit events, the oldest of them first."""
     columns = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
-    records = [
+    records: list[dict[str, Any]] = [
         {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in (*columns[1:], "detail")}}
         for row in find_events(connection, table, **filters)
     ]
+    if output == "table":
+        # What was granted, made or answered stands where a refusal has its reason.
+        for record in records:
+            record["reason"] = record["reason"] or record["detail"]
     print_records(records, columns, output)

@@ -49,8 +49,10 @@ def parse_database_url(text: str) -> URL:
         raise ValueError("not a database URL; write sqlite:///var/file.db or postgresql://user@host/name") from None
     if backend not in _DRIVERS:
         raise ValueError("only sqlite:// and postgresql:// databases are supported")
-    if backend == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise ValueError("an in-memory database is not shared between workers; name a file")
+    if backend == "sqlite" and (url.database in {None, "", ":memory:"} or url.query):
+        raise ValueError("an in-memory database is not shared between workers; name a file, without options")
+    if "password" in url.query:
+        raise ValueError("has a password among its options, where it is not kept secret; write USER:PASSWORD@HOST")
     return url
 
 
@@ -67,11 +69,23 @@ def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
 
 
 def create_file(url: URL) -> None:
-    """Create an empty SQLite file and its folder, readable by their owner only. Does nothing for PostgreSQL."""
-    if url.get_backend_name() == "sqlite" and url.database:
-        path = Path(url.database)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
+    """Create an empty SQLite file and its folders, for their owner only. Does nothing for PostgreSQL."""
+    path = sqlite_path(url)
+    if path is None:
+        return
+    for folder in reversed(path.parents):
+        folder.mkdir(exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """Return the file of an SQLite database, or None for PostgreSQL."""
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def others_may_write(path: Path) -> bool:
+    """Tell whether others than its owner can change a file, or put another one in its place."""
+    return bool(path.stat().st_mode & 0o022 or (path.parent.stat().st_mode & 0o1002) == 0o0002)
 
 
 def _drivers(url: URL) -> tuple[str, str]:

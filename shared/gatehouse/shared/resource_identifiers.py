@@ -40,6 +40,8 @@ def parse_resource_identifier(text: str) -> str:
         raise InvalidResourceIdentifier("A resource has no user information before its host.")
     if any(unquote(segment) in {".", ".."} for segment in parts.path.split("/")):
         raise InvalidResourceIdentifier("A resource has no '.' or '..' in its path.")
+    if "[" in parts.netloc and ":" not in parts.hostname:
+        raise InvalidResourceIdentifier("The host of the resource is not an IPv6 address.")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     authority = host if port in {None, _DEFAULT_PORTS[scheme]} else f"{host}:{port}"
     return f"{scheme}://{authority}{'' if parts.path == '/' else parts.path}"

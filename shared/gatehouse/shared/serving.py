@@ -1,6 +1,7 @@
 """gunicorn, started from a command line of ours with settings of ours; no file or variable of its own is read."""
 
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,8 +40,25 @@ class Server:
     threads: int = 1
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; does not return."""
+        """Serve until SIGTERM or SIGINT; does not return.
+
+        Raises:
+            OSError: the address cannot be bound; its `filename` is the address.
+        """
+        _require_free(self.bind)
         _Application(self).run()
+
+
+def _require_free(bind: str) -> None:
+    """Say at once, and in one line, what gunicorn would say after five tries."""
+    host, _, port = bind.rpartition(":")
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, bind) from None
 
 
 class _Application(BaseApplication):

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from sqlalchemy import URL, text
 from sqlalchemy.orm import Session
 
 from gatehouse.shared import schema
-from gatehouse.shared.database import READ_ONLY, create_file, open_engine
+from gatehouse.shared.database import READ_ONLY, create_file, open_engine, others_may_write, sqlite_path
 from gatehouse.shared.schema import Schema, SchemaMismatch
 
 
@@ -45,8 +44,14 @@ class SessionDatabase:
         Raises:
             SchemaMismatch: the message names the command that mends it.
         """
-        if self.url.get_backend_name() == "sqlite" and not Path(str(self.url.database)).exists():
-            raise SchemaMismatch(f"There is no database yet. Run: {self.schema.init_command}")
+        path = sqlite_path(self.url)
+        if path is not None and not path.exists():
+            raise SchemaMismatch(
+                f"There is no database at {path}. Run: {self.schema.init_command}; "
+                "or change to the folder where that was run."
+            )
+        if path is not None and others_may_write(path):
+            raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
         schema.require_current(self.engine, self.schema)
 
     def ping(self) -> None:

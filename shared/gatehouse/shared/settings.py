@@ -14,6 +14,7 @@ from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.logs import LogFormat, LogLevel
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
+    is_loopback,
     is_protected_transport,
     parse_resource_identifier,
 )
@@ -71,8 +72,10 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_input=False, include_url=False):
-            name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
-            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+            message = problem["msg"].removeprefix("Value error, ")
+            # A problem of several settings together names them itself.
+            name = prefix + str(problem["loc"][0]).upper() if problem["loc"] else None
+            lines.append(f"{name}: {message}" if name else message)
         raise InvalidSettings("\n".join(lines)) from None
 
 
@@ -114,9 +117,15 @@ def check_issuer(value: str) -> str:
     return value
 
 
+def check_reach(public_url: str, bind: str, bind_name: str) -> None:
+    """Refuse to offer plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
+    if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
+        raise ValueError(f"{bind_name}: plain http is for this machine only; bind a loopback address, or use https")
+
+
 def check_bind(value: str) -> str:
     """Check a `HOST:PORT`, as in `127.0.0.1:9000` or `[::1]:9000`. Raises ValueError."""
     host, _, port = value.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not host or "," in host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:9000")
     return value

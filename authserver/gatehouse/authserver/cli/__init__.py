@@ -9,7 +9,7 @@ from gatehouse.shared.command_line import server_group
 
 @server_group
 def main() -> None:
-    r"""The Gatehouse authorization server: short-lived access tokens for machine agents.
+    """The Gatehouse authorization server: short-lived access tokens for machine agents.
 
     Settings are variables named AUTHSERVER_..., or lines of --env-file. The defaults serve
     http://127.0.0.1:9000 from files in var/ and keys/ of the working directory.
@@ -20,7 +20,7 @@ def main() -> None:
       authserver resource add http://127.0.0.1:8000/mcp --name demo --scope env:read
       authserver client create --name agent --resource http://127.0.0.1:8000/mcp --scope env:read
       authserver serve
-    """
+    """  # noqa: D301 - click reads the control character
 
 
 for command in (init, serve, resource, client, audit):

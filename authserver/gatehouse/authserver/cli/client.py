@@ -50,6 +50,8 @@ def _print(registered: Client, output: str, **first: str) -> None:
     record["client_id_issued_at"] = iso_time(registered.created_at)
     record.pop("client_id")
     print_record({"client_id": registered.client_id, **first, **record}, output)
+    if not grants:
+        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
     for entry in grants:
         click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
 
@@ -64,10 +66,17 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     return claims
 
 
+def _join(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str:
+    """Take `--scope "a b"` and `--scope a --scope b` for the same."""
+    return " ".join(values)
+
+
 @client.command()
 @click.option("--name", required=True, help="What people call it.")
 @click.option("--resource", required=True, metavar="URL", help="The registered resource that it will call.")
-@click.option("--scope", required=True, metavar='"A B"', help="The scopes that it may have there.")
+@click.option(
+    "--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes that it may have there."
+)
 @click.option(
     "--auth",
     "auth_method",
@@ -171,7 +180,7 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @grant.command("add")
 @click.argument("client_id")
 @click.option("--resource", required=True, metavar="URL", help="The resource.")
-@click.option("--scope", required=True, metavar='"A B"', help="The scopes to add.")
+@click.option("--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes to add.")
 @output_option
 @click.pass_context
 @example('authserver client grant add agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
@@ -186,7 +195,7 @@ def grant_add(ctx: click.Context, client_id: str, resource: str, scope: str, out
 @grant.command("remove")
 @click.argument("client_id")
 @click.option("--resource", required=True, metavar="URL", help="The resource.")
-@click.option("--scope", required=True, metavar='"A B"', help="The scopes to take away.")
+@click.option("--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes to take away.")
 @output_option
 @click.pass_context
 @example('authserver client grant remove agent_... --resource https://mcp.example.com/mcp --scope "env:write"')

@@ -13,7 +13,7 @@ from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import parse_resource
-from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
@@ -103,6 +103,8 @@ def existing_client(session: Session, client_id: str) -> Client:
     """Return a client as it stands in this transaction. Raises Refused when there is none."""
     session.flush()
     client = load_client(session, client_id)
+    if not client_id:
+        raise Refused("The client_id is empty. List the clients with: authserver client list")
     if client is None:
         raise Refused(f"There is no client {client_id}. List them with: authserver client list")
     return client
@@ -127,7 +129,8 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     registered = load_resource(session, identifier)
     if registered is None:
-        raise Refused(f"There is no resource {identifier}. Register it with: authserver resource add {identifier} ...")
+        known = ", ".join(known.resource for known in list_resources(session)) or "none"
+        raise Refused(f"There is no resource {identifier}. Registered, by: authserver resource add, are: {known}.")
     if unknown := sorted(scopes - registered.scopes.keys()):
         known = ", ".join(registered.scopes)
         raise Refused(f"The resource has no scope {unknown[0]}. Its scopes are: {known}.")

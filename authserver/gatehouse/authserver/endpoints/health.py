@@ -21,6 +21,8 @@ def readyz(services: Services, request: Request) -> Response:
         services.database.ping()
     except SQLAlchemyError:
         checks["database"] = "does not answer"
+    if not services.audit.available:
+        checks["database"] = "takes no audit events"
     try:
         services.keys.ring()
     except (SQLAlchemyError, NoUsableKey):

@@ -3,7 +3,7 @@
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.authenticate import authenticate_client, claimed_client_id
+from gatehouse.authserver.clients.authenticate import AuthenticatedClient, authenticate_client, claimed_client_id
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
@@ -11,7 +11,7 @@ from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
-from gatehouse.shared.audit import AuditEvent
+from gatehouse.shared.audit import CLAIMED, AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable
 from gatehouse.shared.scopes import format_scope
 
@@ -23,7 +23,7 @@ log = structlog.stdlib.get_logger(__name__)
 def token(services: Services, request: Request) -> Response:
     """Answer a token request with a token (RFC 6749 5.1) or a refusal (5.2), recorded before it leaves."""
     try:
-        form = Form()
+        form, client = Form(), None
         try:
             form = parse_form(request)
             authorization = request.headers.get("authorization")
@@ -35,7 +35,7 @@ def token(services: Services, request: Request) -> Response:
             response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
             record_issued(services, request, issued)
         except OAuthError as error:
-            record_refused(services, request, form, error)
+            record_refused(services, request, _actor(request, form, client), error)
             return render(error, request.request_id)
     except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
         log.error("token request cannot be judged", error=type(error).__name__)
@@ -60,17 +60,24 @@ def record_issued(services: Services, request: Request, issued: IssuedToken) -> 
     )
 
 
-def record_refused(services: Services, request: Request, form: Form, error: OAuthError) -> None:
+def record_refused(services: Services, request: Request, actor: str | None, error: OAuthError) -> None:
     """Record a refusal and return when it is on disk."""
-    claimed = claimed_client_id(request.headers.get("authorization"), form.parameters)
-    structlog.contextvars.bind_contextvars(client_id=claimed, error=error.error, reason=error.reason)
+    structlog.contextvars.bind_contextvars(client_id=actor, error=error.error, reason=error.reason)
     services.audit.commit_and_wait(
         AuditEvent(
             _ACTION,
             "refused",
-            actor=claimed,
+            actor=actor,
             request_id=request.request_id,
             reason=error.reason,
             detail={"error": error.error},
         )
     )
+
+
+def _actor(request: Request, form: Form, client: AuthenticatedClient | None) -> str | None:
+    """Return who was refused: a client that is proven, or the one that was claimed."""
+    if client is not None:
+        return client.client.client_id
+    claimed = claimed_client_id(request.headers.get("authorization"), form.parameters)
+    return f"{CLAIMED}{claimed}" if claimed is not None else None

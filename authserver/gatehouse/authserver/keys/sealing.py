@@ -70,7 +70,7 @@ def load_sealing_key(settings: Settings) -> SealingKey:
     path = settings.keys_dir / FILE_NAME
     try:
         # O_NOFOLLOW: a link could lead to a file that somebody else controls.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise InvalidSettings(
             f"There is no sealing key at {path}. Run: authserver init; if the database holds keys, put theirs back."
@@ -80,9 +80,18 @@ def load_sealing_key(settings: Settings) -> SealingKey:
             f"The sealing key {path} cannot be read, or is a link. Make it a file of yours."
         ) from None
     with os.fdopen(descriptor, "rb") as file:
-        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-            raise InvalidSettings(f"The sealing key {path} is readable by others. Run: chmod 600 {path}")
+        _require_private(path, os.fstat(file.fileno()))
         return _decode(file.read(256).decode("ascii", "replace").strip(), str(path))
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Refuse a key that somebody else can know: who wrote it, may read it, or may put another in its place."""
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
+        raise InvalidSettings(f"The sealing key {path} is not a file of yours. Replace it by one that is.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise InvalidSettings(f"The sealing key {path} is readable by others. Run: chmod 600 {path}")
+    if path.parent.stat().st_mode & 0o022:
+        raise InvalidSettings(f"Others can replace the sealing key {path}. Run: chmod go-w {path.parent}")
 
 
 def _decode(text: str, source: str) -> SealingKey:

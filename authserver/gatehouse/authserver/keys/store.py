@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 _SEALED_OTHERWISE = (
-    "The keys in the database were sealed with another sealing key, or for another issuer. Put that one back."
+    "The keys in the database were sealed with another sealing key, or for another issuer. Put that one back, "
+    "or begin anew with another database."
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
@@ -91,21 +92,15 @@ def add_resource(
 ) -> Resource:
     """Register a resource, or bring the name and scopes of a registered one up to date.
 
-    Scopes that the declaration no longer names stay, because clients may hold them.
+    Scopes that the declaration no longer names stay, because clients may hold them; they imply nothing any more.
 
     Raises:
         Refused: a malformed name, no scope, a scope twice, or an implied scope that is not declared.
     """
     identifier = parse_resource(resource)
     check_name("resource", name)
-    names = [declaration.scope for declaration in scopes]
-    if not names or len(set(names)) != len(names):
-        raise Refused("A resource needs at least one scope, and each scope once.")
     known = load_resource(session, identifier)
-    declared = set(names) | (set(known.scopes) if known else set())
-    for declaration in scopes:
-        if unknown := sorted(set(declaration.implies) - declared):
-            raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
+    _check_scopes(scopes, known)
     if known is None:
         session.add(ResourceRow(resource=identifier, resource_name=name, created_at=admin.now()))
     else:
@@ -120,8 +115,31 @@ def add_resource(
                 implies=list(declaration.implies),
             )
         )
+    names = [declaration.scope for declaration in scopes]
+    withdrawn = _withdraw_implications(session, identifier, names)
     session.flush()
-    admin.record(session, "resource.add" if known is None else "resource.update", identifier, scopes=sorted(names))
+    action = "resource.add" if known is None else "resource.update"
+    admin.record(session, action, identifier, scopes=sorted(names), withdrawn=withdrawn)
     added = load_resource(session, identifier)
     assert added is not None  # noqa: S101 - written above, in this transaction
     return added
+
+
+def _check_scopes(scopes: list[ScopeDeclaration], known: Resource | None) -> None:
+    names = [declaration.scope for declaration in scopes]
+    if not names or len(set(names)) != len(names):
+        raise Refused("A resource needs at least one scope, and each scope once.")
+    declared = set(names) | (set(known.scopes) if known else set())
+    for declaration in scopes:
+        if unknown := sorted(set(declaration.implies) - declared):
+            raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
+
+
+def _withdraw_implications(session: Session, resource: str, declared: list[str]) -> list[str]:
+    """Let a scope that its resource no longer declares stand for itself only. Return their names."""
+    rows = session.scalars(
+        select(ResourceScopeRow).where(ResourceScopeRow.resource == resource, ResourceScopeRow.scope.not_in(declared))
+    ).all()
+    for row in rows:
+        row.implies = []
+    return sorted(row.scope for row in rows)

@@ -7,7 +7,7 @@ verified claims to dispatch, which decides again.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -31,6 +31,9 @@ from gatehouse.shared.scopes import format_scope
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of one request."""
+
+MAX_UNPROVEN_BODY: Final = 64 * 1024
+"""Bytes of a body that is read before the caller is known. Reading costs time that a stranger must not spend."""
 
 METHODS: Final = frozenset({"initialize", "ping", "server/discover", "tools/list", "tools/call"})
 """The closed table of requests. What is not in it is refused, even if the SDK would have a handler."""
@@ -75,7 +78,18 @@ class _Arrival:
     request_id: str
     message: Message | None = None
     claims: AccessClaims | None = None
-    rpc_id: json_rpc.RequestId = field(default=None)
+    """What a token that the issuer signed says, valid here or not."""
+    rpc_id: json_rpc.RequestId = None
+
+    def read(self, body: bytes) -> _Refused | None:
+        """Read the message. Return why it cannot be read, which is told to callers with a valid token only."""
+        try:
+            self.message = json_rpc.read_message(body)
+            self.rpc_id = self.message.id
+        except InvalidMessage as error:
+            self.rpc_id = error.request_id
+            return _Refused(400, error.code, str(error))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +122,20 @@ class Gate:
 
     async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
         """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
-        # Read before the caller is known, because a 401 names the scopes of the operation.
-        read = _read_message(body)
-        arrival.rpc_id = read.request_id if isinstance(read, InvalidMessage) else read.id
-        arrival.message = None if isinstance(read, InvalidMessage) else read
-        claims = arrival.claims = await self._authenticate(request.headers, arrival.message)
+        # A 401 names the scopes of the operation, so a body of usual size is read before the caller is known.
+        malformed = arrival.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
+        claims = arrival.claims = await self._authenticate(request.headers, arrival)
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
         _check_http(request)
-        if isinstance(read, InvalidMessage):
-            raise _Refused(400, read.code, str(read))
-        self._authorize(read, claims)
+        if len(body) > MAX_UNPROVEN_BODY:
+            malformed = arrival.read(body)
+        if malformed is not None or arrival.message is None:
+            raise malformed or _unavailable("no message was read")
+        self._authorize(arrival.message, claims)
         return claims
 
-    async def _authenticate(self, headers: Headers, message: Message | None) -> AccessClaims:
-        operation = message.tool_name if message is not None else None
+    async def _authenticate(self, headers: Headers, arrival: _Arrival) -> AccessClaims:
+        operation = arrival.message.tool_name if arrival.message is not None else None
         scope = self.baseline | policy.required_scope(self.catalogue, operation)
         sent = headers.getlist("authorization")
         if not sent:
@@ -130,6 +144,7 @@ class Gate:
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
+            arrival.claims = error.claims
             raise _Refused(
                 401,
                 json_rpc.UNAUTHENTICATED,
@@ -243,14 +258,6 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > MAX_BODY:
             raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
     return bytes(body)
-
-
-def _read_message(body: bytes) -> Message | InvalidMessage:
-    """Read a body, or say why it cannot be read: that is told to callers with a valid token only."""
-    try:
-        return json_rpc.read_message(body)
-    except InvalidMessage as error:
-        return error
 
 
 def _check_http(request: Request) -> None:

@@ -102,6 +102,7 @@ class KeySource:
         self._keys: Mapping[str, VerificationKey] = {}
         self._etag: str | None = None
         self._last_fetch = float("-inf")
+        self._fetches = 0
         self._fetching = anyio.Lock()
         self._failure: str | None = None
 
@@ -128,14 +129,14 @@ class KeySource:
         return self._keys.get(kid)
 
     async def _refresh_once(self, cooldown: float) -> None:
+        fetches = self._fetches
         async with self._fetching:
-            # Whoever waited for the lock finds that the fetch was made.
-            if self._monotonic() - self._last_fetch >= cooldown:
+            # A fetch that ended while this one waited for its turn was its own.
+            if self._fetches == fetches and self._monotonic() - self._last_fetch >= cooldown:
                 await self.refresh()
 
     async def refresh(self) -> None:
         """Fetch the set; keep the last good one when that fails."""
-        self._last_fetch = self._monotonic()
         try:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
@@ -146,6 +147,10 @@ class KeySource:
                 log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
             self._failure = str(error)
             return
+        finally:
+            # The cooldown begins at the end, because a fetch may take longer than it.
+            self._fetches += 1
+            self._last_fetch = self._monotonic()
         if self._failure is not None:
             log.info("the issuer's key set is renewed: %d keys in use", len(self._keys))
         self._failure = None

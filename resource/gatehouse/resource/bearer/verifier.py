@@ -19,11 +19,15 @@ _CACHE_SIZE = 4096
 
 
 class TokenRefused(Exception):
-    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not."""
+    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not.
 
-    def __init__(self, reason: str) -> None:
+    `claims` is what the token says, if the issuer signed it: whose token it was, for the audit trail.
+    """
+
+    def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.claims = claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +94,18 @@ class Verifier:
 
     def _check_identity(self, claims: AccessClaims) -> None:
         if claims.iss != self._issuer:
-            raise TokenRefused("iss is not the trusted issuer")
+            raise TokenRefused("iss is not the trusted issuer", claims)
         if claims.aud != self._resource:
-            raise TokenRefused("aud is not this resource")
+            raise TokenRefused("aud is not this resource", claims)
         if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
-            raise TokenRefused(f"the lifetime is not between 0 and {MAX_LIFETIME} s")
+            raise TokenRefused(f"the lifetime is not between 0 and {MAX_LIFETIME} s", claims)
 
     def _check_time(self, claims: AccessClaims) -> None:
         now = self._clock()
         if now >= claims.exp + LEEWAY:
-            raise TokenRefused("expired")
+            raise TokenRefused("expired", claims)
         if now < claims.iat - LEEWAY:
-            raise TokenRefused("issued in the future")
+            raise TokenRefused("issued in the future", claims)
 
 
 def _check_confirmation(claims: Mapping[str, Any]) -> None:

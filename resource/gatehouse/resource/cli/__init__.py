@@ -9,7 +9,7 @@ from gatehouse.shared.command_line import server_group
 
 @server_group
 def main() -> None:
-    r"""The Gatehouse resource server: MCP tools behind access tokens and scopes.
+    """The Gatehouse resource server: MCP tools behind access tokens and scopes.
 
     Settings are variables named RESOURCESERVER_..., or lines of --env-file. The defaults serve
     http://127.0.0.1:8000/mcp, and trust the issuer http://127.0.0.1:9000.
@@ -20,7 +20,7 @@ def main() -> None:
       resourceserver workspace create --name acme
       resourceserver tools
       resourceserver serve
-    """
+    """  # noqa: D301 - click reads the control character
 
 
 for command in (init, serve, tools, workspace, audit):

@@ -19,8 +19,9 @@ class Conflict(DirectoryError):
 class NoWorkspace(DirectoryError):
     """The token names no workspace, or one that does not exist. More scopes would not help, so this is no 403."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool) -> None:
+        problem = "The workspace of this client does not exist." if named else "This client acts in no workspace."
         super().__init__(
-            "This client acts in no workspace. Its admin creates one with 'resourceserver workspace create' and "
+            f"{problem} Its admin creates one with 'resourceserver workspace create' and "
             "registers the client with '--claim workspace_id=wks_...'."
         )
