@@ -5,6 +5,7 @@ for want of a scope, it says what it lacks and repeats the call in the same sess
 the SDK obtains a token with the new scope by itself.
 
     AGENT_CLIENT_ID=... AGENT_CLIENT_SECRET=... python examples/agent.py
+    AGENT_CLIENT_ID=... AGENT_PRIVATE_KEY_FILE=agent.pem python examples/agent.py
 """
 
 import argparse
@@ -12,12 +13,17 @@ import asyncio
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
 from mcp import Client
-from mcp.client.auth import OAuthFlowError, TokenStorage
-from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+from mcp.client.auth import OAuthClientProvider, OAuthFlowError, TokenStorage
+from mcp.client.auth.extensions.client_credentials import (
+    ClientCredentialsOAuthProvider,
+    PrivateKeyJWTOAuthProvider,
+    SignedJWTParameters,
+)
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from mcp.shared.exceptions import MCPError
@@ -56,6 +62,24 @@ class MemoryStorage(TokenStorage):
         """Keep nothing."""
 
 
+def credentials_provider(resource: str, issuer: str) -> OAuthClientProvider:
+    """Return the SDK's provider for the credentials in the environment. Raises KeyError for one that is missing."""
+    client_id, storage = os.environ["AGENT_CLIENT_ID"], MemoryStorage()
+    if key_file := os.environ.get("AGENT_PRIVATE_KEY_FILE"):
+        parameters = SignedJWTParameters(
+            issuer=client_id,
+            subject=client_id,
+            signing_key=Path(key_file).read_text(encoding="ascii"),
+            signing_algorithm="ES256",
+        )
+        assertions = parameters.create_assertion_provider()
+        return PrivateKeyJWTOAuthProvider(
+            resource, storage, client_id=client_id, assertion_provider=assertions, issuer=issuer
+        )
+    secret = os.environ["AGENT_CLIENT_SECRET"]
+    return ClientCredentialsOAuthProvider(resource, storage, client_id=client_id, client_secret=secret, issuer=issuer)
+
+
 def say(text: str) -> None:
     """Print a line of the story."""
     print(f"agent: {text}", flush=True)
@@ -67,11 +91,8 @@ async def log_request(response: httpx2.Response) -> None:
     say(f"  {request.method} {request.url} -> {response.status_code}")
 
 
-async def run(options: argparse.Namespace, client_id: str, client_secret: str) -> None:
+async def run(options: argparse.Namespace, provider: OAuthClientProvider) -> None:
     """Call some tools, be refused one, and succeed when the grant has come."""
-    provider = ClientCredentialsOAuthProvider(
-        options.resource, MemoryStorage(), client_id=client_id, client_secret=client_secret, issuer=options.issuer
-    )
     async with (
         httpx2.AsyncClient(auth=provider, timeout=30, event_hooks={"response": [log_request]}) as http,
         Client(streamable_http_client(options.resource, http_client=http)) as client,
@@ -122,11 +143,11 @@ def main() -> None:
     # What the SDK logs of a failed authorization comes back as an exception, and is told below.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     try:
-        client_id, client_secret = os.environ["AGENT_CLIENT_ID"], os.environ["AGENT_CLIENT_SECRET"]
+        provider = credentials_provider(options.resource, options.issuer)
     except KeyError as missing:
-        parser.error(f"set {missing.args[0]}; authserver client create prints both credentials")
+        parser.error(f"set {missing.args[0]}; authserver client create prints the credentials")
     try:
-        asyncio.run(run(options, client_id, client_secret))
+        asyncio.run(run(options, provider))
     except* httpx2.HTTPError as group:
         sys.exit(f"agent: no answer ({first(group)}). Are both servers up?")
     except* (MCPError, OAuthFlowError, ToolFailed) as group:

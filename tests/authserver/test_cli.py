@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 
 from gatehouse.authserver.cli import main
 from gatehouse.shared.administration import operating_system_user
+from gatehouse.shared.jose import SigningKey
 
 RESOURCE = "https://mcp.example.com/mcp"
 CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scope", "env:read"]
@@ -149,6 +150,7 @@ def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> N
         "disabled": False,
         "strict": True,
         "token_ttl": 60,
+        "key_ids": [],
         "claims": {"workspace_id": "wks_1"},
         "grants": [{"resource": RESOURCE, "scope": "env:read"}],
         "client_id_issued_at": created["client_id_issued_at"],
@@ -412,3 +414,38 @@ def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
         writer.execute("BEGIN IMMEDIATE")
         assert shell.text("audit")
         assert shell.text("client", "list")
+
+
+def test_a_generated_key_is_a_private_file_and_the_client_has_no_secret(shell: Shell) -> None:
+    path = shell.folder / "agent.pem"
+    created = shell.json(*CREATE, "--generate-key", str(path))
+    assert "client_secret" not in created
+    assert created["token_endpoint_auth_method"] == "private_key_jwt"
+    assert len(created["key_ids"]) == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text(encoding="ascii").startswith("-----BEGIN PRIVATE KEY-----")
+    assert "PRIVATE" not in "".join(shell.outputs)
+
+
+def test_a_key_file_that_exists_is_not_overwritten_and_no_client_is_made(shell: Shell) -> None:
+    path = shell.folder / "agent.pem"
+    path.write_text("precious", encoding="ascii")
+    assert "File exists" in shell.refusal(*CREATE, "--generate-key", str(path))
+    assert path.read_text(encoding="ascii") == "precious"
+    assert shell.json("client", "list") == []
+
+
+def test_public_keys_are_registered_from_a_file(shell: Shell) -> None:
+    keys = shell.folder / "jwks.json"
+    keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
+    created = shell.json(*CREATE, "--jwks", str(keys))
+    assert created["token_endpoint_auth_method"] == "private_key_jwt"
+    assert shell.json("client", "show", created["client_id"]) == created
+
+
+@pytest.mark.parametrize("options", [["--auth", "private_key_jwt"], ["--auth", "client_secret_post", "--jwks", "FILE"]])
+def test_keys_and_their_method_come_together(shell: Shell, options: list[str]) -> None:
+    keys = shell.folder / "jwks.json"
+    keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
+    arguments = [str(keys) if option == "FILE" else option for option in options]
+    assert "give --jwks FILE or --generate-key FILE" in shell.refusal(*CREATE, *arguments)

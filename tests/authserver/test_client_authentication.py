@@ -131,7 +131,7 @@ def _constant_headers(answer: TestResponse) -> list[tuple[str, str]]:
         pytest.param({"client_id": "agent_a"}, {}, "no client authentication in the request", id="only a client_id"),
         pytest.param({"client_secret": "a"}, {}, "no client authentication in the request", id="only a secret"),
         pytest.param(
-            {"client_assertion": "e30.e30.e30"}, {}, "no client is registered for private_key_jwt", id="assertion"
+            {"client_assertion": "e30.e30.e30"}, {}, "client_assertion_type is not jwt-bearer", id="assertion"
         ),
         pytest.param({}, {"Authorization": "Bearer abc"}, "Authorization scheme is not Basic", id="Bearer"),
         pytest.param({}, {"Authorization": "Basic"}, "Basic credentials have no colon", id="Basic and nothing"),

@@ -1,6 +1,9 @@
 """The authorization server's metadata (RFC 8414)."""
 
+from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
+
+from gatehouse.shared.jose import SigningKey
 
 PATH = "/.well-known/oauth-authorization-server"
 
@@ -16,7 +19,8 @@ def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthSe
         "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "PS256", "RS256"],
     }
 
 
@@ -28,6 +32,9 @@ def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None
 
 def test_every_registered_method_of_authentication_works(authserver: AuthServer) -> None:
     for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
+        if method == "private_key_jwt":
+            KeyClient(authserver, SigningKey.generate("ES256")).accepted()
+            continue
         client, secret = authserver.create_client(auth_method=method)
         form = {"grant_type": "client_credentials"}
         if method == "client_secret_basic":

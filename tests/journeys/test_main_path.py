@@ -4,6 +4,7 @@ import itertools
 import json
 import time
 import urllib.request
+from pathlib import Path
 
 import anyio
 import pytest
@@ -11,6 +12,7 @@ from local_stack import LocalStack
 from support.mcp_client import Mode, connect
 
 from gatehouse.resource import json_rpc
+from gatehouse.shared.jose import SigningKey
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
@@ -40,6 +42,38 @@ async def test_an_agent_discovers_obtains_a_token_and_calls(
     assert identity["workspace_id"] == workspace_id
     assert tools == ["get_environment_details", "list_environments", "whoami"]
     assert "environments" in page
+
+
+@both_versions
+async def test_an_agent_with_a_key_needs_no_secret(
+    stack: LocalStack, workspace_id: str, mode: Mode, tmp_path: Path
+) -> None:
+    credentials = stack.create_client(
+        *("key-holder", "env:read", "--claim", f"workspace_id={workspace_id}"),
+        *("--generate-key", str(tmp_path / "agent.pem")),
+    )
+    assert "client_secret" not in credentials
+    async with connect(stack, credentials, mode) as agent:
+        assert (await agent.call("whoami"))["client_id"] == credentials["client_id"]
+        assert "environments" in await agent.call("list_environments")
+
+
+async def test_each_key_of_an_agent_works_though_the_sdk_names_none(
+    stack: LocalStack, workspace_id: str, tmp_path: Path
+) -> None:
+    """The SDK's assertions have no `kid`: the authorization server tries every key of the client."""
+    keys = {alg: SigningKey.generate(alg) for alg in ("ES256", "RS256")}
+    registered = tmp_path / "jwks.json"
+    registered.write_text(json.dumps({"keys": [key.public_jwk() for key in keys.values()]}), encoding="utf-8")
+    credentials = stack.create_client(
+        "two-keys", "env:read", "--claim", f"workspace_id={workspace_id}", "--jwks", str(registered)
+    )
+    for alg, key in keys.items():
+        private = tmp_path / f"{alg}.pem"
+        private.write_bytes(key.private_pem())
+        held = {**credentials, "private_key_file": str(private), "signing_algorithm": alg}
+        async with connect(stack, held, "2026-07-28") as agent:
+            assert (await agent.call("whoami"))["client_id"] == credentials["client_id"]
 
 
 @both_versions

@@ -29,7 +29,7 @@ SERVERS = {
 LATER_REVISION = """
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "9000", "0002", None, None
 
 
 def upgrade():
@@ -63,7 +63,7 @@ def with_later_revision(folder: Path, last: str = "") -> schema.Schema:
     """Return the authorization server's migrations and one more."""
     [package] = importlib.util.find_spec("gatehouse.authserver.store").submodule_search_locations
     shutil.copytree(Path(package) / "migrations", folder)
-    (folder / "versions" / "0002_later.py").write_text(LATER_REVISION.format(last=last))
+    (folder / "versions" / "9000_later.py").write_text(LATER_REVISION.format(last=last))
     return schema.Schema(str(folder), "authserver init")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import anyio
@@ -10,8 +11,12 @@ import httpx2
 import pytest
 from local_stack import LocalStack
 from mcp import Client
-from mcp.client.auth import TokenStorage
-from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+from mcp.client.auth import OAuthClientProvider, TokenStorage
+from mcp.client.auth.extensions.client_credentials import (
+    ClientCredentialsOAuthProvider,
+    PrivateKeyJWTOAuthProvider,
+    SignedJWTParameters,
+)
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from mcp.shared.exceptions import MCPError
@@ -44,7 +49,7 @@ class Agent:
     """One session of one client."""
 
     client: Client
-    provider: ClientCredentialsOAuthProvider
+    provider: OAuthClientProvider
     tokens: MemoryStorage
     exchanges: list[tuple[str, str, int]]
     """Method, path and status of every HTTP exchange."""
@@ -75,18 +80,37 @@ class Agent:
         return [status for _, at, status in self.exchanges if at == path]
 
 
-@asynccontextmanager
-async def connect(stack: LocalStack, credentials: dict[str, Any], mode: Mode) -> AsyncIterator[Agent]:
-    """Open a session with credentials that `authserver client create` printed."""
-    tokens, exchanges = MemoryStorage(), []
-    provider = ClientCredentialsOAuthProvider(
+def _provider(stack: LocalStack, credentials: dict[str, Any], tokens: TokenStorage) -> OAuthClientProvider:
+    client_id = credentials["client_id"]
+    if credentials["token_endpoint_auth_method"] == "private_key_jwt":
+        parameters = SignedJWTParameters(
+            issuer=client_id,
+            subject=client_id,
+            signing_key=Path(credentials["private_key_file"]).read_text(encoding="ascii"),
+            signing_algorithm=credentials.get("signing_algorithm", "ES256"),
+        )
+        return PrivateKeyJWTOAuthProvider(
+            stack.resource,
+            tokens,
+            client_id=client_id,
+            assertion_provider=parameters.create_assertion_provider(),
+            issuer=stack.issuer,
+        )
+    return ClientCredentialsOAuthProvider(
         stack.resource,
         tokens,
-        client_id=credentials["client_id"],
+        client_id=client_id,
         client_secret=credentials["client_secret"],
         token_endpoint_auth_method=credentials["token_endpoint_auth_method"],
         issuer=stack.issuer,
     )
+
+
+@asynccontextmanager
+async def connect(stack: LocalStack, credentials: dict[str, Any], mode: Mode) -> AsyncIterator[Agent]:
+    """Open a session with credentials that `authserver client create` printed."""
+    tokens, exchanges = MemoryStorage(), []
+    provider = _provider(stack, credentials, tokens)
 
     async def record(response: httpx2.Response) -> None:
         exchanges.append((response.request.method, response.request.url.path, response.status_code))

@@ -10,6 +10,8 @@ import structlog
 from werkzeug.exceptions import HTTPException
 
 from gatehouse.authserver.authlib_server import AuthlibServer
+from gatehouse.authserver.clients.assertions import AssertionVerifier
+from gatehouse.authserver.clients.authenticate import ClientAuthenticator
 from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
 from gatehouse.authserver.errors import OAuthError, invalid_request, render
@@ -20,6 +22,7 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
+from gatehouse.authserver.store.replay import ReplayStore
 from gatehouse.authserver.tokens.issue import TokenIssuer
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.audit_writer import AuditWriter
@@ -53,7 +56,9 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     return Services(
         settings=settings,
         database=database,
-        clients=ClientRegistry(database),
+        authenticator=ClientAuthenticator(
+            ClientRegistry(database), AssertionVerifier(settings.issuer, clock, ReplayStore(database, clock))
+        ),
         keys=KeyStore(database, load_sealing_key(settings), settings.issuer, settings.signing_algorithm),
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),

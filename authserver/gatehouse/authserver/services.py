@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.registry import ClientRegistry
+from gatehouse.authserver.clients.authenticate import ClientAuthenticator
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
@@ -16,7 +16,7 @@ class Services:
 
     settings: Settings
     database: Database
-    clients: ClientRegistry
+    authenticator: ClientAuthenticator
     keys: KeyStore
     authlib: AuthlibServer
     audit: AuditWriter

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 
 from gatehouse.shared import strict_json
 from gatehouse.shared.claims import MAX_TOKEN_LENGTH
@@ -35,6 +35,7 @@ _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
 _MAX_KEYS = 64
 _MAX_KID = 128
 
@@ -108,6 +109,12 @@ class SigningKey:
     @classmethod
     def _named(cls, alg: str, key: Key) -> "SigningKey":
         return cls(kid=key.thumbprint(), alg=alg, key=key)
+
+    def private_pem(self) -> bytes:
+        """Return the private key as PKCS #8 in PEM, for a client that is to keep it."""
+        if isinstance(self.key, OctKey):
+            raise InvalidKeySet("a symmetric key has no PEM form")
+        return self.key.as_pem(private=True)
 
     def private_jwk(self) -> bytes:
         """Return the private key as JSON. It must be sealed before it is stored."""
@@ -183,14 +190,23 @@ def verify(token: str, header: Header, key: VerificationKey) -> dict[str, Any]:
     if header.alg != key.alg:
         _refuse("algorithm does not match the key")
     _, payload, signature = token.split(".")
-    claims_document = _decode_segment(payload)
+    _decode_segment(payload)
     _decode_segment(signature)
     try:
         jws.deserialize_compact(token, key.key, algorithms=[key.alg])
     except (JoseError, ValueError, TypeError):
         _refuse("signature does not match")
+    return read_unverified_claims(token)
+
+
+def read_unverified_claims(token: str) -> dict[str, Any]:
+    """Read the claims set of a token that `read_header` took. Nothing in it is proven: good to look a key up by.
+
+    Raises:
+        InvalidToken: the payload is not one strict JSON object.
+    """
     try:
-        claims = strict_json.loads(claims_document)
+        claims = strict_json.loads(_decode_segment(token.split(".")[1]))
     except strict_json.InvalidJson as error:
         _refuse(f"claims: {error}")
     if not isinstance(claims, dict):
@@ -224,6 +240,45 @@ def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
     if not keys:
         raise InvalidKeySet("the set holds no usable key")
     return keys
+
+
+def parse_client_keys(document: bytes) -> list[dict[str, Any]]:
+    """Read the public keys that a client registers: a JWK set (RFC 7517 5), or one JWK.
+
+    Returns the JWKs in a normal form with `kid`, the thumbprint where there is none, and without an `alg` where there
+    was none: such a key may verify every algorithm of its type.
+
+    Raises:
+        InvalidKeySet: not JSON, private or symmetric material, a key of a type or length that is not allowed, one key
+            twice, or no key.
+    """
+    try:
+        read = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise InvalidKeySet(str(error)) from None
+    jwks = read.get("keys", [read]) if isinstance(read, dict) else None
+    if not isinstance(jwks, list) or not 0 < len(jwks) <= _MAX_KEYS:
+        raise InvalidKeySet(f"the file is no JWK set of 1 to {_MAX_KEYS} keys")
+    normal = []
+    for jwk in jwks:
+        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
+            raise InvalidKeySet("the file holds private or symmetric key material; give the public keys only")
+        keys = client_verification_keys(jwk)
+        if not keys:
+            raise InvalidKeySet("a key is of a type, curve or length that is not allowed, or not for signatures")
+        kept = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
+        normal.append({**kept, "kid": jwk.get("kid") or keys[0].thumbprint})
+    if len({client_verification_keys(jwk)[0].thumbprint for jwk in normal}) != len(normal):
+        raise InvalidKeySet("the file holds one key twice")
+    return normal
+
+
+def client_verification_keys(jwk: dict[str, Any]) -> list[VerificationKey]:
+    """Return one verification key for each algorithm that a client's public JWK may verify; none if it is unusable."""
+    kid = jwk.get("kid", "unnamed")
+    algs = [jwk["alg"]] if "alg" in jwk else [alg for alg, key_type in _KEY_TYPES.items() if key_type == jwk.get("kty")]
+    keys = [_verification_key({**jwk, "kid": kid, "alg": alg}) for alg in algs]
+    return [key for key in keys if key is not None]
 
 
 def _is_long_modulus(modulus: object) -> bool:

@@ -1,5 +1,8 @@
 """`authserver client`: who may have tokens."""
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +13,7 @@ from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
+from gatehouse.shared.jose import SigningKey
 from gatehouse.shared.scopes import format_scope
 
 _WITHIN = "Takes effect at the token endpoint within one second."
@@ -33,6 +37,7 @@ def _record(registered: Client) -> dict[str, Any]:
         "disabled": registered.disabled,
         "strict": registered.strict,
         "token_ttl": registered.token_ttl,
+        "key_ids": sorted({key.kid for key in registered.keys}),
         "claims": dict(registered.claims),
         "grants": [
             {"resource": resource, "scope": format_scope(scopes)} for resource, scopes in registered.grants.items()
@@ -81,9 +86,17 @@ def _join(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str
     "--auth",
     "auth_method",
     type=click.Choice(AUTH_METHODS),
-    default="client_secret_basic",
-    show_default=True,
-    help="How it proves who it is.",
+    help="How it proves who it is.  [default: private_key_jwt with a key, else client_secret_basic]",
+)
+@click.option(
+    "--jwks",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its public keys: a JWK set, or one JWK. No secret is made.",
+)
+@click.option(
+    "--generate-key",
+    type=click.Path(path_type=Path),
+    help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600. No secret is made.",
 )
 @click.option(
     "--claim",
@@ -95,36 +108,59 @@ def _join(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str
 )
 @click.option(
     "--ttl",
+    "token_ttl",
     type=click.IntRange(1, MAX_LIFETIME),
     help="Seconds that its tokens live.  [default: the server's]",
 )
 @click.option("--strict", is_flag=True, help="Refuse a scope that it may not have, rather than leave it out.")
+@click.option(
+    "--token-endpoint-audience", is_flag=True, help="Admit assertions made for the token endpoint, not the issuer."
+)
 @output_option
 @click.pass_context
 @example(
     'authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope "env:read org:read"'
-    " --claim workspace_id=wks_..."
+    " --claim workspace_id=wks_...\n"
+    "authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope env:read"
+    " --generate-key ci-agent.pem"
 )
 def create(
     ctx: click.Context,
-    name: str,
-    resource: str,
-    scope: str,
-    auth_method: str,
-    claims: dict[str, str],
-    ttl: int | None,
-    strict: bool,
+    /,
+    auth_method: str | None,
+    jwks: Path | None,
+    generate_key: Path | None,
     output: str,
+    **registration: Any,
 ) -> None:
     """Register a client. Its secret is printed this once and cannot be shown again."""
-    registration = administration.Registration(name, resource, scope, auth_method, ttl, strict, claims)
+    if jwks is not None and generate_key is not None:
+        raise click.UsageError("Give --jwks or --generate-key, not both.")
+    key = SigningKey.generate("ES256") if generate_key is not None else None
+    public = jwks.read_bytes() if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
+    method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:
-            created, secret = administration.create_client(session, installation.admin, keys, registration)
-    _print(created, output, client_secret=secret)
-    if output == "table":
+            created, secret = administration.create_client(
+                session,
+                installation.admin,
+                keys,
+                administration.Registration(auth_method=method, jwks=public, **registration),
+            )
+            if key is not None and generate_key is not None:
+                # Within the transaction: without the file, there is no client either.
+                _write_private_key(generate_key, key)
+    shown = {"client_secret": secret} if secret else {"private_key_file": str(generate_key)} if generate_key else {}
+    _print(created, output, **shown)
+    if secret is not None and output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+
+
+def _write_private_key(path: Path, key: SigningKey) -> None:
+    """Write a new file that only its owner can read. Raises OSError when there is one of that name."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key.private_pem())
 
 
 @client.command("list")

@@ -14,9 +14,10 @@ from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
-from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
+from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
+from gatehouse.shared.jose import InvalidKeySet, client_verification_keys, parse_client_keys
 from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
 
 
@@ -28,6 +29,9 @@ class Registration:
     resource: str
     scope: str
     auth_method: str = "client_secret_basic"
+    jwks: bytes | None = None
+    """Public keys, for private_key_jwt: a JWK set or one JWK."""
+    token_endpoint_audience: bool = False
     token_ttl: int | None = None
     strict: bool = False
     claims: Mapping[str, str] = field(default_factory=dict)
@@ -35,8 +39,8 @@ class Registration:
 
 def create_client(
     session: Session, admin: Administrator, keys: KeyRing, registration: Registration
-) -> tuple[Client, str]:
-    """Register a client. Return it and its secret, which is nowhere to be had again.
+) -> tuple[Client, str | None]:
+    """Register a client. Return it and, unless it has keys, its secret, which is nowhere to be had again.
 
     Raises:
         Refused: an unknown resource or scope, a reserved claim, or a value out of bounds.
@@ -50,13 +54,18 @@ def create_client(
             token_endpoint_auth_method=registration.auth_method,
             token_ttl=registration.token_ttl,
             strict=registration.strict,
+            token_endpoint_audience=registration.token_endpoint_audience,
             claims=dict(registration.claims),
             disabled=False,
             created_at=admin.now(),
         )
     )
     session.flush()
-    secret = _add_secret(session, admin, keys, client_id)
+    secret = None
+    if registration.jwks is None:
+        secret = _add_secret(session, admin, keys, client_id)
+    else:
+        _add_keys(session, admin, client_id, registration.jwks)
     admin.record(
         session,
         "client.create",
@@ -73,6 +82,8 @@ def _check(registration: Registration) -> None:
     check_name("client", registration.name)
     if registration.auth_method not in AUTH_METHODS:
         raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
+    if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
+        raise Refused("private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE.")
     if registration.token_ttl is not None and not 1 <= registration.token_ttl <= MAX_LIFETIME:
         raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
     if len(registration.claims) > MAX_STATIC_CLAIMS:
@@ -97,6 +108,16 @@ def _add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id
         )
     )
     return secret
+
+
+def _add_keys(session: Session, admin: Administrator, client_id: str, jwks: bytes) -> None:
+    try:
+        keys = parse_client_keys(jwks)
+    except InvalidKeySet as error:
+        raise Refused(f"The keys cannot be used: {error}.") from None
+    for jwk in keys:
+        thumbprint = client_verification_keys(jwk)[0].thumbprint
+        session.add(ClientKeyRow(client_id=client_id, thumbprint=thumbprint, jwk=jwk, created_at=admin.now()))
 
 
 def existing_client(session: Session, client_id: str) -> Client:

@@ -11,7 +11,8 @@ from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.clients.secrets import StoredSecret
 from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ClientSecretRow
+from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
+from gatehouse.shared.jose import VerificationKey, client_verification_keys
 from gatehouse.shared.scopes import ScopeHierarchy
 
 
@@ -29,7 +30,11 @@ class Client:
     claims: Mapping[str, str]
     disabled: bool
     created_at: int
+    token_endpoint_audience: bool
+    """Admit assertions made for the token endpoint's URL, too (docs/divergences.md)."""
     secrets: tuple[StoredSecret, ...] = field(repr=False)
+    keys: tuple[VerificationKey, ...] = field(repr=False)
+    """Public keys for private_key_jwt: one for each key and algorithm."""
     grants: Mapping[str, frozenset[str]]
     """Scopes by resource identifier."""
     hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
@@ -59,6 +64,9 @@ def load_client(session: Session, client_id: str) -> Client | None:
     secret_rows = session.scalars(
         select(ClientSecretRow).where(ClientSecretRow.client_id == client_id).order_by(ClientSecretRow.created_at)
     ).all()
+    key_rows = session.scalars(
+        select(ClientKeyRow).where(ClientKeyRow.client_id == client_id).order_by(ClientKeyRow.created_at)
+    ).all()
     grant_rows = session.scalars(
         select(ClientGrantRow).where(ClientGrantRow.client_id == client_id).order_by(ClientGrantRow.resource)
     ).all()
@@ -77,6 +85,8 @@ def load_client(session: Session, client_id: str) -> Client | None:
         claims=row.claims,
         disabled=row.disabled,
         created_at=row.created_at,
+        token_endpoint_audience=row.token_endpoint_audience,
+        keys=tuple(key for key_row in key_rows for key in client_verification_keys(key_row.jwk)),
         secrets=tuple(StoredSecret(secret.pepper_id, secret.digest) for secret in secret_rows),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
         hierarchies=scope_hierarchies,

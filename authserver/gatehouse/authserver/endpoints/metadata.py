@@ -4,6 +4,7 @@ from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
 from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.services import Services
+from gatehouse.shared.jose import ALLOWED_ALGORITHMS
 
 PATH = "/.well-known/oauth-authorization-server"
 
@@ -23,5 +24,6 @@ def metadata(services: Services, request: Request) -> Response:
         "response_types_supported": [],
         "grant_types_supported": [GRANT_TYPE],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
+        "token_endpoint_auth_signing_alg_values_supported": sorted(ALLOWED_ALGORITHMS),
     }
     return json_response(document, headers={"Cache-Control": "public, max-age=300"})

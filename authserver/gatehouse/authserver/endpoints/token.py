@@ -3,7 +3,8 @@
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient, authenticate_client, claimed_client_id
+from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.credentials import claimed_client_id
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
@@ -28,7 +29,7 @@ def token(services: Services, request: Request) -> Response:
             form = parse_form(request)
             authorization = request.headers.get("authorization")
             keys = services.keys.ring()
-            client = authenticate_client(authorization, form.parameters, services.clients, keys)
+            client = services.authenticator.authenticate(authorization, form.parameters, keys)
             grant_type = services.authlib.find_grant(form.parameters)
             resource = choose_resource(client, form.resources)
             granted = choose_scope(client, resource, form.parameters)

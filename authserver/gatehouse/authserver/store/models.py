@@ -36,6 +36,7 @@ class ClientRow(Base):
     token_endpoint_auth_method: Mapped[str] = mapped_column(String(32))
     token_ttl: Mapped[int | None] = mapped_column(Integer)
     strict: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    token_endpoint_audience: Mapped[bool] = mapped_column(Boolean, server_default=false())
     claims: Mapped[dict[str, Any]] = mapped_column(JSON)
     disabled: Mapped[bool] = mapped_column(Boolean, server_default=false())
     created_at: Mapped[int] = mapped_column(BigInteger)
@@ -60,6 +61,26 @@ class ClientSecretRow(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
     hint: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ClientKeyRow(Base):
+    """A public key of a client that authenticates by private_key_jwt."""
+
+    __tablename__ = "client_key"
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), primary_key=True)
+    thumbprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jwk: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class SpentAssertionRow(Base):
+    """An assertion that was used. Its second use fails on the primary key."""
+
+    __tablename__ = "spent_assertion"
+    purpose: Mapped[str] = mapped_column(String(32), primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jti_digest: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 class ResourceRow(Base):

@@ -1,0 +1,121 @@
+"""The credentials in a token request (RFC 6749 2.3; RFC 7523 2.2), read in one way. Nothing is proven here."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
+from gatehouse.shared import jose
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""RFC 7523 2.2."""
+
+MAX_CREDENTIAL = 512
+"""Characters of a client_id or secret."""
+
+_FORM_ENCODED = re.compile(r"(?:[\x20-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCredentials:
+    """A client_id and secret, and the method that they came by."""
+
+    client_id: str
+    secret: str = field(repr=False)
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssertionCredentials:
+    """A signed assertion, and the client that it says it is from."""
+
+    client_id: str
+    assertion: str = field(repr=False)
+    header: jose.Header
+    method: str = "private_key_jwt"
+
+
+Credentials = SecretCredentials | AssertionCredentials
+
+
+def read_credentials(authorization: str | None, form: Mapping[str, str]) -> Credentials:
+    """Return the one credential of a request.
+
+    Raises:
+        OAuthError: `invalid_request` for two methods at once, `invalid_client` for none or a malformed one.
+    """
+    presented = [authorization is not None, "client_secret" in form, "client_assertion" in form]
+    if sum(presented) > 1:
+        raise invalid_request("Use one method of client authentication, not several (RFC 6749 2.3).")
+    credentials: Credentials
+    if authorization is not None:
+        credentials = _basic_credentials(authorization)
+    elif "client_assertion" in form or "client_assertion_type" in form:
+        credentials = _assertion_credentials(form)
+    elif "client_secret" in form and "client_id" in form:
+        credentials = SecretCredentials(form["client_id"], form["client_secret"], "client_secret_post")
+    else:
+        raise invalid_client("no client authentication in the request")
+    if form.get("client_id", credentials.client_id) != credentials.client_id:
+        raise invalid_client("client_id in the body is not the one of the credentials")
+    secret = credentials.secret if isinstance(credentials, SecretCredentials) else ""
+    if max(len(credentials.client_id), len(secret)) > MAX_CREDENTIAL:
+        raise invalid_client(f"credentials longer than {MAX_CREDENTIAL} characters")
+    return credentials
+
+
+def claimed_client_id(authorization: str | None, form: Mapping[str, str]) -> str | None:
+    """Return the client_id that a request claims, for the audit trail: nothing of it is proven, but its length."""
+    try:
+        claimed: str | None = read_credentials(authorization, form).client_id
+    except OAuthError:
+        claimed = form.get("client_id") if authorization is None else None
+    return claimed[:MAX_CREDENTIAL] if claimed is not None else None
+
+
+def _assertion_credentials(form: Mapping[str, str]) -> AssertionCredentials:
+    """Read the client from `sub` (RFC 7523 3, item 2): with an assertion, `client_id` may be absent."""
+    if form.get("client_assertion_type") != ASSERTION_TYPE:
+        raise invalid_client("client_assertion_type is not jwt-bearer")
+    assertion = form.get("client_assertion", "")
+    try:
+        header = jose.read_header(assertion)
+        subject = jose.read_unverified_claims(assertion).get("sub")
+    except jose.InvalidToken as error:
+        raise invalid_client(f"assertion: {error.reason}") from None
+    if not isinstance(subject, str) or not subject:
+        raise invalid_client("assertion: sub is missing")
+    return AssertionCredentials(subject, assertion, header)
+
+
+def _basic_credentials(authorization: str) -> SecretCredentials:
+    """Decode strictly (RFC 7617 2; form encoding inside it, RFC 6749 2.3.1): two readers must not differ."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        raise invalid_client("Authorization scheme is not Basic")
+    try:
+        decoded = base64.b64decode(encoded.strip(" "), validate=True)
+        canonical = base64.b64encode(decoded) == encoded.strip(" ").encode()
+        client_id, colon, secret = decoded.decode("ascii").partition(":")
+    except (binascii.Error, UnicodeError, ValueError):
+        canonical, client_id, colon, secret = False, "", "", ""
+    if not canonical:
+        raise invalid_client("Basic credentials are not base64 of form-encoded text")
+    if not colon:
+        raise invalid_client("Basic credentials have no colon")
+    return SecretCredentials(_form_decode(client_id), _form_decode(secret), "client_secret_basic")
+
+
+def _form_decode(text: str) -> str:
+    if not text or _FORM_ENCODED.fullmatch(text) is None:
+        raise invalid_client("Basic credentials are empty or not form-encoded")
+    try:
+        decoded = unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid_client("Basic credentials are not UTF-8") from None
+    if "\x00" in decoded:
+        raise invalid_client("Basic credentials hold a NUL character")
+    return decoded

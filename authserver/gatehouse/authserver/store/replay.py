@@ -1,0 +1,53 @@
+"""What may be used once (RFC 7523 3, item 7; RFC 7519 4.1.7)."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import SpentAssertionRow
+from gatehouse.shared.clock import LEEWAY, Clock
+
+_PRUNE_INTERVAL = 60.0
+"""Seconds between two removals of what has expired, in one process."""
+
+
+class ReplayStore:
+    """Spends identifiers by one INSERT each: of two uses at once, on any node, one wins."""
+
+    def __init__(self, database: Database, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._monotonic = monotonic
+        self._pruned_at = monotonic()
+
+    def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
+        """Spend a `jti` of a client for one purpose. Tell whether it was still to be had.
+
+        It is kept until `expires_at` (seconds since the epoch) and the leeway, after which the assertion is refused
+        for its age. Only for assertions that are verified: else anybody could spend another client's.
+        """
+        row = SpentAssertionRow(
+            purpose=purpose,
+            client_id=client_id,
+            jti_digest=hashlib.sha256(jti.encode()).digest(),
+            expires_at=expires_at + LEEWAY,
+        )
+        try:
+            with self._database.write() as session:
+                session.add(row)
+        except IntegrityError:
+            return False
+        self._prune()
+        return True
+
+    def _prune(self) -> None:
+        now = self._monotonic()
+        if now - self._pruned_at < _PRUNE_INTERVAL:
+            return
+        self._pruned_at = now
+        with self._database.write() as session:
+            session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))

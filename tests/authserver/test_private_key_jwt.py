@@ -1,0 +1,296 @@
+"""`private_key_jwt` (RFC 7523 2.2, 3): what is accepted, and each thing that is not."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from support.assertions import ASSERTION_TYPE, KeyClient, jwks, public_jwk
+from support.authserver import ISSUER, AuthServer, token_form
+from support.forging import forge, header_of, signer
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME
+from gatehouse.authserver.store.models import ClientRow, SpentAssertionRow
+from gatehouse.authserver.store.replay import ReplayStore
+from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.jose import SigningKey
+
+KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+RSA_KEY, EDDSA_KEY = SigningKey.generate("RS256"), SigningKey.generate("EdDSA")
+
+
+@pytest.fixture
+def client(authserver: AuthServer) -> KeyClient:
+    return KeyClient(authserver, KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "alg"),
+    [(KEY, "ES256"), (RSA_KEY, "RS256"), (RSA_KEY, "PS256"), (EDDSA_KEY, "EdDSA")],
+    ids=lambda v: str(v)[:6],
+)
+def test_every_published_algorithm_is_accepted(authserver: AuthServer, key: SigningKey, alg: str) -> None:
+    algorithms = authserver.http.get("/.well-known/oauth-authorization-server").json
+    assert alg in algorithms["token_endpoint_auth_signing_alg_values_supported"]
+    client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None)))
+    _, claims = authserver.read_token(client.post(client.assertion(alg=alg)))
+    assert claims["sub"] == client.client.client_id
+
+
+def test_the_client_is_read_from_sub_and_a_client_id_beside_it_must_match(client: KeyClient) -> None:
+    client.accepted()
+    assert client.post(client.assertion(), client_id=client.client.client_id).status_code == 200
+    client.refused(
+        client.post(client.assertion(), client_id="agent_other"),
+        "client_id in the body is not the one of the credentials",
+    )
+
+
+@pytest.mark.parametrize("kid", [True, False], ids=["with kid", "without kid"])
+def test_each_of_several_keys_works_with_and_without_a_kid(authserver: AuthServer, kid: bool) -> None:
+    client = KeyClient(authserver, KEY, jwks(public_jwk(KEY, kid="one"), public_jwk(OTHER_KEY, kid="two")))
+    for key, name in ((KEY, "one"), (OTHER_KEY, "two")):
+        assertion = client.assertion(key=key, kid=name if kid else None)
+        assert client.post(assertion).status_code == 200
+
+
+def test_a_kid_names_the_one_key_that_is_tried(authserver: AuthServer) -> None:
+    client = KeyClient(authserver, KEY, jwks(public_jwk(KEY, kid="one"), public_jwk(OTHER_KEY, kid="two")))
+    client.accepted()
+    client.refused(client.post(client.assertion(kid="two")), "assertion: signature does not match")
+    client.refused(
+        client.post(client.assertion(kid="three")), "assertion: the client has no key of that kid and algorithm"
+    )
+
+
+def test_a_key_registered_for_one_algorithm_verifies_no_other(authserver: AuthServer) -> None:
+    """RFC 8725 3.1."""
+    client = KeyClient(authserver, RSA_KEY)
+    client.accepted()
+    client.refused(
+        client.post(client.assertion(alg="PS256")), "assertion: the client has no key of that kid and algorithm"
+    )
+
+
+def test_an_assertion_of_another_clients_key_is_refused(authserver: AuthServer, client: KeyClient) -> None:
+    other = KeyClient(authserver, OTHER_KEY)
+    other.accepted()
+    client.accepted()
+    client.refused(client.post(client.assertion(key=OTHER_KEY)), "assertion: signature does not match")
+
+
+PARTIES = "assertion: iss and sub are not both the client"
+AUDIENCE = "assertion: aud is not this issuer, as one string"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"iss": "agent_other"}, PARTIES, id="iss of another"),
+        pytest.param({"iss": None}, PARTIES, id="no iss"),
+        pytest.param({"aud": None}, AUDIENCE, id="no aud"),
+        pytest.param({"aud": [ISSUER]}, AUDIENCE, id="aud a list"),
+        pytest.param({"aud": [ISSUER, "https://evil.example"]}, AUDIENCE, id="aud of two"),
+        pytest.param({"aud": f"{ISSUER}//"}, AUDIENCE, id="two slashes"),
+        pytest.param({"aud": f"{ISSUER}/token"}, AUDIENCE, id="token endpoint"),
+        pytest.param({"aud": "https://evil.example"}, AUDIENCE, id="another issuer"),
+        pytest.param({"jti": None}, "assertion: jti is not a string of 1 to 256 characters", id="no jti"),
+        pytest.param({"jti": ""}, "assertion: jti is not a string of 1 to 256 characters", id="empty jti"),
+        pytest.param({"jti": 7}, "assertion: jti is not a string of 1 to 256 characters", id="jti a number"),
+        pytest.param({"jti": "j" * 257}, "assertion: jti is not a string of 1 to 256 characters", id="long jti"),
+        pytest.param({"exp": None}, "assertion: exp is missing", id="no exp"),
+        pytest.param({"exp": True}, "assertion: exp is not a whole number of seconds", id="exp a bool"),
+        pytest.param({"exp": "2000000000"}, "assertion: exp is not a whole number of seconds", id="exp a string"),
+        pytest.param({"exp": 10**30}, "assertion: exp is not a whole number of seconds", id="exp huge"),
+        pytest.param({"exp": 2_700_000_000}, "assertion: valid for longer than 300 s from now", id="exp in 30 years"),
+        pytest.param({"iat": 2_700_000_000}, "assertion: iat is in the future", id="iat later"),
+        pytest.param({"nbf": 2_700_000_000}, "assertion: nbf is in the future", id="nbf later"),
+    ],
+)
+def test_a_claim_that_is_wrong_is_refused(client: KeyClient, changes: dict[str, Any], reason: str) -> None:
+    """CVE-2025-27370 and 27371 (several audiences, the endpoint as audience); Keycloak #38576 (a far `exp`)."""
+    client.accepted()
+    client.refused(client.post(client.assertion(client.claims(**changes))), reason)
+
+
+def test_one_slash_after_the_issuer_is_tolerated(client: KeyClient) -> None:
+    assert client.post(client.assertion(client.claims(aud=f"{ISSUER}/"))).status_code == 200
+
+
+def test_the_token_endpoint_is_an_audience_for_a_client_that_an_admin_let_have_it(authserver: AuthServer) -> None:
+    client = KeyClient(authserver, KEY, token_endpoint_audience=True)
+    client.accepted()
+    assert client.post(client.assertion(client.claims(aud=f"{ISSUER}/token"))).status_code == 200
+
+
+def test_an_assertion_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(client: KeyClient) -> None:
+    now = int(client.clock())
+    expiring, expired = (client.assertion(client.claims(exp=now)) for _ in range(2))
+    client.clock.advance(LEEWAY - 0.001)
+    assert client.post(expiring).status_code == 200
+    client.clock.advance(0.001)
+    client.refused(client.post(expired), "assertion: expired")
+
+
+def test_an_assertion_may_be_valid_for_its_maximum_and_the_leeway_from_now(client: KeyClient) -> None:
+    longest = int(client.clock()) + MAX_LIFETIME + LEEWAY
+    assert client.post(client.assertion(client.claims(exp=longest))).status_code == 200
+    client.refused(
+        client.post(client.assertion(client.claims(exp=longest + 1))), "assertion: valid for longer than 300 s from now"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        pytest.param({"typ": "at+jwt"}, "assertion: typ is not that of a client assertion", id="an access token's typ"),
+        pytest.param({"alg": "none"}, "assertion: algorithm not allowed", id="none"),
+        pytest.param({"alg": "HS256"}, "assertion: algorithm not allowed", id="HS256"),
+        pytest.param({"jwk": {}}, "assertion: header member refused: jwk", id="jwk"),
+        pytest.param({"jku": "https://evil.example"}, "assertion: header member refused: jku", id="jku"),
+        pytest.param({"x5u": "https://evil.example"}, "assertion: header member refused: x5u", id="x5u"),
+        pytest.param({"crit": ["b64"], "b64": True}, "assertion: header member refused: b64", id="crit"),
+    ],
+)
+def test_a_header_that_is_wrong_is_refused(client: KeyClient, header: dict[str, Any], reason: str) -> None:
+    """RFC 8725 3.1, 3.11; CVE-2025-59420 (`crit`)."""
+    client.accepted()
+    client.refused(client.post(client.assertion(**header)), reason)
+
+
+@pytest.mark.parametrize("typ", [None, "JWT", "client-authentication+jwt"])
+def test_the_types_of_a_client_assertion_are_accepted(client: KeyClient, typ: str | None) -> None:
+    assert client.post(client.assertion(typ=typ)).status_code == 200
+
+
+def test_an_access_token_is_no_assertion(authserver: AuthServer, client: KeyClient) -> None:
+    token = client.post(client.assertion()).json["access_token"]
+    client.refused(client.post(token), "assertion: typ is not that of a client assertion")
+
+
+@pytest.mark.parametrize("kind", [None, "", "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"])
+def test_another_kind_of_assertion_is_refused(client: KeyClient, kind: str | None) -> None:
+    client.accepted()
+    form = token_form(client_assertion=client.assertion(), **({} if kind is None else {"client_assertion_type": kind}))
+    client.refused(client.server.post_token(form), "client_assertion_type is not jwt-bearer")
+
+
+@pytest.mark.parametrize("assertion", ["a", "a.b.c", "e30.e30.e30", "é.é.é", "x" * 9000])
+def test_what_is_no_jws_is_refused(client: KeyClient, assertion: str) -> None:
+    client.accepted()
+    response = client.post(assertion)
+    assert (response.status_code, response.json["error"]) == (401, "invalid_client")
+
+
+def test_an_assertion_beside_a_secret_is_two_methods(client: KeyClient) -> None:
+    """RFC 6749 2.3."""
+    client.accepted()
+    response = client.post(client.assertion(), client_secret="gths_any")
+    assert (response.status_code, response.json["error"]) == (400, "invalid_request")
+
+
+def test_a_client_uses_the_method_that_it_is_registered_for(authserver: AuthServer, client: KeyClient) -> None:
+    """A secret in place of a key would be a way around the key (keycloak CVE-2026-16093)."""
+    by_secret, secret = authserver.create_client()
+    assert authserver.post_token(basic=(by_secret.client_id, secret)).status_code == 200
+    client.refused(
+        authserver.post_token(basic=(client.client.client_id, secret)),
+        "used client_secret_basic, registered for private_key_jwt",
+    )
+    claims = client.claims(iss=by_secret.client_id, sub=by_secret.client_id)
+    client.refused(client.post(client.assertion(claims)), "used private_key_jwt, registered for client_secret_basic")
+
+
+def test_an_assertion_works_once(client: KeyClient) -> None:
+    """RFC 7523 3, item 7; hydra GHSA-3p3g-vpw6-4w66."""
+    assertion = client.assertion()
+    assert client.post(assertion).status_code == 200
+    client.refused(client.post(assertion), "assertion: jti was used before")
+
+
+def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
+    client.accepted()
+    assertion = client.assertion()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [response.status_code for response in pool.map(client.post, [assertion] * 8)]
+    assert sorted(statuses) == [200] + [401] * 7
+
+
+def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) -> None:
+    other = KeyClient(authserver, OTHER_KEY)
+    assert other.post(other.assertion(other.claims(jti="shared"))).status_code == 200
+    assert client.post(client.assertion(client.claims(jti="shared"))).status_code == 200
+
+
+def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
+    """keycloak#49215: a replay store that is written before the signature is verified."""
+    claims = client.claims(jti="wanted")
+    client.refused(client.post(client.assertion(claims, key=OTHER_KEY)), "assertion: signature does not match")
+    client.refused(client.post(client.assertion({**claims, "aud": "https://evil.example"})), AUDIENCE)
+    assert client.post(client.assertion(claims)).status_code == 200
+
+
+def test_a_spent_jti_is_kept_until_its_assertion_is_refused_for_its_age(client: KeyClient) -> None:
+    assertion = client.assertion()
+    assert client.post(assertion).status_code == 200
+    client.clock.advance(MAX_LIFETIME + LEEWAY - 1)
+    client.refused(client.post(assertion), "assertion: jti was used before")
+    client.clock.advance(1)
+    client.refused(client.post(assertion), "assertion: expired")
+
+
+def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServer) -> None:
+    minutes = iter([0.0, 30.0, 61.0, 62.0])
+    store = ReplayStore(authserver.services.database, authserver.clock, monotonic=lambda: next(minutes))
+    now = int(authserver.clock())
+    assert store.spend("test", "agent_1", "early", now)
+    authserver.clock.advance(LEEWAY + 1)
+    assert store.spend("test", "agent_1", "late", now + 300)
+    with authserver.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
+    assert not store.spend("test", "agent_1", "late", now + 300)
+
+
+def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthServer, client: KeyClient) -> None:
+    with authserver.services.database.write() as session:
+        session.execute(update(ClientRow).values(disabled=True))
+    client.refused(client.post(client.assertion()), "client is disabled")
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        pytest.param(b"-----BEGIN PUBLIC KEY-----", "not valid JSON", id="PEM"),
+        pytest.param(jwks(), "no JWK set of 1 to 64 keys", id="no key"),
+        pytest.param(KEY.private_jwk(), "private or symmetric", id="a private key"),
+        pytest.param(jwks({"kty": "oct", "k": "c2VjcmV0"}), "private or symmetric", id="a secret"),
+        pytest.param(jwks(public_jwk(KEY), public_jwk(KEY, kid="again")), "one key twice", id="one key twice"),
+        pytest.param(jwks(public_jwk(KEY, use="enc")), "not allowed", id="for encryption"),
+        pytest.param(jwks(public_jwk(KEY, alg="ES512")), "not allowed", id="another algorithm"),
+        pytest.param(jwks(public_jwk(KEY, crv="P-384")), "not allowed", id="another curve"),
+        pytest.param(jwks({"kty": "RSA", "e": "AQAB", "n": "AQAB"}), "not allowed", id="a short modulus"),
+    ],
+)
+def test_keys_that_cannot_be_used_are_not_registered(authserver: AuthServer, document: bytes, problem: str) -> None:
+    assert KeyClient(authserver, KEY, jwks(public_jwk(KEY))).client.keys
+    with pytest.raises(Refused, match=problem):
+        KeyClient(authserver, KEY, document)
+
+
+def test_one_jwk_without_kid_and_alg_can_be_registered(authserver: AuthServer) -> None:
+    client = KeyClient(authserver, KEY, json.dumps(public_jwk(KEY, kid=None, alg=None, use=None)).encode())
+    client.accepted()
+    assert client.post(client.assertion(kid=KEY.kid)).status_code == 200
+
+
+def test_claims_that_two_readers_may_read_differently_are_refused(client: KeyClient) -> None:
+    client.accepted()
+    claims = b'{"sub": "%s", "sub": "agent_other"}' % client.client.client_id.encode()
+    token = forge({**header_of(KEY), "typ": "JWT"}, claims, signer(KEY))
+    client.refused(client.post(token), "assertion: claims: An object has the same member twice.")
+
+
+def test_the_assertion_type_is_that_of_rfc_7523() -> None:
+    assert ASSERTION_TYPE == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
