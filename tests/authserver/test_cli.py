@@ -2,77 +2,19 @@
 
 import json
 import re
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 from sqlalchemy import create_engine
+from support.shell import CREATE, RESOURCE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.shared.administration import operating_system_user
 from gatehouse.shared.jose import SigningKey
-
-RESOURCE = "https://mcp.example.com/mcp"
-CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scope", "env:read"]
-
-
-class Shell:
-    """Runs the command with its files in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.database = folder / "var" / "authserver.db"
-        self.environment = {
-            "AUTHSERVER_ISSUER": "https://as.example.com",
-            "AUTHSERVER_DATABASE_URL": f"sqlite:///{self.database}",
-            "AUTHSERVER_KEYS_DIR": str(folder / "keys"),
-        }
-        self.outputs: list[str] = []
-
-    def run(self, *arguments: str) -> Result:
-        result = CliRunner().invoke(main, arguments, env=self.environment)
-        self.outputs.append(result.output)
-        assert "Traceback" not in result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-        return result
-
-    def text(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.text(*arguments, "--output", "json"))
-
-    def refusal(self, *arguments: str, code: int = 1) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == code, result.output
-        assert result.stdout == ""
-        return result.stderr
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Shell:
-    """A folder where nothing was initialized."""
-    return Shell(tmp_path)
-
-
-@pytest.fixture
-def shell(tmp_path: Path, authserver_template: Path) -> Shell:
-    """An initialized installation with one resource."""
-    shell = Shell(tmp_path)
-    shell.database.parent.mkdir()
-    shutil.copy(authserver_template / "authserver.db", shell.database)
-    shutil.copytree(authserver_template / "keys", tmp_path / "keys")
-    scopes = ("--scope", "env:read=See environments", "--scope", "env:write", "--scope", "org:read")
-    shell.text("resource", "add", RESOURCE, "--name", "tools", *scopes)
-    return shell
 
 
 def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> None:
@@ -373,8 +315,16 @@ def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
 def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
     shell.text("client", "list")
-    shell.environment |= {"AUTHLIB_INSECURE_TRANSPORT": "1", "AUTHSERVER_ISSUER": "http://as.example.com"}
+    shell.environment["AUTHSERVER_ISSUER"] = "http://as.example.com"
     assert "AUTHSERVER_ISSUER: must be https" in shell.refusal("client", "list")
+    shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
+    assert "AUTHLIB_INSECURE_TRANSPORT: switches Authlib's check of https off" in shell.refusal("client", "list")
+
+
+def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
+    shell.text("client", "list")
+    shell.environment["FLASK_DEBUG"] = "1"
+    assert "FLASK_DEBUG: switches Flask's debugger on" in shell.refusal("serve")
 
 
 def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shell) -> None:

@@ -9,7 +9,7 @@ class OAuthError(Exception):
     """A refusal (RFC 6749 5.2).
 
     `description` is public: constant text that names the mend and repeats nothing of the request. `reason` is for
-    the operator and goes to log and audit only.
+    the operator and goes to log and audit only, and so does `mend`: the command that would allow the request.
     """
 
     def __init__(
@@ -18,6 +18,7 @@ class OAuthError(Exception):
         description: str,
         *,
         reason: str | None = None,
+        mend: str | None = None,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -25,6 +26,7 @@ class OAuthError(Exception):
         self.error = error
         self.description = description
         self.reason = reason or description
+        self.mend = mend
         self.status = status
         self.headers = dict(headers or {})
 
@@ -34,7 +36,7 @@ def invalid_request(description: str, *, status: int = 400) -> OAuthError:
     return OAuthError("invalid_request", description, status=status)
 
 
-def invalid_client(reason: str) -> OAuthError:
+def invalid_client(reason: str, mend: str | None = None) -> OAuthError:
     """Return the one answer to every failed authentication, whatever failed (RFC 6749 5.2).
 
     It always asks for Basic, also of a client that used another method, so that the answer does not tell methods
@@ -44,6 +46,7 @@ def invalid_client(reason: str) -> OAuthError:
         "invalid_client",
         "Client authentication failed. Check the client_id, the credential and the client's registered method.",
         reason=reason,
+        mend=mend,
         status=401,
         headers={"WWW-Authenticate": 'Basic realm="gatehouse", charset="UTF-8"'},
     )

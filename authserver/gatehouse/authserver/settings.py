@@ -14,6 +14,10 @@ class Settings(ServerSettings):
     """Every field is the variable `AUTHSERVER_` and its name."""
 
     model_config = SettingsConfigDict(env_prefix="AUTHSERVER_")
+    forbidden_variables = {  # noqa: RUF012 - declared as a class variable by the base class
+        "AUTHLIB_INSECURE_TRANSPORT": "switches Authlib's check of https off",
+        "FLASK_DEBUG": "switches Flask's debugger on, which runs code for whoever reaches it",
+    }
 
     issuer: str = Field(
         "http://127.0.0.1:9000",

@@ -106,6 +106,7 @@ def create_app(
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, clock),
         challenge=Challenge(metadata_url(settings)),
+        resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
         audit=services.audit,
     )

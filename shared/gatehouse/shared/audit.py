@@ -119,18 +119,22 @@ def find_events(
     client: str | None = None,
     jti: str | None = None,
     request_id: str | None = None,
+    action: str | None = None,
+    since: float | None = None,
     limit: int = 50,
 ) -> Sequence[Mapping[str, Any]]:
     """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
 
-    `client` finds what a client did, or was refused, and what was done to it.
+    `client` finds what a client did, or was refused, and what was done to it; `since` is seconds since the epoch.
     """
     query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
     if client is not None:
         # Strangers choose what a call names as its object; only admins act on clients.
         done_to_it = and_(table.c.object == client, table.c.action.startswith("client."))
         query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
-    for column, value in ((table.c.jti, jti), (table.c.request_id, request_id)):
+    if since is not None:
+        query = query.where(table.c.time >= int(since * 1000))
+    for column, value in ((table.c.jti, jti), (table.c.request_id, request_id), (table.c.action, action)):
         if value is not None:
             query = query.where(column == value)
     newest_first: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]

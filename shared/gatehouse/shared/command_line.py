@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from gatehouse.shared.audit import find_events
+from gatehouse.shared.clock import system_clock
 from gatehouse.shared.redaction import printable
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
@@ -88,6 +90,11 @@ def env_file_of(ctx: click.Context) -> Path | None:
     return env_file
 
 
+def join_scopes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str:
+    """Take `--scope "a b"` and `--scope a --scope b` for the same."""
+    return " ".join(values)
+
+
 def output_option(function: FunctionT) -> FunctionT:
     """Add `--output table|json` to a command."""
     return click.option(
@@ -152,6 +159,16 @@ def _cell(value: Any) -> str:
     return printable(str(value))
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone. Without a terminal to ask at, `--yes` is the only consent."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refusal("This cannot be undone. Repeat the command with --yes.")
+    if not click.confirm(question, err=True):
+        raise Refusal("Nothing was changed.")
+
+
 def iso_time(seconds: float, timespec: str = "seconds") -> str:
     """Return an RFC 3339 time in UTC, to the second, or to the `milliseconds`."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
@@ -162,7 +179,19 @@ def audit_options(function: FunctionT) -> FunctionT:
     limit = click.IntRange(1, 10_000)
     for option in (
         click.option("--limit", type=limit, default=50, show_default=True, help="The newest so many."),
-        click.option("--request", "request_id", metavar="REQUEST_ID", help="Only this request."),
+        click.option(
+            "--request",
+            "request_id",
+            metavar="REQUEST_ID",
+            help="Only this request, in full: why, and what would mend it.",
+        ),
+        click.option(
+            "--since",
+            metavar="TIME",
+            callback=_parse_since,
+            help="Not before: 2026-01-31T12:00:00Z, or 90s, 15m, 6h, 7d ago.",
+        ),
+        click.option("--action", metavar="ACTION", help="Only this action, such as token.issue or tool.call."),
         click.option("--jti", help="Only what concerns this token; both servers' trails name it."),
         click.option(
             "--client", metavar="CLIENT_ID", help="Only what this client did or was refused, or was done to it."
@@ -172,6 +201,22 @@ def audit_options(function: FunctionT) -> FunctionT:
     return output_option(function)
 
 
+_AGO = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _parse_since(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    if (ago := _AGO.fullmatch(value)) is not None:
+        return system_clock() - int(ago[1]) * _UNITS[ago[2]]
+    try:
+        since = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter("write 2026-01-31T12:00:00Z, or a time ago such as 90s, 15m, 6h, 7d") from None
+    return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp()
+
+
 def print_audit(connection: Connection, table: Table, *, output: str, **filters: Any) -> None:
     """Print the newest matching audit events, the oldest of them first."""
     columns = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
@@ -179,6 +224,10 @@ def print_audit(connection: Connection, table: Table, *, output: str, **filters:
         {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in (*columns[1:], "detail")}}
         for row in find_events(connection, table, **filters)
     ]
+    if output == "table" and filters.get("request_id"):
+        for record in records:
+            print_record({**record, **record.pop("detail")}, output)
+        return
     if output == "table":
         # What was granted, made or answered stands where a refusal has its reason.
         for record in records:

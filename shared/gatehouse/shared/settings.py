@@ -1,8 +1,9 @@
 """How both servers read their settings: environment or `--env-file`, judged as a whole, every problem at once."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -30,6 +31,9 @@ class ServerSettings(BaseSettings):
     """What both servers are set up with. Frozen; a file may hold the settings of both."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    forbidden_variables: ClassVar[Mapping[str, str]] = {}
+    """Variables that other libraries read and that take a protection away, each with what it does."""
 
     bind: str
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
@@ -62,11 +66,15 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
             them may be a secret.
     """
     prefix = str(settings_class.model_config.get("env_prefix", ""))
+    problems = [
+        f"{name}: {effect}; unset it"
+        for name, effect in settings_class.forbidden_variables.items()
+        if os.environ.get(name)
+    ]
     unknown = _unknown_names(settings_class, prefix, env_file)
-    if unknown:
-        raise InvalidSettings(
-            "\n".join(f"{name}: there is no such setting; remove it or mend its name" for name in unknown)
-        )
+    problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
+    if problems:
+        raise InvalidSettings("\n".join(problems))
     try:
         return settings_class(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:

@@ -2,7 +2,9 @@
 
 from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.client import client
+from gatehouse.authserver.cli.grant import grant
 from gatehouse.authserver.cli.resource import resource
+from gatehouse.authserver.cli.secret import secret
 from gatehouse.authserver.cli.serve import init, serve
 from gatehouse.shared.command_line import server_group
 
@@ -23,5 +25,7 @@ def main() -> None:
     """  # noqa: D301 - click reads the control character
 
 
+client.add_command(grant)
+client.add_command(secret)
 for command in (init, serve, resource, client, audit):
     main.add_command(command)

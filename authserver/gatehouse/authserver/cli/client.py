@@ -7,58 +7,19 @@ from typing import Any
 
 import click
 
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
-from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
+from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
 from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.scopes import format_scope
-
-_WITHIN = "Takes effect at the token endpoint within one second."
 
 
 @click.group()
 def client() -> None:
     """Clients: the machine agents that may have tokens."""
-
-
-@client.group()
-def grant() -> None:
-    """Grants: the scopes that a client may have at a resource."""
-
-
-def _record(registered: Client) -> dict[str, Any]:
-    return {
-        "client_id": registered.client_id,
-        "client_name": registered.client_name,
-        "token_endpoint_auth_method": registered.token_endpoint_auth_method,
-        "disabled": registered.disabled,
-        "strict": registered.strict,
-        "token_ttl": registered.token_ttl,
-        "key_ids": sorted({key.kid for key in registered.keys}),
-        "claims": dict(registered.claims),
-        "grants": [
-            {"resource": resource, "scope": format_scope(scopes)} for resource, scopes in registered.grants.items()
-        ],
-        "client_id_issued_at": registered.created_at,
-    }
-
-
-def _print(registered: Client, output: str, **first: str) -> None:
-    record = _record(registered)
-    if output == "json":
-        print_record({**first, **record}, output)
-        return
-    grants = record.pop("grants")
-    record["client_id_issued_at"] = iso_time(registered.created_at)
-    record.pop("client_id")
-    print_record({"client_id": registered.client_id, **first, **record}, output)
-    if not grants:
-        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
-    for entry in grants:
-        click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
 
 
 def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -71,16 +32,16 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     return claims
 
 
-def _join(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str:
-    """Take `--scope "a b"` and `--scope a --scope b` for the same."""
-    return " ".join(values)
-
-
 @client.command()
 @click.option("--name", required=True, help="What people call it.")
 @click.option("--resource", required=True, metavar="URL", help="The registered resource that it will call.")
 @click.option(
-    "--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes that it may have there."
+    "--scope",
+    required=True,
+    multiple=True,
+    callback=join_scopes,
+    metavar='"A B"',
+    help="The scopes that it may have there.",
 )
 @click.option(
     "--auth",
@@ -152,7 +113,7 @@ def create(
                 # Within the transaction: without the file, there is no client either.
                 _write_private_key(generate_key, key)
     shown = {"client_secret": secret} if secret else {"private_key_file": str(generate_key)} if generate_key else {}
-    _print(created, output, **shown)
+    print_client(created, output, **shown)
     if secret is not None and output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
 
@@ -170,7 +131,7 @@ def _write_private_key(path: Path, key: SigningKey) -> None:
 def list_(ctx: click.Context, output: str) -> None:
     """List the clients."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        records = [_record(registered) for registered in list_clients(session)]
+        records = [client_record(registered) for registered in list_clients(session)]
     print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
 
 
@@ -183,7 +144,7 @@ def show(ctx: click.Context, client_id: str, output: str) -> None:
     """Show one client and what it may have."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = administration.existing_client(session, client_id)
-    _print(registered, output)
+    print_client(registered, output)
 
 
 @client.command()
@@ -209,35 +170,54 @@ def enable(ctx: click.Context, client_id: str, output: str) -> None:
 def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: bool) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.set_disabled(session, installation.admin, client_id, disabled=disabled)
-    _print(changed, output)
-    click.echo(_WITHIN, err=True)
+    print_client(changed, output)
+    click.echo(WITHIN_A_SECOND, err=True)
 
 
-@grant.command("add")
+@client.command()
 @click.argument("client_id")
-@click.option("--resource", required=True, metavar="URL", help="The resource.")
-@click.option("--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes to add.")
+@click.option("--name", help="What people call it.")
+@click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Seconds that its tokens live.")
+@click.option("--strict/--no-strict", default=None, help="Refuse, or leave out, a scope that it may not have.")
+@click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_parse_claims,
+    help="Set a claim; repeat for more.",
+)
+@click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Take a claim away; repeat for more.")
 @output_option
 @click.pass_context
-@example('authserver client grant add agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
-def grant_add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Let a client have scopes at a resource, beside those that it has."""
+@example("authserver client update agent_0123456789abcdef0123 --ttl 120 --claim workspace_id=wks_...")
+def update(
+    ctx: click.Context,
+    /,
+    client_id: str,
+    claims: dict[str, str],
+    removed: tuple[str, ...],
+    output: str,
+    **members: Any,
+) -> None:
+    """Change a client. Tokens that it holds keep what they say."""
+    change = administration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
     with open_installation(ctx) as installation, installation.database.write() as session:
-        changed = administration.add_grant(session, installation.admin, client_id, resource, scope)
-    _print(changed, output)
-    click.echo(_WITHIN, err=True)
+        changed = administration.update_client(session, installation.admin, client_id, change)
+    print_client(changed, output)
+    click.echo(WITHIN_A_SECOND, err=True)
 
 
-@grant.command("remove")
+@client.command()
 @click.argument("client_id")
-@click.option("--resource", required=True, metavar="URL", help="The resource.")
-@click.option("--scope", required=True, multiple=True, callback=_join, metavar='"A B"', help="The scopes to take away.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
 @click.pass_context
-@example('authserver client grant remove agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
-def grant_remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Take scopes away from a client. Tokens that it holds keep them until they expire."""
+@example("authserver client delete agent_0123456789abcdef0123 --yes")
+def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
+    """Delete a client with its credentials and grants. Tokens that it holds live on until they expire."""
+    confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
-        changed = administration.remove_grant(session, installation.admin, client_id, resource, scope)
-    _print(changed, output)
-    click.echo(_WITHIN, err=True)
+        administration.delete_client(session, installation.admin, client_id)
+    print_record({"client_id": client_id, "deleted": True}, output)
+    click.echo(WITHIN_A_SECOND, err=True)

@@ -12,9 +12,10 @@ from gatehouse.authserver.resources.administration import (
     parse_catalogue,
     parse_resource,
     parse_scope_option,
+    remove_resource,
 )
-from gatehouse.authserver.resources.registry import Resource, list_resources
-from gatehouse.shared.command_line import example, output_option, print_record, print_records
+from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
+from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
 
 
 @click.group()
@@ -81,3 +82,37 @@ def list_(ctx: click.Context, output: str) -> None:
     with open_installation(ctx) as installation, installation.database.read() as session:
         records = [_record(registered) for registered in list_resources(session)]
     print_records(records, ("resource", "resource_name", "scopes_supported"), output)
+
+
+@resource.command()
+@click.argument("url")
+@output_option
+@click.pass_context
+@example("authserver resource show https://mcp.example.com/mcp")
+def show(ctx: click.Context, url: str, output: str) -> None:
+    """Show a resource and its scopes: what each is for, and what it implies."""
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        registered = load_resource(session, parse_resource(url))
+        if registered is None:
+            raise Refused(f"There is no resource {url}. See: authserver resource list")
+    record = _record(registered)
+    if output == "json":
+        print_record(record, output)
+        return
+    scopes = record.pop("scopes")
+    print_record(record, output)
+    print_records(scopes, ("scope", "implies", "description"), output)
+
+
+@resource.command()
+@click.argument("url")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+@click.pass_context
+@example("authserver resource remove https://mcp.example.com/mcp --yes")
+def remove(ctx: click.Context, url: str, yes: bool, output: str) -> None:
+    """Remove a resource, its scopes, and every grant at it. Tokens that are out live on until they expire."""
+    confirm(f"Remove the resource {url}, and what every client may have there?", yes=yes)
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        clients = remove_resource(session, installation.admin, url)
+    print_record({"resource": url, "removed": True, "clients": clients}, output)

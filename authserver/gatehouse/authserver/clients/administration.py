@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
@@ -79,18 +79,22 @@ def create_client(
 
 
 def _check(registration: Registration) -> None:
-    check_name("client", registration.name)
     if registration.auth_method not in AUTH_METHODS:
         raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
     if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
         raise Refused("private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE.")
-    if registration.token_ttl is not None and not 1 <= registration.token_ttl <= MAX_LIFETIME:
+    _check_values(registration.name, registration.token_ttl, registration.claims)
+
+
+def _check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -> None:
+    check_name("client", name)
+    if token_ttl is not None and not 1 <= token_ttl <= MAX_LIFETIME:
         raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
-    if len(registration.claims) > MAX_STATIC_CLAIMS:
+    if len(claims) > MAX_STATIC_CLAIMS:
         raise Refused(f"A client has at most {MAX_STATIC_CLAIMS} claims.")
-    for name, value in registration.claims.items():
+    for claim, value in claims.items():
         try:
-            check_static_claim(name, value)
+            check_static_claim(claim, value)
         except InvalidClaims as error:
             raise Refused(f"The claim cannot be set: {error}.") from None
 
@@ -189,3 +193,68 @@ def _parse_scope(scope: str) -> frozenset[str]:
         return parse_scope(scope)
     except InvalidScopeSyntax as error:
         raise Refused(f"The scope cannot be read: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an admin changes of a client; None leaves a member as it is."""
+
+    name: str | None = None
+    token_ttl: int | None = None
+    strict: bool | None = None
+    claims: Mapping[str, str | None] = field(default_factory=dict)
+    """Claims by name; None takes one away."""
+
+
+def update_client(session: Session, admin: Administrator, client_id: str, update: Update) -> Client:
+    """Change a client. Tokens that it holds keep what they say.
+
+    Raises:
+        Refused: unknown client, a reserved claim, or a value out of bounds.
+    """
+    client = existing_client(session, client_id)
+    claims = {name: value for name, value in {**client.claims, **update.claims}.items() if value is not None}
+    changed = {
+        "client_name": client.client_name if update.name is None else update.name,
+        "token_ttl": client.token_ttl if update.token_ttl is None else update.token_ttl,
+        "strict": client.strict if update.strict is None else update.strict,
+        "claims": claims,
+    }
+    _check_values(str(changed["client_name"]), update.token_ttl, claims)
+    row = session.get_one(ClientRow, client_id)
+    for name, value in changed.items():
+        setattr(row, name, value)
+    admin.record(session, "client.update", client_id, **changed)
+    return existing_client(session, client_id)
+
+
+def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
+    """Delete a client with its credentials and grants. Its tokens live on until they expire. Raises Refused."""
+    client = existing_client(session, client_id)
+    session.delete(session.get_one(ClientRow, client_id))
+    session.flush()
+    admin.record(session, "client.delete", client_id, client_name=client.client_name)
+
+
+def rotate_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> tuple[Client, str]:
+    """Give a client a new secret in place of what it has; the old one is refused within one second.
+
+    Raises:
+        Refused: unknown client, or one that has keys and no secret.
+    """
+    client = existing_client(session, client_id)
+    if client.keys:
+        raise Refused("The client authenticates by private_key_jwt: it has keys, and no secret.")
+    session.execute(delete(ClientSecretRow).where(ClientSecretRow.client_id == client_id))
+    secret = _add_secret(session, admin, keys, client_id)
+    admin.record(session, "client.secret.rotate", client_id, hint=hint(secret))
+    return existing_client(session, client_id), secret
+
+
+def list_secrets(session: Session, client_id: str) -> list[tuple[str, str, int]]:
+    """Return id, beginning and time of making of each secret of a client. Raises Refused."""
+    existing_client(session, client_id)
+    rows = session.scalars(
+        select(ClientSecretRow).where(ClientSecretRow.client_id == client_id).order_by(ClientSecretRow.created_at)
+    )
+    return [(row.secret_id, row.hint, row.created_at) for row in rows]

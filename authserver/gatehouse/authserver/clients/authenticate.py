@@ -49,9 +49,9 @@ class ClientAuthenticator:
         if isinstance(credentials, AssertionCredentials):
             self.assertions.verify(credentials, client)
         elif not proven:
-            raise invalid_client("wrong secret")
+            raise invalid_client("wrong secret", f"authserver client secret rotate {client.client_id}")
         if client.disabled:
-            raise invalid_client("client is disabled")
+            raise invalid_client("client is disabled", f"authserver client enable {client.client_id}")
         return AuthenticatedClient(client)
 
     @staticmethod

@@ -71,7 +71,7 @@ def record_refused(services: Services, request: Request, actor: str | None, erro
             actor=actor,
             request_id=request.request_id,
             reason=error.reason,
-            detail={"error": error.error},
+            detail={"error": error.error, **({"mend": error.mend} if error.mend else {})},
         )
     )
 

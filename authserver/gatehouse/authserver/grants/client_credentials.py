@@ -7,7 +7,7 @@ from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
+from gatehouse.shared.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
 GRANT_TYPE = "client_credentials"
 
@@ -47,12 +47,13 @@ def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]
         raise _invalid_target(
             "The client has no grant at this resource. Check the resource's identifier to the letter, path included.",
             f"no grant at {resource}",
+            f"authserver client grant add {authenticated.client.client_id} --resource {resource} --scope ...",
         )
     return resource
 
 
-def _invalid_target(description: str, reason: str) -> OAuthError:
-    return OAuthError("invalid_target", description, reason=reason)
+def _invalid_target(description: str, reason: str, mend: str | None = None) -> OAuthError:
+    return OAuthError("invalid_target", description, reason=reason, mend=mend)
 
 
 def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mapping[str, str]) -> GrantedRequest:
@@ -75,9 +76,11 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
     grantable = client.hierarchies[resource].closure(granted)
     scope = requested & grantable
     if not scope or (client.strict and scope != requested):
+        missing = format_scope(requested - grantable)[:512]
         raise OAuthError(
             "invalid_scope",
             "The client may not have this scope at this resource. Ask its admin for the grant.",
-            reason=f"not granted at {resource}: {' '.join(sorted(requested - grantable))[:512]}",
+            reason=f"not granted at {resource}: {missing}",
+            mend=f'authserver client grant add {client.client_id} --resource {resource} --scope "{missing}"',
         )
     return GrantedRequest(client, resource, scope)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.resources.registry import Resource, load_resource
-from gatehouse.authserver.store.models import ResourceRow, ResourceScopeRow
+from gatehouse.authserver.store.models import ClientGrantRow, ResourceRow, ResourceScopeRow
 from gatehouse.shared import strict_json
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.resource_identifiers import (
@@ -143,3 +143,23 @@ def _withdraw_implications(session: Session, resource: str, declared: list[str])
     for row in rows:
         row.implies = []
     return sorted(row.scope for row in rows)
+
+
+def remove_resource(session: Session, admin: Administrator, resource: str) -> list[str]:
+    """Remove a resource with its scopes and every grant at it. Return the clients that had one.
+
+    Tokens that are out live on until they expire.
+
+    Raises:
+        Refused: there is no such resource.
+    """
+    identifier = parse_resource(resource)
+    if load_resource(session, identifier) is None:
+        raise Refused(f"There is no resource {identifier}. See: authserver resource list")
+    grants = select(ClientGrantRow.client_id).where(ClientGrantRow.resource == identifier).distinct()
+    clients = sorted(session.scalars(grants))
+    session.execute(delete(ClientGrantRow).where(ClientGrantRow.resource == identifier))
+    session.delete(session.get_one(ResourceRow, identifier))
+    session.flush()
+    admin.record(session, "resource.remove", identifier, clients=clients)
+    return clients

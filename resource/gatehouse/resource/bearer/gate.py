@@ -50,7 +50,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class _Refused(Exception):
-    """The request goes no further. All but `reason` is for the caller; `reason` is for the operator."""
+    """The request goes no further. All but `reason` and `mend` is for the caller; those are for the operator."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class _Refused(Exception):
         reason: str | None = None,
         headers: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
+        mend: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -69,6 +70,7 @@ class _Refused(Exception):
         self.reason = reason or message
         self.headers = headers or {}
         self.data = data or {}
+        self.mend = mend
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class Gate:
     catalogue: Catalogue
     verifier: Verifier
     challenge: Challenge
+    resource: str
     baseline: frozenset[str]
     """Scopes that every 401 names beside the operation's."""
     audit: AuditWriter
@@ -175,6 +178,8 @@ class Gate:
                     reason=f"needs {needed}",
                     headers={"WWW-Authenticate": self.challenge.insufficient_scope(scope)},
                     data={"error": "insufficient_scope", "scope": needed},
+                    mend=f"authserver client grant add {claims.client_id} --resource {self.resource}"
+                    f' --scope "{needed}"',
                 )
 
     def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
@@ -198,7 +203,7 @@ class Gate:
         """Record a refusal, and return its response when that is on disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
-            await self.audit.commit_async(_event(refused.reason, refused.status, arrival))
+            await self.audit.commit_async(_event(refused.reason, refused.status, arrival, refused.mend))
         except AuditUnavailable as error:
             refused = _unrecorded(error)
         return self._respond(refused, arrival)
@@ -221,7 +226,7 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     return match[1]
 
 
-def _event(reason: str, status: int, arrival: _Arrival) -> AuditEvent:
+def _event(reason: str, status: int, arrival: _Arrival, mend: str | None = None) -> AuditEvent:
     message, claims = arrival.message, arrival.claims
     is_call = message is not None and message.method == "tools/call"
     return AuditEvent(
@@ -232,7 +237,7 @@ def _event(reason: str, status: int, arrival: _Arrival) -> AuditEvent:
         jti=claims.jti if claims is not None else None,
         request_id=arrival.request_id,
         reason=reason,
-        detail={"status": status},
+        detail={"status": status, **({"mend": mend} if mend else {})},
     )
 
 

@@ -1,0 +1,45 @@
+"""How a client is printed, by every command that shows or changes one."""
+
+from typing import Any
+
+import click
+
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.shared.command_line import iso_time, print_record
+from gatehouse.shared.scopes import format_scope
+
+WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
+
+
+def client_record(registered: Client) -> dict[str, Any]:
+    """Return a client under the standards' names (RFC 7591 2)."""
+    return {
+        "client_id": registered.client_id,
+        "client_name": registered.client_name,
+        "token_endpoint_auth_method": registered.token_endpoint_auth_method,
+        "disabled": registered.disabled,
+        "strict": registered.strict,
+        "token_ttl": registered.token_ttl,
+        "key_ids": sorted({key.kid for key in registered.keys}),
+        "claims": dict(registered.claims),
+        "grants": [
+            {"resource": resource, "scope": format_scope(scopes)} for resource, scopes in registered.grants.items()
+        ],
+        "client_id_issued_at": registered.created_at,
+    }
+
+
+def print_client(registered: Client, output: str, **first: str) -> None:
+    """Print a client, after what is shown this once."""
+    record = client_record(registered)
+    if output == "json":
+        print_record({**first, **record}, output)
+        return
+    grants = record.pop("grants")
+    record["client_id_issued_at"] = iso_time(registered.created_at)
+    record.pop("client_id")
+    print_record({"client_id": registered.client_id, **first, **record}, output)
+    if not grants:
+        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
+    for entry in grants:
+        click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')

@@ -1,0 +1,158 @@
+"""What an admin changes and takes away, and how a refusal is traced to its mend."""
+
+import json
+
+import pytest
+from support.authserver import AuthServer, token_form
+from support.resourceserver import ResourceServer
+from support.shell import CREATE, RESOURCE, Shell
+
+from gatehouse.shared.jose import SigningKey
+
+
+def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
+    shown = shell.json("resource", "show", RESOURCE)
+    assert {"scope": "env:read", "description": "See environments", "implies": []} in shown["scopes"]
+    assert "See environments" in shell.text("resource", "show", RESOURCE)
+    assert "There is no resource" in shell.refusal("resource", "show", f"{RESOURCE}/other")
+
+
+def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    assert "Repeat the command with --yes" in shell.refusal("resource", "remove", RESOURCE)
+    assert shell.json("resource", "list")
+    assert shell.json("resource", "remove", RESOURCE, "--yes")["clients"] == [client_id]
+    assert shell.json("resource", "list") == []
+    assert shell.json("client", "show", client_id)["grants"] == []
+    assert shell.json("audit")[-1]["action"] == "resource.remove"
+    assert "There is no resource" in shell.refusal("resource", "remove", RESOURCE, "--yes")
+
+
+def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
+    created = shell.json(*CREATE, "--claim", "workspace_id=wks_1", "--claim", "team=a")
+    client_id = created["client_id"]
+    options = ("--ttl", "60", "--strict", "--claim", "workspace_id=wks_2", "--remove-claim", "team")
+    changed = shell.json("client", "update", client_id, *options)
+    assert (changed["token_ttl"], changed["strict"], changed["claims"]) == (60, True, {"workspace_id": "wks_2"})
+    assert changed["client_name"] == created["client_name"]
+    renamed = shell.json("client", "update", client_id, "--name", "renamed", "--no-strict")
+    assert renamed == {**changed, "client_name": "renamed", "strict": False}
+    assert shell.json("audit")[-1]["action"] == "client.update"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--claim", "scope=all"], "scope is a reserved claim"),
+        (["--name", ""], "A client name is 1 to 128 printable characters"),
+    ],
+)
+def test_an_update_that_cannot_be_made_changes_nothing(shell: Shell, options: list[str], problem: str) -> None:
+    created = shell.json(*CREATE)
+    del created["client_secret"]
+    assert problem in shell.refusal("client", "update", created["client_id"], "--ttl", "60", *options)
+    assert shell.json("client", "show", created["client_id"]) == created
+
+
+def test_a_client_is_deleted_with_its_credentials_and_grants(shell: Shell) -> None:
+    kept, deleted = shell.json(*CREATE)["client_id"], shell.json(*CREATE)["client_id"]
+    assert "Repeat the command with --yes" in shell.refusal("client", "delete", deleted)
+    assert shell.json("client", "delete", deleted, "--yes")["deleted"]
+    assert [client["client_id"] for client in shell.json("client", "list")] == [kept]
+    assert f"There is no client {deleted}" in shell.refusal("client", "delete", deleted, "--yes")
+    assert "There is no client" in shell.refusal("client", "secret", "list", deleted)
+
+
+def test_a_rotated_secret_replaces_the_old_one(shell: Shell) -> None:
+    created = shell.json(*CREATE)
+    client_id = created["client_id"]
+    [before] = shell.json("client", "secret", "list", client_id)
+    rotated = shell.json("client", "secret", "rotate", client_id, "--yes")
+    assert rotated["client_secret"].startswith("gths_")
+    assert rotated["client_secret"] != created["client_secret"]
+    [after] = shell.json("client", "secret", "list", client_id)
+    assert after["secret_id"] != before["secret_id"]
+    assert rotated["client_secret"].startswith(after["begins"])
+    assert len(after["begins"]) < 12
+    assert rotated["client_secret"] not in json.dumps(shell.json("audit"))
+
+
+def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
+    client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "agent.pem"))["client_id"]
+    assert "it has keys, and no secret" in shell.refusal("client", "secret", "rotate", client_id, "--yes")
+    assert shell.json("client", "secret", "list", client_id) == []
+
+
+def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver: AuthServer) -> None:
+    from gatehouse.authserver.clients.administration import rotate_secret
+
+    client, old = authserver.create_client()
+    control, control_secret = authserver.create_client()
+    with authserver.services.database.write() as session:
+        _, new = rotate_secret(session, authserver.admin, authserver.services.keys.ring(), client.client_id)
+    assert authserver.post_token(basic=(client.client_id, new)).status_code == 200
+    assert authserver.post_token(basic=(client.client_id, old)).status_code == 401
+    assert authserver.post_token(basic=(control.client_id, control_secret)).status_code == 200
+
+
+def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
+    shell.json(*CREATE)
+    assert {event["action"] for event in shell.json("audit", "--action", "client.create")} == {"client.create"}
+    assert shell.json("audit", "--since", "1h") == shell.json("audit")[-len(shell.json("audit", "--since", "1h")) :]
+    assert shell.json("audit", "--since", "2000-01-01T00:00:00Z") == shell.json("audit")
+    assert shell.json("audit", "--since", "2100-01-01") == []
+    assert "write 2026-01-31T12:00:00Z" in shell.refusal("audit", "--since", "yesterday", code=2)
+
+
+@pytest.mark.parametrize(
+    ("form", "mend"),
+    [
+        (
+            token_form(scope="org:read"),
+            'authserver client grant add {client_id} --resource {resource} --scope "org:read"',
+        ),
+        (
+            token_form(resource="https://other.example.com/mcp"),
+            "authserver client grant add {client_id} --resource https://other.example.com/mcp --scope ...",
+        ),
+    ],
+    ids=["scope", "resource"],
+)
+def test_a_refused_token_request_is_traced_to_the_command_that_would_allow_it(
+    authserver: AuthServer, form: dict[str, str], mend: str
+) -> None:
+    client, secret = authserver.create_client()
+    refused = authserver.post_token(form, basic=(client.client_id, secret))
+    assert refused.json["request_id"] == refused.headers["X-Request-Id"]
+    [event] = authserver.audit(request_id=refused.json["request_id"])
+    assert event["detail"]["mend"] == mend.format(client_id=client.client_id, resource=RESOURCE)
+    assert "grant add" not in refused.text
+
+
+@pytest.mark.anyio
+async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token("env:read")
+    refused = await resourceserver.call("create_environment", token, name="a")
+    request_id = refused.json()["error"]["data"]["request_id"]
+    assert request_id == refused.headers["X-Request-Id"]
+    [event] = resourceserver.audit(request_id=request_id)
+    expected = 'authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope "env:write"'
+    assert event["detail"]["mend"] == expected
+    assert "grant add" not in refused.text
+
+
+def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    refused = authserver.post_token(token_form(scope="org:read"), basic=(client.client_id, secret))
+    shell.environment["AUTHSERVER_DATABASE_URL"] = f"sqlite:///{authserver.folder}/authserver.db"
+    shown = shell.text("audit", "--request", refused.json["request_id"])
+    assert "mend" in shown
+    assert f"authserver client grant add {client.client_id}" in shown
+    assert len(shown.splitlines()) > 8
+
+
+def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:
+    key = SigningKey.generate("ES256")
+    file = shell.folder / "jwk.json"
+    file.write_text(json.dumps({**key.public_jwk(), "kid": "my-key"}), encoding="utf-8")
+    assert shell.json(*CREATE, "--jwks", str(file))["key_ids"] == ["my-key"]
