@@ -1,13 +1,20 @@
 """What an admin changes and takes away, and how a refusal is traced to its mend."""
 
 import json
+from typing import Any
 
 import pytest
-from support.authserver import AuthServer, token_form
+from click.testing import CliRunner
+from support.authserver import ISSUER, AuthServer, token_form
 from support.resourceserver import ResourceServer
 from support.shell import CREATE, RESOURCE, Shell
 
-from gatehouse.shared.jose import SigningKey
+from gatehouse.authserver.cli import main
+from gatehouse.authserver.clients.administration import rotate_secret
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.tokens.inspect import Inspection
+from gatehouse.shared.checks import Check
+from gatehouse.shared.jose import SigningKey, parse_key_set
 
 
 def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
@@ -84,8 +91,6 @@ def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
 
 
 def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver: AuthServer) -> None:
-    from gatehouse.authserver.clients.administration import rotate_secret
-
     client, old = authserver.create_client()
     control, control_secret = authserver.create_client()
     with authserver.services.database.write() as session:
@@ -156,3 +161,110 @@ def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:
     file = shell.folder / "jwk.json"
     file.write_text(json.dumps({**key.public_jwk(), "kid": "my-key"}), encoding="utf-8")
     assert shell.json(*CREATE, "--jwks", str(file))["key_ids"] == ["my-key"]
+
+
+def test_an_admin_issues_a_token_to_debug_with_and_is_named_for_it(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    issued = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)
+    assert (issued["scope"], issued["expires_in"]) == ("env:read", 300)
+    event = shell.json("audit", "--jti", issued["jti"])[0]
+    assert (event["action"], event["object"]) == ("token.issue", client_id)
+    assert event["actor"].startswith("admin:")
+    assert issued["access_token"] not in json.dumps(shell.json("audit"))
+    refusal = shell.refusal("token", "issue", "--client", client_id, "--resource", RESOURCE, "--scope", "org:read")
+    assert "authserver client grant add" in refusal
+    shell.text("client", "disable", client_id)
+    assert "is disabled" in shell.refusal("token", "issue", "--client", client_id, "--resource", RESOURCE)
+
+
+def inspect(shell: Shell, token: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    result = CliRunner().invoke(main, ["token", "inspect", "--output", "json"], env=shell.environment, input=token)
+    assert token not in result.output
+    checks = {check["check"]: (check["outcome"], check["detail"]) for check in json.loads(result.stdout)}
+    return result.exit_code, checks
+
+
+@pytest.fixture
+def issued(shell: Shell) -> str:
+    client_id = shell.json(*CREATE)["client_id"]
+    token: str = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)["access_token"]
+    return token
+
+
+def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
+    code, checks = inspect(shell, f"{issued}\n")
+    assert code == 0
+    assert {outcome for outcome, _ in checks.values()} == {"ok"}
+    assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "client"]
+
+
+def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: Shell, issued: str) -> None:
+    head, payload, signature = issued.split(".")
+    for token, failing in (("abc", "header"), (f"{head}.{payload}.{signature[::-1]}", "signature")):
+        code, checks = inspect(shell, token)
+        assert code == 1
+        assert checks[failing][0] == "failed"
+        names = list(checks)
+        assert {checks[name][0] for name in names[: names.index(failing)]} <= {"ok"}
+        assert {checks[name][0] for name in names[names.index(failing) + 1 :]} == {"not checked"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "detail"),
+    [
+        ({"iss": "https://evil.example"}, "iss", "iss is not"),
+        ({"aud": "https://other.example.com/mcp"}, "aud", "not a registered resource"),
+        ({"exp": 4_000_000_000}, "lifetime", "not between 0 and 3600 s"),
+        ({"iat": 1_000_000_000, "exp": 1_000_000_300}, "time", "expired"),
+        ({"iat": 4_000_000_000, "exp": 4_000_000_300}, "time", "compare the clocks"),
+        ({"jti": None}, "signature", "jti is missing"),
+    ],
+    ids=["iss", "aud", "lifetime", "expired", "early", "claims"],
+)
+def test_each_check_of_a_token_can_fail(
+    authserver: AuthServer, changes: dict[str, Any], check: str, detail: str
+) -> None:
+    key = authserver.services.keys.ring().signing_key
+    client, _ = authserver.create_client()
+    now = int(authserver.clock())
+    claims = {"iss": ISSUER, "sub": client.client_id, "client_id": client.client_id, "aud": RESOURCE, "iat": now}
+    claims |= {"exp": now + 300, "jti": "a", "scope": "env:read"}
+
+    def checks_of(claims: dict[str, Any], clients: dict[str, Client]) -> dict[str, Check]:
+        inspection = Inspection(
+            key.sign("at+jwt", claims),
+            ISSUER,
+            parse_key_set(authserver.services.keys.ring().jwks),
+            clients,
+            frozenset({RESOURCE}),
+            authserver.clock,
+        )
+        return {check.check: check for check in inspection.run()}
+
+    good = checks_of(claims, {client.client_id: client})
+    assert {check.outcome for check in good.values()} == {"ok"}
+    assert "is gone" in checks_of(claims, {})["client"].detail
+    changed = {name: value for name, value in {**claims, **changes}.items() if value is not None}
+    failed = checks_of(changed, {client.client_id: client})[check]
+    assert failed.outcome == "failed"
+    assert detail in failed.detail
+
+
+def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shell) -> None:
+    assert {check["outcome"] for check in shell.json("check")} == {"ok"}
+    (shell.folder / "keys" / "sealing.key").chmod(0o644)
+    shell.database.chmod(0o666)
+    result = shell.run("check", "--output", "json")
+    assert result.exit_code == 1
+    outcomes = {check["check"]: check for check in json.loads(result.stdout)}
+    assert "chmod 600" in outcomes["sealing key"]["detail"]
+    assert "chmod go-w" in outcomes["database"]["detail"]
+    shell.environment |= {"AUTHSERVER_BIND": "nowhere", "AUTHSERVER_TOKEN_TTL": "9999"}
+    result = shell.run("check", "--output", "json")
+    assert [check["outcome"] for check in json.loads(result.stdout)] == ["failed", "failed"]
+
+
+def test_check_explains_every_setting(shell: Shell) -> None:
+    explained = shell.json("check", "--explain")
+    assert {row["setting"] for row in explained} >= {"AUTHSERVER_ISSUER", "AUTHSERVER_BIND", "AUTHSERVER_SEALING_KEY"}
+    assert all(row["description"] for row in explained)

@@ -226,3 +226,20 @@ def test_reading_commands_do_not_wait_for_a_writer(installed: Run, tmp_path: Pat
         writer.execute("BEGIN IMMEDIATE")
         assert installed("audit").exit_code == 0
         assert installed("workspace", "list").exit_code == 0
+
+
+def test_check_reports_what_keeps_the_server_from_serving(run: Run, installed: Run) -> None:
+    """The issuer's port is closed: the server would start, and wait for the keys."""
+    issuer = {"RESOURCESERVER_ISSUER": "http://127.0.0.1:1"}
+    result = installed("check", "--output", "json", **issuer)
+    outcomes = {check["check"]: check["outcome"] for check in json.loads(result.stdout)}
+    assert outcomes == {"settings": "ok", "catalogue": "ok", "database": "ok", "issuer's keys": "failed"}
+    assert result.exit_code == 1
+    broken = installed("check", "--output", "json", **issuer, RESOURCESERVER_BASELINE_SCOPES="nope:read")
+    assert "nope:read is not a scope of the catalogue" in broken.stdout
+
+
+def test_check_explains_every_setting(run: Run) -> None:
+    explained = json.loads(run("check", "--explain", "--output", "json").stdout)
+    assert "RESOURCESERVER_RESOURCE" in {row["setting"] for row in explained}
+    assert all(row["description"] for row in explained)

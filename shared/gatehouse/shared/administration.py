@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from gatehouse.shared.audit import AuditEvent, AuditRows
+from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.clock import Clock, system_clock
+from gatehouse.shared.scopes import format_scope
 
 
 def operating_system_user() -> str:
@@ -30,6 +32,12 @@ class Administrator:
     def now(self) -> int:
         """Return the time in seconds since the epoch."""
         return int(self.clock())
+
+    def record_token(self, session: Session, action: str, object_: str, claims: AccessClaims) -> None:
+        """Add the audit event of a token that the person had issued, joined to its use by the `jti`."""
+        detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
+        event = AuditEvent(action, "allowed", actor=f"admin:{self.name}", object=object_, jti=claims.jti, detail=detail)
+        session.execute(self.audit.insert(event))
 
     def record(self, session: Session, action: str, object_: str, **detail: Any) -> None:
         """Add the audit event of a change to the change's own transaction."""

@@ -130,7 +130,7 @@ def find_events(
     query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
     if client is not None:
         # Strangers choose what a call names as its object; only admins act on clients.
-        done_to_it = and_(table.c.object == client, table.c.action.startswith("client."))
+        done_to_it = and_(table.c.object == client, table.c.actor.startswith("admin:"))
         query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
     if since is not None:
         query = query.where(table.c.time >= int(since * 1000))

@@ -18,10 +18,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
 from sqlalchemy import Connection, Table
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.audit import find_events
+from gatehouse.shared.checks import Check, passed
 from gatehouse.shared.clock import system_clock
+from gatehouse.shared.database import explain_failure
 from gatehouse.shared.redaction import printable
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
@@ -48,22 +50,11 @@ class Commands(click.Group):
         except (InvalidSettings, SchemaMismatch) as error:
             raise Refusal(str(error)) from None
         except SQLAlchemyError as error:
-            raise Refusal(_explain(error)) from None
+            raise Refusal(explain_failure(error)) from None
         except UnicodeError:
             raise Refusal("An argument or a file is not text in UTF-8.") from None
         except OSError as error:
             raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}.") from None
-
-
-def _explain(error: SQLAlchemyError) -> str:
-    """Say what an operator can do about a failure of the database, without its SQL or its URL."""
-    cause = getattr(error, "orig", None)
-    if "locked" in str(cause):
-        return "Another process is writing to the database. Try again."
-    kind = type(cause or error).__name__
-    if isinstance(error, IntegrityError | DataError | ProgrammingError):
-        return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
-    return f"The database does not answer ({kind}). Check the database URL, and that the server is up."
 
 
 def server_group(function: Callable[..., None]) -> click.Group:
@@ -157,6 +148,19 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(_cell(item) for item in value) or "-"
     return printable(str(value))
+
+
+EXPECTED_FAILURES = (InvalidSettings, SchemaMismatch, Refusal, SQLAlchemyError, OSError)
+"""What a check of an installation may end with."""
+
+explain_option = click.option("--explain", is_flag=True, help="List every setting, its default, and what it is for.")
+
+
+def print_checks(ctx: click.Context, checks: Sequence[Check], output: str) -> None:
+    """Print checks, and end with exit code 1 unless all passed."""
+    print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
+    if not passed(checks):
+        ctx.exit(1)
 
 
 def confirm(question: str, *, yes: bool) -> None:

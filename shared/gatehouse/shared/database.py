@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 NAMING_CONVENTION = {
@@ -125,3 +126,14 @@ def _with_begin(engine: Engine) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def explain_failure(error: SQLAlchemyError) -> str:
+    """Say what an operator can do about a failure of the database, without its SQL or its URL."""
+    cause = getattr(error, "orig", None)
+    if "locked" in str(cause):
+        return "Another process is writing to the database. Try again."
+    kind = type(cause or error).__name__
+    if isinstance(error, IntegrityError | DataError | ProgrammingError):
+        return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
+    return f"The database does not answer ({kind}). Check the database URL, and that the server is up."

@@ -35,9 +35,9 @@ class ServerSettings(BaseSettings):
     forbidden_variables: ClassVar[Mapping[str, str]] = {}
     """Variables that other libraries read and that take a protection away, each with what it does."""
 
-    bind: str
+    bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
-    database_url: str
+    database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
     log_format: LogFormat = Field("console", description="console for people, json for a collector.")
     log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
 

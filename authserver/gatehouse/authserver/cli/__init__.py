@@ -1,11 +1,13 @@
 """The `authserver` command."""
 
 from gatehouse.authserver.cli.audit import audit
+from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
 from gatehouse.authserver.cli.grant import grant
 from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.secret import secret
 from gatehouse.authserver.cli.serve import init, serve
+from gatehouse.authserver.cli.token import token
 from gatehouse.shared.command_line import server_group
 
 
@@ -27,5 +29,5 @@ def main() -> None:
 
 client.add_command(grant)
 client.add_command(secret)
-for command in (init, serve, resource, client, audit):
+for command in (init, check, serve, resource, client, token, audit):
     main.add_command(command)

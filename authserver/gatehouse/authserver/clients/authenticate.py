@@ -20,7 +20,7 @@ AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """A client that proved who it is. Only `ClientAuthenticator` makes one."""
+    """A client that proved who it is, or that an admin at the command line vouches for."""
 
     client: Client
 

@@ -1,0 +1,56 @@
+"""`authserver check`: everything that keeps the server from starting, at once."""
+
+import click
+
+from gatehouse.authserver.cli.installation import Installation, settings_of
+from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import audit_event
+from gatehouse.shared.administration import Administrator
+from gatehouse.shared.audit import AuditRows
+from gatehouse.shared.checks import Check, check_settings, explain_settings, run_checks
+from gatehouse.shared.command_line import (
+    EXPECTED_FAILURES,
+    example,
+    explain_option,
+    output_option,
+    print_checks,
+    print_records,
+)
+
+
+@click.command()
+@explain_option
+@output_option
+@click.pass_context
+@example("authserver check\nauthserver check --explain")
+def check(ctx: click.Context, explain: bool, output: str) -> None:
+    """Check settings, sealing key, database and signing key. Exit code 1 when the server would not start."""
+    if explain:
+        print_records(explain_settings(Settings), ("setting", "default", "description"), output)
+        return
+    settings, checks = check_settings(lambda: settings_of(ctx))
+    print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)
+
+
+def _check_installation(settings: Settings) -> list[Check]:
+    database = Database(settings.database)
+    installation = Installation(settings, database, Administrator(AuditRows(audit_event)))
+
+    def sealing_key() -> str:
+        load_sealing_key(settings)
+        return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir)
+
+    def schema() -> str:
+        database.require_current()
+        return settings.database.render_as_string(hide_password=True)
+
+    def signing_key() -> str:
+        return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
+
+    try:
+        steps = (("sealing key", sealing_key), ("database", schema), ("signing key", signing_key))
+        return run_checks(steps, EXPECTED_FAILURES)
+    finally:
+        database.close()

@@ -1,0 +1,100 @@
+"""`authserver token`: for whoever has to find out why a call is refused."""
+
+import sys
+
+import click
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cli.installation import Installation, open_installation
+from gatehouse.authserver.clients.administration import existing_client
+from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.registry import list_clients
+from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
+from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.resources.registry import list_resources
+from gatehouse.authserver.tokens.inspect import Inspection
+from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.shared.checks import passed
+from gatehouse.shared.claims import MAX_TOKEN_LENGTH
+from gatehouse.shared.command_line import example, join_scopes, output_option, print_record, print_records
+from gatehouse.shared.jose import parse_key_set
+from gatehouse.shared.scopes import format_scope
+
+
+@click.group()
+def token() -> None:
+    """Access tokens: issue one to debug with, or ask why one is refused."""
+
+
+@token.command()
+@click.option("--client", "client_id", required=True, metavar="CLIENT_ID", help="Whose token it is to be.")
+@click.option("--resource", required=True, metavar="URL", help="The resource that it is for.")
+@click.option("--scope", multiple=True, callback=join_scopes, metavar='"A B"', help="[default: all that it may have]")
+@output_option
+@click.pass_context
+@example("authserver token issue --client agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp")
+def issue(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
+    """Issue a token as the token endpoint would, without the client's credentials. The audit trail names you."""
+    with open_installation(ctx) as installation:
+        keys = installation.keys()
+        with installation.database.write() as session:
+            issued = _issue(installation, session, keys, client_id, resource, scope)
+    claims = issued.claims
+    print_record(
+        {
+            "access_token": issued.access_token,
+            "token_type": "Bearer",
+            "expires_in": claims.exp - claims.iat,
+            "scope": format_scope(claims.scope),
+            "jti": claims.jti,
+        },
+        output,
+    )
+
+
+def _issue(
+    installation: Installation, session: Session, keys: KeyRing, client_id: str, resource: str, scope: str
+) -> IssuedToken:
+    settings, admin = installation.settings, installation.admin
+    client = existing_client(session, client_id)
+    if client.disabled:
+        raise Refused(f"The client is disabled. See: authserver client enable {client_id}")
+    vouched = AuthenticatedClient(client)
+    try:
+        identifier = choose_resource(vouched, [resource])
+        granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
+    except OAuthError as error:
+        raise Refused(f"{error.error}: {error.reason}" + (f". Run: {error.mend}" if error.mend else "")) from None
+    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock)
+    issued = issuer.issue(granted, keys.signing_key)
+    admin.record_token(session, "token.issue", client_id, issued.claims)
+    return issued
+
+
+@token.command()
+@output_option
+@click.pass_context
+@example("authserver token inspect < token.txt")
+def inspect(ctx: click.Context, output: str) -> None:
+    """Read an access token from standard input: would it be accepted, and each check with its outcome.
+
+    Exit code 1 when it would be refused. The token itself is not printed.
+    """
+    text = sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip()
+    with open_installation(ctx) as installation:
+        keys = parse_key_set(installation.keys().jwks)
+        with installation.database.read() as session:
+            inspection = Inspection(
+                token=text,
+                issuer=installation.settings.issuer,
+                keys=keys,
+                clients={client.client_id: client for client in list_clients(session)},
+                resources=frozenset(resource.resource for resource in list_resources(session)),
+                clock=installation.admin.clock,
+            )
+    checks = inspection.run()
+    print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
+    if not passed(checks):
+        ctx.exit(1)

@@ -1,0 +1,65 @@
+"""`resourceserver check`: everything that keeps the server from starting or serving, at once."""
+
+import anyio
+import click
+import httpx2
+
+from gatehouse.resource.app import baseline_scopes
+from gatehouse.resource.bearer.jwks import FetchFailed, http_fetch
+from gatehouse.resource.cli.installation import settings_of
+from gatehouse.resource.settings import Settings
+from gatehouse.resource.store.database import Database
+from gatehouse.resource.tools import CATALOGUE
+from gatehouse.shared.checks import Check, check_settings, explain_settings, run_checks
+from gatehouse.shared.command_line import (
+    EXPECTED_FAILURES,
+    example,
+    explain_option,
+    output_option,
+    print_checks,
+    print_records,
+)
+from gatehouse.shared.jose import InvalidKeySet, parse_key_set
+
+
+@click.command()
+@explain_option
+@output_option
+@click.pass_context
+@example("resourceserver check\nresourceserver check --explain")
+def check(ctx: click.Context, explain: bool, output: str) -> None:
+    """Check settings, catalogue, database, and that the issuer's keys can be had.
+
+    Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them.
+    """
+    if explain:
+        print_records(explain_settings(Settings), ("setting", "default", "description"), output)
+        return
+    settings, checks = check_settings(lambda: settings_of(ctx))
+    print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)
+
+
+def _check_installation(settings: Settings) -> list[Check]:
+    database = Database(settings.database)
+
+    def catalogue() -> str:
+        return f"{len(CATALOGUE.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, CATALOGUE)))}"
+
+    def schema() -> str:
+        database.require_current()
+        return settings.database.render_as_string(hide_password=True)
+
+    def issuer_keys() -> str:
+        return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"
+
+    try:
+        steps = (("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
+        return run_checks(steps, (*EXPECTED_FAILURES, FetchFailed, InvalidKeySet))
+    finally:
+        database.close()
+
+
+async def _count_keys(issuer: str) -> int:
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        fetched = await http_fetch(client, f"{issuer}/.well-known/jwks.json")(None)
+    return len(parse_key_set(fetched.document if fetched is not None else b""))
