@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.resource.settings import Settings as ResourceServerSettings
 
@@ -47,6 +49,16 @@ def test_every_departure_from_a_standard_is_held_by_a_test() -> None:
     rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 10
     assert [row for row in rows if "`test_" not in row.rsplit("|", 2)[1]] == []
+
+
+def test_the_readme_shows_the_real_help() -> None:
+    blocks = re.findall(
+        r"```console\n\$ authserver (.*?--help)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 4
+    for arguments, shown in blocks:
+        printed = CliRunner().invoke(authserver_command, arguments.split(), prog_name="authserver").output
+        assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
 
 
 def test_make_help_lists_every_target() -> None:
