@@ -45,9 +45,11 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
 
 
 def test_every_departure_from_a_standard_is_held_by_a_test() -> None:
-    table = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8").partition("## From RFCs")[2]
-    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
-    assert len(rows) > 10
+    document = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8")
+    rows = [
+        line for line in document.splitlines() if line.startswith("| ") and not line.endswith(("Test |", "Tests |"))
+    ]
+    assert len(rows) > 30
     assert [row for row in rows if "`test_" not in row.rsplit("|", 2)[1]] == []
 
 
