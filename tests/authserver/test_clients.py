@@ -150,6 +150,7 @@ def test_what_a_client_does_not_have_cannot_be_removed(authserver: AuthServer, s
     "do",
     [
         pytest.param(lambda s: change(s, clients.set_disabled, "agent_no", disabled=True), id="disable"),
+        pytest.param(lambda s: change(s, clients.set_disabled, "", disabled=True), id="disable nobody"),
         pytest.param(lambda s: change(s, clients.add_grant, "agent_no", RESOURCE, "env:read"), id="grant"),
         pytest.param(lambda s: change(s, clients.remove_grant, "agent_no", RESOURCE, "env:read"), id="remove a grant"),
     ],

@@ -81,6 +81,13 @@ def test_an_assertion_of_another_clients_key_is_refused(authserver: AuthServer, 
     client.refused(client.post(client.assertion(key=OTHER_KEY)), "assertion: signature does not match")
 
 
+@pytest.mark.parametrize("sub", [None, "", 7, ["agent_1"]], ids=repr)
+def test_an_assertion_that_names_no_client_is_refused(client: KeyClient, sub: Any) -> None:
+    """RFC 7523 3, item 2."""
+    client.accepted()
+    client.refused(client.post(client.assertion(client.claims(sub=sub))), "assertion: sub is missing")
+
+
 PARTIES = "assertion: iss and sub are not both the client"
 AUDIENCE = "assertion: aud is not this issuer, as one string"
 

@@ -273,6 +273,33 @@ async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locke
     assert (event["outcome"], event["reason"]) == ("failed", "internal error")
 
 
+async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
+    async with without_gate(locked, proven("door:open")) as http:
+        listed = await ask(http, version, "tools/list")
+        answer = await ask(http, version, "tools/list", cursor="next")
+    assert "nextCursor" not in listed["result"]
+    assert answer["error"]["code"] == -32602
+    assert "cursor" in answer["error"]["message"]
+
+
+async def test_what_cannot_be_recorded_is_answered_with_try_again(locked: Locked, version: str) -> None:
+    """A refusal or a failure without its event would be told to the caller and to nobody else."""
+    async with without_gate(locked, proven("door:see")) as http:
+        before = await ask(http, version, "tools/call", name="open_door")
+    with locked.admin_database.write() as session:
+        session.connection().exec_driver_sql("DROP TABLE audit_event")
+    async with without_gate(locked, proven("door:see")) as http:
+        refused = await ask(http, version, "tools/call", name="open_door")
+        unknown = await ask(http, version, "tools/call", name="close_door")
+    async with without_gate(locked, proven("door:open")) as http:
+        failed = await ask(http, version, "tools/call", name="break_door")
+    assert before["error"]["code"] == -32043
+    assert refused["error"]["code"] == unknown["error"]["code"] == -32053
+    assert failed["result"]["isError"]
+    assert "Try again" in failed["result"]["content"][0]["text"]
+    assert locked.runs == []
+
+
 async def test_the_claims_of_one_request_do_not_reach_the_next(
     tmp_path: Path, resourceserver_template: Path, clock: FakeClock
 ) -> None:

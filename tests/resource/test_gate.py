@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from pydantic import BaseModel
 from support.clock import FakeClock
-from support.resourceserver import ALL_SCOPES, Issuer, ResourceServer, running_resource_server
+from support.resourceserver import ALL_SCOPES, Issuer, ResourceServer, modern_request, running_resource_server
 
 from gatehouse.resource.catalogue import Catalogue, Scope, ToolGroup
 
@@ -220,6 +220,35 @@ async def test_a_refusal_that_cannot_be_recorded_is_503(resourceserver: Resource
     assert response.status_code == 503
     assert "www-authenticate" not in response.headers
     error_of(response)
+
+
+async def test_a_refusal_of_the_protocol_layer_that_cannot_be_recorded_is_503(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token()
+    body, headers = modern_request("tools/call", name="whoami", arguments={})
+    assert (await resourceserver.post(body, token, headers)).status_code == 200
+    contradicting = {**headers, "Mcp-Name": "list_environments"}
+    refused = await resourceserver.post(body, token, contradicting)
+    assert refused.status_code == 400
+    (event,) = resourceserver.audit(request_id=refused.headers["x-request-id"])
+    assert (event["outcome"], event["object"]) == ("refused", "whoami")
+    with resourceserver.admin_database.write() as session:
+        session.connection().exec_driver_sql("DROP TABLE audit_event")
+    response = await resourceserver.post(body, token, contradicting)
+    assert response.status_code == 503
+    assert error_of(response)["code"] == -32053
+
+
+# 406
+
+
+@pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", ""])
+async def test_a_caller_that_takes_no_json_is_told_what_to_accept(resourceserver: ResourceServer, accept: str) -> None:
+    token = resourceserver.issuer.token()
+    for json_too in ("application/json", "application/*", "*/*", "text/html, Application/JSON;q=0.5"):
+        assert (await resourceserver.post(PING, token, {"Accept": json_too})).status_code == 200
+    response = await resourceserver.post(PING, token, {"Accept": accept})
+    assert response.status_code == 406
+    assert "application/json, text/event-stream" in error_of(response)["message"]
 
 
 # What a message may be

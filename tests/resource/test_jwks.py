@@ -350,6 +350,16 @@ async def test_a_broken_answer_is_a_failure(server: JwksServer, raw: bytes) -> N
         await fetch_from(server.url)
 
 
+async def test_no_answer_in_time_is_a_failure(server: JwksServer) -> None:
+    """The limit is for the whole fetch: an issuer that sends a byte now and then does not hold it open."""
+    assert await fetch_from(server.url) == Fetched(GOOD, None)
+    with closing(create_server(("127.0.0.1", 0))) as silent:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            fetch = http_fetch(client, f"http://127.0.0.1:{silent.getsockname()[1]}/jwks", timeout=0.05)
+            with pytest.raises(FetchFailed, match=r"no answer within 0\.05 s"):
+                await fetch(None)
+
+
 async def test_a_closed_port_is_a_failure() -> None:
     with closing(create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]

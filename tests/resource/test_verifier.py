@@ -1,5 +1,6 @@
 """The verifier: which token is valid here and now, and what it remembers."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -190,6 +191,18 @@ async def test_a_refused_token_is_not_remembered_as_valid(verifier: Verifier, is
         assert await reason_of_refusal(verifier, forged) == "aud is not this resource"
     clock.advance(1)
     await verifier.verify(too_early)
+
+
+async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
+    issuer: Issuer, keys: KeySource, clock: FakeClock
+) -> None:
+    """Memory has a bound, however many tokens are sent."""
+    verifier = Verifier(ISSUER, RESOURCE, keys, clock, cache_size=2)
+    first, second, third = (issuer.token() for _ in range(3))
+    for token in (first, second, first, third):
+        await verifier.verify(token)
+    assert list(verifier._cache) == [hashlib.sha256(token.encode()).digest() for token in (first, third)]
+    assert (await verifier.verify(second)).client_id == "agent_1"
 
 
 async def test_two_resources_do_not_take_each_others_tokens(

@@ -235,6 +235,47 @@ def test_a_recorded_event_that_cannot_be_stored_does_not_hold_up_the_others(
     assert actions(engine) == ["before", "next"]
 
 
+def test_an_outage_while_an_event_that_cannot_be_stored_is_sorted_out_loses_that_one_only(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    take_away(engine)
+    writer.record(allowed("unstorable", detail={"value": object()}))
+    writer.record(allowed("kept"))
+    refused = writer.commit(allowed("never.answered"))
+    with pytest.raises(AuditUnavailable):
+        refused.result(5)
+    bring_back(engine)
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["kept", "after"]
+
+
+@pytest.fixture
+def impatient(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
+    """A writer whose callers wait for nothing."""
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), commit_timeout=0)
+    yield writer
+    writer.close()
+
+
+def test_who_waits_too_long_for_the_database_is_refused(
+    impatient: AuditWriter, writer: AuditWriter, engine: Engine
+) -> None:
+    with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
+        impatient.commit_and_wait(allowed("refused"))
+    writer.commit_and_wait(allowed("in.time"))
+    assert "in.time" in actions(engine)
+
+
+@pytest.mark.anyio
+async def test_who_waits_too_long_on_an_event_loop_is_refused(
+    impatient: AuditWriter, writer: AuditWriter, engine: Engine
+) -> None:
+    with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
+        await impatient.commit_async(allowed("refused"))
+    await writer.commit_async(allowed("in.time"))
+    assert "in.time" in actions(engine)
+
+
 def test_events_are_found_by_who_which_token_and_which_request(writer: AuditWriter, engine: Engine) -> None:
     writer.record(allowed("a", actor="one", jti="j1", request_id="r1"))
     writer.record(allowed("b", actor="two", jti="j1", request_id="r2"))

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,68 @@ def test_a_database_that_fails_is_a_message_without_sql() -> None:
     assert "SELECT" not in result.output
     assert "hunter2" not in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_database_that_another_process_writes_to_is_busy_and_not_down(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    engine = create_engine(url, connect_args={"timeout": 0})
+
+    def create(_: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE made (id INTEGER PRIMARY KEY)"))
+
+    with open_engine(parse_database_url(url)).begin():
+        result = run(create)
+    assert result.exit_code == 1
+    assert result.output == "Error: Another process is writing to the database. Try again.\n"
+    assert run(create).exit_code == 0
+    engine.dispose()
+
+
+def test_what_the_database_does_not_take_is_a_refusal_and_no_outage(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/test.db")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE made (name TEXT PRIMARY KEY)"))
+
+    def insert(_: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO made VALUES (:name)"), {"name": "hunter2"})
+
+    assert run(insert).exit_code == 0
+    result = run(insert)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: The database refused the command (IntegrityError), and nothing was changed")
+    assert "hunter2" not in result.output
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "An argument or a file is not text in UTF-8."),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.json"),
+            "a.json cannot be used: No such file or directory.",
+        ),
+        (OSError(), "A file cannot be used: input/output."),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_file_that_cannot_be_read_is_a_message(error: Exception, message: str) -> None:
+    result = run(raising(error))
+    assert (result.exit_code, result.output) == (1, f"Error: {message}\n")
+
+
+def test_output_that_is_collected_in_memory_is_not_reconfigured() -> None:
+    """Only a file of bytes has an encoding that could lack a character."""
+
+    @click.command()
+    def speak() -> None:
+        click.echo("na\u00efve")
+
+    with redirect_stdout(StringIO()) as collected:
+        Commands("group", commands=[speak]).main(["speak"], standalone_mode=False)
+    assert collected.getvalue() == "na\u00efve\n"
 
 
 @pytest.mark.parametrize("arguments", [["--output", "xml"], ["--unknown"], ["surplus"]], ids=" ".join)

@@ -54,6 +54,7 @@ def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, backend:
         ("mysql://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
         ("sqlite://", "name a file"),
         ("sqlite:///:memory:", "name a file"),
+        ("postgresql://user@host/name?password=hunter2", "write USER:PASSWORD@HOST"),
     ],
 )
 def test_anything_else_is_refused_with_the_mend_and_never_a_password(text_: str, mend: str) -> None:

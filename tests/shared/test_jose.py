@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated via RFC 9864
 KEYS = {alg: SigningKey.generate(alg) for alg in SIGNING_ALGORITHMS}
 ES256 = KEYS["ES256"]
 CLAIMS = {"sub": "agent_1", "n": 1}
+SYMMETRIC = b'{"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}'
 
 
 def key_set(*jwks: Any) -> bytes:
@@ -97,8 +98,17 @@ def test_the_published_half_holds_nothing_private(alg: str) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [b"", b"null", b"[]", b"{}", b"not json", json.dumps(ES256.public_jwk()).encode(), KEYS["RS256"].private_jwk()],
-    ids=["nothing", "null", "list", "object", "text", "public", "another-type"],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"not json",
+        json.dumps(ES256.public_jwk()).encode(),
+        KEYS["RS256"].private_jwk(),
+        SYMMETRIC,
+    ],
+    ids=["nothing", "null", "list", "object", "text", "public", "another-type", "symmetric"],
 )
 def test_what_is_no_private_key_of_the_algorithm_is_refused(document: bytes) -> None:
     SigningKey.from_private_jwk("ES256", ES256.private_jwk())
@@ -250,6 +260,14 @@ def test_an_rsa_key_of_less_than_2048_bits_is_passed_over() -> None:
     """RFC 7518 3.3."""
     with pytest.raises(InvalidKeySet, match="no usable key"):
         parse_key_set(key_set({**WEAK_RSA, "kid": "weak", "alg": "RS256", "use": "sig"}))
+
+
+@pytest.mark.parametrize("modulus", ["A", "n\u00e4", "AQAB=", 65537, None], ids=repr)
+def test_an_rsa_key_whose_modulus_is_no_base64url_is_passed_over(modulus: Any) -> None:
+    jwk = KEYS["RS256"].public_jwk()
+    assert parse_key_set(key_set(jwk)).keys() == {KEYS["RS256"].kid}
+    with pytest.raises(InvalidKeySet, match="no usable key"):
+        parse_key_set(key_set({**jwk, "n": modulus}))
 
 
 @pytest.mark.parametrize(

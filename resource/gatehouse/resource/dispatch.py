@@ -140,16 +140,15 @@ class Dispatch:
         return await self._run(_Call(tool, request, arguments))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
-        match policy.decide(self._catalogue, request.claims, tool_name):
-            case policy.Allowed(tool):
-                return tool
-            case policy.Forbidden(tool, scope):
-                needed = format_scope(scope)
-                error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
-                raise await self._refused(_event(request, tool.name, "refused", f"needs {needed}"), error)
-            case policy.UnknownTool():
-                error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
-                raise await self._refused(_event(request, tool_name, "refused", "unknown tool"), error)
+        decision = policy.decide(self._catalogue, request.claims, tool_name)
+        if isinstance(decision, policy.Allowed):
+            return decision.tool
+        if isinstance(decision, policy.UnknownTool):
+            error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+            raise await self._refused(_event(request, tool_name, "refused", "unknown tool"), error)
+        needed = format_scope(decision.scope)
+        error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
+        raise await self._refused(_event(request, tool_name, "refused", f"needs {needed}"), error)
 
     async def _run(self, call: _Call) -> CallToolResult:
         try:

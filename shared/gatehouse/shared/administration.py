@@ -15,10 +15,15 @@ from gatehouse.shared.scopes import format_scope
 
 def operating_system_user() -> str:
     """Return the name of who runs the command, from the process and not from variables that anybody can set."""
+    return user_name(os.getuid())
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name, as containers have them."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid:{os.getuid()}"
+        return f"uid:{uid}"
 
 
 @dataclass(frozen=True, slots=True)

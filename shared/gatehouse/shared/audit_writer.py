@@ -63,10 +63,18 @@ class _Pending:
 class AuditWriter:
     """Writes the events of one process, in their order."""
 
-    def __init__(self, engine: Engine, rows: AuditRows, *, capacity: int = _CAPACITY) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        rows: AuditRows,
+        *,
+        capacity: int = _CAPACITY,
+        commit_timeout: float = _COMMIT_TIMEOUT,
+    ) -> None:
         self.rows = rows
         self._engine = engine
         self._capacity = capacity
+        self._commit_timeout = commit_timeout
         self._pending: deque[_Pending] = deque()
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -105,7 +113,7 @@ class AuditWriter:
             AuditUnavailable: it could not be written.
         """
         try:
-            self.commit(event).result(_COMMIT_TIMEOUT)
+            self.commit(event).result(self._commit_timeout)
         except TimeoutError:
             raise AuditUnavailable("the database takes too long") from None
 
@@ -116,7 +124,7 @@ class AuditWriter:
             AuditUnavailable: it could not be written.
         """
         try:
-            await asyncio.wait_for(asyncio.wrap_future(self.commit(event)), _COMMIT_TIMEOUT)
+            await asyncio.wait_for(asyncio.wrap_future(self.commit(event)), self._commit_timeout)
         except TimeoutError:
             raise AuditUnavailable("the database takes too long") from None
 

@@ -39,6 +39,9 @@ _PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
 _MAX_KEYS = 64
 _MAX_KID = 128
 
+AsymmetricKey = ECKey | OKPKey | RSAKey
+"""What either server signs with: its public half can be told."""
+
 
 class InvalidToken(Exception):
     """The token is not one that we would have signed. `reason` is for the operator, never for the caller."""
@@ -78,7 +81,7 @@ class SigningKey:
 
     kid: str
     alg: str
-    key: Key
+    key: AsymmetricKey
 
     @classmethod
     def generate(cls, alg: str) -> "SigningKey":
@@ -102,18 +105,16 @@ class SigningKey:
             key = import_key(json.loads(document))
         except (JoseError, ValueError, TypeError):
             raise InvalidKeySet("not a private JWK") from None
-        if key.key_type != _KEY_TYPES.get(alg) or not key.is_private:
+        if isinstance(key, OctKey) or key.key_type != _KEY_TYPES.get(alg) or not key.is_private:
             raise InvalidKeySet(f"not a private key for {alg}")
         return cls._named(alg, key)
 
     @classmethod
-    def _named(cls, alg: str, key: Key) -> "SigningKey":
+    def _named(cls, alg: str, key: AsymmetricKey) -> "SigningKey":
         return cls(kid=key.thumbprint(), alg=alg, key=key)
 
     def private_pem(self) -> bytes:
         """Return the private key as PKCS #8 in PEM, for a client that is to keep it."""
-        if isinstance(self.key, OctKey):
-            raise InvalidKeySet("a symmetric key has no PEM form")
         return self.key.as_pem(private=True)
 
     def private_jwk(self) -> bytes:

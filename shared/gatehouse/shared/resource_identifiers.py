@@ -12,6 +12,9 @@ from urllib.parse import unquote, urlsplit
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _URI_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~:/\[\]@!$&'()*+,;=%]{1,512}", re.ASCII)
 
+# Some versions of urlsplit overlook what stands before and behind the brackets.
+_IPV6_AUTHORITY = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?", re.ASCII)
+
 
 class InvalidResourceIdentifier(ValueError):
     """The text is no resource identifier; the message says what to change."""
@@ -40,7 +43,7 @@ def parse_resource_identifier(text: str) -> str:
         raise InvalidResourceIdentifier("A resource has no user information before its host.")
     if any(unquote(segment) in {".", ".."} for segment in parts.path.split("/")):
         raise InvalidResourceIdentifier("A resource has no '.' or '..' in its path.")
-    if "[" in parts.netloc and ":" not in parts.hostname:
+    if "[" in parts.netloc and _IPV6_AUTHORITY.fullmatch(parts.netloc) is None:
         raise InvalidResourceIdentifier("The host of the resource is not an IPv6 address.")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     authority = host if port in {None, _DEFAULT_PORTS[scheme]} else f"{host}:{port}"

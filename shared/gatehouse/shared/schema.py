@@ -10,6 +10,12 @@ from sqlalchemy import Connection, Engine
 
 from gatehouse.shared.database import READ_ONLY
 
+_TAKE_TURNS = {
+    "postgresql": "SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))",
+    "sqlite": "SELECT 1",  # the transaction has the write lock since it began
+}
+"""What keeps two processes that init at once from migrating together."""
+
 
 class SchemaMismatch(Exception):
     """The database is not at the revision that this version works with; the message names the mend."""
@@ -40,9 +46,7 @@ def upgrade(engine: Engine, schema: Schema) -> None:
     """
     with engine.begin() as connection:
         _refuse_newer(connection, schema.migrations)
-        if connection.dialect.name == "postgresql":
-            # Two processes that init at once take turns; SQLite's write lock does the same by itself.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))")
+        connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
         command.upgrade(_config(schema.migrations, connection), "head")
 
 

@@ -164,23 +164,21 @@ class Gate:
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
         if message.tool_name is None:
             return
-        match policy.decide(self.catalogue, claims, message.tool_name):
-            case policy.Allowed():
-                return
-            case policy.UnknownTool():
-                raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
-            case policy.Forbidden(_, scope):
-                needed = format_scope(scope)
-                raise _Refused(
-                    403,
-                    json_rpc.INSUFFICIENT_SCOPE,
-                    f"This tool needs the scope {needed}. Ask the admin of this client to grant it.",
-                    reason=f"needs {needed}",
-                    headers={"WWW-Authenticate": self.challenge.insufficient_scope(scope)},
-                    data={"error": "insufficient_scope", "scope": needed},
-                    mend=f"authserver client grant add {claims.client_id} --resource {self.resource}"
-                    f' --scope "{needed}"',
-                )
+        decision = policy.decide(self.catalogue, claims, message.tool_name)
+        if isinstance(decision, policy.Allowed):
+            return
+        if isinstance(decision, policy.UnknownTool):
+            raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+        needed = format_scope(decision.scope)
+        raise _Refused(
+            403,
+            json_rpc.INSUFFICIENT_SCOPE,
+            f"This tool needs the scope {needed}. Ask the admin of this client to grant it.",
+            reason=f"needs {needed}",
+            headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
+            data={"error": "insufficient_scope", "scope": needed},
+            mend=f'authserver client grant add {claims.client_id} --resource {self.resource} --scope "{needed}"',
+        )
 
     def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
         """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""

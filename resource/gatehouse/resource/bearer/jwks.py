@@ -55,7 +55,7 @@ Fetch = Callable[[str | None], Awaitable[Fetched | None]]
 """Given the known entity tag, returns the document, or None when it has not changed. Raises FetchFailed."""
 
 
-def http_fetch(client: httpx2.AsyncClient, url: str) -> Fetch:
+def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT) -> Fetch:
     """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only."""
 
     async def fetch(etag: str | None) -> Fetched | None:
@@ -64,11 +64,11 @@ def http_fetch(client: httpx2.AsyncClient, url: str) -> Fetch:
         if etag is not None:
             headers["If-None-Match"] = etag
         try:
-            with anyio.fail_after(_TIMEOUT):
+            with anyio.fail_after(timeout):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
                     return await _read(response)
         except TimeoutError:
-            raise FetchFailed(f"no answer within {_TIMEOUT:.0f} s") from None
+            raise FetchFailed(f"no answer within {timeout:g} s") from None
         except httpx2.HTTPError as error:
             raise FetchFailed(type(error).__name__) from None
 

@@ -40,11 +40,14 @@ class _Verified:
 class Verifier:
     """Verifies tokens of one issuer for one resource."""
 
-    def __init__(self, issuer: str, resource: str, keys: KeySource, clock: Clock) -> None:
+    def __init__(
+        self, issuer: str, resource: str, keys: KeySource, clock: Clock, *, cache_size: int = _CACHE_SIZE
+    ) -> None:
         self._issuer = issuer
         self._resource = resource
         self._keys = keys
         self._clock = clock
+        self._cache_size = cache_size
         self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def verify(self, token: str) -> AccessClaims:
@@ -62,7 +65,7 @@ class Verifier:
         self._check_time(verified.claims)
         self._cache[digest] = verified
         self._cache.move_to_end(digest)
-        if len(self._cache) > _CACHE_SIZE:
+        if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return verified.claims
 
