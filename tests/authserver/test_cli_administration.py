@@ -14,7 +14,7 @@ from gatehouse.authserver.clients.administration import rotate_secret
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.checks import Check
-from gatehouse.shared.jose import SigningKey, parse_key_set
+from gatehouse.shared.jose import SigningKey, parse_key_set, read_unverified_claims
 
 
 def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
@@ -33,6 +33,14 @@ def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
     assert shell.json("client", "show", client_id)["grants"] == []
     assert shell.json("audit")[-1]["action"] == "resource.remove"
     assert "There is no resource" in shell.refusal("resource", "remove", RESOURCE, "--yes")
+
+
+@pytest.mark.parametrize("answer", ["n", "", "y"])
+def test_what_cannot_be_undone_is_asked_for(shell: Shell, answer: str) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    result = CliRunner().invoke(main, ["client", "delete", client_id], env=shell.environment, input=f"{answer}\n")
+    assert result.exit_code == (0 if answer == "y" else 1)
+    assert bool(shell.json("client", "list")) == (answer != "y")
 
 
 def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
@@ -207,6 +215,19 @@ def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: She
         names = list(checks)
         assert {checks[name][0] for name in names[: names.index(failing)]} <= {"ok"}
         assert {checks[name][0] for name in names[names.index(failing) + 1 :]} == {"not checked"}
+
+
+def test_an_assertion_and_a_token_of_another_key_are_named_for_what_they_are(shell: Shell, issued: str) -> None:
+    claims = read_unverified_claims(issued)
+    key = SigningKey.generate("ES256")
+    for typ, failing, detail in (
+        ("JWT", "typ", "typ is not at+jwt"),
+        ("at+jwt", "signature", "not among the published"),
+    ):
+        code, checks = inspect(shell, key.sign(typ, claims))
+        assert code == 1
+        assert checks[failing][0] == "failed"
+        assert detail in checks[failing][1]
 
 
 @pytest.mark.parametrize(

@@ -164,12 +164,12 @@ def print_checks(ctx: click.Context, checks: Sequence[Check], output: str) -> No
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before what cannot be undone. Without a terminal to ask at, `--yes` is the only consent."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Refusal("This cannot be undone. Repeat the command with --yes.")
-    if not click.confirm(question, err=True):
+    """Ask before what cannot be undone. Where nobody answers, `--yes` is the only consent."""
+    try:
+        consent = yes or click.confirm(question, err=True)
+    except click.Abort:
+        raise Refusal("This cannot be undone. Repeat the command with --yes.") from None
+    if not consent:
         raise Refusal("Nothing was changed.")
 
 
