@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +10,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
+from support.databases import Template, everything_in
 
 from gatehouse.authserver.cli import main
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import ResourceRow
 from gatehouse.shared.administration import operating_system_user
+from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.jose import SigningKey
 
 RESOURCE = "https://mcp.example.com/mcp"
@@ -23,14 +25,14 @@ CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scop
 
 
 class Shell:
-    """Runs the command with its files in one folder."""
+    """Runs the command with its files in one folder, on an SQLite file there unless a URL is given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.folder = folder
         self.database = folder / "var" / "authserver.db"
         self.environment = {
             "AUTHSERVER_ISSUER": "https://as.example.com",
-            "AUTHSERVER_DATABASE_URL": f"sqlite:///{self.database}",
+            "AUTHSERVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
             "AUTHSERVER_KEYS_DIR": str(folder / "keys"),
         }
         self.outputs: list[str] = []
@@ -64,12 +66,9 @@ def empty(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, authserver_template: Path) -> Shell:
+def shell(tmp_path: Path, authserver_template: Template) -> Shell:
     """An initialized installation with one resource."""
-    shell = Shell(tmp_path)
-    shell.database.parent.mkdir()
-    shutil.copy(authserver_template / "authserver.db", shell.database)
-    shutil.copytree(authserver_template / "keys", tmp_path / "keys")
+    shell = Shell(tmp_path, authserver_template.install(tmp_path))
     scopes = ("--scope", "env:read=See environments", "--scope", "env:write", "--scope", "org:read")
     shell.text("resource", "add", RESOURCE, "--name", "tools", *scopes)
     return shell
@@ -187,7 +186,8 @@ def test_a_secret_appears_once_and_is_kept_nowhere(shell: Shell) -> None:
             shell.text(*arguments, "--output", "json")
         assert client_id in "".join(shell.outputs)
         assert secret not in "".join(shell.outputs)
-        stored = b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
+        stored = everything_in(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
+        stored += b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
         assert client_id.encode() in stored
         assert secret.removeprefix("gths_").encode() not in stored
 
@@ -410,8 +410,9 @@ def test_a_change_is_recorded_with_who_made_it_and_not_with_what_a_variable_says
 
 
 def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
-    with closing(sqlite3.connect(shell.database, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
+    database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
+    with closing(database), database.write() as session:
+        session.execute(update(ResourceRow).values(resource_name="not committed"))
         assert shell.text("audit")
         assert shell.text("client", "list")
 
