@@ -62,7 +62,7 @@ def postgresql_authserver_template(
 ) -> PostgreSQLTemplate:
     folder, url = tmp_path_factory.mktemp("authserver"), postgresql.create_database()
     authserver_support.prepare_installation(folder, FakeClock(), database_url=url.render_as_string(hide_password=False))
-    return PostgreSQLTemplate(folder, postgresql, str(url.database))
+    return PostgreSQLTemplate(folder, postgresql, url)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def postgresql_resourceserver_template(
 ) -> PostgreSQLTemplate:
     folder, url = tmp_path_factory.mktemp("resourceserver"), postgresql.create_database()
     resourceserver_support.prepare_installation(folder, database_url=url.render_as_string(hide_password=False))
-    return PostgreSQLTemplate(folder, postgresql, str(url.database))
+    return PostgreSQLTemplate(folder, postgresql, url)
 
 
 @pytest.fixture
