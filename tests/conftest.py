@@ -4,11 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 from support import authserver as authserver_support
 from support import resourceserver as resourceserver_support
 from support.authserver import AuthServer
 from support.clock import FakeClock
+from support.databases import BACKENDS, PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template, running_postgresql
 from support.resourceserver import ResourceServer, running_resource_server
+
+from gatehouse.shared.database import parse_database_url
 
 
 @pytest.fixture(autouse=True)
@@ -31,24 +35,82 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with a database runs on both, unless it is marked with the only one that it is about."""
+    if "backend" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only_on")
+        metafunc.parametrize("backend", only.args if only else BACKENDS)
+
+
 @pytest.fixture(scope="session")
-def authserver_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialized installation, made once and copied for every test."""
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL server, started for the first test that needs it."""
+    with running_postgresql(tmp_path_factory.getbasetemp().parent) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_authserver_template(tmp_path_factory: pytest.TempPathFactory) -> SQLiteTemplate:
     folder = tmp_path_factory.mktemp("authserver")
     authserver_support.prepare_installation(folder, FakeClock())
-    return folder
+    return SQLiteTemplate(folder, "authserver.db")
 
 
 @pytest.fixture(scope="session")
-def resourceserver_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialized installation, made once and copied for every test."""
+def postgresql_authserver_template(
+    tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL
+) -> PostgreSQLTemplate:
+    folder, url = tmp_path_factory.mktemp("authserver"), postgresql.create_database()
+    authserver_support.prepare_installation(folder, FakeClock(), database_url=url.render_as_string(hide_password=False))
+    return PostgreSQLTemplate(folder, postgresql, url)
+
+
+@pytest.fixture(scope="session")
+def sqlite_resourceserver_template(tmp_path_factory: pytest.TempPathFactory) -> SQLiteTemplate:
     folder = tmp_path_factory.mktemp("resourceserver")
     resourceserver_support.prepare_installation(folder)
-    return folder
+    return SQLiteTemplate(folder, "resourceserver.db")
+
+
+@pytest.fixture(scope="session")
+def postgresql_resourceserver_template(
+    tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL
+) -> PostgreSQLTemplate:
+    folder, url = tmp_path_factory.mktemp("resourceserver"), postgresql.create_database()
+    resourceserver_support.prepare_installation(folder, database_url=url.render_as_string(hide_password=False))
+    return PostgreSQLTemplate(folder, postgresql, url)
 
 
 @pytest.fixture
-def authserver(tmp_path: Path, authserver_template: Path, clock: FakeClock) -> Iterator[AuthServer]:
+def authserver_template(request: pytest.FixtureRequest, backend: str) -> Iterator[Template]:
+    """An initialized installation, made once on each database and copied for every test."""
+    template: Template = request.getfixturevalue(f"{backend}_authserver_template")
+    yield template
+    template.discard()
+
+
+@pytest.fixture
+def resourceserver_template(request: pytest.FixtureRequest, backend: str) -> Iterator[Template]:
+    """An initialized installation, made once on each database and copied for every test."""
+    template: Template = request.getfixturevalue(f"{backend}_resourceserver_template")
+    yield template
+    template.discard()
+
+
+@pytest.fixture
+def empty_database(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[URL]:
+    """A database with nothing in it; a file of SQLite that does not exist yet."""
+    if backend == "sqlite":
+        yield parse_database_url(f"sqlite:///{tmp_path}/var/test.db")
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    url = server.create_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def authserver(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> Iterator[AuthServer]:
     """An authorization server with one resource registered: env:read, env:write (implies env:read), org:read."""
     server = AuthServer(tmp_path / "authserver", authserver_template, clock)
     server.add_resource()
@@ -58,7 +120,7 @@ def authserver(tmp_path: Path, authserver_template: Path, clock: FakeClock) -> I
 
 @pytest.fixture
 async def resourceserver(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock, anyio_backend: str
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, anyio_backend: str
 ) -> AsyncIterator[ResourceServer]:
     """A resource server that knows its issuer's keys."""
     async with running_resource_server(tmp_path / "resourceserver", resourceserver_template, clock) as server:

@@ -4,7 +4,6 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from httpx2 import Response
 from support.clock import FakeClock
+from support.databases import SQLiteTemplate
 from support.forging import decode, encode, forge, header_of, hs256, part, signer
 from support.resourceserver import ISSUER, RESOURCE, Issuer, ResourceServer, running_resource_server
 
@@ -54,7 +54,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def server(
     tmp_path_factory: pytest.TempPathFactory,
-    resourceserver_template: Path,
+    sqlite_resourceserver_template: SQLiteTemplate,
     rsa_key: SigningKey,
     eddsa_key: SigningKey,
     anyio_backend: str,
@@ -64,7 +64,7 @@ async def server(
     issuer = Issuer(clock)
     issuer.published += [rsa_key.public_jwk(), eddsa_key.public_jwk()]
     folder = tmp_path_factory.mktemp("attacked")
-    async with running_resource_server(folder, resourceserver_template, clock, keys_of=issuer) as running:
+    async with running_resource_server(folder, sqlite_resourceserver_template, clock, keys_of=issuer) as running:
         yield running
 
 

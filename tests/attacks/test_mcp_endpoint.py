@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from support.clock import FakeClock
+from support.databases import Template
 from support.resourceserver import Issuer, ResourceServer, lifespan, modern_request, settings_in
 
 from gatehouse.resource.app import create_app
@@ -23,7 +24,7 @@ from gatehouse.resource.tools import CATALOGUE
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
-LEAKS = ("Traceback", "site-packages", "pydantic", "sqlite", "SELECT", "INSERT", "input_value", 'File "')
+LEAKS = ("Traceback", "site-packages", "pydantic", "sqlite", "psycopg", "SELECT", "INSERT", "input_value", 'File "')
 
 
 class Target:
@@ -425,7 +426,7 @@ async def test_a_page_token_of_another_workspace_shows_nothing_of_it(target: Tar
 
 
 async def test_an_inbound_token_never_leaves_the_server(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. Every outgoing request is seen by the test's issuer."""
     issuer, outgoing = Issuer(clock), []
@@ -436,9 +437,7 @@ async def test_an_inbound_token_never_leaves_the_server(
 
     network = httpx2.AsyncClient(transport=httpx2.ASGITransport(Starlette(routes=[Route("/{path:path}", published)])))
     folder = tmp_path / "rs"
-    folder.mkdir()
-    (folder / "resourceserver.db").write_bytes((resourceserver_template / "resourceserver.db").read_bytes())
-    settings = settings_in(folder)
+    settings = settings_in(folder, database_url=resourceserver_template.install(folder))
     app = create_app(settings, CATALOGUE, clock, http_fetch(network, f"{settings.issuer}/.well-known/jwks.json"))
     async with network, lifespan(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         target = Target(ResourceServer(app, settings, issuer, http))

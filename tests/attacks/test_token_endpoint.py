@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 import pytest
 import structlog
-from sqlalchemy import event
+from sqlalchemy import event, update
 from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.store.models import ClientRow
 from gatehouse.shared.logs import LogFormat, configure_logs
 
 BODY = b"grant_type=client_credentials"
@@ -302,7 +303,7 @@ def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_cl
         "workspace_id": "wks_1",
     }
     with attacked.server.services.database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE client SET claims = ?", (json.dumps(forged),))
+        connection.execute(update(ClientRow).values(claims=forged))
     claims = attacked.accepted()
     assert claims.pop("workspace_id") == "wks_1"
     assert claims.keys() == forged.keys() - {"workspace_id"}
@@ -415,7 +416,8 @@ def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked
     server = attacked.server
     broken, broken_secret = server.create_client()
     with server.services.database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE client SET claims = '{' WHERE client_id = ?", (broken.client_id,))
+        row = ClientRow.client_id == broken.client_id
+        connection.execute(update(ClientRow).values(claims="no claims").where(row))
     tokens = [server.post_token(basic=attacked.basic).json["access_token"] for _ in range(2)]
     secrets = [attacked.secret, broken_secret, "gths_guess", "marker-secret", "bWFya2VyLWFzc2VydGlvbg"]
     server.post_token(basic=(attacked.client.client_id, "gths_guess"))

@@ -1,9 +1,9 @@
 """Fixtures of the authorization server's tests."""
 
-import shutil
 from pathlib import Path
 
 import pytest
+from support.databases import Template
 from support.shell import RESOURCE, Shell
 
 
@@ -14,12 +14,9 @@ def empty(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, authserver_template: Path) -> Shell:
+def shell(tmp_path: Path, authserver_template: Template) -> Shell:
     """An initialized installation with one resource."""
-    shell = Shell(tmp_path)
-    shell.database.parent.mkdir()
-    shutil.copy(authserver_template / "authserver.db", shell.database)
-    shutil.copytree(authserver_template / "keys", tmp_path / "keys")
+    shell = Shell(tmp_path, authserver_template.install(tmp_path))
     scopes = ("--scope", "env:read=See environments", "--scope", "env:write", "--scope", "org:read")
     shell.text("resource", "add", RESOURCE, "--name", "tools", *scopes)
     return shell

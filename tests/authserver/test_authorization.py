@@ -3,6 +3,9 @@
 import pytest
 from support.authserver import AuthServer
 
+pytestmark = pytest.mark.only_on("sqlite")
+"""What is checked here depends on no database."""
+
 
 @pytest.mark.parametrize(
     "query",

@@ -2,18 +2,21 @@
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import click
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
+from support.databases import everything_in
 from support.shell import CREATE, RESOURCE, Shell
 
 from gatehouse.authserver.cli import main
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import ResourceRow
 from gatehouse.shared.administration import operating_system_user
+from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.jose import SigningKey
 
 
@@ -129,7 +132,8 @@ def test_a_secret_appears_once_and_is_kept_nowhere(shell: Shell) -> None:
             shell.text(*arguments, "--output", "json")
         assert client_id in "".join(shell.outputs)
         assert secret not in "".join(shell.outputs)
-        stored = b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
+        stored = everything_in(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
+        stored += b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
         assert client_id.encode() in stored
         assert secret.removeprefix("gths_").encode() not in stored
 
@@ -360,8 +364,9 @@ def test_a_change_is_recorded_with_who_made_it_and_not_with_what_a_variable_says
 
 
 def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
-    with closing(sqlite3.connect(shell.database, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
+    database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
+    with closing(database), database.write() as session:
+        session.execute(update(ResourceRow).values(resource_name="not committed"))
         assert shell.text("audit")
         assert shell.text("client", "list")
 

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
+from support.databases import everything_in
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import administration as clients
@@ -68,9 +69,9 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
     assert len(row.hint) == 9
     assert secret not in repr(client)
     authserver.services.database.close()
-    files = [path for path in authserver.folder.rglob("*") if path.is_file()]
-    assert any(client.client_id.encode() in path.read_bytes() for path in files)
-    assert not [path for path in files if secret.removeprefix("gths_").encode() in path.read_bytes()]
+    stored = everything_in(authserver.settings.database)
+    assert client.client_id.encode() in stored
+    assert secret.removeprefix("gths_").encode() not in stored
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from sqlalchemy import update
 from support.authserver import FORM, AuthServer, basic_header, token_form
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.app import ROUTES
+from gatehouse.authserver.store.models import ClientRow
 
 LIMIT = 64 * 1024
 DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)
@@ -25,12 +27,6 @@ def assert_json_error(response: TestResponse, status: int, error: str) -> None:
     assert response.json["request_id"] == response.headers["X-Request-Id"]
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-
-
-def take_database_away(server: AuthServer) -> None:
-    server.services.database.close()
-    (server.folder / "authserver.db").rename(server.folder / "gone.db")
-    (server.folder / "authserver.db").mkdir()
 
 
 @pytest.mark.parametrize("path", ["/", "/nope", "/token/", "/Token", "/introspect", "/.well-known/", "/static/x"])
@@ -110,7 +106,8 @@ def test_a_body_that_says_it_is_too_long_is_not_read(authserver: AuthServer, len
 def break_a_row(server: AuthServer, client_id: str) -> None:
     """Make a row that no query of this server writes, so that reading it fails in a way nobody planned for."""
     with server.services.database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE client SET claims = '{SECRET-ROW' WHERE client_id = ?", (client_id,))
+        broken = update(ClientRow).values(claims="SECRET-ROW").where(ClientRow.client_id == client_id)
+        connection.execute(broken)
 
 
 def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver: AuthServer) -> None:
@@ -120,7 +117,7 @@ def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver
     break_a_row(authserver, broken.client_id)
     response = authserver.post_token(basic=(broken.client_id, broken_secret))
     assert_json_error(response, 500, "server_error")
-    for leak in ("Traceback", "SECRET-ROW", "JSONDecodeError", "authserver/", broken_secret, broken.client_id):
+    for leak in ("Traceback", "SECRET-ROW", "ValueError", "TypeError", "authserver/", broken_secret, broken.client_id):
         assert leak not in response.text
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
 
@@ -129,18 +126,18 @@ def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: A
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
     assert authserver.post_token(basic=(other.client_id, other_secret)).status_code == 200
-    take_database_away(authserver)
+    authserver.take_database_away()
     response = authserver.post_token(basic=(client.client_id, secret))
     assert_json_error(response, 503, "temporarily_unavailable")
     assert int(response.headers["Retry-After"]) > 0
-    assert "sqlite" not in response.text.lower()
-    assert str(authserver.folder) not in response.text
+    for leak in ("sqlite", "psycopg", "postgres", str(authserver.folder), str(authserver.settings.database.database)):
+        assert leak not in response.text.lower()
 
 
 def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) -> None:
     """Somebody who can fill the disk must not guess on unrecorded."""
     assert authserver.post_token({}).status_code == 401
-    take_database_away(authserver)
+    authserver.take_database_away()
     response = authserver.post_token({})
     assert_json_error(response, 503, "temporarily_unavailable")
     assert "WWW-Authenticate" not in response.headers
@@ -148,7 +145,7 @@ def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) 
 
 def test_the_key_set_and_the_metadata_are_served_without_the_database(authserver: AuthServer) -> None:
     before = authserver.http.get("/.well-known/jwks.json").data
-    take_database_away(authserver)
+    authserver.take_database_away()
     assert authserver.http.get("/.well-known/jwks.json").data == before
     assert authserver.http.get("/.well-known/oauth-authorization-server").status_code == 200
 

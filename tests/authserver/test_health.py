@@ -15,9 +15,7 @@ def test_a_server_that_can_issue_tokens_is_ready(authserver: AuthServer) -> None
 
 def test_a_server_without_its_database_lives_and_is_not_ready(authserver: AuthServer) -> None:
     assert authserver.http.get("/readyz").status_code == 200
-    authserver.services.database.close()
-    (authserver.folder / "authserver.db").rename(authserver.folder / "gone.db")
-    (authserver.folder / "authserver.db").mkdir()
+    authserver.take_database_away()
     response = authserver.http.get("/readyz")
     assert (response.status_code, response.headers["Cache-Control"]) == (503, "no-store")
     assert response.json["status"] == "unavailable"

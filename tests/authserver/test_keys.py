@@ -4,14 +4,14 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import URL, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import ISSUER, AuthServer, settings_in
 from support.clock import FakeClock
@@ -184,9 +184,9 @@ def test_processes_that_make_keys_at_once_end_with_one_of_each(authserver: AuthS
     assert len(parse_key_set(ring.jwks)) == len(ring.peppers) == 1
 
 
-def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path) -> None:
+def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_database: URL) -> None:
     environment = {
-        "AUTHSERVER_DATABASE_URL": f"sqlite:///{tmp_path}/var/authserver.db",
+        "AUTHSERVER_DATABASE_URL": empty_database.render_as_string(hide_password=False),
         "AUTHSERVER_KEYS_DIR": str(tmp_path / "keys"),
     }
     command = [sys.executable, "-c", "from gatehouse.authserver.cli import main; main()", "init", "--output", "json"]
@@ -298,37 +298,22 @@ def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer
     assert repr(pepper) not in repr(ring)
 
 
-@pytest.fixture
-def away(authserver: AuthServer) -> Iterator[Callable[[], None]]:
-    """Take the database away; nothing brings it back."""
-
-    def take() -> None:
-        authserver.services.database.close()
-        for file in authserver.folder.glob("authserver.db*"):
-            file.rename(authserver.folder / f"gone-{file.name}")
-        (authserver.folder / "authserver.db").mkdir()
-
-    yield take
-
-
 def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
-    authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock, away: Callable[[], None]
+    authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock
 ) -> None:
     store = key_store(authserver, sealing_key, monotonic=clock)
     good = store.ring()
     added = add_key(authserver, sealing_key)
     clock.advance(1)
     assert added.kid in published(store), "the store reads again after a second"
-    away()
+    authserver.take_database_away()
     clock.advance(3600)
     assert set(parse_key_set(store.ring().jwks)) == {good.signing_key.kid, added.kid}
 
 
-def test_a_store_that_never_read_the_database_has_no_key_ring(
-    authserver: AuthServer, sealing_key: SealingKey, away: Callable[[], None]
-) -> None:
+def test_a_store_that_never_read_the_database_has_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
-    away()
+    authserver.take_database_away()
     with pytest.raises(SQLAlchemyError):
         key_store(authserver, sealing_key).ring()
 

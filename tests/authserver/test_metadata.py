@@ -1,11 +1,15 @@
 """The authorization server's metadata (RFC 8414)."""
 
+import pytest
 from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
 
 from gatehouse.shared.jose import SigningKey
 
 PATH = "/.well-known/oauth-authorization-server"
+
+pytestmark = pytest.mark.only_on("sqlite")
+"""What is checked here depends on no database."""
 
 
 def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthServer) -> None:

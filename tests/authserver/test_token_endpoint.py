@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
 from support.clock import FakeClock
+from support.databases import Template
 
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.keys.store import ensure_keys
-from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.authserver.store.models import SigningKeyRow, audit_event
 from gatehouse.shared.claims import MAX_LIFETIME
 
 
 @pytest.fixture
-def configured(tmp_path: Path, authserver_template: Path, clock: FakeClock) -> Iterator[Any]:
+def configured(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> Iterator[Any]:
     """Run a server with other settings than the defaults."""
     servers: list[AuthServer] = []
 
@@ -191,9 +192,8 @@ def test_a_refusal_is_on_disk_before_its_answer_leaves(authserver: AuthServer) -
     assert refused.json["error"] == "invalid_scope"
     request_id = refused.json["request_id"]
     with authserver.services.database.read() as session:
-        rows = session.connection().exec_driver_sql(
-            "SELECT actor, outcome, reason FROM audit_event WHERE request_id = ?", (request_id,)
-        )
+        columns = audit_event.c.actor, audit_event.c.outcome, audit_event.c.reason
+        rows = session.execute(select(*columns).where(audit_event.c.request_id == request_id))
         assert rows.all() == [(client.client_id, "refused", f"not granted at {RESOURCE}: env:write")]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from support.resourceserver import ResourceServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+"""What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"
 

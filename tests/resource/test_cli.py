@@ -2,8 +2,7 @@
 
 import json
 import logging
-import shutil
-import sqlite3
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,9 +12,13 @@ import click
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from support.databases import Template
 
 from gatehouse.authserver.resources.administration import parse_catalogue
 from gatehouse.resource.cli import main
+from gatehouse.resource.directory.workspaces import create_workspace
+from gatehouse.resource.store.database import Database
+from gatehouse.shared.database import parse_database_url
 
 Run = Callable[..., Result]
 
@@ -39,9 +42,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def installed(run: Run, tmp_path: Path, resourceserver_template: Path) -> Run:
+def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command in an initialized installation."""
-    shutil.copytree(resourceserver_template, tmp_path / "var")
+    monkeypatch.setenv("RESOURCESERVER_DATABASE_URL", resourceserver_template.install(tmp_path / "var"))
     return run
 
 
@@ -221,9 +224,10 @@ def test_wrong_usage_has_an_exit_code_of_its_own(run: Run, arguments: tuple[str,
     assert run(*arguments).exit_code == 2
 
 
-def test_reading_commands_do_not_wait_for_a_writer(installed: Run, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "var" / "resourceserver.db", isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
+def test_reading_commands_do_not_wait_for_a_writer(installed: Run) -> None:
+    database = Database(parse_database_url(os.environ["RESOURCESERVER_DATABASE_URL"]))
+    with closing(database), database.write() as session:
+        create_workspace(session, "not committed", 0)
         assert installed("audit").exit_code == 0
         assert installed("workspace", "list").exit_code == 0
 

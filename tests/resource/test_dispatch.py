@@ -4,7 +4,6 @@ Each test drives the SDK's server that dispatch builds, without the gate before 
 over HTTP by the SDK's session manager alone.
 """
 
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from support.clock import FakeClock
+from support.databases import Template
 from support.resourceserver import Issuer, ResourceServer, modern_request, running_resource_server, settings_in
 
 from gatehouse.resource import catalogue as declarations
@@ -90,10 +90,9 @@ def recording_catalogue(runs: list[str]) -> Catalogue:
 
 @pytest.fixture
 async def locked(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock, anyio_backend: str
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, anyio_backend: str
 ) -> AsyncIterator[Locked]:
-    settings = settings_in(tmp_path)
-    shutil.copytree(resourceserver_template, tmp_path, dirs_exist_ok=True)
+    settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock).build_server(), runs, admin_database)
@@ -301,7 +300,7 @@ async def test_what_cannot_be_recorded_is_answered_with_try_again(locked: Locked
 
 
 async def test_the_claims_of_one_request_do_not_reach_the_next(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     """Stateless: a caller with fewer rights gets nothing from the caller before it."""
     runs: list[str] = []

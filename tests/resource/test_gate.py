@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from pydantic import BaseModel
 from support.clock import FakeClock
+from support.databases import Template
 from support.resourceserver import ALL_SCOPES, Issuer, ResourceServer, modern_request, running_resource_server
 
 from gatehouse.resource.catalogue import Catalogue, Scope, ToolGroup
@@ -114,7 +115,7 @@ async def test_two_authorization_headers_are_refused_even_if_both_are_valid(reso
     ],
 )
 async def test_a_401_names_the_baseline_and_the_scopes_of_the_operation(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock, baseline: str | None, tool: str, named: str
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, baseline: str | None, tool: str, named: str
 ) -> None:
     async with running_resource_server(
         tmp_path / "rs", resourceserver_template, clock, baseline_scopes=baseline
@@ -142,7 +143,7 @@ async def test_another_http_method_is_401_before_and_405_after_authorization(
 
 
 async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     """All scopes, not only the missing ones; and of two, one of which implies the other, only the greater."""
     group, runs = ToolGroup(), []
@@ -196,7 +197,7 @@ async def test_a_scope_that_may_read_may_not_write(resourceserver: ResourceServe
 
 
 async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     """A 401 would make every agent throw away a good token in an outage."""
     issuer = Issuer(clock)

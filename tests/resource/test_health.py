@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import anyio
 import pytest
 from support.clock import FakeClock
+from support.databases import Template, take_away
 from support.resourceserver import Issuer, ResourceServer, running_resource_server
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ async def test_a_server_that_knows_its_issuer_s_keys_is_ready(resourceserver: Re
 
 
 async def test_a_server_without_keys_is_alive_and_not_ready(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     issuer = Issuer(clock)
     issuer.away = True
@@ -33,10 +33,7 @@ async def test_a_server_without_keys_is_alive_and_not_ready(
 
 
 async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver: ResourceServer) -> None:
-    """Nothing has opened the file yet: what stands in its place is no database."""
-    path = anyio.Path(str(resourceserver.settings.database.database))
-    await path.unlink()
-    await path.mkdir()
+    take_away(resourceserver.settings.database)
     ready = await resourceserver.http.get(f"{URL}/readyz")
     assert ready.status_code == 503
     assert ready.json() == {"status": "unavailable", "database": "does not answer", "issuer_keys": "ok"}

@@ -8,9 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.clock import FakeClock
+from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+"""What is checked here depends on no database."""
 
 METADATA = "https://mcp.example.com/.well-known/oauth-protected-resource"
 OURS = "https://mcp.example.com"
@@ -81,7 +83,7 @@ async def test_two_origins_are_refused_even_if_both_are_ours(resourceserver: Res
 
 @pytest.mark.parametrize("written", ["https://console.example.com", "https://Console.Example.com"])
 async def test_further_origins_can_be_allowed(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock, written: str
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, written: str
 ) -> None:
     """A browser sends an origin in lower case (RFC 6454 6.1), however the setting is written."""
     async with running_resource_server(
@@ -95,7 +97,7 @@ async def test_further_origins_can_be_allowed(
 
 
 async def test_on_loopback_every_name_of_this_machine_is_served_and_no_other(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     url = "http://127.0.0.1:8000/.well-known/oauth-protected-resource"
     async with running_resource_server(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from support.clock import FakeClock
+from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+"""What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -37,7 +39,7 @@ async def test_a_challenge_points_to_the_document(resourceserver: ResourceServer
 
 
 async def test_a_resource_without_a_path_has_the_root_form_only(
-    tmp_path: Path, resourceserver_template: Path, clock: FakeClock
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     async with running_resource_server(
         tmp_path / "rs", resourceserver_template, clock, resource=f"{ORIGIN}/"

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Engine, event
+from support import databases
 from support.clock import FakeClock
 
 from gatehouse.shared.audit import AuditEvent, AuditRows, audit_table, find_events
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.database import new_metadata, open_engine, parse_database_url
+from gatehouse.shared.database import create_file, new_metadata, open_engine
 
 METADATA = new_metadata()
 TABLE = audit_table(METADATA)
@@ -19,8 +19,9 @@ CAPACITY = 8
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))
+def engine(empty_database: URL) -> Iterator[Engine]:
+    create_file(empty_database)
+    engine = open_engine(empty_database)
     METADATA.create_all(engine)
     yield engine
     engine.dispose()
@@ -162,6 +163,37 @@ def test_during_an_outage_further_events_are_refused_and_after_it_they_are_taken
     writer.record(allowed("recorded.again"))
     writer.close()
     assert actions(engine) == ["before.it.was.noticed", "after", "recorded.again"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_when_the_server_comes_back_events_are_taken_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
+    writer.commit_and_wait(allowed("before"))
+    databases.take_away(engine.url)
+    writer.record(allowed("recorded"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("never.answered")).result(10)
+    assert not writer.available
+    databases.bring_back(engine.url)
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["before", "recorded", "after"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_while_the_server_only_reads_what_was_recorded_waits(writer: AuditWriter, engine: Engine) -> None:
+    """As on a replica, before somebody promotes it."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
+    engine.dispose()
+    writer.record(allowed("recorded"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("never.answered")).result(10)
+    assert not writer.available
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} RESET default_transaction_read_only")
+    engine.dispose()
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["recorded", "after"]
 
 
 def test_what_is_lost_at_the_end_is_named_in_the_log(

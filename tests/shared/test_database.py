@@ -3,26 +3,25 @@
 import os
 import sqlite3
 import stat
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import URL, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gatehouse.shared.database import READ_ONLY, create_file, open_async_engine, open_engine, parse_database_url
 
-
-@pytest.fixture
-def url(tmp_path: Path) -> URL:
-    return parse_database_url(f"sqlite:///{tmp_path}/var/test.db")
+SECRET = "hunter2"
+only_on_sqlite = pytest.mark.only_on("sqlite")
 
 
 @pytest.fixture
-def engine(url: URL) -> Iterator[Engine]:
-    create_file(url)
-    engine = open_engine(url)
+def engine(empty_database: URL) -> Iterator[Engine]:
+    create_file(empty_database)
+    engine = open_engine(empty_database)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY, secret TEXT UNIQUE)")
         connection.exec_driver_sql("CREATE TABLE child (parent_id INTEGER REFERENCES parent (id))")
@@ -31,7 +30,7 @@ def engine(url: URL) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize(
-    ("text_", "backend", "database"),
+    ("text_", "kind", "database"),
     [
         ("sqlite:///var/file.db", "sqlite", "var/file.db"),
         ("sqlite:////srv/file.db", "sqlite", "/srv/file.db"),
@@ -39,9 +38,9 @@ def engine(url: URL) -> Iterator[Engine]:
         ("postgresql+psycopg://user:pw@host:5433/name", "postgresql", "name"),
     ],
 )
-def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, backend: str, database: str) -> None:
+def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: str, database: str) -> None:
     url = parse_database_url(text_)
-    assert (url.get_backend_name(), url.database) == (backend, database)
+    assert (url.get_backend_name(), url.database) == (kind, database)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +70,17 @@ def check_pragmas(rows: list[object]) -> None:
 PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout")
 
 
+@only_on_sqlite
 def test_sqlite_is_in_wal_mode_with_foreign_keys_and_patience(engine: Engine) -> None:
     with engine.connect() as connection:
         check_pragmas([connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS])
 
 
+@only_on_sqlite
 @pytest.mark.anyio
-async def test_sqlite_is_the_same_on_an_event_loop(url: URL) -> None:
-    create_file(url)
-    engine = open_async_engine(url)
+async def test_sqlite_is_the_same_on_an_event_loop(empty_database: URL) -> None:
+    create_file(empty_database)
+    engine = open_async_engine(empty_database)
     async with engine.connect() as connection:
         check_pragmas([(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in PRAGMAS])
     await engine.dispose()
@@ -98,6 +99,7 @@ def other_process(engine: Engine) -> "closing[sqlite3.Connection]":
     return closing(sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None))
 
 
+@only_on_sqlite
 def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> None:
     with other_process(engine) as other:
         with engine.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -105,7 +107,8 @@ def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> 
         other.execute("BEGIN IMMEDIATE")
 
 
-def test_a_read_transaction_hinders_no_writer(engine: Engine) -> None:
+@only_on_sqlite
+def test_a_read_transaction_keeps_its_state_and_hinders_no_writer(engine: Engine) -> None:
     with other_process(engine) as other, engine.execution_options(**READ_ONLY).begin() as reader:
         assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
         other.execute("BEGIN IMMEDIATE")
@@ -132,16 +135,35 @@ def test_a_failed_transaction_changes_nothing(engine: Engine) -> None:
         raise ZeroDivisionError
     with engine.begin() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
-        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_master WHERE name = 'late'").scalar() == 0
+    assert not inspect(engine).has_table("late")
 
 
 def test_an_error_repeats_no_parameter(engine: Engine) -> None:
-    insert = text("INSERT INTO parent (secret) VALUES (:secret)")
+    insert = text("INSERT INTO parent (id, secret) VALUES (:id, :secret)")
     with engine.begin() as connection:
-        connection.execute(insert, {"secret": "hunter2"})
-    with pytest.raises(DBAPIError) as failure, engine.begin() as connection:
-        connection.execute(insert, {"secret": "hunter2"})
-    assert "hunter2" not in str(failure.value)
+        connection.execute(insert, {"id": 1, "secret": SECRET})
+    with pytest.raises(IntegrityError) as failure, engine.begin() as connection:
+        connection.execute(insert, {"id": 2, "secret": SECRET})
+    assert "secret" in str(failure.value)
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+@pytest.mark.anyio
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("INSERT INTO parent (secret) VALUES (:value)", id="in the row that is refused"),
+        pytest.param("SELECT CAST(CAST(:value AS TEXT) AS INTEGER)", id="in the message itself"),
+    ],
+)
+async def test_an_error_of_postgresql_repeats_no_parameter_on_an_event_loop(engine: Engine, statement: str) -> None:
+    on_event_loop = open_async_engine(engine.url)
+    with pytest.raises(DBAPIError) as failure:
+        async with on_event_loop.begin() as connection:
+            await connection.execute(text(statement), {"value": SECRET})
+    await on_event_loop.dispose()
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
 
 
 @pytest.fixture
@@ -151,11 +173,12 @@ def open_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@only_on_sqlite
 @pytest.mark.usefixtures("open_umask")
-def test_files_of_a_database_are_readable_by_their_owner_only(url: URL) -> None:
-    create_file(url)
-    path = Path(str(url.database))
-    engine = open_engine(url)
+def test_files_of_a_database_are_readable_by_their_owner_only(empty_database: URL) -> None:
+    create_file(empty_database)
+    path = Path(str(empty_database.database))
+    engine = open_engine(empty_database)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
@@ -164,6 +187,7 @@ def test_files_of_a_database_are_readable_by_their_owner_only(url: URL) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@only_on_sqlite
 def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None:
     create_file(engine.url)
     with engine.begin() as connection:

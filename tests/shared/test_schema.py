@@ -10,7 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
-from sqlalchemy import inspect
+from sqlalchemy import URL, inspect
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.store.database import Database as AuthServerDatabase
@@ -19,11 +19,20 @@ from gatehouse.resource.cli import main as resourceserver_command
 from gatehouse.resource.store.database import Database as ResourceServerDatabase
 from gatehouse.resource.store.models import Base as ResourceServerBase
 from gatehouse.shared import schema
-from gatehouse.shared.database import parse_database_url
 
 SERVERS = {
     "authserver": (AuthServerDatabase, AuthServerBase, authserver_command),
     "resourceserver": (ResourceServerDatabase, ResourceServerBase, resourceserver_command),
+}
+
+SHAPE_QUERIES = {
+    "sqlite": ["SELECT name, sql FROM sqlite_master", "SELECT version_num, 1 FROM alembic_version"],
+    "postgresql": [
+        "SELECT oid, attname, a.* FROM pg_attribute a, pg_class WHERE attrelid = oid AND relnamespace = 2200",
+        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+        "SELECT version_num, xmin::text FROM alembic_version",
+    ],
 }
 
 LATER_REVISION = """
@@ -44,8 +53,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database(name: str, tmp_path: Path) -> Iterator[Any]:
-    database = SERVERS[name][0](parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+def database(name: str, empty_database: URL) -> Iterator[Any]:
+    database = SERVERS[name][0](empty_database)
     yield database
     database.close()
 
@@ -57,6 +66,17 @@ def set_revision(database: Any, revision: str) -> None:
 
 def tables(database: Any) -> set[str]:
     return set(inspect(database.engine).get_table_names())
+
+
+def shape(database: Any) -> list[Any]:
+    """Return the database's own description of its tables, indexes and constraints, and the revision."""
+    with database.engine.begin() as connection:
+        found = [
+            connection.exec_driver_sql(f"{query} ORDER BY 1, 2").all()
+            for query in SHAPE_QUERIES[connection.dialect.name]
+        ]
+    assert all(found)
+    return found
 
 
 def with_later_revision(folder: Path, last: str = "") -> schema.Schema:
@@ -78,11 +98,9 @@ def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
 
 def test_migrating_again_changes_nothing(database: Any) -> None:
     database.migrate()
-    with database.engine.begin() as connection:
-        before = connection.exec_driver_sql("SELECT sql FROM sqlite_master ORDER BY name").all()
+    before = shape(database)
     database.migrate()
-    with database.engine.begin() as connection:
-        assert connection.exec_driver_sql("SELECT sql FROM sqlite_master ORDER BY name").all() == before
+    assert shape(database) == before
     database.require_current()
 
 
@@ -109,10 +127,10 @@ def test_a_newer_database_is_not_migrated(database: Any) -> None:
 
 
 def test_init_on_a_newer_database_is_a_refusal(
-    database: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Any, name: str, empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", f"sqlite:///{tmp_path}/test.db")
+    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", empty_database.render_as_string(hide_password=False))
     run = CliRunner().invoke(SERVERS[name][2], ["init"])
     assert run.exit_code == 0, run.output
     set_revision(database, "9999")
@@ -121,8 +139,8 @@ def test_init_on_a_newer_database_is_a_refusal(
     assert "newer version" in run.output
 
 
-def test_an_older_database_is_refused_until_it_is_migrated(tmp_path: Path) -> None:
-    database = AuthServerDatabase(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, tmp_path: Path) -> None:
+    database = AuthServerDatabase(empty_database)
     database.migrate()
     later = with_later_revision(tmp_path / "migrations")
     with pytest.raises(schema.SchemaMismatch, match="Run: authserver init"):
@@ -133,8 +151,8 @@ def test_an_older_database_is_refused_until_it_is_migrated(tmp_path: Path) -> No
     database.close()
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
-    database = AuthServerDatabase(parse_database_url(f"sqlite:///{tmp_path}/test.db"))
+def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database: URL, tmp_path: Path) -> None:
+    database = AuthServerDatabase(empty_database)
     database.migrate()
     before = tables(database)
     with pytest.raises(ZeroDivisionError):
@@ -144,15 +162,17 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Path) ->
     database.close()
 
 
-def test_a_database_that_others_can_change_is_refused(database: Any, tmp_path: Path) -> None:
+@pytest.mark.only_on("sqlite")
+def test_a_database_file_that_others_can_change_is_refused(database: Any) -> None:
     """Whoever writes the database grants himself scopes."""
     database.migrate()
     database.require_current()
-    (tmp_path / "test.db").chmod(0o660)
+    path = Path(database.url.database)
+    path.chmod(0o660)
     with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
         database.require_current()
-    (tmp_path / "test.db").chmod(0o644)
+    path.chmod(0o644)
     database.require_current()
-    tmp_path.chmod(0o777)
+    path.parent.chmod(0o777)
     with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
         database.require_current()

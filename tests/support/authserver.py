@@ -1,6 +1,5 @@
-"""An authorization server in this process: real application, real SQLite file, no network."""
+"""An authorization server in this process: real application, real database, no network."""
 
-import shutil
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditEvent, AuditRows, find_events
 from gatehouse.shared.jose import Header, parse_key_set, read_header, verify
 from support.clock import FakeClock
+from support.databases import Template, take_away
 
 RESOURCE = "https://mcp.example.com/mcp"
 OTHER_RESOURCE = "https://other.example.com/mcp"
@@ -40,9 +40,9 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**defaults, **changes})
 
 
-def prepare_installation(folder: Path, clock: FakeClock) -> None:
+def prepare_installation(folder: Path, clock: FakeClock, **changes: Any) -> None:
     """Make what `authserver init` makes."""
-    settings = settings_in(folder)
+    settings = settings_in(folder, **changes)
     create_sealing_key(settings)
     database = Database(settings.database)
     database.migrate()
@@ -54,11 +54,10 @@ def prepare_installation(folder: Path, clock: FakeClock) -> None:
 class AuthServer:
     """One installation and the application on it."""
 
-    def __init__(self, folder: Path, template: Path, clock: FakeClock, **changes: Any) -> None:
-        shutil.copytree(template, folder, dirs_exist_ok=True)
+    def __init__(self, folder: Path, template: Template, clock: FakeClock, **changes: Any) -> None:
         self.folder = folder
         self.clock = clock
-        self.settings = settings_in(folder, **changes)
+        self.settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
         self.app = create_app(self.settings, clock)
         self.services: Services = self.app.extensions["gatehouse"]
         self.http = HttpClient(self.app)
@@ -121,6 +120,11 @@ class AuthServer:
     def _flush(self) -> None:
         # A committed event is written behind everything that was recorded before it.
         self.services.audit.commit_and_wait(AuditEvent("test.flush", "allowed"))
+
+    def take_database_away(self) -> None:
+        """Make the database unreachable; nothing brings it back."""
+        self.services.database.close()
+        take_away(self.settings.database)
 
     def close(self) -> None:
         close_app(self.app)

@@ -1,7 +1,6 @@
-"""A resource server in this process: real application, real SQLite file, keys that the test holds."""
+"""A resource server in this process: real application, real database, keys that the test holds."""
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.audit import find_events
 from gatehouse.shared.jose import SigningKey
 from support.clock import FakeClock
+from support.databases import Template
 
 ISSUER = "https://as.example.com"
 RESOURCE = "https://mcp.example.com/mcp"
@@ -47,9 +47,9 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**defaults, **changes})
 
 
-def prepare_installation(folder: Path) -> None:
+def prepare_installation(folder: Path, **changes: Any) -> None:
     """Make what `resourceserver init` makes."""
-    database = Database(settings_in(folder).database)
+    database = Database(settings_in(folder, **changes).database)
     database.migrate()
     database.close()
 
@@ -145,15 +145,15 @@ class ResourceServer:
 @asynccontextmanager
 async def running_resource_server(
     folder: Path,
-    template: Path,
+    template: Template,
     clock: FakeClock,
     catalogue: Catalogue = CATALOGUE,
     keys_of: Issuer | None = None,
     **changes: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Run an application in this process, its lifespan included, until the block ends."""
-    shutil.copytree(template, folder, dirs_exist_ok=True)
-    settings, issuer = settings_in(folder, **changes), keys_of or Issuer(clock)
+    settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
+    issuer = keys_of or Issuer(clock)
     app = create_app(settings, catalogue, clock, issuer.fetch)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))

@@ -13,14 +13,14 @@ CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scop
 
 
 class Shell:
-    """Runs the command with its files in one folder."""
+    """Runs the command with its files in one folder, on an SQLite file there unless a URL is given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.folder = folder
         self.database = folder / "var" / "authserver.db"
         self.environment = {
             "AUTHSERVER_ISSUER": "https://as.example.com",
-            "AUTHSERVER_DATABASE_URL": f"sqlite:///{self.database}",
+            "AUTHSERVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
             "AUTHSERVER_KEYS_DIR": str(folder / "keys"),
         }
         self.outputs: list[str] = []

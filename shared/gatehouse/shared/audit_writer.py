@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, insert
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gatehouse.shared.audit import AuditEvent, AuditRows
@@ -34,8 +34,12 @@ _CAPACITY = 10_000
 _COMMIT_TIMEOUT = 10
 """Seconds; longer than the wait for SQLite's write lock."""
 
-_OUTAGE = (OperationalError, InterfaceError, PoolTimeout)
-"""The database is away, locked or out of connections: another try may succeed."""
+_OUTAGE = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
+"""The database is away, locked, out of connections, or refuses every event: another try may succeed.
+
+PostgreSQL says ProgrammingError where the table or the right to write it is gone, and InternalError where it is read
+only. A fault of one event is a DataError, an IntegrityError, or none of a driver.
+"""
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ turns writer half-way fails at once with "database is locked", whatever the time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url
+import psycopg
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -59,13 +60,13 @@ def parse_database_url(text: str) -> URL:
 
 def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
     """Return an engine for synchronous use. Connects on first use."""
-    return _with_begin(create_engine(url.set(drivername=_drivers(url)[0]), **_options(url, pool_size)))
+    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **_options(url, pool_size)))
 
 
 def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
     """Return an engine for use on an event loop. Connects on first use."""
     engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
-    _with_begin(engine.sync_engine)
+    _with_listeners(engine.sync_engine)
     return engine
 
 
@@ -106,8 +107,21 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
     return options
 
 
-def _with_begin(engine: Engine) -> Engine:
+def _hide_values(context: ExceptionContext) -> None:
+    """Cut from an error what PostgreSQL quotes of the row or the parameter that it refuses."""
+    cause = context.original_exception
+    if not isinstance(cause, psycopg.Error) or cause.sqlstate is None:
+        return
+    name = type(cause).__name__
+    text = name if isinstance(cause, psycopg.DataError) else f"{name}: {cause.diag.message_primary}"
+    cause.args = (text,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (text,)
+
+
+def _with_listeners(engine: Engine) -> Engine:
     if engine.dialect.name != "sqlite":
+        event.listen(engine, "handle_error", _hide_values)
         return engine
 
     @event.listens_for(engine, "connect")
