@@ -114,9 +114,8 @@ def _hide_values(context: ExceptionContext) -> None:
         return
     name = type(cause).__name__
     text = name if isinstance(cause, psycopg.DataError) else f"{name}: {cause.diag.message_primary}"
-    cause.args = (text,)
-    if context.sqlalchemy_exception is not None:
-        context.sqlalchemy_exception.args = (text,)
+    for error in filter(None, (cause, context.sqlalchemy_exception)):
+        error.args = (text,)
 
 
 def _with_listeners(engine: Engine) -> Engine:
