@@ -1,6 +1,8 @@
 """What an admin changes and takes away, and how a refusal is traced to its mend."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
     [
         (
             token_form(scope="org:read"),
-            'authserver client grant add {client_id} --resource {resource} --scope "org:read"',
+            "authserver client grant add {client_id} --resource {resource} --scope org:read",
         ),
         (
             token_form(resource="https://other.example.com/mcp"),
@@ -143,6 +145,22 @@ def test_a_refused_token_request_is_traced_to_the_command_that_would_allow_it(
     assert "grant add" not in refused.text
 
 
+@pytest.mark.parametrize("form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}])
+def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, form: dict[str, str]) -> None:
+    """CWE-78: `$(...)` is within the grammar of a scope and of a resource."""
+    client, secret = authserver.create_client()
+    assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
+    refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
+    [event] = authserver.audit(request_id=refused.json["request_id"])
+    words = shlex.split(event["detail"]["mend"])
+    assert words[:5] == ["authserver", "client", "grant", "add", client.client_id]
+    assert set(form.values()) <= set(words)
+    echoed = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {event['detail']['mend']}"], capture_output=True, text=True, check=True
+    )
+    assert echoed.stdout.splitlines() == words
+
+
 @pytest.mark.anyio
 async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token("env:read")
@@ -150,7 +168,7 @@ async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resou
     request_id = refused.json()["error"]["data"]["request_id"]
     assert request_id == refused.headers["X-Request-Id"]
     [event] = resourceserver.audit(request_id=request_id)
-    expected = 'authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope "env:write"'
+    expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
     assert event["detail"]["mend"] == expected
     assert "grant add" not in refused.text
 

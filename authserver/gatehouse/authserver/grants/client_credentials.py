@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
+from gatehouse.shared.mends import grant_command
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
@@ -47,7 +48,7 @@ def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]
         raise _invalid_target(
             "The client has no grant at this resource. Check the resource's identifier to the letter, path included.",
             f"no grant at {resource}",
-            f"authserver client grant add {authenticated.client.client_id} --resource {resource} --scope ...",
+            grant_command(authenticated.client.client_id, resource, "..."),
         )
     return resource
 
@@ -81,6 +82,6 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
             "invalid_scope",
             "The client may not have this scope at this resource. Ask its admin for the grant.",
             reason=f"not granted at {resource}: {missing}",
-            mend=f'authserver client grant add {client.client_id} --resource {resource} --scope "{missing}"',
+            mend=grant_command(client.client_id, resource, missing),
         )
     return GrantedRequest(client, resource, scope)

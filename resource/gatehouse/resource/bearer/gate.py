@@ -27,6 +27,7 @@ from gatehouse.resource.verified_request import VerifiedRequest
 from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
+from gatehouse.shared.mends import grant_command
 from gatehouse.shared.scopes import format_scope
 
 MAX_BODY: Final = 1024 * 1024
@@ -177,7 +178,7 @@ class Gate:
             reason=f"needs {needed}",
             headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
             data={"error": "insufficient_scope", "scope": needed},
-            mend=f'authserver client grant add {claims.client_id} --resource {self.resource} --scope "{needed}"',
+            mend=grant_command(claims.client_id, self.resource, needed),
         )
 
     def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:

@@ -1,0 +1,12 @@
+"""The command that would allow what was refused, as an admin finds it in the audit trail and may paste it."""
+
+import shlex
+
+
+def grant_command(client_id: str, resource: str, scope: str) -> str:
+    """Return the command that grants a scope, quoted for a shell.
+
+    A scope and a resource are a caller's own text, and `$(...)` is within the grammar of both (RFC 6749 3.3,
+    RFC 3986): unquoted, whoever is refused would choose what the admin runs (CWE-78).
+    """
+    return shlex.join(["authserver", "client", "grant", "add", client_id, "--resource", resource, "--scope", scope])
