@@ -1,5 +1,6 @@
 """What holds for every tool, generated from the catalogue, so that a new one cannot be forgotten."""
 
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,16 @@ from typing import Any
 import jsonschema
 import pytest
 from support.clock import FakeClock
-from support.databases import Template
-from support.resourceserver import ALL_SCOPES, ResourceServer, modern_request, running_resource_server, served
-from support.tool_examples import EXAMPLES, Seeded, arguments_to_see, everything_in, seed
+from support.databases import PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template
+from support.resourceserver import (
+    ALL_SCOPES,
+    ResourceServer,
+    modern_request,
+    running_resource_server,
+    served,
+    settings_in,
+)
+from support.tool_examples import EXAMPLES, Tenant, arguments_to_see, everything_in, furnish
 
 from gatehouse.resource.bearer.gate import Gate
 from gatehouse.resource.catalogue import Tool
@@ -33,14 +41,39 @@ def for_every(tools: list[Tool]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("tool", tools, ids=[tool.name for tool in tools])
 
 
-class Office:
-    """A workspace with one of everything in it, on a server that has another such workspace."""
+Furnished = tuple[Template, Tenant]
 
-    def __init__(self, server: ResourceServer, workspace_id: str, own: Seeded, foreign: Seeded) -> None:
+
+@pytest.fixture(scope="session")
+def furnished_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
+    folder = tmp_path_factory.mktemp("furnished")
+    tenant = furnish(settings_in(folder).database)
+    return SQLiteTemplate(folder, "resourceserver.db"), tenant
+
+
+@pytest.fixture(scope="session")
+def furnished_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> Furnished:
+    url = postgresql.create_database()
+    tenant = furnish(url)
+    return PostgreSQLTemplate(tmp_path_factory.mktemp("furnished"), postgresql, url), tenant
+
+
+@pytest.fixture
+def furnished(request: pytest.FixtureRequest, backend: str) -> Iterator[Furnished]:
+    """Two workspaces with one of everything in them, made once on each database and copied for every test."""
+    template, tenant = request.getfixturevalue(f"furnished_{backend}")
+    yield template, tenant
+    template.discard()
+
+
+class Office:
+    """A tenant on a running server."""
+
+    def __init__(self, server: ResourceServer, tenant: Tenant) -> None:
         self.server = server
-        self.workspace_id = workspace_id
-        self.own = own
-        self.foreign = foreign
+        self.workspace_id = tenant.workspace_id
+        self.own = tenant.own
+        self.foreign = tenant.foreign
 
     def token(self, scope: str = ALL_SCOPES) -> str:
         return self.server.issuer.token(scope, workspace_id=self.workspace_id)
@@ -55,14 +88,11 @@ class Office:
         return await self.server.failure(tool.name, self.token(), **self.arguments(tool, **changes))
 
 
-async def furnished(server: ResourceServer) -> Office:
-    own, foreign = (server.create_workspace(name) for name in ("acme", "globex"))
-    return Office(server, own, await seed(server, own), await seed(server, foreign))
-
-
 @pytest.fixture
-async def office(resourceserver: ResourceServer) -> Office:
-    return await furnished(resourceserver)
+async def office(tmp_path: Path, furnished: Furnished, clock: FakeClock, anyio_backend: str) -> AsyncIterator[Office]:
+    template, tenant = furnished
+    async with running_resource_server(tmp_path, template, clock) as server:
+        yield Office(server, tenant)
 
 
 def least_scope(tool: Tool) -> str:
@@ -98,10 +128,11 @@ async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(offic
 
 @for_every(WRITES)
 async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_after_a_restart(
-    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, tool: Tool
+    tmp_path: Path, furnished: Furnished, clock: FakeClock, tool: Tool
 ) -> None:
-    async with running_resource_server(tmp_path, resourceserver_template, clock) as server:
-        office = await furnished(server)
+    template, tenant = furnished
+    async with running_resource_server(tmp_path, template, clock) as server:
+        office = Office(server, tenant)
         jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
         written = await office.result(tool, least_scope(tool))
         jsonschema.validate(written, dict(tool.output_schema))

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import select
+import anyio
+from sqlalchemy import URL, select
 
 from gatehouse.resource.directory.connections import OidcProvider
 from gatehouse.resource.directory.directory import Directory
-from gatehouse.resource.store.database import AsyncDatabase
+from gatehouse.resource.directory.workspaces import create_workspace
+from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import Base
+from support.clock import FakeClock
 from support.resourceserver import ISSUER, ResourceServer
 
 REDIRECT_URI = "https://app.example.com/callback"
@@ -33,11 +36,11 @@ class Seeded:
     user_id: str
 
 
-async def seed(server: ResourceServer, workspace_id: str) -> Seeded:
+async def seed(url: URL, workspace_id: str) -> Seeded:
     """Fill a workspace."""
-    database = AsyncDatabase(server.settings.database)
+    database = AsyncDatabase(url)
     async with database.write() as session:
-        directory = Directory(session, workspace_id, server.issuer.clock())
+        directory = Directory(session, workspace_id, FakeClock()())
         environment = (await directory.environments.create("seeded", "staging")).environment_id
         organization = (await directory.organizations.create(environment, "Seeded", "seeded")).organization_id
         await directory.roles.create(environment, "seeded", "")
@@ -47,12 +50,31 @@ async def seed(server: ResourceServer, workspace_id: str) -> Seeded:
         await directory.redirect_uris.set_initiate_login(environment, LOGIN_URI)
         provider = OidcProvider("Seeded", PROVIDER, "seeded", ["openid"], "none")
         connection = await directory.connections.create(environment, organization, provider)
-        url = "https://seeded.example.com/mcp"
-        registered = await directory.mcp_servers.register(environment, "Seeded", url, ["seeded:read"], ISSUER)
+        url_of_server = "https://seeded.example.com/mcp"
+        registered = await directory.mcp_servers.register(environment, "Seeded", url_of_server, ["seeded:read"], ISSUER)
         await directory.organization_users.create(organization, "seeded@example.com", None, "seeded")
         member = await directory.members.invite("seeded@example.com", "admin")
     await database.close()
     return Seeded(environment, organization, connection.connection_id, registered.mcp_server_id, member.user_id)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A workspace with one of everything in it, and one of somebody else's on the same server."""
+
+    workspace_id: str
+    own: Seeded
+    foreign: Seeded
+
+
+def furnish(url: URL) -> Tenant:
+    """Prepare a database with two workspaces that have one of everything in them."""
+    database = Database(url)
+    database.migrate()
+    with database.write() as session:
+        own, foreign = (create_workspace(session, name, 0).workspace_id for name in ("acme", "globex"))
+    database.close()
+    return Tenant(own, anyio.run(seed, url, own), anyio.run(seed, url, foreign))
 
 
 def everything_in(server: ResourceServer) -> dict[tuple[str, Any], dict[str, Any]]:
