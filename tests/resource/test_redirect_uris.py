@@ -140,6 +140,27 @@ async def test_a_uri_is_added_once_and_removed_to_the_letter(resourceserver: Res
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["redirect_uri", "post_logout_redirect_uri"])
+async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, kind: str) -> None:
+    """Two tenants may register one URI, and none of them adds or removes it for the other."""
+    tokens = [
+        resourceserver.issuer.token(workspace_id=resourceserver.create_workspace(name)) for name in ("acme", "globex")
+    ]
+    sent, added = [], []
+    for token in tokens:
+        environment = (await resourceserver.result("create_environment", token, name="a"))["environment_id"]
+        sent.append({"environment_id": environment, "uri": "https://app.example.com/callback"})
+        if len(sent) == 2:
+            nothing_there = await resourceserver.failure(f"remove_{kind}", token, **sent[1])
+            assert "There is no such" in nothing_there
+        added.append(await resourceserver.result(f"add_{kind}", token, **sent[-1]))
+    assert [uri["environment_id"] for uri in added] == [arguments["environment_id"] for arguments in sent]
+    assert await resourceserver.result(f"remove_{kind}", tokens[1], **sent[1]) == added[1]
+    listed = await resourceserver.result("list_redirect_uris", tokens[0], environment_id=sent[0]["environment_id"])
+    assert listed[f"{kind}s"] == [added[0]]
+
+
+@pytest.mark.anyio
 async def test_an_environment_has_at_most_a_hundred_redirect_uris(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
     full, other = [
