@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.resource.settings import Settings as ResourceServerSettings
+from gatehouse.resource.tools import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,6 +26,15 @@ def test_the_readme_lists_every_setting_and_no_other() -> None:
         for name in settings.model_fields
     }
     assert documented == existing
+
+
+def test_the_readme_lists_every_tool_with_its_scope() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Tools")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    shown = {
+        tool: frozenset(re.findall("`(.+?)`", scope)) for scope, tools in rows for tool in re.findall("`(.+?)`", tools)
+    }
+    assert shown == {tool.name: tool.scopes for tool in CATALOGUE.tools.values()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -12,6 +12,7 @@ from local_stack import LocalStack
 from support.mcp_client import Mode, connect
 
 from gatehouse.resource import json_rpc
+from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.jose import SigningKey
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ async def test_an_agent_discovers_obtains_a_token_and_calls(
     assert identity["client_id"] == credentials["client_id"]
     assert identity["scopes"] == ["env:read"]
     assert identity["workspace_id"] == workspace_id
-    assert tools == ["get_environment_details", "list_environments", "whoami"]
+    assert tools == [name for name, tool in CATALOGUE.tools.items() if tool.scopes <= {"env:read"}]
     assert "environments" in page
 
 

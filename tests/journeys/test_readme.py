@@ -36,7 +36,7 @@ def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in (
-        'www-authenticate: Bearer scope="env:read env:write org:read org:write", resource_metadata=',
+        'www-authenticate: Bearer scope="env:read env:write org:read org:write wks:read wks:write", resource_metadata=',
         '"authorization_servers"',
         '"token_endpoint"',
         "\nenv:read\n",

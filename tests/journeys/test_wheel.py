@@ -7,10 +7,17 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+SEARCH = """
+import anyio
+from gatehouse.resource import documentation
+assert documentation.__file__.startswith({installed!r}), documentation.__file__
+for section in anyio.run(documentation.search, "sealing key", 20):
+    print(section.file)
+"""
 INIT = "import {package}.cli as cli; print(cli.__file__, flush=True); cli.main(['init'])"
 
 
-def test_both_servers_prepare_themselves_from_the_wheel(tmp_path: Path) -> None:
+def test_both_servers_prepare_themselves_from_the_wheel_and_its_documents_are_searched(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True, cwd=tmp_path)
     [wheel] = tmp_path.glob("gatehouse-*.whl")
@@ -26,3 +33,10 @@ def test_both_servers_prepare_themselves_from_the_wheel(tmp_path: Path) -> None:
         assert done.stdout.startswith(str(installed))
     assert (tmp_path / "var" / "authserver.db").stat().st_size > 0
     assert (tmp_path / "var" / "resourceserver.db").stat().st_size > 0
+    documents = {str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+    carried = installed / "gatehouse" / "resource" / "documents"
+    assert {str(path.relative_to(carried)) for path in carried.rglob("*") if path.is_file()} == documents
+    search = [sys.executable, "-c", SEARCH.format(installed=str(installed))]
+    found = subprocess.run(search, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "README.md" in found.stdout.split()
+    assert set(found.stdout.split()) <= documents

@@ -114,6 +114,8 @@ def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: 
         "env:write": ("env:read",),
         "org:read": (),
         "org:write": ("org:read",),
+        "wks:read": (),
+        "wks:write": ("wks:read",),
     }
 
 

@@ -27,7 +27,7 @@ async def test_the_document_stands_at_both_well_known_forms_without_a_token(
         "resource": "https://mcp.example.com/mcp",
         "authorization_servers": ["https://as.example.com"],
         "bearer_methods_supported": ["header"],
-        "scopes_supported": ["env:read", "env:write", "org:read", "org:write"],
+        "scopes_supported": ["env:read", "env:write", "org:read", "org:write", "wks:read", "wks:write"],
         "resource_name": "Gatehouse",
     }
 

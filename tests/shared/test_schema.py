@@ -10,7 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
-from sqlalchemy import URL, inspect
+from sqlalchemy import URL, inspect, select
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.store.database import Database as AuthServerDatabase
@@ -18,7 +18,9 @@ from gatehouse.authserver.store.models import Base as AuthServerBase
 from gatehouse.resource.cli import main as resourceserver_command
 from gatehouse.resource.store.database import Database as ResourceServerDatabase
 from gatehouse.resource.store.models import Base as ResourceServerBase
+from gatehouse.resource.store.models import EnvironmentRow, OrganizationRow, WorkspaceRow
 from gatehouse.shared import schema
+from gatehouse.shared.database import create_file
 
 SERVERS = {
     "authserver": (AuthServerDatabase, AuthServerBase, authserver_command),
@@ -79,12 +81,22 @@ def shape(database: Any) -> list[Any]:
     return found
 
 
+def with_revisions_of(server: str, folder: Path, revisions: str = "*.py") -> schema.Schema:
+    """Return a copy of a server's migrations, those of its revisions that are wanted."""
+    [package] = importlib.util.find_spec(f"gatehouse.{server}.store").submodule_search_locations
+    shutil.copytree(Path(package) / "migrations", folder)
+    wanted = {path.name for path in (folder / "versions").glob(revisions)}
+    for path in (folder / "versions").glob("*.py"):
+        if path.name not in wanted:
+            path.unlink()
+    return schema.Schema(str(folder), f"{server} init")
+
+
 def with_later_revision(folder: Path, last: str = "") -> schema.Schema:
     """Return the authorization server's migrations and one more."""
-    [package] = importlib.util.find_spec("gatehouse.authserver.store").submodule_search_locations
-    shutil.copytree(Path(package) / "migrations", folder)
+    migrations = with_revisions_of("authserver", folder)
     (folder / "versions" / "9000_later.py").write_text(LATER_REVISION.format(last=last))
-    return schema.Schema(str(folder), "authserver init")
+    return migrations
 
 
 def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
@@ -137,6 +149,30 @@ def test_init_on_a_newer_database_is_a_refusal(
     run = CliRunner().invoke(SERVERS[name][2], ["init"])
     assert run.exit_code == 1
     assert "newer version" in run.output
+
+
+def test_the_directory_of_the_first_version_is_kept(empty_database: URL, tmp_path: Path) -> None:
+    first = with_revisions_of("resource", tmp_path / "migrations", "0001_*.py")
+    database = ResourceServerDatabase(empty_database)
+    create_file(empty_database)
+    schema.upgrade(database.engine, first)
+    with database.engine.begin() as connection:
+        for row in (
+            "workspace VALUES ('wks_1', 'acme', 1)",
+            "environment VALUES ('env_1', 'wks_1', 'staging', 'staging', 1)",
+            "organization VALUES ('org_1', 'env_1', 'A', 'crm-1', 1)",
+        ):
+            connection.exec_driver_sql(f"INSERT INTO {row}")
+    with pytest.raises(schema.SchemaMismatch, match="Run: resourceserver init"):
+        database.require_current()
+    database.migrate()
+    database.require_current()
+    with database.write() as session:
+        directory = [session.scalars(select(row)).one() for row in (WorkspaceRow, EnvironmentRow, OrganizationRow)]
+        assert [row.created_at for row in directory] == [1, 1, 1]
+        assert directory[1].initiate_login_uri is None
+        assert directory[2].external_id == "crm-1"
+    database.close()
 
 
 def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from support.databases import Template
 
 ISSUER = "https://as.example.com"
 RESOURCE = "https://mcp.example.com/mcp"
-ALL_SCOPES = "env:read env:write org:read org:write"
+ALL_SCOPES = "env:read env:write org:read org:write wks:read wks:write"
 
 
 def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -153,8 +153,14 @@ async def running_resource_server(
 ) -> AsyncIterator[ResourceServer]:
     """Run an application in this process, its lifespan included, until the block ends."""
     settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
-    issuer = keys_of or Issuer(clock)
-    app = create_app(settings, catalogue, clock, issuer.fetch)
+    async with served(settings, keys_of or Issuer(clock), catalogue) as server:
+        yield server
+
+
+@asynccontextmanager
+async def served(settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE) -> AsyncIterator[ResourceServer]:
+    """Run an application on a database that is there: the way to start one again after its block ended."""
+    app = create_app(settings, catalogue, issuer.clock, issuer.fetch)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))
         http = await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))

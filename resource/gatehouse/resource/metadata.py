@@ -1,11 +1,10 @@
-"""Protected resource metadata (RFC 9728): where tokens come from, and which scopes there are."""
+"""The server's own protected resource metadata (RFC 9728): where tokens come from, and which scopes there are."""
 
 from typing import Any
 
 from gatehouse.resource.catalogue import Catalogue
+from gatehouse.resource.protected_resource import WELL_KNOWN, metadata_address, metadata_document
 from gatehouse.resource.settings import Settings
-
-WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:
@@ -16,16 +15,9 @@ def metadata_paths(settings: Settings) -> tuple[str, ...]:
 
 def metadata_url(settings: Settings) -> str:
     """Return the URL that challenges point to (RFC 9728 5.1)."""
-    return settings.origin + metadata_paths(settings)[0]
+    return metadata_address(settings.resource)
 
 
 def protected_resource_metadata(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
     """Return the document. Scopes come from the catalogue, so that they cannot differ from what is enforced."""
-    return {
-        "resource": settings.resource,
-        # Issuer identifiers, not metadata URLs (RFC 9728 2).
-        "authorization_servers": [settings.issuer],
-        "bearer_methods_supported": ["header"],
-        "scopes_supported": sorted(catalogue.scopes),
-        "resource_name": catalogue.name,
-    }
+    return metadata_document(settings.resource, settings.issuer, catalogue.scopes, catalogue.name)

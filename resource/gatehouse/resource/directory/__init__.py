@@ -1,1 +1,1 @@
-"""The directory that the tools work on: workspaces, environments, organizations."""
+"""The directory that the tools work on: workspaces with their members and environments, and what is in those."""

@@ -2,9 +2,17 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gatehouse.resource.directory.connections import Connections
+from gatehouse.resource.directory.environment_roles import EnvironmentRoles
+from gatehouse.resource.directory.environment_scopes import EnvironmentScopes
 from gatehouse.resource.directory.environments import Environments
 from gatehouse.resource.directory.errors import NoWorkspace
+from gatehouse.resource.directory.mcp_servers import McpServers
+from gatehouse.resource.directory.organization_settings import SettingsOfOrganizations
+from gatehouse.resource.directory.organization_users import OrganizationUsers
 from gatehouse.resource.directory.organizations import Organizations
+from gatehouse.resource.directory.redirect_uris import RedirectUris
+from gatehouse.resource.directory.workspace_members import WorkspaceMembers
 from gatehouse.resource.store.models import WorkspaceRow
 from gatehouse.shared.claims import AccessClaims
 
@@ -13,8 +21,18 @@ class Directory:
     """One workspace, within one transaction. Nothing of another workspace can be reached through it."""
 
     def __init__(self, session: AsyncSession, workspace_id: str, now: float) -> None:
+        self.members = WorkspaceMembers(session, workspace_id, now)
         self.environments = Environments(session, workspace_id, now)
+        self.roles = EnvironmentRoles(session, self.environments, now)
+        self.scopes = EnvironmentScopes(session, self.environments, now)
+        self.redirect_uris = RedirectUris(session, self.environments, now)
+        self.mcp_servers = McpServers(session, self.environments, self.scopes, now)
         self.organizations = Organizations(session, self.environments, now)
+        self.organization_settings = SettingsOfOrganizations(session, self.organizations)
+        self.organization_users = OrganizationUsers(
+            session, self.organizations, self.organization_settings, self.roles, now
+        )
+        self.connections = Connections(session, self.environments, self.organizations, now)
 
 
 async def open_directory(session: AsyncSession, claims: AccessClaims, now: float) -> Directory:

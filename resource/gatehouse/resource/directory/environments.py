@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
-from gatehouse.resource.directory.errors import Conflict, NotFound
 from gatehouse.resource.directory.identifiers import new_identifier
-from gatehouse.resource.directory.paging import fetch_page
+from gatehouse.resource.directory.paging import NextPageToken, fetch_page
+from gatehouse.resource.directory.rows import MAX_PER_ENVIRONMENT, add_row, find_row, require_room, to_change
+from gatehouse.resource.directory.text import CreatedAt
 from gatehouse.resource.store.models import EnvironmentRow
 
 EnvironmentKind = Literal["development", "staging", "production"]
@@ -28,14 +29,14 @@ class Environment(BaseModel):
     environment_id: str
     name: str
     kind: EnvironmentKind
-    created_at: int = Field(description="Seconds since 1970-01-01T00:00:00Z.")
+    created_at: CreatedAt
 
 
 class EnvironmentPage(BaseModel):
     """Environments, the oldest first."""
 
     environments: list[Environment]
-    next_page_token: str | None = Field(description="Token of the next page; null at the end.")
+    next_page_token: NextPageToken
 
 
 class Environments:
@@ -43,14 +44,14 @@ class Environments:
 
     def __init__(self, session: AsyncSession, workspace_id: str, now: float) -> None:
         self._session = session
-        self._workspace_id = workspace_id
+        self.workspace_id = workspace_id
         self._now = now
 
     async def page(self, page_token: str | None, page_size: int) -> EnvironmentPage:
         """Return one page. Raises DirectoryError for a page_token that is none."""
         rows, next_page_token = await fetch_page(
             self._session,
-            select(EnvironmentRow).where(EnvironmentRow.workspace_id == self._workspace_id),
+            select(EnvironmentRow).where(EnvironmentRow.workspace_id == self.workspace_id),
             EnvironmentRow.environment_id,
             "env",
             page_token,
@@ -60,30 +61,43 @@ class Environments:
 
     async def get(self, environment_id: str) -> Environment:
         """Return one environment. Raises NotFound."""
-        row = await self._session.scalar(
-            select(EnvironmentRow).where(
-                EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == self._workspace_id
-            )
+        return _environment(await self.find(environment_id))
+
+    async def find(self, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
+        """Return the row of an environment; locked, for a change to what belongs to it. Raises NotFound."""
+        query = select(EnvironmentRow).where(
+            EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == self.workspace_id
         )
-        if row is None:
-            raise NotFound("environment", "list_environments")
-        return _environment(row)
+        return await find_row(self._session, to_change(query) if lock else query, "environment", "list_environments")
 
     async def create(self, name: str, kind: EnvironmentKind) -> Environment:
         """Create an environment. Raises Conflict when the name is taken."""
         row = EnvironmentRow(
             environment_id=new_identifier("env", self._now),
-            workspace_id=self._workspace_id,
+            workspace_id=self.workspace_id,
             name=name,
             kind=kind,
             created_at=int(self._now),
         )
-        self._session.add(row)
-        try:
-            await self._session.flush()
-        except IntegrityError:
-            raise Conflict("There is an environment of that name. Choose another, or call list_environments.") from None
+        await add_row(
+            self._session, row, "There is an environment of that name. Choose another, or call list_environments."
+        )
         return _environment(row)
+
+
+class PartOfEnvironments:
+    """A kind of thing that belongs to the environments of one workspace."""
+
+    def __init__(self, session: AsyncSession, environments: Environments, now: float) -> None:
+        self._session = session
+        self._environments = environments
+        self._now = now
+
+    async def _room_in(self, environment_id: str, owner: InstrumentedAttribute[str], things: str) -> str:
+        """Lock an environment for one more row. Returns its identifier. Raises NotFound, LimitReached."""
+        environment = await self._environments.find(environment_id, lock=True)
+        await require_room(self._session, owner, environment.environment_id, MAX_PER_ENVIRONMENT, things)
+        return environment.environment_id
 
 
 def _environment(row: EnvironmentRow) -> Environment:

@@ -16,6 +16,13 @@ class Conflict(DirectoryError):
     """The object would contradict one that exists."""
 
 
+class LimitReached(DirectoryError):
+    """There are as many as there may be."""
+
+    def __init__(self, limit: int, things: str) -> None:
+        super().__init__(f"There can be at most {limit} {things}. Remove or change one that exists instead.")
+
+
 class NoWorkspace(DirectoryError):
     """The token names no workspace, or one that does not exist. More scopes would not help, so this is no 403."""
 

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -30,9 +30,12 @@ def is_identifier(text: object, prefix: str = "[a-z]+") -> bool:
     return isinstance(text, str) and re.fullmatch(_pattern(prefix), text) is not None
 
 
-EnvironmentId = Annotated[
-    str, Field(pattern=_pattern("env"), description="Identifier of an environment, as list_environments returns it.")
-]
-OrganizationId = Annotated[
-    str, Field(pattern=_pattern("org"), description="Identifier of an organization, as list_organizations returns it.")
-]
+def _named(prefix: str, noun: str, list_tool: str) -> Any:
+    return Field(pattern=_pattern(prefix), description=f"Identifier of {noun}, as {list_tool} returns it.")
+
+
+EnvironmentId = Annotated[str, _named("env", "an environment", "list_environments")]
+OrganizationId = Annotated[str, _named("org", "an organization", "list_organizations")]
+ConnectionId = Annotated[str, _named("conn", "a connection", "list_environment_connections")]
+McpServerId = Annotated[str, _named("mcps", "an MCP server", "list_mcp_servers")]
+MemberId = Annotated[str, _named("usr", "a member of the workspace", "list_workspace_members")]

@@ -4,24 +4,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.resource.directory.environments import Environments
-from gatehouse.resource.directory.errors import Conflict
+from gatehouse.resource.directory.errors import NotFound
 from gatehouse.resource.directory.identifiers import new_identifier
-from gatehouse.resource.directory.paging import fetch_page
-from gatehouse.resource.store.models import OrganizationRow
+from gatehouse.resource.directory.paging import NextPageToken, fetch_page
+from gatehouse.resource.directory.rows import add_row, find_row, to_change
+from gatehouse.resource.directory.text import CreatedAt
+from gatehouse.resource.store.models import EnvironmentRow, OrganizationRow
 
-OrganizationName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=128,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$",
-        description="What people call it; no control characters.",
-    ),
-]
 ExternalId = Annotated[
     str,
     Field(
@@ -38,14 +30,14 @@ class Organization(BaseModel):
     environment_id: str
     name: str
     external_id: str | None
-    created_at: int = Field(description="Seconds since 1970-01-01T00:00:00Z.")
+    created_at: CreatedAt
 
 
 class OrganizationPage(BaseModel):
     """Organizations, the oldest first."""
 
     organizations: list[Organization]
-    next_page_token: str | None = Field(description="Token of the next page; null at the end.")
+    next_page_token: NextPageToken
 
 
 class Organizations:
@@ -80,14 +72,34 @@ class Organizations:
             external_id=external_id,
             created_at=int(self._now),
         )
-        self._session.add(row)
-        try:
-            await self._session.flush()
-        except IntegrityError:
-            raise Conflict(
-                "There is an organization of that external_id. Choose another, or call list_organizations."
-            ) from None
+        await add_row(
+            self._session,
+            row,
+            "There is an organization of that external_id. Choose another, or call list_organizations.",
+        )
         return _organization(row)
+
+    async def get(self, organization_id: str) -> Organization:
+        """Return one organization. Raises NotFound."""
+        return _organization(await self.find(organization_id))
+
+    async def find(self, organization_id: str, *, lock: bool = False) -> OrganizationRow:
+        """Return the row of an organization; locked, for a change to what belongs to it. Raises NotFound."""
+        query = (
+            select(OrganizationRow)
+            .join(EnvironmentRow, EnvironmentRow.environment_id == OrganizationRow.environment_id)
+            .where(
+                OrganizationRow.organization_id == organization_id,
+                EnvironmentRow.workspace_id == self._environments.workspace_id,
+            )
+        )
+        return await find_row(self._session, to_change(query) if lock else query, "organization", "list_organizations")
+
+    async def require_in(self, environment_id: str, organization_id: str) -> None:
+        """Refuse an organization that is not in the environment. Raises NotFound."""
+        organization = await self.find(organization_id)
+        if organization.environment_id != environment_id:
+            raise NotFound("organization", "list_organizations")
 
 
 def _organization(row: OrganizationRow) -> Organization:

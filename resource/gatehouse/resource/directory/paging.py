@@ -18,6 +18,7 @@ RowT = TypeVar("RowT")
 PageToken = Annotated[
     str, Field(min_length=1, max_length=64, description="next_page_token of the page before; leave out for the first.")
 ]
+NextPageToken = Annotated[str | None, Field(description="Token of the next page; null at the end.")]
 PageSize = Annotated[int, Field(ge=1, le=100, description="Entries in a page, 100 at most.")]
 DEFAULT_PAGE_SIZE = 50
 

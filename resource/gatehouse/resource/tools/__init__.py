@@ -1,15 +1,39 @@
 """The tools that this server offers, one file per noun, and their scopes."""
 
 from gatehouse.resource.catalogue import Catalogue, Scope
-from gatehouse.resource.tools import environments, identity, organizations
+from gatehouse.resource.tools import (
+    connections,
+    documentation,
+    environment_access,
+    environments,
+    identity,
+    mcp_servers,
+    organization_users,
+    organizations,
+    redirect_uris,
+    workspace_members,
+)
 
 CATALOGUE = Catalogue(
     "Gatehouse",
     scopes=[
-        Scope("env:read", "See the environments of the workspace"),
-        Scope("env:write", "Create environments", implies=("env:read",)),
-        Scope("org:read", "See the organizations of an environment"),
-        Scope("org:write", "Create organizations", implies=("org:read",)),
+        Scope("env:read", "See the environments of the workspace, and how they are set up"),
+        Scope("env:write", "Create environments, and set up how their users and clients sign in", ("env:read",)),
+        Scope("org:read", "See the organizations of an environment, with their users and connections"),
+        Scope("org:write", "Create organizations and their users, and change their settings", ("org:read",)),
+        Scope("wks:read", "See the members of the workspace"),
+        Scope("wks:write", "Invite and remove members of the workspace", ("wks:read",)),
     ],
-    groups=[identity.tools, environments.tools, organizations.tools],
+    groups=[
+        identity.tools,
+        documentation.tools,
+        workspace_members.tools,
+        environments.tools,
+        environment_access.tools,
+        connections.tools,
+        mcp_servers.tools,
+        redirect_uris.tools,
+        organizations.tools,
+        organization_users.tools,
+    ],
 )

@@ -1,0 +1,279 @@
+"""One example for every tool of the catalogue: a call that succeeds, one that does not, and how a write is seen."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import anyio
+from sqlalchemy import URL, select
+
+from gatehouse.resource.directory.connections import OidcProvider
+from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.directory.workspaces import create_workspace
+from gatehouse.resource.store.database import AsyncDatabase, Database
+from gatehouse.resource.store.models import Base
+from support.clock import FakeClock
+from support.resourceserver import ISSUER, ResourceServer
+
+REDIRECT_URI = "https://app.example.com/callback"
+LOGOUT_URI = "https://app.example.com/bye"
+LOGIN_URI = "https://app.example.com/login"
+PROVIDER = "https://idp.example.com/"
+WRONG = "Zzyzx \x07"
+"""Text that no argument may have, and that no answer may repeat."""
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A workspace with one of everything in it; every field is an argument of some tool."""
+
+    environment_id: str
+    organization_id: str
+    connection_id: str
+    mcp_server_id: str
+    user_id: str
+
+
+async def seed(url: URL, workspace_id: str) -> Seeded:
+    """Fill a workspace."""
+    database = AsyncDatabase(url)
+    async with database.write() as session:
+        directory = Directory(session, workspace_id, FakeClock()())
+        environment = (await directory.environments.create("seeded", "staging")).environment_id
+        organization = (await directory.organizations.create(environment, "Seeded", "seeded")).organization_id
+        await directory.roles.create(environment, "seeded", "")
+        await directory.scopes.create(environment, "seeded:read", "")
+        await directory.redirect_uris.add(environment, "redirect", REDIRECT_URI)
+        await directory.redirect_uris.add(environment, "post_logout_redirect", LOGOUT_URI)
+        await directory.redirect_uris.set_initiate_login(environment, LOGIN_URI)
+        provider = OidcProvider("Seeded", PROVIDER, "seeded", ["openid"], "none")
+        connection = await directory.connections.create(environment, organization, provider)
+        url_of_server = "https://seeded.example.com/mcp"
+        registered = await directory.mcp_servers.register(environment, "Seeded", url_of_server, ["seeded:read"], ISSUER)
+        await directory.organization_users.create(organization, "seeded@example.com", None, "seeded")
+        member = await directory.members.invite("seeded@example.com", "admin")
+    await database.close()
+    return Seeded(environment, organization, connection.connection_id, registered.mcp_server_id, member.user_id)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A workspace with one of everything in it, and one of somebody else's on the same server."""
+
+    workspace_id: str
+    own: Seeded
+    foreign: Seeded
+
+
+def furnish(url: URL) -> Tenant:
+    """Prepare a database with two workspaces that have one of everything in them."""
+    database = Database(url)
+    database.migrate()
+    with database.write() as session:
+        own, foreign = (create_workspace(session, name, 0).workspace_id for name in ("acme", "globex"))
+    database.close()
+    return Tenant(own, anyio.run(seed, url, own), anyio.run(seed, url, foreign))
+
+
+def everything_in(server: ResourceServer) -> dict[tuple[str, Any], dict[str, Any]]:
+    """Return every row of the directory by table and primary key."""
+    rows = {}
+    with server.admin_database.write() as session:
+        for table in Base.metadata.sorted_tables:
+            if table.name != "audit_event":
+                for row in session.execute(select(table)).mappings():
+                    rows[table.name, tuple(row[column] for column in table.primary_key)] = dict(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Example:
+    """How to call one tool."""
+
+    arguments: Callable[[Seeded], dict[str, Any]]
+    """Of a call that succeeds on a workspace that `seed` filled."""
+    wrong: Mapping[str, Any]
+    """Arguments that make it wrong, put over the others."""
+    named: str
+    """What the explanation of the wrong call names."""
+    seen_by: str | None = None
+    """For a write: the tool that shows what it did."""
+    shown: Callable[[Result, Result], bool] | None = None
+    """Tells from the result of the write, and from that of the tool that shows it, whether it is there."""
+
+
+def of(*fields: str, **arguments: Any) -> Callable[[Seeded], dict[str, Any]]:
+    """Return arguments: some of the seeded identifiers, and others as they are."""
+    return lambda seeded: {**{name: asdict(seeded)[name] for name in fields}, **arguments}
+
+
+def arguments_to_see(tool: str, seeded: Seeded, written: Result) -> dict[str, Any]:
+    """Return the arguments of the tool that shows a write: those of its own example, or what was written."""
+    return {name: written.get(name, value) for name, value in EXAMPLES[tool].arguments(seeded).items()}
+
+
+def listed(key: str, identifier: str) -> Callable[[Result, Result], bool]:
+    """What was written is one entry of a list, each member that the list has of it equal."""
+    return lambda written, page: (
+        [entry for entry in page[key] if entry[identifier] == written[identifier] and entry.items() <= written.items()]
+        != []
+    )
+
+
+def gone(key: str, identifier: str) -> Callable[[Result, Result], bool]:
+    """What was removed is no entry of a list."""
+    return lambda written, page: written[identifier] not in {entry[identifier] for entry in page[key]}
+
+
+def same(written: Result, read: Result) -> bool:
+    """What was written is what is read."""
+    return written.items() <= read.items()
+
+
+ENVIRONMENT = of("environment_id")
+ORGANIZATION = of("organization_id")
+WRONG_ID = {"environment_id": WRONG}
+WRONG_PAGE = {"page_size": 0}
+WRONG_URI = {"uri": "https://zzyzx.example.com/*"}
+
+EXAMPLES: dict[str, Example] = {
+    "whoami": Example(of(), {"zzyzx": 1}, "does not have"),
+    "search_docs": Example(of(query="audit trail"), {"query": WRONG}, "query"),
+    "list_environments": Example(of(), WRONG_PAGE, "page_size"),
+    "get_environment_details": Example(ENVIRONMENT, WRONG_ID, "environment_id"),
+    "create_environment": Example(
+        of(name="new", kind="production"), {"name": WRONG}, "name", "get_environment_details", same
+    ),
+    "list_environment_roles": Example(ENVIRONMENT, WRONG_ID, "environment_id"),
+    "create_environment_role": Example(
+        of("environment_id", name="billing", description="Sees invoices"),
+        {"name": WRONG},
+        "name",
+        "list_environment_roles",
+        listed("roles", "role_id"),
+    ),
+    "list_environment_scopes": Example(ENVIRONMENT, WRONG_PAGE, "page_size"),
+    "create_environment_scope": Example(
+        of("environment_id", name="invoices:read", description="See invoices"),
+        {"name": WRONG},
+        "name",
+        "list_environment_scopes",
+        listed("scopes", "scope_id"),
+    ),
+    "list_environment_connections": Example(ENVIRONMENT, WRONG_PAGE, "page_size"),
+    "create_environment_oidc_connection": Example(
+        of(
+            *("environment_id", "organization_id"),
+            display_name="Their provider",
+            issuer="https://login.example.com/tenant",
+            client_id="gatehouse",
+            scopes=["openid", "email"],
+        ),
+        {"issuer": "http://zzyzx.example.com"},
+        "issuer",
+        "list_organization_connections",
+        listed("connections", "connection_id"),
+    ),
+    "update_environment_oidc_connection": Example(
+        of("environment_id", "connection_id", display_name="Another name", scopes=["openid", "groups"]),
+        {"scopes": ["zzyzx"]},
+        "scopes",
+        "list_environment_connections",
+        listed("connections", "connection_id"),
+    ),
+    "enable_environment_connection": Example(
+        of("environment_id", "connection_id"),
+        {"connection_id": WRONG},
+        "connection_id",
+        "list_environment_connections",
+        lambda written, page: (
+            listed("connections", "connection_id")(written, page) and page["connections"][0]["enabled_at"] > 0
+        ),
+    ),
+    "list_mcp_servers": Example(ENVIRONMENT, WRONG_PAGE, "page_size"),
+    "register_mcp_server": Example(
+        of("environment_id", name="Invoices", url="https://invoices.example.com/mcp", scopes=["seeded:read"]),
+        {"url": "https://zzyzx.example.com/mcp#part"},
+        "url",
+        "list_mcp_servers",
+        listed("mcp_servers", "mcp_server_id"),
+    ),
+    "update_mcp_server": Example(
+        of("environment_id", "mcp_server_id", name="Renamed", scopes=[]),
+        {"name": WRONG},
+        "name",
+        "list_mcp_servers",
+        listed("mcp_servers", "mcp_server_id"),
+    ),
+    "list_redirect_uris": Example(ENVIRONMENT, WRONG_ID, "environment_id"),
+    "add_redirect_uri": Example(
+        of("environment_id", uri="com.example.app:/callback"),
+        WRONG_URI,
+        "uri",
+        "list_redirect_uris",
+        listed("redirect_uris", "redirect_uri_id"),
+    ),
+    "remove_redirect_uri": Example(
+        of("environment_id", uri=REDIRECT_URI),
+        WRONG_URI,
+        "uri",
+        "list_redirect_uris",
+        gone("redirect_uris", "redirect_uri_id"),
+    ),
+    "add_post_logout_redirect_uri": Example(
+        of("environment_id", uri="http://127.0.0.1:8080/bye"),
+        WRONG_URI,
+        "uri",
+        "list_redirect_uris",
+        listed("post_logout_redirect_uris", "redirect_uri_id"),
+    ),
+    "remove_post_logout_redirect_uri": Example(
+        of("environment_id", uri=LOGOUT_URI),
+        WRONG_URI,
+        "uri",
+        "list_redirect_uris",
+        gone("post_logout_redirect_uris", "redirect_uri_id"),
+    ),
+    "set_initiate_login_uri": Example(
+        of("environment_id", uri="https://app.example.com/start"), WRONG_URI, "uri", "list_redirect_uris", same
+    ),
+    "remove_initiate_login_uri": Example(ENVIRONMENT, WRONG_ID, "environment_id", "list_redirect_uris", same),
+    "list_organizations": Example(ENVIRONMENT, WRONG_PAGE, "page_size"),
+    "get_organization_details": Example(ORGANIZATION, {"organization_id": WRONG}, "organization_id"),
+    "create_organization": Example(
+        of("environment_id", name="New & Sons", external_id="crm-1"),
+        {"external_id": WRONG},
+        "external_id",
+        "list_organizations",
+        listed("organizations", "organization_id"),
+    ),
+    "update_organization_settings": Example(
+        of("organization_id", mfa_required=True, allowed_email_domains=["example.org"]),
+        {"session_lifetime_minutes": 0},
+        "session_lifetime_minutes",
+        "get_organization_details",
+        lambda written, read: read["settings"] == written,
+    ),
+    "list_organization_users": Example(ORGANIZATION, WRONG_PAGE, "page_size"),
+    "list_organization_connections": Example(ORGANIZATION, WRONG_PAGE, "page_size"),
+    "create_organization_user": Example(
+        of("organization_id", email="ada@example.com", name="Ada", role="seeded"),
+        {"email": "zzyzx@localhost"},
+        "email",
+        "list_organization_users",
+        listed("users", "user_id"),
+    ),
+    "list_workspace_members": Example(of(), WRONG_PAGE, "page_size"),
+    "invite_workspace_member": Example(
+        of(email="ada@example.com", role="admin"),
+        {"email": WRONG},
+        "email",
+        "list_workspace_members",
+        listed("members", "user_id"),
+    ),
+    "remove_workspace_member": Example(
+        of("user_id"), {"user_id": WRONG}, "user_id", "list_workspace_members", gone("members", "user_id")
+    ),
+}
