@@ -14,6 +14,7 @@ EVERY_TOOL = [
     "create_environment",
     "create_organization",
     "get_environment_details",
+    "import_organizations",
     "list_environments",
     "list_organizations",
     "whoami",
@@ -105,7 +106,11 @@ async def test_identifiers_tell_what_they_name(acme: Caller) -> None:
         pytest.param(ALL_SCOPES, set(), id="all"),
         pytest.param("env:write org:write", set(), id="writers read"),
         pytest.param("org:write", {"create_environment", "get_environment_details", "list_environments"}, id="org"),
-        pytest.param("env:read", {"create_environment", "create_organization", "list_organizations"}, id="reader"),
+        pytest.param(
+            "env:read",
+            {"create_environment", "create_organization", "import_organizations", "list_organizations"},
+            id="reader",
+        ),
         pytest.param("unknown:scope", set(EVERY_TOOL) - {"whoami"}, id="foreign scope"),
     ],
 )
@@ -144,6 +149,10 @@ async def test_results_are_what_their_published_schema_says(acme: Caller) -> Non
         "create_environment": {"name": "second"},
         "create_organization": {"environment_id": environment, "name": "A"},
         "get_environment_details": {"environment_id": environment},
+        "import_organizations": {
+            "environment_id": environment,
+            "organizations": [{"name": "B", "external_id": "b"}, {"name": "C", "external_id": "b"}],
+        },
         "list_environments": {"page_size": 1},
         "list_organizations": {"environment_id": environment},
         "whoami": {},

@@ -58,7 +58,9 @@ async def import_organizations(
     transactions: Transactions,
     progress: Progress,
     environment_id: EnvironmentId,
-    organizations: Annotated[list[NewOrganization], Field(min_length=1, max_length=1000)],
+    organizations: Annotated[
+        list[NewOrganization], Field(min_length=1, max_length=1000, description="What to import, 1000 at most.")
+    ],
 ) -> OrganizationImport:
     """Import up to 1000 organizations into one environment, and follow it by a progressToken.
 
