@@ -16,6 +16,7 @@ from support.resourceserver import ALL_SCOPES, ResourceServer, running_resource_
 from support.streaming import Stream, streamed, tool_request
 
 from gatehouse.resource.tools.organizations import IMPORT_BATCH
+from gatehouse.shared.clock import LEEWAY
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +90,13 @@ def recorded(of_transactions: list[dict[str, Any]]) -> list[str]:
     return sorted(identifier for event in of_transactions for identifier in event["detail"]["changed"])
 
 
+async def read_until(events: AsyncIterator[dict[str, Any]], progress: int) -> None:
+    """Read until so much progress is told."""
+    async for event in events:
+        if event["params"]["progress"] >= progress:
+            return
+
+
 async def importer_at(server: ResourceServer) -> Importer:
     token = server.issuer.token(ALL_SCOPES, workspace_id=server.create_workspace())
     environment = await server.result("create_environment", token, name="staging")
@@ -118,9 +126,7 @@ async def test_progress_comes_before_the_result_and_only_grows(importer: Importe
 async def test_a_batch_is_committed_when_its_progress_is_told(importer: Importer, version: str) -> None:
     """Neither a transaction nor SQLite's write lock is held meanwhile: another writer goes on."""
     async with importer.streaming(version, WHOLE) as stream:
-        async for event in stream.events():
-            if event["params"]["progress"] == 2 * IMPORT_BATCH:
-                break
+        await read_until(stream.events(), 2 * IMPORT_BATCH)
         assert len(await importer.stored()) >= 2 * IMPORT_BATCH
         assert await importer.server.result("create_environment", importer.token, name="meanwhile")
 
@@ -260,9 +266,7 @@ async def test_a_caller_that_leaves_stops_the_import_and_what_was_made_is_in_the
     importer: Importer, version: str
 ) -> None:
     async with importer.streaming(version, WHOLE) as stream:
-        async for event in stream.events():
-            if event["params"]["progress"] >= IMPORT_BATCH:
-                break
+        await read_until(stream.events(), IMPORT_BATCH)
         stream.leave()
         of_transactions, end = await importer.end_of(stream.headers["x-request-id"])
     assert (end["outcome"], end["reason"], end["detail"]["of"]) == ("failed", CLOSED, WHOLE)
@@ -327,7 +331,7 @@ async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
 async def test_what_the_database_does_not_take_is_reported_item_by_item(importer: Importer, version: str) -> None:
     async with importer.streaming(version, WHOLE) as stream:
         events = stream.events()
-        await anext(events)
+        await read_until(events, IMPORT_BATCH)
         await importer.execute("ALTER TABLE organization RENAME TO gone")
         *_, last = [event async for event in events]
         await importer.execute("ALTER TABLE gone RENAME TO organization")
@@ -340,6 +344,21 @@ async def test_what_the_database_does_not_take_is_reported_item_by_item(importer
     failed = {item["reason"] for item in result["organizations"] if item["status"] == "failed"}
     assert failed == {"The server cannot do this now. Try again in some seconds."}
     assert (end["outcome"], end["detail"]["done"], end["detail"]["of"]) == ("allowed", len(made), WHOLE)
+
+
+async def test_an_import_goes_no_further_than_its_token(importer: Importer, clock: FakeClock, version: str) -> None:
+    """The caller decides how fast it reads, and so how long its call takes: not how long its rights last."""
+    async with importer.streaming(version, WHOLE) as stream:
+        events = stream.events()
+        await read_until(events, IMPORT_BATCH)
+        clock.advance(300 + LEEWAY)
+        *_, last = [event async for event in events]
+        of_transactions, _ = await importer.end_of(stream.headers["x-request-id"])
+    result = last["result"]["structuredContent"]
+    made = sorted(item["organization_id"] for item in result["organizations"] if item["status"] == "created")
+    assert made == await importer.stored() == recorded(of_transactions)
+    assert 0 < result["failed"] == WHOLE - len(made)
+    assert "token expired" in result["organizations"][-1]["reason"]
 
 
 async def test_nothing_is_made_whose_event_cannot_be_recorded(importer: Importer, version: str) -> None:

@@ -229,7 +229,7 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     body, headers = tool_request(version, "import_organizations", arguments, "p-1")
 
     def proven(*scopes: str) -> VerifiedRequest:
-        claims = AccessClaims("iss", "agent_1", "agent_1", settings.resource, 0, 300, "jti-1", frozenset(scopes))
+        claims = AccessClaims("iss", "agent_1", "agent_1", settings.resource, 0, 2**40, "jti-1", frozenset(scopes))
         return VerifiedRequest(claims, "req_1")
 
     async def answer(request: VerifiedRequest | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.shared.claims import AccessClaims
-from gatehouse.shared.clock import Clock
+from gatehouse.shared.clock import LEEWAY, Clock
 
 LISTED: Final = 100
 """Identifiers in one audit event. A transaction that changes more has several events."""
@@ -33,6 +33,13 @@ class TransactionFailed(DirectoryError):
 
     def __init__(self) -> None:
         super().__init__("The server cannot do this now. Try again in some seconds.")
+
+
+class TokenExpired(DirectoryError):
+    """The caller's rights ended while its call went on."""
+
+    def __init__(self) -> None:
+        super().__init__("The access token expired meanwhile. Obtain a new one, and repeat the call.")
 
 
 class Transactions:
@@ -60,15 +67,19 @@ class Transactions:
         and the next one does not begin.
 
         Raises:
+            TokenExpired: a caller that reads slowly could stretch a call beyond its token's life.
             NoWorkspace: the token names no workspace, or one that does not exist.
             TransactionFailed: nothing was changed, unless the database was lost in the moment of the commit.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
+        now = self._clock()
+        if now >= self._claims.exp + LEEWAY:
+            raise TokenExpired
         with anyio.CancelScope(shield=True):
             try:
                 async with self._database.write() as session:
                     changed = _watch(session)
-                    yield await open_directory(session, self._claims, self._clock())
+                    yield await open_directory(session, self._claims, now)
                     await session.flush()
                     await self._record_changes(session, list(changed))
             except SQLAlchemyError as error:
