@@ -218,10 +218,7 @@ class Dispatch:
             AccessClaims: claims,
             Progress: call.progress,
             Transactions: Transactions(
-                self._database,
-                claims,
-                self._clock,
-                lambda detail: self._audit.rows.insert(call.event_of_transaction(detail)),
+                self._database, claims, self._clock, self._audit.rows, call.event_of_transaction
             ),
         }
         if session is not None and call.tool.needs(Directory):

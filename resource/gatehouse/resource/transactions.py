@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
-from sqlalchemy import event, inspect
+from sqlalchemy import event, insert, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
-from sqlalchemy.sql import Executable
 
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.store.database import AsyncDatabase
+from gatehouse.shared.audit import AuditEvent, AuditRows
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.clock import LEEWAY, Clock
 
@@ -50,13 +50,15 @@ class Transactions:
         database: AsyncDatabase,
         claims: AccessClaims,
         clock: Clock,
-        record: Callable[[Mapping[str, Any]], Executable],
+        rows: AuditRows,
+        make_event: Callable[[Mapping[str, Any]], AuditEvent],
     ) -> None:
-        """`record` makes the statement that records an event of the call, from its detail."""
+        """`make_event` makes an event of the call, from its detail."""
         self._database = database
         self._claims = claims
         self._clock = clock
-        self._record = record
+        self._rows = rows
+        self._make_event = make_event
         self._count = 0
 
     @asynccontextmanager
@@ -88,9 +90,12 @@ class Transactions:
 
     async def _record_changes(self, session: AsyncSession, identifiers: list[str]) -> None:
         self._count += 1
-        for start in range(0, max(len(identifiers), 1), LISTED):
-            detail = {"transaction": self._count, "changed": identifiers[start : start + LISTED]}
-            await session.execute(self._record(detail))
+        details = (
+            {"transaction": self._count, "changed": identifiers[start : start + LISTED]}
+            for start in range(0, max(len(identifiers), 1), LISTED)
+        )
+        events = [self._rows.values(self._make_event(detail)) for detail in details]
+        await session.execute(insert(self._rows.table), events)
 
 
 def _watch(session: AsyncSession) -> dict[str, None]:
