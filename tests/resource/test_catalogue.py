@@ -8,7 +8,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, InvalidCatalogue, Scope, Tool, ToolGroup
 from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.progress import Progress
 from gatehouse.resource.tools import CATALOGUE
+from gatehouse.resource.transactions import Transactions
 from gatehouse.shared.claims import AccessClaims
 
 READ = Scope("env:read", "See environments")
@@ -74,6 +76,29 @@ async def with_injected(claims: AccessClaims, directory: Directory, query: str) 
     return Answer(text=f"{claims} {directory} {query}")
 
 
+async def with_progress(progress: Progress) -> Answer:
+    """Tell how far it is."""
+    await progress.report(1, 1)
+    return Answer(text="")
+
+
+async def with_progress_and_directory(progress: Progress, directory: Directory) -> Answer:
+    """Tell how far it is, with a directory."""
+    await progress.report(1, 1)
+    return Answer(text=str(directory))
+
+
+async def with_transactions(transactions: Transactions) -> Answer:
+    """Change something."""
+    return Answer(text=str(transactions))
+
+
+async def importing(transactions: Transactions, progress: Progress) -> Answer:
+    """Change something, and tell how far it is."""
+    await progress.report(1, 1)
+    return Answer(text=str(transactions))
+
+
 def declare(function: Any, scopes: Any = (READ.scope,), **options: Any) -> Tool:
     """Declare one tool and return it."""
     group = ToolGroup()
@@ -124,6 +149,28 @@ def test_a_declaration_that_cannot_be_served_names_file_tool_and_mend(function: 
         declare(function)
     line = function.__code__.co_firstlineno
     assert str(refused.value).startswith(f"test_catalogue.py:{line}: {function.__name__} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "problem"),
+    [
+        pytest.param(sound, {"streaming": True}, "has one of streaming=True and", id="without progress"),
+        pytest.param(with_progress, {}, "has one of streaming=True and", id="progress alone"),
+        pytest.param(
+            with_progress_and_directory, {"streaming": True}, "is streaming, .* Take Transactions", id="directory"
+        ),
+        pytest.param(with_transactions, {}, "takes Transactions: only a streaming tool", id="transactions alone"),
+        pytest.param(
+            importing, {"streaming": True, "read_only": True}, "takes Transactions: only", id="transactions to read"
+        ),
+    ],
+)
+def test_a_streaming_tool_has_what_it_needs_and_no_other_tool_has_it(
+    function: Any, options: dict[str, Any], problem: str
+) -> None:
+    assert declare(importing, streaming=True, read_only=False).streaming
+    with pytest.raises(InvalidCatalogue, match=rf"test_catalogue\.py:\d+: {function.__name__} {problem}"):
+        declare(function, **{"read_only": False, **options})
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
@@ -226,6 +273,7 @@ def test_the_catalogue_file_carries_scopes_with_their_hierarchy_and_tools() -> N
     tools = {tool["name"]: tool for tool in document["tools"]}
     assert tools["create_environment"]["scopes"] == ["env:write"]
     assert tools["whoami"]["scopes"] == []
+    assert [name for name, tool in tools.items() if tool["streaming"]] == ["import_organizations"]
 
 
 @pytest.mark.parametrize("tool", CATALOGUE.tools.values(), ids=list(CATALOGUE.tools))

@@ -102,6 +102,8 @@ def test_tools_are_listed_with_their_scopes(run: Run) -> None:
     lines = {line.split()[0]: line for line in result.output.splitlines()}
     assert "env:write" in lines["create_environment"]
     assert "(any valid token)" in lines["whoami"]
+    assert lines["import_organizations"].split()[:3] == ["import_organizations", "org:write", "yes"]
+    assert lines["create_environment"].split()[:3] == ["create_environment", "env:write", "no"]
 
 
 def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: Run) -> None:

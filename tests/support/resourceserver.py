@@ -138,7 +138,7 @@ class ResourceServer:
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
         """Return what the audit trail holds on disk, oldest first."""
-        with self.admin_database.write() as session:
+        with self.admin_database.read() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
 
 

@@ -249,6 +249,24 @@ EXAMPLES: dict[str, Example] = {
         "list_organizations",
         listed("organizations", "organization_id"),
     ),
+    "import_organizations": Example(
+        of(
+            "environment_id",
+            organizations=[
+                {"name": "New & Sons", "external_id": "crm-1"},
+                {"name": "Seeded", "external_id": "seeded"},
+                {"name": "New Again", "external_id": "crm-1"},
+            ],
+        ),
+        {"organizations": [{"name": WRONG, "external_id": "crm-1"}]},
+        "organizations.0.name",
+        "list_organizations",
+        lambda written, page: (
+            [entry["status"] for entry in written["organizations"]] == ["created", "exists", "failed"]
+            and {entry["organization_id"] for entry in page["organizations"]}
+            == {entry["organization_id"] for entry in written["organizations"][:2]}
+        ),
+    ),
     "update_organization_settings": Example(
         of("organization_id", mfa_required=True, allowed_email_domains=["example.org"]),
         {"session_lifetime_minutes": 0},

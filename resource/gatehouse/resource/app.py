@@ -3,9 +3,11 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import httpx2
+from mcp.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -44,6 +46,8 @@ class Services:
     http_client: httpx2.AsyncClient
     keys: KeySource
     sessions: StreamableHTTPSessionManager
+    streams: StreamableHTTPSessionManager
+    """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
 
 
 def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
@@ -72,6 +76,7 @@ def create_services(
     database = AsyncDatabase(settings.database)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
+    server = Dispatch(catalogue, database, audit, clock).build_server()
     fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
     return Services(
         settings=settings,
@@ -81,14 +86,19 @@ def create_services(
         audit=audit,
         http_client=http_client,
         keys=KeySource(fetch),
-        sessions=StreamableHTTPSessionManager(
-            Dispatch(catalogue, database, audit, clock).build_server(),
-            json_response=True,
-            stateless=True,
-            max_request_body_size=MAX_BODY,
-            # Host and Origin were checked by our own outermost layer, before anything else was read.
-            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        ),
+        sessions=_session_manager(server, json_response=True),
+        streams=_session_manager(server, json_response=False),
+    )
+
+
+def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableHTTPSessionManager:
+    return StreamableHTTPSessionManager(
+        server,
+        json_response=json_response,
+        stateless=True,
+        max_request_body_size=MAX_BODY,
+        # Host and Origin were checked by our own outermost layer, before anything else was read.
+        security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
 
@@ -103,6 +113,7 @@ def create_app(
     services = create_services(settings, catalogue, clock, fetch_keys)
     gate = Gate(
         app=StreamableHTTPASGIApp(services.sessions),
+        streaming_app=StreamableHTTPASGIApp(services.streams),
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, clock),
         challenge=Challenge(metadata_url(settings)),
@@ -130,13 +141,21 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _lifespan(services: Services) -> AsyncIterator[None]:
-    async with services.http_client, services.sessions.run(), anyio.create_task_group() as tasks:
-        tasks.start_soon(services.keys.poll)
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(services.audit.close)
-                services.audit_database.close()
-                await services.database.close()
+    try:
+        async with (
+            services.http_client,
+            services.sessions.run(),
+            services.streams.run(),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(services.keys.poll)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        # After the calls: one that is cancelled at the end records how far it came.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(services.audit.close)
+            services.audit_database.close()
+            await services.database.close()

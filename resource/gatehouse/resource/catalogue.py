@@ -8,7 +8,8 @@
 
 Name and argument schema come from the signature, the description from the docstring, the result schema from the
 return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
-without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`.
+without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
+seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory.
 """
 
 import inspect
@@ -23,11 +24,14 @@ from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
 from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.progress import Progress
+from gatehouse.resource.transactions import Transactions
 from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 
-INJECTED: Final = (AccessClaims, Directory)
-"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace."""
+INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
+"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
+streaming tool its progress, and transactions on the directory."""
 
 
 class _AnyValidToken(Enum):
@@ -65,6 +69,8 @@ class Tool:
     read_only: bool
     destructive: bool
     idempotent: bool
+    streaming: bool
+    """It reports progress while it works, in transactions of its own."""
     function: ToolFunction
     injected: Mapping[str, type]
     """Type by parameter name."""
@@ -77,6 +83,14 @@ class Tool:
     def needs(self, injected: type) -> bool:
         """Tell whether the function asks for a value of an injected type."""
         return injected in self.injected.values()
+
+
+@dataclass(frozen=True, slots=True)
+class _Hints:
+    read_only: bool
+    destructive: bool
+    idempotent: bool
+    streaming: bool
 
 
 @dataclass(slots=True)
@@ -92,6 +106,7 @@ class ToolGroup:
         read_only: bool,
         destructive: bool = False,
         idempotent: bool = False,
+        streaming: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
         """Declare an async function as a tool.
 
@@ -100,13 +115,16 @@ class ToolGroup:
             read_only: it changes nothing. A tool that is not runs in a transaction together with its audit event.
             destructive: it removes or overwrites something; a hint to clients.
             idempotent: to repeat the call changes nothing more; a hint to clients.
+            streaming: it reports progress while it works, and writes in transactions of its own, each with its event.
 
         Raises:
-            InvalidCatalogue: no scopes, no description, or a parameter or result without a usable type.
+            InvalidCatalogue: no scopes, no description, a parameter or result without a usable type, or injected types
+                that do not fit the rest.
         """
 
         def declare(function: FunctionT) -> FunctionT:
-            self.tools.append(_read_declaration(function, scopes, read_only, destructive, idempotent or read_only))
+            hints = _Hints(read_only, destructive, idempotent or read_only, streaming)
+            self.tools.append(_read_declaration(function, scopes, hints))
             return function
 
         return declare
@@ -115,9 +133,7 @@ class ToolGroup:
 def _read_declaration(
     function: ToolFunction,
     scopes: Sequence[str] | _AnyValidToken,
-    read_only: bool,
-    destructive: bool,
-    idempotent: bool,
+    hints: _Hints,
 ) -> Tool:
     name, source = function.__name__, _source(function)
     if scopes is not ANY_VALID_TOKEN and (isinstance(scopes, str) or not scopes):
@@ -126,6 +142,7 @@ def _read_declaration(
         )
     description = _read_description(function, name, source)
     injected, fields, result = _read_signature(function, name, source)
+    _check_injected(name, source, set(injected.values()), hints)
     try:
         arguments = _arguments_model(name, fields)
         input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
@@ -135,9 +152,10 @@ def _read_declaration(
         name=name,
         description=description,
         scopes=frozenset() if isinstance(scopes, _AnyValidToken) else frozenset(scopes),
-        read_only=read_only,
-        destructive=destructive,
-        idempotent=idempotent,
+        read_only=hints.read_only,
+        destructive=hints.destructive,
+        idempotent=hints.idempotent,
+        streaming=hints.streaming,
         function=function,
         injected=MappingProxyType(injected),
         arguments=arguments,
@@ -182,6 +200,20 @@ def _read_signature(
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
     return injected, fields, result
+
+
+def _check_injected(name: str, source: str, injected: set[type], hints: _Hints) -> None:
+    if hints.streaming != (Progress in injected):
+        raise InvalidCatalogue(
+            f"{source}: {name} has one of streaming=True and an argument of the type Progress. Say both, or neither."
+        )
+    if hints.streaming and Directory in injected:
+        raise InvalidCatalogue(
+            f"{source}: {name} is streaming, and would hold one transaction for as long as it works. "
+            "Take Transactions in place of the Directory."
+        )
+    if Transactions in injected and (hints.read_only or not hints.streaming):
+        raise InvalidCatalogue(f"{source}: {name} takes Transactions: only a streaming tool that writes can.")
 
 
 def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
@@ -230,6 +262,7 @@ class Catalogue:
                     "description": tool.description,
                     "scopes": sorted(tool.scopes),
                     "read_only": tool.read_only,
+                    "streaming": tool.streaming,
                     "input_schema": dict(tool.input_schema),
                     "output_schema": dict(tool.output_schema),
                 }

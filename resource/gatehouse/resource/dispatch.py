@@ -6,11 +6,12 @@ would run that the policy does not allow.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import anyio
 from mcp.server import Server
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -32,7 +33,9 @@ from gatehouse.resource.catalogue import Catalogue, Tool
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
+from gatehouse.resource.progress import Progress
 from gatehouse.resource.store.database import AsyncDatabase
+from gatehouse.resource.transactions import Transactions
 from gatehouse.resource.verified_request import VerifiedRequest
 from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
@@ -44,6 +47,8 @@ SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
 
 _NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
+
+_NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of it. Try again in some seconds."
 
 _INSTRUCTIONS = "Call whoami to see what this client may do. Tools that it may not call are not listed."
 
@@ -59,9 +64,16 @@ class _Call:
     tool: Tool
     request: VerifiedRequest
     arguments: BaseModel
+    progress: Progress
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, str] | None = None) -> AuditEvent:
-        return _event(self.request, self.tool.name, outcome, reason, objects)
+        """Return the event of how the call ended: a streaming tool's says how far it came."""
+        came = {"done": self.progress.done, "of": self.progress.total} if self.tool.streaming else {}
+        return _event(self.request, self.tool.name, outcome, reason, {**came, **(objects or {})})
+
+    def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
+        """Return the event that commits with one transaction of a streaming tool."""
+        return _event(self.request, self.tool.name, "allowed", None, detail)
 
 
 def _event(
@@ -69,7 +81,7 @@ def _event(
     tool_name: str,
     outcome: str,
     reason: str | None = None,
-    objects: Mapping[str, str] | None = None,
+    detail: Mapping[str, Any] | None = None,
 ) -> AuditEvent:
     return AuditEvent(
         "tool.call",
@@ -79,7 +91,7 @@ def _event(
         jti=request.claims.jti,
         request_id=request.request_id,
         reason=reason,
-        detail=objects or {},
+        detail=detail or {},
     )
 
 
@@ -137,7 +149,7 @@ class Dispatch:
             arguments = tool.arguments.model_validate(params.arguments or {})
         except ValidationError as error:
             return await self._failed(_event(request, tool.name, "failed", "invalid arguments"), _explain(error))
-        return await self._run(_Call(tool, request, arguments))
+        return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress)))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -151,22 +163,26 @@ class Dispatch:
         raise await self._refused(_event(request, tool_name, "refused", f"needs {needed}"), error)
 
     async def _run(self, call: _Call) -> CallToolResult:
+        not_now = _NOT_ALL_NOW if call.tool.streaming else _NOT_NOW
         try:
-            result = await (self._run_reading(call) if call.tool.read_only else self._run_writing(call))
+            result = await self._runner(call.tool)(call)
         except DirectoryError as error:
-            return await self._failed(call.event("failed", type(error).__name__), str(error))
+            return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
-            return _error(_NOT_NOW)
+            return _error(not_now)
         except Exception:
             log.exception("tool %s failed", call.tool.name)
-            request_id = call.request.request_id
-            return await self._failed(
-                call.event("failed", "internal error"), f"The tool failed. Report the request id {request_id}."
-            )
+            message = f"The tool failed. Report the request id {call.request.request_id}."
+            return await self._failed(call.event("failed", "internal error"), message, not_now)
         return CallToolResult(
             content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result
         )
+
+    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[dict[str, Any]]]:
+        if tool.streaming:
+            return self._run_streaming
+        return self._run_reading if tool.read_only else self._run_writing
 
     async def _run_reading(self, call: _Call) -> dict[str, Any]:
         if call.tool.needs(Directory):
@@ -185,9 +201,26 @@ class Dispatch:
             await session.execute(self._audit.rows.insert(event))
             return result
 
+    async def _run_streaming(self, call: _Call) -> dict[str, Any]:
+        try:
+            result = await self._invoke(call, None)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._recorded(call.event("failed", "the connection was closed before the end"))
+            raise
+        # Its transactions are in the trail already. This event says that there is no further one.
+        await self._audit.commit_async(call.event("allowed", objects=_identifiers(result)))
+        return result
+
     async def _invoke(self, call: _Call, session: AsyncSession | None) -> dict[str, Any]:
         claims = call.request.claims
-        values: dict[type, Any] = {AccessClaims: claims}
+        values: dict[type, Any] = {
+            AccessClaims: claims,
+            Progress: call.progress,
+            Transactions: Transactions(
+                self._database, claims, self._clock, self._audit.rows, call.event_of_transaction
+            ),
+        }
         if session is not None and call.tool.needs(Directory):
             values[Directory] = await open_directory(session, claims, self._clock())
         given = {name: values[type_] for name, type_ in call.tool.injected.items()}
@@ -195,20 +228,20 @@ class Dispatch:
         result = await call.tool.function(**given, **sent)
         return result.model_dump(mode="json")
 
-    async def _failed(self, event: AuditEvent, message: str) -> CallToolResult:
-        try:
-            await self._audit.commit_async(event)
-        except AuditUnavailable:
-            return _error(_NOT_NOW)
-        return _error(message)
+    async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
+        return _error(message if await self._recorded(event) else unrecorded)
 
     async def _refused(self, event: AuditEvent, error: MCPError) -> MCPError:
         """Record a refusal, and return the error to raise."""
+        return error if await self._recorded(event) else MCPError(json_rpc.UNAVAILABLE, _NOT_NOW)
+
+    async def _recorded(self, event: AuditEvent) -> bool:
         try:
             await self._audit.commit_async(event)
         except AuditUnavailable:
-            return MCPError(json_rpc.UNAVAILABLE, _NOT_NOW)
-        return error
+            log.error("tool %s: %s, which cannot be recorded", event.object, event.reason)
+            return False
+        return True
 
 
 def _verified(context: Context) -> VerifiedRequest:

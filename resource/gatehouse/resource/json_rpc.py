@@ -1,7 +1,7 @@
 """JSON-RPC as far as the gate reads it, and the errors that both the gate and dispatch answer with."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gatehouse.shared import strict_json
 
@@ -22,6 +22,7 @@ RequestId = str | int | None
 _RESPONSE = frozenset({"result", "error"})
 _MAX_ID_LENGTH = 128
 _MAX_ID_NUMBER = 2**63
+_AN_ID = f"a string of at most {_MAX_ID_LENGTH} characters, or a whole number of 64 bits"
 
 
 class InvalidMessage(Exception):
@@ -41,6 +42,8 @@ class Message:
     method: str
     tool_name: str | None
     """`params.name` of a `tools/call`."""
+    progress_token: str | int | None = None
+    """`params._meta.progressToken`: the caller asks for progress."""
 
 
 def read_message(body: bytes) -> Message:
@@ -63,27 +66,39 @@ def read_message(body: bytes) -> Message:
         raise InvalidMessage(INVALID_REQUEST, 'Send a JSON-RPC request: "jsonrpc": "2.0", a method, an id.', request_id)
     if not isinstance(params, dict) or not isinstance(params.get("_meta", {}), dict):
         raise InvalidMessage(INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
+    progress_token = _read_progress_token(params.get("_meta", {}), request_id)
     if method != "tools/call":
-        return Message(request_id, method, None)
+        return Message(request_id, method, None, progress_token)
     name, arguments = params.get("name"), params.get("arguments")
     if not isinstance(name, str):
         raise InvalidMessage(INVALID_PARAMS, "params.name must be the name of a tool.", request_id)
     if not isinstance(arguments, dict | None):
         raise InvalidMessage(INVALID_PARAMS, "params.arguments must be an object.", request_id)
-    return Message(request_id, method, name)
+    return Message(request_id, method, name, progress_token)
 
 
 def _read_id(message: dict[str, Any]) -> RequestId:
     request_id = message.get("id")
     if request_id is None and "id" not in message:
         return None
-    if isinstance(request_id, str) and len(request_id) <= _MAX_ID_LENGTH:
+    if _is_id(request_id):
         return request_id
-    if isinstance(request_id, int) and not isinstance(request_id, bool) and abs(request_id) < _MAX_ID_NUMBER:
-        return request_id
-    raise InvalidMessage(
-        INVALID_REQUEST, f"id must be a string of at most {_MAX_ID_LENGTH} characters, or a whole number of 64 bits."
-    )
+    raise InvalidMessage(INVALID_REQUEST, f"id must be {_AN_ID}.")
+
+
+def _read_progress_token(meta: dict[str, Any], request_id: RequestId) -> str | int | None:
+    if "progressToken" not in meta:
+        return None
+    progress_token = meta["progressToken"]
+    if _is_id(progress_token):
+        return progress_token
+    raise InvalidMessage(INVALID_PARAMS, f"params._meta.progressToken must be {_AN_ID}.", request_id)
+
+
+def _is_id(value: object) -> TypeGuard[str | int]:
+    if isinstance(value, str):
+        return len(value) <= _MAX_ID_LENGTH
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_ID_NUMBER
 
 
 def error_body(code: int, message: str, request_id: RequestId, data: dict[str, Any]) -> dict[str, Any]:

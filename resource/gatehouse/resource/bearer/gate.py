@@ -100,6 +100,9 @@ class Gate:
     """An ASGI application around the MCP endpoint."""
 
     app: ASGIApp
+    """Answers with one JSON object."""
+    streaming_app: ASGIApp
+    """Answers with a stream of events."""
     catalogue: Catalogue
     verifier: Verifier
     challenge: Challenge
@@ -122,7 +125,8 @@ class Gate:
         except ClientDisconnect:
             return
         verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
-        await self.app(scope, _replay(body, receive), self._recording(arrival, scope, receive, send))
+        app = self.streaming_app if self._streams(arrival.message, request.headers) else self.app
+        await app(scope, _replay(body, receive), self._recording(arrival, scope, receive, send))
 
     async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
         """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
@@ -180,6 +184,13 @@ class Gate:
             data={"error": "insufficient_scope", "scope": needed},
             mend=grant_command(claims.client_id, self.resource, needed),
         )
+
+    def _streams(self, message: Message | None, headers: Headers) -> bool:
+        """Tell whether the caller asked for the progress of a tool that reports it, and takes a stream."""
+        if message is None or message.progress_token is None or not _accepts_stream(headers):
+            return False
+        tool = self.catalogue.tools.get(message.tool_name or "")
+        return tool is not None and tool.streaming
 
     def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
         """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""
@@ -273,6 +284,11 @@ def _check_http(request: Request) -> None:
         raise _Refused(415, json_rpc.INVALID_REQUEST, "Send Content-Type: application/json, in UTF-8.")
     if not _ACCEPTS_JSON.search(request.headers.get("accept", "")):
         raise _Refused(406, json_rpc.INVALID_REQUEST, "Send Accept: application/json, text/event-stream.")
+
+
+def _accepts_stream(headers: Headers) -> bool:
+    accepted = headers.get("accept", "").lower().split(",")
+    return "text/event-stream" in {media_type.partition(";")[0].strip() for media_type in accepted}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

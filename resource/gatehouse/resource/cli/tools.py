@@ -23,8 +23,9 @@ def tools(ctx: click.Context, output: str) -> None:
         {
             "name": tool["name"],
             "scopes": tool["scopes"] or "(any valid token)",
+            "streaming": tool["streaming"],
             "description": tool["description"].partition("\n")[0],
         }
         for tool in document["tools"]
     ]
-    print_records(rows, ("name", "scopes", "description"), output)
+    print_records(rows, ("name", "scopes", "streaming", "description"), output)

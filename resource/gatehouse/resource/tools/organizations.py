@@ -1,7 +1,12 @@
 """Organizations."""
 
+from typing import Annotated, Final
+
+from pydantic import Field
+
 from gatehouse.resource.catalogue import ToolGroup
 from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.directory.errors import Conflict, DirectoryError
 from gatehouse.resource.directory.identifiers import EnvironmentId, OrganizationId
 from gatehouse.resource.directory.organization_settings import (
     AllowedEmailDomains,
@@ -10,11 +15,23 @@ from gatehouse.resource.directory.organization_settings import (
     OrganizationSettings,
     SessionLifetime,
 )
-from gatehouse.resource.directory.organizations import ExternalId, Organization, OrganizationPage
+from gatehouse.resource.directory.organizations import (
+    ExternalId,
+    ImportedOrganization,
+    NewOrganization,
+    Organization,
+    OrganizationImport,
+    OrganizationPage,
+)
 from gatehouse.resource.directory.paging import DEFAULT_PAGE_SIZE, PageSize, PageToken
 from gatehouse.resource.directory.text import DisplayName
+from gatehouse.resource.progress import Progress
+from gatehouse.resource.transactions import Transactions
 
 tools = ToolGroup()
+
+IMPORT_BATCH: Final = 25
+"""Organizations that an import creates in one transaction: some milliseconds, and one audit event."""
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
@@ -68,3 +85,55 @@ async def update_organization_settings(
         "session_lifetime_minutes": session_lifetime_minutes,
     }
     return await directory.organization_settings.update(organization_id, changes)
+
+
+@tools.tool(scopes=["org:write"], read_only=False, idempotent=True, streaming=True)
+async def import_organizations(
+    transactions: Transactions,
+    progress: Progress,
+    environment_id: EnvironmentId,
+    organizations: Annotated[
+        list[NewOrganization], Field(min_length=1, max_length=1000, description="What to import, 1000 at most.")
+    ],
+) -> OrganizationImport:
+    """Import up to 1000 organizations into one environment, and follow it by a progressToken.
+
+    The answer tells what became of each, by its index in the call: created, exists (there is one of its external_id,
+    which is left as it is), or failed, and why. To finish an import that broke off or failed in part, repeat the call:
+    nothing is made twice.
+    """
+    items = list(enumerate(organizations))
+    first = {item.external_id: index for index, item in reversed(items)}
+    results: list[ImportedOrganization] = []
+    await progress.report(0, len(items))
+    for start in range(0, len(items), IMPORT_BATCH):
+        batch = items[start : start + IMPORT_BATCH]
+        try:
+            imported = await _import_batch(
+                transactions, environment_id, {index: item for index, item in batch if first[item.external_id] == index}
+            )
+        except DirectoryError as error:
+            if start == 0:
+                raise
+            results += [ImportedOrganization.failed(index, item, str(error)) for index, item in items[start:]]
+            break
+        results += [imported.get(index) or _repeated(index, item, first) for index, item in batch]
+        await progress.report(len(results), len(items))
+    return OrganizationImport.of(environment_id, results)
+
+
+async def _import_batch(
+    transactions: Transactions, environment_id: str, batch: dict[int, NewOrganization]
+) -> dict[int, ImportedOrganization]:
+    try:
+        async with transactions.begin() as directory:
+            return await directory.organizations.import_batch(environment_id, batch)
+    except Conflict:
+        # Another call created one of them meanwhile. A new transaction sees it.
+        async with transactions.begin() as directory:
+            return await directory.organizations.import_batch(environment_id, batch)
+
+
+def _repeated(index: int, item: NewOrganization, first: dict[str, int]) -> ImportedOrganization:
+    reason = f"The call has this external_id at index {first[item.external_id]} already."
+    return ImportedOrganization.failed(index, item, reason)
