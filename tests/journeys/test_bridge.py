@@ -1,15 +1,23 @@
 """A desktop assistant that only starts programs calls the tools of a remote server, through `resourceserver bridge`."""
 
+import json
 from pathlib import Path
 
+import anyio
 import pytest
 from local_stack import LocalStack
-from mcp_types import ToolListChangedNotification
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, ToolListChangedNotification
 from support import bridge
 from support.mcp_client import Mode
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+
+INITIALIZE = (
+    b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},'
+    b'"clientInfo":{"name":"desktop","version":"1"}}}\n'
+)
 
 
 @both_versions
@@ -67,3 +75,75 @@ async def test_a_refusal_is_readable_and_the_grant_works_at_the_next_call(
     assert "create_environment" in tools
     told = [type(message) for message in assistant.notifications]
     assert told == ([ToolListChangedNotification] if mode == "legacy" else [])
+
+
+async def test_a_token_that_expires_in_mid_session_is_renewed_unnoticed(stack: LocalStack, workspace_id: str) -> None:
+    credentials = stack.create_client("desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--ttl", "1")
+    async with bridge.start(stack, "legacy", env=bridge.by_secret(credentials)) as assistant:
+        first = await assistant.call("whoami")
+        with anyio.fail_after(20):
+            while (later := await assistant.call("whoami"))["expires_at"] == first["expires_at"]:
+                pass
+    assert later["client_id"] == first["client_id"]
+    refused = stack.run_json("resourceserver", "audit", "--client", credentials["client_id"])
+    assert [event for event in refused if event["outcome"] != "allowed"] == []
+
+
+async def test_a_session_outlives_restarts_of_both_servers_and_may_begin_before_them(lone_stack: LocalStack) -> None:
+    stack = lone_stack
+    workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
+    # With tokens that live a second, nearly every call needs both servers.
+    credentials = stack.create_client(
+        *("desktop", "env:read env:write", "--claim", f"workspace_id={workspace}", "--ttl", "1")
+    )
+    async with bridge.start(stack, "legacy", env=bridge.by_secret(credentials)) as assistant:
+        assert "does not answer" in await assistant.refused("whoami")
+        stack.start_all()
+        assert (await assistant.call("list_environments"))["environments"] == []
+        for server in ("resourceserver", "authserver"):
+            stack.kill(server)
+            stack.start(server)
+            # At once: the bridge waits for the server, and may repeat a call that only reads.
+            await assistant.call("whoami")
+            created = await assistant.call("create_environment", name=f"after-{server}")
+            assert created in (await assistant.call("list_environments"))["environments"]
+
+
+async def test_a_disabled_client_is_told_so_in_words_without_its_secret(stack: LocalStack, workspace_id: str) -> None:
+    credentials = stack.create_client("desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--ttl", "1")
+    async with bridge.start(stack, "legacy", env=bridge.by_secret(credentials)) as assistant:
+        await assistant.call("whoami")
+        stack.run("authserver", "client", "disable", credentials["client_id"])
+        refusal = await assistant.refused_until("does not accept the client", "whoami")
+        assert credentials["client_id"] in refusal
+        assert "the client disabled" in refusal
+        assert "authserver audit --client" in refusal
+        with pytest.raises(MCPError, match="does not accept the client"):
+            await assistant.client.list_tools()
+        stack.run("authserver", "client", "enable", credentials["client_id"])
+        await assistant.call_until_granted("whoami")
+    for text in (refusal, assistant.log.read_text(encoding="utf-8")):
+        assert credentials["client_secret"] not in text
+
+
+async def test_a_wrong_tool_or_argument_is_answered_as_the_server_answers_it(
+    stack: LocalStack, workspace_id: str
+) -> None:
+    credentials = stack.create_client("desktop", "env:read", "--claim", f"workspace_id={workspace_id}")
+    async with bridge.start(stack, "legacy", env=bridge.by_secret(credentials)) as assistant:
+        await assistant.call("whoami")
+        assert "do not fit the tool's input schema" in await assistant.refused("whoami", surplus=1)
+        with pytest.raises(MCPError, match="There is no such tool") as caught:
+            await assistant.client.call_tool("who_am_i", {})
+    assert caught.value.error.code == INVALID_PARAMS
+
+
+async def test_the_process_ends_with_its_standard_input_and_says_nothing(stack: LocalStack) -> None:
+    credentials = stack.create_client("desktop", "env:read")
+    environment = {**stack.environment, **bridge.by_secret(credentials)}
+    for sent in (b"", INITIALIZE):
+        done = await anyio.run_process(
+            [str(bridge.COMMAND), "bridge", stack.resource], input=sent, env=environment, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
