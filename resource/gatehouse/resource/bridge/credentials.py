@@ -1,6 +1,7 @@
 """The client's credentials: from the environment, or from a file that nobody else can read."""
 
 import os
+import shlex
 import stat
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -99,16 +100,22 @@ def _read_private(path: Path) -> bytes:
         raise InvalidCredentials(
             f"The credentials file {path} cannot be read, or is a link. Make it a file of yours."
         ) from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
-            raise InvalidCredentials(f"The credentials file {path} is not a file of yours. Replace it by one that is.")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise InvalidCredentials(f"The credentials file {path} is open to others. Run: chmod 600 {path}")
-        document = file.read(_MAX_LENGTH + 1)
+    try:
+        _require_private(path, os.fstat(descriptor))
+        document = os.read(descriptor, _MAX_LENGTH + 1)
+    finally:
+        os.close(descriptor)
     if len(document) > _MAX_LENGTH:
         raise InvalidCredentials(f"The credentials file {path} is larger than {_MAX_LENGTH // 1024} KiB.")
     return document
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
+        raise InvalidCredentials(f"The credentials file {path} is not a file of yours. Replace it by one that is.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        mend = shlex.join(["chmod", "600", str(path)])
+        raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {mend}")
 
 
 def _from_key(document: bytes, path: Path, client_id: str | None) -> Credentials:
@@ -153,7 +160,7 @@ def _from_json(document: bytes, path: Path, client_id: str | None) -> Credential
     method = members.get("token_endpoint_auth_method", "client_secret_basic")
     if method not in _SECRET_METHODS:
         raise InvalidCredentials(
-            f"{path}: token_endpoint_auth_method must be one of {', '.join(sorted(_SECRET_METHODS))}."
+            f"{path}: token_endpoint_auth_method must be client_secret_basic or client_secret_post."
         )
     return Credentials(members["client_id"], str(path), method, secret=members["client_secret"])
 

@@ -1,6 +1,7 @@
 """What keeps a request from being forwarded, in words for an assistant and the person it works for."""
 
 import re
+import shlex
 import ssl
 
 import httpx2
@@ -78,12 +79,13 @@ def refused_client(
 ) -> Failure:
     """Return the refusal of a token request, by the error code of RFC 6749 5.2 or RFC 8707 2."""
     reference = _reference(request_id)
+    audit = shlex.join(["authserver", "audit", "--client", client_id])
     match code:
         case "invalid_client":
             return Failure(
                 f"The authorization server {issuer} does not accept the client {client_id} with the credential from"
                 f" {source}. The credential may be wrong or replaced, or the client disabled or deleted. Ask the admin:"
-                f" authserver audit --client {client_id}.{reference}"
+                f" {audit}.{reference}"
             )
         case "invalid_scope" | "invalid_target" | "unauthorized_client":
             command = grant_command(client_id, resource, "SCOPE")
@@ -93,8 +95,7 @@ def refused_client(
             )
         case _:
             return Failure(
-                f"The authorization server {issuer} refuses a token ({code}). Ask the admin:"
-                f" authserver audit --client {client_id}.{reference}"
+                f"The authorization server {issuer} refuses a token ({code}). Ask the admin: {audit}.{reference}"
             )
 
 

@@ -21,7 +21,7 @@ from gatehouse.resource.bridge.failures import NOT_SENT, Failure, broken_off, no
 
 PROTOCOL_VERSION: Final = "2026-07-28"
 
-BACKOFF: Final = (0.2, 0.4, 0.8, 1.6, 3.2)
+BACKOFF: Final = (0.2, 0.4, 0.8, 1.6, 3, 3, 3)
 """Seconds between the tries of a request that was not carried out: together, what a server takes to restart."""
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
