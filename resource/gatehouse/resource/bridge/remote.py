@@ -4,7 +4,7 @@ MCP 2026-07-28 has no sessions: a request stands for itself, so neither a restar
 takes anything away but the requests under way.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -30,11 +30,18 @@ ResultT = TypeVar("ResultT", bound=BaseModel)
 class Remote:
     """The remote server, as a client sees it."""
 
-    def __init__(self, url: str, http: httpx2.AsyncClient, client_info: Implementation) -> None:
-        """Talk to the server at a URL through a client that authenticates."""
+    def __init__(
+        self,
+        url: str,
+        http: httpx2.AsyncClient,
+        client_info: Implementation,
+        pauses: Sequence[float] = BACKOFF,
+    ) -> None:
+        """Talk to the server at a URL through a client that authenticates, with pauses in seconds between tries."""
         self.url = url
         self._http = http
         self._client_info = client_info
+        self._pauses = pauses
 
     async def discover(self) -> DiscoverResult:
         """Return what the server is and has. Tried once. Raises Failure, MCPError."""
@@ -65,7 +72,7 @@ class Remote:
         async def send(client: Client) -> ResultT:
             return await client.session.send_request(request, result_type, progress_callback=progress)
 
-        pauses = iter(BACKOFF)
+        pauses = iter(self._pauses)
         while True:
             try:
                 return await self._exchange(send)

@@ -191,7 +191,10 @@ class BearerAuth(httpx2.Auth):
             return failures.busy(MCP_SERVER, resource, status)
         if status >= 500:
             return failures.broken_off(resource, f"status {status}")
-        if status >= 400 and not response.headers.get("content-type", "").lower().startswith("application/json"):
+        kind = response.headers.get("content-type", "").lower()
+        if status == 200 and not kind.startswith(("application/json", "text/event-stream")):
+            return failures.broken_off(resource, "it was not MCP")
+        if status >= 400 and not kind.startswith("application/json"):
             return Failure(f"There is no MCP server at {resource} (status {status}). Check the URL.")
         return None
 
