@@ -111,7 +111,8 @@ async def test_a_session_outlives_restarts_of_both_servers_and_may_begin_before_
 
 async def test_a_disabled_client_is_told_so_in_words_without_its_secret(stack: LocalStack, workspace_id: str) -> None:
     credentials = stack.create_client("desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--ttl", "1")
-    async with bridge.start(stack, "legacy", env=bridge.by_secret(credentials)) as assistant:
+    env = {**bridge.by_secret(credentials), "BRIDGE_LOG_LEVEL": "DEBUG"}
+    async with bridge.start(stack, "legacy", env=env) as assistant:
         await assistant.call("whoami")
         stack.run("authserver", "client", "disable", credentials["client_id"])
         refusal = await assistant.refused_until("does not accept the client", "whoami")
@@ -122,8 +123,11 @@ async def test_a_disabled_client_is_told_so_in_words_without_its_secret(stack: L
             await assistant.client.list_tools()
         stack.run("authserver", "client", "enable", credentials["client_id"])
         await assistant.call_until_granted("whoami")
-    for text in (refusal, assistant.log.read_text(encoding="utf-8")):
+    log = assistant.log.read_text(encoding="utf-8")
+    assert "token obtained" in log
+    for text in (refusal, log):
         assert credentials["client_secret"] not in text
+        assert "eyJ" not in text
 
 
 async def test_a_wrong_tool_or_argument_is_answered_as_the_server_answers_it(
@@ -147,3 +151,22 @@ async def test_the_process_ends_with_its_standard_input_and_says_nothing(stack: 
         )
         assert (done.returncode, done.stderr) == (0, b"")
         assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
+
+
+async def test_a_bridge_whose_assistant_is_gone_ends_and_says_nothing(stack: LocalStack) -> None:
+    credentials = stack.create_client("desktop", "env:read")
+    environment = {**stack.environment, **bridge.by_secret(credentials)}
+    command = [str(bridge.COMMAND), "bridge", stack.resource]
+    async with await anyio.open_process(command, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdin.send(INITIALIZE)
+        assert b'"result"' in await process.stdout.receive()
+        # An assistant that was killed: the answer to what it asked last has no reader.
+        await process.stdout.aclose()
+        await process.stdin.send(b'{"jsonrpc":"2.0","id":2,"method":"ping"}\n')
+        await process.stdin.aclose()
+        with anyio.fail_after(20):
+            assert [chunk async for chunk in process.stderr] == []
+            assert await process.wait() == 0

@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent, Tool, ToolAnnotations
 from support import foreign_server
 from support.bridge import words
-from support.foreign_server import ForeignServer, break_after_running, bridged, refuse
+from support.foreign_server import Disturbance, ForeignServer, break_after_running, bridged, garble, refuse
 from support.token_world import CLIENT
 
 from gatehouse.resource.bridge.failures import Failure
@@ -107,12 +107,13 @@ async def test_a_call_that_may_be_repeated_survives_a_broken_connection(
     ("tool", "arguments"),
     [("write", {"note": "x"}), ("write", {"idempotency_key": ""}), ("erase", {"idempotency_key": "k1"})],
 )
+@pytest.mark.parametrize("disturbance", [break_after_running(), garble], ids=["broken off", "unreadable"])
 async def test_a_call_that_may_have_been_carried_out_is_not_repeated(
-    foreign: ForeignServer, tool: str, arguments: dict[str, Any]
+    foreign: ForeignServer, tool: str, arguments: dict[str, Any], disturbance: Disturbance
 ) -> None:
     async with bridged(foreign, "legacy") as client:
         await client.list_tools()
-        foreign.disturb.append(break_after_running())
+        foreign.disturb.append(disturbance)
         refusal = words(await client.call_tool(tool, arguments))
     assert "Whether the request was carried out is not known: look before you repeat it." in refusal
     assert foreign.calls[tool] == 1

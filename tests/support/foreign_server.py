@@ -15,7 +15,7 @@ from mcp.server import Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp_types import Implementation, ToolAnnotations
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gatehouse.resource.bridge.remote import Remote
@@ -44,6 +44,16 @@ def break_after_running(content_type: str = "application/json") -> Disturbance:
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
     return break_off
+
+
+async def garble(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Carry the request out, and answer what nobody can read."""
+
+    async def lose(_: Any) -> None:
+        pass
+
+    await app(scope, receive, lose)
+    await Response(b'{"jsonrpc"', media_type="application/json")(scope, receive, send)
 
 
 def refuse(status: int) -> Disturbance:

@@ -13,7 +13,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, DiscoverResult, Implementation, Request
+from mcp_types import CONNECTION_CLOSED, PARSE_ERROR, DiscoverResult, Implementation, Request
 from pydantic import BaseModel, ValidationError
 
 from gatehouse.resource.bridge.discovery import MCP_SERVER
@@ -109,7 +109,8 @@ class Remote:
             return broken_off(self.url, type(cause).__name__)
         if isinstance(cause, MCPError) and cause.error.code == CONNECTION_CLOSED:
             return broken_off(self.url, "it was closed")
-        if isinstance(cause, ValidationError):
+        # The SDK's own code, for an answer that it cannot read.
+        if isinstance(cause, ValidationError) or (isinstance(cause, MCPError) and cause.error.code == PARSE_ERROR):
             return broken_off(self.url, f"it was not MCP {PROTOCOL_VERSION}")
         return cause
 

@@ -1,7 +1,7 @@
 """`resourceserver bridge`: a remote MCP server for desktop assistants, which only start programs."""
 
+import logging
 import signal
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +73,8 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
         raise click.UsageError("The bridge reads no --env-file. Give --credentials FILE, or variables.")
     settings = load_settings(BridgeSettings)
     configure_logs("console", settings.log_level)
+    # What the SDK logs of a failed exchange comes back as an exception, and is told in words.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
     read = partial(read_credentials, settings, credentials)
     try:
         read()
@@ -80,5 +82,8 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
         raise Refusal(str(error)) from None
     # At once, though a thread waits for standard input.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with suppress(BrokenPipeError):
+    try:
         anyio.run(serve, url, issuer, read)
+    except* BrokenPipeError:
+        # The assistant is gone; nobody is left to tell.
+        pass
