@@ -319,3 +319,57 @@ async def test_neither_a_token_nor_a_secret_is_shown_by_what_may_be_logged() -> 
     token = await world.tokens().current()
     assert token.value not in repr(token)
     assert SECRET not in repr(world.tokens()._credentials())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"authorization_servers": []}, "names no authorization server. Name it: --issuer URL"),
+        ({"authorization_servers": [7]}, "names no authorization server"),
+        ({"authorization_servers": ISSUER}, "names no authorization server"),
+        ({"resource": None}, "registered under another URL"),
+        ({"resource": "note://one"}, "registered under another URL"),
+    ],
+)
+async def test_a_resource_without_usable_metadata_is_named(changes: dict[str, Any], words: str) -> None:
+    world = World()
+    world.prm.update(changes)
+    assert words in str(await failure_of(world, issuer=None))
+    assert world.credentials_went_to() == set()
+
+
+async def test_metadata_of_a_resource_may_stand_at_the_root() -> None:
+    """RFC 9728 3.1, and MCP 2026-07-28, "Protected Resource Metadata Discovery Requirements"."""
+    own = "https://mcp.example.com"
+    world = World(metadata={"issuer": own, "token_endpoint": f"{own}/token"})
+    world.prm["authorization_servers"] = [own]
+    world.refuse(PRM, httpx2.Response(404))
+    assert (await call(world, issuer=None)).status_code == 200
+    assert world.seen[1].url == PRM.removesuffix("/mcp")
+
+
+@pytest.mark.parametrize(
+    ("answer", "temporary"),
+    [
+        (httpx2.Response(404), False),
+        (httpx2.Response(500), True),
+        (httpx2.Response(200, text="<html>"), False),
+        (httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=b""), False),
+    ],
+)
+async def test_an_issuer_without_metadata_is_told_in_words(answer: httpx2.Response, temporary: bool) -> None:
+    world = World()
+    world.refuse(METADATA, answer)
+    failure = await failure_of(world)
+    assert f"The authorization server has no metadata at {METADATA}" in str(failure)
+    assert failure.temporary is temporary
+
+
+async def test_a_missing_scope_is_named_though_the_issuer_is_away() -> None:
+    world = World(needed="env:write")
+    async with world.client() as http:
+        with pytest.raises(Failure, match="lacks the scope env:write"):
+            await http.post(RESOURCE)
+        world.refuse(TOKEN_ENDPOINT, httpx2.ConnectError("refused"))
+        with pytest.raises(Failure, match="lacks the scope env:write"):
+            await http.post(RESOURCE)
