@@ -21,7 +21,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in os.environ:
-        if name.startswith(("AUTHSERVER_", "RESOURCESERVER_")):
+        if name.startswith(("AUTHSERVER_", "RESOURCESERVER_", "BRIDGE_")):
             monkeypatch.delenv(name)
 
 

@@ -20,20 +20,24 @@ from gatehouse.shared.resource_identifiers import (
     parse_resource_identifier,
 )
 
-SettingsT = TypeVar("SettingsT", bound="ServerSettings")
+SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
 
 class InvalidSettings(ValueError):
     """One line for each problem: the setting, what is wrong, and the mend."""
 
 
-class ServerSettings(BaseSettings):
-    """What both servers are set up with. Frozen; a file may hold the settings of both."""
+class CommandSettings(BaseSettings):
+    """What a command reads from its environment. Frozen; a file may hold the settings of several."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     forbidden_variables: ClassVar[Mapping[str, str]] = {}
     """Variables that other libraries read and that take a protection away, each with what it does."""
+
+
+class ServerSettings(CommandSettings):
+    """What both servers are set up with."""
 
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
@@ -59,7 +63,7 @@ class ServerSettings(BaseSettings):
 
 
 def load_settings(settings_class: type[SettingsT], env_file: Path | None = None) -> SettingsT:
-    """Read and check the settings of a server.
+    """Read and check the settings of a server, or of a command with settings of its own.
 
     Raises:
         InvalidSettings: names every setting that cannot be used, with the mend. Values are not repeated: one of
@@ -87,8 +91,8 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         raise InvalidSettings("\n".join(lines)) from None
 
 
-def _unknown_names(settings_class: type[ServerSettings], prefix: str, env_file: Path | None) -> list[str]:
-    """Return the names that begin as this server's settings do and are none: a misspelt limit limits nothing."""
+def _unknown_names(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
+    """Return the names that begin as these settings do and are none: a misspelt limit limits nothing."""
     names = {name.upper() for name in (*os.environ, *(dotenv_values(env_file) if env_file else ()))}
     known = {prefix + name.upper() for name in settings_class.model_fields}
     return sorted(name for name in names - known if name.startswith(prefix))
