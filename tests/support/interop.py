@@ -17,7 +17,8 @@ from local_stack import LocalStack
 
 FOLDER = Path(__file__).parents[1] / "interop"
 NODE_MODULES = FOLDER / "node_modules"
-GIVE_UP = 60.0
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+GIVE_UP = 120.0
 """Seconds after which a client that hangs is ended."""
 
 SCOPES = "io.gatehouse/scopes"
@@ -34,12 +35,6 @@ def node() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(missing)
     pytest.skip(missing)
-
-
-def version(package: str) -> str:
-    """Return the version of an installed npm package."""
-    manifest = json.loads((NODE_MODULES / package / "package.json").read_text(encoding="utf-8"))
-    return str(manifest["version"])
 
 
 def run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
