@@ -34,7 +34,7 @@ test: setup ## Run the tests: units in parallel, then the journeys
 	$(BIN)/python -m pytest -q -m journey
 
 # Without npm there is nothing to install with; the tests that need Node say so.
-test-interop: setup $(if $(shell command -v npm),$(INTEROP)/.installed) ## Run MCP clients from elsewhere against both servers; most need npm
+test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients from elsewhere against both servers; most need npm
 	$(BIN)/python -m pytest -q -rs -m interop --durations=20
 
 $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc

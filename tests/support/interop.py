@@ -1,5 +1,6 @@
 """MCP clients in processes of their own, spoken to line by line: tests/interop/clients holds their programs."""
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from local_stack import LocalStack
 FOLDER = Path(__file__).parents[1] / "interop"
 NODE_MODULES = FOLDER / "node_modules"
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+OLDEST_NODE = 22
 GIVE_UP = 120.0
 """Seconds after which a client that hangs is ended."""
 
@@ -25,16 +27,24 @@ SCOPES = "io.gatehouse/scopes"
 """The member of a tool's `_meta` that names the scopes it needs."""
 
 
+@functools.cache
+def _missing(node: str | None) -> str | None:
+    """Return what keeps a Node from running the clients, if anything does."""
+    if not (NODE_MODULES / ".installed").exists():
+        return "the clients for Node are not installed; `make test-interop` installs them where npm is there"
+    if node is None:
+        return "no Node is there"
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    return None if int(version.strip("v\n").split(".")[0]) >= OLDEST_NODE else f"Node {OLDEST_NODE} is needed"
+
+
 def node() -> str:
     """Return the Node that runs the clients. Without one the test is skipped, or fails where `CI=true`."""
-    pinned = NODE_MODULES / ".bin" / "node"
-    found = pinned if pinned.exists() else shutil.which("node")
-    if found and (NODE_MODULES / ".installed").exists():
-        return str(found)
-    missing = "the Node clients are not installed; with npm there, `make test-interop` installs them"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    pinned = NODE_MODULES / ".bin" / "node"  # for Linux on x64; elsewhere what the machine has
+    found = str(pinned) if pinned.exists() else shutil.which("node")
+    if missing := _missing(found):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+    return str(found)
 
 
 def run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
