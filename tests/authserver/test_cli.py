@@ -319,10 +319,12 @@ def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
 def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
     shell.text("client", "list")
+    shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
+    for command in (["client", "list"], ["serve"]):
+        assert "AUTHLIB_INSECURE_TRANSPORT: switches Authlib's check of https off" in shell.refusal(*command)
+    del shell.environment["AUTHLIB_INSECURE_TRANSPORT"]
     shell.environment["AUTHSERVER_ISSUER"] = "http://as.example.com"
     assert "AUTHSERVER_ISSUER: must be https" in shell.refusal("client", "list")
-    shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
-    assert "AUTHLIB_INSECURE_TRANSPORT: switches Authlib's check of https off" in shell.refusal("client", "list")
 
 
 def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
