@@ -187,6 +187,7 @@ def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
     ],
 )
 def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments: list[str], mend: str) -> None:
+    shell.text(*CREATE)
     before = shell.json("audit")
     assert mend in shell.refusal(*arguments)
     assert shell.json("audit") == before
@@ -208,6 +209,8 @@ def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments:
     ],
 )
 def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
+    for right in (CREATE, [*CREATE, "--ttl", "3600", "--claim", "a=1", "--auth", "client_secret_post"], ["audit"]):
+        shell.text(*right)
     shell.refusal(*arguments, code=2)
 
 
