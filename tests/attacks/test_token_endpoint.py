@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import structlog
 from sqlalchemy import event, update
 from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
+from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client
@@ -425,13 +425,10 @@ class Logs:
 @pytest.fixture(params=["json", "console"])
 def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
     """Log as a server does, at DEBUG."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    logs = Logs()
-    logs.configure(request.param)
-    yield logs
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    with logging_put_back():
+        logs = Logs()
+        logs.configure(request.param)
+        yield logs
 
 
 def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:

@@ -1,7 +1,6 @@
 """The `resourceserver` command: what it prints, its exit codes, its refusals."""
 
 import json
-import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from support.databases import Template
+from support.logs import logging_put_back
 
 from gatehouse.authserver.resources.administration import parse_catalogue
 from gatehouse.resource.cli import main
@@ -26,12 +25,8 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
     """`serve` sends logs to the command's standard error, which is gone after it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with logging_put_back():
+        yield
 
 
 @pytest.fixture
