@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import pytest
 from sqlalchemy import create_engine, update
+from support.authserver import RESOURCE
 from support.databases import everything_in
-from support.shell import CREATE, RESOURCE, Shell
+from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.store.database import Database

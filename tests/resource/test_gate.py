@@ -377,3 +377,12 @@ async def test_the_trail_says_why_a_token_was_refused_and_the_answer_does_not(re
     messages = {error_of(response)["message"] for response in (expired, foreign)}
     assert len(messages) == 1
     assert expired.headers["www-authenticate"] == foreign.headers["www-authenticate"]
+
+
+async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token("env:read")
+    refused = await resourceserver.call("create_environment", token, name="a")
+    (event,) = resourceserver.audit(request_id=error_of(refused)["data"]["request_id"])
+    expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
+    assert event["detail"]["mend"] == expected
+    assert "grant add" not in refused.text
