@@ -186,7 +186,9 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     statements: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        statements.append(statement)
+        # The key ring is read again once a second, whoever asks.
+        if not statement.startswith("BEGIN") and "FROM signing_key" not in statement and "FROM pepper" not in statement:
+            statements.append(statement)
 
     event.listen(server.services.database.engine, "before_cursor_execute", note)
     try:
