@@ -13,12 +13,16 @@ from sqlalchemy import URL
 
 from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.logs import LogFormat, LogLevel
+from gatehouse.shared.redaction import mask, printable
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
     is_protected_transport,
     parse_resource_identifier,
 )
+
+_MAX_SHOWN = 100
+"""Characters of a value that a message repeats."""
 
 SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
@@ -35,9 +39,14 @@ class CommandSettings(BaseSettings):
     forbidden_variables: ClassVar[Mapping[str, str]] = {}
     """Variables that other libraries read and that take a protection away, each with what it does."""
 
+    confidential: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are never shown: they hold a secret, or may."""
+
 
 class ServerSettings(CommandSettings):
     """What both servers are set up with."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
 
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
@@ -66,14 +75,14 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
     """Read and check the settings of a server, or of a command with settings of its own.
 
     Raises:
-        InvalidSettings: names every setting that cannot be used, with the mend. Values are not repeated: one of
-            them may be a secret.
+        InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
+            holds a secret, or could, is not repeated.
     """
     prefix = str(settings_class.model_config.get("env_prefix", ""))
     problems = [
-        f"{name}: {effect}; unset it"
+        f"{name}={_shown(value)}: {effect}; unset it"
         for name, effect in settings_class.forbidden_variables.items()
-        if os.environ.get(name)
+        if (value := os.environ.get(name))
     ]
     unknown = _unknown_names(settings_class, prefix, env_file)
     problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
@@ -83,12 +92,22 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         return settings_class(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         lines = []
-        for problem in error.errors(include_input=False, include_url=False):
+        for problem in error.errors(include_url=False):
             message = problem["msg"].removeprefix("Value error, ")
-            # A problem of several settings together names them itself.
-            name = prefix + str(problem["loc"][0]).upper() if problem["loc"] else None
-            lines.append(f"{name}: {message}" if name else message)
+            if not problem["loc"]:
+                # A problem of several settings together names them itself.
+                lines.append(message)
+                continue
+            field = str(problem["loc"][0])
+            value = "" if field in settings_class.confidential else f"={_shown(problem['input'])}"
+            lines.append(f"{prefix}{field.upper()}{value}: {message}")
         raise InvalidSettings("\n".join(lines)) from None
+
+
+def _shown(value: object) -> str:
+    """Return a value as it may be printed: a URL can carry a password before its `@`."""
+    text = str(value)
+    return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
 
 
 def _unknown_names(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
@@ -132,7 +151,7 @@ def check_issuer(value: str) -> str:
 def check_reach(public_url: str, bind: str, bind_name: str) -> None:
     """Refuse to offer plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
     if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
-        raise ValueError(f"{bind_name}: plain http is for this machine only; bind a loopback address, or use https")
+        raise ValueError(f"{bind_name}={bind}: plain http is for this machine only; bind loopback, or use https")
 
 
 def check_bind(value: str) -> str:

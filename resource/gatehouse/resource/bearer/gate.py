@@ -148,7 +148,14 @@ class Gate:
         sent = headers.getlist("authorization")
         if not sent:
             challenge = {"WWW-Authenticate": self.challenge.no_token(scope)}
-            raise _Refused(401, json_rpc.UNAUTHENTICATED, "Send an access token.", reason="no token", headers=challenge)
+            raise _Refused(
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "Send an access token.",
+                reason="no token",
+                headers=challenge,
+                mend=f"Obtain a token with resource={self.resource}, and send it as Authorization: Bearer TOKEN.",
+            )
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
@@ -160,9 +167,10 @@ class Gate:
                 reason=error.reason,
                 headers={"WWW-Authenticate": self.challenge.invalid_token(scope)},
                 data={"error": "invalid_token"},
+                mend="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
             ) from None
         except KeysUnavailable:
-            raise _unavailable("no key of the issuer is known") from None
+            raise _unavailable("no key of the issuer is known", "resourceserver check") from None
 
     def _authorize(self, message: Message, claims: AccessClaims) -> None:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
@@ -173,7 +181,7 @@ class Gate:
         if isinstance(decision, policy.Allowed):
             return
         if isinstance(decision, policy.UnknownTool):
-            raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+            raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE, mend="resourceserver tools")
         needed = format_scope(decision.scope)
         raise _Refused(
             403,
@@ -256,13 +264,14 @@ def _unrecorded(error: AuditUnavailable) -> _Refused:
     return _unavailable(str(error))
 
 
-def _unavailable(reason: str) -> _Refused:
+def _unavailable(reason: str, mend: str | None = None) -> _Refused:
     return _Refused(
         503,
         json_rpc.UNAVAILABLE,
         "The server cannot judge this now. Try again after the seconds in Retry-After.",
         reason=reason,
         headers={"Retry-After": "2"},
+        mend=mend,
     )
 
 

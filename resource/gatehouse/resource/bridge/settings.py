@@ -12,6 +12,8 @@ class BridgeSettings(CommandSettings):
 
     model_config = SettingsConfigDict(env_prefix="BRIDGE_", env_ignore_empty=True)
 
+    confidential = frozenset({"client_secret"})
+
     client_id: str | None = Field(None, description="The client_id; not needed with a credentials file of JSON.")
     client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
     log_level: LogLevel = Field("WARNING", description="Least severity that is logged, to standard error.")
