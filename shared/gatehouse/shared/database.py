@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm.exc import StaleDataError
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -146,6 +147,8 @@ def explain_failure(error: SQLAlchemyError) -> str:
     cause = getattr(error, "orig", None)
     if "locked" in str(cause):
         return "Another process is writing to the database. Try again."
+    if isinstance(error, StaleDataError):
+        return "Another command changed the same thing meanwhile, and nothing was changed by this one. Try again."
     kind = type(cause or error).__name__
     if isinstance(error, IntegrityError | DataError | ProgrammingError):
         return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
