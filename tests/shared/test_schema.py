@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
 from sqlalchemy import URL, inspect
+from support.databases import PostgreSQL
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.store.database import Database as AuthServerDatabase
@@ -176,3 +177,21 @@ def test_a_database_file_that_others_can_change_is_refused(database: Any) -> Non
     path.parent.chmod(0o777)
     with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
         database.require_current()
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgresql: PostgreSQL, name: str, database: Any, encoding: str
+) -> None:
+    """In SQL_ASCII a name comes back as bytes, and in LATIN1 one in Greek is an outage."""
+    database.migrate()
+    database.require_current()
+    url = postgresql.create_database_in(encoding)
+    other = SERVERS[name][0](url)
+    for use in (other.migrate, other.require_current):
+        with pytest.raises(schema.SchemaMismatch, match=f"{encoding}.*createdb --encoding=UTF8"):
+            use()
+    assert tables(other) == set()
+    other.close()
+    postgresql.drop_database(url)
