@@ -140,6 +140,20 @@ def test_init_on_a_newer_database_is_a_refusal(
     assert "newer version" in run.output
 
 
+@pytest.mark.only_on("postgresql")
+def test_neither_init_nor_check_prints_an_option_of_the_database(
+    name: str, empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-532: `sslpassword` and `passfile` are options of PostgreSQL, and a log of the start is kept by many."""
+    monkeypatch.chdir(tmp_path)
+    url = empty_database.update_query_dict({"sslpassword": "hunter2", "application_name": "hunter3"})
+    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", url.render_as_string(hide_password=False))
+    for command in ("init", "check"):
+        run = CliRunner().invoke(SERVERS[name][2], [command])
+        assert str(url.database) in run.output
+        assert "hunter" not in run.output
+
+
 def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, tmp_path: Path) -> None:
     database = AuthServerDatabase(empty_database)
     database.migrate()

@@ -64,6 +64,11 @@ def parse_database_url(text: str) -> URL:
     return url
 
 
+def shown_url(url: URL) -> str:
+    """Return a URL as it may be printed: without its password, and without options, which can hold others."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False) -> Engine:
     """Return an engine for synchronous use. Connects on first use. A patient one, for migrations, has no WAIT_LIMIT."""
     options = _options(url, pool_size, patient=patient)
