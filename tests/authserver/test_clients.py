@@ -162,6 +162,21 @@ def test_a_change_of_an_unknown_client_is_refused(authserver: AuthServer, do: Ca
     assert "authserver client list" in refusal(authserver, do)
 
 
+def test_a_resource_that_is_not_registered_is_refused_with_those_that_are(authserver: AuthServer) -> None:
+    assert refusal(authserver, register, resource=OTHER_RESOURCE) == (
+        f"There is no resource {OTHER_RESOURCE}. Add it with: authserver resource add. Registered are: {RESOURCE}."
+    )
+    change(authserver, resources.remove_resource, RESOURCE)
+    assert refusal(authserver, register).endswith("Registered are: none.")
+
+
+def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: AuthServer) -> None:
+    with authserver.services.database.read() as session:
+        authserver.take_database_away()
+        with pytest.raises(Refused, match="The client_id is empty"):
+            clients.existing_client(session, "")
+
+
 def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer) -> None:
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")

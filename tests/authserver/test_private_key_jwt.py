@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import ISSUER, AuthServer, token_form
+from support.clock import FakeClock
 from support.forging import forge, header_of, signer
 from support.shell import CREATE, Shell
 
@@ -256,11 +257,26 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
     store = ReplayStore(authserver.services.database, authserver.clock, monotonic=lambda: next(minutes))
     now = int(authserver.clock())
     assert store.spend("test", "agent_1", "early", now)
-    authserver.clock.advance(LEEWAY + 1)
+    authserver.clock.advance(2 * LEEWAY + 1)
     assert store.spend("test", "agent_1", "late", now + 300)
     with authserver.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
     assert not store.spend("test", "agent_1", "late", now + 300)
+
+
+def test_an_assertion_works_once_though_a_node_whose_clock_is_ahead_cleans_up(
+    authserver: AuthServer, client: KeyClient
+) -> None:
+    """RFC 7523 3, item 7: the node that is behind accepts the assertion until its own leeway has passed."""
+    assertion = client.assertion(client.claims(exp=int(authserver.clock()) + 1))
+    assert client.post(assertion).status_code == 200
+    authserver.clock.advance(LEEWAY)
+    client.refused(client.post(assertion), "assertion: jti was used before")
+    ahead = FakeClock(authserver.clock() + LEEWAY)
+    minutes = iter([0.0, 61.0])
+    node = ReplayStore(authserver.services.database, ahead, monotonic=lambda: next(minutes))
+    assert node.spend("test", "agent_1", "another", int(ahead()) + 300)
+    client.refused(client.post(assertion), "assertion: jti was used before")
 
 
 def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthServer, client: KeyClient) -> None:

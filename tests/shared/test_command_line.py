@@ -1,6 +1,7 @@
 """What both command lines have in common: output for people and programs, refusals, exit codes."""
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -243,3 +244,37 @@ def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeep
     assert record.pop("time") == "2027-01-15T08:00:00.123Z"
     assert record["action"] == "tool.call"
     assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})
+
+
+@pytest.mark.parametrize("message", ["x\x1b[2Jforged", "x\rforged", "x\u202eforged", "x\x0bforged"], ids=ascii)
+def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) -> None:
+    """CWE-150: it names files, and what a database holds."""
+
+    def refuse(_: str) -> None:
+        raise Refusal(f"first\n{message}")
+
+    lines = run(refuse).output.split("\n")
+    assert lines[0] == "Error: first"
+    assert lines[1].isprintable()
+    assert lines[1].startswith("x\\")
+    assert lines[2:] == [""]
+
+
+@pytest.mark.parametrize("write", [click.echo, lambda text: sys.stdout.write(text)], ids=["at once", "at the end"])
+def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
+) -> None:
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def command() -> None:
+        write("text")
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(Refusal, match="No space left on device"):
+            group.main(["command"], standalone_mode=False)
+        full.flush()
+        monkeypatch.undo()

@@ -12,7 +12,7 @@ import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
@@ -26,7 +26,8 @@ _KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
 ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
 """Every algorithm that either server signs with or accepts: asymmetric ones only (RFC 8725 3.1, 3.2)."""
 
-SIGNING_ALGORITHMS = ("ES256", "RS256", "EdDSA")
+SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
+SIGNING_ALGORITHMS: tuple[SigningAlgorithm, ...] = get_args(SigningAlgorithm)
 """What the authorization server can sign access tokens with."""
 
 # The name "EdDSA" is what resource servers know; RFC 9864 would have them learn "Ed25519".

@@ -42,6 +42,9 @@ class ServerSettings(BaseSettings):
     confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
     """Fields whose values are never shown: they hold a secret, or may."""
 
+    private: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values only the owner of a file may read."""
+
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
@@ -78,6 +81,7 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         for name, effect in settings_class.forbidden_variables.items()
         if (value := os.environ.get(name))
     ]
+    problems += _exposed(settings_class, prefix, env_file)
     unknown = _unknown_names(settings_class, prefix, env_file)
     problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
     if problems:
@@ -102,6 +106,15 @@ def _shown(value: object) -> str:
     """Return a value as it may be printed: a URL can carry a password before its `@`."""
     text = str(value)
     return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
+
+
+def _exposed(settings_class: type[ServerSettings], prefix: str, env_file: Path | None) -> list[str]:
+    """Return a problem for each secret in a file that others can read: as exposed there as in a file of its own."""
+    private = {prefix + name.upper() for name in settings_class.private}
+    if not private or env_file is None or not env_file.stat().st_mode & 0o077:
+        return []
+    held = sorted(private & {name.upper() for name, value in dotenv_values(env_file).items() if value})
+    return [f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}" for name in held]
 
 
 def _unknown_names(settings_class: type[ServerSettings], prefix: str, env_file: Path | None) -> list[str]:

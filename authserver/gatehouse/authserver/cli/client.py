@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client, print_secret
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
@@ -102,20 +104,14 @@ def create(
     method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys = installation.keys()
-        with installation.database.write() as session:
-            created, secret = administration.create_client(
-                session,
-                installation.admin,
-                keys,
-                administration.Registration(auth_method=method, jwks=public, **registration),
-            )
-            if key is not None and generate_key is not None:
-                # Within the transaction: without the file, there is no client either.
-                _write_private_key(generate_key, key)
-    shown = {"client_secret": secret} if secret else {"private_key_file": str(generate_key)} if generate_key else {}
-    print_client(created, output, **shown)
-    if secret is not None and output == "table":
-        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+        registered = administration.Registration(auth_method=method, jwks=public, **registration)
+        # Before the transaction ends: without the file, and without a reader of the secret, there is no client either.
+        with _private_key_file(generate_key, key), installation.database.write() as session:
+            created, secret = administration.create_client(session, installation.admin, keys, registered)
+            if secret is not None:
+                print_secret(created, output, secret)
+    if secret is None:
+        print_client(created, output, **({"private_key_file": str(generate_key)} if generate_key else {}))
 
 
 def _read_keys(path: Path) -> bytes:
@@ -124,10 +120,27 @@ def _read_keys(path: Path) -> bytes:
         return file.read(MAX_KEY_FILE + 1)
 
 
-def _write_private_key(path: Path, key: SigningKey) -> None:
-    """Write a new file that only its owner can read. Raises OSError when there is one of that name."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key.private_pem())
+@contextmanager
+def _private_key_file(path: Path | None, key: SigningKey | None) -> Iterator[None]:
+    """Write a new file that only its owner can read; remove it when the block fails. Without a path, do nothing.
+
+    Raises:
+        OSError: there is one of that name, or it cannot be written; then nothing of it is left.
+    """
+    if path is None or key is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.private_pem())
+            file.flush()
+            # As long as the client: it has no other key.
+            os.fsync(file.fileno())
+        yield
+    except BaseException:
+        path.unlink()
+        raise
 
 
 @client.command("list")
@@ -184,7 +197,15 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @click.argument("client_id")
 @click.option("--name", help="What people call it.")
 @click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Seconds that its tokens live.")
+@click.option(
+    "--default-ttl", is_flag=True, help="Let its tokens live as the server says, and not for a time of its own."
+)
 @click.option("--strict/--no-strict", default=None, help="Refuse, or leave out, a scope that it may not have.")
+@click.option(
+    "--token-endpoint-audience/--no-token-endpoint-audience",
+    default=None,
+    help="Admit, or refuse, assertions made for the token endpoint, not the issuer.",
+)
 @click.option(
     "--claim",
     "claims",
@@ -208,6 +229,10 @@ def update(
 ) -> None:
     """Change a client. Tokens that it holds keep what they say."""
     change = administration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
+    if change == administration.Update():
+        raise click.UsageError("Nothing to change: give at least one option, such as --ttl 120. See: --help")
+    if change.token_ttl is not None and change.default_ttl:
+        raise click.UsageError("Give --ttl or --default-ttl, not both.")
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.update_client(session, installation.admin, client_id, change)
     print_client(changed, output)
