@@ -57,10 +57,42 @@ def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
     assert shell.json("audit")[-1]["action"] == "client.update"
 
 
+def test_what_a_change_can_set_another_one_can_take_back(shell: Shell) -> None:
+    created = shell.json(*CREATE, "--ttl", "60", "--token-endpoint-audience")
+    client_id = created["client_id"]
+    assert (created["token_ttl"], created["token_endpoint_audience"]) == (60, True)
+    changed = shell.json("client", "update", client_id, "--default-ttl", "--no-token-endpoint-audience")
+    assert (changed["token_ttl"], changed["token_endpoint_audience"]) == (None, False)
+    assert shell.json("client", "show", client_id) == changed
+    again = shell.json("client", "update", client_id, "--ttl", "60", "--token-endpoint-audience")
+    del created["client_secret"]
+    assert again == created
+    assert "not both" in shell.refusal("client", "update", client_id, "--ttl", "60", "--default-ttl", code=2)
+
+
+def test_an_event_of_a_change_says_what_is_different_from_before(shell: Shell) -> None:
+    client_id = shell.json(*CREATE, "--claim", "team=a", "--claim", "kept=1", "--token-endpoint-audience")["client_id"]
+    [creation] = shell.json("audit", "--action", "client.create")
+    assert creation["detail"]["token_endpoint_audience"] is True
+    same = ("--name", "agent", "--no-strict", "--claim", "kept=1")
+    shell.json("client", "update", client_id, *same, "--default-ttl")
+    assert shell.json("audit", "--action", "client.update") == []
+    shell.json("client", "update", client_id, *same, "--ttl", "60", "--claim", "new=b", "--remove-claim", "team")
+    [event] = shell.json("audit", "--action", "client.update")
+    assert event["detail"] == {"token_ttl": 60, "claims": {"team": None, "new": "b"}}
+
+
+def test_an_update_of_nothing_is_wrong_usage(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    assert "Nothing to change: give at least one option" in shell.refusal("client", "update", client_id, code=2)
+    shell.json("client", "update", client_id, "--strict")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (["--claim", "scope=all"], "scope is a reserved claim"),
+        (["--remove-claim", "tema"], "The client has no claim tema. It has: none."),
         (["--name", ""], "A client name is 1 to 128 printable characters"),
     ],
 )

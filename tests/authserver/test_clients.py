@@ -162,6 +162,21 @@ def test_a_change_of_an_unknown_client_is_refused(authserver: AuthServer, do: Ca
     assert "authserver client list" in refusal(authserver, do)
 
 
+def test_a_resource_that_is_not_registered_is_refused_with_those_that_are(authserver: AuthServer) -> None:
+    assert refusal(authserver, register, resource=OTHER_RESOURCE) == (
+        f"There is no resource {OTHER_RESOURCE}. Add it with: authserver resource add. Registered are: {RESOURCE}."
+    )
+    change(authserver, resources.remove_resource, RESOURCE)
+    assert refusal(authserver, register).endswith("Registered are: none.")
+
+
+def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: AuthServer) -> None:
+    with authserver.services.database.read() as session:
+        authserver.take_database_away()
+        with pytest.raises(Refused, match="The client_id is empty"):
+            clients.existing_client(session, "")
+
+
 def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer) -> None:
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")
@@ -181,6 +196,21 @@ def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer)
     assert {event["object"] for event in events[1:]} == {client.client_id}
     assert {event["outcome"] for event in events} == {"allowed"}
     assert events[3]["detail"] == {"resource": RESOURCE, "scope": ["org:read"]}
+
+
+def test_the_trail_of_each_client_tells_what_it_lost_with_a_resource(authserver: AuthServer) -> None:
+    """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
+    declare(authserver, ScopeDeclaration("log:read"))
+    several, _ = register(authserver, scope="env:read org:read")
+    one, _ = register(authserver)
+    other, _ = register(authserver, resource=OTHER_RESOURCE, scope="log:read")
+    removed = change(authserver, resources.remove_resource, RESOURCE)
+    assert removed == sorted([several.client_id, one.client_id])
+    for client, lost in ((several, ["env:read", "org:read"]), (one, ["env:read"])):
+        event = authserver.audit(client=client.client_id)[-1]
+        assert (event["action"], event["actor"]) == ("client.grant.remove", "admin:tester")
+        assert event["detail"] == {"resource": RESOURCE, "scope": lost}
+    assert authserver.audit(client=other.client_id)[-1]["action"] == "client.grant.add"
 
 
 def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: AuthServer) -> None:

@@ -18,9 +18,11 @@ from support.clock import FakeClock
 
 from gatehouse.authserver.keys.sealing import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
+from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
+from gatehouse.resource.settings import Settings as ResourceServerSettings
 from gatehouse.shared.jose import SigningKey, parse_key_set
-from gatehouse.shared.settings import InvalidSettings
+from gatehouse.shared.settings import InvalidSettings, load_settings
 
 
 @pytest.fixture
@@ -108,6 +110,23 @@ def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: in
     path.chmod(mode)
     with pytest.raises(InvalidSettings, match=f"chmod 600 {path}"):
         load_sealing_key(settings)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
+def test_an_env_file_with_the_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    """CWE-732: the key is as exposed there as in a file of its own."""
+    key = base64.urlsafe_b64encode(bytes(32)).decode()
+    file = tmp_path / "servers.env"
+    file.write_text(f"AUTHSERVER_SEALING_KEY={key}\nAUTHSERVER_TOKEN_TTL=60\n", encoding="ascii")
+    file.chmod(0o600)
+    assert load_settings(Settings, file).sealing_key is not None
+    file.chmod(mode)
+    with pytest.raises(InvalidSettings, match=f"AUTHSERVER_SEALING_KEY.*chmod 600 {file}") as refusal:
+        load_settings(Settings, file)
+    assert key not in str(refusal.value)
+    load_settings(ResourceServerSettings, file)
+    file.write_text("AUTHSERVER_TOKEN_TTL=60\n", encoding="ascii")
+    assert load_settings(Settings, file).token_ttl == 60
 
 
 def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import func, select, update
 from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import ISSUER, AuthServer, token_form
+from support.clock import FakeClock
 from support.forging import forge, header_of, signer
 from werkzeug.test import TestResponse
+from support.shell import CREATE, Shell
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME
@@ -260,11 +262,26 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
     store = ReplayStore(authserver.services.database, authserver.clock, monotonic=lambda: next(minutes))
     now = int(authserver.clock())
     assert store.spend("test", "agent_1", "early", now)
-    authserver.clock.advance(LEEWAY + 1)
+    authserver.clock.advance(2 * LEEWAY + 1)
     assert store.spend("test", "agent_1", "late", now + 300)
     with authserver.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
     assert not store.spend("test", "agent_1", "late", now + 300)
+
+
+def test_an_assertion_works_once_though_a_node_whose_clock_is_ahead_cleans_up(
+    authserver: AuthServer, client: KeyClient
+) -> None:
+    """RFC 7523 3, item 7: the node that is behind accepts the assertion until its own leeway has passed."""
+    assertion = client.assertion(client.claims(exp=int(authserver.clock()) + 1))
+    assert client.post(assertion).status_code == 200
+    authserver.clock.advance(LEEWAY)
+    client.refused(client.post(assertion), "assertion: jti was used before")
+    ahead = FakeClock(authserver.clock() + LEEWAY)
+    minutes = iter([0.0, 61.0])
+    node = ReplayStore(authserver.services.database, ahead, monotonic=lambda: next(minutes))
+    assert node.spend("test", "agent_1", "another", int(ahead()) + 300)
+    client.refused(client.post(assertion), "assertion: jti was used before")
 
 
 def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthServer, client: KeyClient) -> None:
@@ -280,7 +297,7 @@ def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthSer
     ("document", "problem"),
     [
         pytest.param(b"-----BEGIN PUBLIC KEY-----", "not valid JSON", id="PEM"),
-        pytest.param(jwks(), "no JWK set of 1 to 64 keys", id="no key"),
+        pytest.param(jwks(), "no JWK set of 1 to 8 keys", id="no key"),
         pytest.param(KEY.private_jwk(), "private or symmetric", id="a private key"),
         pytest.param(jwks({"kty": "oct", "k": "c2VjcmV0"}), "private or symmetric", id="a secret"),
         pytest.param(jwks(public_jwk(KEY), public_jwk(KEY, kid="again")), "one key twice", id="one key twice"),
@@ -355,3 +372,13 @@ def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
     client.refused(client.post(forged), "assertion: the client has no key of that kid and algorithm")
     nobody = client.claims(iss="agent_nobody", sub="agent_nobody")
     client.refused(client.post(client.assertion(nobody, key=OTHER_KEY)), "unknown client")
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_file_of_keys_over_64_kib_is_refused_before_it_is_read(shell: Shell) -> None:
+    document = json.dumps(KEY.public_jwk())
+    file = shell.folder / "jwks.json"
+    file.write_text(document.ljust(64 * 1024), encoding="ascii")
+    shell.json(*CREATE, "--jwks", str(file))
+    file.write_text(document.ljust(64 * 1024 + 1), encoding="ascii")
+    assert "larger than 64 KiB" in shell.refusal(*CREATE, "--jwks", str(file))

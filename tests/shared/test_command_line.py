@@ -1,6 +1,7 @@
 """What both command lines have in common: output for people and programs, refusals, exit codes."""
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -258,3 +259,37 @@ def test_every_paragraph_of_a_help_stands_at_the_same_margin() -> None:
     printed = CliRunner().invoke(speak, ["--help"]).output
     assert "\n  Say something.\n\n  And something more" in printed
     assert "goes on to\n  another line." in printed
+
+
+@pytest.mark.parametrize("message", ["x\x1b[2Jforged", "x\rforged", "x\u202eforged", "x\x0bforged"], ids=ascii)
+def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) -> None:
+    """CWE-150: it names files, and what a database holds."""
+
+    def refuse(_: str) -> None:
+        raise Refusal(f"first\n{message}")
+
+    lines = run(refuse).output.split("\n")
+    assert lines[0] == "Error: first"
+    assert lines[1].isprintable()
+    assert lines[1].startswith("x\\")
+    assert lines[2:] == [""]
+
+
+@pytest.mark.parametrize("write", [click.echo, lambda text: sys.stdout.write(text)], ids=["at once", "at the end"])
+def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
+) -> None:
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def command() -> None:
+        write("text")
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(Refusal, match="No space left on device"):
+            group.main(["command"], standalone_mode=False)
+        full.flush()
+        monkeypatch.undo()

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, format_scope, parse_scope, parse_scope_token
+from gatehouse.shared.scopes import (
+    InvalidScopeSyntax,
+    ScopeHierarchy,
+    cut_scope,
+    format_scope,
+    parse_scope,
+    parse_scope_token,
+)
 
 GRAMMAR = [chr(c) for c in (0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F))]
 TOKENS = st.text(st.sampled_from(GRAMMAR), min_size=1, max_size=128)
@@ -84,3 +91,12 @@ def test_the_minimal_part_implies_all_and_nothing_in_it_is_spare(
     assert minimal <= scopes
     assert hierarchy.closure(minimal) == hierarchy.closure(scopes)
     assert all(scope not in hierarchy.closure(minimal - {scope}) for scope in minimal)
+
+
+@pytest.mark.parametrize(
+    ("length", "cut"),
+    [(7, "a:b c:d"), (6, "a:b"), (4, "a:b"), (3, "a:b"), (2, ""), (100, "a:b c:d")],
+)
+def test_a_list_that_is_cut_ends_with_a_whole_scope(length: int, cut: str) -> None:
+    """Half a scope is a scope of its own: a mend would grant it."""
+    assert cut_scope("a:b c:d", length) == cut

@@ -27,7 +27,6 @@ class BodyIncomplete(Exception):
 class Request:
     """One HTTP request. Header names are in lower case; the body is complete."""
 
-    method: str
     query: str
     headers: Mapping[str, str]
     body: bytes
@@ -48,7 +47,6 @@ class Request:
         }
         headers["content-type"] = str(environ.get("CONTENT_TYPE") or "")
         return cls(
-            method=str(environ["REQUEST_METHOD"]),
             query=str(environ.get("QUERY_STRING") or ""),
             headers=headers,
             body=_read_body(environ),

@@ -1,12 +1,13 @@
 """The settings of the authorization server (environment, or `--env-file`)."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.claims import MAX_LIFETIME
+from gatehouse.shared.jose import SigningAlgorithm
 from gatehouse.shared.settings import ServerSettings, check_issuer, check_reach
 
 
@@ -19,6 +20,7 @@ class Settings(ServerSettings):
         "FLASK_DEBUG": "switches Flask's debugger on, which runs code for whoever reaches it",
     }
     confidential = frozenset({"database_url", "sealing_key"})
+    private = frozenset({"sealing_key"})
 
     issuer: str = Field(
         "http://127.0.0.1:9000",
@@ -33,7 +35,7 @@ class Settings(ServerSettings):
     sealing_key: SecretStr | None = Field(
         None, description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR."
     )
-    signing_algorithm: Literal["ES256", "RS256", "EdDSA"] = Field(
+    signing_algorithm: SigningAlgorithm = Field(
         "ES256", description="What access tokens are signed with. ES256 is known to every resource server."
     )
     token_ttl: int = Field(

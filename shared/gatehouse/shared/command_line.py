@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
 import inspect
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,10 @@ class Refusal(click.ClickException):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        # A file's name, or what a database holds, must not act on the terminal; several problems keep their lines.
+        super().__init__("\n".join(printable(line) for line in message.split("\n")))
+
 
 class Commands(click.Group):
     """A group whose failures are messages: no traceback, no SQL, no connection string reaches the terminal."""
@@ -47,7 +52,9 @@ class Commands(click.Group):
             # A terminal that cannot show a character shows its escape.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # What is still to be written can fail, too.
+            sys.stdout.flush()
         except (InvalidSettings, SchemaMismatch) as error:
             raise Refusal(str(error)) from None
         except SQLAlchemyError as error:
@@ -56,6 +63,17 @@ class Commands(click.Group):
             raise Refusal("An argument or a file is not text in UTF-8.") from None
         except OSError as error:
             raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}.") from None
+        finally:
+            _let_go_of_output()
+        return result
+
+
+def _let_go_of_output() -> None:
+    """Do not try again at the end of the process what standard output did not take: that would end in another code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def server_group(function: Callable[..., None]) -> click.Group:

@@ -40,6 +40,11 @@ def format_scope(scopes: Iterable[str]) -> str:
     return " ".join(sorted(scopes))
 
 
+def cut_scope(scope: str, length: int) -> str:
+    """Return the first whole tokens of a `scope` value that are at most so many characters together."""
+    return scope if len(scope) <= length else scope[: length + 1].rpartition(" ")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class ScopeHierarchy:
     """Which scopes a scope implies, directly. `{"env:write": {"env:read"}}` lets a writer read.

@@ -42,6 +42,8 @@ class CommandSettings(BaseSettings):
     confidential: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values are never shown: they hold a secret, or may."""
 
+    private: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values only the owner of a file may read."""
 
 class ServerSettings(CommandSettings):
     """What both servers are set up with."""
@@ -84,6 +86,7 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         for name, effect in settings_class.forbidden_variables.items()
         if (value := os.environ.get(name))
     ]
+    problems += _exposed(settings_class, prefix, env_file)
     unknown = _unknown_names(settings_class, prefix, env_file)
     problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
     if problems:
@@ -108,6 +111,15 @@ def _shown(value: object) -> str:
     """Return a value as it may be printed: a URL can carry a password before its `@`."""
     text = str(value)
     return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
+
+
+def _exposed(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
+    """Return a problem for each secret in a file that others can read: as exposed there as in a file of its own."""
+    private = {prefix + name.upper() for name in settings_class.private}
+    if not private or env_file is None or not env_file.stat().st_mode & 0o077:
+        return []
+    held = sorted(private & {name.upper() for name, value in dotenv_values(env_file).items() if value})
+    return [f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}" for name in held]
 
 
 def _unknown_names(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:

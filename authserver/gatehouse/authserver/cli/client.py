@@ -2,19 +2,21 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client, print_secret
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
 
 
 @click.group()
@@ -52,7 +54,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--jwks",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Its public keys: a JWK set, or one JWK. No secret is made.",
+    help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB. No secret is made.",
 )
 @click.option(
     "--generate-key",
@@ -98,30 +100,47 @@ def create(
     if jwks is not None and generate_key is not None:
         raise click.UsageError("Give --jwks or --generate-key, not both.")
     key = SigningKey.generate("ES256") if generate_key is not None else None
-    public = jwks.read_bytes() if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
+    public = _read_keys(jwks) if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
     method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys = installation.keys()
-        with installation.database.write() as session:
-            created, secret = administration.create_client(
-                session,
-                installation.admin,
-                keys,
-                administration.Registration(auth_method=method, jwks=public, **registration),
-            )
-            if key is not None and generate_key is not None:
-                # Within the transaction: without the file, there is no client either.
-                _write_private_key(generate_key, key)
-    shown = {"client_secret": secret} if secret else {"private_key_file": str(generate_key)} if generate_key else {}
-    print_client(created, output, **shown)
-    if secret is not None and output == "table":
-        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+        registered = administration.Registration(auth_method=method, jwks=public, **registration)
+        # Before the transaction ends: without the file, and without a reader of the secret, there is no client either.
+        with _private_key_file(generate_key, key), installation.database.write() as session:
+            created, secret = administration.create_client(session, installation.admin, keys, registered)
+            if secret is not None:
+                print_secret(created, output, secret)
+    if secret is None:
+        print_client(created, output, **({"private_key_file": str(generate_key)} if generate_key else {}))
 
 
-def _write_private_key(path: Path, key: SigningKey) -> None:
-    """Write a new file that only its owner can read. Raises OSError when there is one of that name."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key.private_pem())
+def _read_keys(path: Path) -> bytes:
+    """Read no more of a file than it takes to know that it is too large."""
+    with path.open("rb") as file:
+        return file.read(MAX_KEY_FILE + 1)
+
+
+@contextmanager
+def _private_key_file(path: Path | None, key: SigningKey | None) -> Iterator[None]:
+    """Write a new file that only its owner can read; remove it when the block fails. Without a path, do nothing.
+
+    Raises:
+        OSError: there is one of that name, or it cannot be written; then nothing of it is left.
+    """
+    if path is None or key is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.private_pem())
+            file.flush()
+            # As long as the client: it has no other key.
+            os.fsync(file.fileno())
+        yield
+    except BaseException:
+        path.unlink()
+        raise
 
 
 @client.command("list")
@@ -178,7 +197,15 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @click.argument("client_id")
 @click.option("--name", help="What people call it.")
 @click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Seconds that its tokens live.")
+@click.option(
+    "--default-ttl", is_flag=True, help="Let its tokens live as the server says, and not for a time of its own."
+)
 @click.option("--strict/--no-strict", default=None, help="Refuse, or leave out, a scope that it may not have.")
+@click.option(
+    "--token-endpoint-audience/--no-token-endpoint-audience",
+    default=None,
+    help="Admit, or refuse, assertions made for the token endpoint, not the issuer.",
+)
 @click.option(
     "--claim",
     "claims",
@@ -202,6 +229,10 @@ def update(
 ) -> None:
     """Change a client. Tokens that it holds keep what they say."""
     change = administration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
+    if change == administration.Update():
+        raise click.UsageError("Nothing to change: give at least one option, such as --ttl 120. See: --help")
+    if change.token_ttl is not None and change.default_ttl:
+        raise click.UsageError("Give --ttl or --default-ttl, not both.")
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.update_client(session, installation.admin, client_id, change)
     print_client(changed, output)

@@ -1,11 +1,12 @@
 """How a client is printed, by every command that shows or changes one."""
 
+import sys
 from typing import Any
 
 import click
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared.command_line import iso_time, print_record
+from gatehouse.shared.command_line import Refusal, iso_time, print_record
 from gatehouse.shared.scopes import format_scope
 
 WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
@@ -20,6 +21,7 @@ def client_record(registered: Client) -> dict[str, Any]:
         "disabled": registered.disabled,
         "strict": registered.strict,
         "token_ttl": registered.token_ttl,
+        "token_endpoint_audience": registered.token_endpoint_audience,
         "key_ids": sorted({key.kid for key in registered.keys}),
         "claims": dict(registered.claims),
         "grants": [
@@ -43,3 +45,18 @@ def print_client(registered: Client, output: str, **first: str) -> None:
         click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
     for entry in grants:
         click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
+
+
+def print_secret(registered: Client, output: str, secret: str) -> None:
+    """Print a client and its new secret, before the transaction that made it commits.
+
+    Raises:
+        Refusal: standard output does not take it, and nobody could have the secret again.
+    """
+    try:
+        print_client(registered, output, client_secret=secret)
+        sys.stdout.flush()
+    except OSError as error:
+        raise Refusal(f"The secret cannot be printed ({error.strerror}), so nothing was changed.") from None
+    if output == "table":
+        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, print_client
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, print_secret
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.shared.command_line import confirm, example, iso_time, output_option, print_records
@@ -26,9 +26,8 @@ def rotate(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
         keys = installation.keys()
         with installation.database.write() as session:
             changed, client_secret = administration.rotate_secret(session, installation.admin, keys, client_id)
-    print_client(changed, output, client_secret=client_secret)
-    if output == "table":
-        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+            # Before the transaction ends: where nobody reads the new secret, the old one stays.
+            print_secret(changed, output, client_secret)
     click.echo(WITHIN_A_SECOND, err=True)
 
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -12,7 +13,7 @@ from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.resources.administration import parse_resource
+from gatehouse.authserver.resources.administration import lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.shared.administration import Administrator
@@ -72,6 +73,7 @@ def create_client(
         client_id,
         client_name=registration.name,
         token_endpoint_auth_method=registration.auth_method,
+        token_endpoint_audience=registration.token_endpoint_audience,
         claims=dict(registration.claims),
     )
     add_grant(session, admin, client_id, registration.resource, registration.scope)
@@ -126,18 +128,28 @@ def _add_keys(session: Session, admin: Administrator, client_id: str, jwks: byte
 
 def existing_client(session: Session, client_id: str) -> Client:
     """Return a client as it stands in this transaction. Raises Refused when there is none."""
-    session.flush()
-    client = load_client(session, client_id)
     if not client_id:
         raise Refused("The client_id is empty. List the clients with: authserver client list")
+    session.flush()
+    client = load_client(session, client_id)
     if client is None:
         raise Refused(f"There is no client {client_id}. List them with: authserver client list")
     return client
 
 
+def _locked_client(session: Session, client_id: str) -> Client:
+    """Return a client that no other command changes before this transaction ends. Raises Refused.
+
+    On SQLite the transaction has the one write lock since it began, and the clause is left out. Who locks a resource,
+    too, locks it before, so that two commands cannot wait for each other.
+    """
+    session.execute(select(ClientRow.client_id).where(ClientRow.client_id == client_id).with_for_update())
+    return existing_client(session, client_id)
+
+
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
     """Disable or enable a client. The token endpoint follows within one second. Raises Refused."""
-    existing_client(session, client_id)
+    _locked_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     row.disabled = disabled
     admin.record(session, "client.disable" if disabled else "client.enable", client_id)
@@ -150,12 +162,15 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     Raises:
         Refused: unknown client, resource or scope.
     """
-    existing_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
+    lock_resource(session, identifier, shared=True)
+    _locked_client(session, client_id)
     registered = load_resource(session, identifier)
     if registered is None:
         known = ", ".join(known.resource for known in list_resources(session)) or "none"
-        raise Refused(f"There is no resource {identifier}. Registered, by: authserver resource add, are: {known}.")
+        raise Refused(
+            f"There is no resource {identifier}. Add it with: authserver resource add. Registered are: {known}."
+        )
     if unknown := sorted(scopes - registered.scopes.keys()):
         known = ", ".join(registered.scopes)
         raise Refused(f"The resource has no scope {unknown[0]}. Its scopes are: {known}.")
@@ -171,7 +186,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
     Raises:
         Refused: the client is unknown, or does not have one of the scopes.
     """
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
         raise Refused(
@@ -201,36 +216,50 @@ class Update:
 
     name: str | None = None
     token_ttl: int | None = None
+    default_ttl: bool = False
+    """Take the client's own TTL away."""
     strict: bool | None = None
+    token_endpoint_audience: bool | None = None
     claims: Mapping[str, str | None] = field(default_factory=dict)
     """Claims by name; None takes one away."""
 
 
 def update_client(session: Session, admin: Administrator, client_id: str, update: Update) -> Client:
-    """Change a client. Tokens that it holds keep what they say.
+    """Change a client. Tokens that it holds keep what they say. The event names what is different from before.
 
     Raises:
-        Refused: unknown client, a reserved claim, or a value out of bounds.
+        Refused: unknown client, a reserved claim, a value out of bounds, or a claim to take away that it does not have.
     """
-    client = existing_client(session, client_id)
-    claims = {name: value for name, value in {**client.claims, **update.claims}.items() if value is not None}
-    changed = {
-        "client_name": client.client_name if update.name is None else update.name,
-        "token_ttl": client.token_ttl if update.token_ttl is None else update.token_ttl,
-        "strict": client.strict if update.strict is None else update.strict,
-        "claims": claims,
+    client = _locked_client(session, client_id)
+    absent = sorted(name for name, value in update.claims.items() if value is None and name not in client.claims)
+    if absent:
+        raise Refused(f"The client has no claim {absent[0]}. It has: {', '.join(sorted(client.claims)) or 'none'}.")
+    wanted = {
+        "client_name": update.name,
+        "token_ttl": update.token_ttl,
+        "strict": update.strict,
+        "token_endpoint_audience": update.token_endpoint_audience,
     }
-    _check_values(str(changed["client_name"]), update.token_ttl, claims)
+    members: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if update.default_ttl:
+        members["token_ttl"] = None
+    claims = {name: value for name, value in {**client.claims, **update.claims}.items() if value is not None}
+    _check_values(members.get("client_name", client.client_name), update.token_ttl, claims)
+    changed = {name: value for name, value in members.items() if value != getattr(client, name)}
     row = session.get_one(ClientRow, client_id)
     for name, value in changed.items():
         setattr(row, name, value)
-    admin.record(session, "client.update", client_id, **changed)
+    row.claims = claims
+    changed_claims = {name: value for name, value in update.claims.items() if value != client.claims.get(name)}
+    if changed or changed_claims:
+        detail = {**changed, **({"claims": changed_claims} if changed_claims else {})}
+        admin.record(session, "client.update", client_id, **detail)
     return existing_client(session, client_id)
 
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
     """Delete a client with its credentials and grants. Its tokens live on until they expire. Raises Refused."""
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))
     session.flush()
     admin.record(session, "client.delete", client_id, client_name=client.client_name)
@@ -242,7 +271,7 @@ def rotate_secret(session: Session, admin: Administrator, keys: KeyRing, client_
     Raises:
         Refused: unknown client, or one that has keys and no secret.
     """
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     if client.keys:
         raise Refused("The client authenticates by private_key_jwt: it has keys, and no secret.")
     session.execute(delete(ClientSecretRow).where(ClientSecretRow.client_id == client_id))

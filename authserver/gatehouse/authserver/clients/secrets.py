@@ -14,7 +14,8 @@ PREFIX = "gths_"
 """Lets a secret be recognised where it should not be: in a repository, a log, a message."""
 
 MAX_SECRETS = 2
-"""Secrets that a client can have at once. So many digests are made at every check, whoever asks."""
+"""Digests that are made at every check, whoever asks. A client has one secret, because a rotation ends the old one
+at once; the second digest is for an overlap that nobody could tell by the work."""
 
 _HINT_LENGTH = len(PREFIX) + 4
 

@@ -8,7 +8,7 @@ from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.shared.mends import client_command, grant_command
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.scopes import InvalidScopeSyntax, format_scope, parse_scope
+from gatehouse.shared.scopes import InvalidScopeSyntax, cut_scope, format_scope, parse_scope
 
 GRANT_TYPE = "client_credentials"
 
@@ -78,7 +78,7 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
     grantable = client.hierarchies[resource].closure(granted)
     scope = requested & grantable
     if not scope or (client.strict and scope != requested):
-        missing = format_scope(requested - grantable)[:512]
+        missing = cut_scope(format_scope(requested - grantable), 512)
         raise OAuthError(
             "invalid_scope",
             "The client may not have this scope at this resource. Ask its admin for the grant.",

@@ -27,14 +27,15 @@ class ReplayStore:
     def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
         """Spend a `jti` of a client for one purpose. Tell whether it was still to be had.
 
-        It is kept until `expires_at` (seconds since the epoch) and the leeway, after which the assertion is refused
-        for its age. Only for assertions that are verified: else anybody could spend another client's.
+        It is kept until `expires_at` (seconds since the epoch) and twice the leeway: once because that long the
+        assertion is accepted, and once because another node, whose clock is behind the one that removes it, accepts it
+        for as long as it is behind. Only for assertions that are verified: else anybody could spend another client's.
         """
         row = SpentAssertionRow(
             purpose=purpose,
             client_id=client_id,
             jti_digest=hashlib.sha256(jti.encode()).digest(),
-            expires_at=expires_at + LEEWAY,
+            expires_at=expires_at + 2 * LEEWAY,
         )
         try:
             with self._database.write() as session:

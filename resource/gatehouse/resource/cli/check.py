@@ -19,6 +19,7 @@ from gatehouse.shared.command_line import (
     print_checks,
     print_records,
 )
+from gatehouse.shared.database import shown_url
 from gatehouse.shared.jose import InvalidKeySet, parse_key_set
 
 
@@ -47,7 +48,7 @@ def _check_installation(settings: Settings) -> list[Check]:
 
     def schema() -> str:
         database.require_current()
-        return settings.database.render_as_string(hide_password=True)
+        return shown_url(settings.database)
 
     def issuer_keys() -> str:
         return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"

@@ -1,0 +1,88 @@
+"""What is shown once, and is nowhere to be had again: nothing is changed unless it has been shown."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.authserver import RESOURCE
+from support.shell import CREATE, Shell
+
+COMMAND = str(Path(sys.executable).with_name("authserver"))
+FULL = Path("/dev/full")
+
+Process = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def full_disk(shell: Shell) -> Process:
+    """Run the command as a process of its own whose output nobody can read: the disk that it goes to is full."""
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **shell.environment}
+        with FULL.open("w") as output:
+            return subprocess.run(
+                [COMMAND, *arguments], env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+            )
+
+    return run
+
+
+def assert_not_printed(result: "subprocess.CompletedProcess[str]") -> None:
+    problem = "The secret cannot be printed (No space left on device), so nothing was changed."
+    assert (result.returncode, result.stderr) == (1, f"Error: {problem}\n")
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_client_whose_secret_nobody_could_read_is_not_made(shell: Shell, full_disk: Process, output: str) -> None:
+    made = shell.json(*CREATE)
+    assert_not_printed(full_disk(*CREATE, "--output", output))
+    assert [client["client_id"] for client in shell.json("client", "list")] == [made["client_id"]]
+    assert len(shell.json("audit", "--action", "client.create")) == 1
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, full_disk: Process, output: str) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    shell.json("client", "secret", "rotate", client_id, "--yes")
+    before = shell.json("client", "secret", "list", client_id)
+    assert_not_printed(full_disk("client", "secret", "rotate", client_id, "--yes", "--output", output))
+    assert shell.json("client", "secret", "list", client_id) == before
+    assert len(shell.json("audit", "--action", "client.secret.rotate")) == 1
+
+
+@pytest.mark.parametrize("command", [["client", "list"], ["client", "list", "--output", "json"], ["check"]])
+def test_output_that_is_lost_is_a_failure_with_one_message(
+    shell: Shell, full_disk: Process, command: list[str]
+) -> None:
+    shell.text(*command)
+    result = full_disk(*command)
+    assert result.returncode == 1
+    assert result.stderr == "Error: A file cannot be used: No space left on device.\n"
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_key_that_cannot_be_written_leaves_no_file_and_no_client(shell: Shell) -> None:
+    """On SQLite the limit would stop the database before."""
+    shell.json(*CREATE, "--generate-key", str(shell.folder / "good.pem"))
+    path = shell.folder / "agent.pem"
+    limited = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", COMMAND, *CREATE, "--generate-key", str(path)]
+    result = subprocess.run(
+        limited, env={**os.environ, **shell.environment}, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "File too large" in result.stderr
+    assert not path.exists()
+    assert len(shell.json("client", "list")) == 1
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_client_that_is_refused_leaves_no_key_behind(shell: Shell) -> None:
+    path = shell.folder / "agent.pem"
+    create = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--generate-key", str(path)]
+    assert "has no scope no:such" in shell.refusal(*create, "--scope", "no:such")
+    assert not path.exists()
+    shell.json(*create, "--scope", "env:read")
+    assert path.exists()
