@@ -180,7 +180,7 @@ def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
         ("RESOURCESERVER_ISSUER", "http://as.example.com", "must be https"),
         ("RESOURCESERVER_ISSUER", "https://as.example.com/", "ends with a slash"),
         ("RESOURCESERVER_BIND", "8000", "must be HOST:PORT"),
-        ("RESOURCESERVER_WORKERS", "0", "greater than or equal to 1"),
+        ("RESOURCESERVER_WORKERS", "0", "must be 1 to 64"),
         ("RESOURCESERVER_BASELINE_SCOPES", 'env"read', "A scope is 1 to 128"),
         ("RESOURCESERVER_DATABASE_URL", "mysql://root:hunter2@db/x", "RESOURCESERVER_DATABASE_URL"),
     ],
@@ -249,4 +249,8 @@ def test_check_reports_what_keeps_the_server_from_serving(run: Run, installed: R
 def test_check_explains_every_setting(run: Run) -> None:
     explained = json.loads(run("check", "--explain", "--output", "json").stdout)
     assert "RESOURCESERVER_RESOURCE" in {row["setting"] for row in explained}
-    assert all(row["description"] for row in explained)
+    assert all(row["description"] and row["source"] == "default" for row in explained)
+    named = json.loads(run("check", "--explain", "--output", "json", RESOURCESERVER_WORKERS="8").stdout)
+    assert {row["setting"]: row["value"] for row in named if row["source"] == "environment"} == {
+        "RESOURCESERVER_WORKERS": "8"
+    }

@@ -153,7 +153,11 @@ def _cell(value: Any) -> str:
 EXPECTED_FAILURES = (InvalidSettings, SchemaMismatch, Refusal, SQLAlchemyError, OSError)
 """What a check of an installation may end with."""
 
-explain_option = click.option("--explain", is_flag=True, help="List every setting, its default, and what it is for.")
+explain_option = click.option(
+    "--explain",
+    is_flag=True,
+    help="List every setting: its value, where that is from, and its purpose.",
+)
 
 
 def print_checks(ctx: click.Context, checks: Sequence[Check], output: str) -> None:

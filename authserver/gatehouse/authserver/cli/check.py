@@ -9,15 +9,17 @@ from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.checks import Check, check_settings, explain_settings, run_checks
+from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
+    env_file_of,
     example,
     explain_option,
     output_option,
     print_checks,
     print_records,
 )
+from gatehouse.shared.settings import explain_settings
 
 
 @click.command()
@@ -28,7 +30,8 @@ from gatehouse.shared.command_line import (
 def check(ctx: click.Context, explain: bool, output: str) -> None:
     """Check settings, sealing key, database and signing key. Exit code 1 when the server would not start."""
     if explain:
-        print_records(explain_settings(Settings), ("setting", "default", "description"), output)
+        columns = ("setting", "value", "source", "default", "description")
+        print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)
         return
     settings, checks = check_settings(lambda: settings_of(ctx))
     print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)
