@@ -51,9 +51,9 @@ def test_a_registered_resource_is_listed_with_its_scopes(shell: Shell) -> None:
         "resource_name": "tools",
         "scopes_supported": ["env:read", "env:write", "org:read"],
         "scopes": [
-            {"scope": "env:read", "description": "See environments", "implies": []},
-            {"scope": "env:write", "description": "", "implies": []},
-            {"scope": "org:read", "description": "", "implies": []},
+            {"scope": "env:read", "description": "See environments", "implies": [], "declared": True},
+            {"scope": "env:write", "description": "", "implies": [], "declared": True},
+            {"scope": "org:read", "description": "", "implies": [], "declared": True},
         ],
     }
     table = shell.text("resource", "list")
@@ -67,7 +67,7 @@ def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
     catalogue.write_text(json.dumps({"resource": "https://logs.example.com/mcp", "scopes": scopes}))
     add = ["resource", "add", "--name", "logs", "--catalogue", str(catalogue)]
     added = shell.json(*add, "https://logs.example.com/mcp")
-    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"]}
+    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"], "declared": True}
     assert "The catalogue is of https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
 
 

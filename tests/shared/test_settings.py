@@ -69,7 +69,7 @@ def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pyte
         "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
         "RESOURCESERVER_WORKERS": ("65", "must be 1 to 64"),
         "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
-        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "A scope is"),
+        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "Separate scopes by one space"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
