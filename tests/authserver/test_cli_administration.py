@@ -12,6 +12,7 @@ from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, tok
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
+from gatehouse.authserver.cli.audit import ACTIONS
 from gatehouse.authserver.clients.administration import rotate_secret
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
@@ -92,6 +93,27 @@ def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
     renamed = shell.json("client", "update", client_id, "--name", "renamed", "--no-strict")
     assert renamed == {**changed, "client_name": "renamed", "strict": False}
     assert shell.json("audit")[-1]["action"] == "client.update"
+
+
+def test_a_client_without_a_workspace_is_told_of(shell: Shell) -> None:
+    """Claims of other names are legal, so a misspelt one can only be noted."""
+    note = "This client acts in no workspace; tools of this project's resource server need --claim workspace_id=wks_..."
+    made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
+    assert note in made.stderr
+    client_id = json.loads(made.stdout)["client_id"]
+    changed = shell.run("client", "update", client_id, "--ttl", "60")
+    assert note in changed.stderr
+    mended = shell.run("client", "update", client_id, "--claim", "workspace_id=wks_1", "--remove-claim", "workspace")
+    assert (mended.exit_code, note in mended.stderr) == (0, False)
+    assert note not in shell.run(*CREATE, "--claim", "workspace_id=wks_1").stderr
+
+
+@pytest.mark.parametrize("dots", ["...", "\u2026"])
+def test_the_dots_of_an_example_are_no_value(shell: Shell, dots: str) -> None:
+    refusal = shell.refusal(*CREATE, "--claim", f"workspace_id=wks_{dots}", code=2)
+    assert "the dots of workspace_id stand for a value: write it out" in refusal
+    assert shell.json("client", "list") == []
+    assert "wks_..." not in shell.text("client", "create", "--help") + shell.text("client", "update", "--help")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +297,29 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
     shown = shell.text("audit", "--request", refused.json["request_id"])
     assert "mend" in shown
     assert f"authserver client grant add {client.client_id}" in shown
-    assert len(shown.splitlines()) > 8
+    rows = [line.split()[0] for line in shown.splitlines()]
+    assert len(rows) > 8
+    assert len(rows) == len(set(rows))
+    assert "detail" not in rows
+
+
+def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
+    client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
+    grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
+    for command in (
+        *(("client", "grant", "add", *grant), ("client", "grant", "remove", *grant)),
+        *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),
+        *(("client", "disable", client_id), ("client", "enable", client_id), ("client", "delete", client_id, "--yes")),
+        ("resource", "add", RESOURCE, "--name", "tools", "--scope", "a"),
+        ("resource", "remove", RESOURCE, "--yes"),
+    ):
+        assert shell.text(*command)
+    recorded = {event["action"] for event in shell.json("audit")}
+    # `init` and the endpoints record the others.
+    assert recorded == set(ACTIONS) - {"key.create", "http.request", "token.issue"}
+    for action in ACTIONS:
+        shell.text("audit", "--action", action)
+    assert "There are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
 
 
 def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:

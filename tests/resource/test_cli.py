@@ -150,9 +150,28 @@ def test_the_trail_can_be_narrowed(installed: Run) -> None:
     assert newest == everything[1:]
     actor = everything[0]["actor"]
     assert json.loads(installed("audit", "--client", actor, "--output", "json").output) == everything
-    for option in ("--client", "--jti", "--request"):
-        assert json.loads(installed("audit", option, "nobody", "--output", "json").output) == []
-    assert installed("audit", "--client", "' OR '1'='1").output == "(none)\n"
+    for option in ("--client", "--jti"):
+        assert json.loads(installed("audit", option, "nobody", "--output", "json").stdout) == []
+    assert installed("audit", "--client", "' OR '1'='1").stdout == "(none)\n"
+
+
+def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installed: Run) -> None:
+    installed("workspace", "create", "--name", "a")
+    assert len(json.loads(installed("audit", "--action", "workspace.create", "--output", "json").stdout)) == 1
+    assert json.loads(installed("audit", "--action", "tool.call", "--output", "json").stdout) == []
+    typo = installed("audit", "--action", "tool.cal")
+    assert typo.exit_code == 1
+    assert typo.output == (
+        "Error: There is no action tool.cal. There are: http.request, mcp.request, tool.call, workspace.create.\n"
+    )
+    absent = installed("audit", "--request", "req_none")
+    assert absent.exit_code == 1
+    assert absent.output == (
+        "Error: This trail has no request req_none. It may be in the other server's trail, or only in the log.\n"
+    )
+    named = installed("audit", "--client", "ci-agent")
+    assert named.exit_code == 0
+    assert named.stderr == "Clients are named by their client_id. See: authserver client list\n"
 
 
 @pytest.mark.parametrize(

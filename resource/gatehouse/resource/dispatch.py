@@ -154,7 +154,8 @@ class Dispatch:
         try:
             result = await (self._run_reading(call) if call.tool.read_only else self._run_writing(call))
         except DirectoryError as error:
-            return await self._failed(call.event("failed", type(error).__name__), str(error))
+            mend = {"mend": error.mend} if error.mend else None
+            return await self._failed(call.event("failed", error.reason, mend), str(error))
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
             return _error(_NOT_NOW)

@@ -3,7 +3,7 @@
 import click
 
 from gatehouse.authserver.cli.installation import Installation, settings_of
-from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.keys.sealing import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
@@ -42,8 +42,8 @@ def _check_installation(settings: Settings) -> list[Check]:
     installation = Installation(settings, database, Administrator(AuditRows(audit_event)))
 
     def sealing_key() -> str:
-        load_sealing_key(settings)
-        return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir)
+        installation.sealing_key()
+        return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir / FILE_NAME)
 
     def schema() -> str:
         database.require_current()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, note_workspace, print_client
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
@@ -28,6 +28,8 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
         name, equals, value = text.partition("=")
         if not equals or name in claims:
             raise click.BadParameter("write NAME=VALUE, each name once")
+        if value.endswith(("...", "\N{HORIZONTAL ELLIPSIS}")):
+            raise click.BadParameter(f"the dots of {name} stand for a value: write it out")
         claims[name] = value
     return claims
 
@@ -65,7 +67,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="A static claim in its tokens, such as workspace_id=wks_...; repeat for more.",
+    help="A static claim in its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeat for more.",
 )
 @click.option(
     "--ttl",
@@ -81,7 +83,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.pass_context
 @example(
     'authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope "env:read org:read"'
-    " --claim workspace_id=wks_...\n"
+    " --claim workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t\n"
     "authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope env:read"
     " --generate-key ci-agent.pem"
 )
@@ -114,6 +116,7 @@ def create(
                 _write_private_key(generate_key, key)
     shown = {"client_secret": secret} if secret else {"private_key_file": str(generate_key)} if generate_key else {}
     print_client(created, output, **shown)
+    note_workspace(created)
     if secret is not None and output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
 
@@ -190,7 +193,9 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Take a claim away; repeat for more.")
 @output_option
 @click.pass_context
-@example("authserver client update agent_0123456789abcdef0123 --ttl 120 --claim workspace_id=wks_...")
+@example(
+    "authserver client update agent_0123456789abcdef0123 --ttl 120 --claim workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t"
+)
 def update(
     ctx: click.Context,
     /,
@@ -205,6 +210,7 @@ def update(
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.update_client(session, installation.admin, client_id, change)
     print_client(changed, output)
+    note_workspace(changed)
     click.echo(WITHIN_A_SECOND, err=True)
 
 

@@ -43,3 +43,13 @@ def print_client(registered: Client, output: str, **first: str) -> None:
         click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
     for entry in grants:
         click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
+
+
+def note_workspace(registered: Client) -> None:
+    """Say what a client without a workspace cannot do: every other claim is legal, and so is a misspelt name."""
+    if "workspace_id" not in registered.claims:
+        click.echo(
+            "This client acts in no workspace; tools of this project's resource server need "
+            "--claim workspace_id=wks_... See: resourceserver workspace list",
+            err=True,
+        )
