@@ -12,14 +12,17 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy import event, update
+from support.assertions import ASSERTION_TYPE
 from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
 from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
+from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.clients.secrets import digest
 from gatehouse.authserver.store.models import ClientRow, ClientSecretRow
 from gatehouse.shared.claims import MAX_LIFETIME
+from gatehouse.shared.jose import SigningKey
 from gatehouse.shared.logs import LogFormat, configure_logs
 
 BODY = b"grant_type=client_credentials"
@@ -239,20 +242,42 @@ def test_almost_the_secret_is_not_the_secret(attacked: Attacked, method: str, sp
     assert_refused(authenticate(spoil(secret)), "invalid_client", 401)
 
 
-def test_no_nul_reaches_the_database(attacked: Attacked) -> None:
-    """PostgreSQL takes no NUL in a text, so that a lookup with one fails as if the database were away."""
+def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
+    """Send a request for a token under a client_id, by a method and with a credential that is well formed."""
+    if method == "client_secret_basic":
+        return server.post_token(basic=(quote(client_id, safe=""), "gths_wrong"))
+    if method == "client_secret_post":
+        return server.post_token(token_form(client_id=client_id, client_secret="gths_wrong"))
+    key = SigningKey.generate("ES256")
+    assertion = key.sign("JWT", {"iss": client_id, "sub": client_id})
+    return server.post_token(token_form(client_assertion_type=ASSERTION_TYPE, client_assertion=assertion))
+
+
+@pytest.mark.parametrize(
+    ("method", "unstorable"),
+    # Percent-encoding cannot write a lone surrogate.
+    [*((method, text) for method in AUTH_METHODS for text in ("\x00", "agent\x00a")), ("private_key_jwt", "a\ud800")],
+    ids=ascii,
+)
+def test_no_text_that_a_database_cannot_take_reaches_it(attacked: Attacked, method: str, unstorable: str) -> None:
+    """CWE-158: PostgreSQL takes no NUL in a text, so that a lookup with one fails as if the database were away."""
+    attacked.accepted()
     parameters: list[str] = []
 
     def note(_: Any, __: Any, ___: str, values: Any, *____: Any) -> None:
-        parameters.append(repr(values))
+        parameters.append(ascii(values))
 
     event.listen(attacked.server.services.database.engine, "before_cursor_execute", note)
-    assert_refused(attacked.server.post_token(basic=("agent%20a", "gths_wrong")), "invalid_client", 401)
+    assert_refused(post_as(attacked.server, "agent a", method), "invalid_client", 401)
     assert any("agent a" in values for values in parameters)
-    response = attacked.server.post_token(basic=("agent%00a", "gths_wrong"))
+    response = post_as(attacked.server, unstorable, method)
     event.remove(attacked.server.services.database.engine, "before_cursor_execute", note)
-    assert response.status_code in {400, 401}
-    assert not [values for values in parameters if "agent\\x00a" in values]
+    # A NUL in the body is refused with the form, whatever parameter holds it.
+    assert_refused(response, *(("invalid_request", 400) if method == "client_secret_post" else ("invalid_client", 401)))
+    assert not [values for values in parameters if ascii(unstorable).strip("'") in values]
+    [row] = attacked.server.audit(request_id=response.json["request_id"])
+    assert row["reason"].endswith(("NUL character", "NUL character.", "not valid UTF-8."))
+    assert "mend" in row["detail"] or method == "client_secret_post"
 
 
 @pytest.mark.parametrize(

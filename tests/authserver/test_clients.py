@@ -183,6 +183,21 @@ def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer)
     assert events[3]["detail"] == {"resource": RESOURCE, "scope": ["org:read"]}
 
 
+def test_the_trail_of_each_client_tells_what_it_lost_with_a_resource(authserver: AuthServer) -> None:
+    """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
+    declare(authserver, ScopeDeclaration("log:read"))
+    several, _ = register(authserver, scope="env:read org:read")
+    one, _ = register(authserver)
+    other, _ = register(authserver, resource=OTHER_RESOURCE, scope="log:read")
+    removed = change(authserver, resources.remove_resource, RESOURCE)
+    assert removed == sorted([several.client_id, one.client_id])
+    for client, lost in ((several, ["env:read", "org:read"]), (one, ["env:read"])):
+        event = authserver.audit(client=client.client_id)[-1]
+        assert (event["action"], event["actor"]) == ("client.grant.remove", "admin:tester")
+        assert event["detail"] == {"resource": RESOURCE, "scope": lost}
+    assert authserver.audit(client=other.client_id)[-1]["action"] == "client.grant.add"
+
+
 def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: AuthServer) -> None:
     keys = authserver.services.keys.ring()
 

@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import update
 from support.authserver import FORM, AuthServer, basic_header, token_form
+from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.app import ROUTES
+from gatehouse.authserver.app import ROUTES, close_app, create_app
 from gatehouse.authserver.store.models import ClientRow
 
 LIMIT = 64 * 1024
@@ -137,6 +138,29 @@ def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: A
     assert int(response.headers["Retry-After"]) > 0
     for leak in ("sqlite", "psycopg", "postgres", str(authserver.folder), str(authserver.settings.database.database)):
         assert leak not in response.text.lower()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) -> None:
+    """CWE-400: a transaction that somebody forgot would hold every thread, one for each request."""
+    client, secret = authserver.create_client()
+    other, other_secret = authserver.create_client()
+    url = authserver.settings.database.update_query_dict({"options": "-c lock_timeout=20ms"})
+    changed = {"database_url": url.render_as_string(hide_password=False)}
+    impatient = create_app(authserver.settings.model_copy(update=changed), authserver.clock)
+
+    def post(client_id: str, secret: str) -> TestResponse:
+        headers = {"Authorization": basic_header(client_id, secret)}
+        return HttpClient(impatient).post("/token", data=token_form(), headers=headers)
+
+    assert post(other.client_id, other_secret).status_code == 200
+    with authserver.services.database.engine.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE client")
+        response = post(client.client_id, secret)
+        assert_json_error(response, 503, "temporarily_unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+    assert post(client.client_id, secret).status_code == 200
+    close_app(impatient)
 
 
 def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import ISSUER, AuthServer, token_form
 from support.forging import forge, header_of, signer
+from support.shell import CREATE, Shell
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
@@ -280,7 +281,7 @@ def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthSer
     ("document", "problem"),
     [
         pytest.param(b"-----BEGIN PUBLIC KEY-----", "not valid JSON", id="PEM"),
-        pytest.param(jwks(), "no JWK set of 1 to 64 keys", id="no key"),
+        pytest.param(jwks(), "no JWK set of 1 to 8 keys", id="no key"),
         pytest.param(KEY.private_jwk(), "private or symmetric", id="a private key"),
         pytest.param(jwks({"kty": "oct", "k": "c2VjcmV0"}), "private or symmetric", id="a secret"),
         pytest.param(jwks(public_jwk(KEY), public_jwk(KEY, kid="again")), "one key twice", id="one key twice"),
@@ -355,3 +356,13 @@ def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
     client.refused(client.post(forged), "assertion: the client has no key of that kid and algorithm")
     nobody = client.claims(iss="agent_nobody", sub="agent_nobody")
     client.refused(client.post(client.assertion(nobody, key=OTHER_KEY)), "unknown client")
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_file_of_keys_over_64_kib_is_refused_before_it_is_read(shell: Shell) -> None:
+    document = json.dumps(KEY.public_jwk())
+    file = shell.folder / "jwks.json"
+    file.write_text(document.ljust(64 * 1024), encoding="ascii")
+    shell.json(*CREATE, "--jwks", str(file))
+    file.write_text(document.ljust(64 * 1024 + 1), encoding="ascii")
+    assert "larger than 64 KiB" in shell.refusal(*CREATE, "--jwks", str(file))

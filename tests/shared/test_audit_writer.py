@@ -242,6 +242,25 @@ def test_control_characters_cannot_forge_a_line(writer: AuditWriter, engine: Eng
     assert row[member].replace("\\x", "") != forgery
 
 
+def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """CWE-117, CWE-532: a mend repeats what a caller sent, and `audit --request` prints it."""
+    secret = "gths_" + "a" * 43
+    detail = {
+        "mend": f"run {secret}",
+        "deep": [{"\x1b[2Jname": ("x\n2026 forged", 1, None, True)}],
+        "plain": "env:read",
+    }
+    writer.commit_and_wait(allowed("token.issue", detail=detail))
+    [row] = stored(engine)
+    assert row["detail"] == {
+        "mend": "run [masked]",
+        "deep": [{"\\x1b[2Jname": ["x\\x0a2026 forged", 1, None, True]}],
+        "plain": "env:read",
+    }
+
+
 def test_long_values_are_cut_to_their_column(writer: AuditWriter, engine: Engine) -> None:
     writer.commit_and_wait(allowed("x", actor="\n" * 300, object="o" * 600, jti="j" * 100))
     [row] = stored(engine)

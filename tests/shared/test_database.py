@@ -7,12 +7,20 @@ import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, Engine, inspect, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from gatehouse.shared.database import READ_ONLY, create_file, open_async_engine, open_engine, parse_database_url
+from gatehouse.shared.database import (
+    READ_ONLY,
+    create_file,
+    explain_failure,
+    open_async_engine,
+    open_engine,
+    parse_database_url,
+)
 
 SECRET = "hunter2"
 only_on_sqlite = pytest.mark.only_on("sqlite")
@@ -164,6 +172,66 @@ async def test_an_error_of_postgresql_repeats_no_parameter_on_an_event_loop(engi
             await connection.execute(text(statement), {"value": SECRET})
     await on_event_loop.dispose()
     assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+def settings_of_connection(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return [str(connection.exec_driver_sql(f"SHOW {name}").scalar()) for name in BOUNDS]
+
+
+BOUNDS = ("statement_timeout", "lock_timeout", "client_encoding")
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["5s", "5s", "UTF8"]),
+        ({"options": "-c lock_timeout=70ms"}, ["5s", "70ms", "UTF8"]),
+        ({"options": ("-c lock_timeout=70ms", "-c statement_timeout=0")}, ["0", "70ms", "UTF8"]),
+        ({"options": "-c client_encoding=latin1", "client_encoding": "latin1"}, ["5s", "5s", "UTF8"]),
+    ],
+    ids=str,
+)
+def test_no_statement_of_postgresql_takes_for_ever_unless_the_url_says_so(
+    engine: Engine, query: dict[str, Any], expected: list[str]
+) -> None:
+    bounded = open_engine(engine.url.update_query_dict(query))
+    assert settings_of_connection(bounded) == expected
+    bounded.dispose()
+
+
+@pytest.mark.only_on("postgresql")
+def test_options_of_the_environment_hold_as_those_of_the_url_do(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=70ms")
+    for query, expected in (({}, "70ms"), ({"options": "-c lock_timeout=80ms"}, "80ms")):
+        bounded = open_engine(engine.url.update_query_dict(query))
+        assert settings_of_connection(bounded) == ["5s", expected, "UTF8"]
+        bounded.dispose()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
+    patient = open_engine(empty_database, patient=True)
+    assert settings_of_connection(patient) == ["0", "0", "UTF8"]
+    patient.dispose()
+
+
+@pytest.mark.anyio
+@pytest.mark.only_on("postgresql")
+async def test_a_lock_that_somebody_holds_is_an_error_with_a_mend_and_no_hang(engine: Engine) -> None:
+    impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
+    with engine.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE parent")
+        with pytest.raises(OperationalError) as failure:
+            async with impatient.connect() as connection:
+                await connection.execute(text("SELECT * FROM parent"))
+    async with impatient.connect() as connection:
+        assert (await connection.execute(text("SELECT * FROM parent"))).all() == []
+    await impatient.dispose()
+    assert "Another process holds what the command needs" in explain_failure(failure.value)
 
 
 @pytest.fixture

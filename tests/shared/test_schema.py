@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
 from sqlalchemy import URL, inspect
+from support.databases import PostgreSQL
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.store.database import Database as AuthServerDatabase
@@ -139,6 +140,20 @@ def test_init_on_a_newer_database_is_a_refusal(
     assert "newer version" in run.output
 
 
+@pytest.mark.only_on("postgresql")
+def test_neither_init_nor_check_prints_an_option_of_the_database(
+    name: str, empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-532: `sslpassword` and `passfile` are options of PostgreSQL, and a log of the start is kept by many."""
+    monkeypatch.chdir(tmp_path)
+    url = empty_database.update_query_dict({"sslpassword": "hunter2", "application_name": "hunter3"})
+    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", url.render_as_string(hide_password=False))
+    for command in ("init", "check"):
+        run = CliRunner().invoke(SERVERS[name][2], [command])
+        assert str(url.database) in run.output
+        assert "hunter" not in run.output
+
+
 def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, tmp_path: Path) -> None:
     database = AuthServerDatabase(empty_database)
     database.migrate()
@@ -176,3 +191,21 @@ def test_a_database_file_that_others_can_change_is_refused(database: Any) -> Non
     path.parent.chmod(0o777)
     with pytest.raises(schema.SchemaMismatch, match="chmod go-w"):
         database.require_current()
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgresql: PostgreSQL, name: str, database: Any, encoding: str
+) -> None:
+    """In SQL_ASCII a name comes back as bytes, and in LATIN1 one in Greek is an outage."""
+    database.migrate()
+    database.require_current()
+    url = postgresql.create_database_in(encoding)
+    other = SERVERS[name][0](url)
+    for use in (other.migrate, other.require_current):
+        with pytest.raises(schema.SchemaMismatch, match=f"{encoding}.*createdb --encoding=UTF8"):
+            use()
+    assert tables(other) == set()
+    other.close()
+    postgresql.drop_database(url)

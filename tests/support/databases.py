@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Composed, Identifier
 from sqlalchemy import URL, make_url
 
 BACKENDS = ("sqlite", "postgresql")
@@ -68,9 +68,15 @@ class PostgreSQL:
 
     def create_database(self, template: str = "template1") -> URL:
         """Make a database like the template, and return its URL."""
+        return self._create(SQL("TEMPLATE {} STRATEGY file_copy").format(Identifier(template)))
+
+    def create_database_in(self, encoding: str) -> URL:
+        """Make an empty database of an encoding that the server's own may not be, and return its URL."""
+        return self._create(SQL("TEMPLATE template0 LOCALE 'C' ENCODING {}").format(encoding))
+
+    def _create(self, how: Composed) -> URL:
         name = f"test_{next(_numbers)}"
-        statement = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        _administer(self.url, statement.format(Identifier(name), Identifier(template)))
+        _administer(self.url, SQL("CREATE DATABASE {} {}").format(Identifier(name), how))
         return self.url.set(database=name)
 
     def drop_database(self, url: URL) -> None:

@@ -52,6 +52,7 @@ class AuditEvent:
     reason: str | None = None
     """Why it was refused, in words for the operator."""
     detail: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs to it, as JSON."""
 
 
 def audit_table(metadata: MetaData) -> Table:
@@ -81,6 +82,17 @@ def _fit(text: str | None, length: int) -> str | None:
     return None if text is None else printable(mask(text[:length]))[:length]
 
 
+def _safe(value: Any) -> Any:
+    """Return JSON whose every text, the names of members among them, is without secrets and printable."""
+    if isinstance(value, str):
+        return printable(mask(value))
+    if isinstance(value, Mapping):
+        return {_safe(name): _safe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    return value
+
+
 class AuditRows:
     """Numbers and shapes the rows of one process: the writer, its sequence, and the time."""
 
@@ -108,7 +120,7 @@ class AuditRows:
             "object": _fit(event.object, 512),
             "outcome": _fit(event.outcome, 16),
             "reason": _fit(event.reason, 1024),
-            "detail": dict(event.detail),
+            "detail": _safe(event.detail),
         }
 
 

@@ -4,6 +4,7 @@ A transaction says what it is for. Writers take SQLite's write lock when they be
 turns writer half-way fails at once with "database is locked", whatever the timeout.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm.exc import StaleDataError
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -29,6 +31,10 @@ _SQLITE_BUSY_TIMEOUT = 5000
 
 _POOL_TIMEOUT = 5
 """Seconds to wait for a free connection, and to open one, before the request is refused."""
+
+WAIT_LIMIT = 5
+"""Seconds that a statement on PostgreSQL may take, waiting for locks included. A request is refused after them, and its
+thread is free again: without an end, one forgotten transaction would hold them all."""
 
 _DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
 
@@ -58,9 +64,15 @@ def parse_database_url(text: str) -> URL:
     return url
 
 
-def open_engine(url: URL, *, pool_size: int = 5) -> Engine:
-    """Return an engine for synchronous use. Connects on first use."""
-    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **_options(url, pool_size)))
+def shown_url(url: URL) -> str:
+    """Return a URL as it may be printed: without its password, and without options, which can hold others."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False) -> Engine:
+    """Return an engine for synchronous use. Connects on first use. A patient one, for migrations, has no WAIT_LIMIT."""
+    options = _options(url, pool_size, patient=patient)
+    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options))
 
 
 def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
@@ -94,7 +106,7 @@ def _drivers(url: URL) -> tuple[str, str]:
     return _DRIVERS[url.get_backend_name()]
 
 
-def _options(url: URL, pool_size: int) -> dict[str, Any]:
+def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, Any]:
     options: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 0,
@@ -103,8 +115,18 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
         "hide_parameters": True,
     }
     if url.get_backend_name() == "postgresql":
-        options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": _POOL_TIMEOUT}}
+        options |= {"pool_pre_ping": True, "connect_args": _connect_args(url, patient=patient)}
     return options
+
+
+def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
+    """Return what every connection to PostgreSQL is opened with, whatever its URL says."""
+    ours = [] if patient else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
+    theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
+    # What the operator says comes last, and wins.
+    options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
+    # Of any other encoding than the strict readers', a text might come back as another one, or not at all.
+    return {"connect_timeout": _POOL_TIMEOUT, "client_encoding": "utf8", "options": " ".join(options)}
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -141,11 +163,18 @@ def _with_listeners(engine: Engine) -> Engine:
     return engine
 
 
+_WAITED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
+
+
 def explain_failure(error: SQLAlchemyError) -> str:
     """Say what an operator can do about a failure of the database, without its SQL or its URL."""
     cause = getattr(error, "orig", None)
     if "locked" in str(cause):
         return "Another process is writing to the database. Try again."
+    if isinstance(cause, _WAITED):
+        return "Another process holds what the command needs, and nothing was changed. Try again."
+    if isinstance(error, StaleDataError):
+        return "Another command changed the same thing meanwhile, and nothing was changed. Look, and try again."
     kind = type(cause or error).__name__
     if isinstance(error, IntegrityError | DataError | ProgrammingError):
         return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."

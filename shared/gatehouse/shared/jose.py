@@ -20,6 +20,7 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 
 from gatehouse.shared import strict_json
 from gatehouse.shared.claims import MAX_TOKEN_LENGTH
+from gatehouse.shared.public_keys import MAX_RSA_BITS, MIN_RSA_BITS, is_strong
 
 _KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
 ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
@@ -31,7 +32,6 @@ SIGNING_ALGORITHMS = ("ES256", "RS256", "EdDSA")
 # The name "EdDSA" is what resource servers know; RFC 9864 would have them learn "Ed25519".
 warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
 
-_RSA_BITS = 2048
 _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
@@ -39,6 +39,12 @@ _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
 _MAX_KEYS = 64
 _MAX_KID = 128
+
+MAX_CLIENT_KEYS = 8
+"""Keys that a client can have: an old and a new one of each of a few hosts. An assertion without `kid` tries all."""
+
+MAX_KEY_FILE = 64 * 1024
+"""Bytes of the file that a client's keys are registered from."""
 
 AsymmetricKey = ECKey | OKPKey | RSAKey
 """What either server signs with: its public half can be told."""
@@ -93,7 +99,7 @@ class SigningKey:
             case "OKP":
                 return cls._named(alg, OKPKey.generate_key("Ed25519", private=True))
             case _:
-                return cls._named(alg, RSAKey.generate_key(_RSA_BITS, private=True))
+                return cls._named(alg, RSAKey.generate_key(MIN_RSA_BITS, private=True))
 
     @classmethod
     def from_private_jwk(cls, alg: str, document: bytes) -> "SigningKey":
@@ -157,8 +163,8 @@ def decoy_key(alg: str) -> VerificationKey:
     """
     jwk = {"kid": "decoy", "alg": alg, "kty": _KEY_TYPES[alg]}
     if jwk["kty"] == "RSA":
-        modulus = secrets.randbits(_RSA_BITS) | 1 << _RSA_BITS - 1 | 1
-        jwk |= {"n": base64.urlsafe_b64encode(modulus.to_bytes(_RSA_BITS // 8)).rstrip(b"=").decode(), "e": "AQAB"}
+        modulus = secrets.randbits(MIN_RSA_BITS) | 1 << MIN_RSA_BITS - 1 | 1
+        jwk |= {"n": base64.urlsafe_b64encode(modulus.to_bytes(MIN_RSA_BITS // 8)).rstrip(b"=").decode(), "e": "AQAB"}
     else:
         jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
     return client_verification_keys(jwk)[0]
@@ -266,23 +272,28 @@ def parse_client_keys(document: bytes) -> list[dict[str, Any]]:
     was none: such a key may verify every algorithm of its type.
 
     Raises:
-        InvalidKeySet: not JSON, private or symmetric material, a key of a type or length that is not allowed, one key
-            twice, or no key.
+        InvalidKeySet: over 64 KiB, not JSON, private or symmetric material, a key that is not allowed or too weak,
+            one key twice, no key, or more than 8.
     """
+    if len(document) > MAX_KEY_FILE:
+        raise InvalidKeySet(f"the file is larger than {MAX_KEY_FILE // 1024} KiB")
     try:
         read = strict_json.loads(document)
     except strict_json.InvalidJson as error:
         raise InvalidKeySet(str(error)) from None
     jwks = read.get("keys", [read]) if isinstance(read, dict) else None
-    if not isinstance(jwks, list) or not 0 < len(jwks) <= _MAX_KEYS:
-        raise InvalidKeySet(f"the file is no JWK set of 1 to {_MAX_KEYS} keys")
+    if not isinstance(jwks, list) or not 0 < len(jwks) <= MAX_CLIENT_KEYS:
+        raise InvalidKeySet(f"the file is no JWK set of 1 to {MAX_CLIENT_KEYS} keys")
     normal = []
     for jwk in jwks:
         if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
             raise InvalidKeySet("the file holds private or symmetric key material; give the public keys only")
         keys = client_verification_keys(jwk)
         if not keys:
-            raise InvalidKeySet("a key is of a type, curve or length that is not allowed, or not for signatures")
+            raise InvalidKeySet(
+                "a key is not allowed, or not for signatures; allowed are EC on P-256, OKP on Ed25519 but not of small "
+                f"order, RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits with an odd exponent of 3 to 2^32"
+            )
         kept = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
         normal.append({**kept, "kid": jwk.get("kid") or keys[0].thumbprint})
     if len({client_verification_keys(jwk)[0].thumbprint for jwk in normal}) != len(normal):
@@ -298,14 +309,6 @@ def client_verification_keys(jwk: dict[str, Any]) -> list[VerificationKey]:
     return [key for key in keys if key is not None]
 
 
-def _is_long_modulus(modulus: object) -> bool:
-    """Judge an RSA key before it is imported, because joserfc warns of a short one instead of refusing it."""
-    try:
-        return isinstance(modulus, str) and int.from_bytes(_decode_segment(modulus)).bit_length() >= _RSA_BITS
-    except InvalidToken:
-        return False
-
-
 def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
     kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
     if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
@@ -314,7 +317,7 @@ def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
         return None
     if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
         return None
-    if key_type == "RSA" and not _is_long_modulus(jwk.get("n")):
+    if not is_strong(jwk):
         return None
     try:
         key = import_key(jwk)

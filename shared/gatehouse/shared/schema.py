@@ -42,9 +42,10 @@ def upgrade(engine: Engine, schema: Schema) -> None:
     """Bring the database to the newest revision in one transaction. Does nothing when it is there.
 
     Raises:
-        SchemaMismatch: the database was migrated by a newer version.
+        SchemaMismatch: the database was migrated by a newer version, or cannot hold every text.
     """
     with engine.begin() as connection:
+        _require_utf8(connection)
         _refuse_newer(connection, schema.migrations)
         connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
         command.upgrade(_config(schema.migrations, connection), "head")
@@ -54,12 +55,25 @@ def require_current(engine: Engine, schema: Schema) -> None:
     """Refuse to run on a database that this version did not migrate.
 
     Raises:
-        SchemaMismatch: the database is empty, older, or newer than this version.
+        SchemaMismatch: the database is empty, older, or newer than this version, or cannot hold every text.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
+        _require_utf8(connection)
         current = _refuse_newer(connection, schema.migrations)
     if current != ScriptDirectory.from_config(_config(schema.migrations)).get_current_head():
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
+
+
+def _require_utf8(connection: Connection) -> None:
+    """Refuse an encoding in which some texts cannot be stored, or come back as bytes. SQLite's is always Unicode."""
+    if connection.dialect.name != "postgresql":
+        return
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise SchemaMismatch(
+            f"The encoding of the database is {encoding}, in which not every text can be stored. "
+            "Make another one: createdb --encoding=UTF8 --template=template0 NAME"
+        )
 
 
 def _refuse_newer(connection: Connection, migrations: str) -> str | None:

@@ -34,9 +34,18 @@ class SessionDatabase:
             yield session
 
     def migrate(self) -> None:
-        """Create or upgrade the schema. Raises SchemaMismatch when a newer version did."""
+        """Create or upgrade the schema.
+
+        Raises:
+            SchemaMismatch: a newer version did, or the database's encoding is not UTF8.
+        """
         create_file(self.url)
-        schema.upgrade(self.engine, self.schema)
+        # A migration takes as long as it takes.
+        engine = open_engine(self.url, pool_size=1, patient=True)
+        try:
+            schema.upgrade(engine, self.schema)
+        finally:
+            engine.dispose()
 
     def require_current(self) -> None:
         """Refuse a database that this version did not prepare.

@@ -19,6 +19,7 @@ from gatehouse.shared.command_line import (
     print_checks,
     print_records,
 )
+from gatehouse.shared.database import shown_url
 from gatehouse.shared.settings import explain_settings
 
 
@@ -47,7 +48,7 @@ def _check_installation(settings: Settings) -> list[Check]:
 
     def schema() -> str:
         database.require_current()
-        return settings.database.render_as_string(hide_password=True)
+        return shown_url(settings.database)
 
     def signing_key() -> str:
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"

@@ -14,7 +14,7 @@ from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
 
 
 @click.group()
@@ -54,7 +54,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--jwks",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Its public keys: a JWK set, or one JWK. No secret is made.",
+    help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB. No secret is made.",
 )
 @click.option(
     "--generate-key",
@@ -100,7 +100,7 @@ def create(
     if jwks is not None and generate_key is not None:
         raise click.UsageError("Give --jwks or --generate-key, not both.")
     key = SigningKey.generate("ES256") if generate_key is not None else None
-    public = jwks.read_bytes() if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
+    public = _read_keys(jwks) if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
     method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys = installation.keys()
@@ -119,6 +119,12 @@ def create(
     note_workspace(created)
     if secret is not None and output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+
+
+def _read_keys(path: Path) -> bytes:
+    """Read no more of a file than it takes to know that it is too large."""
+    with path.open("rb") as file:
+        return file.read(MAX_KEY_FILE + 1)
 
 
 def _write_private_key(path: Path, key: SigningKey) -> None:

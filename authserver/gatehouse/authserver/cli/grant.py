@@ -39,7 +39,8 @@ def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: s
 @output_option
 @click.pass_context
 @example(
-    'authserver client grant remove agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope "env:write"'
+    "authserver client grant remove agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp"
+    ' --scope "env:write"'
 )
 def remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Take scopes away from a client. Tokens that it holds keep them until they expire."""

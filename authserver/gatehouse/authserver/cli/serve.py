@@ -12,6 +12,7 @@ from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.clock import system_clock
 from gatehouse.shared.command_line import Refusal, example, output_option, print_record
+from gatehouse.shared.database import shown_url
 from gatehouse.shared.logs import configure_logs
 from gatehouse.shared.serving import Server
 
@@ -45,7 +46,7 @@ def init(ctx: click.Context, output: str) -> None:
     print_record(
         {
             "issuer": settings.issuer,
-            "database": settings.database.render_as_string(hide_password=True),
+            "database": shown_url(settings.database),
             "sealing_key": "created" if created_key_file else "present",
             "signing_key": f"created {kids[0]}" if kids else "present",
         },

@@ -12,7 +12,7 @@ from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.resources.administration import parse_resource
+from gatehouse.authserver.resources.administration import lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.shared.administration import Administrator
@@ -135,9 +135,19 @@ def existing_client(session: Session, client_id: str) -> Client:
     return client
 
 
+def _locked_client(session: Session, client_id: str) -> Client:
+    """Return a client that no other command changes before this transaction ends. Raises Refused.
+
+    On SQLite the transaction has the one write lock since it began, and the clause is left out. Who locks a resource,
+    too, locks it before, so that two commands cannot wait for each other.
+    """
+    session.execute(select(ClientRow.client_id).where(ClientRow.client_id == client_id).with_for_update())
+    return existing_client(session, client_id)
+
+
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
     """Disable or enable a client. The token endpoint follows within one second. Raises Refused."""
-    existing_client(session, client_id)
+    _locked_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     row.disabled = disabled
     admin.record(session, "client.disable" if disabled else "client.enable", client_id)
@@ -150,8 +160,9 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     Raises:
         Refused: unknown client, resource or scope.
     """
-    existing_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
+    lock_resource(session, identifier, shared=True)
+    _locked_client(session, client_id)
     registered = load_resource(session, identifier)
     if registered is None:
         known = ", ".join(known.resource for known in list_resources(session)) or "none"
@@ -173,7 +184,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
     Raises:
         Refused: the client is unknown, or does not have one of the scopes.
     """
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
         raise Refused(
@@ -214,7 +225,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
     Raises:
         Refused: unknown client, a reserved claim, or a value out of bounds.
     """
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     claims = {name: value for name, value in {**client.claims, **update.claims}.items() if value is not None}
     changed = {
         "client_name": client.client_name if update.name is None else update.name,
@@ -232,7 +243,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
     """Delete a client with its credentials and grants. Its tokens live on until they expire. Raises Refused."""
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))
     session.flush()
     admin.record(session, "client.delete", client_id, client_name=client.client_name)
@@ -244,7 +255,7 @@ def rotate_secret(session: Session, admin: Administrator, keys: KeyRing, client_
     Raises:
         Refused: unknown client, or one that has keys and no secret.
     """
-    client = existing_client(session, client_id)
+    client = _locked_client(session, client_id)
     if client.keys:
         raise Refused("The client authenticates by private_key_jwt: it has keys, and no secret.")
     session.execute(delete(ClientSecretRow).where(ClientSecretRow.client_id == client_id))

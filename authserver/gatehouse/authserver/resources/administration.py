@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.resources.registry import Resource, load_resource
-from gatehouse.authserver.store.models import ClientGrantRow, ResourceRow, ResourceScopeRow
+from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ResourceRow, ResourceScopeRow
 from gatehouse.shared import strict_json
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.resource_identifiers import (
@@ -100,6 +100,7 @@ def add_resource(
     """
     identifier = parse_resource(resource)
     check_name("resource", name)
+    lock_resource(session, identifier)
     known = load_resource(session, identifier)
     _check_scopes(scopes)
     if known is None:
@@ -125,6 +126,15 @@ def add_resource(
     added = load_resource(session, identifier)
     assert added is not None  # noqa: S101 - written above, in this transaction
     return added
+
+
+def lock_resource(session: Session, identifier: str, *, shared: bool = False) -> None:
+    """Let no other command change a resource before this transaction ends; `shared`, none remove or redeclare it.
+
+    On SQLite the transaction has the one write lock since it began, and the clause is left out.
+    """
+    row = select(ResourceRow.resource).where(ResourceRow.resource == identifier)
+    session.execute(row.with_for_update(read=shared))
 
 
 def _check_scopes(scopes: list[ScopeDeclaration]) -> None:
@@ -159,12 +169,31 @@ def remove_resource(session: Session, admin: Administrator, resource: str) -> li
         Refused: there is no such resource.
     """
     identifier = parse_resource(resource)
+    lock_resource(session, identifier)
     if load_resource(session, identifier) is None:
         raise Refused(f"There is no resource {identifier}. See: authserver resource list")
-    grants = select(ClientGrantRow.client_id).where(ClientGrantRow.resource == identifier).distinct()
-    clients = sorted(session.scalars(grants))
-    session.execute(delete(ClientGrantRow).where(ClientGrantRow.resource == identifier))
+    clients = _take_grants_away(session, admin, identifier)
     session.delete(session.get_one(ResourceRow, identifier))
     session.flush()
     admin.record(session, "resource.remove", identifier, clients=clients)
     return clients
+
+
+def _take_grants_away(session: Session, admin: Administrator, identifier: str) -> list[str]:
+    """Remove every grant at a resource, with the event that each client's own trail needs. Return the clients."""
+    at_resource = ClientGrantRow.resource == identifier
+    holders = select(ClientGrantRow.client_id).where(at_resource)
+    # In one order, whoever else locks several of them; without the resource's lock, none can be added meanwhile.
+    session.execute(
+        select(ClientRow.client_id)
+        .where(ClientRow.client_id.in_(holders))
+        .order_by(ClientRow.client_id)
+        .with_for_update()
+    )
+    removed: dict[str, list[str]] = {}
+    for grant in session.scalars(select(ClientGrantRow).where(at_resource)):
+        removed.setdefault(grant.client_id, []).append(grant.scope)
+    for client_id, scopes in sorted(removed.items()):
+        admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
+    session.execute(delete(ClientGrantRow).where(at_resource))
+    return sorted(removed)

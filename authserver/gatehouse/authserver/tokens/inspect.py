@@ -1,14 +1,17 @@
 """Would a resource server accept this access token, and if not, which check fails? For an admin who asks why."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared import jose
+from gatehouse.shared import acceptance, jose
 from gatehouse.shared.checks import Check, run_checks
-from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, AccessClaims, InvalidClaims
+from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY, Clock
 from gatehouse.shared.scopes import format_scope
+
+_CLOCKS = "compare the clocks of the two servers"
 
 
 class _Failed(Exception):
@@ -55,32 +58,33 @@ class Inspection:
         key = self.keys.get(self.header.kid or "")
         if key is None:
             raise _Failed("kid is not among the published keys")
-        self.claims = AccessClaims.from_json(jose.verify(self.token, self.header, key))
+        claims = jose.verify(self.token, self.header, key)
+        acceptance.check_restrictions(claims)
+        self.claims = AccessClaims.from_json(claims)
         return f"jti {self.claims.jti}, scope {format_scope(self.claims.scope)}"
 
     def _issuer(self) -> str:
-        if self.claims.iss != self.issuer:
-            raise _Failed(f"iss is not {self.issuer}")
+        acceptance.check_issuer(self.claims, self.issuer)
         return self.issuer
 
     def _audience(self) -> str:
+        # Each resource server takes tokens for itself: which one it is shown to is not known here.
         if self.claims.aud not in self.resources:
             raise _Failed("aud is not a registered resource")
         return self.claims.aud
 
     def _lifetime(self) -> str:
-        lifetime = self.claims.exp - self.claims.iat
-        if not 0 < lifetime <= MAX_LIFETIME:
-            raise _Failed(f"the lifetime is not between 0 and {MAX_LIFETIME} s")
-        return f"{lifetime} s"
+        acceptance.check_lifetime(self.claims)
+        return f"{self.claims.exp - self.claims.iat} s"
 
     def _time(self) -> str:
-        remaining = int(self.claims.exp + LEEWAY - self.clock())
-        if remaining <= 0:
-            raise _Failed(f"expired {-remaining} s ago, the leeway of {LEEWAY} s included")
-        if self.clock() < self.claims.iat - LEEWAY:
-            raise _Failed("issued in the future: compare the clocks of the two servers")
-        return f"accepted for {remaining} s more"
+        now, last = self.clock(), self.claims.exp + LEEWAY
+        try:
+            acceptance.check_time(self.claims, now)
+        except InvalidClaims as error:
+            why = f"{now - last:.0f} s ago, the leeway of {LEEWAY} s included" if now >= last else _CLOCKS
+            raise _Failed(f"{error}: {why}") from None
+        return f"accepted for {math.ceil(last - now)} s more"
 
     def _client(self) -> str:
         client = self.clients.get(self.claims.client_id)

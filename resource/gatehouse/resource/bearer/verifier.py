@@ -6,14 +6,12 @@ until it expires or that key leaves the set. Whatever depends on the moment is j
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gatehouse.resource.bearer.jwks import KeySource
-from gatehouse.shared import jose
-from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, AccessClaims, InvalidClaims
-from gatehouse.shared.clock import LEEWAY, Clock
+from gatehouse.shared import acceptance, jose
+from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
+from gatehouse.shared.clock import Clock
 
 _CACHE_SIZE = 4096
 
@@ -62,7 +60,10 @@ class Verifier:
         if verified is None:
             verified = await self._verify_signature(token)
             self._check_identity(verified.claims)
-        self._check_time(verified.claims)
+        try:
+            acceptance.check_time(verified.claims, self._clock())
+        except InvalidClaims as error:
+            raise TokenRefused(str(error), verified.claims) from None
         self._cache[digest] = verified
         self._cache.move_to_end(digest)
         if len(self._cache) > self._cache_size:
@@ -90,30 +91,15 @@ class Verifier:
             if key is None:
                 raise TokenRefused("kid is not in the issuer's key set")
             claims = jose.verify(token, header, key)
-            _check_confirmation(claims)
+            acceptance.check_restrictions(claims)
             return _Verified(AccessClaims.from_json(claims), key.kid, key.thumbprint)
         except (jose.InvalidToken, InvalidClaims) as error:
             raise TokenRefused(str(error)) from None
 
     def _check_identity(self, claims: AccessClaims) -> None:
-        if claims.iss != self._issuer:
-            raise TokenRefused("iss is not the trusted issuer", claims)
-        if claims.aud != self._resource:
-            raise TokenRefused("aud is not this resource", claims)
-        if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
-            raise TokenRefused(f"the lifetime is not between 0 and {MAX_LIFETIME} s", claims)
-
-    def _check_time(self, claims: AccessClaims) -> None:
-        now = self._clock()
-        if now >= claims.exp + LEEWAY:
-            raise TokenRefused("expired", claims)
-        if now < claims.iat - LEEWAY:
-            raise TokenRefused("issued in the future", claims)
-
-
-def _check_confirmation(claims: Mapping[str, Any]) -> None:
-    """Refuse what restricts a token in a way that is not enforced here: to ignore it would be to lift it."""
-    if "cnf" in claims:
-        raise TokenRefused("the token is bound to a key (cnf), which cannot be checked here")
-    if "nbf" in claims:
-        raise TokenRefused("the token has nbf, which this issuer does not set")
+        try:
+            acceptance.check_issuer(claims, self._issuer)
+            acceptance.check_audience(claims, self._resource)
+            acceptance.check_lifetime(claims)
+        except InvalidClaims as error:
+            raise TokenRefused(str(error), claims) from None

@@ -20,6 +20,7 @@ from gatehouse.shared.command_line import (
     print_checks,
     print_records,
 )
+from gatehouse.shared.database import shown_url
 from gatehouse.shared.jose import InvalidKeySet, parse_key_set
 from gatehouse.shared.settings import explain_settings
 
@@ -50,7 +51,7 @@ def _check_installation(settings: Settings) -> list[Check]:
 
     def schema() -> str:
         database.require_current()
-        return settings.database.render_as_string(hide_password=True)
+        return shown_url(settings.database)
 
     def issuer_keys() -> str:
         return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"

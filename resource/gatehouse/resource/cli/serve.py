@@ -7,6 +7,7 @@ from gatehouse.resource.cli.installation import open_database, settings_of
 from gatehouse.resource.store.database import Database
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.command_line import example, output_option, print_record
+from gatehouse.shared.database import shown_url
 from gatehouse.shared.logs import configure_logs
 from gatehouse.shared.serving import Server
 
@@ -27,7 +28,7 @@ def init(ctx: click.Context, output: str) -> None:
         {
             "resource": settings.resource,
             "issuer": settings.issuer,
-            "database": settings.database.render_as_string(hide_password=True),
+            "database": shown_url(settings.database),
         },
         output,
     )

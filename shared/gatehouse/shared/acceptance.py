@@ -1,0 +1,48 @@
+"""Is a token whose signature holds valid, here and now? Pure: what a resource server does, and an admin asks about.
+
+One judge for both: a token that `authserver token inspect` calls good is one that the resource server takes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gatehouse.shared.claims import MAX_LIFETIME, AccessClaims, InvalidClaims
+from gatehouse.shared.clock import LEEWAY
+
+
+def check_restrictions(claims: Mapping[str, Any]) -> None:
+    """Refuse what restricts a token in a way that is not enforced here: to ignore it would be to lift it.
+
+    Raises:
+        InvalidClaims: `cnf` (RFC 7800) or `nbf` (RFC 7519 4.1.5) is among the claims.
+    """
+    if "cnf" in claims:
+        raise InvalidClaims("the token is bound to a key (cnf), which cannot be checked here")
+    if "nbf" in claims:
+        raise InvalidClaims("the token has nbf, which this issuer does not set")
+
+
+def check_issuer(claims: AccessClaims, issuer: str) -> None:
+    """Compare the issuer to the letter (RFC 9068 4). Raises InvalidClaims."""
+    if claims.iss != issuer:
+        raise InvalidClaims("iss is not the trusted issuer")
+
+
+def check_audience(claims: AccessClaims, resource: str) -> None:
+    """Compare the audience to the letter (RFC 9068 4; RFC 8707 2). Raises InvalidClaims."""
+    if claims.aud != resource:
+        raise InvalidClaims("aud is not this resource")
+
+
+def check_lifetime(claims: AccessClaims) -> None:
+    """Refuse a token that lives for longer than any is issued for. Raises InvalidClaims."""
+    if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
+        raise InvalidClaims(f"the lifetime is not between 0 and {MAX_LIFETIME} s")
+
+
+def check_time(claims: AccessClaims, now: float) -> None:
+    """Judge the moment, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
+    if now >= claims.exp + LEEWAY:
+        raise InvalidClaims("expired")
+    if now < claims.iat - LEEWAY:
+        raise InvalidClaims("issued in the future")

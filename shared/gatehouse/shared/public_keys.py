@@ -1,0 +1,68 @@
+"""Which public keys are fit to verify with, judged by their numbers before a library reads them.
+
+A key that fits every signature proves nothing of whoever holds it, and one that is costly to use is a way to spend
+the time of whoever verifies.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MIN_RSA_BITS = 2048
+"""RFC 7518 3.3."""
+
+MAX_RSA_BITS = 4096
+"""A verification takes time with the square of it, and anybody may ask for one."""
+
+_MAX_RSA_EXPONENT = 2**32
+"""The time of a verification grows with its length; NIST SP 800-56B allows 2^256, 65537 is what is used."""
+
+_ED25519_PRIME = 2**255 - 19
+_ED25519_ORDER_8 = (
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+)
+_ED25519_SMALL_ORDER = frozenset(
+    {0, 1, _ED25519_PRIME - 1, *(int.from_bytes(bytes.fromhex(text), "little") for text in _ED25519_ORDER_8)}
+)
+"""The y of every point whose order divides 8. Such a key needs no private half: R = the identity and S = 0 are its
+signature of one message in eight, or of all. RFC 8032 does not ask for the check ("Taming the Many EdDSAs", 2020).
+"""
+
+
+def is_strong(jwk: Mapping[str, Any]) -> bool:
+    """Tell whether the numbers of a public JWK are those of a key that binds its holder.
+
+    RSA: an odd modulus of 2048 to 4096 bits, an odd exponent from 3 to 2^32. Ed25519: a canonical y (RFC 8032 5.1.3)
+    of no point of small order. Of P-256, whose points all have the one order, the library checks that the point is
+    on the curve.
+    """
+    judge = _JUDGES.get(str(jwk.get("kty")))
+    return judge is None or judge(jwk)
+
+
+def _is_strong_rsa(jwk: Mapping[str, Any]) -> bool:
+    modulus, exponent = (int.from_bytes(_octets(jwk.get(name))) for name in ("n", "e"))
+    if not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS:
+        return False
+    return bool(modulus & exponent & 1) and 3 <= exponent <= _MAX_RSA_EXPONENT
+
+
+def _is_strong_ed25519(jwk: Mapping[str, Any]) -> bool:
+    octets = _octets(jwk.get("x"))
+    y = int.from_bytes(octets, "little") & (2**255 - 1)  # the bit above is the sign of x
+    return len(octets) == 32 and y < _ED25519_PRIME and y not in _ED25519_SMALL_ORDER
+
+
+_JUDGES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"RSA": _is_strong_rsa, "OKP": _is_strong_ed25519}
+
+
+def _octets(member: object) -> bytes:
+    """Decode base64url without padding (RFC 7515 2) in its one spelling; anything else is no octets at all."""
+    text = member if isinstance(member, str) else ""
+    try:
+        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+    return octets if base64.urlsafe_b64encode(octets).rstrip(b"=").decode() == text else b""

@@ -1,0 +1,191 @@
+"""Two admins at once on PostgreSQL: whoever comes second decides from what the first one left."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
+from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.clients import administration as clients
+from gatehouse.authserver.clients.administration import Update
+from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.resources import administration as resources
+from gatehouse.authserver.resources.administration import ScopeDeclaration
+from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.store.models import ClientRow
+from gatehouse.shared.database import explain_failure
+
+pytestmark = pytest.mark.only_on("postgresql")
+
+Change = Callable[[Session], Any]
+
+WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+
+
+def both(server: AuthServer, first: Change, second: Change) -> Any:
+    """Make two changes, of which the second begins before the first commits. Return what the second one returns."""
+
+    def in_its_turn() -> Any:
+        with server.services.database.write() as session:
+            return second(session)
+
+    with ThreadPoolExecutor(1) as pool:
+        with server.services.database.write() as session:
+            first(session)
+            session.flush()
+            later = pool.submit(in_its_turn)
+            wait_for_a_lock(server, later)
+        return later.result()
+
+
+def wait_for_a_lock(server: AuthServer, later: "Future[Any]") -> None:
+    """Return when a session of the database waits for another one."""
+    waiting = 0
+    while not waiting:
+        assert not later.done(), "the second change did not wait for the first"
+        with server.services.database.read() as session:
+            waiting = session.scalar(WAITING) or 0
+
+
+def rotate(server: AuthServer, client: Client) -> Callable[[Session], str]:
+    keys = server.services.keys.ring()
+    return lambda session: clients.rotate_secret(session, server.admin, keys, client.client_id)[1]
+
+
+def update(server: AuthServer, client: Client, **changes: Any) -> Change:
+    return lambda session: clients.update_client(session, server.admin, client.client_id, Update(**changes))
+
+
+def delete(server: AuthServer, client: Client) -> Change:
+    return lambda session: clients.delete_client(session, server.admin, client.client_id)
+
+
+def disable(server: AuthServer, client: Client) -> Change:
+    return lambda session: clients.set_disabled(session, server.admin, client.client_id, disabled=True)
+
+
+def grant(server: AuthServer, client: Client, scope: str) -> Change:
+    return lambda session: clients.add_grant(session, server.admin, client.client_id, RESOURCE, scope)
+
+
+def take(server: AuthServer, client: Client, scope: str) -> Change:
+    return lambda session: clients.remove_grant(session, server.admin, client.client_id, RESOURCE, scope)
+
+
+def declare(server: AuthServer, *scopes: str, implies: tuple[str, ...] = ()) -> Change:
+    declared = [ScopeDeclaration(scope, "", implies) for scope in scopes]
+    return lambda session: resources.add_resource(session, server.admin, RESOURCE, "tools", declared)
+
+
+def remove(server: AuthServer) -> Change:
+    return lambda session: resources.remove_resource(session, server.admin, RESOURCE)
+
+
+def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:
+    """Two secrets that work, of which the trail says that one replaced the other, would be one that nobody revokes."""
+    client, _ = authserver.create_client()
+    secrets: list[str] = []
+    first = rotate(authserver, client)
+    secrets.append(both(authserver, lambda session: secrets.append(first(session)), rotate(authserver, client)))
+    answers = [authserver.post_token(basic=(client.client_id, secret)).status_code for secret in secrets]
+    assert answers == [401, 200]
+
+
+def test_of_two_updates_at_once_none_is_lost(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    changed = both(
+        authserver,
+        update(authserver, client, claims={"team": "a"}, strict=True),
+        update(authserver, client, claims={"workspace_id": "wks_1"}),
+    )
+    assert changed.claims == {"team": "a", "workspace_id": "wks_1"}
+    assert changed.strict
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(rotate, id="rotate"),
+        pytest.param(lambda *of: update(*of, strict=True), id="update"),
+        pytest.param(delete, id="delete"),
+        pytest.param(disable, id="disable"),
+        pytest.param(lambda *of: grant(*of, "org:read"), id="grant add"),
+        pytest.param(lambda *of: take(*of, "env:read"), id="grant remove"),
+    ],
+)
+def test_what_comes_behind_a_deletion_is_told_that_the_client_is_gone(
+    authserver: AuthServer, second: Callable[..., Change]
+) -> None:
+    client, _ = authserver.create_client()
+    with pytest.raises(Refused, match="There is no client"):
+        both(authserver, delete(authserver, client), second(authserver, client))
+    assert authserver.audit(client="admin:tester")[-1]["action"] == "client.delete"
+
+
+def test_a_scope_can_be_granted_and_taken_by_two_at_once(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    both(authserver, grant(authserver, client, "org:read"), grant(authserver, client, "org:read env:write"))
+    both(authserver, take(authserver, client, "org:read"), take(authserver, client, "env:write"))
+    with pytest.raises(Refused, match="was not granted"):
+        both(authserver, take(authserver, client, "env:read"), take(authserver, client, "env:read"))
+    with authserver.services.database.read() as session:
+        assert load_client(session, client.client_id).grants == {}
+
+
+def test_a_grant_does_not_outlive_the_resource_that_is_removed_behind_it(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    granted = grant(authserver, client, "org:read")
+    assert both(authserver, granted, remove(authserver)) == [client.client_id]
+    with authserver.services.database.read() as session:
+        assert load_client(session, client.client_id).grants == {}
+
+
+def test_nothing_is_granted_at_a_resource_that_is_being_removed(authserver: AuthServer) -> None:
+    authserver.add_resource(OTHER_RESOURCE)
+    client, _ = authserver.create_client(resource=OTHER_RESOURCE)
+    with pytest.raises(Refused, match="There is no resource"):
+        both(authserver, remove(authserver), grant(authserver, client, "env:read"))
+
+
+def test_of_two_declarations_at_once_the_second_knows_the_first(authserver: AuthServer) -> None:
+    first = declare(authserver, "log:read")
+    both(authserver, first, declare(authserver, "log:write", implies=("log:read",)))
+    with authserver.services.database.read() as session:
+        resource = load_resource(session, RESOURCE)
+    assert resource is not None
+    assert resource.hierarchy.implies == {"log:write": {"log:read"}}
+
+
+def test_a_resource_that_is_declared_behind_its_removal_is_a_new_one(authserver: AuthServer) -> None:
+    added = both(authserver, remove(authserver), declare(authserver, "log:read"))
+    assert added.scopes.keys() == {"log:read"}
+    with pytest.raises(Refused, match="There is no resource"):
+        both(authserver, remove(authserver), remove(authserver))
+
+
+def test_clients_of_a_removed_resource_are_not_changed_by_another_meanwhile(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client("env:read org:read")
+    taken = take(authserver, client, "org:read")
+    assert both(authserver, taken, remove(authserver)) == [client.client_id]
+    events = [event for event in authserver.audit() if event["action"] == "client.grant.remove"]
+    assert [event["detail"]["scope"] for event in events] == [["org:read"], ["env:read"]]
+
+
+def test_a_row_that_is_gone_when_it_is_written_is_told_in_words(authserver: AuthServer) -> None:
+    """Where no command locks, as a script of an operator's own may not."""
+    client, _ = authserver.create_client()
+    other = authserver.services.database
+    with pytest.raises(SQLAlchemyError) as failure, other.write() as session:
+        row = session.scalars(select(ClientRow)).one()
+        with other.write() as second:
+            clients.delete_client(second, authserver.admin, client.client_id)
+        row.strict = True
+        session.flush()
+    assert isinstance(failure.value, StaleDataError)
+    assert "Another command changed the same thing" in explain_failure(failure.value)
