@@ -1,7 +1,6 @@
 """The `authserver` command: what an admin types, reads, and is told when it cannot be done."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -51,9 +50,9 @@ def test_a_registered_resource_is_listed_with_its_scopes(shell: Shell) -> None:
         "resource_name": "tools",
         "scopes_supported": ["env:read", "env:write", "org:read"],
         "scopes": [
-            {"scope": "env:read", "description": "See environments", "implies": []},
-            {"scope": "env:write", "description": "", "implies": []},
-            {"scope": "org:read", "description": "", "implies": []},
+            {"scope": "env:read", "description": "See environments", "implies": [], "declared": True},
+            {"scope": "env:write", "description": "", "implies": [], "declared": True},
+            {"scope": "org:read", "description": "", "implies": [], "declared": True},
         ],
     }
     table = shell.text("resource", "list")
@@ -67,7 +66,7 @@ def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
     catalogue.write_text(json.dumps({"resource": "https://logs.example.com/mcp", "scopes": scopes}))
     add = ["resource", "add", "--name", "logs", "--catalogue", str(catalogue)]
     added = shell.json(*add, "https://logs.example.com/mcp")
-    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"]}
+    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"], "declared": True}
     assert "The catalogue is of https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
 
 
@@ -284,7 +283,7 @@ def test_init_in_a_place_that_cannot_be_written_is_a_message_and_no_traceback(em
 @pytest.mark.parametrize("command", [CREATE, ["serve"]], ids=["client create", "serve"])
 def test_without_the_sealing_key_nothing_is_created_or_served(shell: Shell, command: list[str]) -> None:
     (shell.folder / "keys" / "sealing.key").unlink()
-    assert "There is no sealing key" in shell.refusal(*command)
+    assert "that only their sealing key opens, and there is none at" in shell.refusal(*command)
     assert shell.json("client", "list") == []
 
 
@@ -356,8 +355,14 @@ def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str
         shell.environment["AUTHSERVER_ISSUER"] = "https://renamed.example.com"
     else:
         (shell.folder / "keys" / "sealing.key").unlink()
-    assert re.search("[Pp]ut (that one|theirs) back", shell.refusal("init"))
-    assert loss == "issuer" or not (shell.folder / "keys" / "sealing.key").exists()
+    file = shell.folder / "keys" / "sealing.key"
+    mend = "Put that one back" if loss == "issuer" else f"Restore {file} from its backup"
+    for command in (["init"], ["serve"], ["check"]):
+        told = shell.run(*command)
+        assert told.exit_code == 1
+        assert mend in told.output
+        assert "Run: authserver init" not in told.output
+    assert loss == "issuer" or not file.exists()
 
 
 def test_a_misspelt_setting_is_refused_by_its_name(shell: Shell) -> None:

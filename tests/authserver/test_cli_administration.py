@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
+from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, token_form
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
+from gatehouse.authserver.cli.audit import ACTIONS
 from gatehouse.authserver.clients.administration import rotate_secret
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.checks import Check
 from gatehouse.shared.jose import SigningKey, parse_key_set, read_unverified_claims
@@ -21,9 +23,45 @@ from gatehouse.shared.jose import SigningKey, parse_key_set, read_unverified_cla
 
 def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
     shown = shell.json("resource", "show", RESOURCE)
-    assert {"scope": "env:read", "description": "See environments", "implies": []} in shown["scopes"]
+    described = {"scope": "env:read", "description": "See environments", "implies": [], "declared": True}
+    assert described in shown["scopes"]
     assert "See environments" in shell.text("resource", "show", RESOURCE)
     assert "There is no resource" in shell.refusal("resource", "show", f"{RESOURCE}/other")
+
+
+def test_a_scope_that_is_no_longer_declared_stays_with_its_holders_and_is_given_to_nobody(shell: Shell) -> None:
+    holder, other = shell.json(*CREATE)["client_id"], shell.json(*CREATE)["client_id"]
+    shell.text("client", "grant", "add", holder, "--resource", RESOURCE, "--scope", "env:write")
+    result = shell.run("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
+    assert result.exit_code == 0
+    assert "No longer declared: env:write org:read. Clients keep what they hold of it" in result.stderr
+    assert "env:write" not in result.stdout
+    assert shell.json("audit")[-1]["detail"] == {"scopes": ["env:read"], "undeclared": ["env:write", "org:read"]}
+    shown = shell.json("resource", "show", RESOURCE)
+    assert shown["scopes_supported"] == ["env:read"]
+    assert {row["scope"]: row["declared"] for row in shown["scopes"]} == {
+        "env:read": True,
+        "env:write": False,
+        "org:read": False,
+    }
+    assert "declared" in shell.text("resource", "show", RESOURCE).splitlines()[3]
+    refusal = shell.refusal("client", "grant", "add", other, "--resource", RESOURCE, "--scope", "env:write")
+    assert "The resource no longer declares the scope env:write. Its scopes are: env:read." in refusal
+    assert shell.json("token", "issue", "--client", holder, "--resource", RESOURCE)["scope"] == "env:read env:write"
+    again = shell.run("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read", "--scope", "env:write")
+    assert "No longer declared: org:read." in again.stderr
+    assert shell.text("client", "grant", "add", other, "--resource", RESOURCE, "--scope", "env:write")
+
+
+def test_scopes_that_are_separated_by_commas_are_refused_with_the_mend(shell: Shell) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    add = ("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope")
+    assert shell.text(*add, "env:read env:write")
+    assert shell.refusal(*add, "env:read,env:write").endswith("env:write, org:read. Separate scopes by spaces.\n")
+    assert "Separate scopes by one space" in shell.refusal(*add, "env:read  env:write")
+    refusal = shell.refusal("token", "issue", "--client", client_id, "--resource", RESOURCE, "--scope", "a,b")
+    assert f"{RESOURCE} has no scope a,b; it has: env:read env:write org:read." in refusal
+    assert refusal.endswith("Ask for a scope that the resource has. Separate scopes by spaces.\n")
 
 
 def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
@@ -86,6 +124,27 @@ def test_an_update_of_nothing_is_wrong_usage(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     assert "Nothing to change: give at least one option" in shell.refusal("client", "update", client_id, code=2)
     shell.json("client", "update", client_id, "--strict")
+
+
+def test_a_client_without_a_workspace_is_told_of(shell: Shell) -> None:
+    """Claims of other names are legal, so a misspelt one can only be noted."""
+    note = "This client acts in no workspace; tools of this project's resource server need --claim workspace_id=wks_..."
+    made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
+    assert note in made.stderr
+    client_id = json.loads(made.stdout)["client_id"]
+    changed = shell.run("client", "update", client_id, "--ttl", "60")
+    assert note in changed.stderr
+    mended = shell.run("client", "update", client_id, "--claim", "workspace_id=wks_1", "--remove-claim", "workspace")
+    assert (mended.exit_code, note in mended.stderr) == (0, False)
+    assert note not in shell.run(*CREATE, "--claim", "workspace_id=wks_1").stderr
+
+
+@pytest.mark.parametrize("dots", ["...", "\u2026"])
+def test_the_dots_of_an_example_are_no_value(shell: Shell, dots: str) -> None:
+    refusal = shell.refusal(*CREATE, "--claim", f"workspace_id=wks_{dots}", code=2)
+    assert "the dots of workspace_id stand for a value: write it out" in refusal
+    assert shell.json("client", "list") == []
+    assert "wks_..." not in shell.text("client", "create", "--help") + shell.text("client", "update", "--help")
 
 
 @pytest.mark.parametrize(
@@ -155,35 +214,103 @@ def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "mend"),
+    ("form", "reason", "mend"),
     [
-        (
-            token_form(scope="org:read"),
-            "authserver client grant add {client_id} --resource {resource} --scope org:read",
+        pytest.param(
+            {"scope": "org:read"},
+            f"not granted at {RESOURCE}: org:read",
+            f"authserver client grant add {{client_id}} --resource {RESOURCE} --scope org:read",
+            id="scope that exists",
         ),
-        (
-            token_form(resource="https://other.example.com/mcp"),
-            "authserver client grant add {client_id} --resource https://other.example.com/mcp --scope ...",
+        pytest.param(
+            {"scope": "org:raed"},
+            f"{RESOURCE} has no scope org:raed; it has: env:read env:write org:read",
+            "Ask for a scope that the resource has.",
+            id="no such scope",
+        ),
+        pytest.param(
+            {"scope": "env:read,org:read"},
+            f"{RESOURCE} has no scope env:read,org:read; it has: env:read env:write org:read",
+            "Ask for a scope that the resource has. Separate scopes by spaces.",
+            id="commas",
+        ),
+        pytest.param(
+            {"resource": OTHER_RESOURCE},
+            f"no grant at {OTHER_RESOURCE}",
+            f"authserver client grant add {{client_id}} --resource {OTHER_RESOURCE} --scope ...",
+            id="resource that exists",
+        ),
+        pytest.param(
+            {"resource": "https://none.example.com/mcp"},
+            "https://none.example.com/mcp is not registered",
+            "authserver resource list",
+            id="no such resource",
+        ),
+        pytest.param(
+            {"resource": f"{RESOURCE}/"},
+            f"{RESOURCE}/ is not registered; {RESOURCE} is",
+            f"Name the resource as it is registered: {RESOURCE}",
+            id="slash",
+        ),
+        pytest.param(
+            {"resource": "https://mcp.example.com/MCP"},
+            f"https://mcp.example.com/MCP is not registered; {RESOURCE} is",
+            f"Name the resource as it is registered: {RESOURCE}",
+            id="case",
         ),
     ],
-    ids=["scope", "resource"],
 )
-def test_a_refused_token_request_is_traced_to_the_command_that_would_allow_it(
-    authserver: AuthServer, form: dict[str, str], mend: str
+def test_a_refused_token_request_is_traced_to_what_would_allow_it(
+    authserver: AuthServer, form: dict[str, str], reason: str, mend: str
 ) -> None:
+    """A grant is named only where it would help: the resource and the scope exist."""
+    authserver.add_resource(OTHER_RESOURCE)
     client, secret = authserver.create_client()
-    refused = authserver.post_token(form, basic=(client.client_id, secret))
+    refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
     assert refused.json["request_id"] == refused.headers["X-Request-Id"]
     [event] = authserver.audit(request_id=refused.json["request_id"])
-    assert event["detail"]["mend"] == mend.format(client_id=client.client_id, resource=RESOURCE)
+    assert event["reason"] == reason
+    assert event["detail"]["mend"] == mend.format(client_id=client.client_id)
+    assert event["object"] == form.get("resource")
     assert "grant add" not in refused.text
 
 
-@pytest.mark.parametrize("form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}])
+def test_a_refused_caller_does_not_learn_what_is_registered(authserver: AuthServer) -> None:
+    """Otherwise any client could list the resources of the others."""
+    authserver.add_resource(OTHER_RESOURCE)
+    client, secret = authserver.create_client()
+    for forms in (
+        [{"resource": OTHER_RESOURCE}, {"resource": "https://none.example.com/mcp"}, {"resource": f"{RESOURCE}/"}],
+        [{"scope": "org:read"}, {"scope": "org:raed"}],
+    ):
+        answers = []
+        for form in forms:
+            refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
+            answers.append((refused.status_code, refused.json["error"], refused.json["error_description"]))
+        assert len(set(answers)) == 1
+        assert answers[0][0] == 400
+
+
+def test_a_narrowed_grant_says_what_was_left_out(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    for scope, left_out in (("env:read", None), ("env:read org:read nope", "nope org:read")):
+        response = authserver.post_token(token_form(scope=scope), basic=(client.client_id, secret))
+        [event] = authserver.audit(request_id=response.headers["X-Request-Id"])
+        assert (event["outcome"], event["detail"]["scope"]) == ("allowed", "env:read")
+        assert event["detail"].get("left_out") == left_out
+
+
+@pytest.mark.parametrize(
+    "form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}], ids=["scope", "resource"]
+)
 def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, form: dict[str, str]) -> None:
     """CWE-78: `$(...)` is within the grammar of a scope and of a resource."""
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
+    with authserver.services.database.write() as session:
+        for resource in (RESOURCE, form.get("resource", OTHER_RESOURCE)):
+            scopes = [ScopeDeclaration("env:read"), ScopeDeclaration("$(id)")]
+            add_resource(session, authserver.admin, resource, "hostile", scopes)
     refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
     [event] = authserver.audit(request_id=refused.json["request_id"])
     words = shlex.split(event["detail"]["mend"])
@@ -202,7 +329,29 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
     shown = shell.text("audit", "--request", refused.json["request_id"])
     assert "mend" in shown
     assert f"authserver client grant add {client.client_id}" in shown
-    assert len(shown.splitlines()) > 8
+    rows = [line.split()[0] for line in shown.splitlines()]
+    assert len(rows) > 8
+    assert len(rows) == len(set(rows))
+    assert "detail" not in rows
+
+
+def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
+    client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
+    grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
+    for command in (
+        *(("client", "grant", "add", *grant), ("client", "grant", "remove", *grant)),
+        *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),
+        *(("client", "disable", client_id), ("client", "enable", client_id), ("client", "delete", client_id, "--yes")),
+        ("resource", "add", RESOURCE, "--name", "tools", "--scope", "a"),
+        ("resource", "remove", RESOURCE, "--yes"),
+    ):
+        assert shell.text(*command)
+    recorded = {event["action"] for event in shell.json("audit")}
+    # `init` and the endpoints record the others.
+    assert recorded == set(ACTIONS) - {"key.create", "http.request", "token.issue"}
+    for action in ACTIONS:
+        shell.text("audit", "--action", action)
+    assert "There are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
 
 
 def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:

@@ -234,12 +234,15 @@ def declare(server: AuthServer, *scopes: ScopeDeclaration, name: str = "other") 
 
 def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver: AuthServer) -> None:
     declare(authserver, ScopeDeclaration("log:read", "See logs"))
-    declare(authserver, ScopeDeclaration("log:write", "", ("log:read",)))
+    declare(authserver, ScopeDeclaration("log:write"), ScopeDeclaration("log:admin", "", ("log:write",)))
     with authserver.services.database.read() as session:
         resource = load_resource(session, OTHER_RESOURCE)
     assert resource is not None
-    assert resource.scopes == {"log:read": "See logs", "log:write": ""}
-    assert resource.hierarchy.implies == {"log:write": {"log:read"}}
+    assert resource.scopes == {"log:admin": "", "log:read": "See logs", "log:write": ""}
+    assert resource.declared == {"log:admin", "log:write"}
+    assert resource.hierarchy.implies == {"log:admin": {"log:write"}}
+    no_longer_declared = ScopeDeclaration("log:write", "", ("log:read",))
+    assert "log:read, which is not declared" in refusal(authserver, lambda s: declare(s, no_longer_declared))
     assert [e["action"] for e in authserver.audit() if e["object"] == OTHER_RESOURCE] == [
         "resource.add",
         "resource.update",

@@ -13,8 +13,8 @@ from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import ISSUER, AuthServer, token_form
 from support.clock import FakeClock
 from support.forging import forge, header_of, signer
-from werkzeug.test import TestResponse
 from support.shell import CREATE, Shell
+from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME

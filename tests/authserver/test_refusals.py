@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,12 @@ def with_secret(*, method: str = "client_secret_basic", **parameters: str) -> As
     return ask
 
 
+def wrong_secret(server: AuthServer) -> TestResponse:
+    client, secret = server.create_client()
+    assert server.post_token(basic=(client.client_id, secret)).status_code == 200
+    return server.post_token(basic=(client.client_id, secret + "x"))
+
+
 def with_authorization(authorization: str) -> Ask:
     return lambda server: server.post_token(headers={"Authorization": authorization})
 
@@ -115,6 +122,7 @@ def with_authorization(authorization: str) -> Ask:
     [
         pytest.param(lambda s: s.post_token(), "authserver client show", id="no credential"),
         pytest.param(lambda s: s.post_token(basic=("agent_nobody", "x")), "authserver client list", id="unknown"),
+        pytest.param(wrong_secret, "secret begins with: authserver client secret list agent_", id="wrong secret"),
         pytest.param(with_secret(method="client_secret_post"), "authserver client show agent_", id="other method"),
         pytest.param(with_secret(client_id="agent_other"), "Leave client_id out", id="two client_ids"),
         pytest.param(with_authorization("Bearer x"), "authserver client show", id="scheme"),
@@ -150,6 +158,13 @@ def test_a_refusal_names_what_would_mend_it_to_the_operator_only(authserver: Aut
     assert response.status_code in {400, 401}
     assert mend in only_event(authserver, response)["detail"]["mend"]
     assert mend not in response.text
+
+
+def test_the_mend_of_a_wrong_secret_is_no_paste_that_ends_the_right_one(authserver: AuthServer) -> None:
+    """Any caller can make this refusal happen to any client."""
+    mend = only_event(authserver, wrong_secret(authserver))["detail"]["mend"]
+    assert re.search("secret rotate agent_", mend) is None
+    assert "Only if it is lost: authserver client secret rotate, which ends the present secret at once." in mend
 
 
 def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(

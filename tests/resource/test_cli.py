@@ -154,9 +154,28 @@ def test_the_trail_can_be_narrowed(installed: Run) -> None:
     assert newest == everything[1:]
     actor = everything[0]["actor"]
     assert json.loads(installed("audit", "--client", actor, "--output", "json").output) == everything
-    for option in ("--client", "--jti", "--request"):
-        assert json.loads(installed("audit", option, "nobody", "--output", "json").output) == []
-    assert installed("audit", "--client", "' OR '1'='1").output == "(none)\n"
+    for option in ("--client", "--jti"):
+        assert json.loads(installed("audit", option, "nobody", "--output", "json").stdout) == []
+    assert installed("audit", "--client", "' OR '1'='1").stdout == "(none)\n"
+
+
+def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installed: Run) -> None:
+    installed("workspace", "create", "--name", "a")
+    assert len(json.loads(installed("audit", "--action", "workspace.create", "--output", "json").stdout)) == 1
+    assert json.loads(installed("audit", "--action", "tool.call", "--output", "json").stdout) == []
+    typo = installed("audit", "--action", "tool.cal")
+    assert typo.exit_code == 1
+    assert typo.output == (
+        "Error: There is no action tool.cal. There are: http.request, mcp.request, tool.call, workspace.create.\n"
+    )
+    absent = installed("audit", "--request", "req_none")
+    assert absent.exit_code == 1
+    assert absent.output == (
+        "Error: This trail has no request req_none. It may be in the other server's trail, or only in the log.\n"
+    )
+    named = installed("audit", "--client", "ci-agent")
+    assert named.exit_code == 0
+    assert named.stderr == "Clients are named by their client_id. See: authserver client list\n"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +203,7 @@ def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
         ("RESOURCESERVER_ISSUER", "http://as.example.com", "must be https"),
         ("RESOURCESERVER_ISSUER", "https://as.example.com/", "ends with a slash"),
         ("RESOURCESERVER_BIND", "8000", "must be HOST:PORT"),
-        ("RESOURCESERVER_WORKERS", "0", "greater than or equal to 1"),
+        ("RESOURCESERVER_WORKERS", "0", "must be 1 to 64"),
         ("RESOURCESERVER_BASELINE_SCOPES", 'env"read', "A scope is 1 to 128"),
         ("RESOURCESERVER_DATABASE_URL", "mysql://root:hunter2@db/x", "RESOURCESERVER_DATABASE_URL"),
     ],
@@ -253,4 +272,8 @@ def test_check_reports_what_keeps_the_server_from_serving(run: Run, installed: R
 def test_check_explains_every_setting(run: Run) -> None:
     explained = json.loads(run("check", "--explain", "--output", "json").stdout)
     assert "RESOURCESERVER_RESOURCE" in {row["setting"] for row in explained}
-    assert all(row["description"] for row in explained)
+    assert all(row["description"] and row["source"] == "default" for row in explained)
+    named = json.loads(run("check", "--explain", "--output", "json", RESOURCESERVER_WORKERS="8").stdout)
+    assert {row["setting"]: row["value"] for row in named if row["source"] == "environment"} == {
+        "RESOURCESERVER_WORKERS": "8"
+    }

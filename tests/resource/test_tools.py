@@ -322,4 +322,22 @@ async def test_a_write_that_fails_leaves_an_event_of_its_failure_only(acme: Call
     await acme("create_environment", name="staging")
     await acme.failure("create_environment", name="staging")
     events = [(event["outcome"], event["reason"]) for event in acme.server.audit()]
-    assert events == [("allowed", None), ("failed", "Conflict")]
+    conflict = "There is an environment of that name. Choose another, or call list_environments."
+    assert events == [("allowed", None), ("failed", conflict)]
+
+
+@pytest.mark.parametrize(
+    ("workspace_id", "reason"),
+    [(None, "the token has no claim workspace_id"), ("wks_" + "0" * 26, f"workspace wks_{'0' * 26} does not exist")],
+    ids=["no claim", "no workspace"],
+)
+async def test_the_trail_says_in_words_why_a_client_has_no_workspace_and_what_gives_it_one(
+    acme: Caller, workspace_id: str | None, reason: str
+) -> None:
+    await acme("list_environments")
+    await acme.server.failure("list_environments", acme.server.issuer.token(workspace_id=workspace_id))
+    *_, event = acme.server.audit()
+    assert (event["outcome"], event["reason"]) == ("failed", reason)
+    assert event["detail"]["mend"] == (
+        "authserver client update agent_1 --claim workspace_id=..., with an id from: resourceserver workspace list"
+    )

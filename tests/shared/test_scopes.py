@@ -11,6 +11,7 @@ from gatehouse.shared.scopes import (
     format_scope,
     parse_scope,
     parse_scope_token,
+    separator_hint,
 )
 
 GRAMMAR = [chr(c) for c in (0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F))]
@@ -47,7 +48,22 @@ def test_order_and_repetition_carry_no_meaning() -> None:
 def test_a_text_outside_the_grammar_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(InvalidScopeSyntax) as refusal:
         parse_scope(text)
-    assert str(refusal.value).startswith("A scope is 1 to 128 printable ASCII characters")
+    spaced = text and "" in text.split(" ")
+    mend = "Separate scopes by one space" if spaced else "A scope is 1 to 128 printable ASCII characters"
+    assert str(refusal.value).startswith(mend)
+
+
+def test_scopes_in_a_message_are_cut_between_two_of_them() -> None:
+    assert cut_scope({"aa", "bb", "cc"}, 8) == "aa bb cc"
+    assert cut_scope({"aa", "bb", "cc"}, 7) == cut_scope({"aa", "bb", "cc"}, 5) == "aa bb"
+    assert cut_scope({"aa", "bb", "cc"}, 4) == "aa"
+
+
+def test_what_looks_like_several_scopes_is_named() -> None:
+    """Both characters are in the grammar."""
+    assert parse_scope("a,b") == {"a,b"}
+    assert separator_hint({"x", "a,b"}) == separator_hint({"a;b"}) == " Separate scopes by spaces."
+    assert separator_hint({"a", "b"}) == ""
 
 
 def test_a_token_has_at_most_128_characters_and_no_space() -> None:

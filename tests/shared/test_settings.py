@@ -8,7 +8,14 @@ from pydantic import ValidationError
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.resource.settings import Settings as ResourceServerSettings
-from gatehouse.shared.settings import InvalidSettings, check_bind, check_issuer, check_public_url, load_settings
+from gatehouse.shared.settings import (
+    InvalidSettings,
+    check_bind,
+    check_issuer,
+    check_public_url,
+    explain_settings,
+    load_settings,
+)
 
 
 def problems_of(settings_class: type[AuthServerSettings | ResourceServerSettings]) -> dict[str, str]:
@@ -37,13 +44,13 @@ def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch:
     wrong = {
         "AUTHSERVER_ISSUER": ("http://as.example.com", "must be https"),
         "AUTHSERVER_BIND": ("9000", "must be HOST:PORT"),
-        "AUTHSERVER_WORKERS": ("many", "valid integer"),
-        "AUTHSERVER_THREADS": ("0", "greater than or equal to 1"),
+        "AUTHSERVER_WORKERS": ("many", "must be 1 to 64"),
+        "AUTHSERVER_THREADS": ("0", "must be 1 to 64"),
         "AUTHSERVER_DATABASE_URL": ("mysql://root:hunter2@host/name", "only sqlite:// and postgresql://"),
-        "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "'ES256', 'RS256' or 'EdDSA'"),
-        "AUTHSERVER_TOKEN_TTL": ("3601", "less than or equal to 3600"),
-        "AUTHSERVER_LOG_FORMAT": ("xml", "'console' or 'json'"),
-        "AUTHSERVER_LOG_LEVEL": ("LOUD", "'DEBUG', 'INFO' or 'WARNING'"),
+        "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "must be ES256, RS256 or EdDSA"),
+        "AUTHSERVER_TOKEN_TTL": ("3601", "must be 1 to 3600"),
+        "AUTHSERVER_LOG_FORMAT": ("xml", "must be console or json"),
+        "AUTHSERVER_LOG_LEVEL": ("LOUD", "must be DEBUG, INFO or WARNING"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
@@ -60,9 +67,9 @@ def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pyte
         "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#part", "without query or fragment"),
         "RESOURCESERVER_ISSUER": ("https://as.example.com/", "ends with a slash"),
         "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
-        "RESOURCESERVER_WORKERS": ("65", "less than or equal to 64"),
+        "RESOURCESERVER_WORKERS": ("65", "must be 1 to 64"),
         "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
-        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "A scope is"),
+        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "Separate scopes by one space"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
@@ -72,6 +79,57 @@ def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pyte
         [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
         assert mend in problem
     assert "hunter2" not in str(problems)
+
+
+def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name that was probably meant."""
+    assert load_settings(AuthServerSettings)
+    for name, value in {
+        "AUTHSERVER_TOKEN_TLL": "60",
+        "AUTHSERVER_VERBOSE": "1",
+        "AUTHSERVER_WORKERS": "0",
+        "FLASK_DEBUG": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert problems_of(AuthServerSettings) == {
+        "FLASK_DEBUG=1": "switches Flask's debugger on, which runs code for whoever reaches it; unset it",
+        "AUTHSERVER_TOKEN_TLL": "there is no such setting; did you mean AUTHSERVER_TOKEN_TTL?",
+        "AUTHSERVER_VERBOSE": "there is no such setting; remove it or mend its name",
+        "AUTHSERVER_WORKERS=0": "must be 1 to 64",
+    }
+
+
+def test_settings_are_explained_with_their_values_and_where_those_are_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_file = tmp_path / "servers.env"
+    env_file.write_text(
+        "AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nAUTHSERVER_DATABASE_URL=sqlite:///hunter2.db\n"
+        "AUTHSERVER_ISSUER=https://admin:hunter2@as.example.com\n"
+    )
+    monkeypatch.setenv("AUTHSERVER_THREADS", "2")
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    explained = explain_settings(AuthServerSettings, env_file)
+    assert explained[0]["setting"] == "AUTHSERVER_ISSUER"
+    rows = {row["setting"].removeprefix("AUTHSERVER_"): row for row in explained}
+    assert {name: (rows[name]["value"], rows[name]["source"], rows[name]["default"]) for name in rows} == {
+        "ISSUER": ("(not shown)", "file", "http://127.0.0.1:9000"),
+        "BIND": ("127.0.0.1:9000", "default", "127.0.0.1:9000"),
+        "WORKERS": ("2", "default", "2"),
+        "THREADS": ("2", "environment", "4"),
+        "DATABASE_URL": ("set", "file", "sqlite:///var/authserver.db"),
+        "KEYS_DIR": ("keys", "default", "keys"),
+        "SEALING_KEY": ("set", "environment", ""),
+        "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
+        "TOKEN_TTL": ("60", "file", "300"),
+        "LOG_FORMAT": ("console", "default", "console"),
+        "LOG_LEVEL": ("INFO", "default", "INFO"),
+    }
+    assert all(row["description"] for row in explained)
+    assert "hunter2" not in str(explained)
+    assert [row["setting"] for row in explain_settings(ResourceServerSettings)][:2] == [
+        *("RESOURCESERVER_RESOURCE", "RESOURCESERVER_ISSUER"),
+    ]
 
 
 @pytest.mark.parametrize("settings_class", [AuthServerSettings, ResourceServerSettings])

@@ -167,7 +167,8 @@ class Dispatch:
         try:
             result = await self._runner(call.tool)(call)
         except DirectoryError as error:
-            return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
+            mend = {"mend": error.mend} if error.mend else None
+            return await self._failed(call.event("failed", error.reason, mend), str(error), not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
             return _error(not_now)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.database import explain_failure
-from gatehouse.shared.settings import InvalidSettings, ServerSettings, SettingsT
+from gatehouse.shared.settings import InvalidSettings, SettingsT
 
 Outcome = Literal["ok", "failed", "not checked"]
 
@@ -58,16 +58,3 @@ def check_settings(load: Callable[[], SettingsT]) -> tuple[SettingsT | None, lis
 def passed(checks: Iterable[Check]) -> bool:
     """Tell whether every check is ok."""
     return all(check.outcome == "ok" for check in checks)
-
-
-def explain_settings(settings_class: type[ServerSettings]) -> list[dict[str, Any]]:
-    """Return every setting with its default and what it is for."""
-    prefix = str(settings_class.model_config.get("env_prefix", ""))
-    return [
-        {
-            "setting": prefix + name.upper(),
-            "default": "" if field.default is None else str(field.default),
-            "description": field.description or "",
-        }
-        for name, field in settings_class.model_fields.items()
-    ]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.audit import find_events
@@ -173,7 +173,11 @@ def _cell(value: Any) -> str:
 EXPECTED_FAILURES = (InvalidSettings, SchemaMismatch, Refusal, SQLAlchemyError, OSError)
 """What a check of an installation may end with."""
 
-explain_option = click.option("--explain", is_flag=True, help="List every setting, its default, and what it is for.")
+explain_option = click.option(
+    "--explain",
+    is_flag=True,
+    help="List every setting: its value, where that is from, and its purpose.",
+)
 
 
 def print_checks(ctx: click.Context, checks: Sequence[Check], output: str) -> None:
@@ -241,19 +245,48 @@ def _parse_since(_: click.Context, __: click.Parameter, value: str | None) -> fl
     return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp()
 
 
-def print_audit(connection: Connection, table: Table, *, output: str, **filters: Any) -> None:
-    """Print the newest matching audit events, the oldest of them first."""
+def print_audit(
+    connection: Connection, table: Table, *, output: str, actions: Collection[str] = (), **filters: Any
+) -> None:
+    """Print the newest matching audit events, the oldest of them first. `actions` is what this server records.
+
+    Raises:
+        Refusal: there is no such action, or no such request.
+    """
+    _require_action(connection, table, filters.get("action"), actions)
     columns = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
     records: list[dict[str, Any]] = [
         {"time": iso_time(row["time"] / 1000, "milliseconds"), **{name: row[name] for name in (*columns[1:], "detail")}}
         for row in find_events(connection, table, **filters)
     ]
+    if not records:
+        _explain_absence(filters)
     if output == "table" and filters.get("request_id"):
         for record in records:
-            print_record({**record, **record.pop("detail")}, output)
+            detail = record.pop("detail")
+            print_record({**record, **detail}, output)
         return
     if output == "table":
         # What was granted, made or answered stands where a refusal has its reason.
         for record in records:
             record["reason"] = record["reason"] or record["detail"]
     print_records(records, columns, output)
+
+
+def _require_action(connection: Connection, table: Table, action: str | None, known: Collection[str]) -> None:
+    if action is None or action in known:
+        return
+    # An older version may have recorded others.
+    recorded = set(connection.scalars(select(table.c.action).distinct()))
+    if action not in recorded:
+        raise Refusal(f"There is no action {printable(action)}. There are: {', '.join(sorted({*known, *recorded}))}.")
+
+
+def _explain_absence(filters: Mapping[str, Any]) -> None:
+    if filters.get("request_id"):
+        raise Refusal(
+            f"This trail has no request {printable(filters['request_id'])}. "
+            "It may be in the other server's trail, or only in the log."
+        )
+    if filters.get("client"):
+        click.echo("Clients are named by their client_id. See: authserver client list", err=True)

@@ -32,7 +32,10 @@ def parse_scope(text: str) -> frozenset[str]:
     Raises:
         InvalidScopeSyntax: the value is empty, has leading, trailing or doubled spaces, or a bad token.
     """
-    return frozenset(parse_scope_token(token) for token in text.split(" "))
+    tokens = text.split(" ")
+    if text and "" in tokens:
+        raise InvalidScopeSyntax("Separate scopes by one space, with none before or behind them.")
+    return frozenset(parse_scope_token(token) for token in tokens)
 
 
 def format_scope(scopes: Iterable[str]) -> str:
@@ -40,9 +43,15 @@ def format_scope(scopes: Iterable[str]) -> str:
     return " ".join(sorted(scopes))
 
 
-def cut_scope(scope: str, length: int) -> str:
-    """Return the first whole tokens of a `scope` value that are at most so many characters together."""
-    return scope if len(scope) <= length else scope[: length + 1].rpartition(" ")[0]
+def cut_scope(scopes: Iterable[str], length: int = 384) -> str:
+    """Return the `scope` value of a set for a message: whole tokens, as many as fit into that many characters."""
+    text = format_scope(scopes)
+    return text if len(text) <= length else text[: length + 1].rpartition(" ")[0]
+
+
+def separator_hint(scopes: Iterable[str]) -> str:
+    """Return what to say of scopes that nobody has and that look like several (`,` and `;` are in the grammar)."""
+    return " Separate scopes by spaces." if any("," in scope or ";" in scope for scope in scopes) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,19 @@
 """How both servers read their settings: environment or `--env-file`, judged as a whole, every problem at once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from gatehouse.shared.database import parse_database_url
+from gatehouse.shared.env_file import InvalidEnvFile, read_env_file
 from gatehouse.shared.logs import LogFormat, LogLevel
 from gatehouse.shared.redaction import mask, printable
 from gatehouse.shared.resource_identifiers import (
@@ -44,6 +46,7 @@ class CommandSettings(BaseSettings):
 
     private: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values only the owner of a file may read."""
+
 
 class ServerSettings(CommandSettings):
     """What both servers are set up with."""
@@ -80,31 +83,54 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
             holds a secret, or could, is not repeated.
     """
-    prefix = str(settings_class.model_config.get("env_prefix", ""))
+    in_file = _read(env_file)
     problems = [
         f"{name}={_shown(value)}: {effect}; unset it"
         for name, effect in settings_class.forbidden_variables.items()
         if (value := os.environ.get(name))
     ]
-    problems += _exposed(settings_class, prefix, env_file)
-    unknown = _unknown_names(settings_class, prefix, env_file)
-    problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
+    problems += _exposed(settings_class, env_file, in_file)
+    problems += _unknown_names(settings_class, in_file)
+    try:
+        settings = settings_class(_env_file=env_file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems += _invalid_values(settings_class, error)
     if problems:
         raise InvalidSettings("\n".join(problems))
+    return settings
+
+
+def _read(env_file: Path | None) -> Mapping[str, str]:
     try:
-        return settings_class(_env_file=env_file)  # type: ignore[call-arg]
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors(include_url=False):
-            message = problem["msg"].removeprefix("Value error, ")
-            if not problem["loc"]:
-                # A problem of several settings together names them itself.
-                lines.append(message)
-                continue
-            field = str(problem["loc"][0])
-            value = "" if field in settings_class.confidential else f"={_shown(problem['input'])}"
-            lines.append(f"{prefix}{field.upper()}{value}: {message}")
-        raise InvalidSettings("\n".join(lines)) from None
+        return read_env_file(env_file)
+    except InvalidEnvFile as error:
+        # Alone: what the settings are cannot be known.
+        raise InvalidSettings(str(error)) from None
+
+
+def _prefix(settings_class: type[CommandSettings]) -> str:
+    return str(settings_class.model_config.get("env_prefix", ""))
+
+
+def _invalid_values(settings_class: type[CommandSettings], error: ValidationError) -> Iterator[str]:
+    schemas = settings_class.model_json_schema()["properties"]
+    for problem in error.errors(include_url=False):
+        if not problem["loc"]:
+            # A problem of several settings together names them itself.
+            yield problem["msg"].removeprefix("Value error, ")
+            continue
+        field = str(problem["loc"][0])
+        value = "" if field in settings_class.confidential else f"={_shown(problem['input'])}"
+        yield f"{_prefix(settings_class)}{field.upper()}{value}: {_explain(problem, schemas[field])}"
+
+
+def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
+    """Say what a value must be, as the settings' own checks do."""
+    if "minimum" in schema:
+        return f"must be {schema['minimum']} to {schema['maximum']}"
+    if problem["type"] == "literal_error":
+        return f"must be {problem['ctx']['expected'].replace(chr(39), '')}"
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _shown(value: object) -> str:
@@ -113,20 +139,54 @@ def _shown(value: object) -> str:
     return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
 
 
-def _exposed(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
-    """Return a problem for each secret in a file that others can read: as exposed there as in a file of its own."""
-    private = {prefix + name.upper() for name in settings_class.private}
-    if not private or env_file is None or not env_file.stat().st_mode & 0o077:
-        return []
-    held = sorted(private & {name.upper() for name, value in dotenv_values(env_file).items() if value})
-    return [f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}" for name in held]
+def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_file: Mapping[str, str]) -> Iterator[str]:
+    """Name each secret in a file that others can read: it is as exposed there as in a file of its own."""
+    private = {_prefix(settings_class) + name.upper() for name in settings_class.private}
+    if env_file is not None and env_file.stat().st_mode & 0o077:
+        for name in sorted(private & {name.upper() for name, value in in_file.items() if value}):
+            yield f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}"
 
 
-def _unknown_names(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
-    """Return the names that begin as these settings do and are none: a misspelt limit limits nothing."""
-    names = {name.upper() for name in (*os.environ, *(dotenv_values(env_file) if env_file else ()))}
-    known = {prefix + name.upper() for name in settings_class.model_fields}
-    return sorted(name for name in names - known if name.startswith(prefix))
+def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, str]) -> Iterator[str]:
+    """Name what begins as this server's settings do and is none: a misspelt limit limits nothing."""
+    prefix = _prefix(settings_class)
+    known = [name.upper() for name in settings_class.model_fields]
+    for name in sorted({name.upper() for name in (*os.environ, *in_file)}):
+        if name.startswith(prefix) and name.removeprefix(prefix) not in known:
+            alike = get_close_matches(name.removeprefix(prefix), known, 1)
+            mend = f"did you mean {prefix}{alike[0]}?" if alike else "remove it or mend its name"
+            yield f"{printable(name)}: there is no such setting; {mend}"
+
+
+def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
+    """Return every setting with its value, where that is from, its default, and what it is for.
+
+    A secret, or what may hold one, is `set`. What is public comes first: it is what others have to know, too.
+
+    Raises:
+        InvalidSettings: the file cannot be read in one way.
+    """
+    prefix, in_file = _prefix(settings_class), {name.upper(): value for name, value in _read(env_file).items()}
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    fields = settings_class.model_fields
+    records = []
+    for name in sorted(fields, key=lambda name: name not in {"resource", "issuer"}):
+        variable, default = prefix + name.upper(), fields[name].default
+        source = "environment" if variable in environment else "file" if variable in in_file else "default"
+        value = {**in_file, **environment}.get(variable)
+        if value is not None:
+            value = "set" if name in settings_class.confidential else _shown(value)
+        default = "" if default is None else str(default)
+        records.append(
+            {
+                "setting": variable,
+                "value": default if value is None else value,
+                "source": source,
+                "default": default,
+                "description": fields[name].description or "",
+            }
+        )
+    return records
 
 
 def check_public_url(value: str) -> str:

@@ -8,6 +8,13 @@ from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.command_line import audit_options, example, print_audit
 
+ACTIONS = (
+    *("client.create", "client.delete", "client.disable", "client.enable", "client.grant.add", "client.grant.remove"),
+    *("client.secret.rotate", "client.update", "http.request", "key.create", "resource.add", "resource.remove"),
+    *("resource.update", "token.issue"),
+)
+"""What this server records."""
+
 
 @click.command()
 @audit_options
@@ -16,4 +23,4 @@ from gatehouse.shared.command_line import audit_options, example, print_audit
 def audit(ctx: click.Context, /, **options: Any) -> None:
     """Show tokens issued and refused, and changes by admins, oldest first."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        print_audit(session.connection(), audit_event, **options)
+        print_audit(session.connection(), audit_event, actions=ACTIONS, **options)

@@ -3,15 +3,16 @@
 import click
 
 from gatehouse.authserver.cli.installation import Installation, settings_of
-from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.keys.sealing import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.checks import Check, check_settings, explain_settings, run_checks
+from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
+    env_file_of,
     example,
     explain_option,
     output_option,
@@ -19,6 +20,7 @@ from gatehouse.shared.command_line import (
     print_records,
 )
 from gatehouse.shared.database import shown_url
+from gatehouse.shared.settings import explain_settings
 
 
 @click.command()
@@ -29,7 +31,8 @@ from gatehouse.shared.database import shown_url
 def check(ctx: click.Context, explain: bool, output: str) -> None:
     """Check settings, sealing key, database and signing key. Exit code 1 when the server would not start."""
     if explain:
-        print_records(explain_settings(Settings), ("setting", "default", "description"), output)
+        columns = ("setting", "value", "source", "default", "description")
+        print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)
         return
     settings, checks = check_settings(lambda: settings_of(ctx))
     print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)
@@ -40,8 +43,8 @@ def _check_installation(settings: Settings) -> list[Check]:
     installation = Installation(settings, database, Administrator(AuditRows(audit_event)))
 
     def sealing_key() -> str:
-        load_sealing_key(settings)
-        return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir)
+        installation.sealing_key()
+        return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir / FILE_NAME)
 
     def schema() -> str:
         database.require_current()

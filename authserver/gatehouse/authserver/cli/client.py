@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, client_record, print_client, print_secret
+from gatehouse.authserver.cli.client_record import (
+    WITHIN_A_SECOND,
+    client_record,
+    note_workspace,
+    print_client,
+    print_secret,
+)
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
@@ -30,6 +36,8 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
         name, equals, value = text.partition("=")
         if not equals or name in claims:
             raise click.BadParameter("write NAME=VALUE, each name once")
+        if value.endswith(("...", "\N{HORIZONTAL ELLIPSIS}")):
+            raise click.BadParameter(f"the dots of {name} stand for a value: write it out")
         claims[name] = value
     return claims
 
@@ -67,7 +75,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="A static claim in its tokens, such as workspace_id=wks_...; repeat for more.",
+    help="A static claim in its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeat for more.",
 )
 @click.option(
     "--ttl",
@@ -83,7 +91,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.pass_context
 @example(
     'authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope "env:read org:read"'
-    " --claim workspace_id=wks_...\n"
+    " --claim workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t\n"
     "authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope env:read"
     " --generate-key ci-agent.pem"
 )
@@ -112,6 +120,7 @@ def create(
                 print_secret(created, output, secret)
     if secret is None:
         print_client(created, output, **({"private_key_file": str(generate_key)} if generate_key else {}))
+    note_workspace(created)
 
 
 def _read_keys(path: Path) -> bytes:
@@ -217,7 +226,9 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Take a claim away; repeat for more.")
 @output_option
 @click.pass_context
-@example("authserver client update agent_0123456789abcdef0123 --ttl 120 --claim workspace_id=wks_...")
+@example(
+    "authserver client update agent_0123456789abcdef0123 --ttl 120 --claim workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t"
+)
 def update(
     ctx: click.Context,
     /,
@@ -236,6 +247,7 @@ def update(
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.update_client(session, installation.admin, client_id, change)
     print_client(changed, output)
+    note_workspace(changed)
     click.echo(WITHIN_A_SECOND, err=True)
 
 

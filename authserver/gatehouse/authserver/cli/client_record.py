@@ -60,3 +60,13 @@ def print_secret(registered: Client, output: str, secret: str) -> None:
         raise Refusal(f"The secret cannot be printed ({error.strerror}), so nothing was changed.") from None
     if output == "table":
         click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+
+
+def note_workspace(registered: Client) -> None:
+    """Say what a client without a workspace cannot do: every other claim is legal, and so is a misspelt name."""
+    if "workspace_id" not in registered.claims:
+        click.echo(
+            "This client acts in no workspace; tools of this project's resource server need "
+            "--claim workspace_id=wks_... See: resourceserver workspace list",
+            err=True,
+        )

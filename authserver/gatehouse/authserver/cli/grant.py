@@ -19,7 +19,9 @@ def grant() -> None:
 @click.option("--scope", required=True, multiple=True, callback=join_scopes, metavar='"A B"', help="The scopes to add.")
 @output_option
 @click.pass_context
-@example('authserver client grant add agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
+@example(
+    'authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope "env:write"'
+)
 def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Let a client have scopes at a resource, beside those that it has."""
     with open_installation(ctx) as installation, installation.database.write() as session:
@@ -36,7 +38,10 @@ def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: s
 )
 @output_option
 @click.pass_context
-@example('authserver client grant remove agent_... --resource https://mcp.example.com/mcp --scope "env:write"')
+@example(
+    "authserver client grant remove agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp"
+    ' --scope "env:write"'
+)
 def remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Take scopes away from a client. Tokens that it holds keep them until they expire."""
     with open_installation(ctx) as installation, installation.database.write() as session:

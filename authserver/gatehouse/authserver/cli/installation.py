@@ -5,16 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.keys.sealing import load_sealing_key
-from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey
+from gatehouse.authserver.keys.sealing import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
+from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey, has_sealed_rows
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.command_line import Refusal, env_file_of
+from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import load_settings
 
 
@@ -31,10 +33,23 @@ class Installation:
     database: Database
     admin: Administrator
 
+    def sealing_key(self) -> SealingKey:
+        """Return the sealing key. Raises InvalidSettings, which tells a lost one from one that was not made yet."""
+        if not has_sealing_key(self.settings) and self._holds_sealed_rows():
+            raise lost_sealing_key(self.settings)
+        return load_sealing_key(self.settings)
+
+    def _holds_sealed_rows(self) -> bool:
+        try:
+            self.database.require_current()
+            with self.database.read() as session:
+                return has_sealed_rows(session)
+        except (SchemaMismatch, SQLAlchemyError):
+            return False
+
     def keys(self) -> KeyRing:
         """Return the keys in use. Raises InvalidSettings or Refusal."""
-        settings = self.settings
-        sealing_key = load_sealing_key(settings)
+        settings, sealing_key = self.settings, self.sealing_key()
         try:
             return KeyStore(self.database, sealing_key, settings.issuer, settings.signing_algorithm).ring()
         except NoUsableKey as error:

@@ -27,12 +27,13 @@ def _record(registered: Resource) -> dict[str, Any]:
     return {
         "resource": registered.resource,
         "resource_name": registered.resource_name,
-        "scopes_supported": list(registered.scopes),
+        "scopes_supported": sorted(registered.declared),
         "scopes": [
             {
                 "scope": scope,
                 "description": description,
                 "implies": sorted(registered.hierarchy.implies.get(scope, ())),
+                "declared": scope in registered.declared,
             }
             for scope, description in registered.scopes.items()
         ],
@@ -55,7 +56,11 @@ def _record(registered: Resource) -> dict[str, Any]:
     "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json"
 )
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
-    """Register the resource URL, or bring the name and scopes of a registered one up to date."""
+    """Register the resource URL, or bring the name and scopes of a registered one up to date.
+
+    The scopes given are all that it declares. Of a scope that it declared before, clients keep what they hold; it
+    implies nothing any more, and cannot be granted.
+    """
     if bool(scopes) == bool(catalogue):
         raise click.UsageError("Give either --scope, once or more often, or --catalogue.")
     with open_installation(ctx) as installation:
@@ -71,6 +76,12 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
     if output == "table":
         del record["scopes"]
     print_record(record, output)
+    if undeclared := sorted(added.scopes.keys() - added.declared):
+        click.echo(
+            f"No longer declared: {' '.join(undeclared)}. Clients keep what they hold of it; it implies nothing "
+            "now, and cannot be granted any more. See: authserver client list --output json",
+            err=True,
+        )
 
 
 @resource.command("list")
@@ -101,7 +112,7 @@ def show(ctx: click.Context, url: str, output: str) -> None:
         return
     scopes = record.pop("scopes")
     print_record(record, output)
-    print_records(scopes, ("scope", "implies", "description"), output)
+    print_records(scopes, ("scope", "declared", "implies", "description"), output)
 
 
 @resource.command()

@@ -4,7 +4,7 @@ import click
 
 from gatehouse.authserver.app import close_app, create_app
 from gatehouse.authserver.cli.installation import open_installation, settings_of
-from gatehouse.authserver.keys.sealing import create_sealing_key, load_sealing_key
+from gatehouse.authserver.keys.sealing import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
@@ -31,6 +31,8 @@ def init(ctx: click.Context, output: str) -> None:
             sealed_before = has_sealed_rows(session)
         # A new sealing key could not open what is there, and would make the loss look mended.
         created_key_file = not sealed_before and create_sealing_key(settings)
+        if sealed_before and not has_sealing_key(settings):
+            raise lost_sealing_key(settings)
         sealing_key = load_sealing_key(settings)
         admin = Administrator(AuditRows(audit_event))
         with database.write() as session:

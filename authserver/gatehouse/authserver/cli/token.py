@@ -11,7 +11,8 @@ from gatehouse.authserver.clients.administration import existing_client
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
+from gatehouse.authserver.grants.client_credentials import NotGranted, choose_resource, choose_scope
+from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
 from gatehouse.authserver.tokens.inspect import Inspection
@@ -66,11 +67,17 @@ def _issue(
         identifier = choose_resource(vouched, [resource])
         granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
     except OAuthError as error:
-        raise Refused(f"{error.error}: {error.reason}" + (f". Run: {error.mend}" if error.mend else "")) from None
+        refusal = explain(session, error) if isinstance(error, NotGranted) else error
+        raise Refused(f"{refusal.error}: {refusal.reason}{_mend(refusal.mend)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock)
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, "token.issue", client_id, issued.claims)
     return issued
+
+
+def _mend(mend: str | None) -> str:
+    """Return what may mend a refusal, a command or a sentence, as the end of a message."""
+    return "" if mend is None else f". Run: {mend}" if mend.startswith("authserver ") else f". {mend}"
 
 
 @token.command()

@@ -19,7 +19,7 @@ from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, Clie
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.jose import InvalidKeySet, client_verification_keys, parse_client_keys
-from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope
+from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +171,11 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
         raise Refused(
             f"There is no resource {identifier}. Add it with: authserver resource add. Registered are: {known}."
         )
-    if unknown := sorted(scopes - registered.scopes.keys()):
-        known = ", ".join(registered.scopes)
-        raise Refused(f"The resource has no scope {unknown[0]}. Its scopes are: {known}.")
+    if unknown := sorted(scopes - registered.declared):
+        declared = ", ".join(sorted(registered.declared))
+        problem = "no longer declares the" if unknown[0] in registered.scopes else "has no"
+        hint = separator_hint(unknown)
+        raise Refused(f"The resource {problem} scope {unknown[0]}. Its scopes are: {declared}.{hint}")
     for name in sorted(scopes):
         session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
     admin.record(session, "client.grant.add", client_id, resource=identifier, scope=sorted(scopes))

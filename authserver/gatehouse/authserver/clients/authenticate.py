@@ -53,7 +53,7 @@ class ClientAuthenticator:
         if isinstance(proof, Signed):
             self.assertions.accept(proof, client)
         elif not proof:
-            raise invalid_client("wrong secret", client_command("secret rotate", client.client_id))
+            raise invalid_client("wrong secret", _compare_secrets(client.client_id))
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
         return AuthenticatedClient(client)
@@ -63,3 +63,12 @@ class ClientAuthenticator:
         if isinstance(credentials, AssertionCredentials):
             return self.assertions.examine(credentials, client.keys if client else ())
         return matches(credentials.secret, client.secrets if client else (), keys.peppers)
+
+
+def _compare_secrets(client_id: str) -> str:
+    """Return the mend of a wrong secret. A command that may be pasted must not end the secret that is right."""
+    known = client_command("secret list", client_id)
+    return (
+        f"Compare how the caller's secret begins with: {known}. Only if it is lost: authserver client secret rotate, "
+        "which ends the present secret at once."
+    )

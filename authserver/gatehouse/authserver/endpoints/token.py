@@ -7,7 +7,8 @@ from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.credentials import claimed_client_id
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form, parse_form
-from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
+from gatehouse.authserver.grants.client_credentials import GrantedRequest, NotGranted, choose_resource, choose_scope
+from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
@@ -15,7 +16,7 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
 from gatehouse.shared.audit import CLAIMED, AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable
-from gatehouse.shared.scopes import format_scope
+from gatehouse.shared.scopes import cut_scope, format_scope
 
 _ACTION = "token.issue"
 
@@ -34,19 +35,33 @@ def token(services: Services, request: Request) -> Response:
         resource = choose_resource(client, form.resources)
         granted = choose_scope(client, resource, form.parameters)
         response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
-        record_issued(services, request, issued)
+        record_issued(services, request, granted, issued)
     except OAuthError as error:
-        actor = _actor(request, form, client)
-        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
+        return _refuse(services, request, error, form, client)
     except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
         log.error("token request cannot be judged", error=type(error).__name__)
         return render(temporarily_unavailable(type(error).__name__), request.request_id)
     return json_response(response, headers=NO_STORE)
 
 
-def record_issued(services: Services, request: Request, issued: IssuedToken) -> None:
+def _refuse(
+    services: Services, request: Request, error: OAuthError, form: Form, client: AuthenticatedClient | None
+) -> Response:
+    target = form.resources[0] if len(form.resources) == 1 else None
+    if isinstance(error, NotGranted):
+        try:
+            with services.database.read() as session:
+                error = explain(session, error)
+        except SQLAlchemyError:
+            log.warning("why a grant is missing cannot be looked up")
+    actor = _actor(request, form, client)
+    return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor, target=target)
+
+
+def record_issued(services: Services, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
     """Record an issued token. Written within 200 ms, together with others."""
     claims = issued.claims
+    left_out = {"left_out": cut_scope(granted.left_out)} if granted.left_out else {}
     structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
     services.audit.record(
         AuditEvent(
@@ -56,7 +71,7 @@ def record_issued(services: Services, request: Request, issued: IssuedToken) -> 
             object=claims.aud,
             jti=claims.jti,
             request_id=request.request_id,
-            detail={"scope": format_scope(claims.scope), "exp": claims.exp},
+            detail={"scope": format_scope(claims.scope), "exp": claims.exp, **left_out},
         )
     )
 

@@ -8,7 +8,7 @@ from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.shared.mends import client_command, grant_command
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.scopes import InvalidScopeSyntax, cut_scope, format_scope, parse_scope
+from gatehouse.shared.scopes import InvalidScopeSyntax, cut_scope, parse_scope
 
 GRANT_TYPE = "client_credentials"
 
@@ -20,6 +20,34 @@ class GrantedRequest:
     client: Client
     resource: str
     scope: frozenset[str]
+    left_out: frozenset[str] = frozenset()
+    """What was asked for and is not granted."""
+
+
+class NotGranted(OAuthError):
+    """The client lacks the grant of a resource, or of scopes there.
+
+    `explanation.explain` knows the mend: a grant, where what is asked for exists.
+    """
+
+    def __init__(self, client_id: str, resource: str, missing: frozenset[str] | None = None) -> None:
+        self.resource = resource
+        self.missing = missing or frozenset()
+        if missing is None:
+            super().__init__(
+                "invalid_target",
+                "The client has no grant at this resource. "
+                "Check the resource's identifier to the letter, path included.",
+                reason=f"no grant at {resource}",
+                mend=grant_command(client_id, resource, "..."),
+            )
+            return
+        super().__init__(
+            "invalid_scope",
+            "The client may not have this scope at this resource. Ask its admin for the grant.",
+            reason=f"not granted at {resource}: {cut_scope(missing)}",
+            mend=grant_command(client_id, resource, cut_scope(missing)),
+        )
 
 
 def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]) -> str:
@@ -46,11 +74,7 @@ def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]
     except InvalidResourceIdentifier as error:
         raise _invalid_target(str(error), f"malformed resource: {error}") from None
     if resource not in granted:
-        raise _invalid_target(
-            "The client has no grant at this resource. Check the resource's identifier to the letter, path included.",
-            f"no grant at {resource}",
-            grant_command(authenticated.client.client_id, resource, "..."),
-        )
+        raise NotGranted(authenticated.client.client_id, resource)
     return resource
 
 
@@ -78,11 +102,5 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
     grantable = client.hierarchies[resource].closure(granted)
     scope = requested & grantable
     if not scope or (client.strict and scope != requested):
-        missing = cut_scope(format_scope(requested - grantable), 512)
-        raise OAuthError(
-            "invalid_scope",
-            "The client may not have this scope at this resource. Ask its admin for the grant.",
-            reason=f"not granted at {resource}: {missing}",
-            mend=grant_command(client.client_id, resource, missing),
-        )
-    return GrantedRequest(client, resource, scope)
+        raise NotGranted(client.client_id, resource, requested - grantable)
+    return GrantedRequest(client, resource, scope, requested - scope)

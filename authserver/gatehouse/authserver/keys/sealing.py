@@ -72,9 +72,7 @@ def load_sealing_key(settings: Settings) -> SealingKey:
         # O_NOFOLLOW: a link could lead to a file that somebody else controls.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise InvalidSettings(
-            f"There is no sealing key at {path}. Run: authserver init; if the database holds keys, put theirs back."
-        ) from None
+        raise InvalidSettings(f"There is no sealing key at {path}. Run: authserver init") from None
     except OSError:
         raise InvalidSettings(
             f"The sealing key {path} cannot be read, or is a link. Make it a file of yours."
@@ -82,6 +80,21 @@ def load_sealing_key(settings: Settings) -> SealingKey:
     with os.fdopen(descriptor, "rb") as file:
         _require_private(path, os.fstat(file.fileno()))
         return _decode(file.read(256).decode("ascii", "replace").strip(), str(path))
+
+
+def has_sealing_key(settings: Settings) -> bool:
+    """Tell whether there is a sealing key, usable or not."""
+    return settings.sealing_key is not None or os.path.lexists(settings.keys_dir / FILE_NAME)
+
+
+def lost_sealing_key(settings: Settings) -> InvalidSettings:
+    """Return what to say where there is no sealing key, and the database holds what only that one opens."""
+    path = settings.keys_dir / FILE_NAME
+    return InvalidSettings(
+        f"The database holds signing keys and secrets that only their sealing key opens, and there is none at {path}. "
+        f"Restore {path} from its backup, or set AUTHSERVER_SEALING_KEY to it. If it is lost, begin anew with another "
+        "database: every client is to be registered again."
+    )
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:

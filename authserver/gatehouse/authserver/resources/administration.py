@@ -92,7 +92,8 @@ def add_resource(
 ) -> Resource:
     """Register a resource, or bring the name and scopes of a registered one up to date.
 
-    Scopes that the declaration no longer names stay, because clients may hold them; they imply nothing any more.
+    Scopes that the declaration no longer names stay, because clients may hold them. They imply nothing any more, and
+    nobody can be given them.
 
     Raises:
         Refused: a malformed name, no scope, a scope twice, or an implied scope that is not declared.
@@ -101,7 +102,7 @@ def add_resource(
     check_name("resource", name)
     lock_resource(session, identifier)
     known = load_resource(session, identifier)
-    _check_scopes(scopes, known)
+    _check_scopes(scopes)
     if known is None:
         session.add(ResourceRow(resource=identifier, resource_name=name, created_at=admin.now()))
     else:
@@ -114,13 +115,14 @@ def add_resource(
                 scope=declaration.scope,
                 description=declaration.description,
                 implies=list(declaration.implies),
+                declared=True,
             )
         )
     names = [declaration.scope for declaration in scopes]
-    withdrawn = _withdraw_implications(session, identifier, names)
+    undeclared = _withdraw(session, identifier, names)
     session.flush()
     action = "resource.add" if known is None else "resource.update"
-    admin.record(session, action, identifier, scopes=sorted(names), withdrawn=withdrawn)
+    admin.record(session, action, identifier, scopes=sorted(names), undeclared=undeclared)
     added = load_resource(session, identifier)
     assert added is not None  # noqa: S101 - written above, in this transaction
     return added
@@ -135,24 +137,27 @@ def lock_resource(session: Session, identifier: str, *, shared: bool = False) ->
     session.execute(row.with_for_update(read=shared))
 
 
-def _check_scopes(scopes: list[ScopeDeclaration], known: Resource | None) -> None:
+def _check_scopes(scopes: list[ScopeDeclaration]) -> None:
     names = [declaration.scope for declaration in scopes]
     if not names or len(set(names)) != len(names):
         raise Refused("A resource needs at least one scope, and each scope once.")
-    declared = set(names) | (set(known.scopes) if known else set())
     for declaration in scopes:
-        if unknown := sorted(set(declaration.implies) - declared):
+        if unknown := sorted(set(declaration.implies) - set(names)):
             raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
 
 
-def _withdraw_implications(session: Session, resource: str, declared: list[str]) -> list[str]:
-    """Let a scope that its resource no longer declares stand for itself only. Return their names."""
+def _withdraw(session: Session, resource: str, declared: list[str]) -> list[str]:
+    """Let a scope that its resource no longer declares stand for itself only, for those who hold it.
+
+    Return the names of those that the resource declared until now.
+    """
     rows = session.scalars(
         select(ResourceScopeRow).where(ResourceScopeRow.resource == resource, ResourceScopeRow.scope.not_in(declared))
     ).all()
+    undeclared = sorted(row.scope for row in rows if row.declared)
     for row in rows:
-        row.implies = []
-    return sorted(row.scope for row in rows)
+        row.implies, row.declared = [], False
+    return undeclared
 
 
 def remove_resource(session: Session, admin: Administrator, resource: str) -> list[str]:

@@ -17,7 +17,9 @@ class Resource:
     resource: str
     resource_name: str
     scopes: Mapping[str, str]
-    """Descriptions by scope."""
+    """Descriptions by scope; also of what it no longer declares, because clients may hold it."""
+    declared: frozenset[str]
+    """The scopes that it declares, and that can be granted."""
     hierarchy: ScopeHierarchy
 
 
@@ -33,14 +35,29 @@ def load_resource(session: Session, resource: str) -> Resource | None:
         resource=row.resource,
         resource_name=row.resource_name,
         scopes={scope.scope: scope.description for scope in scopes},
+        declared=frozenset(scope.scope for scope in scopes if scope.declared),
         hierarchy=hierarchies(session, [resource])[resource],
     )
 
 
+def list_identifiers(session: Session) -> list[str]:
+    """Read the identifier of every resource, in order."""
+    return list(session.scalars(select(ResourceRow.resource).order_by(ResourceRow.resource)))
+
+
+def declared_scopes(session: Session, resource: str) -> frozenset[str]:
+    """Read the scopes that a resource declares; none of one that is not registered, at the same cost."""
+    rows = select(ResourceScopeRow.scope).where(ResourceScopeRow.resource == resource, ResourceScopeRow.declared)
+    return frozenset(session.scalars(rows))
+
+
 def list_resources(session: Session) -> list[Resource]:
     """Read every resource, by identifier."""
-    identifiers = session.scalars(select(ResourceRow.resource).order_by(ResourceRow.resource)).all()
-    return [resource for identifier in identifiers if (resource := load_resource(session, identifier)) is not None]
+    return [
+        resource
+        for identifier in list_identifiers(session)
+        if (resource := load_resource(session, identifier)) is not None
+    ]
 
 
 def hierarchies(session: Session, resources: Collection[str]) -> dict[str, ScopeHierarchy]:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     false,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -100,6 +101,7 @@ class ResourceScopeRow(Base):
     scope: Mapped[str] = mapped_column(String(128), primary_key=True)
     description: Mapped[str] = mapped_column(String(512))
     implies: Mapped[list[str]] = mapped_column(JSON)
+    declared: Mapped[bool] = mapped_column(Boolean, server_default=true())
 
 
 class ClientGrantRow(Base):

@@ -8,6 +8,9 @@ from gatehouse.resource.cli.installation import open_database, settings_of
 from gatehouse.resource.store.models import audit_event
 from gatehouse.shared.command_line import audit_options, example, print_audit
 
+ACTIONS = ("http.request", "mcp.request", "tool.call", "workspace.create")
+"""What this server records."""
+
 
 @click.command()
 @audit_options
@@ -16,4 +19,4 @@ from gatehouse.shared.command_line import audit_options, example, print_audit
 def audit(ctx: click.Context, /, **options: Any) -> None:
     """Show tools called, calls refused, and changes by admins, oldest first."""
     with open_database(settings_of(ctx)) as database, database.read() as session:
-        print_audit(session.connection(), audit_event, **options)
+        print_audit(session.connection(), audit_event, actions=ACTIONS, **options)

@@ -10,9 +10,10 @@ from gatehouse.resource.cli.installation import settings_of
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import Database
 from gatehouse.resource.tools import CATALOGUE
-from gatehouse.shared.checks import Check, check_settings, explain_settings, run_checks
+from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
+    env_file_of,
     example,
     explain_option,
     output_option,
@@ -21,6 +22,7 @@ from gatehouse.shared.command_line import (
 )
 from gatehouse.shared.database import shown_url
 from gatehouse.shared.jose import InvalidKeySet, parse_key_set
+from gatehouse.shared.settings import explain_settings
 
 
 @click.command()
@@ -34,7 +36,8 @@ def check(ctx: click.Context, explain: bool, output: str) -> None:
     Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them.
     """
     if explain:
-        print_records(explain_settings(Settings), ("setting", "default", "description"), output)
+        columns = ("setting", "value", "source", "default", "description")
+        print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)
         return
     settings, checks = check_settings(lambda: settings_of(ctx))
     print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)

@@ -42,5 +42,5 @@ async def open_directory(session: AsyncSession, claims: AccessClaims, now: float
         NoWorkspace: it names none, or one that does not exist.
     """
     if claims.workspace_id is None or await session.get(WorkspaceRow, claims.workspace_id) is None:
-        raise NoWorkspace(named=claims.workspace_id is not None)
+        raise NoWorkspace(claims)
     return Directory(session, claims.workspace_id, now)
