@@ -46,7 +46,7 @@ class ToolAccess:
     through: frozenset[str]
     """The granted scopes that give what it needs, or a part of it."""
     missing: frozenset[str]
-    """The fewest scopes that would have to be granted."""
+    """The fewest scopes that, by the catalogue, would have to be granted."""
     reasons: tuple[str, ...]
     mend: str | None
     """The command that would allow it, or several joined by `&&`: empty if it is allowed, None where none can."""
