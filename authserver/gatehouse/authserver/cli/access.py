@@ -44,9 +44,10 @@ _FILE_HELP = "What `resourceserver tools --output json` wrote."
     "authserver client explain agent_0123456789abcdef0123 --tool create_organization --catalogue catalogue.json"
 )
 def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | None, output: str) -> None:
-    """Explain what a client can reach, through which grant, and the command that would allow the rest.
+    """Explain what a client can reach, and what would allow the rest.
 
-    The tools are those of --catalogue. What their arguments and the client's workspace allow is not looked at.
+    Named are the grants that give it, and the command that would give what is missing. The tools are those of
+    --catalogue. What their arguments and the client's workspace allow is not looked at.
     """
     if tool is not None and file is None:
         raise click.UsageError("A --tool is one of a --catalogue: give both.")
@@ -77,7 +78,7 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
     "authserver access-matrix --catalogue catalogue.json --tool create_organization --output csv > access.csv"
 )
 def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], output: str) -> None:
-    """Show which client can call which tool of a resource server today."""
+    """Show which client can call which tool today."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         served = _load_served(session, file)
         names = _chosen(served, chosen)
