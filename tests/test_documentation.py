@@ -1,5 +1,6 @@
 """What the documents say of the code is so."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.resource.bridge.settings import BridgeSettings
+from gatehouse.resource.cli import main as resourceserver_command
 from gatehouse.resource.settings import Settings as ResourceServerSettings
 from gatehouse.resource.tools import CATALOGUE
 
@@ -68,11 +70,40 @@ def test_every_departure_from_a_standard_is_held_by_a_test() -> None:
 
 def test_the_readme_shows_the_real_help() -> None:
     blocks = re.findall(
-        r"```console\n\$ authserver (.*?--help)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+        r"```console\n\$ authserver ([^\n]*--help)\n(.*?)```",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.DOTALL,
     )
     assert len(blocks) == 4
     for arguments, shown in blocks:
         printed = CliRunner().invoke(authserver_command, arguments.split(), prog_name="authserver").output
+        assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+
+
+def test_the_readme_shows_what_is_really_said_of_who_can_call_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder and with the names of the tour; only the client_ids are this test's own."""
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Who can call what")[2]
+    section = section.partition("\n## ")[0]
+    printed_ids = dict(re.findall(r"^(\S+) +(agent_[0-9a-f]{20}) ", section, re.MULTILINE))
+    resource, run = "http://127.0.0.1:8000/mcp", CliRunner().invoke
+    assert run(authserver_command, ["init"]).exit_code == 0
+    Path("var/catalogue.json").write_text(run(resourceserver_command, ["tools", "--output", "json"]).stdout)
+    add = ["resource", "add", resource, "--name", "directory", "--catalogue", "var/catalogue.json"]
+    assert run(authserver_command, add).exit_code == 0
+    for name, scope in {"ci-agent": "env:read", "key-agent": "env:read env:write", "org-agent": "org:write"}.items():
+        create = ["client", "create", "--name", name, "--resource", resource, "--scope", scope, "--output", "json"]
+        client_id = json.loads(run(authserver_command, create).stdout)["client_id"]
+        section = section.replace(printed_ids.pop(name), client_id)
+        if name == "key-agent":
+            assert run(authserver_command, ["client", "disable", client_id]).exit_code == 0
+    assert printed_ids == {}
+    blocks = re.findall(r"```console\n\$ (.*?)\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    for command, shown in blocks:
+        printed = run(authserver_command, command.split()[1:]).output
         assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
 
 

@@ -275,26 +275,3 @@ def test_a_declaration_that_cannot_work_is_refused(
 def test_a_resource_name_is_bounded_and_printable_like_a_client_name(authserver: AuthServer, name: str) -> None:
     """It is printed by `resource list`, and its column holds 128 characters."""
     assert "printable" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        pytest.param(b"scopes", id="not JSON"),
-        pytest.param(b'{"scopes": [], "scopes": [{"scope": "a"}]}', id="a member twice"),
-        pytest.param(b'{"scope": "a"}', id="no scopes"),
-        pytest.param(b'{"scopes": ["a"]}', id="scopes are texts"),
-        pytest.param(b'{"scopes": [{"description": "a"}]}', id="scope without a name"),
-        pytest.param(b'{"scopes": [{"scope": "a b"}]}', id="scope syntax"),
-        pytest.param(b'{"scopes": [{"scope": "a", "implies": "b"}]}', id="implies is a text"),
-        pytest.param(b'{"scopes": [{"scope": "a", "implies": ["\\u0430"]}]}', id="implied scope syntax"),
-        pytest.param(b'{"scopes": [{"scope": "a", "description": "\\u001b[2J"}]}', id="description with an escape"),
-    ],
-)
-def test_a_catalogue_that_is_none_is_refused(document: bytes) -> None:
-    catalogue = (
-        b'{"resource": "https://a.example/mcp", "scopes": [{"scope": "a", "description": "See", "implies": []}]}'
-    )
-    assert resources.parse_catalogue(catalogue) == ("https://a.example/mcp", [ScopeDeclaration("a", "See", ())])
-    with pytest.raises(Refused):
-        resources.parse_catalogue(document)

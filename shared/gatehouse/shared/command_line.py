@@ -146,14 +146,19 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     if not records:
         click.echo("(none)")
         return
-    table = Grid(*columns, box=None, pad_edge=False, header_style="bold")
-    rows = [[_cell(record.get(column)) for column in columns] for record in records]
+    print_table(columns, [[record.get(column) for column in columns] for record in records])
+
+
+def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
+    """Print rows under the names of their columns, which may repeat and may be anybody's text."""
+    headers, rows = [printable(column) for column in columns], [[_cell(value) for value in row] for row in values]
+    table = Grid(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, highlight=False, emoji=False)
     # Whole values, one line for each object: a cut client_id is of no use to the next command.
     console.width = max(
-        console.width, sum(2 + max(map(cell_len, column)) for column in zip(columns, *rows, strict=True))
+        console.width, sum(2 + max(map(cell_len, column)) for column in zip(headers, *rows, strict=True))
     )
     console.print(table, soft_wrap=True)
 

@@ -15,3 +15,8 @@ def grant_command(client_id: str, resource: str, scope: str) -> str:
     RFC 3986): unquoted, whoever is refused would choose what the admin runs (CWE-78).
     """
     return shlex.join(["authserver", "client", "grant", "add", client_id, "--resource", resource, "--scope", scope])
+
+
+def catalogue_command(resource: str, name: str, file: str) -> str:
+    """Return the command that brings the scopes of a resource up to date with its catalogue file, quoted."""
+    return shlex.join(["authserver", "resource", "add", resource, "--name", name, "--catalogue", file])

@@ -1,5 +1,6 @@
 """The `authserver` command."""
 
+from gatehouse.authserver.cli.access import access_matrix, explain
 from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
@@ -27,7 +28,8 @@ def main() -> None:
     """  # noqa: D301 - click reads the control character
 
 
+client.add_command(explain)
 client.add_command(grant)
 client.add_command(secret)
-for command in (init, check, serve, resource, client, token, audit):
+for command in (init, check, serve, resource, client, access_matrix, token, audit):
     main.add_command(command)

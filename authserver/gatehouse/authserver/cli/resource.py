@@ -7,13 +7,8 @@ import click
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.resources.administration import (
-    add_resource,
-    parse_catalogue,
-    parse_resource,
-    parse_scope_option,
-    remove_resource,
-)
+from gatehouse.authserver.resources.administration import add_resource, parse_resource, remove_resource
+from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
 from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
 from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
 
@@ -67,9 +62,10 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
         if catalogue is None:
             declared = [parse_scope_option(text) for text in scopes]
         else:
-            named, declared = parse_catalogue(catalogue.read_bytes())
-            if named is not None and parse_resource(named) != parse_resource(url):
-                raise Refused(f"The catalogue is of {named}, not of {url}. Name the resource as its server does.")
+            served = parse_catalogue(catalogue.read_bytes())
+            if served.resource != parse_resource(url):
+                raise Refused(f"The catalogue is of {served.resource}, not of {url}. Name it as its server does.")
+            declared = list(served.scopes)
         with installation.database.write() as session:
             added = add_resource(session, installation.admin, url, name, declared)
     record = _record(added)

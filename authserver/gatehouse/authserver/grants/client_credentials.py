@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gatehouse.authserver.clients.access import grantable
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
@@ -99,8 +100,8 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
         requested = parse_scope(form["scope"])
     except InvalidScopeSyntax as error:
         raise OAuthError("invalid_scope", str(error)) from None
-    grantable = client.hierarchies[resource].closure(granted)
-    scope = requested & grantable
+    allowed = grantable(client, resource)
+    scope = requested & allowed
     if not scope or (client.strict and scope != requested):
-        raise NotGranted(client.client_id, resource, requested - grantable)
+        raise NotGranted(client.client_id, resource, requested - allowed)
     return GrantedRequest(client, resource, scope, requested - scope)

@@ -1,8 +1,6 @@
 """What an admin does to resources. Every change commits together with its audit event."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -10,16 +8,12 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.resources.registry import Resource, load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientRow, ResourceRow, ResourceScopeRow
-from gatehouse.shared import strict_json
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_protected_transport,
     parse_resource_identifier,
 )
-from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope_token
-
-MAX_DESCRIPTION = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +38,6 @@ def parse_resource(text: str) -> str:
     if not is_protected_transport(resource):
         raise Refused("A resource must be https; plain http is for loopback addresses only.")
     return resource
-
-
-def parse_scope_option(text: str) -> ScopeDeclaration:
-    """Read `NAME` or `NAME=DESCRIPTION`. Raises Refused."""
-    name, _, description = text.partition("=")
-    return _declaration({"scope": name, "description": description})
-
-
-def parse_catalogue(document: bytes) -> tuple[str | None, list[ScopeDeclaration]]:
-    """Read a catalogue file, which `resourceserver tools --output json` writes: its resource and its scopes.
-
-    Raises:
-        Refused: not JSON, or not a catalogue.
-    """
-    try:
-        catalogue = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
-        raise Refused(f"The catalogue file cannot be read: {error}") from None
-    scopes = catalogue.get("scopes") if isinstance(catalogue, dict) else None
-    if not isinstance(scopes, list) or not all(isinstance(scope, dict) for scope in scopes):
-        raise Refused("The catalogue file has no list 'scopes'. Write it with: resourceserver tools --output json")
-    resource = catalogue.get("resource")
-    return resource if isinstance(resource, str) else None, [_declaration(scope) for scope in scopes]
-
-
-def _declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
-    scope, description, implies = (
-        members.get("scope"),
-        members.get("description", ""),
-        members.get("implies", []),
-    )
-    if not isinstance(scope, str) or not isinstance(description, str) or not isinstance(implies, list):
-        raise Refused("A scope in the catalogue needs 'scope' and may have 'description' and a list 'implies'.")
-    try:
-        parse_scope_token(scope)
-        implied = tuple(parse_scope_token(str(name)) for name in implies)
-    except InvalidScopeSyntax as error:
-        raise Refused(f"A scope cannot be used: {error}") from None
-    if len(description) > MAX_DESCRIPTION or not description.isprintable():
-        raise Refused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
-    return ScopeDeclaration(scope, description, implied)
 
 
 def add_resource(

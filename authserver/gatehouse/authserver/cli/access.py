@@ -1,0 +1,226 @@
+"""Who can call what, and why not: `authserver client explain` and `authserver access-matrix`."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cli.installation import open_installation
+from gatehouse.authserver.clients.access import (
+    Obstacle,
+    ScopeAccess,
+    Served,
+    ToolAccess,
+    obstacles,
+    scope_accesses,
+    tool_access,
+)
+from gatehouse.authserver.clients.administration import existing_client
+from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.resources.catalogue import parse_catalogue
+from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.shared.command_line import example, output_option, print_record, print_table
+from gatehouse.shared.redaction import printable
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE_HELP = "What `resourceserver tools --output json` wrote."
+
+
+@click.command()
+@click.argument("client_id")
+@click.option("--catalogue", "file", type=_FILE, help=_FILE_HELP)
+@click.option("--tool", metavar="NAME", help="Only this tool of the catalogue. Exit code 1 if it cannot be called.")
+@output_option
+@click.pass_context
+@example(
+    "authserver client explain agent_0123456789abcdef0123\n"
+    "authserver client explain agent_0123456789abcdef0123 --tool create_organization --catalogue catalogue.json"
+)
+def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | None, output: str) -> None:
+    """Explain what a client can reach, and what would allow the rest.
+
+    Named are the grants that give it, and the command that would give what is missing. The tools are those of
+    --catalogue. What their arguments and the client's workspace allow is not looked at.
+    """
+    if tool is not None and file is None:
+        raise click.UsageError("A --tool is one of a --catalogue: give both.")
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        client = existing_client(session, client_id)
+        served = _load_served(session, file) if file is not None else None
+        tools = (
+            [tool_access(client, served, name) for name in _chosen(served, [tool] if tool else [])] if served else []
+        )
+    warnings = _warnings(served)
+    if output == "json":
+        print_record(_explanation(client, warnings, tools), output)
+    else:
+        _print_explanation(client, warnings, tools)
+    if tool is not None and not tools[0].allowed:
+        ctx.exit(1)
+
+
+@click.command("access-matrix")
+@click.option("--catalogue", "file", type=_FILE, required=True, help=_FILE_HELP)
+@click.option("--tool", "chosen", multiple=True, metavar="NAME", help="Only this tool; repeat for more.")
+@click.option(
+    "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How to print it."
+)
+@click.pass_context
+@example(
+    "authserver access-matrix --catalogue catalogue.json\n"
+    "authserver access-matrix --catalogue catalogue.json --tool create_organization --output csv > access.csv"
+)
+def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], output: str) -> None:
+    """Show which client can call which tool today."""
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        served = _load_served(session, file)
+        names = _chosen(served, chosen)
+        rows = [(client, [tool_access(client, served, name) for name in names]) for client in list_clients(session)]
+    warnings = _warnings(served)
+    if output == "json":
+        clients = [_matrix_record(client, tools) for client, tools in rows]
+        print_record(
+            {"resource": served.catalogue.resource, "warnings": _records(warnings), "clients": clients}, output
+        )
+        return
+    for warning in warnings:
+        click.echo(_line("warning", warning), err=output == "csv")
+    columns = ["client_name", "client_id", "obstacle", *names]
+    values = [
+        [
+            client.client_name,
+            client.client_id,
+            "; ".join(obstacle.reason for obstacle in obstacles(client)) or None,
+            *(tool.allowed for tool in tools),
+        ]
+        for client, tools in rows
+    ]
+    if output == "csv":
+        _print_csv(columns, values)
+    else:
+        print_table(columns, values)
+
+
+def _load_served(session: Session, file: Path) -> Served:
+    catalogue = parse_catalogue(file.read_bytes())
+    if not catalogue.tools:
+        raise Refused("The catalogue file has no tools. Write it with: resourceserver tools --output json")
+    return Served(catalogue, load_resource(session, catalogue.resource), str(file))
+
+
+def _chosen(served: Served, names: Sequence[str]) -> list[str]:
+    """Return the tools asked for, in their order; without any, all of the catalogue."""
+    tools = served.catalogue.tools
+    for name in names:
+        if name not in tools:
+            raise Refused(f"The catalogue has no tool {name}. Its tools are: {', '.join(tools)}.")
+    return list(dict.fromkeys(names)) or list(tools)
+
+
+def _warnings(served: Served | None) -> list[Obstacle]:
+    drift = served.drift() if served is not None else None
+    return [drift] if drift is not None else []
+
+
+def _records(found: Sequence[Obstacle]) -> list[dict[str, str | None]]:
+    return [{"reason": obstacle.reason, "mend": obstacle.mend} for obstacle in found]
+
+
+def _explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> dict[str, Any]:
+    return {
+        "client_id": client.client_id,
+        "client_name": client.client_name,
+        "obstacles": _records(obstacles(client)),
+        "warnings": _records(warnings),
+        "claims": dict(client.claims),
+        "scopes": [
+            {"resource": access.resource, "scope": access.scope, "granted": access.granted, "by": sorted(access.by)}
+            for access in scope_accesses(client)
+        ],
+        "tools": [_tool_record(access) for access in tools],
+    }
+
+
+def _tool_record(access: ToolAccess) -> dict[str, Any]:
+    return {
+        "tool": access.tool,
+        "allowed": access.allowed,
+        "needs": sorted(access.needs),
+        "through": sorted(access.through),
+        "missing": sorted(access.missing),
+        "reason": "; ".join(access.reasons),
+        "mend": access.mend,
+    }
+
+
+def _matrix_record(client: Client, tools: Sequence[ToolAccess]) -> dict[str, Any]:
+    return {
+        "client_id": client.client_id,
+        "client_name": client.client_name,
+        "obstacles": _records(obstacles(client)),
+        "tools": {access.tool: access.allowed for access in tools},
+    }
+
+
+def _print_explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> None:
+    """Print what stops everything first, and the commands last, each on a line of its own to be pasted."""
+    for obstacle in obstacles(client):
+        click.echo(_line("no token", obstacle))
+    for warning in warnings:
+        click.echo(_line("warning", warning))
+    print_record(
+        {"client_id": client.client_id, "client_name": client.client_name, "claims": dict(client.claims)}, "table"
+    )
+    scopes = scope_accesses(client)
+    click.echo()
+    if scopes:
+        print_table(("resource", "scope", "from"), [(scope.resource, scope.scope, _origin(scope)) for scope in scopes])
+    else:
+        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
+    if not tools:
+        return
+    click.echo()
+    print_table(
+        ("tool", "allowed", "needs", "through", "reason"),
+        [
+            (
+                access.tool,
+                access.allowed,
+                sorted(access.needs) or "(any valid token)",
+                sorted(access.through),
+                "; ".join(access.reasons) or None,
+            )
+            for access in tools
+        ],
+    )
+    for access in tools:
+        if access.mend:
+            click.echo(f"\nto allow {access.tool}:\n  {printable(access.mend)}")
+
+
+def _origin(access: ScopeAccess) -> str:
+    origins = ["granted"] if access.granted else []
+    return ", ".join([*origins, *(f"implied by {scope}" for scope in sorted(access.by))])
+
+
+def _line(word: str, obstacle: Obstacle) -> str:
+    return printable(f"{word}: {obstacle.reason}." + (f" Run: {obstacle.mend}" if obstacle.mend else ""))
+
+
+def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for row in (columns, *values):
+        writer.writerow([_csv_cell(value) for value in row])
+
+
+def _csv_cell(value: Any) -> str:
+    """Return a cell that no spreadsheet takes for a formula (CWE-1236)."""
+    text = "yes" if value is True else "no" if value is False else str(value or "")
+    return f"'{text}" if text.startswith(_FORMULA) else text

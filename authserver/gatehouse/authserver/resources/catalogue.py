@@ -1,0 +1,110 @@
+"""What a resource server declares of itself: its scopes and tools, read strictly and in one place.
+
+The catalogue file is what `resourceserver tools --output json` prints. Members that are not read here may be in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.resources.administration import ScopeDeclaration, parse_resource
+from gatehouse.shared import strict_json
+from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+
+MAX_DESCRIPTION = 512
+MAX_TOOL_NAME = 128
+"""Characters."""
+
+_WRITE_IT = "Write it with: resourceserver tools --output json"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The scopes and tools of one resource."""
+
+    resource: str
+    """Its canonical identifier."""
+    scopes: tuple[ScopeDeclaration, ...]
+    tools: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """For each tool every scope that it needs; an empty set where any valid token suffices."""
+
+    @property
+    def hierarchy(self) -> ScopeHierarchy:
+        """Which scope implies which, by what the resource server goes."""
+        return ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes if scope.implies})
+
+
+def parse_scope_option(text: str) -> ScopeDeclaration:
+    """Read `NAME` or `NAME=DESCRIPTION`. Raises Refused."""
+    name, _, description = text.partition("=")
+    return _declaration({"scope": name, "description": description})
+
+
+def parse_catalogue(document: bytes) -> Catalogue:
+    """Read a catalogue file.
+
+    Raises:
+        Refused: not JSON, or not a catalogue: no resource, a scope or a tool twice, or a tool whose scopes are not
+            listed, each of them declared. A tool that lists none needs a token and no scope, so it has to say so.
+    """
+    try:
+        catalogue = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise Refused(f"The catalogue file cannot be read: {error}") from None
+    if not isinstance(catalogue, dict):
+        raise Refused(f"The catalogue file is not a JSON object. {_WRITE_IT}")
+    scopes = tuple(_declaration(scope) for scope in _objects(catalogue, "scopes"))
+    declared = [scope.scope for scope in scopes]
+    if not declared or len(set(declared)) != len(declared):
+        raise Refused("A catalogue declares at least one scope, and each scope once.")
+    resource = catalogue.get("resource")
+    if not isinstance(resource, str):
+        raise Refused(f"The catalogue file does not name its 'resource'. {_WRITE_IT}")
+    return Catalogue(parse_resource(resource), scopes, _tools(catalogue, frozenset(declared)))
+
+
+def _objects(catalogue: Mapping[str, Any], member: str) -> list[Mapping[str, Any]]:
+    values = catalogue.get(member)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise Refused(f"The catalogue file has no list of objects '{member}'. {_WRITE_IT}")
+    return values
+
+
+def _declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
+    scope, description, implies = (
+        members.get("scope"),
+        members.get("description", ""),
+        members.get("implies", []),
+    )
+    if not isinstance(scope, str) or not isinstance(description, str) or not _are_texts(implies):
+        raise Refused("A scope in the catalogue needs 'scope' and may have 'description' and a list 'implies'.")
+    try:
+        parse_scope_token(scope)
+        implied = tuple(parse_scope_token(name) for name in implies)
+    except InvalidScopeSyntax as error:
+        raise Refused(f"A scope cannot be used: {error}") from None
+    if len(description) > MAX_DESCRIPTION or not description.isprintable():
+        raise Refused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
+    return ScopeDeclaration(scope, description, implied)
+
+
+def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, frozenset[str]]:
+    tools: dict[str, frozenset[str]] = {}
+    # An admin may write the scopes of a foreign server by hand, and leave its tools out.
+    for members in _objects(catalogue, "tools") if "tools" in catalogue else []:
+        name, scopes = members.get("name"), members.get("scopes")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not name.isprintable():
+            raise Refused(f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters.")
+        if not _are_texts(scopes):
+            raise Refused(f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_WRITE_IT}")
+        if unknown := sorted(set(scopes) - declared):
+            raise Refused(f"The tool {name} needs a scope that the catalogue does not declare: {unknown[0]!r}.")
+        if name in tools:
+            raise Refused(f"The catalogue has the tool {name} twice.")
+        tools[name] = frozenset(scopes)
+    return tools
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,242 @@
+"""What an admin is told of who can call what."""
+
+import csv
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.authserver import OTHER_RESOURCE, RESOURCE
+from support.shell import CREATE, Shell
+
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow
+from gatehouse.shared.database import parse_database_url
+
+CATALOGUE: dict[str, Any] = {
+    "resource": RESOURCE,
+    "scopes": [{"scope": "env:read"}, {"scope": "env:write"}, {"scope": "org:read"}],
+    "tools": [
+        {"name": "get", "scopes": ["env:read"]},
+        {"name": "set", "scopes": ["env:write", "env:read"]},
+        {"name": "[bold]", "scopes": ["org:read"], "streaming": True},
+        {"name": "client_id", "scopes": []},
+    ],
+}
+
+
+@pytest.fixture
+def file(shell: Shell) -> str:
+    """A catalogue file whose name needs quotes."""
+    return write(shell.folder / "the catalogue.json")
+
+
+def write(path: Path, **changes: Any) -> str:
+    path.write_text(json.dumps({**CATALOGUE, **changes}))
+    return str(path)
+
+
+def created(shell: Shell, *options: str) -> str:
+    client_id: str = shell.json(*CREATE, *options)["client_id"]
+    return client_id
+
+
+def tools_of(shell: Shell, client_id: str, file: str) -> dict[str, Any]:
+    explained = shell.json("client", "explain", client_id, "--catalogue", file)
+    return {tool["tool"]: tool for tool in explained["tools"]}
+
+
+def run_all(shell: Shell, commands: str) -> None:
+    """Run a pasted line of commands, as a shell would."""
+    for command in commands.split(" && "):
+        program, *arguments = shlex.split(command)
+        assert program == "authserver"
+        shell.text(*arguments)
+
+
+def take_credentials(shell: Shell) -> None:
+    """Take every secret and key away, as no command does."""
+    database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
+    with database.write() as session:
+        session.query(ClientSecretRow).delete()
+        session.query(ClientKeyRow).delete()
+    database.close()
+
+
+def test_a_client_is_explained_with_its_scopes_and_without_a_catalogue(shell: Shell) -> None:
+    client_id = created(shell, "--claim", "workspace_id=wks_1")
+    assert shell.json("client", "explain", client_id) == {
+        "client_id": client_id,
+        "client_name": "agent",
+        "obstacles": [],
+        "warnings": [],
+        "claims": {"workspace_id": "wks_1"},
+        "scopes": [{"resource": RESOURCE, "scope": "env:read", "granted": True, "by": []}],
+        "tools": [],
+    }
+    assert "There is no client nobody" in shell.refusal("client", "explain", "nobody")
+
+
+def test_each_tool_is_explained_and_what_is_refused_can_be_pasted_to_allow_it(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    tools = tools_of(shell, client_id, file)
+    assert [name for name, tool in tools.items() if tool["allowed"]] == ["get", "client_id"]
+    assert tools["set"] == {
+        "tool": "set",
+        "allowed": False,
+        "needs": ["env:read", "env:write"],
+        "through": ["env:read"],
+        "missing": ["env:write"],
+        "reason": "needs env:write",
+        "mend": f"authserver client grant add {client_id} --resource {RESOURCE} --scope env:write",
+    }
+    run_all(shell, tools["set"]["mend"])
+    assert tools_of(shell, client_id, file)["set"]["allowed"]
+
+
+def test_everything_that_is_in_the_way_is_mended_by_the_commands_that_are_named(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    assert tools_of(shell, client_id, file)["get"]["allowed"]
+    shell.text("client", "disable", client_id)
+    take_credentials(shell)
+    # The resource server has moved on: a scope is new, and one implies another.
+    scopes = [*CATALOGUE["scopes"], {"scope": "env:admin", "implies": ["org:read"]}]
+    newer = write(
+        shell.folder / "newer.json", scopes=scopes, tools=[{"name": "drop", "scopes": ["org:read", "env:admin"]}]
+    )
+    drop = tools_of(shell, client_id, newer)["drop"]
+    assert drop["reason"] == "the client is disabled; the client has no secret; needs env:admin"
+    assert [command.split()[1:3] for command in drop["mend"].split(" && ")] == [
+        ["client", "enable"],
+        ["client", "secret"],
+        ["resource", "add"],
+        ["client", "grant"],
+    ]
+    run_all(shell, drop["mend"])
+    assert tools_of(shell, client_id, newer)["drop"]["allowed"]
+
+
+def test_what_stops_every_call_is_said_first(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    assert shell.text("client", "explain", client_id, "--catalogue", file).startswith("client_id ")
+    shell.text("client", "disable", client_id)
+    take_credentials(shell)
+    other = write(shell.folder / "other.json", resource=OTHER_RESOURCE)
+    lines = shell.text("client", "explain", client_id, "--catalogue", other).splitlines()
+    add = f"authserver resource add {OTHER_RESOURCE} --name other.example.com --catalogue {other}"
+    assert lines[:3] == [
+        f"no token: the client is disabled. Run: authserver client enable {client_id}",
+        f"no token: the client has no secret. Run: authserver client secret rotate --yes {client_id}",
+        f"warning: {OTHER_RESOURCE} is not registered here. Run: {add}",
+    ]
+
+
+def test_a_client_without_a_key_is_told_that_no_command_helps(shell: Shell, file: str) -> None:
+    client_id = created(shell, "--generate-key", str(shell.folder / "agent.pem"))
+    assert tools_of(shell, client_id, file)["get"]["allowed"]
+    take_credentials(shell)
+    assert tools_of(shell, client_id, file)["get"]["mend"] is None
+    shown = shell.text("client", "explain", client_id, "--catalogue", file)
+    assert shown.startswith("no token: the client has no usable key, and has to be registered anew.\n")
+    assert "to allow" not in shown
+
+
+def test_one_tool_is_explained_alone_and_the_exit_code_tells_whether_it_can_be_called(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    explain = ("client", "explain", client_id, "--catalogue", file, "--tool")
+    assert "to allow" not in shell.text(*explain, "get")
+    refused = shell.run(*explain, "[bold]")
+    assert refused.exit_code == 1
+    command = f"authserver client grant add {client_id} --resource {RESOURCE} --scope org:read"
+    assert refused.stdout.endswith(f"\nto allow [bold]:\n  {command}\n")
+    assert "set" not in refused.stdout
+    assert "no tool delete. Its tools are: get, set" in shell.refusal(*explain, "delete")
+    assert "give both" in shell.refusal("client", "explain", client_id, "--tool", "get", code=2)
+
+
+def test_a_client_without_grants_is_explained(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    shell.text("client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "env:read")
+    assert "may have nothing" in shell.text("client", "explain", client_id)
+    tool = tools_of(shell, client_id, file)["client_id"]
+    assert tool["reason"] == "no scope is granted there"
+    run_all(shell, tool["mend"])
+    assert tools_of(shell, client_id, file)["client_id"]["allowed"]
+
+
+def test_the_matrix_shows_every_client_against_every_tool(shell: Shell, file: str) -> None:
+    reader, disabled = created(shell), created(shell, "--name", "zebra")
+    shell.text("client", "disable", disabled)
+    matrix = shell.json("access-matrix", "--catalogue", file)
+    assert matrix == {
+        "resource": RESOURCE,
+        "warnings": [],
+        "clients": [
+            {
+                "client_id": reader,
+                "client_name": "agent",
+                "obstacles": [],
+                "tools": {"get": True, "set": False, "[bold]": False, "client_id": True},
+            },
+            {
+                "client_id": disabled,
+                "client_name": "zebra",
+                "obstacles": [
+                    {"reason": "the client is disabled", "mend": f"authserver client enable {disabled}"},
+                ],
+                "tools": {"get": False, "set": False, "[bold]": False, "client_id": False},
+            },
+        ],
+    }
+    header, *rows = shell.text("access-matrix", "--catalogue", file).splitlines()
+    assert header.split() == ["client_name", "client_id", "obstacle", "get", "set", "[bold]", "client_id"]
+    assert rows[0].split() == ["agent", reader, "-", "yes", "no", "no", "yes"]
+    assert rows[1].split() == ["zebra", disabled, *["the", "client", "is", "disabled", "no", "no", "no", "no"]]
+
+
+def test_the_matrix_answers_who_can_call_one_tool(shell: Shell, file: str) -> None:
+    writer = created(shell, "--scope", "env:write")
+    created(shell)
+    options = ("--catalogue", file, "--tool", "set", "--tool", "set")
+    clients = shell.json("access-matrix", *options)["clients"]
+    assert [client["client_id"] for client in clients if client["tools"] == {"set": True}] == [writer]
+    assert shell.text("access-matrix", *options).splitlines()[0].split()[-1] == "set"
+    assert "no tool delete" in shell.refusal("access-matrix", "--catalogue", file, "--tool", "delete")
+
+
+def test_as_csv_the_matrix_holds_no_formula_and_its_warning_stands_beside_it(shell: Shell, file: str) -> None:
+    client_id = created(shell, "--name", '=HYPERLINK("http://evil.example")')
+    shell.text("client", "disable", client_id)
+    result = shell.run("access-matrix", "--catalogue", file, "--output", "csv")
+    assert result.stderr == ""
+    assert list(csv.reader(io.StringIO(result.stdout))) == [
+        ["client_name", "client_id", "obstacle", "get", "set", "[bold]", "client_id"],
+        ['\'=HYPERLINK("http://evil.example")', client_id, "the client is disabled", "no", "no", "no", "no"],
+    ]
+    scopes = [*CATALOGUE["scopes"], {"scope": "env:admin", "implies": ["env:read"]}]
+    newer = write(shell.folder / "newer.json", scopes=scopes)
+    result = shell.run("access-matrix", "--catalogue", newer, "--output", "csv")
+    assert result.stderr.startswith("warning: the scopes registered for ")
+    assert "warning" not in result.stdout
+
+
+def test_an_old_registration_is_warned_of_with_the_command_that_mends_it(shell: Shell, file: str) -> None:
+    client_id = created(shell)
+    for command in (["client", "explain", client_id], ["access-matrix"]):
+        assert shell.json(*command, "--catalogue", file)["warnings"] == []
+    newer = write(Path(file), scopes=[{"scope": "env:write", "implies": ["env:read"]}, *CATALOGUE["scopes"][::2]])
+    [warning] = shell.json("access-matrix", "--catalogue", newer)["warnings"]
+    assert warning["reason"] == f"the scopes registered for {RESOURCE} differ from the catalogue: env:write"
+    assert warning["mend"] == f"authserver resource add {RESOURCE} --name tools --catalogue '{newer}'"
+    assert shell.text("access-matrix", "--catalogue", newer).startswith(f"warning: {warning['reason']}. Run: ")
+    run_all(shell, warning["mend"])
+    assert shell.json("client", "explain", client_id, "--catalogue", newer)["warnings"] == []
+
+
+def test_a_catalogue_without_tools_explains_nothing(shell: Shell) -> None:
+    client_id = created(shell)
+    empty = write(shell.folder / "empty.json", tools=[])
+    for command in (["client", "explain", client_id], ["access-matrix"]):
+        assert "has no tools. Write it with" in shell.refusal(*command, "--catalogue", empty)
