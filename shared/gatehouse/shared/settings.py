@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -58,8 +58,8 @@ class ServerSettings(BaseSettings):
         return parse_database_url(self.database_url)
 
 
-def load_settings(settings_class: type[SettingsT], env_file: Path | None = None) -> SettingsT:
-    """Read and check the settings of a server.
+def load_settings(settings_class: type[SettingsT], env_file: Path | None = None, **options: Any) -> SettingsT:
+    """Read and check the settings of a server. What a command was given as options wins.
 
     Raises:
         InvalidSettings: names every setting that cannot be used, with the mend. Values are not repeated: one of
@@ -76,7 +76,7 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
     if problems:
         raise InvalidSettings("\n".join(problems))
     try:
-        return settings_class(_env_file=env_file)  # type: ignore[call-arg]
+        return settings_class(_env_file=env_file, **options)  # type: ignore[call-arg]
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_input=False, include_url=False):

@@ -12,4 +12,5 @@ CATALOGUE = Catalogue(
         Scope("org:write", "Create organizations", implies=("org:read",)),
     ],
     groups=[identity.tools, environments.tools, organizations.tools],
+    instructions="Call whoami to see what this client may do. Tools that it may not call are not listed.",
 )
