@@ -267,8 +267,8 @@ def _outcome(result: CallToolResult) -> tuple[str, str | None]:
 
 def _identifiers(result: CallToolResult) -> dict[str, str]:
     """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
-    members = result.structured_content
-    return {name: value for name, value in members.items() if is_identifier(value)} if members else {}
+    members = result.structured_content if isinstance(result.structured_content, dict) else {}
+    return {name: value for name, value in members.items() if is_identifier(value)}
 
 
 def _describe(tool: Tool) -> ToolDescription:
