@@ -16,7 +16,12 @@ from gatehouse.resource.settings import Settings as ResourceServerSettings
 from gatehouse.resource.tools import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 
 
 def test_the_readme_lists_every_setting_and_no_other() -> None:

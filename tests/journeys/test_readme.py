@@ -10,35 +10,17 @@ import pytest
 from local_stack import LocalStack
 from mcp import Client, StdioServerParameters
 from support.bridge import private_file
+from support.documents import ROOT, commands, typed
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def tour() -> str:
-    """Return every command of the five-minute tour, in order."""
-    section = README.partition("## Five-minute tour")[2].partition("\n## ")[0]
-    return "\n".join(re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL))
 
 
 def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    script = tour()
-    assert script.count("127.0.0.1") > 5
-    for default, free in (("127.0.0.1:9000", stack.issuer[7:]), ("127.0.0.1:8000", stack.resource[7:-4])):
-        script = script.replace(default, free)
-    environment = {**stack.environment, "AGENT_RESOURCE": stack.resource, "AGENT_ISSUER": stack.issuer}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{script}\nwait"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    tour = commands(README.partition("## Five-minute tour")[2].partition("\n## ")[0])
+    done = typed(tour, stack, tmp_path, AGENT_RESOURCE=stack.resource, AGENT_ISSUER=stack.issuer)
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in (
         'www-authenticate: Bearer scope="env:read env:write org:read org:write wks:read wks:write", resource_metadata=',

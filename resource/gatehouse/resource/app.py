@@ -149,6 +149,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
     try:
         async with (
             services.http_client,
+            services.catalogue.lifespan(),
             services.sessions.run(),
             services.streams.run(),
             anyio.create_task_group() as tasks,

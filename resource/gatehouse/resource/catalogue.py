@@ -9,17 +9,22 @@
 Name and argument schema come from the signature, the description from the docstring, the result schema from the
 return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
 without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
-seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory.
+seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. What an agent can mend, a
+tool tells it by raising ToolFailed.
 """
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
+from mcp_types import CallToolResult
+from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
@@ -41,12 +46,25 @@ class _AnyValidToken(Enum):
 ANY_VALID_TOKEN: Final = _AnyValidToken.ANY_VALID_TOKEN
 """The scopes of a tool that every caller with a valid token may call."""
 
+ToolScopes = Sequence[str] | _AnyValidToken
+"""What a tool needs: every one of some scopes, or ANY_VALID_TOKEN."""
+
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+"""Entered in every process before the first call, and left after the last."""
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+"""MCP 2026-07-28, "Tool Names". Anything else could not stand in the Mcp-Name header."""
+
 ToolFunction = Callable[..., Awaitable[BaseModel]]
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
 
 
 class InvalidCatalogue(Exception):
     """A declaration cannot be served. The message names the file, the tool and the mend."""
+
+
+class ToolFailed(Exception):
+    """The call was allowed and cannot be carried out. The message goes to the agent: it says what to do next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +97,17 @@ class Tool:
     output_schema: Mapping[str, Any]
     source: str
     """File and line of the declaration, for messages."""
+    described: ToolDescription | None = None
+    """How the server describes it that the function forwards to. None for a tool that was declared here."""
 
     def needs(self, injected: type) -> bool:
         """Tell whether the function asks for a value of an injected type."""
         return injected in self.injected.values()
+
+    @property
+    def transactional(self) -> bool:
+        """Whether a call that fails has changed nothing: it only reads, or all it can write to is a Directory."""
+        return not self.streaming and (self.read_only or self.needs(Directory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +127,8 @@ class ToolGroup:
     def tool(
         self,
         *,
-        scopes: Sequence[str] | _AnyValidToken,
-        read_only: bool,
+        scopes: ToolScopes = (),
+        read_only: bool = False,
         destructive: bool = False,
         idempotent: bool = False,
         streaming: bool = False,
@@ -111,8 +136,9 @@ class ToolGroup:
         """Declare an async function as a tool.
 
         Args:
-            scopes: every scope that a caller needs, or ANY_VALID_TOKEN.
-            read_only: it changes nothing. A tool that is not runs in a transaction together with its audit event.
+            scopes: every scope that a caller needs, or ANY_VALID_TOKEN. Left out, they are refused as an empty list is.
+            read_only: it changes nothing. The event of a tool that is not is on disk before its answer leaves: in one
+                transaction with what it changes in a Directory.
             destructive: it removes or overwrites something; a hint to clients.
             idempotent: to repeat the call changes nothing more; a hint to clients.
             streaming: it reports progress while it works, and writes in transactions of its own, each with its event.
@@ -132,14 +158,11 @@ class ToolGroup:
 
 def _read_declaration(
     function: ToolFunction,
-    scopes: Sequence[str] | _AnyValidToken,
+    scopes: ToolScopes,
     hints: _Hints,
 ) -> Tool:
     name, source = function.__name__, _source(function)
-    if scopes is not ANY_VALID_TOKEN and (isinstance(scopes, str) or not scopes):
-        raise InvalidCatalogue(
-            f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
-        )
+    required = read_scopes(scopes, name, source)
     description = _read_description(function, name, source)
     injected, fields, result = _read_signature(function, name, source)
     _check_injected(name, source, set(injected.values()), hints)
@@ -148,10 +171,12 @@ def _read_declaration(
         input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
     except PydanticUserError as error:
         raise InvalidCatalogue(f"{source}: {name} has a type that JSON cannot carry: {error.message}") from None
+    if output_schema.get("type") != "object":
+        raise InvalidCatalogue(f"{source}: {name} returns no JSON object. Put its result into a member of a model.")
     return Tool(
         name=name,
         description=description,
-        scopes=frozenset() if isinstance(scopes, _AnyValidToken) else frozenset(scopes),
+        scopes=required,
         read_only=hints.read_only,
         destructive=hints.destructive,
         idempotent=hints.idempotent,
@@ -163,6 +188,21 @@ def _read_declaration(
         output_schema=MappingProxyType(output_schema),
         source=source,
     )
+
+
+def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
+    """Return the scopes of a tool: none for ANY_VALID_TOKEN.
+
+    Raises:
+        InvalidCatalogue: there are none, or one text in place of a list.
+    """
+    if isinstance(scopes, _AnyValidToken):
+        return frozenset()
+    if isinstance(scopes, str) or not scopes:
+        raise InvalidCatalogue(
+            f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
+        )
+    return frozenset(scopes)
 
 
 def _read_description(function: ToolFunction, name: str, source: str) -> str:
@@ -187,7 +227,7 @@ def _read_signature(
     except NameError as error:
         raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
     result = hints.pop("return", None)
-    if not (inspect.isclass(result) and issubclass(result, BaseModel)):
+    if not (inspect.isclass(result) and issubclass(result, BaseModel)) or issubclass(result, CallToolResult):
         raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
     injected: dict[str, type] = {}
     fields: dict[str, Any] = {}
@@ -196,10 +236,23 @@ def _read_signature(
             raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
         if hints[parameter.name] in INJECTED:
             injected[parameter.name] = hints[parameter.name]
+        elif (hidden := _injected_within(hints[parameter.name])) is not None:
+            # As an argument it would be the caller's to send: his own identity, for one.
+            raise InvalidCatalogue(
+                f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
+                f"Write {parameter.name}: {hidden.__name__}, and the server gives it."
+            )
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
     return injected, fields, result
+
+
+def _injected_within(hint: Any) -> type | None:
+    """Return the injected type that a hint is derived from, or holds: in a union, a list, an Annotated."""
+    if inspect.isclass(hint):
+        return next((injected for injected in INJECTED if issubclass(hint, injected)), None)
+    return next(filter(None, map(_injected_within, get_args(hint))), None)
 
 
 def _check_injected(name: str, source: str, injected: set[type], hints: _Hints) -> None:
@@ -225,17 +278,32 @@ def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
 class Catalogue:
     """Every tool and every scope of a server. What is not in it cannot be called."""
 
-    def __init__(self, name: str, scopes: Iterable[Scope], groups: Iterable[ToolGroup]) -> None:
+    def __init__(
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        groups: Iterable[ToolGroup],
+        *,
+        instructions: str | None = None,
+        lifespan: Lifespan = nullcontext,
+    ) -> None:
         """Check and freeze the declarations.
 
+        `instructions` tell agents how to use the server; `lifespan` holds what the tools need while they are served.
+
         Raises:
-            InvalidCatalogue: two tools or scopes of one name, a malformed scope, or a scope that is not declared.
+            InvalidCatalogue: two tools or scopes of one name, a name that cannot be sent, a malformed scope, or a
+                scope that is not declared.
         """
         self.name = name
+        self.instructions = instructions
+        self.lifespan = lifespan
         self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
         self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
         tools: dict[str, Tool] = {}
         for tool in sorted((tool for group in groups for tool in group.tools), key=lambda tool: tool.name):
+            if _TOOL_NAME.fullmatch(tool.name) is None:
+                raise InvalidCatalogue(f"{tool.source}: {tool.name!r} is no tool's name. Use A-Z a-z 0-9 _ . - only.")
             if tool.name in tools:
                 raise InvalidCatalogue(
                     f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."

@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.resource import json_rpc, policy, verified_request
-from gatehouse.resource.catalogue import Catalogue, Tool
+from gatehouse.resource.catalogue import Catalogue, Tool, ToolFailed
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
@@ -50,7 +50,7 @@ _NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in
 
 _NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of it. Try again in some seconds."
 
-_INSTRUCTIONS = "Call whoami to see what this client may do. Tools that it may not call are not listed."
+_INSTRUCTIONS = "Tools that this client may not call are not listed."
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class _Call:
     request: VerifiedRequest
     arguments: BaseModel
     progress: Progress
+    context: Context
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, str] | None = None) -> AuditEvent:
         """Return the event of how the call ended: a streaming tool's says how far it came."""
@@ -110,7 +111,7 @@ class Dispatch:
         server: Server[Any] = Server(
             self._catalogue.name,
             version=version("gatehouse"),
-            instructions=_INSTRUCTIONS,
+            instructions=self._catalogue.instructions or _INSTRUCTIONS,
             get_tool_input_schema=self._input_schema,
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,
@@ -149,7 +150,7 @@ class Dispatch:
             arguments = tool.arguments.model_validate(params.arguments or {})
         except ValidationError as error:
             return await self._failed(_event(request, tool.name, "failed", "invalid arguments"), _explain(error))
-        return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress)))
+        return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress), context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -163,12 +164,15 @@ class Dispatch:
         raise await self._refused(_event(request, tool_name, "refused", f"needs {needed}"), error)
 
     async def _run(self, call: _Call) -> CallToolResult:
-        not_now = _NOT_ALL_NOW if call.tool.streaming else _NOT_NOW
+        not_now = _NOT_NOW if call.tool.transactional else _NOT_ALL_NOW
         try:
-            result = await self._runner(call.tool)(call)
+            return await self._runner(call.tool)(call)
         except DirectoryError as error:
             mend = {"mend": error.mend} if error.mend else None
             return await self._failed(call.event("failed", error.reason, mend), str(error), not_now)
+        except ToolFailed as error:
+            # Its text may repeat an argument: the trail does not keep it.
+            return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
             return _error(not_now)
@@ -176,25 +180,22 @@ class Dispatch:
             log.exception("tool %s failed", call.tool.name)
             message = f"The tool failed. Report the request id {call.request.request_id}."
             return await self._failed(call.event("failed", "internal error"), message, not_now)
-        return CallToolResult(
-            content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result
-        )
 
-    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[dict[str, Any]]]:
-        if tool.streaming:
-            return self._run_streaming
+    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[CallToolResult]]:
+        if not tool.transactional:
+            return self._run_outside
         return self._run_reading if tool.read_only else self._run_writing
 
-    async def _run_reading(self, call: _Call) -> dict[str, Any]:
+    async def _run_reading(self, call: _Call) -> CallToolResult:
         if call.tool.needs(Directory):
             async with self._database.read() as session:
                 result = await self._invoke(call, session)
         else:
             result = await self._invoke(call, None)
-        self._audit.record(call.event("allowed"))
+        self._audit.record(call.event(*_outcome(result)))
         return result
 
-    async def _run_writing(self, call: _Call) -> dict[str, Any]:
+    async def _run_writing(self, call: _Call) -> CallToolResult:
         async with self._database.write() as session:
             result = await self._invoke(call, session)
             # The change and its event are committed together, or neither is.
@@ -202,22 +203,24 @@ class Dispatch:
             await session.execute(self._audit.rows.insert(event))
             return result
 
-    async def _run_streaming(self, call: _Call) -> dict[str, Any]:
+    async def _run_outside(self, call: _Call) -> CallToolResult:
+        """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
         try:
             result = await self._invoke(call, None)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._recorded(call.event("failed", "the connection was closed before the end"))
             raise
-        # Its transactions are in the trail already. This event says that there is no further one.
-        await self._audit.commit_async(call.event("allowed", objects=_identifiers(result)))
+        # Of a streaming tool, the transactions are in the trail already: this event says that there is no further one.
+        await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result)))
         return result
 
-    async def _invoke(self, call: _Call, session: AsyncSession | None) -> dict[str, Any]:
+    async def _invoke(self, call: _Call, session: AsyncSession | None) -> CallToolResult:
         claims = call.request.claims
         values: dict[type, Any] = {
             AccessClaims: claims,
             Progress: call.progress,
+            ServerRequestContext: call.context,
             Transactions: Transactions(
                 self._database, claims, self._clock, self._audit.rows, call.event_of_transaction
             ),
@@ -226,8 +229,7 @@ class Dispatch:
             values[Directory] = await open_directory(session, claims, self._clock())
         given = {name: values[type_] for name, type_ in call.tool.injected.items()}
         sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
-        result = await call.tool.function(**given, **sent)
-        return result.model_dump(mode="json")
+        return _answer(await call.tool.function(**given, **sent))
 
     async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
         return _error(message if await self._recorded(event) else unrecorded)
@@ -253,12 +255,30 @@ def _verified(context: Context) -> VerifiedRequest:
     return request
 
 
-def _identifiers(result: Mapping[str, Any]) -> dict[str, str]:
+def _answer(result: BaseModel) -> CallToolResult:
+    """Return what a caller gets: an object as text and as structure, or the answer that another server has made."""
+    if isinstance(result, CallToolResult):
+        return result
+    structured = result.model_dump(mode="json")
+    return CallToolResult(
+        content=[TextContent(text=json.dumps(structured, ensure_ascii=False))], structured_content=structured
+    )
+
+
+def _outcome(result: CallToolResult) -> tuple[str, str | None]:
+    return ("failed", "an error of the tool's own") if result.is_error else ("allowed", None)
+
+
+def _identifiers(result: CallToolResult) -> dict[str, str]:
     """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
-    return {name: value for name, value in result.items() if is_identifier(value)}
+    members = result.structured_content if isinstance(result.structured_content, dict) else {}
+    return {name: value for name, value in members.items() if is_identifier(value)}
 
 
 def _describe(tool: Tool) -> ToolDescription:
+    meta = {SCOPES_META: sorted(tool.scopes)}
+    if tool.described is not None:
+        return tool.described.model_copy(update={"meta": {**(tool.described.meta or {}), **meta}})
     return ToolDescription(
         name=tool.name,
         description=tool.description,
@@ -270,7 +290,7 @@ def _describe(tool: Tool) -> ToolDescription:
             idempotent_hint=tool.idempotent,
             open_world_hint=False,
         ),
-        _meta={SCOPES_META: sorted(tool.scopes)},
+        _meta=meta,
     )
 
 

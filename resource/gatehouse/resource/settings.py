@@ -11,6 +11,7 @@ from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_id
 from gatehouse.shared.scopes import parse_scope
 from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, check_reach
 
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
 
@@ -29,6 +30,9 @@ class Settings(ServerSettings):
     bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     database_url: str = Field(
         "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
+    )
+    tools: str = Field(
+        "gatehouse.resource.tools", description="Module whose CATALOGUE is served, such as mypackage.mytools."
     )
     baseline_scopes: str | None = Field(
         None,
@@ -52,6 +56,13 @@ class Settings(ServerSettings):
     @classmethod
     def _check_issuer(cls, value: str) -> str:
         return check_issuer(value)
+
+    @field_validator("tools")
+    @classmethod
+    def _check_tools(cls, value: str) -> str:
+        if _MODULE.fullmatch(value) is None or value.endswith(".py"):
+            raise ValueError("must be the name of a module, such as mypackage.mytools, without a folder or .py")
+        return value
 
     @field_validator("baseline_scopes")
     @classmethod

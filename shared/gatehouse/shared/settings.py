@@ -76,8 +76,8 @@ class ServerSettings(CommandSettings):
         return parse_database_url(self.database_url)
 
 
-def load_settings(settings_class: type[SettingsT], env_file: Path | None = None) -> SettingsT:
-    """Read and check the settings of a server, or of a command with settings of its own.
+def load_settings(settings_class: type[SettingsT], env_file: Path | None = None, **options: Any) -> SettingsT:
+    """Read and check the settings of a server, or of a command with settings of its own. A command's options win.
 
     Raises:
         InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
@@ -92,7 +92,7 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
     problems += _exposed(settings_class, env_file, in_file)
     problems += _unknown_names(settings_class, in_file)
     try:
-        settings = settings_class(_env_file=env_file)  # type: ignore[call-arg]
+        settings = settings_class(_env_file=env_file, **options)  # type: ignore[call-arg]
     except ValidationError as error:
         problems += _invalid_values(settings_class, error)
     if problems:

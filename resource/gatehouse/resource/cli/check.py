@@ -6,10 +6,10 @@ import httpx2
 
 from gatehouse.resource.app import baseline_scopes
 from gatehouse.resource.bearer.jwks import FetchFailed, http_fetch
-from gatehouse.resource.cli.installation import settings_of
+from gatehouse.resource.cli.catalogue_loading import load_catalogue
+from gatehouse.resource.cli.installation import settings_of, tools_option
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import Database
-from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
@@ -26,11 +26,12 @@ from gatehouse.shared.settings import explain_settings
 
 
 @click.command()
+@tools_option
 @explain_option
 @output_option
 @click.pass_context
-@example("resourceserver check\nresourceserver check --explain")
-def check(ctx: click.Context, explain: bool, output: str) -> None:
+@example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
+def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
     """Check settings, catalogue, database, and that the issuer's keys can be had.
 
     Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them.
@@ -39,7 +40,7 @@ def check(ctx: click.Context, explain: bool, output: str) -> None:
         columns = ("setting", "value", "source", "default", "description")
         print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)
         return
-    settings, checks = check_settings(lambda: settings_of(ctx))
+    settings, checks = check_settings(lambda: settings_of(ctx, tools_module))
     print_checks(ctx, checks if settings is None else [*checks, *_check_installation(settings)], output)
 
 
@@ -47,7 +48,8 @@ def _check_installation(settings: Settings) -> list[Check]:
     database = Database(settings.database)
 
     def catalogue() -> str:
-        return f"{len(CATALOGUE.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, CATALOGUE)))}"
+        found = load_catalogue(settings.tools)
+        return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def schema() -> str:
         database.require_current()

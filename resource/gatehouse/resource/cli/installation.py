@@ -11,10 +11,14 @@ from gatehouse.resource.store.database import Database
 from gatehouse.shared.command_line import Refusal, env_file_of
 from gatehouse.shared.settings import load_settings
 
+tools_option = click.option(
+    "--tools", "tools_module", metavar="MODULE", help="Module whose CATALOGUE is served, in place of the setting."
+)
 
-def settings_of(ctx: click.Context) -> Settings:
+
+def settings_of(ctx: click.Context, tools_module: str | None = None) -> Settings:
     """Read the settings that a command was given. Raises InvalidSettings."""
-    return load_settings(Settings, env_file_of(ctx))
+    return load_settings(Settings, env_file_of(ctx), **({} if tools_module is None else {"tools": tools_module}))
 
 
 @contextmanager

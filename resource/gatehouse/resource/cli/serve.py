@@ -3,9 +3,9 @@
 import click
 
 from gatehouse.resource.app import baseline_scopes, create_app
-from gatehouse.resource.cli.installation import open_database, settings_of
+from gatehouse.resource.cli.catalogue_loading import load_catalogue
+from gatehouse.resource.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resource.store.database import Database
-from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.command_line import example, output_option, print_record
 from gatehouse.shared.database import shown_url
 from gatehouse.shared.logs import configure_logs
@@ -35,13 +35,16 @@ def init(ctx: click.Context, output: str) -> None:
 
 
 @click.command()
+@tools_option
 @click.pass_context
-@example("RESOURCESERVER_WORKERS=4 resourceserver serve")
-def serve(ctx: click.Context) -> None:
+@example("RESOURCESERVER_WORKERS=4 resourceserver serve\nresourceserver serve --tools mypackage.mytools")
+def serve(ctx: click.Context, tools_module: str | None) -> None:
     """Serve until SIGTERM or Ctrl-C. May start before the authorization server: it becomes ready by itself."""
-    settings = settings_of(ctx)
+    settings = settings_of(ctx, tools_module)
     configure_logs(settings.log_format, settings.log_level)
-    baseline_scopes(settings, CATALOGUE)
+    # Before the fork: a catalogue that cannot be served stops the start, and not one worker after the other.
+    catalogue = load_catalogue(settings.tools)
+    baseline_scopes(settings, catalogue)
     with open_database(settings):
         pass
     Server(
@@ -49,5 +52,5 @@ def serve(ctx: click.Context) -> None:
         bind=settings.bind,
         workers=settings.workers,
         worker_class="asgi",
-        create_app=lambda: create_app(settings, CATALOGUE),
+        create_app=lambda: create_app(settings, catalogue),
     ).run()

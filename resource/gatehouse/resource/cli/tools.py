@@ -4,18 +4,20 @@ import json
 
 import click
 
-from gatehouse.resource.cli.installation import settings_of
-from gatehouse.resource.tools import CATALOGUE
+from gatehouse.resource.cli.catalogue_loading import load_catalogue
+from gatehouse.resource.cli.installation import settings_of, tools_option
 from gatehouse.shared.command_line import example, output_option, print_records
 
 
 @click.command()
+@tools_option
 @output_option
 @click.pass_context
 @example("resourceserver tools\nresourceserver tools --output json > catalogue.json")
-def tools(ctx: click.Context, output: str) -> None:
+def tools(ctx: click.Context, tools_module: str | None, output: str) -> None:
     """List every tool with the scopes that it needs. As JSON: the file for `authserver resource add --catalogue`."""
-    document = CATALOGUE.document(settings_of(ctx).resource)
+    settings = settings_of(ctx, tools_module)
+    document = load_catalogue(settings.tools).document(settings.resource)
     if output == "json":
         click.echo(json.dumps(document, indent=2))
         return

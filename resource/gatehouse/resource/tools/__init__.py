@@ -36,4 +36,5 @@ CATALOGUE = Catalogue(
         organizations.tools,
         organization_users.tools,
     ],
+    instructions="Call whoami to see what this client may do. Tools that it may not call are not listed.",
 )

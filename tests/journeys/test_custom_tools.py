@@ -1,0 +1,54 @@
+"""Tools that a user wrote, from an empty file to an authorized call, as their README says."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from local_stack import CommandRefused, LocalStack
+from support.documents import ROOT, commands, typed
+
+EXAMPLE = ROOT / "examples" / "custom_tools"
+README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+
+
+def test_from_an_empty_file_to_an_authorized_call_and_to_a_guarded_server(tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    done = typed(commands(README), LocalStack(tmp_path), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = iter(done.stdout.splitlines())
+    # In this order, other lines between them.
+    for expected in (
+        r"list_notes +notes:read +no ",
+        r'\{"status":"ok"',
+        r'.*"structuredContent":\{"notes":\[\]\}.* -> 200',
+        r".*This tool needs the scope notes:write.* -> 403",
+        r'.*"structuredContent":\{"notes":\["buy milk"\]\}.* -> 200',
+        r".*tool\.call +add_note +refused +needs notes:write",
+        r".*tool\.call +add_note +allowed",
+        r'.*"structuredContent":\{"result":"agent_[^"]+"\}.* -> 200',
+        r'.*"structuredContent":\{"result":"dong dong [^"]+"\}.* -> 200',
+        r".*The arguments do not fit .*name: Field required.* -> 200",
+        r".*There is no such tool.* -> 400",
+    ):
+        assert any(re.match(expected, line) for line in told), f"{expected}:\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["mytools.py", "guarded_server.py"])
+def test_the_readme_shows_the_files_of_the_example(name: str) -> None:
+    shown = re.findall(rf"cat > {re.escape(name)} <<'PYTHON'\n(.*?)PYTHON\n", README, flags=re.DOTALL)
+    assert shown == [(EXAMPLE / name).read_text(encoding="utf-8")]
+
+
+def test_a_catalogue_that_cannot_be_served_starts_no_process(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, settings={"RESOURCESERVER_TOOLS": "mytools"})
+    source = (EXAMPLE / "mytools.py").read_text(encoding="utf-8")
+    (tmp_path / "mytools.py").write_text(source, encoding="utf-8")
+    stack.init()
+    (tmp_path / "mytools.py").write_text(source.replace('scopes=["notes:write"]', "scopes=[]"), encoding="utf-8")
+    with pytest.raises(CommandRefused, match=r"mytools\.py:\d+: add_note has no scopes\. List them") as refused:
+        stack.run("resourceserver", "serve")
+    assert refused.value.code == 1
+    assert "Traceback" not in refused.value.message
+    assert "worker" not in refused.value.message
