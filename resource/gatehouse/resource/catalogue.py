@@ -9,7 +9,8 @@
 Name and argument schema come from the signature, the description from the docstring, the result schema from the
 return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
 without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
-seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory.
+seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. Every other tool that
+writes is given an `idempotency_key` that callers may send.
 """
 
 import inspect
@@ -23,7 +24,9 @@ from typing import Any, Final, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 
+from gatehouse.resource import idempotency
 from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.idempotency import IdempotencyKey
 from gatehouse.resource.progress import Progress
 from gatehouse.resource.transactions import Transactions
 from gatehouse.shared.claims import AccessClaims
@@ -40,6 +43,9 @@ class _AnyValidToken(Enum):
 
 ANY_VALID_TOKEN: Final = _AnyValidToken.ANY_VALID_TOKEN
 """The scopes of a tool that every caller with a valid token may call."""
+
+CATALOGUE_URI: Final = "gatehouse://catalogue"
+"""The resource by which an agent sees what it could ask for."""
 
 ToolFunction = Callable[..., Awaitable[BaseModel]]
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
@@ -83,6 +89,41 @@ class Tool:
     def needs(self, injected: type) -> bool:
         """Tell whether the function asks for a value of an injected type."""
         return injected in self.injected.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a caller can read by its URI, as JSON: the same for every caller who may read it."""
+
+    uri: str
+    name: str
+    description: str
+    scopes: frozenset[str]
+    """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
+    read: Callable[[str], Mapping[str, Any]]
+    """Returns the content, given the identifier of this server (RFC 8707)."""
+
+
+def declare_resource(
+    uri: str,
+    read: Callable[[str], Mapping[str, Any]],
+    *,
+    name: str,
+    description: str,
+    scopes: Sequence[str] | _AnyValidToken,
+) -> Resource:
+    """Declare what can be read by a URI. Raises InvalidCatalogue when it has no scopes, as for a tool."""
+    return Resource(uri, name, description, _needed_scopes(scopes, uri), read)
+
+
+def _needed_scopes(scopes: Sequence[str] | _AnyValidToken, what: str) -> frozenset[str]:
+    if isinstance(scopes, _AnyValidToken):
+        return frozenset()
+    if isinstance(scopes, str) or not scopes:
+        raise InvalidCatalogue(
+            f"{what} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
+        )
+    return frozenset(scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +177,12 @@ def _read_declaration(
     hints: _Hints,
 ) -> Tool:
     name, source = function.__name__, _source(function)
-    if scopes is not ANY_VALID_TOKEN and (isinstance(scopes, str) or not scopes):
-        raise InvalidCatalogue(
-            f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
-        )
+    needed = _needed_scopes(scopes, f"{source}: {name}")
     description = _read_description(function, name, source)
     injected, fields, result = _read_signature(function, name, source)
     _check_injected(name, source, set(injected.values()), hints)
+    if not (hints.read_only or hints.streaming):
+        fields[idempotency.ARGUMENT] = (IdempotencyKey | None, None)
     try:
         arguments = _arguments_model(name, fields)
         input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
@@ -151,7 +191,7 @@ def _read_declaration(
     return Tool(
         name=name,
         description=description,
-        scopes=frozenset() if isinstance(scopes, _AnyValidToken) else frozenset(scopes),
+        scopes=needed,
         read_only=hints.read_only,
         destructive=hints.destructive,
         idempotent=hints.idempotent,
@@ -194,6 +234,10 @@ def _read_signature(
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+        if parameter.name == idempotency.ARGUMENT:
+            raise InvalidCatalogue(
+                f"{source}: {name} has the argument {parameter.name}, which every tool that writes is given. Remove it."
+            )
         if hints[parameter.name] in INJECTED:
             injected[parameter.name] = hints[parameter.name]
         else:
@@ -223,13 +267,16 @@ def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
 
 
 class Catalogue:
-    """Every tool and every scope of a server. What is not in it cannot be called."""
+    """Every tool, resource and scope of a server. What is not in it cannot be called or read."""
 
-    def __init__(self, name: str, scopes: Iterable[Scope], groups: Iterable[ToolGroup]) -> None:
-        """Check and freeze the declarations.
+    def __init__(
+        self, name: str, scopes: Iterable[Scope], groups: Iterable[ToolGroup], resources: Iterable[Resource] = ()
+    ) -> None:
+        """Check and freeze the declarations, and add the resource that is the catalogue itself.
 
         Raises:
-            InvalidCatalogue: two tools or scopes of one name, a malformed scope, or a scope that is not declared.
+            InvalidCatalogue: two tools, resources or scopes of one name, a malformed scope, or one that is not
+                declared.
         """
         self.name = name
         self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
@@ -240,13 +287,29 @@ class Catalogue:
                 raise InvalidCatalogue(
                     f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
                 )
-            if unknown := sorted(tool.scopes - self.scopes.keys()):
-                raise InvalidCatalogue(
-                    f"{tool.source}: {tool.name} needs the scope {unknown[0]}, which is not declared. "
-                    f"Declared are: {', '.join(sorted(self.scopes))}."
-                )
+            self._check_scopes(tool.scopes, f"{tool.source}: {tool.name}")
             tools[tool.name] = tool
         self.tools: Mapping[str, Tool] = MappingProxyType(tools)
+        itself = declare_resource(
+            CATALOGUE_URI,
+            self.document,
+            name="catalogue",
+            description="Every tool of this server with the scopes that it needs, also those that you may not call.",
+            scopes=ANY_VALID_TOKEN,
+        )
+        readable: dict[str, Resource] = {}
+        for resource in sorted((itself, *resources), key=lambda resource: resource.uri):
+            self._check_scopes(resource.scopes, resource.uri)
+            if readable.setdefault(resource.uri, resource) is not resource:
+                raise InvalidCatalogue(f"The resource {resource.uri} is declared twice.")
+        self.resources: Mapping[str, Resource] = MappingProxyType(readable)
+
+    def _check_scopes(self, needed: frozenset[str], what: str) -> None:
+        if unknown := sorted(needed - self.scopes.keys()):
+            raise InvalidCatalogue(
+                f"{what} needs the scope {unknown[0]}, which is not declared. "
+                f"Declared are: {', '.join(sorted(self.scopes))}."
+            )
 
     def document(self, resource: str) -> dict[str, Any]:
         """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""
