@@ -95,7 +95,7 @@ async def locked(
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
-    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock).build_server(), runs, admin_database)
+    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock, URL).build_server(), runs, admin_database)
     audit.close()
     admin_database.close()
     await database.close()
@@ -246,8 +246,7 @@ async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, vers
     ("method", "params"),
     [
         ("prompts/list", {}),
-        ("resources/list", {}),
-        ("resources/read", {"uri": "file:///etc/passwd"}),
+        ("resources/subscribe", {"uri": "gatehouse://catalogue"}),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {"name": "a", "value": ""}}),
         ("subscriptions/listen", {"notifications": {}}),
     ],
