@@ -164,6 +164,28 @@ async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, vers
     assert locked.runs == []
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("resources/list", {}),
+        ("resources/templates/list", {}),
+        ("resources/read", {"uri": "gatehouse://catalogue"}),
+        ("resources/read", {"uri": "gatehouse://nothing"}),
+    ],
+)
+async def test_with_the_gate_removed_no_resource_is_listed_or_read(
+    locked: Locked, version: str, method: str, params: dict[str, str]
+) -> None:
+    async with without_gate(locked) as http:
+        answer = await ask(http, version, method, **params)
+    assert answer["error"]["code"] == -32041
+    assert "result" not in answer
+    known = params.get("uri") != "gatehouse://nothing"
+    async with without_gate(locked, proven()) as http:
+        answer = await ask(http, version, method, **params)
+    assert ("result" in answer) == known
+
+
 async def test_a_bearer_token_alone_proves_nothing_to_dispatch(locked: Locked, clock: FakeClock) -> None:
     """Headers are the gate's to read: dispatch takes only what the gate has verified."""
     async with without_gate(locked) as http:
