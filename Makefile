@@ -1,16 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test coverage check format clean
+.PHONY: help setup demo run test test-interop test-all coverage check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey"
+INTEROP := tests/interop/node_modules
+UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop"
 # COVERAGE=--cov lets `test` hold what `coverage` holds. Not the default: tracing takes half as long again.
 COVERAGE ?=
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED) ## Create .venv and install the pinned versions
 
@@ -32,6 +33,16 @@ test: setup ## Run the tests: units in parallel, then the journeys
 	$(UNITS) $(COVERAGE)
 	$(BIN)/python -m pytest -q -m journey
 
+# Without npm there is nothing to install with; the tests that need Node say so.
+test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients from elsewhere against both servers; most need npm
+	$(BIN)/python -m pytest -q -rs -m interop --durations=20
+
+$(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc
+	cd tests/interop && npm ci --loglevel=error
+	@touch $@
+
+test-all: test test-interop ## Run every test
+
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov
 
@@ -47,4 +58,4 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove what setup and the tools made; databases and keys stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log
+	rm -rf $(VENV) $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,11 +18,9 @@ from gatehouse.shared.database import parse_database_url
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's shell reaches a server under test."""
-    import os
-
+    """No variable of the developer's shell reaches a server under test, nor one that a server refuses to start with."""
     for name in os.environ:
-        if name.startswith(("AUTHSERVER_", "RESOURCESERVER_")):
+        if name.startswith(("AUTHSERVER_", "RESOURCESERVER_", "BRIDGE_", "AUTHLIB_", "FLASK_")):
             monkeypatch.delenv(name)
 
 

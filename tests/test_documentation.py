@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
+from gatehouse.resource.bridge.settings import BridgeSettings
 from gatehouse.resource.settings import Settings as ResourceServerSettings
 from gatehouse.resource.tools import CATALOGUE
 
@@ -18,11 +19,13 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 
 def test_the_readme_lists_every_setting_and_no_other() -> None:
     documented = set(
-        re.findall(r"`((?:AUTH|RESOURCE)SERVER_[A-Z_]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+        re.findall(
+            r"`((?:AUTHSERVER|RESOURCESERVER|BRIDGE)_[A-Z_]+)`", (ROOT / "README.md").read_text(encoding="utf-8")
+        )
     )
     existing = {
         f"{settings.model_config['env_prefix']}{name.upper()}"
-        for settings in (AuthServerSettings, ResourceServerSettings)
+        for settings in (AuthServerSettings, ResourceServerSettings, BridgeSettings)
         for name in settings.model_fields
     }
     assert documented == existing

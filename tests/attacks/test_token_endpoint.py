@@ -11,13 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import structlog
 from sqlalchemy import event, update
 from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
+from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.store.models import ClientRow
+from gatehouse.authserver.clients.secrets import digest
+from gatehouse.authserver.store.models import ClientRow, ClientSecretRow
+from gatehouse.shared.claims import MAX_LIFETIME
 from gatehouse.shared.logs import LogFormat, configure_logs
 
 BODY = b"grant_type=client_credentials"
@@ -58,22 +60,25 @@ def assert_refused(response: TestResponse, error: str, status: int = 400) -> Non
 
 
 @pytest.mark.parametrize(
-    "repeated",
+    ("once", "again"),
     [
-        b"&grant_type=client_credentials",
-        b"&grant_type=password",
-        b"&scope=env:read&scope=org:read",
-        b"&scope=env:read&scope=",
-        b"&scope=env:read&%73cope=org:read",
-        b"&client_id=a&client_id=a",
-        b"&unknown=a&unknown=a",
+        pytest.param(b"", b"&grant_type=client_credentials", id="same"),
+        pytest.param(b"", b"&grant_type=password", id="other"),
+        pytest.param(b"&scope=env:read", b"&scope=org:read", id="scope"),
+        pytest.param(b"&scope=env:read", b"&scope=", id="second one empty"),
+        pytest.param(b"&scope=env:read", b"&%73cope=org:read", id="encoded name"),
+        pytest.param(b"&client_id=CLIENT", b"&client_id=CLIENT", id="client_id"),
+        pytest.param(b"&unknown=a", b"&unknown=a", id="unknown"),
     ],
-    ids=["same", "other", "scope", "second one empty", "encoded name", "client_id", "unknown"],
 )
-def test_a_repeated_parameter_is_refused(attacked: Attacked, repeated: bytes) -> None:
+def test_a_repeated_parameter_is_refused(attacked: Attacked, once: bytes, again: bytes) -> None:
     """RFC 6749 3.2: parameters must not be included more than once; two readers would take different ones."""
-    attacked.accepted(attacked.post(BODY))
-    assert_refused(attacked.post(BODY + repeated), "invalid_request")
+
+    def post(body: bytes) -> TestResponse:
+        return attacked.post(body.replace(b"CLIENT", attacked.client.client_id.encode()))
+
+    attacked.accepted(post(BODY + once))
+    assert_refused(post(BODY + once + again), "invalid_request")
 
 
 @pytest.mark.parametrize("query", ["grant_type=client_credentials", "scope=env%3Aread", "resource=a", "x=y"])
@@ -191,6 +196,14 @@ def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
 
 def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(attacked: Attacked) -> None:
     """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit trail shows what was read."""
+    keys = attacked.server.services.keys.ring()
+    with attacked.server.services.database.engine.begin() as connection:
+        stored = digest(keys.peppers[keys.newest_pepper], "gths_a+b c")
+        connection.execute(update(ClientSecretRow).values(digest=stored))
+    attacked.accepted(attacked.server.post_token(basic=(attacked.client.client_id, "gths_a%2Bb+c")))
+    for secret in ("gths_a+b+c", "gths_a%2Bb%2Bc"):
+        response = attacked.server.post_token(basic=(attacked.client.client_id, secret))
+        assert_refused(response, "invalid_client", 401)
     for sent, read in (("a+b", "a b"), ("a%2Bb", "a+b"), ("a%3Ab", "a:b"), ("a%25b", "a%b")):
         assert_refused(attacked.server.post_token(basic=(sent, "gths_wrong")), "invalid_client", 401)
         assert attacked.server.audit(client=read)[-1]["reason"] == "unknown client"
@@ -289,8 +302,18 @@ def test_no_parameter_of_the_request_becomes_a_claim(attacked: Attacked, paramet
     assert (claims["aud"], claims["exp"] - claims["iat"]) == (RESOURCE, 300)
 
 
+def change_row(attacked: Attacked, **columns: Any) -> None:
+    """Write to the client's row as somebody with access to the database, past every check of the commands."""
+    with attacked.server.services.database.engine.begin() as connection:
+        row = ClientRow.client_id == attacked.client.client_id
+        connection.execute(update(ClientRow).values(**columns).where(row))
+
+
 def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_claim(attacked: Attacked) -> None:
     """Authlib merges extra claims last (cf. keycloak CVE-2026-16102); here the standard ones win."""
+    honest, secret = attacked.server.create_client(claims={"workspace_id": "wks_1"})
+    response = attacked.server.post_token(basic=(honest.client_id, secret))
+    assert attacked.accepted(response)["workspace_id"] == "wks_1"
     forged = {
         "iss": "https://evil.example",
         "sub": "agent_admin",
@@ -302,8 +325,7 @@ def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_cl
         "jti": "fixed",
         "workspace_id": "wks_1",
     }
-    with attacked.server.services.database.engine.begin() as connection:
-        connection.execute(update(ClientRow).values(claims=forged))
+    change_row(attacked, claims=forged)
     claims = attacked.accepted()
     assert claims.pop("workspace_id") == "wks_1"
     assert claims.keys() == forged.keys() - {"workspace_id"}
@@ -312,11 +334,12 @@ def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_cl
 
 def test_a_life_that_was_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
     """Authlib's default for this grant is ten days."""
-    with attacked.server.services.database.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE client SET token_ttl = 864000")
-    response = attacked.server.post_token(basic=attacked.basic)
-    claims = attacked.accepted(response)
-    assert response.json["expires_in"] == claims["exp"] - claims["iat"] == 3600
+    honest, secret = attacked.server.create_client(token_ttl=MAX_LIFETIME - 1)
+    change_row(attacked, token_ttl=864_000)
+    for basic, life in (((honest.client_id, secret), MAX_LIFETIME - 1), (attacked.basic, MAX_LIFETIME)):
+        response = attacked.server.post_token(basic=basic)
+        claims = attacked.accepted(response)
+        assert response.json["expires_in"] == claims["exp"] - claims["iat"] == life
 
 
 @pytest.mark.parametrize(
@@ -402,13 +425,10 @@ class Logs:
 @pytest.fixture(params=["json", "console"])
 def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
     """Log as a server does, at DEBUG."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    logs = Logs()
-    logs.configure(request.param)
-    yield logs
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    with logging_put_back():
+        logs = Logs()
+        logs.configure(request.param)
+        yield logs
 
 
 def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:

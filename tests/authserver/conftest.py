@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from support.authserver import RESOURCE
 from support.databases import Template
-from support.shell import RESOURCE, Shell
+from support.shell import Shell
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import pytest
 from sqlalchemy import create_engine, update
+from support.authserver import RESOURCE
 from support.databases import everything_in
-from support.shell import CREATE, RESOURCE, Shell
+from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.store.database import Database
@@ -187,6 +188,7 @@ def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
     ],
 )
 def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments: list[str], mend: str) -> None:
+    shell.text(*CREATE)
     before = shell.json("audit")
     assert mend in shell.refusal(*arguments)
     assert shell.json("audit") == before
@@ -208,6 +210,8 @@ def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments:
     ],
 )
 def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
+    for right in (CREATE, [*CREATE, "--ttl", "3600", "--claim", "a=1", "--auth", "client_secret_post"], ["audit"]):
+        shell.text(*right)
     shell.refusal(*arguments, code=2)
 
 
@@ -284,7 +288,7 @@ def test_without_the_sealing_key_nothing_is_created_or_served(shell: Shell, comm
     assert shell.json("client", "list") == []
 
 
-def test_every_wrong_setting_is_named_at_once_and_no_value_is_repeated(shell: Shell) -> None:
+def test_every_wrong_setting_is_named_at_once_and_no_secret_is_repeated(shell: Shell) -> None:
     shell.environment |= {
         "AUTHSERVER_ISSUER": "http://as.example.com",
         "AUTHSERVER_DATABASE_URL": "mysql://root:hunter2@db/x",
@@ -293,7 +297,10 @@ def test_every_wrong_setting_is_named_at_once_and_no_value_is_repeated(shell: Sh
         "AUTHSERVER_SIGNING_ALGORITHM": "HS256",
     }
     message = shell.refusal("client", "list")
-    for name in ("ISSUER", "DATABASE_URL", "TOKEN_TTL", "WORKERS", "SIGNING_ALGORITHM"):
+    for name in (
+        *("ISSUER=http://as.example.com", "DATABASE_URL", "TOKEN_TTL=3601", "WORKERS=none"),
+        "SIGNING_ALGORITHM=HS256",
+    ):
         assert f"AUTHSERVER_{name}: " in message
     assert "https" in message
     assert "hunter2" not in message
@@ -319,16 +326,18 @@ def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
 def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
     shell.text("client", "list")
-    shell.environment["AUTHSERVER_ISSUER"] = "http://as.example.com"
-    assert "AUTHSERVER_ISSUER: must be https" in shell.refusal("client", "list")
     shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
-    assert "AUTHLIB_INSECURE_TRANSPORT: switches Authlib's check of https off" in shell.refusal("client", "list")
+    for command in (["client", "list"], ["serve"]):
+        assert "AUTHLIB_INSECURE_TRANSPORT=1: switches Authlib's check of https off" in shell.refusal(*command)
+    del shell.environment["AUTHLIB_INSECURE_TRANSPORT"]
+    shell.environment["AUTHSERVER_ISSUER"] = "http://as.example.com"
+    assert "AUTHSERVER_ISSUER=http://as.example.com: must be https" in shell.refusal("client", "list")
 
 
 def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
     shell.text("client", "list")
     shell.environment["FLASK_DEBUG"] = "1"
-    assert "FLASK_DEBUG: switches Flask's debugger on" in shell.refusal("serve")
+    assert "FLASK_DEBUG=1: switches Flask's debugger on" in shell.refusal("serve")
 
 
 def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shell) -> None:

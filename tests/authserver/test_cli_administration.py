@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.authserver import ISSUER, AuthServer, token_form
-from support.resourceserver import ResourceServer
-from support.shell import CREATE, RESOURCE, Shell
+from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
+from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.administration import rotate_secret
@@ -103,19 +102,22 @@ def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
 
 def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver: AuthServer) -> None:
     client, old = authserver.create_client()
-    control, control_secret = authserver.create_client()
+    other, kept = authserver.create_client()
+    assert authserver.post_token(basic=(other.client_id, kept)).status_code == 200
     with authserver.services.database.write() as session:
         _, new = rotate_secret(session, authserver.admin, authserver.services.keys.ring(), client.client_id)
     assert authserver.post_token(basic=(client.client_id, new)).status_code == 200
     assert authserver.post_token(basic=(client.client_id, old)).status_code == 401
-    assert authserver.post_token(basic=(control.client_id, control_secret)).status_code == 200
 
 
 def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
     shell.json(*CREATE)
-    assert {event["action"] for event in shell.json("audit", "--action", "client.create")} == {"client.create"}
-    assert shell.json("audit", "--since", "1h") == shell.json("audit")[-len(shell.json("audit", "--since", "1h")) :]
-    assert shell.json("audit", "--since", "2000-01-01T00:00:00Z") == shell.json("audit")
+    everything = shell.json("audit")
+    created = [event for event in everything if event["action"] == "client.create"]
+    assert 0 < len(created) < len(everything)
+    assert shell.json("audit", "--action", "client.create") == created
+    for begin in ("1h", "2000-01-01T00:00:00Z"):
+        assert shell.json("audit", "--since", begin) == everything
     assert shell.json("audit", "--since", "2100-01-01") == []
     assert "write 2026-01-31T12:00:00Z" in shell.refusal("audit", "--since", "yesterday", code=2)
 
@@ -159,18 +161,6 @@ def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, f
         ["sh", "-c", f"printf '%s\\n' {event['detail']['mend']}"], capture_output=True, text=True, check=True
     )
     assert echoed.stdout.splitlines() == words
-
-
-@pytest.mark.anyio
-async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
-    token = resourceserver.issuer.token("env:read")
-    refused = await resourceserver.call("create_environment", token, name="a")
-    request_id = refused.json()["error"]["data"]["request_id"]
-    assert request_id == refused.headers["X-Request-Id"]
-    [event] = resourceserver.audit(request_id=request_id)
-    expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
-    assert event["detail"]["mend"] == expected
-    assert "grant add" not in refused.text
 
 
 def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> None:

@@ -62,6 +62,7 @@ def test_a_registered_client_is_what_its_registration_says(authserver: AuthServe
 
 def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthServer) -> None:
     client, secret = register(authserver)
+    assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
     with authserver.services.database.read() as session:
         row = session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)).one()
     assert len(row.digest) == 32
@@ -82,6 +83,7 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
         pytest.param({"name": "a\x1b[31m"}, "1 to 128 printable", id="name with an escape"),
         pytest.param({"name": "a\nb"}, "1 to 128 printable", id="name of two lines"),
         pytest.param({"auth_method": "none"}, "client_secret_basic", id="public client"),
+        pytest.param({"auth_method": "client_assertion_jwt"}, "private_key_jwt", id="Authlib's name of a method"),
         pytest.param({"token_ttl": 0}, "1 to 3600", id="no time"),
         pytest.param({"token_ttl": 3601}, "1 to 3600", id="more than an hour"),
         pytest.param({"scope": "no:such"}, "Its scopes are: env:read, env:write, org:read", id="unknown scope"),

@@ -25,6 +25,7 @@ def test_a_server_without_its_database_lives_and_is_not_ready(authserver: AuthSe
 
 
 def test_a_server_whose_keys_do_not_open_is_not_ready(authserver: AuthServer) -> None:
+    assert authserver.http.get("/readyz").status_code == 200
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(sealed=b""))
     app = create_app(authserver.settings, authserver.clock)

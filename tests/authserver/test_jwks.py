@@ -48,6 +48,7 @@ def test_a_reader_that_has_another_key_set_gets_this_one(authserver: AuthServer,
 
 
 def test_without_a_usable_key_readers_are_told_to_come_back_and_keep_nothing(authserver: AuthServer) -> None:
+    assert authserver.http.get(PATH).status_code == 200
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(sealed=b"\x01" + bytes(60)))
     app = create_app(authserver.settings, authserver.clock)

@@ -80,6 +80,7 @@ def test_an_altered_sealed_value_does_not_open(altered: Callable[[bytes], bytes]
 def test_a_sealed_value_does_not_open_for_another_purpose_or_with_another_key(purpose: tuple[str, ...]) -> None:
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key", "a")
+    assert key.unseal(sealed, "signing_key", "a") == b"a private key"
     with pytest.raises(CannotUnseal):
         key.unseal(sealed, *purpose)
     with pytest.raises(CannotUnseal):
@@ -112,6 +113,7 @@ def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: in
 def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
+    assert load_sealing_key(settings)
     path = settings.keys_dir / "sealing.key"
     elsewhere = path.rename(tmp_path / "elsewhere.key")
     path.symlink_to(elsewhere)
@@ -123,6 +125,7 @@ def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
 def test_a_sealing_key_that_is_none_is_refused_without_repeating_it(tmp_path: Path, content: bytes) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
+    assert load_sealing_key(settings)
     (settings.keys_dir / "sealing.key").write_bytes(content)
     with pytest.raises(InvalidSettings, match="must be 32 bytes in base64url") as refused:
         load_sealing_key(settings)
@@ -263,6 +266,7 @@ def test_a_row_that_does_not_open_is_neither_published_nor_used(
 
 
 def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    assert key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(alg="RS256"))
     for alg in ("ES256", "RS256"):
@@ -271,6 +275,7 @@ def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, s
 
 
 def test_an_algorithm_without_a_key_asks_for_init(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    assert key_store(authserver, sealing_key, "ES256").ring()
     with pytest.raises(NoUsableKey, match="Run: authserver init"):
         key_store(authserver, sealing_key, "RS256").ring()
 

@@ -34,7 +34,7 @@ def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None
         assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
 
 
-def test_every_registered_method_of_authentication_works(authserver: AuthServer) -> None:
+def test_every_published_method_of_authentication_works(authserver: AuthServer) -> None:
     for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
         if method == "private_key_jwt":
             KeyClient(authserver, SigningKey.generate("ES256")).accepted()

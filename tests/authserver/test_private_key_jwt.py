@@ -1,21 +1,26 @@
 """`private_key_jwt` (RFC 7523 2.2, 3): what is accepted, and each thing that is not."""
 
 import json
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
-from support.assertions import ASSERTION_TYPE, KeyClient, jwks, public_jwk
+from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import ISSUER, AuthServer, token_form
 from support.forging import forge, header_of, signer
+from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME
 from gatehouse.authserver.store.models import ClientRow, SpentAssertionRow
 from gatehouse.authserver.store.replay import ReplayStore
+from gatehouse.shared import jose
 from gatehouse.shared.clock import LEEWAY
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.jose import SigningKey, client_verification_keys
 
 KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
 RSA_KEY, EDDSA_KEY = SigningKey.generate("RS256"), SigningKey.generate("EdDSA")
@@ -158,7 +163,8 @@ def test_an_assertion_may_be_valid_for_its_maximum_and_the_leeway_from_now(clien
         pytest.param({"jwk": {}}, "assertion: header member refused: jwk", id="jwk"),
         pytest.param({"jku": "https://evil.example"}, "assertion: header member refused: jku", id="jku"),
         pytest.param({"x5u": "https://evil.example"}, "assertion: header member refused: x5u", id="x5u"),
-        pytest.param({"crit": ["b64"], "b64": True}, "assertion: header member refused: b64", id="crit"),
+        pytest.param({"crit": []}, "assertion: header member refused: crit", id="crit"),
+        pytest.param({"crit": ["b64"], "b64": True}, "assertion: header member refused: b64", id="crit of b64"),
     ],
 )
 def test_a_header_that_is_wrong_is_refused(client: KeyClient, header: dict[str, Any], reason: str) -> None:
@@ -233,6 +239,7 @@ def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) 
 
 def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
     """keycloak#49215: a replay store that is written before the signature is verified."""
+    client.accepted()
     claims = client.claims(jti="wanted")
     client.refused(client.post(client.assertion(claims, key=OTHER_KEY)), "assertion: signature does not match")
     client.refused(client.post(client.assertion({**claims, "aud": "https://evil.example"})), AUDIENCE)
@@ -261,8 +268,11 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
 
 
 def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthServer, client: KeyClient) -> None:
+    other = KeyClient(authserver, OTHER_KEY)
+    other.accepted()
     with authserver.services.database.write() as session:
-        session.execute(update(ClientRow).values(disabled=True))
+        row = ClientRow.client_id == client.client.client_id
+        session.execute(update(ClientRow).values(disabled=True).where(row))
     client.refused(client.post(client.assertion()), "client is disabled")
 
 
@@ -299,5 +309,49 @@ def test_claims_that_two_readers_may_read_differently_are_refused(client: KeyCli
     client.refused(client.post(token), "assertion: claims: An object has the same member twice.")
 
 
-def test_the_assertion_type_is_that_of_rfc_7523() -> None:
-    assert ASSERTION_TYPE == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+def count_verifications(action: Callable[[], Any]) -> int:
+    verifications = 0
+
+    def note(frame: FrameType, kind: str, _: Any) -> None:
+        nonlocal verifications
+        verifications += kind == "call" and frame.f_code is jose.verify.__code__
+
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return verifications
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256", "PS256", "EdDSA"])
+def test_every_refused_assertion_costs_one_verification(authserver: AuthServer, alg: str) -> None:
+    """The timing side of keycloak#26110, as counts: a client is not known by the work done for it."""
+    key = {"ES256": KEY, "EdDSA": EDDSA_KEY}.get(alg, RSA_KEY)
+    client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None, kid="one")))
+    assert count_verifications(lambda: client.post(client.assertion(alg=alg))) == 1
+    of_secret, _ = authserver.create_client()
+    nobody, other = {"iss": "agent_nobody", "sub": "agent_nobody"}, of_secret.client_id
+    stranger = SigningKey.generate(key.alg)
+    refused = {
+        "unknown client": client.assertion(client.claims(**nobody), alg=alg),
+        "client with a secret": client.assertion(client.claims(iss=other, sub=other), alg=alg),
+        "kid of no key": client.assertion(alg=alg, kid="two"),
+        "signature of another key": client.assertion(alg=alg, key=stranger),
+    }
+    for name, assertion in refused.items():
+        responses: list[TestResponse] = []
+        assert count_verifications(lambda a=assertion, r=responses: r.append(client.post(a))) == 1, name
+        assert (responses[0].status_code, responses[0].json["error"]) == (401, "invalid_client"), name
+
+
+def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
+    """Even somebody who had the private half of the decoy would be no client."""
+    client = KeyClient(authserver, KEY)
+    client.accepted()
+    verifier = authserver.services.authenticator.assertions
+    verifier._decoys["ES256"] = client_verification_keys(public_jwk(OTHER_KEY))[0]
+    forged = client.assertion(key=OTHER_KEY, kid="decoy")
+    client.refused(client.post(forged), "assertion: the client has no key of that kid and algorithm")
+    nobody = client.claims(iss="agent_nobody", sub="agent_nobody")
+    client.refused(client.post(client.assertion(nobody, key=OTHER_KEY)), "unknown client")

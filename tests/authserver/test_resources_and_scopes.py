@@ -4,6 +4,7 @@ import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, token_form
 from werkzeug.test import TestResponse
 
+from gatehouse.authserver.clients.administration import remove_grant
 from gatehouse.authserver.clients.registry import Client
 
 Registered = tuple[Client, str]
@@ -39,8 +40,10 @@ def assert_refused(response: TestResponse, error: str) -> str:
 def test_the_grant_is_what_is_requested_and_allowed(
     authserver: AuthServer, granted: str, requested: str | None, scope: str
 ) -> None:
+    registered = authserver.create_client(granted)
+    assert ask(authserver, registered, scope=granted).json["scope"] == granted
     parameters = {} if requested is None else {"scope": requested}
-    response = ask(authserver, authserver.create_client(granted), **parameters)
+    response = ask(authserver, registered, **parameters)
     assert response.json["scope"] == scope
     assert authserver.read_token(response)[1]["scope"] == scope
 
@@ -68,6 +71,7 @@ def test_a_strict_client_is_refused_any_scope_that_it_may_not_have(
 ) -> None:
     narrowed = authserver.create_client(granted, strict=False)
     strict = authserver.create_client(granted, strict=True)
+    assert ask(authserver, strict, scope=granted).json["scope"] == granted
     assert ask(authserver, narrowed, scope=requested).status_code == 200
     assert_refused(ask(authserver, strict, scope=requested), "invalid_scope")
 
@@ -116,11 +120,11 @@ def test_a_client_of_several_resources_must_name_one(authserver: AuthServer) -> 
     authserver.add_resource(OTHER_RESOURCE)
     registered = authserver.create_client("env:read")
     authserver.add_grant(registered[0], "org:read", OTHER_RESOURCE)
-    assert_refused(ask(authserver, registered), "invalid_target")
     for resource, scope in ((RESOURCE, "env:read"), (OTHER_RESOURCE, "org:read")):
         response = ask(authserver, registered, resource)
         assert authserver.read_token(response)[1]["aud"] == resource
         assert response.json["scope"] == scope
+    assert_refused(ask(authserver, registered), "invalid_target")
 
 
 def test_a_scope_of_one_resource_is_not_granted_at_another(authserver: AuthServer) -> None:
@@ -140,9 +144,8 @@ def test_the_hierarchy_of_one_resource_does_not_hold_at_another(authserver: Auth
 
 
 def test_a_client_without_any_grant_gets_no_token(authserver: AuthServer) -> None:
-    from gatehouse.authserver.clients.administration import remove_grant
-
-    registered = authserver.create_client()
+    registered, holder = authserver.create_client(), authserver.create_client()
+    assert ask(authserver, holder).status_code == ask(authserver, holder, RESOURCE).status_code == 200
     with authserver.services.database.write() as session:
         remove_grant(session, authserver.admin, registered[0].client_id, RESOURCE, "env:read")
     assert_refused(ask(authserver, registered), "invalid_target")

@@ -1,18 +1,23 @@
 """What the README says to type works."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from local_stack import LocalStack
+from mcp import Client, StdioServerParameters
+from support.bridge import private_file
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def tour() -> str:
     """Return every command of the five-minute tour, in order."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Five-minute tour")[2].partition("\n## ")[0]
+    section = README.partition("## Five-minute tour")[2].partition("\n## ")[0]
     return "\n".join(re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL))
 
 
@@ -46,6 +51,35 @@ def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
         assert expected in done.stdout, expected
     assert re.search(r"tool\.call +create_environment +allowed", done.stdout)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.anyio
+async def test_the_blocks_for_desktop_assistants_work_as_they_stand(
+    stack: LocalStack, workspace_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    (tmp_path / "var").mkdir()
+    claim = ("--claim", f"workspace_id={workspace_id}")
+    with_secret = stack.create_client("desktop", "env:read", *claim)
+    private_file(tmp_path / "var" / "client.json", with_secret)
+    key = str(tmp_path / "var" / "key-agent.pem")
+    with_key = stack.create_client("desktop", "env:read", *claim, "--generate-key", key)
+    section = README.partition("## Desktop assistants")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for text, client in zip(blocks, (with_secret, with_key), strict=True):
+        here = {
+            "/opt/gatehouse": str(tmp_path),
+            "http://127.0.0.1:8000/mcp": stack.resource,
+            "http://127.0.0.1:9000": stack.issuer,
+            "agent_0123456789abcdef0123": client["client_id"],
+        }
+        block = re.sub("|".join(map(re.escape, here)), lambda shown, here=here: here[shown[0]], text)
+        (server,) = json.loads(block)["mcpServers"].values()
+        async with Client(StdioServerParameters(**server), mode="legacy") as assistant:
+            result = await assistant.call_tool("whoami")
+        assert result.structured_content is not None
+        assert result.structured_content["client_id"] == client["client_id"]
 
 
 def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ async def test_a_call_with_a_sufficient_token_runs(resourceserver: ResourceServe
 
 async def test_a_request_without_a_token_is_challenged_without_an_error_code(resourceserver: ResourceServer) -> None:
     """RFC 6750 3.1: no error code when no authentication information was sent."""
+    assert (await resourceserver.post(PING, resourceserver.issuer.token())).status_code == 200
     response = await resourceserver.post(PING)
     assert response.status_code == 401
     assert challenge_of(response) == {"scope": ALL_SCOPES, "resource_metadata": METADATA_URL}
@@ -134,12 +135,12 @@ async def test_a_401_names_the_baseline_and_the_scopes_of_the_operation(
 async def test_another_http_method_is_401_before_and_405_after_authorization(
     resourceserver: ResourceServer, method: str
 ) -> None:
-    url = resourceserver.settings.resource
+    url, token = resourceserver.settings.resource, resourceserver.issuer.token()
+    assert (await resourceserver.post(PING, token)).status_code == 200
     before = await resourceserver.http.request(method, url)
     assert before.status_code == 401
     assert challenge_of(before)["scope"] == ALL_SCOPES
-    headers = {"Authorization": f"Bearer {resourceserver.issuer.token()}"}
-    after = await resourceserver.http.request(method, url, headers=headers)
+    after = await resourceserver.http.request(method, url, headers={"Authorization": f"Bearer {token}"})
     assert (after.status_code, after.headers["allow"]) == (405, "POST")
 
 
@@ -164,10 +165,9 @@ async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
     scopes = [Scope("env:read", ""), Scope("env:write", "", ("env:read",)), Scope("org:read", "")]
     catalogue = Catalogue("test", scopes, [group])
     async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, catalogue) as server:
-        refused = await server.call("migrate", server.issuer.token("org:read env:read"))
-        assert (refused.status_code, runs) == (403, [])
         await server.result("migrate", server.issuer.token("org:read env:write"))
-        assert runs == ["migrate"]
+        refused = await server.call("migrate", server.issuer.token("org:read env:read"))
+        assert (refused.status_code, runs) == (403, ["migrate"])
     challenge = challenge_of(refused)
     assert challenge.pop("error_description")
     assert challenge == {
@@ -205,6 +205,8 @@ async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
 ) -> None:
     """A 401 would make every agent throw away a good token in an outage."""
     issuer = Issuer(clock)
+    async with running_resource_server(tmp_path / "before", resourceserver_template, clock, keys_of=issuer) as server:
+        assert (await server.post(PING, issuer.token())).status_code == 200
     issuer.away = True
     async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, keys_of=issuer) as server:
         response = await server.post(PING, issuer.token())
@@ -261,7 +263,9 @@ async def test_a_caller_that_takes_no_json_is_told_what_to_accept(resourceserver
 
 @pytest.mark.parametrize("name", ["no_such_tool", "Whoami", "tools/call", "__init__"])
 async def test_an_unknown_tool_is_invalid_params(resourceserver: ResourceServer, name: str) -> None:
-    response = await resourceserver.call(name, resourceserver.issuer.token())
+    token = resourceserver.issuer.token()
+    assert (await resourceserver.call("whoami", token)).status_code == 200
+    response = await resourceserver.call(name, token)
     assert response.status_code == 400
     assert error_of(response)["code"] == -32602
 
@@ -379,3 +383,12 @@ async def test_the_trail_says_why_a_token_was_refused_and_the_answer_does_not(re
     messages = {error_of(response)["message"] for response in (expired, foreign)}
     assert len(messages) == 1
     assert expired.headers["www-authenticate"] == foreign.headers["www-authenticate"]
+
+
+async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token("env:read")
+    refused = await resourceserver.call("create_environment", token, name="a")
+    (event,) = resourceserver.audit(request_id=error_of(refused)["data"]["request_id"])
+    expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
+    assert event["detail"]["mend"] == expected
+    assert "grant add" not in refused.text

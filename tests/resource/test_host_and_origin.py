@@ -36,6 +36,7 @@ async def test_the_resource_s_own_host_is_served(resourceserver: ResourceServer,
     ],
 )
 async def test_another_host_is_misdirected(resourceserver: ResourceServer, host: str) -> None:
+    assert (await get(resourceserver, METADATA, ("Host", "mcp.example.com"))).status_code == 200
     response = await get(resourceserver, METADATA, ("Host", host))
     assert response.status_code == 421
     assert response.json()["request_id"] == response.headers["x-request-id"]

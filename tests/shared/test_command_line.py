@@ -243,3 +243,18 @@ def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeep
     assert record.pop("time") == "2027-01-15T08:00:00.123Z"
     assert record["action"] == "tool.call"
     assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})
+
+
+def test_every_paragraph_of_a_help_stands_at_the_same_margin() -> None:
+    @click.command()
+    @example("speak")
+    def speak() -> None:
+        """Say something.
+
+        And something more, at some length, in a second paragraph that goes on to
+        another line.
+        """
+
+    printed = CliRunner().invoke(speak, ["--help"]).output
+    assert "\n  Say something.\n\n  And something more" in printed
+    assert "goes on to\n  another line." in printed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+from support.logs import logging_put_back
 
 from gatehouse.shared.jose import SigningKey
 from gatehouse.shared.logs import LogFormat, configure_logs
@@ -13,7 +14,6 @@ from gatehouse.shared.logs import LogFormat, configure_logs
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
 SECRET = "gths_" + "aB3-_" * 8
 FORMATS: tuple[LogFormat, ...] = ("json", "console")
-CHATTY = ("authlib", "httpx2", "httpcore2", "alembic", "mcp", "sqlalchemy")
 
 Read = Callable[[], str]
 
@@ -21,14 +21,8 @@ Read = Callable[[], str]
 @pytest.fixture
 def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
     """Return what was logged; afterwards, logging is as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
-    yield lambda: capfd.readouterr().err
-    root.handlers, root.level = handlers, level
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
-    structlog.reset_defaults()
+    with logging_put_back():
+        yield lambda: capfd.readouterr().err
 
 
 def one_json_line(read: Read) -> dict[str, object]:

@@ -1,19 +1,25 @@
-"""Settings of both servers: judged as a whole, with a mend for each problem and no value repeated."""
+"""Settings of both servers: judged as a whole, each problem with its value and mend, and no secret repeated."""
 
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.resource.settings import Settings as ResourceServerSettings
 from gatehouse.shared.settings import InvalidSettings, check_bind, check_issuer, check_public_url, load_settings
 
 
 def problems_of(settings_class: type[AuthServerSettings | ResourceServerSettings]) -> dict[str, str]:
+    """Return what is said of each `NAME=value`, or of the name alone where the value is not repeated."""
     with pytest.raises(InvalidSettings) as refusal:
         load_settings(settings_class)
     return dict(line.split(": ", 1) for line in str(refusal.value).splitlines())
+
+
+def expected_names(wrong: dict[str, tuple[str, str]], confidential: set[str]) -> set[str]:
+    return {name if name in confidential else f"{name}={value}" for name, (value, _) in wrong.items()}
 
 
 def test_the_defaults_serve_on_loopback() -> None:
@@ -29,40 +35,86 @@ def test_the_defaults_serve_on_loopback() -> None:
 
 def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
-        "AUTHSERVER_ISSUER": ("http://hunter2.example.com", "must be https"),
-        "AUTHSERVER_BIND": ("hunter2", "must be HOST:PORT"),
-        "AUTHSERVER_WORKERS": ("hunter2", "valid integer"),
+        "AUTHSERVER_ISSUER": ("http://as.example.com", "must be https"),
+        "AUTHSERVER_BIND": ("9000", "must be HOST:PORT"),
+        "AUTHSERVER_WORKERS": ("many", "valid integer"),
         "AUTHSERVER_THREADS": ("0", "greater than or equal to 1"),
         "AUTHSERVER_DATABASE_URL": ("mysql://root:hunter2@host/name", "only sqlite:// and postgresql://"),
-        "AUTHSERVER_SIGNING_ALGORITHM": ("hunter2", "'ES256', 'RS256' or 'EdDSA'"),
+        "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "'ES256', 'RS256' or 'EdDSA'"),
         "AUTHSERVER_TOKEN_TTL": ("3601", "less than or equal to 3600"),
-        "AUTHSERVER_LOG_FORMAT": ("hunter2", "'console' or 'json'"),
-        "AUTHSERVER_LOG_LEVEL": ("hunter2", "'DEBUG', 'INFO' or 'WARNING'"),
+        "AUTHSERVER_LOG_FORMAT": ("xml", "'console' or 'json'"),
+        "AUTHSERVER_LOG_LEVEL": ("LOUD", "'DEBUG', 'INFO' or 'WARNING'"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
     problems = problems_of(AuthServerSettings)
-    assert problems.keys() == wrong.keys()
+    assert problems.keys() == expected_names(wrong, {"AUTHSERVER_DATABASE_URL"})
     for name, (_, mend) in wrong.items():
-        assert mend in problems[name]
+        [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
+        assert mend in problem
     assert "hunter2" not in str(problems)
 
 
 def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
-        "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#hunter2", "without query or fragment"),
-        "RESOURCESERVER_ISSUER": ("https://hunter2.example.com/", "ends with a slash"),
+        "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#part", "without query or fragment"),
+        "RESOURCESERVER_ISSUER": ("https://as.example.com/", "ends with a slash"),
         "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
         "RESOURCESERVER_WORKERS": ("65", "less than or equal to 64"),
         "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
-        "RESOURCESERVER_BASELINE_SCOPES": ("hunter2  hunter2", "A scope is"),
+        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "A scope is"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
     problems = problems_of(ResourceServerSettings)
-    assert problems.keys() == wrong.keys()
+    assert problems.keys() == expected_names(wrong, {"RESOURCESERVER_DATABASE_URL"})
     for name, (_, mend) in wrong.items():
-        assert mend in problems[name]
+        [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
+        assert mend in problem
+    assert "hunter2" not in str(problems)
+
+
+@pytest.mark.parametrize("settings_class", [AuthServerSettings, ResourceServerSettings])
+@pytest.mark.parametrize("url", ["hunter2", "mysql://root:hunter2@host/name", "mysql:///hunter2", "sqlite://?hunter2"])
+def test_a_database_url_is_never_repeated(
+    settings_class: type[AuthServerSettings | ResourceServerSettings], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{settings_class.model_config['env_prefix']}DATABASE_URL"
+    monkeypatch.setenv(name, url)
+    problems = problems_of(settings_class)
+    assert problems.keys() == {name}
+    assert "hunter2" not in str(problems)
+
+
+def test_the_sealing_key_is_never_repeated_whatever_else_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the environment beside what is wrong: alone, of the wrong length, and where settings meet."""
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    monkeypatch.setenv("AUTHSERVER_BIND", "0.0.0.0:9000")
+    assert list(problems_of(AuthServerSettings)) == ["AUTHSERVER_BIND=0.0.0.0:9000"]
+    monkeypatch.setenv("AUTHSERVER_TOKEN_TTL", "0")
+    assert list(problems_of(AuthServerSettings)) == ["AUTHSERVER_TOKEN_TTL=0"]
+    assert "hunter2" not in str(problems_of(AuthServerSettings))
+    monkeypatch.delenv("AUTHSERVER_TOKEN_TTL")
+    monkeypatch.delenv("AUTHSERVER_BIND")
+    with pytest.raises(InvalidSettings, match=r"^AUTHSERVER_SEALING_KEY: (?!.*hunter2)"):
+        load_sealing_key(load_settings(AuthServerSettings))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param("ftp://admin:hunter2@as.example.com", "(not shown)", id="a password before a host"),
+        pytest.param("gths_hunter2", "[masked]", id="a client secret"),
+        pytest.param("a\x1b[31m", "a\\x1b[31m", id="what a terminal acts upon"),
+        pytest.param("a" * 101 + "hunter2", "a" * 100, id="more than fits a line"),
+    ],
+)
+def test_a_value_is_repeated_as_far_as_it_may_be_printed(
+    value: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSERVER_ISSUER", value)
+    problems = problems_of(AuthServerSettings)
+    assert problems.keys() == {f"AUTHSERVER_ISSUER={shown}"}
     assert "hunter2" not in str(problems)
 
 
@@ -170,7 +222,7 @@ def test_plain_http_is_not_offered_beyond_this_machine(
 ) -> None:
     assert load_settings(settings_class)
     monkeypatch.setenv(f"{prefix}_BIND", "0.0.0.0:9000")
-    with pytest.raises(InvalidSettings, match=f"^{prefix}_BIND: plain http is for this machine only"):
+    with pytest.raises(InvalidSettings, match=f"^{prefix}_BIND=0.0.0.0:9000: plain http is for this machine only"):
         load_settings(settings_class)
 
 
@@ -180,5 +232,6 @@ def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypa
     monkeypatch.setenv("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp")
     assert load_settings(ResourceServerSettings)
     monkeypatch.setenv("RESOURCESERVER_RESOURCE", f"https://mcp.example.com{path}")
-    with pytest.raises(InvalidSettings, match="RESOURCESERVER_RESOURCE: has a path that this server needs"):
-        load_settings(ResourceServerSettings)
+    [(name, problem)] = problems_of(ResourceServerSettings).items()
+    assert name == f"RESOURCESERVER_RESOURCE=https://mcp.example.com{path}"
+    assert problem.startswith("has a path that this server needs")

@@ -7,8 +7,8 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from gatehouse.authserver.cli import main
+from support.authserver import ISSUER, RESOURCE
 
-RESOURCE = "https://mcp.example.com/mcp"
 CREATE = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--scope", "env:read"]
 
 
@@ -19,7 +19,7 @@ class Shell:
         self.folder = folder
         self.database = folder / "var" / "authserver.db"
         self.environment = {
-            "AUTHSERVER_ISSUER": "https://as.example.com",
+            "AUTHSERVER_ISSUER": ISSUER,
             "AUTHSERVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
             "AUTHSERVER_KEYS_DIR": str(folder / "keys"),
         }

@@ -3,6 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -14,10 +16,11 @@ from gatehouse.authserver.clients.assertions import AssertionVerifier
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
 from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
-from gatehouse.authserver.errors import OAuthError, invalid_request, render
+from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
@@ -27,7 +30,7 @@ from gatehouse.authserver.tokens.issue import TokenIssuer
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
-from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id
+from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -80,8 +83,8 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
     app.url_map.merge_slashes = False
     for path, (method, endpoint) in ROUTES.items():
         app.add_url_rule(path, path, _view(services, endpoint), methods=[method], provide_automatic_options=False)
-    app.register_error_handler(HTTPException, _no_such_endpoint)
-    app.wsgi_app = _Outermost(app.wsgi_app)  # type: ignore[method-assign]
+    app.register_error_handler(HTTPException, partial(_no_such_endpoint, services.audit))
+    app.wsgi_app = _Outermost(app.wsgi_app, services.audit)  # type: ignore[method-assign]
     return app
 
 
@@ -98,10 +101,9 @@ def _view(services: Services, endpoint: Endpoint) -> Callable[[], flask.Response
             request = Request.from_environ(flask.request.environ)
         except BodyTooLarge:
             error = invalid_request(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
-            return _flask_response(render(error, flask.request.environ["gatehouse.request_id"]))
+            return _refuse(services.audit, error)
         except BodyIncomplete:
-            error = invalid_request("The body ended before its Content-Length.")
-            return _flask_response(render(error, flask.request.environ["gatehouse.request_id"]))
+            return _refuse(services.audit, invalid_request("The body ended before its Content-Length."))
         return _flask_response(endpoint(services, request))
 
     return view
@@ -111,21 +113,32 @@ def _flask_response(response: Response) -> flask.Response:
     return flask.Response(response.body, response.status, dict(response.headers))
 
 
-def _no_such_endpoint(error: HTTPException) -> flask.Response:
-    refusal = OAuthError(
-        "invalid_request", f"No such endpoint or method. See {metadata.PATH}.", status=error.code or 500
-    )
-    response = _flask_response(render(refusal, flask.request.environ["gatehouse.request_id"]))
+def _refuse(audit: AuditWriter, error: OAuthError) -> flask.Response:
+    """Refuse before an endpoint was asked."""
+    environ = flask.request.environ
+    return _flask_response(refuse(audit, environ["gatehouse.request_id"], error, target=_known_path(environ)))
+
+
+def _no_such_endpoint(audit: AuditWriter, error: HTTPException) -> flask.Response:
+    refusal = invalid_request(f"No such endpoint or method. See {metadata.PATH}.", status=error.code or 500)
+    response = _refuse(audit, refusal)
     if allowed := getattr(error, "valid_methods", None):
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
 
 
+def _known_path(environ: "WSGIEnvironment") -> str:
+    """Return the path of a request if it is one of ours: any other may hold anything, credentials included."""
+    path: str = environ.get("PATH_INFO", "")
+    return path if path in ROUTES else "(other)"
+
+
 class _Outermost:
     """What every response gets, whoever made it: a request id, security headers, a log line, no traceback."""
 
-    def __init__(self, wsgi_app: "WSGIApplication") -> None:
+    def __init__(self, wsgi_app: "WSGIApplication", audit: AuditWriter) -> None:
         self._wsgi_app = wsgi_app
+        self._audit = audit
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         request_id = environ["gatehouse.request_id"] = new_request_id()
@@ -144,12 +157,18 @@ class _Outermost:
         except Exception:
             log.exception("request failed")
             error = OAuthError("server_error", "The server failed. Report the request id.", status=500)
-            response = render(error, request_id)
-            start("500 Internal Server Error", list(response.headers.items()), sys.exc_info() if began else None)
+            response = refuse(self._audit, request_id, error, target=_known_path(environ))
+            status = f"{response.status} {HTTPStatus(response.status).phrase}"
+            start(status, list(response.headers.items()), sys.exc_info() if began else None)
             return [response.body]
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
-            # A path that is not ours may hold anything, credentials included.
-            path = environ.get("PATH_INFO") if environ.get("PATH_INFO") in ROUTES else "(other)"
-            log.info("request", method=environ["REQUEST_METHOD"], path=path, status=began[-1], ms=milliseconds)
+            log.info(
+                "request",
+                method=environ["REQUEST_METHOD"],
+                path=_known_path(environ),
+                status=began[-1],
+                outcome=outcome_of(int(began[-1])),
+                ms=milliseconds,
+            )
             structlog.contextvars.clear_contextvars()

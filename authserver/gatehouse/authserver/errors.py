@@ -9,7 +9,8 @@ class OAuthError(Exception):
     """A refusal (RFC 6749 5.2).
 
     `description` is public: constant text that names the mend and repeats nothing of the request. `reason` is for
-    the operator and goes to log and audit only, and so does `mend`: the command that would allow the request.
+    the operator and goes to log and audit only, and so does `mend`: the command that would allow the request, or what
+    its caller has to change, where `description` may not say so.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ def invalid_request(description: str, *, status: int = 400) -> OAuthError:
     return OAuthError("invalid_request", description, status=status)
 
 
-def invalid_client(reason: str, mend: str | None = None) -> OAuthError:
+def invalid_client(reason: str, mend: str) -> OAuthError:
     """Return the one answer to every failed authentication, whatever failed (RFC 6749 5.2).
 
     It always asks for Basic, also of a client that used another method, so that the answer does not tell methods

@@ -18,6 +18,7 @@ class Settings(ServerSettings):
         "AUTHLIB_INSECURE_TRANSPORT": "switches Authlib's check of https off",
         "FLASK_DEBUG": "switches Flask's debugger on, which runs code for whoever reaches it",
     }
+    confidential = frozenset({"database_url", "sealing_key"})
 
     issuer: str = Field(
         "http://127.0.0.1:9000",

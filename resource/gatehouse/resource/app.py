@@ -19,7 +19,7 @@ from gatehouse.resource.bearer.challenge import Challenge
 from gatehouse.resource.bearer.gate import MAX_BODY, Gate
 from gatehouse.resource.bearer.jwks import Fetch, KeySource, http_fetch
 from gatehouse.resource.bearer.verifier import Verifier
-from gatehouse.resource.boundary import Boundary, failed, no_such_endpoint
+from gatehouse.resource.boundary import Boundary, Refusals
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.dispatch import Dispatch
 from gatehouse.resource.health import livez, readyz
@@ -124,6 +124,7 @@ def create_app(
     metadata = JSONResponse(
         protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
     )
+    refusals = Refusals(settings, services.audit)
     app = Starlette(
         routes=[
             Route(settings.endpoint_path, gate),
@@ -132,11 +133,15 @@ def create_app(
             Route("/readyz", readyz(services.database, services.keys, services.audit), methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
-        exception_handlers={404: no_such_endpoint, 405: no_such_endpoint, Exception: failed},
+        exception_handlers={
+            404: refusals.no_such_endpoint,
+            405: refusals.no_such_endpoint,
+            Exception: refusals.failed,
+        },
     )
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
-    return Boundary(app, settings)
+    return Boundary(app, settings, refusals)
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ length and alphabet are known, and no header member can point at a key: only `al
 import base64
 import json
 import re
+import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,6 +147,21 @@ def _decode_segment(segment: str) -> bytes:
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
         _refuse("a segment is not canonical base64url")
     return data
+
+
+def decoy_key(alg: str) -> VerificationKey:
+    """Make a key that is nobody's, to spend the time of a verification on.
+
+    For RSA, a random number stands in for the modulus: finding primes takes long, and the work of a failing
+    verification is the same.
+    """
+    jwk = {"kid": "decoy", "alg": alg, "kty": _KEY_TYPES[alg]}
+    if jwk["kty"] == "RSA":
+        modulus = secrets.randbits(_RSA_BITS) | 1 << _RSA_BITS - 1 | 1
+        jwk |= {"n": base64.urlsafe_b64encode(modulus.to_bytes(_RSA_BITS // 8)).rstrip(b"=").decode(), "e": "AQAB"}
+    else:
+        jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
+    return client_verification_keys(jwk)[0]
 
 
 def read_header(token: str) -> Header:

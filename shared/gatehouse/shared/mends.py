@@ -3,6 +3,11 @@
 import shlex
 
 
+def client_command(command: str, client_id: str) -> str:
+    """Return `authserver client COMMAND CLIENT_ID`, quoted for a shell: the client_id may be a caller's invention."""
+    return shlex.join(["authserver", "client", *command.split(), client_id])
+
+
 def grant_command(client_id: str, resource: str, scope: str) -> str:
     """Return the command that grants a scope, quoted for a shell.
 

@@ -1,7 +1,7 @@
 """What every response of both servers carries."""
 
 import secrets
-from typing import Final
+from typing import Final, Literal
 
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -12,6 +12,11 @@ SECURITY_HEADERS: Final = {
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 """How a caller's refusal is found again in log and audit trail."""
+
+
+def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
+    """Return how a request ended, in the words of the audit trail."""
+    return "allowed" if status < 400 else "refused" if status < 500 else "failed"
 
 
 def new_request_id() -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import URL
 
 from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.logs import LogFormat, LogLevel
+from gatehouse.shared.redaction import mask, printable
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
@@ -20,20 +21,32 @@ from gatehouse.shared.resource_identifiers import (
     parse_resource_identifier,
 )
 
-SettingsT = TypeVar("SettingsT", bound="ServerSettings")
+_MAX_SHOWN = 100
+"""Characters of a value that a message repeats."""
+
+SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
 
 class InvalidSettings(ValueError):
     """One line for each problem: the setting, what is wrong, and the mend."""
 
 
-class ServerSettings(BaseSettings):
-    """What both servers are set up with. Frozen; a file may hold the settings of both."""
+class CommandSettings(BaseSettings):
+    """What a command reads from its environment. Frozen; a file may hold the settings of several."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     forbidden_variables: ClassVar[Mapping[str, str]] = {}
     """Variables that other libraries read and that take a protection away, each with what it does."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are never shown: they hold a secret, or may."""
+
+
+class ServerSettings(CommandSettings):
+    """What both servers are set up with."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
 
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
@@ -59,17 +72,17 @@ class ServerSettings(BaseSettings):
 
 
 def load_settings(settings_class: type[SettingsT], env_file: Path | None = None) -> SettingsT:
-    """Read and check the settings of a server.
+    """Read and check the settings of a server, or of a command with settings of its own.
 
     Raises:
-        InvalidSettings: names every setting that cannot be used, with the mend. Values are not repeated: one of
-            them may be a secret.
+        InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
+            holds a secret, or could, is not repeated.
     """
     prefix = str(settings_class.model_config.get("env_prefix", ""))
     problems = [
-        f"{name}: {effect}; unset it"
+        f"{name}={_shown(value)}: {effect}; unset it"
         for name, effect in settings_class.forbidden_variables.items()
-        if os.environ.get(name)
+        if (value := os.environ.get(name))
     ]
     unknown = _unknown_names(settings_class, prefix, env_file)
     problems += [f"{name}: there is no such setting; remove it or mend its name" for name in unknown]
@@ -79,16 +92,26 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None)
         return settings_class(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         lines = []
-        for problem in error.errors(include_input=False, include_url=False):
+        for problem in error.errors(include_url=False):
             message = problem["msg"].removeprefix("Value error, ")
-            # A problem of several settings together names them itself.
-            name = prefix + str(problem["loc"][0]).upper() if problem["loc"] else None
-            lines.append(f"{name}: {message}" if name else message)
+            if not problem["loc"]:
+                # A problem of several settings together names them itself.
+                lines.append(message)
+                continue
+            field = str(problem["loc"][0])
+            value = "" if field in settings_class.confidential else f"={_shown(problem['input'])}"
+            lines.append(f"{prefix}{field.upper()}{value}: {message}")
         raise InvalidSettings("\n".join(lines)) from None
 
 
-def _unknown_names(settings_class: type[ServerSettings], prefix: str, env_file: Path | None) -> list[str]:
-    """Return the names that begin as this server's settings do and are none: a misspelt limit limits nothing."""
+def _shown(value: object) -> str:
+    """Return a value as it may be printed: a URL can carry a password before its `@`."""
+    text = str(value)
+    return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
+
+
+def _unknown_names(settings_class: type[CommandSettings], prefix: str, env_file: Path | None) -> list[str]:
+    """Return the names that begin as these settings do and are none: a misspelt limit limits nothing."""
     names = {name.upper() for name in (*os.environ, *(dotenv_values(env_file) if env_file else ()))}
     known = {prefix + name.upper() for name in settings_class.model_fields}
     return sorted(name for name in names - known if name.startswith(prefix))
@@ -128,7 +151,7 @@ def check_issuer(value: str) -> str:
 def check_reach(public_url: str, bind: str, bind_name: str) -> None:
     """Refuse to offer plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
     if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
-        raise ValueError(f"{bind_name}: plain http is for this machine only; bind a loopback address, or use https")
+        raise ValueError(f"{bind_name}={bind}: plain http is for this machine only; bind loopback, or use https")
 
 
 def check_bind(value: str) -> str:

@@ -4,7 +4,7 @@ The audience is this issuer alone. An assertion for several, or for the token en
 mistook for ours, could be used at another one than it was made for (CVE-2025-27370, CVE-2025-27371).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.store.replay import ReplayStore
 from gatehouse.shared import jose
 from gatehouse.shared.clock import LEEWAY, Clock
+from gatehouse.shared.jose import VerificationKey
+from gatehouse.shared.mends import client_command
 
 MAX_LIFETIME = 300
 """Seconds from now that an assertion may be valid: so long, and the leeway, its use has to be remembered."""
@@ -27,75 +29,97 @@ _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
 """Values of `typ`: none, the usual one, and that of rfc7523bis. An access token's is not among them."""
 
 
-def _refuse(reason: str) -> OAuthError:
-    return invalid_client(f"assertion: {reason}")
+_NEW_ASSERTION = "Make a new assertion, with a new jti, for each request."
+_CLOCKS = "Compare the client's clock with this server's."
+
+
+def _refuse(reason: str, mend: str) -> OAuthError:
+    return invalid_client(f"assertion: {reason}", mend)
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """What the examination of an assertion's signature came to."""
+
+    typ: str | None
+    claims: Mapping[str, Any] | None
+    """None when none of the client's keys signed it."""
+    failure: str = ""
+
+
 class AssertionVerifier:
     """Verifies assertions made for one issuer."""
 
-    issuer: str
-    clock: Clock
-    replay: ReplayStore
+    def __init__(self, issuer: str, clock: Clock, replay: ReplayStore) -> None:
+        self._issuer = issuer
+        self._clock = clock
+        self._replay = replay
+        self._decoys = {alg: jose.decoy_key(alg) for alg in jose.ALLOWED_ALGORITHMS}
 
-    def verify(self, credentials: AssertionCredentials, client: Client) -> None:
-        """Accept an assertion of a client, once.
+    def examine(self, credentials: AssertionCredentials, keys: Sequence[VerificationKey]) -> Signed:
+        """Find the key that signed an assertion; with a `kid`, only the key of that name is tried.
+
+        Where no key fits, a decoy is tried: a client that is unknown, or registered for another method, costs a
+        verification as one with a key does (keycloak#26110).
+        """
+        header = credentials.header
+        fitting = [key for key in keys if header.kid in {None, key.kid} and key.alg == header.alg]
+        failure = ""
+        for key in fitting or [self._decoys[header.alg]]:
+            try:
+                claims = jose.verify(credentials.assertion, header, key)
+            except jose.InvalidToken as error:
+                failure = error.reason
+                continue
+            if fitting:
+                return Signed(header.typ, claims)
+        # Whatever the decoy says of an assertion, it is nobody's key.
+        return Signed(header.typ, None, failure if fitting else "the client has no key of that kid and algorithm")
+
+    def accept(self, signed: Signed, client: Client) -> None:
+        """Accept an examined assertion of a client, once.
 
         Raises:
             OAuthError: `invalid_client`; the private reason names the failed check.
         """
-        if credentials.header.typ not in _TYPES:
-            raise _refuse("typ is not that of a client assertion")
-        claims = _verify_signature(credentials, client)
-        self._check_parties(claims, client)
-        expires_at = self._check_time(claims)
-        jti = claims.get("jti")
+        if signed.typ not in _TYPES:
+            raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or leave it out.")
+        if signed.claims is None:
+            raise _refuse(signed.failure, client_command("show", client.client_id))
+        self._check_parties(signed.claims, client)
+        expires_at = self._check_time(signed.claims)
+        jti = signed.claims.get("jti")
         if not isinstance(jti, str) or not 0 < len(jti) <= MAX_JTI:
-            raise _refuse(f"jti is not a string of 1 to {MAX_JTI} characters")
+            raise _refuse(f"jti is not a string of 1 to {MAX_JTI} characters", _NEW_ASSERTION)
         # Last, because only an assertion that is good in all else may spend its jti.
-        if not self.replay.spend(PURPOSE, client.client_id, jti, expires_at):
-            raise _refuse("jti was used before")
+        if not self._replay.spend(PURPOSE, client.client_id, jti, expires_at):
+            raise _refuse("jti was used before", _NEW_ASSERTION)
 
     def _check_parties(self, claims: Mapping[str, Any], client: Client) -> None:
         if claims.get("iss") != client.client_id or claims.get("sub") != client.client_id:
-            raise _refuse("iss and sub are not both the client")
-        audiences = {self.issuer, f"{self.issuer}/"}
+            raise _refuse("iss and sub are not both the client", f"Set iss and sub to {client.client_id}.")
+        audiences = {self._issuer, f"{self._issuer}/"}
         if client.token_endpoint_audience:
-            audiences.add(f"{self.issuer}/token")
+            audiences.add(f"{self._issuer}/token")
         audience = claims.get("aud")
         if not isinstance(audience, str) or audience not in audiences:
-            raise _refuse("aud is not this issuer, as one string")
+            raise _refuse("aud is not this issuer, as one string", f"Set aud to {self._issuer}, as one string.")
 
     def _check_time(self, claims: Mapping[str, Any]) -> int:
-        now = self.clock()
+        now = self._clock()
         expires_at = _numeric_date(claims, "exp")
         if expires_at is None:
-            raise _refuse("exp is missing")
+            raise _refuse("exp is missing", f"Set exp, at most {MAX_LIFETIME} seconds from now.")
         if now >= expires_at + LEEWAY:
-            raise _refuse("expired")
+            raise _refuse("expired", f"{_NEW_ASSERTION} {_CLOCKS}")
         if expires_at > now + MAX_LIFETIME + LEEWAY:
-            raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now")
+            mend = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
+            raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", mend)
         for name in ("iat", "nbf"):
             begin = _numeric_date(claims, name)
             if begin is not None and begin > now + LEEWAY:
-                raise _refuse(f"{name} is in the future")
+                raise _refuse(f"{name} is in the future", _CLOCKS)
         return expires_at
-
-
-def _verify_signature(credentials: AssertionCredentials, client: Client) -> dict[str, Any]:
-    """Return the claims if one of the client's keys signed them; with a `kid`, only the key of that name is tried."""
-    header = credentials.header
-    named = [key for key in client.keys if header.kid in {None, key.kid}]
-    fitting = [key for key in named if key.alg == header.alg]
-    if not fitting:
-        raise _refuse("the client has no key of that kid and algorithm")
-    for key in fitting:
-        try:
-            return jose.verify(credentials.assertion, header, key)
-        except jose.InvalidToken as error:
-            reason = error.reason
-    raise _refuse(reason)
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
@@ -103,5 +127,6 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
         return None
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        raise _refuse(f"{name} is not a whole number of seconds")
+        mend = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
+        raise _refuse(f"{name} is not a whole number of seconds", mend)
     return value

@@ -7,12 +7,13 @@ done: which it was stands in the audit trail.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gatehouse.authserver.clients.assertions import AssertionVerifier
+from gatehouse.authserver.clients.assertions import AssertionVerifier, Signed
 from gatehouse.authserver.clients.credentials import AssertionCredentials, Credentials, read_credentials
 from gatehouse.authserver.clients.registry import Client, ClientRegistry
 from gatehouse.authserver.clients.secrets import matches
 from gatehouse.authserver.errors import invalid_client
 from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.shared.mends import client_command
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 """What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
@@ -41,22 +42,24 @@ class ClientAuthenticator:
         """
         credentials = read_credentials(authorization, form)
         client = self.registry.find(credentials.client_id)
-        proven = self._prove_secret(credentials, client, keys)
+        proof = self._examine(credentials, client, keys)
         if client is None:
-            raise invalid_client("unknown client")
+            raise invalid_client("unknown client", "authserver client list")
         if client.token_endpoint_auth_method != credentials.method:
-            raise invalid_client(f"used {credentials.method}, registered for {client.token_endpoint_auth_method}")
-        if isinstance(credentials, AssertionCredentials):
-            self.assertions.verify(credentials, client)
-        elif not proven:
-            raise invalid_client("wrong secret", f"authserver client secret rotate {client.client_id}")
+            raise invalid_client(
+                f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
+                client_command("show", client.client_id),
+            )
+        if isinstance(proof, Signed):
+            self.assertions.accept(proof, client)
+        elif not proof:
+            raise invalid_client("wrong secret", client_command("secret rotate", client.client_id))
         if client.disabled:
-            raise invalid_client("client is disabled", f"authserver client enable {client.client_id}")
+            raise invalid_client("client is disabled", client_command("enable", client.client_id))
         return AuthenticatedClient(client)
 
-    @staticmethod
-    def _prove_secret(credentials: Credentials, client: Client | None, keys: KeyRing) -> bool:
-        """Compare a secret before anything is known of the client, so that an unknown one costs the same."""
+    def _examine(self, credentials: Credentials, client: Client | None, keys: KeyRing) -> Signed | bool:
+        """Do the costly part before anything is known of the client, so that an unknown one costs the same."""
         if isinstance(credentials, AssertionCredentials):
-            return False
+            return self.assertions.examine(credentials, client.keys if client else ())
         return matches(credentials.secret, client.secrets if client else (), keys.peppers)

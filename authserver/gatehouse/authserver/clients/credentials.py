@@ -16,6 +16,10 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_CREDENTIAL = 512
 """Characters of a client_id or secret."""
 
+_SEND_ONE = "Send the credential that the client was registered with: authserver client show CLIENT_ID"
+_ENCODE = "Send base64(form-encoded client_id, colon, form-encoded secret), in UTF-8 (RFC 6749 2.3.1)."
+_WELL_FORMED = "Send a compact JWT of at most 8 KiB, whose header holds alg, kid and typ only (RFC 7523 3)."
+
 _FORM_ENCODED = re.compile(r"(?:[\x20-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*", re.ASCII)
 
 
@@ -58,12 +62,12 @@ def read_credentials(authorization: str | None, form: Mapping[str, str]) -> Cred
     elif "client_secret" in form and "client_id" in form:
         credentials = SecretCredentials(form["client_id"], form["client_secret"], "client_secret_post")
     else:
-        raise invalid_client("no client authentication in the request")
+        raise invalid_client("no client authentication in the request", _SEND_ONE)
     if form.get("client_id", credentials.client_id) != credentials.client_id:
-        raise invalid_client("client_id in the body is not the one of the credentials")
+        raise invalid_client("client_id in the body is not the one of the credentials", "Leave client_id out.")
     secret = credentials.secret if isinstance(credentials, SecretCredentials) else ""
     if max(len(credentials.client_id), len(secret)) > MAX_CREDENTIAL:
-        raise invalid_client(f"credentials longer than {MAX_CREDENTIAL} characters")
+        raise invalid_client(f"credentials longer than {MAX_CREDENTIAL} characters", _SEND_ONE)
     return credentials
 
 
@@ -79,15 +83,15 @@ def claimed_client_id(authorization: str | None, form: Mapping[str, str]) -> str
 def _assertion_credentials(form: Mapping[str, str]) -> AssertionCredentials:
     """Read the client from `sub` (RFC 7523 3, item 2): with an assertion, `client_id` may be absent."""
     if form.get("client_assertion_type") != ASSERTION_TYPE:
-        raise invalid_client("client_assertion_type is not jwt-bearer")
+        raise invalid_client("client_assertion_type is not jwt-bearer", f"Send client_assertion_type={ASSERTION_TYPE}.")
     assertion = form.get("client_assertion", "")
     try:
         header = jose.read_header(assertion)
         subject = jose.read_unverified_claims(assertion).get("sub")
     except jose.InvalidToken as error:
-        raise invalid_client(f"assertion: {error.reason}") from None
+        raise invalid_client(f"assertion: {error.reason}", _WELL_FORMED) from None
     if not isinstance(subject, str) or not subject:
-        raise invalid_client("assertion: sub is missing")
+        raise invalid_client("assertion: sub is missing", "Set iss and sub to the client_id.")
     return AssertionCredentials(subject, assertion, header)
 
 
@@ -95,7 +99,7 @@ def _basic_credentials(authorization: str) -> SecretCredentials:
     """Decode strictly (RFC 7617 2; form encoding inside it, RFC 6749 2.3.1): two readers must not differ."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
-        raise invalid_client("Authorization scheme is not Basic")
+        raise invalid_client("Authorization scheme is not Basic", _SEND_ONE)
     try:
         decoded = base64.b64decode(encoded.strip(" "), validate=True)
         canonical = base64.b64encode(decoded) == encoded.strip(" ").encode()
@@ -103,19 +107,19 @@ def _basic_credentials(authorization: str) -> SecretCredentials:
     except (binascii.Error, UnicodeError, ValueError):
         canonical, client_id, colon, secret = False, "", "", ""
     if not canonical:
-        raise invalid_client("Basic credentials are not base64 of form-encoded text")
+        raise invalid_client("Basic credentials are not base64 of form-encoded text", _ENCODE)
     if not colon:
-        raise invalid_client("Basic credentials have no colon")
+        raise invalid_client("Basic credentials have no colon", _ENCODE)
     return SecretCredentials(_form_decode(client_id), _form_decode(secret), "client_secret_basic")
 
 
 def _form_decode(text: str) -> str:
     if not text or _FORM_ENCODED.fullmatch(text) is None:
-        raise invalid_client("Basic credentials are empty or not form-encoded")
+        raise invalid_client("Basic credentials are empty or not form-encoded", _ENCODE)
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError:
-        raise invalid_client("Basic credentials are not UTF-8") from None
+        raise invalid_client("Basic credentials are not UTF-8", _ENCODE) from None
     if "\x00" in decoded:
-        raise invalid_client("Basic credentials hold a NUL character")
+        raise invalid_client("Basic credentials hold a NUL character", _ENCODE)
     return decoded

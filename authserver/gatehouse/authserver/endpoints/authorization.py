@@ -1,7 +1,8 @@
 """`GET /authorize`: there is no authorization-code grant here, and this says so in place."""
 
-from gatehouse.authserver.errors import OAuthError, render
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.http import Request, Response
+from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 
 
@@ -11,4 +12,4 @@ def authorization(services: Services, request: Request) -> Response:
         "unsupported_response_type",
         "This server issues tokens to machines only: use grant_type=client_credentials at the token endpoint.",
     )
-    return render(error, request.request_id)
+    return refuse(services.audit, request.request_id, error, target="/authorize")

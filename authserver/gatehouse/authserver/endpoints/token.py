@@ -10,6 +10,7 @@ from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import NoUsableKey
+from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
 from gatehouse.shared.audit import CLAIMED, AuditEvent
@@ -23,21 +24,20 @@ log = structlog.stdlib.get_logger(__name__)
 
 def token(services: Services, request: Request) -> Response:
     """Answer a token request with a token (RFC 6749 5.1) or a refusal (5.2), recorded before it leaves."""
+    form, client = Form(), None
     try:
-        form, client = Form(), None
-        try:
-            form = parse_form(request)
-            authorization = request.headers.get("authorization")
-            keys = services.keys.ring()
-            client = services.authenticator.authenticate(authorization, form.parameters, keys)
-            grant_type = services.authlib.find_grant(form.parameters)
-            resource = choose_resource(client, form.resources)
-            granted = choose_scope(client, resource, form.parameters)
-            response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
-            record_issued(services, request, issued)
-        except OAuthError as error:
-            record_refused(services, request, _actor(request, form, client), error)
-            return render(error, request.request_id)
+        form = parse_form(request)
+        authorization = request.headers.get("authorization")
+        keys = services.keys.ring()
+        client = services.authenticator.authenticate(authorization, form.parameters, keys)
+        grant_type = services.authlib.find_grant(form.parameters)
+        resource = choose_resource(client, form.resources)
+        granted = choose_scope(client, resource, form.parameters)
+        response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
+        record_issued(services, request, issued)
+    except OAuthError as error:
+        actor = _actor(request, form, client)
+        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
     except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
         log.error("token request cannot be judged", error=type(error).__name__)
         return render(temporarily_unavailable(type(error).__name__), request.request_id)
@@ -57,21 +57,6 @@ def record_issued(services: Services, request: Request, issued: IssuedToken) -> 
             jti=claims.jti,
             request_id=request.request_id,
             detail={"scope": format_scope(claims.scope), "exp": claims.exp},
-        )
-    )
-
-
-def record_refused(services: Services, request: Request, actor: str | None, error: OAuthError) -> None:
-    """Record a refusal and return when it is on disk."""
-    structlog.contextvars.bind_contextvars(client_id=actor, error=error.error, reason=error.reason)
-    services.audit.commit_and_wait(
-        AuditEvent(
-            _ACTION,
-            "refused",
-            actor=actor,
-            request_id=request.request_id,
-            reason=error.reason,
-            detail={"error": error.error, **({"mend": error.mend} if error.mend else {})},
         )
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.shared.mends import grant_command
+from gatehouse.shared.mends import client_command, grant_command
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
@@ -37,6 +37,7 @@ def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]
         raise _invalid_target(
             "Name the resource that the token is for: the client has none, or several.",
             f"no resource named; the client has {len(granted)}",
+            client_command("show", authenticated.client.client_id),
         )
     if len(requested) > 1:
         raise _invalid_target("Name one resource: a token is for one.", "several resources named")

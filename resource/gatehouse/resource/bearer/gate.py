@@ -150,7 +150,14 @@ class Gate:
         sent = headers.getlist("authorization")
         if not sent:
             challenge = {"WWW-Authenticate": self.challenge.no_token(scope)}
-            raise _Refused(401, json_rpc.UNAUTHENTICATED, "Send an access token.", reason="no token", headers=challenge)
+            raise _Refused(
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "Send an access token.",
+                reason="no token",
+                headers=challenge,
+                mend=f"Obtain a token with resource={self.resource}, and send it as Authorization: Bearer TOKEN.",
+            )
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
@@ -162,9 +169,10 @@ class Gate:
                 reason=error.reason,
                 headers={"WWW-Authenticate": self.challenge.invalid_token(scope)},
                 data={"error": "invalid_token"},
+                mend="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
             ) from None
         except KeysUnavailable:
-            raise _unavailable("no key of the issuer is known") from None
+            raise _unavailable("no key of the issuer is known", "resourceserver check") from None
 
     def _required_scope(self, message: Message | None) -> frozenset[str]:
         if message is None:
@@ -175,11 +183,15 @@ class Gate:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
         if message.tool_name is not None:
-            unknown = _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+            unknown = _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE, mend="resourceserver tools")
             self._require(policy.decide(self.catalogue, claims, message.tool_name), unknown, claims, "tool")
         if message.resource_uri is not None:
             data = {"uri": message.resource_uri}
-            unknown = _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE, data=data)
+            unknown = _Refused(
+                *(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE),
+                data=data,
+                mend="Ask with resources/list for the URIs that there are.",
+            )
             self._require(policy.decide_read(self.catalogue, claims, message.resource_uri), unknown, claims, "resource")
 
     def _require(
@@ -282,13 +294,14 @@ def _unrecorded(error: AuditUnavailable) -> _Refused:
     return _unavailable(str(error))
 
 
-def _unavailable(reason: str) -> _Refused:
+def _unavailable(reason: str, mend: str | None = None) -> _Refused:
     return _Refused(
         503,
         json_rpc.UNAVAILABLE,
         "The server cannot judge this now. Try again after the seconds in Retry-After.",
         reason=reason,
         headers={"Retry-After": "2"},
+        mend=mend,
     )
 
 

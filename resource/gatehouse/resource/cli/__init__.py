@@ -1,6 +1,7 @@
 """The `resourceserver` command."""
 
 from gatehouse.resource.cli.audit import audit
+from gatehouse.resource.cli.bridge import bridge
 from gatehouse.resource.cli.check import check
 from gatehouse.resource.cli.serve import init, serve
 from gatehouse.resource.cli.tools import tools
@@ -24,5 +25,5 @@ def main() -> None:
     """  # noqa: D301 - click reads the control character
 
 
-for command in (init, check, serve, tools, workspace, audit):
+for command in (init, check, serve, tools, workspace, audit, bridge):
     main.add_command(command)

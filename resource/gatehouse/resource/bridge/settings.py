@@ -1,0 +1,19 @@
+"""What the bridge reads from its environment."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from gatehouse.shared.logs import LogLevel
+from gatehouse.shared.settings import CommandSettings
+
+
+class BridgeSettings(CommandSettings):
+    """Every field is the variable `BRIDGE_` and its name: assistants start a program with variables of its own."""
+
+    model_config = SettingsConfigDict(env_prefix="BRIDGE_", env_ignore_empty=True)
+
+    confidential = frozenset({"client_secret"})
+
+    client_id: str | None = Field(None, description="The client_id; not needed with a credentials file of JSON.")
+    client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
+    log_level: LogLevel = Field("WARNING", description="Least severity that is logged, to standard error.")

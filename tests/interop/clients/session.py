@@ -1,0 +1,62 @@
+"""A session of either Python client as support/interop.py drives it: a line of JSON in for every call to make, a
+line out for every answer.
+"""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+from mcp.shared.exceptions import MCPError
+
+CallTool = Callable[[str, dict[str, Any]], Awaitable[tuple[bool, Any]]]
+"""Returns whether the result is an error, and its structured content."""
+
+exchanges: list[tuple[str, str, int]] = []
+"""Method, path and status of every HTTP exchange."""
+
+
+def say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def read_agent() -> dict[str, Any]:
+    """Return where to go and what to hold there."""
+    agent: dict[str, Any] = json.loads(sys.stdin.readline())
+    return agent
+
+
+async def record(response: httpx2.Response) -> None:
+    """Remember an exchange; an event hook of httpx2."""
+    exchanges.append((response.request.method, response.request.url.path, response.status_code))
+
+
+def assertions(agent: dict[str, Any]) -> Callable[[str], Awaitable[str]]:
+    """Return what signs the assertions of an agent that holds a key."""
+    return SignedJWTParameters(
+        issuer=agent["client_id"],
+        subject=agent["client_id"],
+        signing_key=Path(agent["private_key_file"]).read_text(encoding="ascii"),
+        signing_algorithm="ES256",
+    ).create_assertion_provider()
+
+
+async def answer(call_tool: CallTool, call: dict[str, Any]) -> None:
+    try:
+        is_error, structured_content = await call_tool(call["tool"], call["arguments"])
+    except MCPError as error:
+        say(raised=type(error).__name__, message=str(error), code=error.error.code, data=error.error.data)
+    else:
+        say(is_error=is_error, structured_content=structured_content)
+
+
+async def serve(protocol: str, tools: list[dict[str, Any]], call_tool: CallTool) -> None:
+    """Tell what was connected to, and make the calls until there are no more."""
+    say(protocol=protocol, tools=tools)
+    while line := await anyio.to_thread.run_sync(sys.stdin.readline):
+        await answer(call_tool, json.loads(line))
+    say(exchanges=exchanges)

@@ -1,0 +1,73 @@
+"""Both servers as real processes, and clients registered there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_stack import LocalStack
+from support import interop
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test in this folder drives clients from elsewhere."""
+    for item in items:
+        if "interop" in item.path.parts:
+            item.add_marker("interop")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A running installation that all clients share."""
+    running = LocalStack(tmp_path_factory.mktemp("stack"))
+    running.init()
+    try:
+        running.start_all()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The Node that runs the clients."""
+    return interop.node()
+
+
+@pytest.fixture(scope="session")
+def workspace_id(stack: LocalStack) -> str:
+    created: str = stack.run_json("resourceserver", "workspace", "create", "--name", "interop")["workspace_id"]
+    return created
+
+
+@pytest.fixture(scope="session")
+def catalogue(stack: LocalStack) -> dict[str, Any]:
+    """What `resourceserver tools` prints: every tool and the scopes that it needs."""
+    printed: dict[str, Any] = stack.run_json("resourceserver", "tools")
+    return printed
+
+
+@pytest.fixture(scope="session")
+def readers(stack: LocalStack, workspace_id: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Credentials of a client for each method of authentication; they may see environments, and change nothing."""
+    claim, key = ("--claim", f"workspace_id={workspace_id}"), tmp_path_factory.mktemp("keys") / "reader.pem"
+    return {
+        "secret": stack.create_client("reader", "env:read", *claim),
+        "private_key_jwt": stack.create_client("key-reader", "env:read", *claim, "--generate-key", str(key)),
+    }
+
+
+@pytest.fixture(scope="session")
+def reader_token(stack: LocalStack, readers: dict[str, Any]) -> str:
+    """An access token, for clients that are handed one."""
+    issue = ("token", "issue", "--client", readers["secret"]["client_id"], "--resource", stack.resource)
+    issued: str = stack.run_json("authserver", *issue)["access_token"]
+    return issued
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The home directory of a client that keeps files there."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,81 @@
+"""MCP Inspector on its command line: it is handed a token, and shows people what an agent would see."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_stack import LocalStack
+from support.interop import NODE_MODULES, SCOPES, run
+
+LAUNCHER = NODE_MODULES / "@modelcontextprotocol" / "inspector" / "clients" / "launcher" / "build" / "index.js"
+TOOL_NOT_FOUND, AUTH_REQUIRED = 5, 3
+
+both_eras = pytest.mark.parametrize("era", ["legacy", "modern"])
+
+
+class Inspector:
+    """Runs the command against one resource."""
+
+    def __init__(self, node: str, stack: LocalStack, home: Path) -> None:
+        self.command = [node, str(LAUNCHER), "--cli", stack.resource, "--transport", "http", "--format", "json"]
+        self.home = home
+
+    def run(self, era: str, token: str | None, *arguments: str) -> tuple[int, Any]:
+        """Return the exit code, and what was printed: the result, or the error."""
+        # Without this it would open a browser for somebody to log in.
+        bearer = ["--header", f"Authorization: Bearer {token}"] if token else ["--stored-auth-only"]
+        done = run([*self.command, *bearer, "--protocol-era", era, *arguments], self.home)
+        return done.returncode, json.loads(done.stderr.splitlines()[-1] if done.returncode else done.stdout)
+
+
+@pytest.fixture
+def inspector(node: str, stack: LocalStack, home: Path) -> Inspector:
+    return Inspector(node, stack, home)
+
+
+@both_eras
+def test_the_inspector_shows_the_tools_of_a_token_with_schemas_and_scopes(
+    inspector: Inspector, reader_token: str, catalogue: dict[str, Any], era: str
+) -> None:
+    code, printed = inspector.run(era, reader_token, "--method", "tools/list")
+    assert code == 0, printed
+    shown = {tool["name"]: tool for tool in printed["result"]["tools"]}
+    expected = {tool["name"]: tool for tool in catalogue["tools"] if set(tool["scopes"]) <= {"env:read"}}
+    assert shown.keys() == expected.keys()
+    for name, tool in shown.items():
+        assert tool["_meta"][SCOPES] == expected[name]["scopes"]
+        assert tool["inputSchema"]["properties"] == expected[name]["input_schema"]["properties"]
+        assert tool["inputSchema"].get("required") == expected[name]["input_schema"].get("required")
+        assert tool["outputSchema"]["type"] == "object"
+
+
+@both_eras
+def test_the_inspector_calls_a_tool(inspector: Inspector, reader_token: str, readers: dict[str, Any], era: str) -> None:
+    code, printed = inspector.run(era, reader_token, "--method", "tools/call", "--tool-name", "whoami")
+    assert code == 0, printed
+    assert printed["result"]["structuredContent"]["client_id"] == readers["secret"]["client_id"]
+    assert printed["result"]["structuredContent"]["scopes"] == ["env:read"]
+
+
+@both_eras
+def test_the_inspector_does_not_find_a_tool_that_the_token_may_not_call(
+    inspector: Inspector, reader_token: str, era: str
+) -> None:
+    """It looks a tool up in the list before it calls, so the server is never asked."""
+    allowed = ("--method", "tools/call", "--tool-name", "list_environments", "--tool-arg", "page_size=1")
+    code, printed = inspector.run(era, reader_token, *allowed)
+    assert code == 0, printed
+    forbidden = ("--method", "tools/call", "--tool-name", "create_environment", "--tool-arg", "name=never")
+    code, printed = inspector.run(era, reader_token, *forbidden)
+    assert (code, printed["error"]["code"]) == (TOOL_NOT_FOUND, "tool_not_found")
+
+
+@both_eras
+def test_the_inspector_without_a_token_says_that_it_needs_authorization(
+    inspector: Inspector, reader_token: str, era: str
+) -> None:
+    assert inspector.run(era, reader_token, "--method", "tools/list")[0] == 0
+    for token in (None, reader_token + "x"):
+        code, printed = inspector.run(era, token, "--method", "tools/list")
+        assert (code, printed["error"]["code"]) == (AUTH_REQUIRED, "auth_required")

@@ -1,0 +1,52 @@
+"""mcp-remote: a bridge for hosts that speak stdio only; it adds a bearer header to every request."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_stack import LocalStack
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.shared.exceptions import MCPError
+from support.interop import NODE_MODULES, SCOPES
+
+pytestmark = pytest.mark.anyio
+
+BRIDGE = NODE_MODULES / "mcp-remote" / "dist" / "proxy.js"
+
+
+@pytest.mark.parametrize(("mode", "protocol"), [("legacy", "2025-11-25"), ("2026-07-28", "2026-07-28")])
+async def test_a_stdio_host_calls_through_the_bridge_and_is_refused_what_the_token_does_not_allow(
+    node: str,
+    stack: LocalStack,
+    readers: dict[str, Any],
+    reader_token: str,
+    catalogue: dict[str, Any],
+    home: Path,
+    mode: Any,
+    protocol: str,
+) -> None:
+    bridge = StdioServerParameters(
+        command=node,
+        # The token stays out of the arguments, which everybody on a machine can see.
+        args=[str(BRIDGE), stack.resource, "--transport", "http-only", "--header", "Authorization:${BEARER}"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "BEARER": f"Bearer {reader_token}"},
+    )
+    with (home / "errors").open("w", encoding="utf-8") as errors:
+        async with Client(stdio_client(bridge, errlog=errors), mode=mode, read_timeout_seconds=60) as client:
+            assert client.protocol_version == protocol
+            tools = (await client.list_tools()).tools
+            identity = (await client.call_tool("whoami", {})).structured_content
+            with pytest.raises(MCPError) as refused:
+                await client.call_tool("create_environment", {"name": "never"})
+            after = (await client.call_tool("whoami", {})).structured_content
+    assert {tool.name: (tool.meta or {})[SCOPES] for tool in tools} == {
+        tool["name"]: tool["scopes"] for tool in catalogue["tools"] if set(tool["scopes"]) <= {"env:read"}
+    }
+    assert identity is not None
+    assert identity["client_id"] == readers["secret"]["client_id"]
+    assert after == identity
+    # It answers a 403 by registering a client for itself, cannot, and says that instead of what the server said.
+    assert "does not support dynamic client registration" in str(refused.value)
+    assert reader_token not in (home / "errors").read_text(encoding="utf-8")

@@ -1,0 +1,124 @@
+"""The official SDKs and FastMCP obtain their own tokens, call tools, are refused, and step up."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_stack import LocalStack
+from support.interop import SCOPES, Session, session
+
+from gatehouse.resource import json_rpc
+
+PROTOCOLS = {
+    "python_sdk.py": ["2026-07-28", "2025-11-25"],
+    "fastmcp_client.py": ["2026-07-28", "2025-11-25"],
+    "typescript_sdk_1.mjs": ["2025-11-25"],
+    "typescript_sdk_2.mjs": ["2026-07-28", "2025-11-25"],
+}
+every_client = pytest.mark.parametrize(
+    ("program", "protocol"), [(program, protocol) for program, spoken in PROTOCOLS.items() for protocol in spoken]
+)
+both_methods = pytest.mark.parametrize("method", ["secret", "private_key_jwt"])
+
+_names = (f"env-{number}" for number in itertools.count())
+
+
+def _what_the_refusal_says(program: str, answer: dict[str, Any]) -> str:
+    """Return what of a refusal reaches the code that called the tool; each client has another way to tell."""
+    if program == "typescript_sdk_1.mjs":
+        assert (answer["raised"], answer["code"]) == ("StreamableHTTPError", 403)
+        return str(answer["message"])
+    if program == "typescript_sdk_2.mjs":
+        assert (answer["raised"], answer["code"]) == ("SdkHttpError", "CLIENT_HTTP_FORBIDDEN")
+        return str(answer["data"]["text"])
+    assert (answer["raised"], answer["code"]) == ("MCPError", json_rpc.INSUFFICIENT_SCOPE)
+    assert answer["data"]["scope"] == "env:write"
+    return str(answer["message"])
+
+
+def _at(exchanges: list[tuple[str, str, int]], *paths: str) -> list[tuple[str, int]]:
+    return [(path, status) for _, path, status in exchanges if path in paths]
+
+
+@every_client
+@both_methods
+def test_a_client_finds_its_token_sees_its_tools_and_calls_them(
+    stack: LocalStack,
+    readers: dict[str, Any],
+    catalogue: dict[str, Any],
+    workspace_id: str,
+    program: str,
+    protocol: str,
+    method: str,
+    tmp_path: Path,
+) -> None:
+    with session(program, stack, readers[method], protocol, tmp_path / "errors") as agent:
+        identity = agent.result("whoami")
+        page = agent.result("list_environments", page_size=1)
+        missing = agent.call("get_environment_details", environment_id=f"env_{'0' * 26}")
+    assert agent.protocol == protocol
+    assert identity["client_id"] == readers[method]["client_id"]
+    assert (identity["scopes"], identity["workspace_id"]) == (["env:read"], workspace_id)
+    assert len(page["environments"]) <= 1
+    assert missing.get("is_error") is True, missing
+    assert {tool["name"]: tool["_meta"][SCOPES] for tool in agent.tools} == {
+        tool["name"]: tool["scopes"] for tool in catalogue["tools"] if set(tool["scopes"]) <= {"env:read"}
+    }
+    assert agent.exchanges[:4] == [
+        ("POST", "/mcp", 401),
+        ("GET", "/.well-known/oauth-protected-resource/mcp", 200),
+        ("GET", "/.well-known/oauth-authorization-server", 200),
+        ("POST", "/token", 200),
+    ]
+    assert _at(agent.exchanges, "/token") == [("/token", 200)]
+
+
+@every_client
+@both_methods
+def test_a_forbidden_call_is_refused_after_one_step_up_and_the_session_lives(
+    stack: LocalStack, readers: dict[str, Any], program: str, protocol: str, method: str, tmp_path: Path
+) -> None:
+    with session(program, stack, readers[method], protocol, tmp_path / "errors") as agent:
+        assert agent.result("whoami")["scopes"] == ["env:read"]
+        told = _what_the_refusal_says(program, agent.call("create_environment", name=next(_names)))
+        assert agent.result("whoami")["scopes"] == ["env:read"]
+    # The first generation of the TypeScript SDK keeps the body to itself.
+    assert "403 after trying upscoping" in told or "This tool needs the scope env:write" in told
+    assert _at(agent.exchanges, "/mcp", "/token")[-5:] == [
+        ("/mcp", 200),
+        ("/mcp", 403),
+        ("/token", 200),
+        ("/mcp", 403),
+        ("/mcp", 200),
+    ]
+
+
+@every_client
+def test_a_refused_session_steps_up_once_the_admin_has_granted(
+    stack: LocalStack, workspace_id: str, program: str, protocol: str, tmp_path: Path
+) -> None:
+    credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace_id}")
+    name = next(_names)
+    with session(program, stack, credentials, protocol, tmp_path / "errors") as agent:
+        assert "raised" in agent.call("create_environment", name=name)
+        stack.run(
+            *("authserver", "client", "grant", "add", credentials["client_id"]),
+            *("--resource", stack.resource, "--scope", "env:write"),
+        )
+        created = _call_until_granted(agent, "create_environment", name=name)
+        assert agent.result("get_environment_details", environment_id=created["environment_id"]) == created
+        assert agent.result("whoami")["scopes"] == ["env:read", "env:write"]
+
+
+def _call_until_granted(agent: Session, tool: str, **arguments: Any) -> dict[str, Any]:
+    """Repeat a call until the grant has reached it: the token endpoint follows within a second."""
+    deadline = time.monotonic() + 10
+    while "raised" in (answer := agent.call(tool, **arguments)):
+        assert time.monotonic() < deadline, answer
+        # The first generation of the TypeScript SDK steps up again only after another call has succeeded.
+        agent.result("whoami")
+    assert answer["is_error"] is False, answer
+    content: dict[str, Any] = answer["structured_content"]
+    return content
