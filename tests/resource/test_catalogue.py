@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, InvalidCatalogue, Scope, Tool, ToolGroup
+from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, Tool, ToolGroup
 from gatehouse.resource.directory.directory import Directory
 from gatehouse.resource.progress import Progress
+from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.resource.transactions import Transactions
 from gatehouse.shared.claims import AccessClaims

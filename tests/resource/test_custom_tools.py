@@ -17,10 +17,11 @@ from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
-from gatehouse.resource.catalogue import Catalogue, InvalidCatalogue, Scope, ToolFailed, ToolGroup
+from gatehouse.resource.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resource.cli import main
 from gatehouse.resource.directory.directory import Directory
 from gatehouse.resource.directory.environments import Environment
+from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.shared.claims import AccessClaims
 
 SOUND = '''

@@ -95,7 +95,7 @@ async def locked(
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
-    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock).build_server(), runs, admin_database)
+    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock, URL).build_server(), runs, admin_database)
     audit.close()
     admin_database.close()
     await database.close()
@@ -162,6 +162,28 @@ async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, vers
     assert listed["error"]["code"] == -32041
     assert "result" not in listed
     assert locked.runs == []
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("resources/list", {}),
+        ("resources/templates/list", {}),
+        ("resources/read", {"uri": "gatehouse://catalogue"}),
+        ("resources/read", {"uri": "gatehouse://nothing"}),
+    ],
+)
+async def test_with_the_gate_removed_no_resource_is_listed_or_read(
+    locked: Locked, version: str, method: str, params: dict[str, str]
+) -> None:
+    async with without_gate(locked) as http:
+        answer = await ask(http, version, method, **params)
+    assert answer["error"]["code"] == -32041
+    assert "result" not in answer
+    known = params.get("uri") != "gatehouse://nothing"
+    async with without_gate(locked, proven()) as http:
+        answer = await ask(http, version, method, **params)
+    assert ("result" in answer) == known
 
 
 async def test_a_bearer_token_alone_proves_nothing_to_dispatch(locked: Locked, clock: FakeClock) -> None:
@@ -246,8 +268,7 @@ async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, vers
     ("method", "params"),
     [
         ("prompts/list", {}),
-        ("resources/list", {}),
-        ("resources/read", {"uri": "file:///etc/passwd"}),
+        ("resources/subscribe", {"uri": "gatehouse://catalogue"}),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {"name": "a", "value": ""}}),
         ("subscriptions/listen", {"notifications": {}}),
     ],

@@ -284,9 +284,23 @@ async def test_a_write_does_no_more_than_its_annotations_say(office: Office, too
 
 
 @pytest.mark.only_on("sqlite")
-async def test_the_list_publishes_the_annotations(office: Office) -> None:
+@for_every([tool for tool in WRITES if not tool.streaming])
+async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office: Office, tool: Tool) -> None:
+    key = {"idempotency_key": "a-key-of-1"}
+    first = await office.result(tool, **key)
+    after = everything_in(office.server)
+    office.server.issuer.clock.advance(60)
+    assert await office.result(tool, **key) == first
+    assert everything_in(office.server) == after
+
+
+@pytest.mark.only_on("sqlite")
+async def test_the_list_publishes_scopes_and_annotations(office: Office) -> None:
     body, headers = modern_request("tools/list")
     listed = (await office.server.post(body, office.token(), headers)).json()["result"]["tools"]
+    assert {entry["name"]: entry["_meta"] for entry in listed} == {
+        tool.name: {"io.gatehouse/scopes": sorted(tool.scopes)} for tool in TOOLS
+    }
     assert {entry["name"]: entry["annotations"] for entry in listed} == {
         tool.name: {
             "readOnlyHint": tool.read_only,

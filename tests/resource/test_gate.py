@@ -24,6 +24,10 @@ def call_of(tool: str, **arguments: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
 
 
+def read_of(uri: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 7, "method": "resources/read", "params": {"uri": uri}}
+
+
 def challenge_of(response: httpx2.Response) -> dict[str, str]:
     """Return the parameters of the one Bearer challenge (RFC 6750 3)."""
     (challenge,) = response.headers.get_list("www-authenticate")
@@ -269,8 +273,8 @@ async def test_an_unknown_tool_is_invalid_params(resourceserver: ResourceServer,
 @pytest.mark.parametrize(
     "method",
     [
-        *("prompts/list", "prompts/get", "resources/list", "resources/templates/list", "resources/read"),
-        *("resources/subscribe", "completion/complete", "subscriptions/listen", "logging/setLevel"),
+        *("prompts/list", "prompts/get", "resources/subscribe", "resources/unsubscribe", "RESOURCES/READ"),
+        *("completion/complete", "subscriptions/listen", "logging/setLevel"),
         *("tasks/get", "tasks/list", "tasks/result", "tasks/cancel", "sampling/createMessage", "roots/list"),
         *("TOOLS/CALL", "tools/call ", "tools/", "", "notifications/initialized", "rpc.discover"),
     ],
@@ -353,6 +357,8 @@ async def test_a_call_of_another_shape_is_invalid_params(resourceserver: Resourc
         pytest.param(PING, None, ("mcp.request", "ping", 401), id="no token, no tool"),
         pytest.param(call_of("create_environment"), "org:read", ("tool.call", "create_environment", 403), id="scope"),
         pytest.param(call_of("no_such_tool"), "org:read", ("tool.call", "no_such_tool", 400), id="unknown tool"),
+        pytest.param(read_of("gatehouse://x"), None, ("resource.read", "gatehouse://x", 401), id="no token, resource"),
+        pytest.param(read_of("gatehouse://x"), "org:read", ("resource.read", "gatehouse://x", 400), id="no resource"),
         pytest.param({**PING, "method": "tasks/get"}, "org:read", ("mcp.request", "tasks/get", 404), id="method"),
         pytest.param([PING], "org:read", ("mcp.request", None, 400), id="batch"),
     ],

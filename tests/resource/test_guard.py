@@ -26,9 +26,10 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, modern_request, running_resource_server, settings_in
 
 from gatehouse.resource import verified_request
-from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, InvalidCatalogue, Scope
+from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
 from gatehouse.resource.dispatch import Dispatch
 from gatehouse.resource.guard import guard, guarded_catalogue
+from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
 from gatehouse.resource.verified_request import VerifiedRequest

@@ -87,7 +87,7 @@ def test_a_tool_for_any_valid_token_asks_for_no_scope() -> None:
 @given(name=st.text().filter(lambda name: name != "probe"))
 def test_whatever_is_not_in_the_catalogue_is_unknown_and_needs_nothing(name: str) -> None:
     catalogue = catalogue_of(probe=["a:read"])
-    assert isinstance(policy.decide(catalogue, claims_of(*SCOPES), name), policy.UnknownTool)
+    assert isinstance(policy.decide(catalogue, claims_of(*SCOPES), name), policy.Unknown)
     assert policy.required_scope(catalogue, name) == frozenset()
 
 

@@ -36,8 +36,8 @@ def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str
         "io.modelcontextprotocol/clientCapabilities": {},
     }
     headers = {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": method}
-    if "name" in params:
-        headers["Mcp-Name"] = params["name"]
+    if name := params.get("name") or params.get("uri"):
+        headers["Mcp-Name"] = name
     return {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}, headers
 
 

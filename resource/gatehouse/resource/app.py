@@ -76,7 +76,7 @@ def create_services(
     database = AsyncDatabase(settings.database)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
-    server = Dispatch(catalogue, database, audit, clock).build_server()
+    server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
     fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
     return Services(
         settings=settings,

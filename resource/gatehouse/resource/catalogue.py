@@ -9,34 +9,37 @@
 Name and argument schema come from the signature, the description from the docstring, the result schema from the
 return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
 without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
-seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. What an agent can mend, a
-tool tells it by raising ToolFailed.
+seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. A tool that writes to a
+Directory is given an `idempotency_key` that callers may send. What an agent can mend, a tool tells it by raising
+ToolFailed.
 """
 
-import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeVar
 
-from mcp_types import CallToolResult
 from mcp_types import Tool as ToolDescription
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
+from gatehouse.resource import idempotency
 from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.idempotency import IdempotencyKey
 from gatehouse.resource.progress import Progress
+from gatehouse.resource.signature import (
+    InvalidCatalogue,
+    ToolFunction,
+    arguments_model,
+    read_description,
+    read_signature,
+    source_of,
+)
 from gatehouse.resource.transactions import Transactions
-from gatehouse.shared.claims import AccessClaims
 from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
-
-INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
-"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
-streaming tool its progress, and transactions on the directory."""
 
 
 class _AnyValidToken(Enum):
@@ -55,12 +58,10 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 """MCP 2026-07-28, "Tool Names". Anything else could not stand in the Mcp-Name header."""
 
-ToolFunction = Callable[..., Awaitable[BaseModel]]
+CATALOGUE_URI: Final = "gatehouse://catalogue"
+"""The resource by which an agent sees what it could ask for."""
+
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
-
-
-class InvalidCatalogue(Exception):
-    """A declaration cannot be served. The message names the file, the tool and the mend."""
 
 
 class ToolFailed(Exception):
@@ -108,6 +109,31 @@ class Tool:
     def transactional(self) -> bool:
         """Whether a call that fails has changed nothing: it only reads, or all it can write to is a Directory."""
         return not self.streaming and (self.read_only or self.needs(Directory))
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a caller can read by its URI, as JSON: the same for every caller who may read it."""
+
+    uri: str
+    name: str
+    description: str
+    scopes: frozenset[str]
+    """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
+    read: Callable[[str], Mapping[str, Any]]
+    """Returns the content, given the identifier of this server (RFC 8707)."""
+
+
+def declare_resource(
+    uri: str,
+    read: Callable[[str], Mapping[str, Any]],
+    *,
+    name: str,
+    description: str,
+    scopes: ToolScopes,
+) -> Resource:
+    """Declare what can be read by a URI. Raises InvalidCatalogue when it has no scopes, as for a tool."""
+    return Resource(uri, name, description, read_scopes(scopes, uri, "resource"), read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +187,15 @@ def _read_declaration(
     scopes: ToolScopes,
     hints: _Hints,
 ) -> Tool:
-    name, source = function.__name__, _source(function)
+    name, source = function.__name__, source_of(function)
     required = read_scopes(scopes, name, source)
-    description = _read_description(function, name, source)
-    injected, fields, result = _read_signature(function, name, source)
+    description = read_description(function, name, source)
+    injected, fields, result = read_signature(function, name, source)
     _check_injected(name, source, set(injected.values()), hints)
+    if not hints.read_only and Directory in injected.values():
+        fields[idempotency.ARGUMENT] = (IdempotencyKey | None, None)
     try:
-        arguments = _arguments_model(name, fields)
+        arguments = arguments_model(name, fields)
         input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
     except PydanticUserError as error:
         raise InvalidCatalogue(f"{source}: {name} has a type that JSON cannot carry: {error.message}") from None
@@ -205,56 +233,6 @@ def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def _read_description(function: ToolFunction, name: str, source: str) -> str:
-    if not inspect.iscoroutinefunction(function):
-        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
-    description = inspect.getdoc(function)
-    if not description:
-        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
-    return description
-
-
-def _source(function: ToolFunction) -> str:
-    code = inspect.unwrap(function).__code__
-    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
-
-
-def _read_signature(
-    function: ToolFunction, name: str, source: str
-) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
-    result = hints.pop("return", None)
-    if not (inspect.isclass(result) and issubclass(result, BaseModel)) or issubclass(result, CallToolResult):
-        raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
-    injected: dict[str, type] = {}
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
-        if hints[parameter.name] in INJECTED:
-            injected[parameter.name] = hints[parameter.name]
-        elif (hidden := _injected_within(hints[parameter.name])) is not None:
-            # As an argument it would be the caller's to send: his own identity, for one.
-            raise InvalidCatalogue(
-                f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
-                f"Write {parameter.name}: {hidden.__name__}, and the server gives it."
-            )
-        else:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints[parameter.name], default)
-    return injected, fields, result
-
-
-def _injected_within(hint: Any) -> type | None:
-    """Return the injected type that a hint is derived from, or holds: in a union, a list, an Annotated."""
-    if inspect.isclass(hint):
-        return next((injected for injected in INJECTED if issubclass(hint, injected)), None)
-    return next(filter(None, map(_injected_within, get_args(hint))), None)
-
-
 def _check_injected(name: str, source: str, injected: set[type], hints: _Hints) -> None:
     if hints.streaming != (Progress in injected):
         raise InvalidCatalogue(
@@ -269,37 +247,36 @@ def _check_injected(name: str, source: str, injected: set[type], hints: _Hints) 
         raise InvalidCatalogue(f"{source}: {name} takes Transactions: only a streaming tool that writes can.")
 
 
-def _arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
-    # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
-    config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-    return create_model(f"{name}_arguments", __config__=config, **fields)
-
-
 class Catalogue:
-    """Every tool and every scope of a server. What is not in it cannot be called."""
+    """Every tool, resource and scope of a server. What is not in it cannot be called or read."""
 
     def __init__(
         self,
         name: str,
         scopes: Iterable[Scope],
         groups: Iterable[ToolGroup],
+        resources: Iterable[Resource] = (),
         *,
         instructions: str | None = None,
         lifespan: Lifespan = nullcontext,
     ) -> None:
-        """Check and freeze the declarations.
+        """Check and freeze the declarations, and add the resource that is the catalogue itself.
 
         `instructions` tell agents how to use the server; `lifespan` holds what the tools need while they are served.
 
         Raises:
-            InvalidCatalogue: two tools or scopes of one name, a name that cannot be sent, a malformed scope, or a
-                scope that is not declared.
+            InvalidCatalogue: two tools, resources or scopes of one name, a name that cannot be sent, a malformed scope,
+                or one that is not declared.
         """
         self.name = name
         self.instructions = instructions
         self.lifespan = lifespan
         self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
         self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
+        self.tools: Mapping[str, Tool] = MappingProxyType(self._unique_tools(groups))
+        self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
+
+    def _unique_tools(self, groups: Iterable[ToolGroup]) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
         for tool in sorted((tool for group in groups for tool in group.tools), key=lambda tool: tool.name):
             if _TOOL_NAME.fullmatch(tool.name) is None:
@@ -308,13 +285,31 @@ class Catalogue:
                 raise InvalidCatalogue(
                     f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
                 )
-            if unknown := sorted(tool.scopes - self.scopes.keys()):
-                raise InvalidCatalogue(
-                    f"{tool.source}: {tool.name} needs the scope {unknown[0]}, which is not declared. "
-                    f"Declared are: {', '.join(sorted(self.scopes))}."
-                )
+            self._check_scopes(tool.scopes, f"{tool.source}: {tool.name}")
             tools[tool.name] = tool
-        self.tools: Mapping[str, Tool] = MappingProxyType(tools)
+        return tools
+
+    def _unique_resources(self, resources: Iterable[Resource]) -> dict[str, Resource]:
+        itself = declare_resource(
+            CATALOGUE_URI,
+            self.document,
+            name="catalogue",
+            description="Every tool of this server with the scopes that it needs, also those that you may not call.",
+            scopes=ANY_VALID_TOKEN,
+        )
+        readable: dict[str, Resource] = {}
+        for resource in sorted((itself, *resources), key=lambda resource: resource.uri):
+            self._check_scopes(resource.scopes, resource.uri)
+            if readable.setdefault(resource.uri, resource) is not resource:
+                raise InvalidCatalogue(f"The resource {resource.uri} is declared twice.")
+        return readable
+
+    def _check_scopes(self, needed: frozenset[str], what: str) -> None:
+        if unknown := sorted(needed - self.scopes.keys()):
+            raise InvalidCatalogue(
+                f"{what} needs the scope {unknown[0]}, which is not declared. "
+                f"Declared are: {', '.join(sorted(self.scopes))}."
+            )
 
     def document(self, resource: str) -> dict[str, Any]:
         """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""

@@ -28,15 +28,17 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.resource import json_rpc, policy, verified_request
+from gatehouse.resource import idempotency, json_rpc, policy, verified_request
 from gatehouse.resource.catalogue import Catalogue, Tool, ToolFailed
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
+from gatehouse.resource.idempotency import IdempotencyKeys, KeyedCall, KeyTaken
 from gatehouse.resource.progress import Progress
+from gatehouse.resource.resource_dispatch import ResourceDispatch
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.resource.transactions import Transactions
-from gatehouse.resource.verified_request import VerifiedRequest
+from gatehouse.resource.verified_request import Context, VerifiedRequest
 from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.claims import AccessClaims
@@ -46,6 +48,9 @@ from gatehouse.shared.scopes import format_scope
 SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
 
+CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
+"""The extension by which clients know that tokens are to be had without a user."""
+
 _NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
 
 _NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of it. Try again in some seconds."
@@ -53,8 +58,6 @@ _NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of i
 _INSTRUCTIONS = "Tools that this client may not call are not listed."
 
 log = logging.getLogger(__name__)
-
-Context = ServerRequestContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class _Call:
     progress: Progress
     context: Context
 
-    def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, str] | None = None) -> AuditEvent:
+    def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
         """Return the event of how the call ended: a streaming tool's says how far it came."""
         came = {"done": self.progress.done, "of": self.progress.total} if self.tool.streaming else {}
         return _event(self.request, self.tool.name, outcome, reason, {**came, **(objects or {})})
@@ -99,15 +102,20 @@ def _event(
 class Dispatch:
     """Lists and calls the tools of a catalogue, for callers that the gate verified."""
 
-    def __init__(self, catalogue: Catalogue, database: AsyncDatabase, audit: AuditWriter, clock: Clock) -> None:
+    def __init__(
+        self, catalogue: Catalogue, database: AsyncDatabase, audit: AuditWriter, clock: Clock, resource: str
+    ) -> None:
+        """`resource` is the identifier of this server (RFC 8707)."""
         self._catalogue = catalogue
         self._database = database
         self._audit = audit
         self._clock = clock
+        self._keys = IdempotencyKeys(database, clock)
+        self._resources = ResourceDispatch(catalogue, resource, audit, self._refused)
         self._descriptions = {tool.name: _describe(tool) for tool in catalogue.tools.values()}
 
     def build_server(self) -> Server[Any]:
-        """Return the SDK's server with these two handlers. Prompts, resources and subscriptions are not served."""
+        """Return the SDK's server with our handlers. Prompts, completion and subscriptions are not served."""
         server: Server[Any] = Server(
             self._catalogue.name,
             version=version("gatehouse"),
@@ -115,7 +123,11 @@ class Dispatch:
             get_tool_input_schema=self._input_schema,
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,
+            on_list_resources=self._resources.list_resources,
+            on_list_resource_templates=self._resources.list_templates,
+            on_read_resource=self._resources.read_resource,
         )
+        server.extensions[CLIENT_CREDENTIALS] = {}
         # OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
         server.middleware.clear()
         return server
@@ -130,7 +142,7 @@ class Dispatch:
         Raises:
             MCPError: the request was not verified, or has a cursor, which this list never gives.
         """
-        request = _verified(context)
+        request = verified_request.require(context)
         if params is not None and params.cursor is not None:
             raise MCPError(json_rpc.INVALID_PARAMS, "tools/list has one page: send no cursor.")
         tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
@@ -144,7 +156,7 @@ class Dispatch:
         Raises:
             MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
         """
-        request = _verified(context)
+        request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
         try:
             arguments = tool.arguments.model_validate(params.arguments or {})
@@ -155,8 +167,8 @@ class Dispatch:
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
         if isinstance(decision, policy.Allowed):
-            return decision.tool
-        if isinstance(decision, policy.UnknownTool):
+            return decision.target
+        if isinstance(decision, policy.Unknown):
             error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
             raise await self._refused(_event(request, tool_name, "refused", "unknown tool"), error)
         needed = format_scope(decision.scope)
@@ -196,12 +208,34 @@ class Dispatch:
         return result
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
+        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments)
+        if keyed is None:
+            async with self._database.write() as session:
+                return await self._write(call, session)
+        await self._keys.prune()
+        try:
+            return await self._write_once(call, keyed)
+        except KeyTaken:
+            return await self._write_once(call, keyed)
+
+    async def _write_once(self, call: _Call, keyed: KeyedCall) -> CallToolResult:
         async with self._database.write() as session:
-            result = await self._invoke(call, session)
-            # The change and its event are committed together, or neither is.
-            event = call.event("allowed", objects=_identifiers(result))
+            kept = await self._keys.claim(session, keyed, idempotency.digest(call.arguments))
+            if kept is None:
+                result = await self._write(call, session)
+                await self._keys.keep(session, keyed, result.structured_content or {})
+                return result
+            replayed = _structured(kept)
+            event = call.event("allowed", objects={**_identifiers(replayed), "replayed": True})
             await session.execute(self._audit.rows.insert(event))
-            return result
+            return replayed
+
+    async def _write(self, call: _Call, session: AsyncSession) -> CallToolResult:
+        result = await self._invoke(call, session)
+        # The change and its event are committed together, or neither is.
+        event = call.event("allowed", objects=_identifiers(result))
+        await session.execute(self._audit.rows.insert(event))
+        return result
 
     async def _run_outside(self, call: _Call) -> CallToolResult:
         """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
@@ -228,7 +262,8 @@ class Dispatch:
         if session is not None and call.tool.needs(Directory):
             values[Directory] = await open_directory(session, claims, self._clock())
         given = {name: values[type_] for name, type_ in call.tool.injected.items()}
-        sent = {name: getattr(call.arguments, name) for name in type(call.arguments).model_fields}
+        names = type(call.arguments).model_fields.keys() - {idempotency.ARGUMENT}
+        sent = {name: getattr(call.arguments, name) for name in names}
         return _answer(await call.tool.function(**given, **sent))
 
     async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
@@ -247,22 +282,15 @@ class Dispatch:
         return True
 
 
-def _verified(context: Context) -> VerifiedRequest:
-    request = verified_request.find(context.request.scope) if context.request is not None else None
-    if request is None:
-        log.error("a request reached dispatch without a verified token; it is refused")
-        raise MCPError(json_rpc.UNAUTHENTICATED, "No verified access token.")
-    return request
-
-
 def _answer(result: BaseModel) -> CallToolResult:
     """Return what a caller gets: an object as text and as structure, or the answer that another server has made."""
     if isinstance(result, CallToolResult):
         return result
-    structured = result.model_dump(mode="json")
-    return CallToolResult(
-        content=[TextContent(text=json.dumps(structured, ensure_ascii=False))], structured_content=structured
-    )
+    return _structured(result.model_dump(mode="json"))
+
+
+def _structured(result: dict[str, Any]) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result)
 
 
 def _outcome(result: CallToolResult) -> tuple[str, str | None]:

@@ -36,7 +36,6 @@ from starlette.types import ASGIApp
 from gatehouse.resource.app import create_app
 from gatehouse.resource.catalogue import (
     Catalogue,
-    InvalidCatalogue,
     Scope,
     Tool,
     ToolFailed,
@@ -45,6 +44,7 @@ from gatehouse.resource.catalogue import (
     read_scopes,
 )
 from gatehouse.resource.settings import Settings
+from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.shared.claims import AccessClaims
 
 _TELLING = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}

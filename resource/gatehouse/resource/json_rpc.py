@@ -16,6 +16,7 @@ INSUFFICIENT_SCOPE: Final = -32043
 UNAVAILABLE: Final = -32053
 
 UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. Call tools/list for those that you may call."
+UNKNOWN_RESOURCE_MESSAGE: Final = "There is no such resource. Call resources/list for those that you may read."
 
 RequestId = str | int | None
 
@@ -44,6 +45,8 @@ class Message:
     """`params.name` of a `tools/call`."""
     progress_token: str | int | None = None
     """`params._meta.progressToken`: the caller asks for progress."""
+    resource_uri: str | None = None
+    """`params.uri` of a `resources/read`."""
 
 
 def read_message(body: bytes) -> Message:
@@ -67,6 +70,8 @@ def read_message(body: bytes) -> Message:
     if not isinstance(params, dict) or not isinstance(params.get("_meta", {}), dict):
         raise InvalidMessage(INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
     progress_token = _read_progress_token(params.get("_meta", {}), request_id)
+    if method == "resources/read":
+        return Message(request_id, method, None, progress_token, _read_uri(params, request_id))
     if method != "tools/call":
         return Message(request_id, method, None, progress_token)
     name, arguments = params.get("name"), params.get("arguments")
@@ -75,6 +80,13 @@ def read_message(body: bytes) -> Message:
     if not isinstance(arguments, dict | None):
         raise InvalidMessage(INVALID_PARAMS, "params.arguments must be an object.", request_id)
     return Message(request_id, method, name, progress_token)
+
+
+def _read_uri(params: dict[str, Any], request_id: RequestId) -> str:
+    uri = params.get("uri")
+    if not isinstance(uri, str):
+        raise InvalidMessage(INVALID_PARAMS, "params.uri must be the URI of a resource.", request_id)
+    return uri
 
 
 def _read_id(message: dict[str, Any]) -> RequestId:

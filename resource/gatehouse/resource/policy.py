@@ -1,51 +1,71 @@
-"""May this caller call this tool? Pure: no I/O, no clock. The gate and dispatch both ask here, and only here."""
+"""May this caller call this tool, or read this resource? Pure: no I/O, no clock.
+
+The gate and dispatch both ask here, and only here.
+"""
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from gatehouse.resource.catalogue import Catalogue, Tool
+from gatehouse.resource.catalogue import Catalogue, Resource, Tool
 from gatehouse.shared.claims import AccessClaims
+
+TargetT = TypeVar("TargetT", Tool, Resource)
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
-    """The caller may call the tool."""
+class Allowed(Generic[TargetT]):
+    """The caller may call the tool, or read the resource."""
 
-    tool: Tool
+    target: TargetT
 
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """The tool exists, and the caller's scopes do not suffice."""
+    """The tool or resource exists, and the caller's scopes do not suffice."""
 
-    tool: Tool
     scope: frozenset[str]
     """The smallest set that suffices for the whole operation, whatever the caller has of it already."""
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownTool:
-    """There is no such tool."""
+class Unknown:
+    """There is no such tool or resource."""
 
 
-Decision = Allowed | Forbidden | UnknownTool
+Decision = Allowed[TargetT] | Forbidden | Unknown
+AnyDecision = Decision[Tool] | Decision[Resource]
 
 
-def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision:
+def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
     """Decide about one call. Every scope of the tool must be among the caller's, or be implied by one of them."""
-    tool = catalogue.tools.get(tool_name)
-    if tool is None:
-        return UnknownTool()
-    if tool.scopes <= catalogue.hierarchy.closure(claims.scope):
-        return Allowed(tool)
-    return Forbidden(tool, required_scope(catalogue, tool_name))
+    return _decide(catalogue, claims, catalogue.tools.get(tool_name))
 
 
-def required_scope(catalogue: Catalogue, tool_name: str | None) -> frozenset[str]:
-    """Return the smallest scopes that suffice to call a tool: empty for an unknown one, or none."""
-    tool = catalogue.tools.get(tool_name) if tool_name is not None else None
-    return catalogue.hierarchy.minimal(tool.scopes) if tool is not None else frozenset()
+def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decision[Resource]:
+    """Decide about one resource, by its URI to the letter, as about a tool."""
+    return _decide(catalogue, claims, catalogue.resources.get(uri))
+
+
+def _decide(catalogue: Catalogue, claims: AccessClaims, target: TargetT | None) -> Decision[TargetT]:
+    if target is None:
+        return Unknown()
+    if target.scopes <= catalogue.hierarchy.closure(claims.scope):
+        return Allowed(target)
+    return Forbidden(catalogue.hierarchy.minimal(target.scopes))
+
+
+def required_scope(catalogue: Catalogue, tool_name: str | None, uri: str | None = None) -> frozenset[str]:
+    """Return the smallest scopes that suffice to call a tool or read a resource: empty for an unknown one, or none."""
+    target = catalogue.tools.get(tool_name or "") or catalogue.resources.get(uri or "")
+    return catalogue.hierarchy.minimal(target.scopes) if target is not None else frozenset()
 
 
 def callable_tools(catalogue: Catalogue, claims: AccessClaims) -> list[Tool]:
     """Return the tools that the caller may call, in the catalogue's fixed order."""
     return [tool for tool in catalogue.tools.values() if isinstance(decide(catalogue, claims, tool.name), Allowed)]
+
+
+def readable_resources(catalogue: Catalogue, claims: AccessClaims) -> list[Resource]:
+    """Return the resources that the caller may read, in the catalogue's fixed order."""
+    resources = catalogue.resources.values()
+    return [found for found in resources if isinstance(decide_read(catalogue, claims, found.uri), Allowed)]

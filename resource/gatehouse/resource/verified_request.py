@@ -1,12 +1,21 @@
 """What the gate proved of a request, on its way to dispatch inside the ASGI scope."""
 
+import logging
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+
+from gatehouse.resource import json_rpc
 from gatehouse.shared.claims import AccessClaims
 
+Context = ServerRequestContext[Any, Any]
+
 _KEY = "gatehouse.verified_request"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +35,12 @@ def find(scope: Mapping[str, Any]) -> VerifiedRequest | None:
     """Return what the gate attached, or None: then nothing is proven, and nothing may run."""
     request = scope.get(_KEY)
     return request if isinstance(request, VerifiedRequest) else None
+
+
+def require(context: Context) -> VerifiedRequest:
+    """Return what the gate attached to the request that the SDK serves. Raises MCPError where it attached nothing."""
+    request = find(context.request.scope) if context.request is not None else None
+    if request is None:
+        log.error("a request reached dispatch without a verified token; it is refused")
+        raise MCPError(json_rpc.UNAUTHENTICATED, "No verified access token.")
+    return request

@@ -8,7 +8,7 @@ verified claims to dispatch, which decides again.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from starlette.datastructures import Headers
@@ -36,7 +36,10 @@ MAX_BODY: Final = 1024 * 1024
 MAX_UNPROVEN_BODY: Final = 64 * 1024
 """Bytes of a body that is read before the caller is known. Reading costs time that a stranger must not spend."""
 
-METHODS: Final = frozenset({"initialize", "ping", "server/discover", "tools/list", "tools/call"})
+METHODS: Final = frozenset(
+    {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
+    | {"resources/list", "resources/templates/list", "resources/read"}
+)
 """The closed table of requests. What is not in it is refused, even if the SDK would have a handler."""
 
 NOTIFICATIONS: Final = frozenset(
@@ -143,8 +146,7 @@ class Gate:
         return claims
 
     async def _authenticate(self, headers: Headers, arrival: _Arrival) -> AccessClaims:
-        operation = arrival.message.tool_name if arrival.message is not None else None
-        scope = self.baseline | policy.required_scope(self.catalogue, operation)
+        scope = self.baseline | self._required_scope(arrival.message)
         sent = headers.getlist("authorization")
         if not sent:
             challenge = {"WWW-Authenticate": self.challenge.no_token(scope)}
@@ -172,21 +174,38 @@ class Gate:
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
 
+    def _required_scope(self, message: Message | None) -> frozenset[str]:
+        if message is None:
+            return frozenset()
+        return policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
+
     def _authorize(self, message: Message, claims: AccessClaims) -> None:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
-        if message.tool_name is None:
-            return
-        decision = policy.decide(self.catalogue, claims, message.tool_name)
+        if message.tool_name is not None:
+            unknown = _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE, mend="resourceserver tools")
+            self._require(policy.decide(self.catalogue, claims, message.tool_name), unknown, claims, "tool")
+        if message.resource_uri is not None:
+            data = {"uri": message.resource_uri}
+            unknown = _Refused(
+                *(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE),
+                data=data,
+                mend="Ask with resources/list for the URIs that there are.",
+            )
+            self._require(policy.decide_read(self.catalogue, claims, message.resource_uri), unknown, claims, "resource")
+
+    def _require(
+        self, decision: policy.AnyDecision, unknown: _Refused, claims: AccessClaims, noun: Literal["tool", "resource"]
+    ) -> None:
         if isinstance(decision, policy.Allowed):
             return
-        if isinstance(decision, policy.UnknownTool):
-            raise _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE, mend="resourceserver tools")
+        if isinstance(decision, policy.Unknown):
+            raise unknown
         needed = format_scope(decision.scope)
         raise _Refused(
             403,
             json_rpc.INSUFFICIENT_SCOPE,
-            f"This tool needs the scope {needed}. Ask the admin of this client to grant it.",
+            f"This {noun} needs the scope {needed}. Ask the admin of this client to grant it.",
             reason=f"needs {needed}",
             headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
             data={"error": "insufficient_scope", "scope": needed},
@@ -246,17 +265,28 @@ def _bearer_token(authorization: Sequence[str]) -> str:
 
 def _event(reason: str, status: int, arrival: _Arrival, mend: str | None = None) -> AuditEvent:
     message, claims = arrival.message, arrival.claims
-    is_call = message is not None and message.method == "tools/call"
+    action, object_ = _attempted(message)
     return AuditEvent(
-        "tool.call" if is_call else "mcp.request",
+        action,
         "refused" if status < 500 or message is None or claims is None else "failed",
         actor=claims.client_id if claims is not None else None,
-        object=None if message is None else message.tool_name if is_call else message.method,
+        object=object_,
         jti=claims.jti if claims is not None else None,
         request_id=arrival.request_id,
         reason=reason,
         detail={"status": status, **({"mend": mend} if mend else {})},
     )
+
+
+def _attempted(message: Message | None) -> tuple[str, str | None]:
+    """Return the action and the object of what a message asks for."""
+    if message is None:
+        return "mcp.request", None
+    if message.tool_name is not None:
+        return "tool.call", message.tool_name
+    if message.resource_uri is not None:
+        return "resource.read", message.resource_uri
+    return "mcp.request", message.method
 
 
 def _unrecorded(error: AuditUnavailable) -> _Refused:

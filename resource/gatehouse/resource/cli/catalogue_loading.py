@@ -6,7 +6,8 @@ from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from types import ModuleType
 
-from gatehouse.resource.catalogue import Catalogue, InvalidCatalogue
+from gatehouse.resource.catalogue import Catalogue
+from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.shared.command_line import Refusal
 from gatehouse.shared.redaction import printable
 

@@ -1,6 +1,6 @@
 """The tables of the resource server. Times are seconds since the epoch."""
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from gatehouse.shared.audit import audit_table
@@ -149,6 +149,21 @@ class OrganizationUserRow(Base):
     role_id: Mapped[str | None] = mapped_column(ForeignKey("environment_role.role_id"))
     created_at: Mapped[int] = mapped_column(BigInteger)
     role: Mapped[EnvironmentRoleRow | None] = relationship(lazy="joined")
+
+
+class IdempotencyKeyRow(Base):
+    """A key that a client gave to a call, and the call's result. Of two uses at once, one fails on the primary key."""
+
+    __tablename__ = "idempotency_key"
+    workspace_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tool: Mapped[str] = mapped_column(String(255), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    arguments: Mapped[bytes] = mapped_column(LargeBinary(32))
+    """Their digest."""
+    result: Mapped[str] = mapped_column(Text)
+    """JSON; empty only within the transaction of the call."""
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 audit_event = audit_table(Base.metadata)

@@ -1,0 +1,94 @@
+"""From an async function to what a caller may send it: name, description, arguments, result."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, get_args, get_type_hints
+
+from mcp_types import CallToolResult
+from pydantic import BaseModel, ConfigDict, create_model
+
+from gatehouse.resource import idempotency
+from gatehouse.resource.directory.directory import Directory
+from gatehouse.resource.progress import Progress
+from gatehouse.resource.transactions import Transactions
+from gatehouse.shared.claims import AccessClaims
+
+INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
+"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
+streaming tool its progress, and transactions on the directory."""
+
+ToolFunction = Callable[..., Awaitable[BaseModel]]
+
+
+class InvalidCatalogue(Exception):
+    """A declaration cannot be served. The message names the file, the tool and the mend."""
+
+
+def source_of(function: ToolFunction) -> str:
+    """Return file and line of a function, for messages."""
+    code = inspect.unwrap(function).__code__
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def read_description(function: ToolFunction, name: str, source: str) -> str:
+    """Return the docstring. Raises InvalidCatalogue when there is none, or the function is not async."""
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    description = inspect.getdoc(function)
+    if not description:
+        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
+    return description
+
+
+def read_signature(
+    function: ToolFunction, name: str, source: str
+) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
+    """Return the injected types by parameter, the fields of the arguments, and the model of the result.
+
+    Raises:
+        InvalidCatalogue: a parameter or the result without a usable type, or a parameter that the server gives.
+    """
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
+    result = hints.pop("return", None)
+    if not (inspect.isclass(result) and issubclass(result, BaseModel)) or issubclass(result, CallToolResult):
+        raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
+    injected: dict[str, type] = {}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+        if parameter.name == idempotency.ARGUMENT:
+            raise InvalidCatalogue(
+                f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
+                "is given. Remove it."
+            )
+        if hints[parameter.name] in INJECTED:
+            injected[parameter.name] = hints[parameter.name]
+        elif (hidden := _injected_within(hints[parameter.name])) is not None:
+            # As an argument it would be the caller's to send: his own identity, for one.
+            raise InvalidCatalogue(
+                f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
+                f"Write {parameter.name}: {hidden.__name__}, and the server gives it."
+            )
+        else:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+    return injected, fields, result
+
+
+def _injected_within(hint: Any) -> type | None:
+    """Return the injected type that a hint is derived from, or holds: in a union, a list, an Annotated."""
+    if inspect.isclass(hint):
+        return next((injected for injected in INJECTED if issubclass(hint, injected)), None)
+    return next(filter(None, map(_injected_within, get_args(hint))), None)
+
+
+def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    """Return the model that validates what a caller sends."""
+    # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
+    config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    return create_model(f"{name}_arguments", __config__=config, **fields)
