@@ -1,7 +1,6 @@
 """What both command lines have in common: output for people and programs, refusals, exit codes."""
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -275,7 +274,7 @@ def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) 
     assert lines[2:] == [""]
 
 
-@pytest.mark.parametrize("write", [click.echo, lambda text: sys.stdout.write(text)], ids=["at once", "at the end"])  # noqa: PLW0108 - standard output is replaced later
+@pytest.mark.parametrize("write", [click.echo, print], ids=["at once", "at the end"])
 def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
 ) -> None:
