@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from support.databases import Template
 from support.logs import logging_put_back
 
-from gatehouse.authserver.resources.administration import parse_catalogue
+from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.resource.cli import main
 from gatehouse.resource.directory.workspaces import create_workspace
 from gatehouse.resource.store.database import Database
@@ -104,9 +104,9 @@ def test_tools_are_listed_with_their_scopes(run: Run) -> None:
 def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: Run) -> None:
     result = run("tools", "--output", "json", RESOURCESERVER_RESOURCE="https://mcp.example.com/mcp")
     assert result.exit_code == 0
-    named, declared = parse_catalogue(result.stdout_bytes)
-    assert named == "https://mcp.example.com/mcp"
-    assert {scope.scope: scope.implies for scope in declared} == {
+    read = parse_catalogue(result.stdout_bytes)
+    assert read.resource == "https://mcp.example.com/mcp"
+    assert {scope.scope: scope.implies for scope in read.scopes} == {
         "env:read": (),
         "env:write": ("env:read",),
         "org:read": (),
