@@ -396,6 +396,40 @@ def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
     assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "client"]
 
 
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("", "standard input is empty"),
+        (" \n", "standard input is empty"),
+        ("Bearer {token}", "leave Bearer out"),
+        ('{{"access_token": "{token}"}}', "this is JSON"),
+        ('"{token}"', "without quotes"),
+        ("gths_hunter2", "this is a client secret"),
+        ("hunter2", "a token has 2 dots, and this text has 0"),
+        ("{token}.x", "a token has 2 dots, and this text has 3"),
+    ],
+)
+def test_what_is_no_token_is_named_for_what_it_is(shell: Shell, issued: str, form: str, told: str) -> None:
+    assert inspect(shell, issued)[0] == 0
+    result = CliRunner().invoke(
+        main, ["token", "inspect", "--output", "json"], env=shell.environment, input=form.format(token=issued)
+    )
+    assert result.exit_code == 1
+    [failed] = [check for check in json.loads(result.stdout) if check["outcome"] == "failed"]
+    assert failed["check"] == "header"
+    assert told in failed["detail"]
+    assert "hunter2" not in result.output
+    assert issued not in result.output
+
+
+def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(shell: Shell, issued: str) -> None:
+    claims, key = read_unverified_claims(issued), SigningKey.generate("ES256")
+    for iss, told in (("https://staging.example.com", "; unverified, its iss is https://staging.example.com"), (7, "")):
+        _, checks = inspect(shell, key.sign("at+jwt", {**claims, "iss": iss}))
+        assert checks["signature"][1] == f"kid is not among the published keys{told}"
+
+
 def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: Shell, issued: str) -> None:
     head, payload, signature = issued.split(".")
     for token, failing in (("abc", "header"), (f"{head}.{payload}.{signature[::-1]}", "signature")):
@@ -423,9 +457,13 @@ def test_an_assertion_and_a_token_of_another_key_are_named_for_what_they_are(she
 @pytest.mark.parametrize(
     ("changes", "check", "detail"),
     [
-        ({"iss": "https://evil.example"}, "iss", "iss is not"),
-        ({"aud": "https://other.example.com/mcp"}, "aud", "not a registered resource"),
-        ({"exp": 4_000_000_000}, "lifetime", "not between 0 and 3600 s"),
+        ({"iss": "https://evil.example"}, "iss", "iss is https://evil.example, not the trusted issuer"),
+        (
+            {"aud": "https://other.example.com/mcp"},
+            "aud",
+            "other.example.com/mcp, which is not a registered resource",
+        ),
+        ({"exp": 4_000_000_000}, "lifetime", "1 to 3600 s are allowed"),
         ({"iat": 1_000_000_000, "exp": 1_000_000_300}, "time", "expired"),
         ({"iat": 4_000_000_000, "exp": 4_000_000_300}, "time", "compare the clocks"),
         ({"jti": None}, "signature", "jti is missing"),

@@ -77,7 +77,7 @@ async def test_a_token_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(
     clock.advance(300 + LEEWAY - 0.001)
     await verifier.verify(token)
     clock.advance(0.001)
-    assert await reason_of_refusal(verifier, token) == "expired"
+    assert await reason_of_refusal(verifier, token) == "expired 30 s ago"
 
 
 async def test_an_unseen_token_expires_at_the_same_moment_as_a_remembered_one(
@@ -85,7 +85,7 @@ async def test_an_unseen_token_expires_at_the_same_moment_as_a_remembered_one(
 ) -> None:
     token = issuer.token()
     clock.advance(300 + LEEWAY)
-    assert await reason_of_refusal(verifier, token) == "expired"
+    assert await reason_of_refusal(verifier, token) == "expired 30 s ago"
 
 
 async def test_a_token_may_be_issued_in_the_future_by_the_leeway_and_no_more(
@@ -95,7 +95,7 @@ async def test_a_token_may_be_issued_in_the_future_by_the_leeway_and_no_more(
     clock.advance(-LEEWAY)
     await verifier.verify(token)
     clock.advance(-0.001)
-    assert await reason_of_refusal(verifier, token) == "issued in the future"
+    assert await reason_of_refusal(verifier, token) == "issued 31 s in the future"
 
 
 @pytest.mark.parametrize("lifetime", [1, MAX_LIFETIME])
@@ -107,7 +107,7 @@ async def test_a_lifetime_of_up_to_an_hour_is_accepted(verifier: Verifier, issue
 @pytest.mark.parametrize("lifetime", [MAX_LIFETIME + 1, 10 * 365 * 86400, 0, -1])
 async def test_a_lifetime_that_is_never_issued_is_refused(verifier: Verifier, issuer: Issuer, lifetime: int) -> None:
     reason = await reason_of_refusal(verifier, issuer.token(exp=int(issuer.clock()) + lifetime))
-    assert reason == "the lifetime is not between 0 and 3600 s"
+    assert reason == f"lives for {lifetime} s; 1 to 3600 s are allowed"
 
 
 @pytest.mark.parametrize("aud", [[RESOURCE], [RESOURCE, "https://other.example.com"], []], ids=repr)
@@ -183,12 +183,28 @@ async def test_a_token_of_a_new_key_is_accepted_at_its_first_use(
     await verifier.verify(issuer.token())
 
 
+async def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(verifier: Verifier, issuer: Issuer) -> None:
+    """What nobody has signed is marked so, and cannot forge a line of the trail or carry a secret into it."""
+    await verifier.verify(issuer.token())
+    issuer.key = SigningKey.generate("ES256")
+    unknown = "kid is not in the issuer's key set"
+    assert await reason_of_refusal(verifier, issuer.token()) == unknown
+    for iss, shown in (
+        ("https://staging.example.com", "https://staging.example.com"),
+        ("https://a.example\n\x1b[2J", "https://a.example\\x0a\\x1b[2J"),
+        ("gths_hunter2", "[masked]"),
+        ("a" * 101, "a" * 100),
+    ):
+        assert await reason_of_refusal(verifier, issuer.token(iss=iss)) == f"{unknown}; unverified, its iss is {shown}"
+    assert await reason_of_refusal(verifier, issuer.token(iss=7)) == unknown
+
+
 async def test_a_refused_token_is_not_remembered_as_valid(verifier: Verifier, issuer: Issuer, clock: FakeClock) -> None:
     too_early = issuer.token(iat=int(clock()) + LEEWAY + 1)
-    assert await reason_of_refusal(verifier, too_early) == "issued in the future"
+    assert await reason_of_refusal(verifier, too_early) == "issued 31 s in the future"
     forged = issuer.token(aud="https://other.example.com/mcp")
     for _ in range(2):
-        assert await reason_of_refusal(verifier, forged) == "aud is not this resource"
+        assert await reason_of_refusal(verifier, forged) == "aud is https://other.example.com/mcp, not this resource"
     clock.advance(1)
     await verifier.verify(too_early)
 
@@ -211,7 +227,7 @@ async def test_two_resources_do_not_take_each_others_tokens(
     elsewhere = Verifier(ISSUER, "https://other.example.com/mcp", keys, clock)
     token = issuer.token()
     await verifier.verify(token)
-    assert await reason_of_refusal(elsewhere, token) == "aud is not this resource"
+    assert await reason_of_refusal(elsewhere, token) == f"aud is {RESOURCE}, not this resource"
 
 
 async def test_no_token_is_judged_before_any_key_is_known(issuer: Issuer, clock: FakeClock) -> None:

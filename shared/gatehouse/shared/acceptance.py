@@ -3,11 +3,13 @@
 One judge for both: a token that `authserver token inspect` calls good is one that the resource server takes.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from gatehouse.shared.claims import MAX_LIFETIME, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.redaction import quoted
 
 
 def check_restrictions(claims: Mapping[str, Any]) -> None:
@@ -25,24 +27,24 @@ def check_restrictions(claims: Mapping[str, Any]) -> None:
 def check_issuer(claims: AccessClaims, issuer: str) -> None:
     """Compare the issuer to the letter (RFC 9068 4). Raises InvalidClaims."""
     if claims.iss != issuer:
-        raise InvalidClaims("iss is not the trusted issuer")
+        raise InvalidClaims(f"iss is {quoted(claims.iss)}, not the trusted issuer")
 
 
 def check_audience(claims: AccessClaims, resource: str) -> None:
     """Compare the audience to the letter (RFC 9068 4; RFC 8707 2). Raises InvalidClaims."""
     if claims.aud != resource:
-        raise InvalidClaims("aud is not this resource")
+        raise InvalidClaims(f"aud is {quoted(claims.aud)}, not this resource")
 
 
 def check_lifetime(claims: AccessClaims) -> None:
     """Refuse a token that lives for longer than any is issued for. Raises InvalidClaims."""
     if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
-        raise InvalidClaims(f"the lifetime is not between 0 and {MAX_LIFETIME} s")
+        raise InvalidClaims(f"lives for {claims.exp - claims.iat} s; 1 to {MAX_LIFETIME} s are allowed")
 
 
 def check_time(claims: AccessClaims, now: float) -> None:
     """Judge the moment, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
     if now >= claims.exp + LEEWAY:
-        raise InvalidClaims("expired")
+        raise InvalidClaims(f"expired {math.floor(now - claims.exp)} s ago")
     if now < claims.iat - LEEWAY:
-        raise InvalidClaims("issued in the future")
+        raise InvalidClaims(f"issued {math.ceil(claims.iat - now)} s in the future")

@@ -34,7 +34,7 @@ MAX_STATIC_CLAIMS = 16
 
 
 class InvalidClaims(ValueError):
-    """A claim is missing or malformed. The message names the claim and never its value."""
+    """A claim is missing, malformed or not accepted. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ _SECRET = re.compile(
     r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gths_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
 )
 _MASK = "[masked]"
+_MAX_QUOTED = 100
 
 
 def mask(text: str) -> str:
@@ -18,6 +19,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def quoted(text: str) -> str:
+    """Return as much of a text as a reason repeats: 100 characters, without secrets, printable."""
+    return printable(mask(text)[:_MAX_QUOTED])
 
 
 def _escape(character: str) -> str:

@@ -89,6 +89,8 @@ def inspect(ctx: click.Context, output: str) -> None:
 
     Exit code 1 when it would be refused. The token itself is not printed.
     """
+    if sys.stdin.isatty():
+        click.echo("Paste the token, then press Ctrl-D.", err=True)
     text = sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip()
     with open_installation(ctx) as installation:
         keys = parse_key_set(installation.keys().jwks)

@@ -4,6 +4,7 @@ The audience is this issuer alone. An assertion for several, or for the token en
 mistook for ours, could be used at another one than it was made for (CVE-2025-27370, CVE-2025-27371).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from gatehouse.shared import jose
 from gatehouse.shared.clock import LEEWAY, Clock
 from gatehouse.shared.jose import VerificationKey
 from gatehouse.shared.mends import client_command
+from gatehouse.shared.redaction import quoted
 
 MAX_LIFETIME = 300
 """Seconds from now that an assertion may be valid: so long, and the leeway, its use has to be remembered."""
@@ -103,7 +105,8 @@ class AssertionVerifier:
             audiences.add(f"{self._issuer}/token")
         audience = claims.get("aud")
         if not isinstance(audience, str) or audience not in audiences:
-            raise _refuse("aud is not this issuer, as one string", f"Set aud to {self._issuer}, as one string.")
+            found = f"{quoted(str(audience))}, not this issuer as one string" if "aud" in claims else "missing"
+            raise _refuse(f"aud is {found}", f"Set aud to {self._issuer}, as one string.")
 
     def _check_time(self, claims: Mapping[str, Any]) -> int:
         now = self._clock()
@@ -111,7 +114,7 @@ class AssertionVerifier:
         if expires_at is None:
             raise _refuse("exp is missing", f"Set exp, at most {MAX_LIFETIME} seconds from now.")
         if now >= expires_at + LEEWAY:
-            raise _refuse("expired", f"{_NEW_ASSERTION} {_CLOCKS}")
+            raise _refuse(f"expired {math.floor(now - expires_at)} s ago", f"{_NEW_ASSERTION} {_CLOCKS}")
         if expires_at > now + MAX_LIFETIME + LEEWAY:
             mend = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
             raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", mend)

@@ -9,8 +9,10 @@ from gatehouse.shared import acceptance, jose
 from gatehouse.shared.checks import Check, run_checks
 from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY, Clock
+from gatehouse.shared.redaction import quoted
 from gatehouse.shared.scopes import format_scope
 
+_DOTS = 2
 _CLOCKS = "compare the clocks of the two servers"
 
 
@@ -46,6 +48,8 @@ class Inspection:
         return run_checks(steps, (_Failed, jose.InvalidToken, InvalidClaims), stop=True)
 
     def _header(self) -> str:
+        if (mistaken := _no_token(self.token)) is not None:
+            raise _Failed(mistaken)
         self.header = jose.read_header(self.token)
         return f"alg {self.header.alg}, kid {self.header.kid}"
 
@@ -57,11 +61,15 @@ class Inspection:
     def _signature(self) -> str:
         key = self.keys.get(self.header.kid or "")
         if key is None:
-            raise _Failed("kid is not among the published keys")
+            raise _Failed(f"kid is not among the published keys{self._foreign_issuer()}")
         claims = jose.verify(self.token, self.header, key)
         acceptance.check_restrictions(claims)
         self.claims = AccessClaims.from_json(claims)
         return f"jti {self.claims.jti}, scope {format_scope(self.claims.scope)}"
+
+    def _foreign_issuer(self) -> str:
+        iss = jose.read_unverified_claims(self.token).get("iss")
+        return f"; unverified, its iss is {quoted(iss)}" if isinstance(iss, str) and iss != self.issuer else ""
 
     def _issuer(self) -> str:
         acceptance.check_issuer(self.claims, self.issuer)
@@ -70,20 +78,19 @@ class Inspection:
     def _audience(self) -> str:
         # Each resource server takes tokens for itself: which one it is shown to is not known here.
         if self.claims.aud not in self.resources:
-            raise _Failed("aud is not a registered resource")
+            raise _Failed(f"aud is {quoted(self.claims.aud)}, which is not a registered resource")
         return self.claims.aud
 
     def _lifetime(self) -> str:
         acceptance.check_lifetime(self.claims)
-        return f"{self.claims.exp - self.claims.iat} s"
+        return f"{self.claims.exp - self.claims.iat} s from iat to exp"
 
     def _time(self) -> str:
         now, last = self.clock(), self.claims.exp + LEEWAY
         try:
             acceptance.check_time(self.claims, now)
         except InvalidClaims as error:
-            why = f"{now - last:.0f} s ago, the leeway of {LEEWAY} s included" if now >= last else _CLOCKS
-            raise _Failed(f"{error}: {why}") from None
+            raise _Failed(f"{error}" if now >= last else f"{error}: {_CLOCKS}") from None
         return f"accepted for {math.ceil(last - now)} s more"
 
     def _client(self) -> str:
@@ -92,3 +99,18 @@ class Inspection:
             # A resource server cannot know it, and accepts the token until it expires.
             return f"{self.claims.client_id} is {'gone' if client is None else 'disabled'}; the token lives on"
         return f"{client.client_id} ({client.client_name})"
+
+
+def _no_token(text: str) -> str | None:
+    """Say what was given in place of a token, without repeating it."""
+    if not text:
+        return "standard input is empty; give it a token: authserver token inspect < token.txt"
+    if text[:7].lower() == "bearer ":
+        return "this is an Authorization header; leave Bearer out"
+    if text.startswith(("{", "[", '"')):
+        return "this is JSON; give the value of its access_token, without quotes"
+    if text.startswith("gths_"):
+        return "this is a client secret; a token is obtained with it"
+    if (dots := text.count(".")) != _DOTS:
+        return f"a token has {_DOTS} dots, and this text has {dots}: was it cut, or is it another thing?"
+    return None
