@@ -6,6 +6,7 @@ mistook for ours, could be used at another one than it was made for (CVE-2025-27
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,16 +68,17 @@ class AssertionVerifier:
         header = credentials.header
         fitting = [key for key in keys if header.kid in {None, key.kid} and key.alg == header.alg]
         failure = ""
-        for key in fitting or [self._decoys[header.alg]]:
+        for key in fitting:
             try:
-                claims = jose.verify(credentials.assertion, header, key)
+                return Signed(header.typ, jose.verify(credentials.assertion, header, key))
             except jose.InvalidToken as error:
                 failure = error.reason
-                continue
-            if fitting:
-                return Signed(header.typ, claims)
-        # Whatever the decoy says of an assertion, it is nobody's key.
-        return Signed(header.typ, None, failure if fitting else "the client has no key of that kid and algorithm")
+        if not fitting:
+            failure = "the client has no key of that kid and algorithm"
+            # Whatever the decoy says of an assertion, it is nobody's key.
+            with suppress(jose.InvalidToken):
+                jose.verify(credentials.assertion, header, self._decoys[header.alg])
+        return Signed(header.typ, None, failure)
 
     def accept(self, signed: Signed, client: Client) -> None:
         """Accept an examined assertion of a client, once.
