@@ -1,5 +1,7 @@
 """`resourceserver check`: everything that keeps the server from starting or serving, at once."""
 
+import logging
+
 import anyio
 import click
 import httpx2
@@ -10,6 +12,7 @@ from gatehouse.resource.cli.installation import settings_of
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import Database
 from gatehouse.resource.tools import CATALOGUE
+from gatehouse.shared.addresses import describe_address
 from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
@@ -56,8 +59,13 @@ def _check_installation(settings: Settings) -> list[Check]:
     def issuer_keys() -> str:
         return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"
 
+    def address() -> str:
+        return describe_address(settings.bind, f"RESOURCESERVER_BIND={settings.bind}")
+
+    # What these parts log of the same failures would stand beside the table.
+    logging.getLogger("gatehouse").addHandler(logging.NullHandler())
     try:
-        steps = (("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
+        steps = (("address", address), ("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
         return run_checks(steps, (*EXPECTED_FAILURES, FetchFailed, InvalidKeySet))
     finally:
         database.close()
