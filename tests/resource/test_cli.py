@@ -66,6 +66,11 @@ def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[st
     assert f"resourceserver {' '.join(command)}" in result.output.partition("Example:")[2]
 
 
+def test_every_paragraph_of_a_help_begins_at_the_same_column(run: Run) -> None:
+    lines = run("check", "--help").output.splitlines()
+    assert [line for line in lines if line.startswith("  Exit code 1 when something fails.")]
+
+
 def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
     result = run("init")
     assert result.exit_code == 0, result.output

@@ -271,7 +271,7 @@ def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
     file.write_text("not a database, but notes of some length\n" * 100)
     with pytest.raises(SQLAlchemyError) as failure, open_engine(parse_database_url(f"sqlite:///{file}")).begin():
         pass
-    assert explain_failure(failure.value).startswith("The file is no SQLite database. Mend the database URL")
+    assert explain_failure(failure.value).startswith("The file is no SQLite database. Check the database URL")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_the_database_of_the_other_server_is_named_for_what_it_is(
     database.migrate()
     other = ResourceServerDatabase(empty_database)
     for use in (other.require_current, other.migrate):
-        with pytest.raises(schema.SchemaMismatch, match=r"^This is not a resourceserver database, but another"):
+        with pytest.raises(schema.SchemaMismatch, match=r"^This is not a database of resourceserver, but another"):
             use()
     other.close()
     database.require_current()

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
 """
 
+import inspect
 import io
 import json
 import re
@@ -105,7 +106,7 @@ def example(text: str) -> Callable[[FunctionT], FunctionT]:
 
 def _append_example(text: str, function: FunctionT) -> FunctionT:
     lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
-    function.__doc__ = f"{function.__doc__ or ''}\n\n\b\nExample:\n{lines}\n"
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n\b\nExample:\n{lines}\n"
     return function
 
 

@@ -179,7 +179,7 @@ def explain_failure(error: SQLAlchemyError) -> str:
     if isinstance(error, StaleDataError):
         return "Another command changed the same thing meanwhile, and nothing was changed. Look, and try again."
     if "file is not a database" in str(cause):
-        return "The file is no SQLite database. Mend the database URL, or restore the file from its backup."
+        return "The file is no SQLite database. Check the database URL, or restore the file from its backup."
     kind = type(cause or error).__name__
     if isinstance(error, IntegrityError | DataError | ProgrammingError):
         return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."

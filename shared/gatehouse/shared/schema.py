@@ -85,7 +85,7 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
         # Both servers number their revisions from 0001.
         server = schema.init_command.partition(" ")[0]
         raise SchemaMismatch(
-            f"This is not a {server} database, but another program's. Mend {server.upper()}_DATABASE_URL."
+            f"This is not a database of {server}, but another program's. Mend {server.upper()}_DATABASE_URL."
         )
     script = ScriptDirectory.from_config(_config(schema.migrations))
     if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:

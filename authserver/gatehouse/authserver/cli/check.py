@@ -32,7 +32,10 @@ from gatehouse.shared.settings import explain_settings
 @click.pass_context
 @example("authserver check\nauthserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, sealing key, database and signing key. Exit code 1 when the server would not start."""
+    """Check settings, address, sealing key, database and signing key. Exit code 1 when the server would not start.
+
+    An address in use is no failure, because the server itself may be running.
+    """
     if explain:
         columns = ("setting", "value", "source", "default", "description")
         print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)

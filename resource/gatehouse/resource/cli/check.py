@@ -34,9 +34,10 @@ from gatehouse.shared.settings import explain_settings
 @click.pass_context
 @example("resourceserver check\nresourceserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, catalogue, database, and that the issuer's keys can be had.
+    """Check settings, address, catalogue, database, and that the issuer's keys can be had.
 
-    Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them.
+    Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them. An address in
+    use is no failure, because the server itself may be running.
     """
     if explain:
         columns = ("setting", "value", "source", "default", "description")
