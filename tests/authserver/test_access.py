@@ -130,7 +130,7 @@ class World:
 def registered_as(implies: Implications) -> Resource:
     """Return a registration of these scopes, and of one that was registered before."""
     hierarchy = ScopeHierarchy({scope: implied for scope, implied in implies.items() if implied})
-    return Resource(RESOURCE, "the tools", dict.fromkeys([*implies, OLD], ""), hierarchy)
+    return Resource(RESOURCE, "the tools", dict.fromkeys([*implies, OLD], ""), frozenset(implies), hierarchy)
 
 
 def in_step(client: Client, registered: Resource | None) -> Client:

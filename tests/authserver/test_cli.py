@@ -248,6 +248,7 @@ def make_newer(path: Path) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('9999')")
+        connection.exec_driver_sql("CREATE TABLE client (client_id VARCHAR(64) NOT NULL)")
     engine.dispose()
 
 
@@ -271,6 +272,8 @@ def test_a_database_that_cannot_be_used_is_a_message_and_no_traceback(
     make(empty.database)
     for command in COMMANDS_ON_A_DATABASE:
         assert mend in empty.refusal(*command)
+    checks = json.loads(empty.run("check", "--output", "json").stdout)
+    assert any(check["check"] == "database" and mend in check["detail"] for check in checks)
 
 
 @pytest.mark.parametrize("variable", ["AUTHSERVER_DATABASE_URL", "AUTHSERVER_KEYS_DIR"])

@@ -66,6 +66,11 @@ def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[st
     assert f"resourceserver {' '.join(command)}" in result.output.partition("Example:")[2]
 
 
+def test_every_paragraph_of_a_help_begins_at_the_same_column(run: Run) -> None:
+    lines = run("check", "--help").output.splitlines()
+    assert [line for line in lines if line.startswith("  Exit code 1 when something fails.")]
+
+
 def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
     result = run("init")
     assert result.exit_code == 0, result.output
@@ -261,12 +266,30 @@ def test_reading_commands_do_not_wait_for_a_writer(installed: Run) -> None:
 def test_check_reports_what_keeps_the_server_from_serving(run: Run, installed: Run) -> None:
     """The issuer's port is closed: the server would start, and wait for the keys."""
     issuer = {"RESOURCESERVER_ISSUER": "http://127.0.0.1:1"}
-    result = installed("check", "--output", "json", **issuer)
-    outcomes = {check["check"]: check["outcome"] for check in json.loads(result.stdout)}
-    assert outcomes == {"settings": "ok", "catalogue": "ok", "database": "ok", "issuer's keys": "failed"}
+    result = installed("check", "--output", "json", RESOURCESERVER_BIND="127.0.0.1:0", **issuer)
+    checks = {check["check"]: check for check in json.loads(result.stdout)}
+    assert {name: check["outcome"] for name, check in checks.items()} == {
+        "settings": "ok",
+        "address": "ok",
+        "catalogue": "ok",
+        "database": "ok",
+        "issuer's keys": "failed",
+    }
+    assert "http://127.0.0.1:1/.well-known/jwks.json: no connection" in checks["issuer's keys"]["detail"]
+    assert result.stderr == ""
     assert result.exit_code == 1
     broken = installed("check", "--output", "json", **issuer, RESOURCESERVER_BASELINE_SCOPES="nope:read")
     assert "nope:read is not a scope of the catalogue" in broken.stdout
+
+
+def test_an_address_that_cannot_be_bound_is_named_by_its_setting(installed: Run) -> None:
+    https = {"RESOURCESERVER_RESOURCE": "https://mcp.example.com/mcp"}
+    bind = {"RESOURCESERVER_BIND": "192.0.2.1:8000"}
+    told = "RESOURCESERVER_BIND=192.0.2.1:8000 cannot be used: Cannot assign requested address."
+    checks = json.loads(installed("check", "--output", "json", **bind, **https).stdout)
+    assert [check["detail"] for check in checks if check["check"] == "address"] == [told]
+    served = installed("serve", **bind, **https)
+    assert (served.exit_code, served.output) == (1, f"Error: {told}\n")
 
 
 def test_check_explains_every_setting(run: Run) -> None:

@@ -164,7 +164,8 @@ def test_what_is_no_name_of_a_module_is_refused(run: Run, write: Write, module: 
     assert run("tools", "--tools", write(SOUND)).exit_code == 0
     result = run("tools", "--tools", module)
     assert result.exit_code == 1
-    assert "RESOURCESERVER_TOOLS: must be the name of a module, such as mypackage.mytools" in result.output
+    assert "RESOURCESERVER_TOOLS=" in result.output
+    assert ": must be the name of a module, such as mypackage.mytools" in result.output
 
 
 # Declarations

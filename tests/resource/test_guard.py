@@ -198,13 +198,11 @@ async def test_a_caller_is_listed_what_he_may_call_as_the_server_describes_it(gu
 @pytest.mark.parametrize(
     ("method", "params"),
     [
-        ("resources/list", {}),
-        ("resources/read", {"uri": "notes://all"}),
         ("prompts/list", {}),
         ("prompts/get", {"name": "summarize"}),
     ],
 )
-async def test_prompts_and_resources_of_a_guarded_server_are_not_served(
+async def test_prompts_of_a_guarded_server_are_not_served(
     guarded: Guarded, method: str, params: dict[str, Any]
 ) -> None:
     server, runs = guarded
@@ -212,6 +210,22 @@ async def test_prompts_and_resources_of_a_guarded_server_are_not_served(
     listed = await server.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, token)
     answer = await server.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, token)
     assert (listed.status_code, answer.status_code) == (200, 404)
+    assert runs == []
+
+
+@pytest.mark.anyio
+async def test_the_only_resource_of_a_guarded_server_is_the_catalogue(guarded: Guarded) -> None:
+    server, runs = guarded
+    token = server.issuer.token("note:write")
+
+    async def ask(method: str, **params: str) -> httpx2.Response:
+        return await server.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, token)
+
+    listed = await ask("resources/list")
+    assert [resource["uri"] for resource in listed.json()["result"]["resources"]] == ["gatehouse://catalogue"]
+    assert (await ask("resources/read", uri="gatehouse://catalogue")).status_code == 200
+    unknown = await ask("resources/read", uri="notes://all")
+    assert (unknown.status_code, "result" in unknown.json()) == (400, False)
     assert runs == []
 
 
@@ -224,7 +238,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
-    dispatch = Dispatch(catalogue, database, audit, clock)
+    dispatch = Dispatch(catalogue, database, audit, clock, settings.resource)
     sessions = StreamableHTTPSessionManager(dispatch.build_server(), json_response=True, stateless=True)
     claims = AccessClaims("iss", "agent_1", "agent_1", settings.resource, 0, 300, "jti-1", frozenset({"note:read"}))
 

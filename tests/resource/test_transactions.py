@@ -196,7 +196,7 @@ async def test_without_a_workspace_no_transaction_begins(
         assert await server.result("create_one", server.issuer.token("env:write", workspace_id=workspace))
         failure = await server.failure("create_one", server.issuer.token("env:write"))
         assert "acts in no workspace" in failure
-        assert server.audit()[-1]["reason"] == "NoWorkspace"
+        assert server.audit()[-1]["reason"] == "the token has no claim workspace_id"
 
 
 async def test_a_streaming_tool_may_change_nothing(

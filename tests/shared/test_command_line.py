@@ -237,7 +237,8 @@ def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeep
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))
-        print_audit(connection, table, output="json", limit=5)
+        # An action of an earlier version can be asked for as long as there is one.
+        print_audit(connection, table, output="json", actions=("now.known",), action="tool.call", limit=5)
     engine.dispose()
     [record] = json.loads(capsys.readouterr().out)
     assert record.pop("time") == "2027-01-15T08:00:00.123Z"

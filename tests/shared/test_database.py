@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, Engine, inspect, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from gatehouse.shared.database import (
     READ_ONLY,
@@ -264,3 +264,25 @@ def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None
 
 def test_creating_the_file_of_a_server_does_nothing() -> None:
     create_file(parse_database_url("postgresql://user@host/name"))
+
+
+def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("not a database, but notes of some length\n" * 100)
+    with pytest.raises(SQLAlchemyError) as failure, open_engine(parse_database_url(f"sqlite:///{file}")).begin():
+        pass
+    assert explain_failure(failure.value).startswith("The file is no SQLite database. Check the database URL")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("127.0.0.1:1", "127.0.0.1:1: Connection refused"), ("no-such-host.invalid:5432", "no-such-host.invalid")],
+)
+def test_a_server_that_cannot_be_reached_is_named_with_the_cause_and_without_the_password(host: str, told: str) -> None:
+    url = parse_database_url(f"postgresql://gatehouse:hunter2@{host}/gatehouse")
+    with pytest.raises(SQLAlchemyError) as failure, open_engine(url).begin():
+        pass
+    explained = explain_failure(failure.value)
+    assert explained.startswith("The database does not answer (OperationalError, ")
+    assert told in explained
+    assert "hunter2" not in explained

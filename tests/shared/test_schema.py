@@ -124,6 +124,20 @@ def test_an_empty_database_is_refused_with_the_command_that_mends_it(database: A
     database.require_current()
 
 
+@pytest.mark.parametrize("name", ["authserver"])
+def test_the_database_of_the_other_server_is_named_for_what_it_is(
+    database: Any, name: str, empty_database: URL
+) -> None:
+    """Both number their revisions alike."""
+    database.migrate()
+    other = ResourceServerDatabase(empty_database)
+    for use in (other.require_current, other.migrate):
+        with pytest.raises(schema.SchemaMismatch, match=r"^This is not a database of resourceserver, but another"):
+            use()
+    other.close()
+    database.require_current()
+
+
 def test_a_newer_database_is_refused_and_init_is_not_advised(database: Any) -> None:
     database.migrate()
     set_revision(database, "9999")

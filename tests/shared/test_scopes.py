@@ -115,4 +115,4 @@ def test_the_minimal_part_implies_all_and_nothing_in_it_is_spare(
 )
 def test_a_list_that_is_cut_ends_with_a_whole_scope(length: int, cut: str) -> None:
     """Half a scope is a scope of its own: a mend would grant it."""
-    assert cut_scope("a:b c:d", length) == cut
+    assert cut_scope(["c:d", "a:b"], length) == cut

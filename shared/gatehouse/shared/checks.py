@@ -6,6 +6,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatehouse.shared.addresses import explain_os_error
 from gatehouse.shared.database import explain_failure
 from gatehouse.shared.settings import InvalidSettings, SettingsT
 
@@ -42,9 +43,14 @@ def run_checks(
             checks.append(Check(name, "ok", step()))
         except expected as error:
             failed = True
-            text = explain_failure(error) if isinstance(error, SQLAlchemyError) else str(error)
-            checks.append(Check(name, "failed", text))
+            checks.append(Check(name, "failed", _explain(error)))
     return checks
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, SQLAlchemyError):
+        return explain_failure(error)
+    return explain_os_error(error) if isinstance(error, OSError) else str(error)
 
 
 def check_settings(load: Callable[[], SettingsT]) -> tuple[SettingsT | None, list[Check]]:

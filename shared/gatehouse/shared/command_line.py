@@ -22,6 +22,7 @@ from rich.table import Table as Grid
 from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatehouse.shared.addresses import explain_os_error
 from gatehouse.shared.audit import find_events
 from gatehouse.shared.checks import Check, passed
 from gatehouse.shared.clock import system_clock
@@ -62,7 +63,7 @@ class Commands(click.Group):
         except UnicodeError:
             raise Refusal("An argument or a file is not text in UTF-8.") from None
         except OSError as error:
-            raise Refusal(f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}.") from None
+            raise Refusal(explain_os_error(error)) from None
         finally:
             _let_go_of_output()
         return result

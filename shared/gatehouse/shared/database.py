@@ -5,6 +5,7 @@ turns writer half-way fails at once with "database is locked", whatever the time
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, crea
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm.exc import StaleDataError
+
+from gatehouse.shared.redaction import quoted
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -175,7 +178,21 @@ def explain_failure(error: SQLAlchemyError) -> str:
         return "Another process holds what the command needs, and nothing was changed. Try again."
     if isinstance(error, StaleDataError):
         return "Another command changed the same thing meanwhile, and nothing was changed. Look, and try again."
+    if "file is not a database" in str(cause):
+        return "The file is no SQLite database. Check the database URL, or restore the file from its backup."
     kind = type(cause or error).__name__
     if isinstance(error, IntegrityError | DataError | ProgrammingError):
         return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
+    kind += f", {where}" if (where := _connection_failure(cause)) else ""
     return f"The database does not answer ({kind}). Check the database URL, and that the server is up."
+
+
+_CONNECTION_FAILURE = re.compile(r'server at "([^"]*)"(?: \([^)]*\))?, port ([0-9]+) failed: ([^\n]*)')
+
+
+def _connection_failure(cause: BaseException | None) -> str:
+    """Return where a connection failed and why, in libpq's words, which name no password; empty for other causes."""
+    if not isinstance(cause, psycopg.OperationalError) or cause.sqlstate is not None:
+        return ""
+    found = _CONNECTION_FAILURE.search(str(cause))
+    return f"{found[1]}:{found[2]}: {quoted(found[3])}" if found else quoted(str(cause).partition("\n")[0])

@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 
 from gatehouse.shared.database import READ_ONLY
 
@@ -28,6 +28,8 @@ class Schema:
     migrations: str
     """A package location, such as `gatehouse.authserver.store:migrations`."""
     init_command: str
+    landmark: str = ""
+    """A table that every revision has, and no other server's database."""
 
 
 def _config(migrations: str, connection: Connection | None = None) -> Config:
@@ -46,7 +48,7 @@ def upgrade(engine: Engine, schema: Schema) -> None:
     """
     with engine.begin() as connection:
         _require_utf8(connection)
-        _refuse_newer(connection, schema.migrations)
+        _refuse_newer(connection, schema)
         connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
         command.upgrade(_config(schema.migrations, connection), "head")
 
@@ -59,7 +61,7 @@ def require_current(engine: Engine, schema: Schema) -> None:
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
         _require_utf8(connection)
-        current = _refuse_newer(connection, schema.migrations)
+        current = _refuse_newer(connection, schema)
     if current != ScriptDirectory.from_config(_config(schema.migrations)).get_current_head():
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
 
@@ -76,10 +78,16 @@ def _require_utf8(connection: Connection) -> None:
         )
 
 
-def _refuse_newer(connection: Connection, migrations: str) -> str | None:
+def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
     """Return the database's revision, None for an empty one. Raises SchemaMismatch when this version knows it not."""
     current = MigrationContext.configure(connection).get_current_revision()
-    script = ScriptDirectory.from_config(_config(migrations))
+    if current is not None and schema.landmark and not inspect(connection).has_table(schema.landmark):
+        # Both servers number their revisions from 0001.
+        server = schema.init_command.partition(" ")[0]
+        raise SchemaMismatch(
+            f"This is not a database of {server}, but another program's. Mend {server.upper()}_DATABASE_URL."
+        )
+    script = ScriptDirectory.from_config(_config(schema.migrations))
     if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
         raise SchemaMismatch(
             "The database was migrated by a newer version. Install that version, or restore a backup made before it."

@@ -1,13 +1,14 @@
 """gunicorn, started from a command line of ours with settings of ours; no file or variable of its own is read."""
 
 import logging
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+
+from gatehouse.shared.addresses import bind_probe
 
 _WORKER_TIMEOUT = 30
 """Seconds without a sign of life after which a worker is replaced."""
@@ -43,22 +44,10 @@ class Server:
         """Serve until SIGTERM or SIGINT; does not return.
 
         Raises:
-            OSError: the address cannot be bound; its `filename` is the address.
+            OSError: the address cannot be bound; its `filename` is the setting and the address.
         """
-        _require_free(self.bind)
+        bind_probe(self.bind, f"{self.name.upper()}_BIND={self.bind}")
         _Application(self).run()
-
-
-def _require_free(bind: str) -> None:
-    """Say at once, and in one line, what gunicorn would say after five tries."""
-    host, _, port = bind.rpartition(":")
-    host = host.strip("[]")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, bind) from None
 
 
 class _Application(BaseApplication):

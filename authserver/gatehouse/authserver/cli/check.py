@@ -1,5 +1,7 @@
 """`authserver check`: everything that keeps the server from starting, at once."""
 
+import logging
+
 import click
 
 from gatehouse.authserver.cli.installation import Installation, settings_of
@@ -7,6 +9,7 @@ from gatehouse.authserver.keys.sealing import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
+from gatehouse.shared.addresses import describe_address
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.checks import Check, check_settings, run_checks
@@ -29,7 +32,10 @@ from gatehouse.shared.settings import explain_settings
 @click.pass_context
 @example("authserver check\nauthserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, sealing key, database and signing key. Exit code 1 when the server would not start."""
+    """Check settings, address, sealing key, database and signing key. Exit code 1 when the server would not start.
+
+    An address in use is no failure, because the server itself may be running.
+    """
     if explain:
         columns = ("setting", "value", "source", "default", "description")
         print_records(explain_settings(Settings, env_file_of(ctx)), columns, output)
@@ -53,8 +59,13 @@ def _check_installation(settings: Settings) -> list[Check]:
     def signing_key() -> str:
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
 
+    def address() -> str:
+        return describe_address(settings.bind, f"AUTHSERVER_BIND={settings.bind}")
+
+    # What these parts log of the same failures would stand beside the table.
+    logging.getLogger("gatehouse").addHandler(logging.NullHandler())
     try:
-        steps = (("sealing key", sealing_key), ("database", schema), ("signing key", signing_key))
+        steps = (("address", address), ("sealing key", sealing_key), ("database", schema), ("signing key", signing_key))
         return run_checks(steps, EXPECTED_FAILURES)
     finally:
         database.close()

@@ -16,6 +16,7 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
 from gatehouse.shared.audit import CLAIMED, AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable
+from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.scopes import cut_scope, format_scope
 
 _ACTION = "token.issue"
@@ -47,7 +48,6 @@ def token(services: Services, request: Request) -> Response:
 def _refuse(
     services: Services, request: Request, error: OAuthError, form: Form, client: AuthenticatedClient | None
 ) -> Response:
-    target = form.resources[0] if len(form.resources) == 1 else None
     if isinstance(error, NotGranted):
         try:
             with services.database.read() as session:
@@ -55,7 +55,7 @@ def _refuse(
         except SQLAlchemyError:
             log.warning("why a grant is missing cannot be looked up")
     actor = _actor(request, form, client)
-    return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor, target=target)
+    return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor, target=_target(form))
 
 
 def record_issued(services: Services, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
@@ -82,3 +82,13 @@ def _actor(request: Request, form: Form, client: AuthenticatedClient | None) -> 
         return client.client.client_id
     claimed = claimed_client_id(request.headers.get("authorization"), form.parameters)
     return f"{CLAIMED}{claimed}" if claimed is not None else None
+
+
+def _target(form: Form) -> str | None:
+    """Return the one resource that a request named; nothing of a text that is no identifier is kept."""
+    if len(form.resources) != 1:
+        return None
+    try:
+        return parse_resource_identifier(form.resources[0])
+    except InvalidResourceIdentifier:
+        return None

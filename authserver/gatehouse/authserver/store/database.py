@@ -7,4 +7,4 @@ from gatehouse.shared.sessions import SessionDatabase
 class Database(SessionDatabase):
     """Clients, resources, keys, and the audit trail."""
 
-    schema = Schema("gatehouse.authserver.store:migrations", "authserver init")
+    schema = Schema("gatehouse.authserver.store:migrations", "authserver init", landmark="client")

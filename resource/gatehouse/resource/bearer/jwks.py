@@ -68,9 +68,11 @@ def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOU
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
                     return await _read(response)
         except TimeoutError:
-            raise FetchFailed(f"no answer within {timeout:g} s") from None
+            raise FetchFailed(f"{url}: no answer within {timeout:g} s") from None
+        except httpx2.ConnectError:
+            raise FetchFailed(f"{url}: no connection; is the authorization server up?") from None
         except httpx2.HTTPError as error:
-            raise FetchFailed(type(error).__name__) from None
+            raise FetchFailed(f"{url}: {type(error).__name__}") from None
 
     return fetch
 

@@ -1,5 +1,7 @@
 """`resourceserver check`: everything that keeps the server from starting or serving, at once."""
 
+import logging
+
 import anyio
 import click
 import httpx2
@@ -10,6 +12,7 @@ from gatehouse.resource.cli.catalogue_loading import load_catalogue
 from gatehouse.resource.cli.installation import settings_of, tools_option
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import Database
+from gatehouse.shared.addresses import describe_address
 from gatehouse.shared.checks import Check, check_settings, run_checks
 from gatehouse.shared.command_line import (
     EXPECTED_FAILURES,
@@ -32,9 +35,10 @@ from gatehouse.shared.settings import explain_settings
 @click.pass_context
 @example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
 def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
-    """Check settings, catalogue, database, and that the issuer's keys can be had.
+    """Check settings, address, catalogue, database, and that the issuer's keys can be had.
 
-    Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them.
+    Exit code 1 when something fails. The server starts without the issuer's keys, and waits for them. An address in
+    use is no failure, because the server itself may be running.
     """
     if explain:
         columns = ("setting", "value", "source", "default", "description")
@@ -58,8 +62,13 @@ def _check_installation(settings: Settings) -> list[Check]:
     def issuer_keys() -> str:
         return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"
 
+    def address() -> str:
+        return describe_address(settings.bind, f"RESOURCESERVER_BIND={settings.bind}")
+
+    # What these parts log of the same failures would stand beside the table.
+    logging.getLogger("gatehouse").addHandler(logging.NullHandler())
     try:
-        steps = (("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
+        steps = (("address", address), ("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
         return run_checks(steps, (*EXPECTED_FAILURES, FetchFailed, InvalidKeySet))
     finally:
         database.close()

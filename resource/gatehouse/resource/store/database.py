@@ -14,7 +14,7 @@ from gatehouse.shared.sessions import SessionDatabase
 class Database(SessionDatabase):
     """The directory, and the audit trail."""
 
-    schema = Schema("gatehouse.resource.store:migrations", "resourceserver init")
+    schema = Schema("gatehouse.resource.store:migrations", "resourceserver init", landmark="workspace")
 
 
 class AsyncDatabase:
