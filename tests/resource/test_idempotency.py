@@ -361,7 +361,7 @@ async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
     inside, go_on, runs = anyio.Event(), anyio.Event(), []
     results: dict[str, dict[str, Any]] = {}
 
-    async def work() -> Worked:
+    async def work(directory: Directory) -> Worked:
         """Wait, and fail if it is the first and shall."""
         runs.append("work")
         inside.set()
@@ -371,9 +371,10 @@ async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
         return Worked(text=f"run {len(runs)}")
 
     async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
 
         async def call(name: str) -> None:
-            response = await server.call("work", server.issuer.token(), idempotency_key=KEY)
+            response = await server.call("work", token, idempotency_key=KEY)
             results[name] = response.json()["result"]
 
         async with anyio.create_task_group() as tasks:
@@ -382,7 +383,7 @@ async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
             tasks.start_soon(call, "second")
             await anyio.wait_all_tasks_blocked()
             go_on.set()
-        last = await server.result("work", server.issuer.token(), idempotency_key=KEY)
+        last = await server.result("work", token, idempotency_key=KEY)
     assert len(runs) == (2 if fails else 1)
     assert {name: result["isError"] for name, result in results.items()} == {"first": fails, "second": False}
     assert results["second"]["structuredContent"] == last
@@ -395,7 +396,7 @@ async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
     monkeypatch.setattr(shared_database, "_SQLITE_BUSY_TIMEOUT", 50)
     inside, go_on, runs = anyio.Event(), anyio.Event(), []
 
-    async def work() -> Nothing:
+    async def work(directory: Directory) -> Nothing:
         """Wait."""
         runs.append("work")
         inside.set()
@@ -403,7 +404,7 @@ async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
         return Nothing()
 
     async with serving(tmp_path, resourceserver_template, clock, work) as server:
-        token = server.issuer.token()
+        token = server.issuer.token(workspace_id=server.create_workspace())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: server.result("work", token, idempotency_key=KEY))
             await inside.wait()
