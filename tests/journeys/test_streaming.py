@@ -145,3 +145,34 @@ async def test_an_import_that_an_agent_may_not_start_is_refused_with_its_status(
         assert refused.value.error.data["scope"] == "org:write"
         assert agent.statuses("/mcp").count(403) >= 1
         assert await listed(agent, arguments["environment_id"]) == set()
+
+
+@both_versions
+async def test_an_agent_imports_is_refused_and_goes_on_by_itself_after_the_grant(
+    stack: LocalStack, workspace_id: str, mode: Mode
+) -> None:
+    """The whole way: an environment, 500 organizations with progress, a refusal, a grant, the same call again."""
+    credentials = importer(stack, workspace_id)
+    told: list[float] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+
+    async with connect(stack, credentials, mode) as agent:
+        environment_id = await environment_of(agent)
+        arguments = {"environment_id": environment_id, "organizations": organizations(500)}
+        imported = await agent.client.call_tool("import_organizations", arguments, progress_callback=on_progress)
+        assert imported.structured_content is not None
+        assert imported.structured_content["created"] == 500
+        assert (told[0], told[-1]) == (0, 500)
+        invitation = {"email": f"{next(_names)}@example.com", "role": "member"}
+        refusal = await agent.refused("invite_workspace_member", **invitation)
+        assert refusal.error.data["scope"] == "wks:write"
+        stack.run(
+            *("authserver", "client", "grant", "add", credentials["client_id"]),
+            *("--resource", stack.resource, "--scope", "wks:write"),
+        )
+        invited = await agent.call_until_granted("invite_workspace_member", **invitation)
+        members = (await agent.call("list_workspace_members", page_size=100))["members"]
+        assert invited["user_id"] in {member["user_id"] for member in members}
+        assert len(await listed(agent, environment_id)) == 500
