@@ -16,7 +16,7 @@ from support.interop import DOCUMENT, NODE_MODULES, run
 SUITE = NODE_MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 
-FIXTURE, FEATURE = "fixture tool", "not offered"
+FIXTURE, RESOURCE, FEATURE = "fixture tool", "fixture resource", "not offered"
 REASONS = {
     FIXTURE: re.compile(
         r"There is no such tool"
@@ -25,6 +25,7 @@ REASONS = {
         r"|Expected InputRequiredResult with inputRequests"
         r"|Prerequisite failed: could not get initial InputRequiredResult"
     ),
+    RESOURCE: re.compile(r'"uri":"test://|There is no such resource'),
     FEATURE: re.compile(r"This server does not have the method"),
 }
 """Why a check may fail here; any other failure is one of this server's."""
