@@ -222,16 +222,17 @@ class Dispatch:
                 result = await self._write(call, session)
                 await self._keys.keep(session, keyed, result)
                 return result
-            event = call.event("allowed", objects={**_identifiers(kept), "replayed": True})
-            await session.execute(self._audit.rows.insert(event))
+            await self._record(session, call.event("allowed", objects={**_identifiers(kept), "replayed": True}))
             return kept
 
     async def _write(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
         result = await self._invoke(call, session)
         # The change and its event are committed together, or neither is.
-        event = call.event("allowed", objects=_identifiers(result))
-        await session.execute(self._audit.rows.insert(event))
+        await self._record(session, call.event("allowed", objects=_identifiers(result)))
         return result
+
+    async def _record(self, session: AsyncSession, event: AuditEvent) -> None:
+        await session.execute(self._audit.rows.insert(event))
 
     async def _run_streaming(self, call: _Call) -> dict[str, Any]:
         try:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, and_, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -138,19 +138,17 @@ class IdempotencyKeys:
             KeyTaken: another call with the key committed meanwhile.
         """
         now = int(self._clock())
-        row = IdempotencyKeyRow
-        found = (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+        found = await _find(session, call)
         if found is not None and found.created_at > now - KEPT_FOR:
             if found.arguments != arguments:
                 raise KeyConflict
             result: dict[str, Any] = json.loads(found.result)
             return result
         try:
-            if session.get_bind().dialect.name == "postgresql":
-                await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+            await _limit_waiting(session)
             if found is not None:
-                await session.execute(delete(row).where(call.row(), row.created_at == found.created_at))
-            await session.execute(insert(row).values(**asdict(call), arguments=arguments, result="", created_at=now))
+                await _remove(session, call, found.created_at)
+            await _insert(session, call, arguments, now)
         except IntegrityError:
             raise KeyTaken from None
         except OperationalError as error:
@@ -178,3 +176,23 @@ class IdempotencyKeys:
                 await session.execute(delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR))
         except SQLAlchemyError as error:
             log.error("old idempotency keys were not removed: %s", type(error).__name__)
+
+
+async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] | None:
+    row = IdempotencyKeyRow
+    return (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+
+
+async def _limit_waiting(session: AsyncSession) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+
+
+async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
+    # A key that somebody else took anew meanwhile stays, and is found to be taken.
+    await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
+
+
+async def _insert(session: AsyncSession, call: KeyedCall, arguments: bytes, now: int) -> None:
+    values = {**asdict(call), "arguments": arguments, "result": "", "created_at": now}
+    await session.execute(insert(IdempotencyKeyRow).values(values))
