@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +33,7 @@ from gatehouse.resource.catalogue import Catalogue, Tool
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
-from gatehouse.resource.idempotency import IdempotencyKeys, KeyedCall, KeyTaken
+from gatehouse.resource.idempotency import IdempotencyKeys
 from gatehouse.resource.progress import Progress
 from gatehouse.resource.resource_dispatch import ResourceDispatch
 from gatehouse.resource.store.database import AsyncDatabase
@@ -205,33 +206,18 @@ class Dispatch:
         return result
 
     async def _run_writing(self, call: _Call) -> dict[str, Any]:
+        run, record = partial(self._invoke, call), partial(self._record, call)
         keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments)
-        if keyed is None:
-            async with self._database.write() as session:
-                return await self._write(call, session)
-        await self._keys.prune()
-        try:
-            return await self._write_once(call, keyed)
-        except KeyTaken:
-            return await self._write_once(call, keyed)
-
-    async def _write_once(self, call: _Call, keyed: KeyedCall) -> dict[str, Any]:
+        if keyed is not None:
+            return await self._keys.run_once(keyed, run, record)
         async with self._database.write() as session:
-            kept = await self._keys.claim(session, keyed, idempotency.digest(call.arguments))
-            if kept is None:
-                result = await self._write(call, session)
-                await self._keys.keep(session, keyed, result)
-                return result
-            await self._record(session, call.event("allowed", objects={**_identifiers(kept), "replayed": True}))
-            return kept
+            result = await run(session)
+            await record(session, result)
+            return result
 
-    async def _write(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
-        result = await self._invoke(call, session)
-        # The change and its event are committed together, or neither is.
-        await self._record(session, call.event("allowed", objects=_identifiers(result)))
-        return result
-
-    async def _record(self, session: AsyncSession, event: AuditEvent) -> None:
+    async def _record(self, call: _Call, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None:
+        """Record a write in its transaction: the change and its event are committed together, or neither is."""
+        event = call.event("allowed", objects={**_identifiers(result), **detail})
         await session.execute(self._audit.rows.insert(event))
 
     async def _run_streaming(self, call: _Call) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, text, update
@@ -87,30 +87,36 @@ class ResultTooLarge(DirectoryError):
 
 @dataclass(frozen=True, slots=True)
 class KeyedCall:
-    """Whose call of what a key names."""
+    """A call with a key: whose, of what, and with which arguments."""
 
     workspace_id: str
     """Empty for a caller that acts in no workspace."""
     client_id: str
     tool: str
     key: str
+    arguments: bytes
+    """SHA-256 of the validated arguments without the key: the same for every way to write the same call."""
 
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
-        table = IdempotencyKeyRow.__table__
-        return and_(*(table.c[name] == value for name, value in asdict(self).items()))
+        columns = IdempotencyKeyRow.__table__.primary_key.columns
+        return and_(*(column == getattr(self, column.name) for column in columns))
 
 
 def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel) -> KeyedCall | None:
-    """Return what the key of validated arguments names; None when there is none among them."""
+    """Return the call that validated arguments make, or None when there is no key among them."""
     key = getattr(arguments, ARGUMENT, None)
-    return None if key is None else KeyedCall(claims.workspace_id or "", claims.client_id, tool, key)
-
-
-def digest(arguments: BaseModel) -> bytes:
-    """Return the SHA-256 of validated arguments without the key: the same for every way to write the same call."""
+    if key is None:
+        return None
     values = arguments.model_dump(mode="json", exclude={ARGUMENT})
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
+
+
+class Record(Protocol):
+    """Records a result in the transaction of its call, and whether it was given before."""
+
+    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
 
 
 class IdempotencyKeys:
@@ -124,13 +130,37 @@ class IdempotencyKeys:
         self._monotonic = monotonic
         self._pruned_at = monotonic()
 
-    async def claim(self, session: AsyncSession, call: KeyedCall, arguments: bytes) -> dict[str, Any] | None:
-        """Return the result that the call had, or take its key in this transaction and return None.
+    async def run_once(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        """Run a call in a transaction together with its key and its record, or return the result that it had.
 
-        Args:
-            session: the transaction of the write.
-            call: what the key names.
-            arguments: their digest.
+        Raises:
+            KeyConflict: the key was used with other arguments.
+            KeyInUse: another call with the key goes on for longer than this one may wait.
+            ResultTooLarge: it cannot be kept. As with whatever `run` raises, nothing was changed.
+        """
+        await self.prune()
+        try:
+            return await self._run(call, run, record)
+        except KeyTaken:
+            return await self._run(call, run, record)
+
+    async def _run(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        async with self._database.write() as session:
+            kept = await self.claim(session, call)
+            if kept is not None:
+                await record(session, kept, replayed=True)
+                return kept
+            result = await run(session)
+            await record(session, result)
+            await _keep(session, call, result)
+            return result
+
+    async def claim(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+        """Return the result that the call had, or take its key in this transaction and return None.
 
         Raises:
             KeyConflict: the key was used with other arguments.
@@ -140,7 +170,7 @@ class IdempotencyKeys:
         now = int(self._clock())
         found = await _find(session, call)
         if found is not None and found.created_at > now - KEPT_FOR:
-            if found.arguments != arguments:
+            if found.arguments != call.arguments:
                 raise KeyConflict
             result: dict[str, Any] = json.loads(found.result)
             return result
@@ -148,7 +178,7 @@ class IdempotencyKeys:
             await _limit_waiting(session)
             if found is not None:
                 await _remove(session, call, found.created_at)
-            await _insert(session, call, arguments, now)
+            await _insert(session, call, now)
         except IntegrityError:
             raise KeyTaken from None
         except OperationalError as error:
@@ -156,13 +186,6 @@ class IdempotencyKeys:
                 raise KeyInUse from None
             raise
         return None
-
-    async def keep(self, session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
-        """Keep the result of a call whose key was taken in this transaction. Raises ResultTooLarge."""
-        written = json.dumps(result)
-        if len(written) > MAX_RESULT:
-            raise ResultTooLarge
-        await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))
 
     async def prune(self) -> None:
         """Remove what is too old, at most once in a minute. What fails is tried again a minute later."""
@@ -193,6 +216,12 @@ async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> No
     await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
 
 
-async def _insert(session: AsyncSession, call: KeyedCall, arguments: bytes, now: int) -> None:
-    values = {**asdict(call), "arguments": arguments, "result": "", "created_at": now}
-    await session.execute(insert(IdempotencyKeyRow).values(values))
+async def _insert(session: AsyncSession, call: KeyedCall, now: int) -> None:
+    await session.execute(insert(IdempotencyKeyRow).values(**asdict(call), result="", created_at=now))
+
+
+async def _keep(session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
+    written = json.dumps(result)
+    if len(written) > MAX_RESULT:
+        raise ResultTooLarge
+    await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))
