@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Protocol
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -99,8 +99,7 @@ class KeyedCall:
 
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
-        columns = IdempotencyKeyRow.__table__.primary_key.columns
-        return and_(*(column == getattr(self, column.name) for column in columns))
+        return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
 
 
 def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel) -> KeyedCall | None:
