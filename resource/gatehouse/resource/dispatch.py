@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -33,7 +34,7 @@ from gatehouse.resource.catalogue import Catalogue, Tool, ToolFailed
 from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
-from gatehouse.resource.idempotency import IdempotencyKeys, KeyedCall, KeyTaken
+from gatehouse.resource.idempotency import IdempotencyKeys
 from gatehouse.resource.progress import Progress
 from gatehouse.resource.resource_dispatch import ResourceDispatch
 from gatehouse.resource.store.database import AsyncDatabase
@@ -209,33 +210,21 @@ class Dispatch:
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
         keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments)
-        if keyed is None:
-            async with self._database.write() as session:
-                return await self._write(call, session)
-        await self._keys.prune()
-        try:
-            return await self._write_once(call, keyed)
-        except KeyTaken:
-            return await self._write_once(call, keyed)
-
-    async def _write_once(self, call: _Call, keyed: KeyedCall) -> CallToolResult:
+        if keyed is not None:
+            run, record = partial(self._content, call), partial(self._record, call)
+            return _structured(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:
-            kept = await self._keys.claim(session, keyed, idempotency.digest(call.arguments))
-            if kept is None:
-                result = await self._write(call, session)
-                await self._keys.keep(session, keyed, result.structured_content or {})
-                return result
-            replayed = _structured(kept)
-            event = call.event("allowed", objects={**_identifiers(replayed), "replayed": True})
-            await session.execute(self._audit.rows.insert(event))
-            return replayed
+            result = await self._invoke(call, session)
+            await self._record(call, session, result.structured_content or {})
+            return result
 
-    async def _write(self, call: _Call, session: AsyncSession) -> CallToolResult:
-        result = await self._invoke(call, session)
-        # The change and its event are committed together, or neither is.
-        event = call.event("allowed", objects=_identifiers(result))
+    async def _content(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
+        return (await self._invoke(call, session)).structured_content or {}
+
+    async def _record(self, call: _Call, session: AsyncSession, content: dict[str, Any], **detail: Any) -> None:
+        """Record a write in its transaction: the change and its event are committed together, or neither is."""
+        event = call.event("allowed", objects={**_identifiers(content), **detail})
         await session.execute(self._audit.rows.insert(event))
-        return result
 
     async def _run_outside(self, call: _Call) -> CallToolResult:
         """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
@@ -246,7 +235,7 @@ class Dispatch:
                 await self._recorded(call.event("failed", "the connection was closed before the end"))
             raise
         # Of a streaming tool, the transactions are in the trail already: this event says that there is no further one.
-        await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result)))
+        await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result.structured_content)))
         return result
 
     async def _invoke(self, call: _Call, session: AsyncSession | None) -> CallToolResult:
@@ -297,9 +286,9 @@ def _outcome(result: CallToolResult) -> tuple[str, str | None]:
     return ("failed", "an error of the tool's own") if result.is_error else ("allowed", None)
 
 
-def _identifiers(result: CallToolResult) -> dict[str, str]:
+def _identifiers(content: Any) -> dict[str, str]:
     """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
-    members = result.structured_content if isinstance(result.structured_content, dict) else {}
+    members = content if isinstance(content, dict) else {}
     return {name: value for name, value in members.items() if is_identifier(value)}
 
 

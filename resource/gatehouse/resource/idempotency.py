@@ -9,12 +9,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, and_, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -87,30 +87,35 @@ class ResultTooLarge(DirectoryError):
 
 @dataclass(frozen=True, slots=True)
 class KeyedCall:
-    """Whose call of what a key names."""
+    """A call with a key: whose, of what, and with which arguments."""
 
     workspace_id: str
     """Empty for a caller that acts in no workspace."""
     client_id: str
     tool: str
     key: str
+    arguments: bytes
+    """SHA-256 of the validated arguments without the key: the same for every way to write the same call."""
 
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
-        table = IdempotencyKeyRow.__table__
-        return and_(*(table.c[name] == value for name, value in asdict(self).items()))
+        return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
 
 
 def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel) -> KeyedCall | None:
-    """Return what the key of validated arguments names; None when there is none among them."""
+    """Return the call that validated arguments make, or None when there is no key among them."""
     key = getattr(arguments, ARGUMENT, None)
-    return None if key is None else KeyedCall(claims.workspace_id or "", claims.client_id, tool, key)
-
-
-def digest(arguments: BaseModel) -> bytes:
-    """Return the SHA-256 of validated arguments without the key: the same for every way to write the same call."""
+    if key is None:
+        return None
     values = arguments.model_dump(mode="json", exclude={ARGUMENT})
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
+
+
+class Record(Protocol):
+    """Records a result in the transaction of its call, and whether it was given before."""
+
+    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
 
 
 class IdempotencyKeys:
@@ -124,13 +129,37 @@ class IdempotencyKeys:
         self._monotonic = monotonic
         self._pruned_at = monotonic()
 
-    async def claim(self, session: AsyncSession, call: KeyedCall, arguments: bytes) -> dict[str, Any] | None:
-        """Return the result that the call had, or take its key in this transaction and return None.
+    async def run_once(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        """Run a call in a transaction together with its key and its record, or return the result that it had.
 
-        Args:
-            session: the transaction of the write.
-            call: what the key names.
-            arguments: their digest.
+        Raises:
+            KeyConflict: the key was used with other arguments.
+            KeyInUse: another call with the key goes on for longer than this one may wait.
+            ResultTooLarge: it cannot be kept. As with whatever `run` raises, nothing was changed.
+        """
+        await self.prune()
+        try:
+            return await self._run(call, run, record)
+        except KeyTaken:
+            return await self._run(call, run, record)
+
+    async def _run(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        async with self._database.write() as session:
+            kept = await self.claim(session, call)
+            if kept is not None:
+                await record(session, kept, replayed=True)
+                return kept
+            result = await run(session)
+            await record(session, result)
+            await _keep(session, call, result)
+            return result
+
+    async def claim(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+        """Return the result that the call had, or take its key in this transaction and return None.
 
         Raises:
             KeyConflict: the key was used with other arguments.
@@ -138,19 +167,17 @@ class IdempotencyKeys:
             KeyTaken: another call with the key committed meanwhile.
         """
         now = int(self._clock())
-        row = IdempotencyKeyRow
-        found = (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+        found = await _find(session, call)
         if found is not None and found.created_at > now - KEPT_FOR:
-            if found.arguments != arguments:
+            if found.arguments != call.arguments:
                 raise KeyConflict
             result: dict[str, Any] = json.loads(found.result)
             return result
         try:
-            if session.get_bind().dialect.name == "postgresql":
-                await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+            await _limit_waiting(session)
             if found is not None:
-                await session.execute(delete(row).where(call.row(), row.created_at == found.created_at))
-            await session.execute(insert(row).values(**asdict(call), arguments=arguments, result="", created_at=now))
+                await _remove(session, call, found.created_at)
+            await _insert(session, call, now)
         except IntegrityError:
             raise KeyTaken from None
         except OperationalError as error:
@@ -158,13 +185,6 @@ class IdempotencyKeys:
                 raise KeyInUse from None
             raise
         return None
-
-    async def keep(self, session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
-        """Keep the result of a call whose key was taken in this transaction. Raises ResultTooLarge."""
-        written = json.dumps(result)
-        if len(written) > MAX_RESULT:
-            raise ResultTooLarge
-        await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))
 
     async def prune(self) -> None:
         """Remove what is too old, at most once in a minute. What fails is tried again a minute later."""
@@ -178,3 +198,29 @@ class IdempotencyKeys:
                 await session.execute(delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR))
         except SQLAlchemyError as error:
             log.error("old idempotency keys were not removed: %s", type(error).__name__)
+
+
+async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] | None:
+    row = IdempotencyKeyRow
+    return (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+
+
+async def _limit_waiting(session: AsyncSession) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+
+
+async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
+    # A key that somebody else took anew meanwhile stays, and is found to be taken.
+    await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
+
+
+async def _insert(session: AsyncSession, call: KeyedCall, now: int) -> None:
+    await session.execute(insert(IdempotencyKeyRow).values(**asdict(call), result="", created_at=now))
+
+
+async def _keep(session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
+    written = json.dumps(result)
+    if len(written) > MAX_RESULT:
+        raise ResultTooLarge
+    await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))
