@@ -293,3 +293,12 @@ def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypa
     [(name, problem)] = problems_of(ResourceServerSettings).items()
     assert name == f"RESOURCESERVER_RESOURCE=https://mcp.example.com{path}"
     assert problem.startswith("has a path that this server needs")
+
+
+def test_a_secret_across_the_cut_of_a_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut first and masked then, what is left of it would not be recognised."""
+    monkeypatch.setenv("AUTHSERVER_ISSUER", "x" * 90 + "Bearer abcdefghijklmnopqrstuvwxyz")
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings(AuthServerSettings)
+    assert "AUTHSERVER_ISSUER=xxx" in str(refused.value)
+    assert "abc" not in str(refused.value)

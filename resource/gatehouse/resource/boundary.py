@@ -19,10 +19,8 @@ from gatehouse.resource.metadata import metadata_paths
 from gatehouse.resource.settings import Settings
 from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.redaction import quoted
 from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
-
-_MAX_QUOTED = 100
-"""Characters of a header that the audit trail repeats."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -92,7 +90,7 @@ def _single_in(values: list[str], allowed: frozenset[str]) -> bool:
 
 def _explain(header: str, values: list[str], allowed: frozenset[str], setting: str) -> tuple[str, str]:
     """Return the private reason, and the mend."""
-    sent = ", ".join(values)[:_MAX_QUOTED]
+    sent = quoted(", ".join(values))
     return (
         f"{header}: {sent or 'none'}",
         f"Send one {header} of: {', '.join(sorted(allowed))}. The setting is {setting}.",

@@ -15,16 +15,13 @@ from sqlalchemy import URL
 from gatehouse.shared.database import parse_database_url
 from gatehouse.shared.env_file import InvalidEnvFile, read_env_file
 from gatehouse.shared.logs import LogFormat, LogLevel
-from gatehouse.shared.redaction import mask, printable
+from gatehouse.shared.redaction import printable, quoted
 from gatehouse.shared.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
     is_protected_transport,
     parse_resource_identifier,
 )
-
-_MAX_SHOWN = 100
-"""Characters of a value that a message repeats."""
 
 SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
@@ -120,7 +117,9 @@ def _invalid_values(settings_class: type[CommandSettings], error: ValidationErro
             yield problem["msg"].removeprefix("Value error, ")
             continue
         field = str(problem["loc"][0])
-        value = "" if field in settings_class.confidential else f"={_shown(problem['input'])}"
+        # Of a setting that is missing, pydantic gives the whole of the others as input.
+        hidden = field in settings_class.confidential or problem["type"] == "missing"
+        value = "" if hidden else f"={_shown(problem['input'])}"
         yield f"{_prefix(settings_class)}{field.upper()}{value}: {_explain(problem, schemas[field])}"
 
 
@@ -136,7 +135,7 @@ def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     """Return a value as it may be printed: a URL can carry a password before its `@`."""
     text = str(value)
-    return "(not shown)" if "@" in text else printable(mask(text[:_MAX_SHOWN]))
+    return "(not shown)" if "@" in text else quoted(text)
 
 
 def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_file: Mapping[str, str]) -> Iterator[str]:
