@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
+from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
@@ -18,5 +19,6 @@ class Services:
     database: Database
     authenticator: ClientAuthenticator
     keys: KeyStore
+    rotation: Rotation
     authlib: AuthlibServer
     audit: AuditWriter

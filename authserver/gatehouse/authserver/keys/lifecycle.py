@@ -112,6 +112,11 @@ def plan(now: int, keys: Sequence[Key], policy: Policy) -> tuple[Move, ...]:
     return tuple(leaving)
 
 
+def signer(now: int, keys: Sequence[Key], policy: Policy) -> Key | None:
+    """Return the key that may sign now, or None while the moves that are due have not been made."""
+    return next((key for key in keys if key.state == "active" and now < policy.over_at(key)), None)
+
+
 def _leave(now: int, key: Key, policy: Policy) -> Move | None:
     """Return how a key leaves the state that it is in, if its time there is over.
 
