@@ -22,6 +22,7 @@ from gatehouse.authserver.keys.cabinet import Cabinet
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
@@ -68,6 +69,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         authenticator=ClientAuthenticator(ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay)),
         keys=KeyStore(database, cabinet, rotation),
         rotation=rotation,
+        maintenance=Maintenance(database, clock, {"keys": rotation.run, "spent assertions": replay.prune}),
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
     )
@@ -93,9 +95,17 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
     return app
 
 
-def close_app(app: flask.Flask) -> None:
-    """Write what the audit trail still holds in memory, and close the database."""
+def start_app(app: flask.Flask) -> flask.Flask:
+    """Start what an application does without being asked. Return the application."""
     services: Services = app.extensions["gatehouse"]
+    services.maintenance.start()
+    return app
+
+
+def close_app(app: flask.Flask) -> None:
+    """End the maintenance, write what the audit trail still holds in memory, and close the database."""
+    services: Services = app.extensions["gatehouse"]
+    services.maintenance.stop()
     services.audit.close()
     services.database.close()
 

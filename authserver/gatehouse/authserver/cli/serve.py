@@ -2,7 +2,7 @@
 
 import click
 
-from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.app import close_app, create_app, start_app
 from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.keys.sealing import create_sealing_key, load_sealing_key
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
@@ -67,6 +67,6 @@ def serve(ctx: click.Context) -> None:
         workers=settings.workers,
         worker_class="gthread",
         threads=settings.threads,
-        create_app=lambda: create_app(settings),
+        create_app=lambda: start_app(create_app(settings)),
         close_app=close_app,
     ).run()
