@@ -54,6 +54,11 @@ class SealingKey:
         """
         return self._open(sealed, purpose)[1]
 
+    @property
+    def newest(self) -> "SealingKey | None":
+        """The key that a reseal wraps with; None while there is only one."""
+        return SealingKey(self._keys[-1]) if len(self._keys) > 1 else None
+
     def that_opens(self, sealed: bytes, *purpose: str) -> "SealingKey":
         """Return the one of its keys that a value was sealed with. Raises CannotUnseal."""
         return SealingKey(self._open(sealed, purpose)[0])
