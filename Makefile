@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test coverage check format clean
+.PHONY: help setup demo run test test-kill coverage check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey"
+UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not kill"
 # COVERAGE=--cov lets `test` hold what `coverage` holds. Not the default: tracing takes half as long again.
 COVERAGE ?=
 
@@ -31,6 +31,9 @@ run: setup ## Keep both servers up with a registered demo client, until Ctrl-C
 test: setup ## Run the tests: units in parallel, then the journeys
 	$(UNITS) $(COVERAGE)
 	$(BIN)/python -m pytest -q -m journey
+
+test-kill: setup ## Kill 200 processes inside what changes keys, secrets and schema; some minutes
+	$(BIN)/python -m pytest -q -s -m kill
 
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov

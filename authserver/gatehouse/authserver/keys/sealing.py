@@ -25,6 +25,7 @@ from gatehouse.shared.settings import InvalidSettings
 FILE_NAME = "sealing.key"
 NEXT_FILE_NAME = "sealing.key.next"
 """Where the new key is while a reseal is under way. With both files there, either key opens."""
+_TEMPORARY = ".sealing-"
 _LENGTH = 32
 _NONCE_LENGTH = 12
 _VERSION = b"\x01"
@@ -151,6 +152,9 @@ def create_next_sealing_key(settings: Settings) -> bool:
 def put_next_sealing_key_in_place(settings: Settings) -> None:
     """Let the next sealing key be the one. At every moment of this, a reader finds it under one of its names."""
     (settings.keys_dir / NEXT_FILE_NAME).replace(settings.keys_dir / FILE_NAME)
+    for unfinished in settings.keys_dir.glob(f"{_TEMPORARY}*"):
+        # Of a process that was killed while it wrote one.
+        unfinished.unlink()
     _flush_folder(settings.keys_dir)
 
 
@@ -175,7 +179,7 @@ def _write_new(path: Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".sealing-")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(f"{generate_sealing_key()}\n")
