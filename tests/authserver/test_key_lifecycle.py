@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse.authserver.keys.lifecycle import SLACK, Key, Move, Policy, plan
+from gatehouse.authserver.keys.lifecycle import SLACK, Key, Move, Policy, plan, signer
 from gatehouse.shared.clock import LEEWAY
 
 DAY = 86400
@@ -71,6 +71,14 @@ def test_a_key_whose_time_is_over_is_replaced_at_once_by_the_one_that_is_publish
     assert plan(over - 1, [active, successor], POLICY) == ()
     assert plan(over, [active, successor], POLICY) == (Move("retire", "a"), Move("activate", "b"))
     assert plan(over, [active], POLICY) == (Move("retire", "a"), Move("activate"))
+
+
+def test_only_the_active_key_may_sign_and_only_until_its_time_is_over() -> None:
+    active, successor = key(), key("b", "next")
+    over = POLICY.over_at(active)
+    assert signer(over - 1, [successor, active], POLICY) == active
+    assert signer(over, [successor, active], POLICY) is None
+    assert signer(NOW, [successor], POLICY) is None
 
 
 def test_of_a_backup_that_is_older_than_a_period_no_key_signs() -> None:
