@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-interop test-all coverage check format clean
+.PHONY: help setup demo run test test-interop test-kill test-all coverage check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INTEROP := tests/interop/node_modules
-UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop"
+UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill"
 # COVERAGE=--cov lets `test` hold what `coverage` holds. Not the default: tracing takes half as long again.
 COVERAGE ?=
 
@@ -42,6 +42,9 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 	@touch $@
 
 test-all: test test-interop ## Run every test
+
+test-kill: setup ## Kill 200 processes inside what changes keys, secrets and schema; some minutes
+	$(BIN)/python -m pytest -q -s -m kill
 
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov

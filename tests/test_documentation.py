@@ -79,7 +79,7 @@ def test_the_readme_shows_the_real_help() -> None:
         (ROOT / "README.md").read_text(encoding="utf-8"),
         re.DOTALL,
     )
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for arguments, shown in blocks:
         printed = CliRunner().invoke(authserver_command, arguments.split(), prog_name="authserver").output
         assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())

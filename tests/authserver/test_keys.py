@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import ISSUER, AuthServer, settings_in
 from support.clock import FakeClock
 
+from gatehouse.authserver.keys.cabinet import Cabinet
 from gatehouse.authserver.keys.sealing import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
 from gatehouse.authserver.settings import Settings
@@ -30,22 +31,28 @@ def sealing_key(authserver: AuthServer) -> SealingKey:
     return load_sealing_key(authserver.settings)
 
 
-def key_store(server: AuthServer, sealing_key: SealingKey, alg: str = "ES256", **changes: Any) -> KeyStore:
+def key_store(server: AuthServer, sealing_key: SealingKey, **changes: Any) -> KeyStore:
     """A store that has read nothing yet."""
-    return KeyStore(server.services.database, sealing_key, ISSUER, alg, **changes)
+    return KeyStore(server.services.database, Cabinet(lambda: sealing_key, ISSUER), **changes)
 
 
 def published(store: KeyStore) -> set[str]:
     return set(parse_key_set(store.ring().jwks))
 
 
-def add_key(server: AuthServer, sealing_key: SealingKey, alg: str = "ES256", **purpose: Any) -> SigningKey:
-    """Insert a signing key; `purpose` changes what the sealed value says it is for."""
-    key = SigningKey.generate(alg)
-    said = {"issuer": ISSUER, "kid": key.kid, "alg": alg, **purpose}
-    sealed = sealing_key.seal(key.private_jwk(), "signing_key", said["issuer"], said["kid"], said["alg"])
+def insert_key(server: AuthServer, kid: str, sealed: bytes) -> None:
+    """Insert a row, as somebody with access to the database can."""
+    now = int(server.clock()) + 10
     with server.services.database.write() as session:
-        session.add(SigningKeyRow(kid=key.kid, alg=alg, sealed=sealed, created_at=int(server.clock()) + 10))
+        session.add(SigningKeyRow(kid=kid, alg="ES256", sealed=sealed, created_at=now, state="next", published_at=now))
+
+
+def add_key(server: AuthServer, sealing_key: SealingKey, **purpose: Any) -> SigningKey:
+    """Insert a signing key; `purpose` changes what the sealed value says it is for."""
+    key = SigningKey.generate("ES256")
+    said = {"issuer": ISSUER, "kid": key.kid, "alg": "ES256", **purpose}
+    sealed = sealing_key.seal(key.private_jwk(), "signing_key", said["issuer"], said["kid"], said["alg"])
+    insert_key(server, key.kid, sealed)
     return key
 
 
@@ -174,14 +181,15 @@ def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer,
     assert (after.jwks, after.peppers) == (before.jwks, before.peppers)
 
 
-def test_another_algorithm_gets_a_key_of_its_own_and_the_old_one_stays_published(
+def test_another_algorithm_gets_a_next_key_of_its_own_and_the_old_one_signs_on(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
     old = key_store(authserver, sealing_key).ring().signing_key.kid
     with authserver.services.database.write() as session:
         [new] = ensure_keys(session, sealing_key, ISSUER, "RS256", authserver.clock)
-    store = key_store(authserver, sealing_key, "RS256")
-    assert store.ring().signing_key.kid == new
+        assert ensure_keys(session, sealing_key, ISSUER, "RS256", authserver.clock) == []
+    store = key_store(authserver, sealing_key)
+    assert store.ring().signing_key.kid == old, "readers do not know the new one yet"
     assert published(store) == {old, new}
 
 
@@ -222,14 +230,14 @@ def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_datab
     assert sum('"sealing_key": "created"' in output for output in outputs) == 1
 
 
-def test_a_key_that_was_sealed_here_is_published_and_the_newest_signs(
+def test_a_key_that_was_sealed_here_is_published_and_the_active_one_signs(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
     first = key_store(authserver, sealing_key).ring().signing_key.kid
     added = add_key(authserver, sealing_key)
     store = key_store(authserver, sealing_key)
     assert published(store) == {first, added.kid}
-    assert store.ring().signing_key.kid == added.kid
+    assert store.ring().signing_key.kid == first
 
 
 def insert_foreign(server: AuthServer, sealing_key: SealingKey) -> None:
@@ -245,21 +253,20 @@ def insert_under_another_kid(server: AuthServer, sealing_key: SealingKey) -> Non
 
 
 def insert_copy(server: AuthServer, sealing_key: SealingKey) -> None:
-    with server.services.database.write() as session:
+    with server.services.database.read() as session:
         row = session.scalars(select(SigningKeyRow)).one()
-        session.add(SigningKeyRow(kid="copy", alg=row.alg, sealed=row.sealed, created_at=row.created_at + 10))
+    insert_key(server, "copy", row.sealed)
 
 
 def insert_unsealed(server: AuthServer, sealing_key: SealingKey) -> None:
     key = SigningKey.generate("ES256")
-    with server.services.database.write() as session:
-        session.add(SigningKeyRow(kid=key.kid, alg="ES256", sealed=key.private_jwk(), created_at=2**31))
+    insert_key(server, key.kid, key.private_jwk())
 
 
 def insert_a_sealed_pepper(server: AuthServer, sealing_key: SealingKey) -> None:
-    with server.services.database.write() as session:
+    with server.services.database.read() as session:
         pepper = session.scalars(select(PepperRow)).one()
-        session.add(SigningKeyRow(kid=pepper.pepper_id, alg="ES256", sealed=pepper.sealed, created_at=2**31))
+    insert_key(server, pepper.pepper_id, pepper.sealed)
 
 
 @pytest.mark.parametrize(
@@ -288,15 +295,16 @@ def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, s
     assert key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(alg="RS256"))
-    for alg in ("ES256", "RS256"):
-        with pytest.raises(NoUsableKey, match="Put that one back"):
-            key_store(authserver, sealing_key, alg).ring()
+    with pytest.raises(NoUsableKey, match="Put that one back"):
+        key_store(authserver, sealing_key).ring()
 
 
-def test_an_algorithm_without_a_key_asks_for_init(authserver: AuthServer, sealing_key: SealingKey) -> None:
-    assert key_store(authserver, sealing_key, "ES256").ring()
+def test_without_an_active_key_init_is_asked_for(authserver: AuthServer, sealing_key: SealingKey) -> None:
+    assert key_store(authserver, sealing_key).ring()
+    with authserver.services.database.write() as session:
+        session.execute(delete(SigningKeyRow))
     with pytest.raises(NoUsableKey, match="Run: authserver init"):
-        key_store(authserver, sealing_key, "RS256").ring()
+        key_store(authserver, sealing_key).ring()
 
 
 def test_with_another_sealing_key_nothing_opens(authserver: AuthServer, sealing_key: SealingKey) -> None:

@@ -285,6 +285,7 @@ async def test_a_json_answer_is_taken_with_its_entity_tag(server: JwksServer, co
     assert path == "/.well-known/jwks.json"
     assert "application/jwk-set+json" in sent["accept"]
     assert "if-none-match" not in sent
+    assert sent["cache-control"] == "no-cache", "a cache in between could hide that a key was revoked"
     assert "authorization" not in sent
 
 

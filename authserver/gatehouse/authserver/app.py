@@ -18,8 +18,11 @@ from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
+from gatehouse.authserver.keys.cabinet import Cabinet
+from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealing import load_sealing_key
 from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
@@ -55,14 +58,18 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     Raises:
         InvalidSettings: there is no usable sealing key.
     """
-    database = Database(settings.database, pool_size=settings.threads + 1)
+    # One connection for each thread, one for the audit writer, one for the maintenance.
+    database = Database(settings.database, pool_size=settings.threads + 2)
+    cabinet = Cabinet(partial(load_sealing_key, settings), settings.issuer)
+    rotation = Rotation(database, cabinet, policy_of(settings), AuditRows(audit_event, clock), clock)
+    replay = ReplayStore(database, clock)
     return Services(
         settings=settings,
         database=database,
-        authenticator=ClientAuthenticator(
-            ClientRegistry(database), AssertionVerifier(settings.issuer, clock, ReplayStore(database, clock))
-        ),
-        keys=KeyStore(database, load_sealing_key(settings), settings.issuer, settings.signing_algorithm),
+        authenticator=ClientAuthenticator(ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay)),
+        keys=KeyStore(database, cabinet, rotation),
+        rotation=rotation,
+        maintenance=Maintenance(database, clock, {"keys": rotation.run, "spent assertions": replay.prune}),
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
     )
@@ -88,9 +95,17 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
     return app
 
 
-def close_app(app: flask.Flask) -> None:
-    """Write what the audit trail still holds in memory, and close the database."""
+def start_app(app: flask.Flask) -> flask.Flask:
+    """Start what an application does without being asked. Return the application."""
     services: Services = app.extensions["gatehouse"]
+    services.maintenance.start()
+    return app
+
+
+def close_app(app: flask.Flask) -> None:
+    """End the maintenance, write what the audit trail still holds in memory, and close the database."""
+    services: Services = app.extensions["gatehouse"]
+    services.maintenance.stop()
     services.audit.close()
     services.database.close()
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
+from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.shared.audit_writer import AuditWriter
@@ -18,5 +20,7 @@ class Services:
     database: Database
     authenticator: ClientAuthenticator
     keys: KeyStore
+    rotation: Rotation
+    maintenance: Maintenance
     authlib: AuthlibServer
     audit: AuditWriter

@@ -33,10 +33,17 @@ class Settings(ServerSettings):
     )
     keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key, a file that only its owner can read.")
     sealing_key: SecretStr | None = Field(
-        None, description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR."
+        None,
+        description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR; "
+        "during a reseal OLD,NEW.",
     )
     signing_algorithm: SigningAlgorithm = Field(
-        "ES256", description="What access tokens are signed with. ES256 is known to every resource server."
+        "ES256",
+        description="What new signing keys sign with. ES256 is known to every resource server. "
+        "A change publishes such a key at once, and lets it take over when readers know it.",
+    )
+    key_rotation_days: int = Field(
+        30, ge=1, le=365, description="Days that a signing key signs, before the next one takes over."
     )
     token_ttl: int = Field(
         300,

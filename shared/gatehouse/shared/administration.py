@@ -38,13 +38,18 @@ class Administrator:
         """Return the time in seconds since the epoch."""
         return int(self.clock())
 
+    @property
+    def actor(self) -> str:
+        """The person's name in the audit trail."""
+        return f"admin:{self.name}"
+
     def record_token(self, session: Session, action: str, object_: str, claims: AccessClaims) -> None:
         """Add the audit event of a token that the person had issued, joined to its use by the `jti`."""
         detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
-        event = AuditEvent(action, "allowed", actor=f"admin:{self.name}", object=object_, jti=claims.jti, detail=detail)
+        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
         session.execute(self.audit.insert(event))
 
     def record(self, session: Session, action: str, object_: str, **detail: Any) -> None:
         """Add the audit event of a change to the change's own transaction."""
-        event = AuditEvent(action, "allowed", actor=f"admin:{self.name}", object=object_, detail=detail)
+        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, detail=detail)
         session.execute(self.audit.insert(event))

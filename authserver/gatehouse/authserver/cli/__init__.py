@@ -5,6 +5,7 @@ from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
 from gatehouse.authserver.cli.grant import grant
+from gatehouse.authserver.cli.key import key
 from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.secret import secret
 from gatehouse.authserver.cli.serve import init, serve
@@ -31,5 +32,5 @@ def main() -> None:
 client.add_command(explain)
 client.add_command(grant)
 client.add_command(secret)
-for command in (init, check, serve, resource, client, access_matrix, token, audit):
+for command in (init, check, serve, resource, client, access_matrix, token, key, audit):
     main.add_command(command)

@@ -8,6 +8,8 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.keys.cabinet import Cabinet
+from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
 from gatehouse.authserver.keys.sealing import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey, has_sealed_rows
 from gatehouse.authserver.settings import Settings
@@ -47,13 +49,19 @@ class Installation:
         except (SchemaMismatch, SQLAlchemyError):
             return False
 
-    def keys(self) -> KeyRing:
-        """Return the keys in use. Raises InvalidSettings or Refusal."""
-        settings, sealing_key = self.settings, self.sealing_key()
+    def keys(self, *, to_sign: bool = False) -> KeyRing:
+        """Return the keys in use; `to_sign`, after the moves that are due. Raises InvalidSettings or Refusal."""
+        rotation = self.rotation()
         try:
-            return KeyStore(self.database, sealing_key, settings.issuer, settings.signing_algorithm).ring()
+            return KeyStore(self.database, rotation.cabinet, rotation if to_sign else None).ring()
         except NoUsableKey as error:
             raise Refusal(str(error)) from None
+
+    def rotation(self, actor: str = SERVER) -> Rotation:
+        """Return what moves the keys, in the name of an actor of the audit trail. Raises InvalidSettings."""
+        settings, admin = self.settings, self.admin
+        cabinet = Cabinet(self.sealing_key, settings.issuer)
+        return Rotation(self.database, cabinet, policy_of(settings), admin.audit, admin.clock, actor)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import click
 
-from gatehouse.authserver.app import close_app, create_app
-from gatehouse.authserver.cli.installation import open_installation, settings_of
+from gatehouse.authserver.app import close_app, create_app, start_app
+from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.keys.sealing import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
 from gatehouse.authserver.store.database import Database
@@ -39,6 +39,7 @@ def init(ctx: click.Context, output: str) -> None:
             kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, system_clock)
             for kid in kids:
                 admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
+        Installation(settings, database, admin).rotation().run()
     except NoUsableKey as error:
         raise Refusal(str(error)) from None
     finally:
@@ -62,13 +63,13 @@ def serve(ctx: click.Context) -> None:
     settings = settings_of(ctx)
     configure_logs(settings.log_format, settings.log_level)
     with open_installation(ctx) as installation:
-        installation.keys()
+        installation.keys(to_sign=True)
     Server(
         name="authserver",
         bind=settings.bind,
         workers=settings.workers,
         worker_class="gthread",
         threads=settings.threads,
-        create_app=lambda: create_app(settings),
+        create_app=lambda: start_app(create_app(settings)),
         close_app=close_app,
     ).run()

@@ -39,7 +39,7 @@ def token() -> None:
 def issue(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Issue a token as the token endpoint would, without the client's credentials. The audit trail names you."""
     with open_installation(ctx) as installation:
-        keys = installation.keys()
+        keys = installation.keys(to_sign=True)
         with installation.database.write() as session:
             issued = _issue(installation, session, keys, client_id, resource, scope)
     claims = issued.claims

@@ -4,11 +4,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.errors import render, temporarily_unavailable
 from gatehouse.authserver.http import Request, Response
+from gatehouse.authserver.keys.lifecycle import KEY_SET_MAX_AGE
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.services import Services
-
-MAX_AGE = 300
-"""Seconds that a reader may keep the key set."""
 
 
 def jwks(services: Services, request: Request) -> Response:
@@ -19,7 +17,7 @@ def jwks(services: Services, request: Request) -> Response:
         return render(temporarily_unavailable(type(error).__name__), request.request_id)
     headers = {
         "Content-Type": "application/jwk-set+json",
-        "Cache-Control": f"public, max-age={MAX_AGE}",
+        "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}",
         "ETag": keys.etag,
     }
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}

@@ -1,8 +1,6 @@
 """What may be used once (RFC 7523 3, item 7; RFC 7519 4.1.7)."""
 
 import hashlib
-import time
-from collections.abc import Callable
 
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
@@ -11,18 +9,13 @@ from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import SpentAssertionRow
 from gatehouse.shared.clock import LEEWAY, Clock
 
-_PRUNE_INTERVAL = 60.0
-"""Seconds between two removals of what has expired, in one process."""
-
 
 class ReplayStore:
     """Spends identifiers by one INSERT each: of two uses at once, on any node, one wins."""
 
-    def __init__(self, database: Database, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._monotonic = monotonic
-        self._pruned_at = monotonic()
 
     def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
         """Spend a `jti` of a client for one purpose. Tell whether it was still to be had.
@@ -42,13 +35,9 @@ class ReplayStore:
                 session.add(row)
         except IntegrityError:
             return False
-        self._prune()
         return True
 
-    def _prune(self) -> None:
-        now = self._monotonic()
-        if now - self._pruned_at < _PRUNE_INTERVAL:
-            return
-        self._pruned_at = now
+    def prune(self) -> None:
+        """Forget what has expired."""
         with self._database.write() as session:
             session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))

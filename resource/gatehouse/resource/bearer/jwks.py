@@ -15,7 +15,7 @@ import httpx2
 
 from gatehouse.shared.jose import VerificationKey, parse_key_set
 
-POLL_INTERVAL = 30.0
+POLL_INTERVAL = 5.0
 """Seconds between two polls. A key that leaves the set is trusted for this long, and while the issuer is away."""
 
 COOLDOWN = 5.0
@@ -59,8 +59,13 @@ def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOU
     """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only."""
 
     async def fetch(etag: str | None) -> Fetched | None:
-        # Unpacked, a small answer could be a large one.
-        headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
+        headers = {
+            "Accept": "application/jwk-set+json, application/json",
+            # Unpacked, a small answer could be a large one.
+            "Accept-Encoding": "identity",
+            # A cache in between must ask again: it might still hold a key that was revoked (RFC 9111 5.2.1.4).
+            "Cache-Control": "no-cache",
+        }
         if etag is not None:
             headers["If-None-Match"] = etag
         try:

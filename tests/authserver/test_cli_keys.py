@@ -1,0 +1,162 @@
+"""`authserver key`."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from support.authserver import AuthServer
+from support.shell import CREATE, Shell
+
+from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.shared.jose import parse_key_set, read_header
+
+
+def files(shell: Shell) -> set[str]:
+    return {path.name for path in (shell.folder / "keys").iterdir()}
+
+
+def kids_by_state(shell: Shell) -> dict[str, str]:
+    return {record["state"]: record["kid"] for record in shell.json("key", "list")}
+
+
+def test_a_list_says_what_happens_to_each_key_and_when(shell: Shell) -> None:
+    [active] = shell.json("key", "list")
+    assert (active["state"], active["alg"], active["retired_at"]) == ("active", "ES256", None)
+    assert active["then"].startswith("is followed ")
+    published = shell.json("key", "rotate")
+    assert published["then"].startswith("signs ")
+    assert kids_by_state(shell) == {"active": active["kid"], "next": published["kid"]}
+    assert published["kid"] in shell.refusal("key", "rotate")
+    [event] = shell.json("audit", "--action", "key.create")[-1:]
+    assert event["object"] == published["kid"]
+    assert event["actor"].startswith("admin:")
+
+
+def test_a_revoked_key_is_replaced_at_once_and_the_command_says_which_tokens_die(shell: Shell) -> None:
+    [active] = shell.json("key", "list")
+    revoked = shell.json("key", "revoke", active["kid"], "--yes")
+    assert revoked["tokens"].startswith("every token issued from ")
+    assert kids_by_state(shell) == {"active": revoked["active"]}
+    assert revoked["active"] != active["kid"]
+    published = shell.json("key", "rotate")["kid"]
+    assert shell.json("key", "revoke", published, "--yes")["tokens"] == "no token, it has signed none"
+    assert "authserver key list" in shell.refusal("key", "revoke", "unknown", "--yes")
+
+
+def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
+    shell.text("key", "rotate")
+    created = shell.json(*CREATE)
+    before = shell.json("key", "list")
+    old = (shell.folder / "keys" / "sealing.key").read_bytes()
+    done = shell.json("key", "reseal", "--yes")
+    assert (done["signing_keys"], done["peppers"], done["left"]) == (2, 1, [])
+    assert (shell.folder / "keys" / "sealing.key").read_bytes() != old
+    assert files(shell) == {"sealing.key"}
+    assert shell.json("key", "list") == before
+    assert shell.json("client", "show", created["client_id"])["client_id"] == created["client_id"]
+    assert shell.json("check")[-1]["outcome"] == "ok"
+    (shell.folder / "keys" / "sealing.key").write_bytes(old)
+    assert "Put that one back" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
+
+
+def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    first = authserver.post_token(basic=(client.client_id, secret))
+    shell = shell_on(authserver)
+    shell.text("key", "reseal", "--yes")
+    authserver.services.keys._cache._entries.clear()
+    second = authserver.post_token(basic=(client.client_id, secret))
+    assert [response.status_code for response in (first, second)] == [200, 200]
+    kids = {read_header(response.json["access_token"]).kid for response in (first, second)}
+    assert kids <= set(parse_key_set(authserver.services.keys.ring().jwks))
+
+
+def test_a_key_that_is_made_after_a_reseal_is_sealed_with_the_new_sealing_key(authserver: AuthServer) -> None:
+    """By a process that has read the old one at its start."""
+    authserver.services.keys.ring()
+    shell = shell_on(authserver)
+    shell.text("key", "reseal", "--yes")
+    with authserver.services.database.write() as session:
+        made = authserver.services.rotation.publish(session).kid
+    assert {record["kid"]: record["state"] for record in shell.json("key", "list")}[made] == "next"
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before its commit", "before its rename"])
+def test_an_interrupted_reseal_opens_and_is_ended_by_repeating_it(shell: Shell, committed: bool) -> None:
+    before = shell.json("key", "list")
+    keys = shell.folder / "keys"
+    if committed:
+        old = (keys / "sealing.key").read_bytes()
+        shell.text("key", "reseal", "--yes")
+        (keys / "sealing.key").rename(keys / "sealing.key.next")
+        (keys / "sealing.key").write_bytes(old)
+        (keys / "sealing.key").chmod(0o600)
+    else:
+        assert shell.json("key", "reseal", "--prepare")["outcome"] == "created"
+        assert shell.json("key", "reseal", "--prepare")["outcome"] == "present"
+    assert files(shell) == {"sealing.key", "sealing.key.next"}
+    assert shell.json("key", "list") == before
+    added = shell.json("key", "rotate")["kid"]
+    following = (keys / "sealing.key.next").read_bytes()
+    shell.text("key", "reseal", "--yes")
+    assert (files(shell), (keys / "sealing.key").read_bytes()) == ({"sealing.key"}, following)
+    assert {record["kid"]: record["state"] for record in shell.json("key", "list")} == {
+        before[0]["kid"]: "active",
+        added: "next",
+    }
+
+
+def test_a_sealing_key_in_the_environment_is_replaced_by_naming_both(shell: Shell) -> None:
+    before = shell.json("key", "list")
+    old = (shell.folder / "keys" / "sealing.key").read_text(encoding="ascii").strip()
+    (shell.folder / "keys" / "sealing.key").unlink()
+    shell.environment["AUTHSERVER_SEALING_KEY"] = old
+    assert "OLD,NEW" in shell.refusal("key", "reseal", "--yes")
+    new = shell.json("key", "reseal", "--prepare")["next_sealing_key"]
+    shell.environment["AUTHSERVER_SEALING_KEY"] = f"{old},{new}"
+    assert shell.json("key", "list") == before
+    for _ in range(2):
+        shell.text("key", "reseal", "--yes")
+        assert shell.json("key", "list") == before
+    shell.environment["AUTHSERVER_SEALING_KEY"] = new
+    assert shell.json("key", "list") == before
+    shell.environment["AUTHSERVER_SEALING_KEY"] = old
+    assert shell.json("key", "list")[0]["state"] == "active, does not open"
+    assert files(shell) == set()
+
+
+def test_a_row_that_does_not_open_is_left_as_it_is_and_named(authserver: AuthServer) -> None:
+    shell = shell_on(authserver)
+    added = shell.json("key", "rotate")["kid"]
+    with authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).where(SigningKeyRow.kid == added).values(sealed=b"\x01" + bytes(60)))
+    assert shell.json("key", "reseal", "--yes")["left"] == [added]
+    assert shell.json("key", "revoke", added, "--yes")["revoked"]
+    assert shell.json("key", "reseal", "--yes")["left"] == []
+
+
+def test_with_another_sealing_key_nothing_is_resealed(shell: Shell) -> None:
+    path = shell.folder / "keys" / "sealing.key"
+    right = path.read_bytes()
+    path.write_bytes(base64.urlsafe_b64encode(os.urandom(32)))
+    assert "Put the right one back" in shell.refusal("key", "reseal", "--yes")
+    path.write_bytes(right)
+    assert shell.json("check")[-1]["outcome"] == "ok"
+    shell.text("key", "reseal", "--yes")
+
+
+def test_what_cannot_be_undone_needs_consent(shell: Shell) -> None:
+    before = shell.json("key", "list")
+    for arguments in (["key", "revoke", before[0]["kid"]], ["key", "reseal"]):
+        assert "--yes" in shell.refusal(*arguments)
+    assert shell.json("key", "list") == before
+    assert files(shell) == {"sealing.key"}
+
+
+def shell_on(server: AuthServer) -> Shell:
+    """The command line of the same installation."""
+    shell = Shell(server.folder, server.settings.database.render_as_string(hide_password=False))
+    assert Path(shell.environment["AUTHSERVER_KEYS_DIR"]) == server.settings.keys_dir
+    return shell

@@ -1,0 +1,213 @@
+"""Signing keys in the database: moved by one process at a time, before anything is signed."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from alembic import command
+from sqlalchemy import select, text, update
+from support.authserver import ISSUER, AuthServer
+from support.clock import FakeClock
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.app import close_app, create_app, create_services
+from gatehouse.authserver.keys.cabinet import Cabinet, life_of
+from gatehouse.authserver.keys.rotation import Rotation
+from gatehouse.authserver.keys.sealing import SealingKey
+from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.shared.jose import SigningKey, parse_key_set, read_header
+from gatehouse.shared.schema import _config
+
+DAY = 86400
+
+
+@pytest.fixture
+def rotation(authserver: AuthServer) -> Rotation:
+    return authserver.services.rotation
+
+
+def rows(server: AuthServer) -> list[SigningKeyRow]:
+    with server.services.database.read() as session:
+        return list(session.scalars(select(SigningKeyRow).order_by(SigningKeyRow.published_at)))
+
+
+def states(server: AuthServer) -> list[str]:
+    return [row.state for row in rows(server)]
+
+
+def ring_of_a_new_process(server: AuthServer) -> KeyRing:
+    app = create_app(server.settings, server.clock)
+    try:
+        ring: KeyRing = app.extensions["gatehouse"].keys.ring()
+        return ring
+    finally:
+        close_app(app)
+
+
+def publish(server: AuthServer) -> str:
+    with server.services.database.write() as session:
+        return server.services.rotation.publish(session).kid
+
+
+def revoke(server: AuthServer, kid: str) -> None:
+    with server.services.database.write() as session:
+        server.services.rotation.revoke(session, kid)
+
+
+def test_a_rotation_publishes_signs_retires_and_removes(
+    authserver: AuthServer, rotation: Rotation, clock: FakeClock
+) -> None:
+    [first] = rows(authserver)
+    policy = rotation.policy
+    assert not rotation.run()
+    clock.now = policy.successor_at(life_of(first))
+    assert rotation.run()
+    assert states(authserver) == ["active", "next"]
+    clock.advance(policy.lead)
+    assert rotation.run()
+    assert states(authserver) == ["retiring", "active"]
+    assert not rotation.run()
+    ring = ring_of_a_new_process(authserver)
+    assert ring.signing_key.kid != first.kid
+    assert set(parse_key_set(ring.jwks)) == {first.kid, ring.signing_key.kid}
+    clock.advance(policy.tail)
+    assert rotation.run()
+    assert states(authserver) == ["active"]
+    assert set(parse_key_set(ring_of_a_new_process(authserver).jwks)) == {ring.signing_key.kid}
+    actions = [event["action"] for event in authserver.audit() if event["actor"] == "server:maintenance"]
+    assert actions == ["key.create", "key.retire", "key.activate", "key.remove"]
+
+
+@pytest.mark.parametrize("days", [30, 31], ids=["a follower is due", "its time is over"])
+def test_processes_that_rotate_at_once_make_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
+    clock.advance(days * DAY)
+    workers = 4
+    together = Barrier(workers)
+    all_services = [create_services(authserver.settings, clock) for _ in range(workers)]
+
+    def run(number: int) -> bool:
+        together.wait()
+        return all_services[number].rotation.run()
+
+    with ThreadPoolExecutor(workers) as pool:
+        assert any(pool.map(run, range(workers)))
+    for services in all_services:
+        services.audit.close()
+        services.database.close()
+    assert states(authserver) == (["active", "next"] if days == 30 else ["retiring", "active"])
+
+
+def test_the_plan_runs_before_the_first_signature_of_a_process(authserver: AuthServer, clock: FakeClock) -> None:
+    """A backup that was restored after its key's time signs with a new one."""
+    [old] = rows(authserver)
+    assert ring_of_a_new_process(authserver).signing_key.kid == old.kid
+    clock.advance(31 * DAY)
+    ring = ring_of_a_new_process(authserver)
+    assert ring.signing_key.kid != old.kid
+    assert old.kid in parse_key_set(ring.jwks), "tokens that it signed last are accepted on"
+
+
+def test_a_process_that_nobody_maintains_does_not_sign_with_a_key_whose_time_is_over(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    client, secret = authserver.create_client()
+    first = authserver.post_token(basic=(client.client_id, secret))
+    keys = authserver.services.keys
+    keys._cache._monotonic = clock
+    clock.advance(31 * DAY)
+    second = authserver.post_token(basic=(client.client_id, secret))
+    kids = [read_header(response.json["access_token"]).kid for response in (first, second)]
+    assert kids[0] != kids[1]
+
+
+def test_a_next_key_is_published_once(authserver: AuthServer) -> None:
+    kid = publish(authserver)
+    assert kid in parse_key_set(ring_of_a_new_process(authserver).jwks)
+    with pytest.raises(Refused, match=kid):
+        publish(authserver)
+    assert states(authserver) == ["active", "next"]
+
+
+def test_a_revoked_key_is_gone_at_once_and_another_one_signs(authserver: AuthServer) -> None:
+    [first] = rows(authserver)
+    revoke(authserver, first.kid)
+    [second] = rows(authserver)
+    assert second.state == "active"
+    ring = ring_of_a_new_process(authserver)
+    assert set(parse_key_set(ring.jwks)) == {second.kid} == {ring.signing_key.kid}
+    assert [event["object"] for event in authserver.audit(action="key.revoke")] == [first.kid]
+
+
+def test_in_place_of_a_revoked_key_the_next_one_signs_because_readers_know_it(authserver: AuthServer) -> None:
+    [first] = rows(authserver)
+    successor = publish(authserver)
+    revoke(authserver, first.kid)
+    assert [(row.kid, row.state) for row in rows(authserver)] == [(successor, "active")]
+
+
+def test_a_key_that_does_not_sign_can_be_revoked_and_the_active_one_stays(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    [first] = rows(authserver)
+    clock.advance(1)
+    revoke(authserver, publish(authserver))
+    assert [(row.kid, row.state) for row in rows(authserver)] == [(first.kid, "active")]
+    with pytest.raises(Refused, match="authserver key list"):
+        revoke(authserver, "unknown")
+
+
+def with_another_sealing_key(server: AuthServer) -> Rotation:
+    services = server.services
+    foreign = Cabinet(lambda: SealingKey(bytes(32)), ISSUER)
+    return Rotation(services.database, foreign, services.rotation.policy, services.rotation.audit, server.clock)
+
+
+def test_with_another_sealing_key_nothing_is_moved_made_or_revoked(authserver: AuthServer, clock: FakeClock) -> None:
+    clock.advance(31 * DAY)
+    [before] = rows(authserver)
+    foreign = with_another_sealing_key(authserver)
+    assert not foreign.run()
+    with pytest.raises(Refused, match="Put the right one back"), authserver.services.database.write() as session:
+        foreign.publish(session)
+    with pytest.raises(Refused, match="Put the right one back"), authserver.services.database.write() as session:
+        foreign.revoke(session, before.kid)
+    assert [(row.kid, row.state) for row in rows(authserver)] == [(before.kid, "active")]
+    assert authserver.services.rotation.run()
+
+
+def test_an_active_key_that_does_not_open_makes_room_and_can_be_revoked(authserver: AuthServer) -> None:
+    good = publish(authserver)
+    with authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).where(SigningKeyRow.state == "active").values(sealed=b"\x01" + bytes(60)))
+    assert ring_of_a_new_process(authserver).signing_key.kid == good
+    [closed] = [row for row in rows(authserver) if row.state == "retiring"]
+    revoke(authserver, closed.kid)
+    assert [(row.kid, row.state) for row in rows(authserver)] == [(good, "active")]
+
+
+def test_the_database_itself_holds_one_active_key_at_most(authserver: AuthServer) -> None:
+    publish(authserver)
+    with pytest.raises(Exception, match=r"(?i)unique"), authserver.services.database.write() as session:
+        session.execute(update(SigningKeyRow).values(state="active"))
+    assert sorted(states(authserver)) == ["active", "next"]
+
+
+def test_the_newest_key_of_an_older_version_becomes_the_active_one_and_its_time_begins(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    database = authserver.services.database
+    other = SigningKey.generate("ES256")
+    with database.engine.begin() as connection:
+        command.downgrade(_config(database.schema.migrations, connection), "0003")
+        connection.execute(
+            text("INSERT INTO signing_key (kid, alg, sealed, created_at) SELECT :kid, alg, sealed, 5 FROM signing_key"),
+            {"kid": other.kid},
+        )
+    database.migrate()
+    old, newest = sorted(rows(authserver), key=lambda row: row.created_at)
+    assert (old.kid, old.state, old.activated_at) == (other.kid, "retiring", 5)
+    assert (newest.state, newest.activated_at, newest.retired_at) == ("active", newest.created_at, None)
+    assert old.retired_at == old.published_at == newest.published_at
+    clock.now = newest.published_at + 29 * DAY
+    assert ring_of_a_new_process(authserver).signing_key.kid == newest.kid

@@ -1,0 +1,153 @@
+"""The maintenance loop: one process of all does the work, and another one when that is gone."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from support.authserver import AuthServer
+from support.clock import FakeClock
+
+from gatehouse.authserver.app import close_app, create_app, start_app
+from gatehouse.authserver.maintenance import LEASE, Maintenance
+from gatehouse.authserver.store.models import SigningKeyRow, SpentAssertionRow
+
+DAY = 86400
+
+
+class Worker:
+    """A maintenance that counts how often it did its task."""
+
+    def __init__(self, server: AuthServer) -> None:
+        self.done = 0
+        self.maintenance = Maintenance(server.services.database, server.clock, {"count": self.count}, interval=0.001)
+
+    def count(self) -> None:
+        self.done += 1
+
+
+@pytest.fixture
+def workers(authserver: AuthServer) -> Iterator[list[Worker]]:
+    started = [Worker(authserver) for _ in range(2)]
+    yield started
+    for worker in started:
+        worker.maintenance.stop()
+
+
+def turn(workers: list[Worker]) -> list[bool]:
+    return [worker.maintenance.run_once() for worker in workers]
+
+
+def test_one_of_all_processes_does_the_work(workers: list[Worker], clock: FakeClock) -> None:
+    for _ in range(5):
+        assert turn(workers) == [True, False]
+        clock.advance(10)
+    assert [worker.done for worker in workers] == [5, 0]
+
+
+def test_a_leader_that_is_not_heard_of_is_replaced_after_its_lease(workers: list[Worker], clock: FakeClock) -> None:
+    first, second = workers
+    assert turn(workers) == [True, False]
+    clock.advance(LEASE - 1)
+    assert not second.maintenance.run_once()
+    clock.advance(1)
+    assert second.maintenance.run_once()
+    assert not first.maintenance.run_once()
+
+
+def test_of_two_that_find_the_lease_free_one_gets_it(authserver: AuthServer, clock: FakeClock) -> None:
+    together = threading.Barrier(4)
+    workers = [Worker(authserver) for _ in range(4)]
+    outcomes: list[bool] = []
+
+    def run(worker: Worker) -> None:
+        together.wait()
+        outcomes.append(worker.maintenance.run_once())
+
+    for _ in range(2):
+        threads = [threading.Thread(target=run, args=[worker]) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(outcomes) == 1
+        outcomes.clear()
+        clock.advance(LEASE)
+
+
+def test_a_lease_of_a_wrong_clock_is_taken_over(workers: list[Worker], clock: FakeClock) -> None:
+    first, second = workers
+    clock.advance(400 * DAY)
+    assert first.maintenance.run_once()
+    clock.advance(-400 * DAY)
+    assert second.maintenance.run_once()
+
+
+def test_a_process_that_stops_gives_the_lease_back(workers: list[Worker]) -> None:
+    first, second = workers
+    first.maintenance.start()
+    while not first.done:
+        threading.Event().wait(0.001)
+    first.maintenance.stop()
+    assert second.maintenance.run_once()
+
+
+def test_a_task_that_fails_is_tried_again_and_keeps_no_other_from_its_turn(
+    authserver: AuthServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = iter([SQLAlchemyError(), SQLAlchemyError(), None, None])
+    done: list[str] = []
+
+    def fail() -> None:
+        error = next(outcomes)
+        if error is not None:
+            raise error
+        done.append("first")
+
+    services = authserver.services
+    tasks = {"first": fail, "second": lambda: done.append("second")}
+    maintenance = Maintenance(services.database, authserver.clock, tasks)
+    with caplog.at_level("INFO"):
+        for _ in range(4):
+            assert maintenance.run_once()
+    assert done == ["second", "second", "first", "second", "first", "second"]
+    messages = [record.getMessage() for record in caplog.records if "maintenance" in record.name]
+    assert messages == [
+        "maintenance: first failed, and is tried again: SQLAlchemyError",
+        "maintenance: first works again",
+    ]
+
+
+def test_without_its_database_the_loop_goes_on(authserver: AuthServer, workers: list[Worker]) -> None:
+    assert turn(workers) == [True, False]
+    authserver.take_database_away()
+    assert turn(workers) == [False, False]
+
+
+def test_a_server_rotates_its_keys_and_forgets_spent_assertions_by_itself(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    services = authserver.services
+    with services.database.write() as session:
+        session.add(SpentAssertionRow(purpose="p", client_id="c", jti_digest=b"a" * 32, expires_at=int(clock()) - 1))
+        session.add(SpentAssertionRow(purpose="p", client_id="c", jti_digest=b"b" * 32, expires_at=int(clock()) + DAY))
+    clock.advance(30 * DAY - 2 * DAY)
+    assert services.maintenance.run_once()
+    clock.advance(2 * DAY)
+    assert services.maintenance.run_once()
+    with services.database.read() as session:
+        assert session.scalars(select(SigningKeyRow.state).order_by(SigningKeyRow.state)).all() == ["active", "next"]
+        assert session.scalars(select(SpentAssertionRow)).all() == []
+
+
+def test_the_thread_starts_and_ends_with_the_server(authserver: AuthServer, clock: FakeClock) -> None:
+    def running() -> bool:
+        return any(thread.name == "maintenance" for thread in threading.enumerate())
+
+    app = create_app(authserver.settings, clock)
+    assert not running()
+    start_app(app)
+    assert running()
+    close_app(app)
+    assert not running()

@@ -1,0 +1,18 @@
+"""A few of the kills of `make test-kill`, on SQLite."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from support.kills import OPERATIONS, killed_installation
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_process_that_is_killed_leaves_everything_in_order(
+    operation: str, tmp_path: Path, empty_database: URL
+) -> None:
+    with killed_installation(tmp_path, empty_database) as killed:
+        OPERATIONS[operation](killed, 3)
+    assert killed.tally.kills == 3
+    assert killed.tally.in_transaction >= 1

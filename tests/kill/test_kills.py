@@ -1,0 +1,22 @@
+"""kill -9 at any point of what changes keys, secrets or the schema: nothing is lost, nothing is there twice."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from support.kills import OPERATIONS, killed_installation
+
+pytestmark = pytest.mark.kill
+
+KILLS = 25
+"""For each operation on each database: 200 in all."""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_nothing_is_lost_wherever_a_process_is_killed(operation: str, tmp_path: Path, empty_database: URL) -> None:
+    with killed_installation(tmp_path, empty_database) as killed:
+        OPERATIONS[operation](killed, KILLS)
+    backend = empty_database.get_backend_name()
+    print(f"\n{operation} on {backend}: {killed.tally} (seed {killed.seed})")
+    assert killed.tally.kills == KILLS
+    assert killed.tally.in_transaction >= 10

@@ -1,0 +1,263 @@
+"""An installation whose commands are killed, and what has to be so afterwards."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from sqlalchemy import URL, select
+
+from gatehouse.authserver.app import create_services
+from gatehouse.authserver.clients.registry import load_client
+from gatehouse.authserver.clients.secrets import matches
+from gatehouse.authserver.keys.cabinet import Contents, life_of
+from gatehouse.authserver.keys.lifecycle import Move, plan
+from gatehouse.authserver.services import Services
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import audit_event
+from gatehouse.shared.schema import _config
+from support.authserver import ISSUER
+from support.shell import CREATE, RESOURCE, Shell
+
+BEFORE_KEYS_LIVED = "0003"
+"""The revision that a migration begins at."""
+
+
+@dataclass
+class Tally:
+    """How the kills of one operation fell."""
+
+    kills: int = 0
+    in_transaction: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kills} kills, {self.in_transaction} of them inside an open transaction"
+
+
+@dataclass
+class Killed:
+    """An installation with two signing keys, a client, and a process that forks those to be killed."""
+
+    folder: Path
+    url: URL
+    process: subprocess.Popen[str]
+    seed: int
+    random: random.Random
+    now: int = field(default_factory=lambda: int(time.time()))
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.shell = Shell(self.folder, self.url.render_as_string(hide_password=False))
+        self.shell.text("init")
+        self.shell.text("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
+        created = self.shell.json(*CREATE)
+        self.client_id, self.secret = created["client_id"], created["client_secret"]
+        self.shell.text("key", "rotate")
+
+    def run(self, *arguments: str, now: int | None = None, kill_at: int = 0) -> tuple[int, list[bool]]:
+        """Run a command, or the maintenance at a time. Return its exit code and the points that it passed."""
+        job = {
+            "arguments": arguments,
+            "now": now,
+            "kill_at": kill_at,
+            "environment": self.shell.environment,
+            "folder": str(self.folder),
+            "log": str(self.folder / "killed.log"),
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        ended = json.loads(self.process.stdout.readline())
+        return ended["code"], ended["passed"]
+
+    def kill(self, points: list[bool], *arguments: str, now: int | None = None) -> None:
+        """Kill a command at a random point; at every second one, where a transaction was open.
+
+        One that goes on where another was killed may have fewer points than that, and end before: this is no kill.
+        """
+        numbers = range(1, len(points) + 1)
+        if self.tally.kills % 2 == 0:
+            numbers = [number for number in numbers if points[number - 1]]  # type: ignore[assignment]
+        code, passed = self.run(*arguments, now=now, kill_at=self.random.choice(numbers))
+        assert code in {0, -signal.SIGKILL}, self.log()
+        if code == 0:
+            return
+        self.tally.kills += 1
+        self.tally.in_transaction += passed[-1]
+
+    def log(self) -> str:
+        return f"seed {self.seed}\n" + (self.folder / "killed.log").read_text(encoding="utf-8")[-4000:]
+
+    @contextmanager
+    def services(self) -> Iterator[Services]:
+        """The parts of a server that starts now, and reads everything anew."""
+        environment = self.shell.environment
+        settings = Settings(
+            issuer=ISSUER,
+            database_url=environment["AUTHSERVER_DATABASE_URL"],
+            keys_dir=environment["AUTHSERVER_KEYS_DIR"],
+        )
+        services = create_services(settings, lambda: self.now)
+        try:
+            yield services
+        finally:
+            services.audit.close()
+            services.database.close()
+
+    def contents(self) -> Contents:
+        """Everything that is sealed. It opens, one key is active, and the ring that a server uses has it all."""
+        with self.services() as services, services.database.read() as session:
+            contents = services.rotation.cabinet.read(session)
+        assert contents.closed == set(), self.log()
+        assert [row.state for row in contents.key_rows].count("active") == 1, self.log()
+        assert len(contents.peppers) == 1, self.log()
+        return contents
+
+    def secret_works(self, secret: str) -> bool:
+        """Whether the client can authenticate by a secret."""
+        with self.services() as services, services.database.read() as session:
+            client = load_client(session, self.client_id)
+            peppers = services.rotation.cabinet.read(session).peppers
+        assert client is not None
+        return matches(secret, client.secrets, peppers)
+
+    def events(self, action: str) -> int:
+        """How many events of an action the audit trail holds."""
+        with self.services() as services, services.database.read() as session:
+            return len(session.execute(select(audit_event.c.id).where(audit_event.c.action == action)).all())
+
+
+def rotate_keys(killed: Killed, times: int) -> None:
+    """A turn of the maintenance makes all moves that are due, or none; killed, the next one makes them, and no more."""
+    points: dict[tuple[str, ...], list[bool]] = {}
+    while killed.tally.kills < times:
+        before = killed.contents()
+        killed.now = _next_move(killed, before)
+        with killed.services() as services:
+            due = plan(killed.now, before.lives(), services.rotation.policy)
+        turn = tuple(move.action for move in due)
+        if turn not in points:
+            # The first turn of a kind is left alone, to learn its points.
+            code, points[turn] = killed.run(now=killed.now)
+            assert code == 0, killed.log()
+            _assert_moved(killed, before, due)
+            continue
+        killed.kill(points[turn], now=killed.now)
+        if killed.contents().lives() != before.lives():
+            _assert_moved(killed, before, due)
+        assert killed.run(now=killed.now + 60)[0] == 0, killed.log()
+        _assert_moved(killed, before, due)
+
+
+def _assert_moved(killed: Killed, before: Contents, due: tuple[Move, ...]) -> None:
+    after = killed.contents()
+    made, gone = after.keys.keys() - before.keys.keys(), before.keys.keys() - after.keys.keys()
+    assert len(made) == sum(move.action == "publish" for move in due), killed.log()
+    assert gone == {move.kid for move in due if move.action == "remove"}, killed.log()
+    activated = {move.kid for move in due if move.action == "activate"}
+    assert not activated or activated == {life.kid for life in after.lives() if life.state == "active"}, killed.log()
+    assert killed.secret_works(killed.secret), killed.log()
+
+
+def _next_move(killed: Killed, contents: Contents) -> int:
+    with killed.services() as services:
+        policy = services.rotation.policy
+    moments: dict[str, Callable[[Any], int]] = {
+        "next": policy.signs_at,
+        "active": policy.successor_at,
+        "retiring": policy.gone_at,
+    }
+    lives = [life_of(row) for row in contents.key_rows]
+    waiting = any(life.state == "next" for life in lives)
+    return min(moments[life.state](life) for life in lives if not (life.state == "active" and waiting))
+
+
+def reseal(killed: Killed, times: int) -> None:
+    """Either sealing key may be in place; everything opens, and the command ends what it began."""
+    arguments = ("key", "reseal", "--yes")
+    code, points = killed.run(*arguments)
+    assert code == 0, killed.log()
+    before = killed.contents()
+    while killed.tally.kills < times:
+        killed.kill(points, *arguments)
+        after = killed.contents()
+        assert (after.keys.keys(), after.peppers) == (before.keys.keys(), before.peppers), killed.log()
+        assert killed.secret_works(killed.secret), killed.log()
+        if killed.random.random() < 0.5:
+            assert killed.run(*arguments)[0] == 0, killed.log()
+    assert killed.run(*arguments)[0] == 0, killed.log()
+    assert killed.contents().peppers == before.peppers
+    assert [path.name for path in (killed.folder / "keys").iterdir()] == ["sealing.key"]
+    assert killed.secret_works(killed.secret)
+
+
+def rotate_secret(killed: Killed, times: int) -> None:
+    """The old secret works, or the trail says that there is a new one: never neither, never both."""
+    arguments = ("client", "secret", "rotate", killed.client_id, "--yes")
+    _, points = killed.run(*arguments)
+    while killed.tally.kills < times:
+        secret = killed.shell.json(*arguments)["client_secret"]
+        assert killed.secret_works(secret)
+        recorded = killed.events("client.secret.rotate")
+        killed.kill(points, *arguments)
+        rotated = killed.events("client.secret.rotate") - recorded
+        assert rotated in {0, 1}
+        assert killed.secret_works(secret) == (rotated == 0), killed.log()
+        assert len(killed.shell.json("client", "secret", "list", killed.client_id)) == 1
+
+
+def migrate(killed: Killed, times: int) -> None:
+    """The database is at the old revision or at the new one, and `init` ends what was begun."""
+    kids = _downgrade(killed)
+    code, points = killed.run("init")
+    assert code == 0, killed.log()
+    while killed.tally.kills < times:
+        assert _downgrade(killed) == kids
+        killed.kill(points, "init")
+        assert killed.run("init")[0] == 0, killed.log()
+        assert killed.contents().keys.keys() == kids, killed.log()
+        assert killed.secret_works(killed.secret)
+
+
+def _downgrade(killed: Killed) -> set[str]:
+    """Bring the database to a revision before this one. Return the kids, which are in both."""
+    kids = set(killed.contents().keys)
+    database = Database(killed.url)
+    with database.engine.begin() as connection:
+        command.downgrade(_config(database.schema.migrations, connection), BEFORE_KEYS_LIVED)
+    database.close()
+    return kids
+
+
+OPERATIONS: dict[str, Callable[[Killed, int], None]] = {
+    "rotation": rotate_keys,
+    "reseal": reseal,
+    "secret rotation": rotate_secret,
+    "migration": migrate,
+}
+
+
+@contextmanager
+def killed_installation(folder: Path, url: URL) -> Iterator[Killed]:
+    """An installation to be killed, until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("killed_process.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    seed = random.SystemRandom().randrange(2**32)
+    try:
+        yield Killed(folder, url, process, seed, random.Random(seed))
+    finally:
+        process.communicate()
