@@ -1,6 +1,7 @@
 """`authserver token`: for whoever has to find out why a call is refused."""
 
 import sys
+from functools import partial
 
 import click
 from sqlalchemy.orm import Session
@@ -9,13 +10,16 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.administration import existing_client
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.registry import list_clients
+from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
+from gatehouse.authserver.store.status_lists import is_live, reserve_block
+from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.shared.administration import Administrator
 from gatehouse.shared.checks import passed
 from gatehouse.shared.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.command_line import example, join_scopes, output_option, print_record, print_records
@@ -67,10 +71,16 @@ def _issue(
         granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
     except OAuthError as error:
         raise Refused(f"{error.error}: {error.reason}" + (f". Run: {error.mend}" if error.mend else "")) from None
-    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock)
+    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, "token.issue", client_id, issued.claims)
     return issued
+
+
+def _take_index(session: Session, admin: Administrator, client: Client) -> Index:
+    block = reserve_block(session, client.client_id, 1, admin.now())
+    assert block is not None  # noqa: S101 - the client is there and enabled in this transaction
+    return Index(block.list_id, block.start)
 
 
 @token.command()
@@ -93,8 +103,9 @@ def inspect(ctx: click.Context, output: str) -> None:
                 clients={client.client_id: client for client in list_clients(session)},
                 resources=frozenset(resource.resource for resource in list_resources(session)),
                 clock=installation.admin.clock,
+                is_live=lambda index: is_live(session, index.list_id, index.idx),
             )
-    checks = inspection.run()
+            checks = inspection.run()
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
     if not passed(checks):
         ctx.exit(1)

@@ -3,8 +3,7 @@
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.credentials import claimed_client_id
+from gatehouse.authserver.clients.credentials import claimed_actor
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
@@ -13,7 +12,7 @@ from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
-from gatehouse.shared.audit import CLAIMED, AuditEvent
+from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable
 from gatehouse.shared.scopes import format_scope
 
@@ -36,7 +35,8 @@ def token(services: Services, request: Request) -> Response:
         response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
         record_issued(services, request, issued)
     except OAuthError as error:
-        actor = _actor(request, form, client)
+        proven = client.client.client_id if client else None
+        actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
         return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
     except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
         log.error("token request cannot be judged", error=type(error).__name__)
@@ -59,11 +59,3 @@ def record_issued(services: Services, request: Request, issued: IssuedToken) -> 
             detail={"scope": format_scope(claims.scope), "exp": claims.exp},
         )
     )
-
-
-def _actor(request: Request, form: Form, client: AuthenticatedClient | None) -> str | None:
-    """Return who was refused: a client that is proven, or the one that was claimed."""
-    if client is not None:
-        return client.client.client_id
-    claimed = claimed_client_id(request.headers.get("authorization"), form.parameters)
-    return f"{CLAIMED}{claimed}" if claimed is not None else None
