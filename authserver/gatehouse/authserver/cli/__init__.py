@@ -3,6 +3,7 @@
 from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
+from gatehouse.authserver.cli.credential import credential
 from gatehouse.authserver.cli.grant import grant
 from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.secret import secret
@@ -29,5 +30,6 @@ def main() -> None:
 
 client.add_command(grant)
 client.add_command(secret)
+resource.add_command(credential)
 for command in (init, check, serve, resource, client, token, audit):
     main.add_command(command)

@@ -16,9 +16,11 @@ from gatehouse.authserver.grants.client_credentials import choose_resource, choo
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
 from gatehouse.authserver.store.status_lists import is_live, reserve_block
+from gatehouse.authserver.tokens.administration import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.authserver.tokens.read import DeadToken, TokenReader
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.checks import passed
 from gatehouse.shared.claims import MAX_TOKEN_LENGTH
@@ -29,7 +31,7 @@ from gatehouse.shared.scopes import format_scope
 
 @click.group()
 def token() -> None:
-    """Access tokens: issue one to debug with, or ask why one is refused."""
+    """Access tokens: take them back, issue one to debug with, or ask why one is refused."""
 
 
 @token.command()
@@ -109,3 +111,41 @@ def inspect(ctx: click.Context, output: str) -> None:
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
     if not passed(checks):
         ctx.exit(1)
+
+
+@token.command()
+@click.option("--jti", help="Take back the token of this jti, as the audit trails name it.")
+@click.option("--client", "client_id", metavar="CLIENT_ID", help="Take back every token of this client.")
+@output_option
+@click.pass_context
+@example(
+    "authserver token revoke < token.txt\n"
+    "authserver token revoke --jti 0123456789ab.42.AAAAAAAAAAAAAAAAAAAAAA\n"
+    "authserver token revoke --client agent_0123456789abcdef0123"
+)
+def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: str) -> None:
+    """Take back a token from standard input, the one of a jti, or all of a client's.
+
+    The client stays enabled, and can obtain a new one. To end that, too: authserver client disable.
+    """
+    if jti is not None and client_id is not None:
+        raise click.UsageError("Give --jti or --client, not both.")
+    with open_installation(ctx) as installation:
+        if jti is None and client_id is None:
+            jti = _read_jti(installation)
+        with installation.database.write() as session:
+            if jti is not None:
+                client_id = revoke_by_jti(session, installation.admin, jti)
+            elif client_id is not None:
+                revoke_all(session, installation.admin, client_id)
+    print_record({"client_id": client_id, "jti": jti or "every one", "revoked": True}, output)
+    click.echo("Takes effect at every resource server by its next poll, which is every 5 s by default.", err=True)
+
+
+def _read_jti(installation: Installation) -> str:
+    reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
+    try:
+        claims, _ = reader.read(sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip(), installation.keys())
+    except DeadToken as dead:
+        raise Refused(f"Nothing to take back: {dead.reason}. Ask: authserver token inspect") from None
+    return claims.jti
