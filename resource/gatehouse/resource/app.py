@@ -135,21 +135,16 @@ def create_app(
         protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
     )
     refusals = Refusals(settings, services.audit)
+    ready = readyz(services.database, services.keys, services.statuses, services.audit)
     app = Starlette(
         routes=[
             Route(settings.endpoint_path, gate),
             *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
             Route("/livez", livez, methods=["GET"]),
-            Route(
-                "/readyz", readyz(services.database, services.keys, services.statuses, services.audit), methods=["GET"]
-            ),
+            Route("/readyz", ready, methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
-        exception_handlers={
-            404: refusals.no_such_endpoint,
-            405: refusals.no_such_endpoint,
-            Exception: refusals.failed,
-        },
+        exception_handlers={404: refusals.no_such_endpoint, 405: refusals.no_such_endpoint, Exception: refusals.failed},
     )
     app.state.services = services
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.

@@ -76,11 +76,11 @@ def _room_for(size: int) -> ColumnElement[bool]:
 
 
 def _lock_list(session: Session, size: int) -> StatusListRow | None:
-    oldest_first = (StatusListRow.created_at, StatusListRow.list_id)
+    fullest_first = (StatusListRow.next_index.desc(), StatusListRow.list_id)
     return session.scalars(
         select(StatusListRow)
         .where(_room_for(size))
-        .order_by(*oldest_first)
+        .order_by(*fullest_first)
         .limit(1)
         .with_for_update()
         .execution_options(populate_existing=True)
