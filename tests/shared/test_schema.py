@@ -38,7 +38,7 @@ SHAPE_QUERIES = {
 LATER_REVISION = """
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "9000", "0002", None, None
+revision, down_revision, branch_labels, depends_on = "9000", "0004", None, None
 
 
 def upgrade():
