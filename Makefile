@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-interop test-kill test-all coverage check format clean
+.PHONY: help setup demo run test test-interop test-kill test-all coverage measure check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -48,6 +48,9 @@ test-kill: setup ## Kill 200 processes inside what changes keys, secrets and sch
 
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov
+
+measure: setup ## Print how long a token, and a client's, are accepted after they were taken back: p50, p99
+	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
 check: setup ## ruff, mypy --strict, import-linter, file sizes
 	$(BIN)/ruff check .

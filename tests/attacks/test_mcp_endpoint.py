@@ -4,6 +4,7 @@ import base64
 import json
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import httpx2
 import pytest
 from sqlalchemy import text
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from support.clock import FakeClock
 from support.databases import Template
-from support.resourceserver import Issuer, ResourceServer, lifespan, modern_request, settings_in
+from support.resourceserver import LIST, Issuer, ResourceServer, lifespan, modern_request, settings_in
 
 from gatehouse.resource.app import create_app
 from gatehouse.resource.bearer.jwks import http_fetch
@@ -435,14 +436,16 @@ async def test_an_inbound_token_never_leaves_the_server(
     """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. Every outgoing request is seen by the test's issuer."""
     issuer, outgoing = Issuer(clock), []
 
-    async def published(request: Any) -> JSONResponse:
+    async def published(request: Any) -> Response:
         outgoing.append((request.headers.raw, str(request.url), await request.body()))
-        return JSONResponse({"keys": issuer.published})
+        fetched = await issuer.fetch_from(str(request.url))(None)
+        assert fetched is not None
+        return Response(fetched.document, media_type="application/json")
 
     network = httpx2.AsyncClient(transport=httpx2.ASGITransport(Starlette(routes=[Route("/{path:path}", published)])))
     folder = tmp_path / "rs"
     settings = settings_in(folder, database_url=resourceserver_template.install(folder))
-    app = create_app(settings, CATALOGUE, clock, http_fetch(network, f"{settings.issuer}/.well-known/jwks.json"))
+    app = create_app(settings, CATALOGUE, clock, partial(http_fetch, network))
     async with network, lifespan(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         target = Target(ResourceServer(app, settings, issuer, http))
         environment = await target.server.result("create_environment", target.token, name="staging")
@@ -451,7 +454,11 @@ async def test_an_inbound_token_never_leaves_the_server(
             await target.server.call(tool, target.token, **sent)
         await target.server.post(CREATION, issuer.key.sign("at+jwt", issuer.claims(aud="https://other.example.com")))
         target.server.admin_database.close()
-    assert len(outgoing) == 1
+    assert {url.removeprefix(settings.issuer) for _, url, _ in outgoing} == {
+        "/.well-known/jwks.json",
+        "/status-lists",
+        LIST.removeprefix(settings.issuer),
+    }
     assert target.token not in str(outgoing)
     assert "authorization" not in str(outgoing).lower()
 

@@ -393,7 +393,7 @@ def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
     code, checks = inspect(shell, f"{issued}\n")
     assert code == 0
     assert {outcome for outcome, _ in checks.values()} == {"ok"}
-    assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "client"]
+    assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "status", "client"]
 
 
 @pytest.mark.only_on("sqlite")
@@ -467,8 +467,11 @@ def test_an_assertion_and_a_token_of_another_key_are_named_for_what_they_are(she
         ({"iat": 1_000_000_000, "exp": 1_000_000_300}, "time", "expired"),
         ({"iat": 4_000_000_000, "exp": 4_000_000_300}, "time", "compare the clocks"),
         ({"jti": None}, "signature", "jti is missing"),
+        ({"status": None}, "status", "no status in a list of this issuer"),
+        ({"status": {"status_list": {"idx": 0, "uri": "https://evil.example/l"}}}, "status", "of this issuer"),
+        ({"status": {"status_list": {"idx": 1, "uri": f"{ISSUER}/status-lists/0123456789ab"}}}, "status", "revoked"),
     ],
-    ids=["iss", "aud", "lifetime", "expired", "early", "claims"],
+    ids=["iss", "aud", "lifetime", "expired", "early", "claims", "no status", "foreign status", "revoked"],
 )
 def test_each_check_of_a_token_can_fail(
     authserver: AuthServer, changes: dict[str, Any], check: str, detail: str
@@ -478,6 +481,7 @@ def test_each_check_of_a_token_can_fail(
     now = int(authserver.clock())
     claims = {"iss": ISSUER, "sub": client.client_id, "client_id": client.client_id, "aud": RESOURCE, "iat": now}
     claims |= {"exp": now + 300, "jti": "a", "scope": "env:read"}
+    claims |= {"status": {"status_list": {"idx": 0, "uri": f"{ISSUER}/status-lists/0123456789ab"}}}
 
     def checks_of(claims: dict[str, Any], clients: dict[str, Client]) -> dict[str, Check]:
         inspection = Inspection(
@@ -487,6 +491,7 @@ def test_each_check_of_a_token_can_fail(
             clients,
             frozenset({RESOURCE}),
             authserver.clock,
+            lambda index: index.idx == 0,
         )
         return {check.check: check for check in inspection.run()}
 

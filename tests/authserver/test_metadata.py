@@ -20,17 +20,23 @@ def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthSe
         "issuer": ISSUER,
         "authorization_endpoint": f"{ISSUER}/authorize",
         "token_endpoint": f"{ISSUER}/token",
+        "revocation_endpoint": f"{ISSUER}/revoke",
+        "introspection_endpoint": f"{ISSUER}/introspect",
+        "status_list_aggregation_endpoint": f"{ISSUER}/status-lists",
         "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "PS256", "RS256"],
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "PS256", "RS256"],
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
     }
 
 
 def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None:
     metadata = authserver.http.get(PATH).json
-    for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+    for name in [name for name in metadata if name.endswith(("_endpoint", "_uri"))]:
         assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
 
 

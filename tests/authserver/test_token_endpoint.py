@@ -79,7 +79,11 @@ def test_the_token_has_the_header_and_claims_of_rfc_9068(authserver: AuthServer,
     header, claims = authserver.read_token(authserver.post_token(basic=(client.client_id, secret)))
     assert (header.typ, header.alg) == ("at+jwt", "ES256")
     assert header.kid == authserver.services.keys.ring().signing_key.kid
-    assert len(claims.pop("jti")) >= 16
+    reference = claims.pop("status")["status_list"]
+    assert reference["uri"].startswith(f"{ISSUER}/status-lists/")
+    list_id, idx, unguessable = claims.pop("jti").split(".")
+    assert (reference["uri"].rpartition("/")[2], str(reference["idx"])) == (list_id, idx)
+    assert len(unguessable) == 22
     assert claims == {
         "iss": ISSUER,
         "sub": client.client_id,

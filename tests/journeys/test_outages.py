@@ -46,7 +46,12 @@ async def test_a_resource_server_that_is_started_first_becomes_ready_by_itself(l
     stack.wait_until_listening("resourceserver")
     status, checks = readiness(stack)
     assert status == 503
-    assert checks == {"status": "unavailable", "database": "ok", "issuer_keys": "none is known"}
+    assert checks == {
+        "status": "unavailable",
+        "database": "ok",
+        "issuer_keys": "none is known",
+        "status_lists": "none is known",
+    }
     token = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsiLCJ0eXAiOiJhdCtqd3QifQ.e30.AAAA"
     status, headers = post_mcp(stack, token)
     assert status == 503

@@ -393,3 +393,32 @@ async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resou
     expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
     assert event["detail"]["mend"] == expected
     assert "grant add" not in refused.text
+
+
+async def test_a_revoked_token_is_challenged_as_an_invalid_one(resourceserver: ResourceServer) -> None:
+    issuer = resourceserver.issuer
+    claims = issuer.claims()
+    token = issuer.key.sign("at+jwt", claims)
+    assert (await resourceserver.call("whoami", token)).status_code == 200
+    issuer.revoke(claims["status"]["status_list"]["idx"])
+    await resourceserver.statuses.refresh()
+    response = await resourceserver.call("whoami", token)
+    assert response.status_code == 401
+    assert 'error="invalid_token"' in response.headers["www-authenticate"]
+    [event] = resourceserver.audit(jti=claims["jti"])[-1:]
+    assert (event["reason"], event["actor"]) == ("revoked", "agent_1")
+
+
+async def test_a_token_whose_status_nobody_can_tell_is_503_and_never_401(
+    resourceserver: ResourceServer, clock: FakeClock
+) -> None:
+    """A 401 would send every agent to the token endpoint, which is what is away."""
+    assert (await resourceserver.call("whoami", resourceserver.issuer.token())).status_code == 200
+    resourceserver.issuer.away = True
+    clock.advance(901)
+    response = await resourceserver.call("whoami", resourceserver.issuer.token())
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "2"
+    assert "www-authenticate" not in response.headers
+    ready = await resourceserver.http.get("https://mcp.example.com/readyz")
+    assert (ready.status_code, ready.json()["status_lists"]) == (503, "1 of 1 are stale")

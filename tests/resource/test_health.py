@@ -15,7 +15,7 @@ URL = "https://mcp.example.com"
 async def test_a_server_that_knows_its_issuer_s_keys_is_ready(resourceserver: ResourceServer) -> None:
     response = await resourceserver.http.get(f"{URL}/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "database": "ok", "issuer_keys": "ok"}
+    assert response.json() == {"status": "ok", "database": "ok", "issuer_keys": "ok", "status_lists": "ok"}
     assert response.headers["cache-control"] == "no-store"
 
 
@@ -28,7 +28,12 @@ async def test_a_server_without_keys_is_alive_and_not_ready(
         ready = await server.http.get(f"{URL}/readyz")
         alive = await server.http.get(f"{URL}/livez")
     assert ready.status_code == 503
-    assert ready.json() == {"status": "unavailable", "database": "ok", "issuer_keys": "none is known"}
+    assert ready.json() == {
+        "status": "unavailable",
+        "database": "ok",
+        "issuer_keys": "none is known",
+        "status_lists": "none is known",
+    }
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
 
 
@@ -36,7 +41,12 @@ async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver
     take_away(resourceserver.settings.database)
     ready = await resourceserver.http.get(f"{URL}/readyz")
     assert ready.status_code == 503
-    assert ready.json() == {"status": "unavailable", "database": "does not answer", "issuer_keys": "ok"}
+    assert ready.json() == {
+        "status": "unavailable",
+        "database": "does not answer",
+        "issuer_keys": "ok",
+        "status_lists": "ok",
+    }
     assert (await resourceserver.http.get(f"{URL}/livez")).status_code == 200
 
 

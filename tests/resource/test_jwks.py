@@ -314,7 +314,7 @@ async def test_any_status_but_200_is_a_failure(server: JwksServer, status: int) 
 @pytest.mark.parametrize("content_type", ["text/html", "text/plain", "application/jsonp", "", None])
 async def test_an_answer_that_is_not_called_json_is_a_failure(server: JwksServer, content_type: str | None) -> None:
     server.headers = {} if content_type is None else {"Content-Type": content_type}
-    with pytest.raises(FetchFailed, match="not JSON"):
+    with pytest.raises(FetchFailed, match="not application/json"):
         await fetch_from(server.url)
 
 

@@ -223,7 +223,7 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
 ) -> None:
     """The SDK's second session manager with nothing before it, but for what a test puts into the ASGI scope."""
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
-    services = create_services(settings, CATALOGUE, clock, Issuer(clock).fetch)
+    services = create_services(settings, CATALOGUE, clock, Issuer(clock).fetch_from)
     organizations = [{"name": "A", "external_id": "a"}]
     arguments = {"environment_id": f"env_{'0' * 26}", "organizations": organizations}
     body, headers = tool_request(version, "import_organizations", arguments, "p-1")

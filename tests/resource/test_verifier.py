@@ -30,8 +30,8 @@ async def keys(issuer: Issuer, clock: FakeClock, anyio_backend: str) -> KeySourc
 
 
 @pytest.fixture
-def verifier(keys: KeySource, clock: FakeClock) -> Verifier:
-    return Verifier(ISSUER, RESOURCE, keys, clock)
+def verifier(issuer: Issuer, keys: KeySource, clock: FakeClock) -> Verifier:
+    return Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock)
 
 
 async def reason_of_refusal(verifier: Verifier, token: str) -> str:
@@ -213,7 +213,7 @@ async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
     issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
     """Memory has a bound, however many tokens are sent."""
-    verifier = Verifier(ISSUER, RESOURCE, keys, clock, cache_size=2)
+    verifier = Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock, cache_size=2)
     first, second, third = (issuer.token() for _ in range(3))
     for token in (first, second, first, third):
         await verifier.verify(token)
@@ -224,7 +224,7 @@ async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
 async def test_two_resources_do_not_take_each_others_tokens(
     verifier: Verifier, issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
-    elsewhere = Verifier(ISSUER, "https://other.example.com/mcp", keys, clock)
+    elsewhere = Verifier(ISSUER, "https://other.example.com/mcp", keys, issuer.statuses(keys), clock)
     token = issuer.token()
     await verifier.verify(token)
     assert await reason_of_refusal(elsewhere, token) == f"aud is {RESOURCE}, not this resource"
@@ -232,7 +232,8 @@ async def test_two_resources_do_not_take_each_others_tokens(
 
 async def test_no_token_is_judged_before_any_key_is_known(issuer: Issuer, clock: FakeClock) -> None:
     issuer.away = True
-    verifier = Verifier(ISSUER, RESOURCE, KeySource(issuer.fetch, clock), clock)
+    keys = KeySource(issuer.fetch, clock)
+    verifier = Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock)
     with pytest.raises(KeysUnavailable):
         await verifier.verify(issuer.token())
     assert await reason_of_refusal(verifier, "not.a.token") != ""

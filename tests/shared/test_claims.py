@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.shared.claims import RESERVED_CLAIMS, AccessClaims, InvalidClaims, check_static_claim
+from gatehouse.shared.claims import (
+    RESERVED_CLAIMS,
+    AccessClaims,
+    InvalidClaims,
+    StatusReference,
+    check_static_claim,
+)
 
 CLAIMS = AccessClaims(
     iss="https://as.example.com",
@@ -19,6 +25,7 @@ CLAIMS = AccessClaims(
     jti="jti-1",
     scope=frozenset({"env:read", "env:write"}),
     static={"workspace_id": "wks_1"},
+    status=StatusReference("https://as.example.com/status-lists/0123456789ab", 7),
 )
 LATEST = 253_402_300_799
 
@@ -40,6 +47,7 @@ def test_claims_survive_being_written_and_read() -> None:
         "exp": 1_800_000_300,
         "jti": "jti-1",
         "scope": "env:read env:write",
+        "status": {"status_list": {"idx": 7, "uri": "https://as.example.com/status-lists/0123456789ab"}},
         "workspace_id": "wks_1",
     }
 
@@ -86,7 +94,7 @@ def test_what_was_read_cannot_be_changed() -> None:
     assert replace(CLAIMS, static={}).workspace_id is None
 
 
-@pytest.mark.parametrize("claim", sorted(CLAIMS.to_json().keys() - {"workspace_id"}))
+@pytest.mark.parametrize("claim", sorted(CLAIMS.to_json().keys() - {"workspace_id", "status"}))
 def test_a_missing_claim_is_named(claim: str) -> None:
     without = {name: value for name, value in CLAIMS.to_json().items() if name != claim}
     with pytest.raises(InvalidClaims, match=f"^{claim} is missing$"):
@@ -120,3 +128,33 @@ def test_no_value_fails_in_another_way_or_is_repeated(claim: str, value: Any) ->
         AccessClaims.from_json({**CLAIMS.to_json(), claim: value})
     except InvalidClaims as refusal:
         assert str(refusal).split(" is ")[0] in CLAIMS.to_json()
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        None,
+        "x",
+        {},
+        {"status_list": {}},
+        {"status_list": {"idx": 1}},
+        {"status_list": {"uri": "https://as.example.com/l"}},
+        {"status_list": {"idx": "1", "uri": "https://as.example.com/l"}},
+        {"status_list": {"idx": True, "uri": "https://as.example.com/l"}},
+        {"status_list": {"idx": -1, "uri": "https://as.example.com/l"}},
+        {"status_list": {"idx": 1.0, "uri": "https://as.example.com/l"}},
+        {"status_list": {"idx": 1, "uri": 2}},
+        {"status_list": {"idx": 1, "uri": "https://as.example.com/l", "more": 1}},
+        {"status_list": {"idx": 1, "uri": "https://as.example.com/l"}, "other_mechanism": {}},
+    ],
+    ids=repr,
+)
+def test_a_status_is_one_reference_to_a_status_list(status: Any) -> None:
+    """Another mechanism beside it would be a condition that nobody checks."""
+    assert refusal_of(status=status) == "status is not one reference to a status list"
+
+
+def test_a_token_without_status_is_read_as_one() -> None:
+    without = replace(CLAIMS, status=None)
+    assert "status" not in without.to_json()
+    assert AccessClaims.from_json(without.to_json()).status is None

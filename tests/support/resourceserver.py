@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import httpx2
 from starlette.types import ASGIApp
 
 from gatehouse.resource.app import create_app
-from gatehouse.resource.bearer.jwks import Fetched, FetchFailed
+from gatehouse.resource.bearer.jwks import Fetch, Fetched, FetchFailed, KeySource
+from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.directory.workspaces import create_workspace
 from gatehouse.resource.settings import Settings
@@ -20,11 +22,13 @@ from gatehouse.resource.store.models import audit_event
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.audit import find_events
 from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.status_list import LIST_SIZE, encode, set_bits
 from support.clock import FakeClock
 from support.databases import Template
 
 ISSUER = "https://as.example.com"
 RESOURCE = "https://mcp.example.com/mcp"
+LIST = f"{ISSUER}/status-lists/0123456789ab"
 ALL_SCOPES = "env:read env:write org:read org:write wks:read wks:write"
 
 
@@ -63,6 +67,8 @@ class Issuer:
         self.published: list[dict[str, Any]] = [self.key.public_jwk()]
         self.away = False
         self.fetches = 0
+        self.lists: dict[str, bytearray] = {LIST: bytearray(LIST_SIZE // 8)}
+        self.list_fetches: list[str] = []
         self._tokens = 0
 
     async def fetch(self, etag: str | None) -> Fetched | None:
@@ -70,6 +76,38 @@ class Issuer:
         if self.away:
             raise FetchFailed("the test's issuer is away")
         return Fetched(json.dumps({"keys": self.published}).encode(), None)
+
+    def fetch_from(self, url: str) -> Fetch:
+        """Return what fetches a URL of this issuer's."""
+        if url == f"{ISSUER}/.well-known/jwks.json":
+            return self.fetch
+        return partial(self._fetch_status, url)
+
+    async def _fetch_status(self, url: str, etag: str | None) -> Fetched | None:
+        self.list_fetches.append(url)
+        if self.away:
+            raise FetchFailed("the test's issuer is away")
+        if url == f"{ISSUER}/status-lists":
+            return Fetched(json.dumps({"status_lists": list(self.lists)}).encode(), None)
+        if url not in self.lists:
+            raise FetchFailed("status 404")
+        return Fetched(self.list_token(url).encode(), None)
+
+    def list_token(self, uri: str = LIST, *, typ: str = "statuslist+jwt", **changes: Any) -> str:
+        """Return a signed status list with changes; a change to None removes the claim."""
+        now = int(self.clock())
+        claims = {"sub": uri, "iat": now, "exp": now + 3600, "ttl": 5, "status_list": encode(bytes(self.lists[uri]))}
+        claims = {name: value for name, value in {**claims, **changes}.items() if value is not None}
+        return self.key.sign(typ, claims)
+
+    def revoke(self, idx: int, uri: str = LIST) -> None:
+        """Set the bit of a token."""
+        set_bits(self.lists[uri], idx)
+
+    def statuses(self, keys: KeySource, **changes: Any) -> StatusLists:
+        """Return this issuer's lists as a resource server knows them."""
+        options = {"max_age": 900, "fail_open": False, "monotonic": self.clock, **changes}
+        return StatusLists(ISSUER, self.fetch_from, keys, self.clock, **options)
 
     def claims(self, scope: str = ALL_SCOPES, **changes: Any) -> dict[str, Any]:
         """Return a valid claims set with changes; a change to None removes the claim."""
@@ -84,6 +122,7 @@ class Issuer:
             "exp": now + 300,
             "jti": f"jti-{self._tokens}",
             "scope": scope,
+            "status": {"status_list": {"idx": self._tokens, "uri": LIST}},
             **changes,
         }
         return {name: value for name, value in claims.items() if value is not None}
@@ -102,6 +141,12 @@ class ResourceServer:
         self.issuer = issuer
         self.http = http
         self.admin_database = Database(settings.database)
+
+    @property
+    def statuses(self) -> StatusLists:
+        """The status lists that the server knows."""
+        statuses: StatusLists = self.app._app.state.services.statuses  # type: ignore[attr-defined]
+        return statuses
 
     def create_workspace(self, name: str = "acme") -> str:
         with self.admin_database.write() as session:
@@ -160,7 +205,7 @@ async def running_resource_server(
 @asynccontextmanager
 async def served(settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE) -> AsyncIterator[ResourceServer]:
     """Run an application on a database that is there: the way to start one again after its block ended."""
-    app = create_app(settings, catalogue, issuer.clock, issuer.fetch)
+    app = create_app(settings, catalogue, issuer.clock, issuer.fetch_from)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))
         http = await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))

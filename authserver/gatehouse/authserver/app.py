@@ -15,7 +15,17 @@ from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.assertions import AssertionVerifier
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
 from gatehouse.authserver.clients.registry import ClientRegistry
-from gatehouse.authserver.endpoints import authorization, health, jwks, metadata, token
+from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
+from gatehouse.authserver.endpoints import (
+    authorization,
+    health,
+    introspection,
+    jwks,
+    metadata,
+    revocation,
+    status_list,
+    token,
+)
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
 from gatehouse.authserver.keys.cabinet import Cabinet
@@ -29,22 +39,32 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
 from gatehouse.authserver.store.replay import ReplayStore
+from gatehouse.authserver.tokens.indices import StatusIndices
 from gatehouse.authserver.tokens.issue import TokenIssuer
+from gatehouse.authserver.tokens.read import TokenReader
+from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
 from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
+from gatehouse.shared.status_list import PATH as STATUS_LISTS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Endpoint = Callable[[Services, Request], Response]
 
+_STATUS_LIST = f"{STATUS_LISTS}/<list_id>"
+
 ROUTES: dict[str, tuple[str, Endpoint]] = {
     "/token": ("POST", token.token),
+    "/revoke": ("POST", revocation.revocation),
+    "/introspect": ("POST", introspection.introspection),
     "/authorize": ("GET", authorization.authorization),
     metadata.PATH: ("GET", metadata.metadata),
     "/.well-known/jwks.json": ("GET", jwks.jwks),
+    STATUS_LISTS: ("GET", status_list.status_lists),
+    _STATUS_LIST: ("GET", status_list.status_list),
     "/livez": ("GET", health.livez),
     "/readyz": ("GET", health.readyz),
 }
@@ -63,15 +83,21 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     cabinet = Cabinet(partial(load_sealing_key, settings), settings.issuer)
     rotation = Rotation(database, cabinet, policy_of(settings), AuditRows(audit_event, clock), clock)
     replay = ReplayStore(database, clock)
+    indices = StatusIndices(database, clock)
     return Services(
         settings=settings,
         database=database,
         authenticator=ClientAuthenticator(ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay)),
         keys=KeyStore(database, cabinet, rotation),
         rotation=rotation,
-        maintenance=Maintenance(database, clock, {"keys": rotation.run, "spent assertions": replay.prune}),
-        authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock)),
+        maintenance=Maintenance(
+            database, clock, {"keys": rotation.run, "spent assertions": replay.prune, "status lists": indices.prune}
+        ),
+        authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.take)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
+        tokens=TokenReader(database, settings.issuer, clock),
+        status_lists=StatusListPublisher(database, settings.issuer, clock),
+        resource_authenticator=ResourceAuthenticator(database, clock),
     )
 
 
@@ -110,8 +136,8 @@ def close_app(app: flask.Flask) -> None:
     services.database.close()
 
 
-def _view(services: Services, endpoint: Endpoint) -> Callable[[], flask.Response]:
-    def view() -> flask.Response:
+def _view(services: Services, endpoint: Endpoint) -> Callable[..., flask.Response]:
+    def view(**_: str) -> flask.Response:
         try:
             request = Request.from_environ(flask.request.environ)
         except BodyTooLarge:
@@ -145,6 +171,8 @@ def _no_such_endpoint(audit: AuditWriter, error: HTTPException) -> flask.Respons
 def _known_path(environ: "WSGIEnvironment") -> str:
     """Return the path of a request if it is one of ours: any other may hold anything, credentials included."""
     path: str = environ.get("PATH_INFO", "")
+    if path.startswith(f"{STATUS_LISTS}/"):
+        return _STATUS_LIST
     return path if path in ROUTES else "(other)"
 
 

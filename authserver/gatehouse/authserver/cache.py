@@ -21,21 +21,23 @@ class OneSecondCache(Generic[KeyT, ValueT]):
         load: Callable[[KeyT], ValueT],
         *,
         size: int = 4096,
+        max_age: float = MAX_AGE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._size = size
+        self._max_age = max_age
         self._monotonic = monotonic
         self._entries: OrderedDict[KeyT, tuple[float, ValueT]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: KeyT) -> ValueT:
-        """Return the value, loaded at most MAX_AGE seconds ago. Raises whatever `load` raises."""
+        """Return the value, loaded at most `max_age` seconds ago. Raises whatever `load` raises."""
         # The age counts from before the load: what changed meanwhile must not be hidden for longer.
         now = self._monotonic()
         with self._lock:
             entry = self._entries.get(key)
-        if entry is not None and now - entry[0] < MAX_AGE:
+        if entry is not None and now - entry[0] < self._max_age:
             return entry[1]
         value = self._load(key)
         with self._lock:

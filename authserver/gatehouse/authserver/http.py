@@ -31,6 +31,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     request_id: str
+    path: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> "Request":
@@ -51,6 +52,7 @@ class Request:
             headers=headers,
             body=_read_body(environ),
             request_id=str(environ["gatehouse.request_id"]),
+            path=str(environ.get("PATH_INFO") or ""),
         )
 
 

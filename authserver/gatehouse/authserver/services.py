@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
+from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.tokens.read import TokenReader
+from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.shared.audit_writer import AuditWriter
 
 
@@ -24,3 +27,6 @@ class Services:
     maintenance: Maintenance
     authlib: AuthlibServer
     audit: AuditWriter
+    tokens: TokenReader
+    status_lists: StatusListPublisher
+    resource_authenticator: ResourceAuthenticator

@@ -1,8 +1,9 @@
 """The map of the resource server: every part, how they are wired, every path."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 from gatehouse.resource.bearer.challenge import Challenge
 from gatehouse.resource.bearer.gate import MAX_BODY, Gate
 from gatehouse.resource.bearer.jwks import Fetch, KeySource, http_fetch
+from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.resource.bearer.verifier import Verifier
 from gatehouse.resource.boundary import Boundary, Refusals
 from gatehouse.resource.catalogue import Catalogue
@@ -32,6 +34,10 @@ from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.clock import Clock, system_clock
 from gatehouse.shared.scopes import parse_scope
 from gatehouse.shared.settings import InvalidSettings
+from gatehouse.shared.status_list import MEDIA_TYPE
+
+FetchFrom = Callable[[str], Fetch]
+"""Given a URL of the issuer's, returns what fetches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Services:
     audit: AuditWriter
     http_client: httpx2.AsyncClient
     keys: KeySource
+    statuses: StatusLists
     sessions: StreamableHTTPSessionManager
     streams: StreamableHTTPSessionManager
     """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
@@ -68,16 +75,17 @@ def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
 
 
 def create_services(
-    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_keys: Fetch | None = None
+    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
 ) -> Services:
-    """Make the parts of the server. `fetch_keys` replaces the fetch of the issuer's key set over HTTP."""
+    """Make the parts of the server. `fetch_from` replaces what asks the issuer over HTTP."""
     # The environment's proxies are not asked: they would see whom this server trusts.
     http_client = httpx2.AsyncClient(trust_env=False)
     database = AsyncDatabase(settings.database)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
-    fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
+    fetch_from = fetch_from or partial(_fetch_from, http_client)
+    keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
         settings=settings,
         catalogue=catalogue,
@@ -85,7 +93,15 @@ def create_services(
         audit_database=audit_database,
         audit=audit,
         http_client=http_client,
-        keys=KeySource(fetch),
+        keys=keys,
+        statuses=StatusLists(
+            settings.issuer,
+            fetch_from,
+            keys,
+            clock,
+            max_age=settings.status_max_age,
+            fail_open=settings.status_failure == "open",
+        ),
         sessions=_session_manager(server, json_response=True),
         streams=_session_manager(server, json_response=False),
     )
@@ -102,20 +118,25 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
     )
 
 
+def _fetch_from(client: httpx2.AsyncClient, url: str) -> Fetch:
+    types = {"application/json", "application/jwk-set+json", MEDIA_TYPE}
+    return http_fetch(client, url, content_types=types)
+
+
 def create_app(
-    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_keys: Fetch | None = None
+    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
 ) -> ASGIApp:
     """Return the ASGI application of one process.
 
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
     """
-    services = create_services(settings, catalogue, clock, fetch_keys)
+    services = create_services(settings, catalogue, clock, fetch_from)
     gate = Gate(
         app=StreamableHTTPASGIApp(services.sessions),
         streaming_app=StreamableHTTPASGIApp(services.streams),
         catalogue=catalogue,
-        verifier=Verifier(settings.issuer, settings.resource, services.keys, clock),
+        verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, clock),
         challenge=Challenge(metadata_url(settings)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
@@ -125,20 +146,18 @@ def create_app(
         protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
     )
     refusals = Refusals(settings, services.audit)
+    ready = readyz(services.database, services.keys, services.statuses, services.audit)
     app = Starlette(
         routes=[
             Route(settings.endpoint_path, gate),
             *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
             Route("/livez", livez, methods=["GET"]),
-            Route("/readyz", readyz(services.database, services.keys, services.audit), methods=["GET"]),
+            Route("/readyz", ready, methods=["GET"]),
         ],
         lifespan=lambda _: _lifespan(services),
-        exception_handlers={
-            404: refusals.no_such_endpoint,
-            405: refusals.no_such_endpoint,
-            Exception: refusals.failed,
-        },
+        exception_handlers={404: refusals.no_such_endpoint, 405: refusals.no_such_endpoint, Exception: refusals.failed},
     )
+    app.state.services = services
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
     return Boundary(app, settings, refusals)
@@ -155,6 +174,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(services.keys.poll)
+            tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
             try:
                 yield
             finally:

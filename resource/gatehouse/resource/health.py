@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gatehouse.resource.bearer.jwks import KeySource
+from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.shared.audit_writer import AuditWriter
 
@@ -23,8 +24,11 @@ async def livez(_: Request) -> Response:
     return JSONResponse({"status": "ok"}, headers=_HEADERS)
 
 
-def readyz(database: AsyncDatabase, keys: KeySource, audit: AuditWriter) -> Endpoint:
-    """Return the endpoint that answers whether calls can be served: 200 when every check is `ok`, else 503."""
+def readyz(database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter) -> Endpoint:
+    """Return the endpoint that answers whether calls can be served: 200 when every check is `ok`, else 503.
+
+    Status lists that are stale do not count where the server is set to fail open: calls are served then.
+    """
 
     async def endpoint(_: Request) -> Response:
         checks = {"database": "ok", "issuer_keys": "ok" if keys.ready else "none is known"}
@@ -34,8 +38,8 @@ def readyz(database: AsyncDatabase, keys: KeySource, audit: AuditWriter) -> Endp
             checks["database"] = "does not answer"
         if not audit.available:
             checks["database"] = "takes no audit events"
-        ready = set(checks.values()) == {"ok"}
-        content = {"status": "ok" if ready else "unavailable", **checks}
+        ready = set(checks.values()) == {"ok"} and statuses.ready
+        content = {"status": "ok" if ready else "unavailable", **checks, "status_lists": statuses.state}
         return JSONResponse(content, 200 if ready else 503, _HEADERS)
 
     return endpoint

@@ -1,7 +1,7 @@
 """The settings of the resource server (environment, or `--env-file`)."""
 
 import re
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from gatehouse.shared.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.scopes import parse_scope
 from gatehouse.shared.settings import ServerSettings, check_issuer, check_public_url, check_reach
+from gatehouse.shared.status_list import LIFETIME, POLL_INTERVAL, WINDOW
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
@@ -41,6 +42,19 @@ class Settings(ServerSettings):
     )
     allowed_origins: str = Field(
         "", description="Origins of web pages that may call, separated by spaces, beside the resource's own origin."
+    )
+
+    status_poll_interval: int = Field(
+        POLL_INTERVAL, ge=1, le=60, description="Seconds between two polls of the issuer's status lists."
+    )
+    status_max_age: int = Field(
+        900,
+        ge=2 * WINDOW,
+        le=LIFETIME,
+        description="Seconds that a status list is trusted without newer word from the issuer.",
+    )
+    status_failure: Literal["closed", "open"] = Field(
+        "closed", description="What happens to tokens after that: closed refuses them with 503, open accepts them."
     )
 
     @field_validator("resource")

@@ -171,16 +171,16 @@ def decoy_key(alg: str) -> VerificationKey:
     return client_verification_keys(jwk)[0]
 
 
-def read_header(token: str) -> Header:
+def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
     """Read the protected header of a compact JWS without trusting it.
 
     Raises:
-        InvalidToken: longer than 8 KiB; not three canonical base64url segments; a header that is not one JSON
-            object, names an algorithm outside ALLOWED_ALGORITHMS, or holds any member but `alg`, `kid` and `typ`
-            (so: `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
+        InvalidToken: longer than `max_length`, 8 KiB for whatever a caller sends; not three canonical base64url
+            segments; a header that is not one JSON object, names an algorithm outside ALLOWED_ALGORITHMS, or holds
+            any member but `alg`, `kid` and `typ` (so: `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
     """
-    if len(token) > MAX_TOKEN_LENGTH:
-        _refuse("longer than 8 KiB")
+    if len(token) > max_length:
+        _refuse(f"longer than {max_length // 1024} KiB")
     if _COMPACT.fullmatch(token) is None:
         _refuse("not a compact JWS")
     try:

@@ -3,7 +3,7 @@
 import re
 
 _SECRET = re.compile(
-    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gths_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
+    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
 )
 _MASK = "[masked]"
 _MAX_QUOTED = 100

@@ -181,7 +181,7 @@ def show(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client disable agent_0123456789abcdef0123")
 def disable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Give a client no more tokens. Those that it holds live on until they expire."""
+    """Give a client no more tokens, and take back those that it holds."""
     _set_disabled(ctx, client_id, output, disabled=True)
 
 
@@ -191,7 +191,7 @@ def disable(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client enable agent_0123456789abcdef0123")
 def enable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Let a disabled client have tokens again."""
+    """Let a disabled client have tokens again. Those that were taken back stay so."""
     _set_disabled(ctx, client_id, output, disabled=False)
 
 
@@ -258,7 +258,7 @@ def update(
 @click.pass_context
 @example("authserver client delete agent_0123456789abcdef0123 --yes")
 def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
-    """Delete a client with its credentials and grants. Tokens that it holds live on until they expire."""
+    """Delete a client with its credentials and grants, and take back the tokens that it holds."""
     confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
         administration.delete_client(session, installation.admin, client_id)

@@ -8,6 +8,7 @@ from gatehouse.authserver.keys.sealing import create_sealing_key, has_sealing_ke
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
+from gatehouse.authserver.store.status_lists import ensure_list
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.clock import system_clock
@@ -37,6 +38,7 @@ def init(ctx: click.Context, output: str) -> None:
         admin = Administrator(AuditRows(audit_event))
         with database.write() as session:
             kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, system_clock)
+            ensure_list(session, admin.now())
             for kid in kids:
                 admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
         Installation(settings, database, admin).rotation().run()

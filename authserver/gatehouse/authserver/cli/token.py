@@ -1,6 +1,7 @@
 """`authserver token`: for whoever has to find out why a call is refused."""
 
 import sys
+from functools import partial
 
 import click
 from sqlalchemy.orm import Session
@@ -9,14 +10,19 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.administration import existing_client
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.registry import list_clients
+from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import NotGranted, choose_resource, choose_scope
 from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
+from gatehouse.authserver.store.status_lists import is_live, reserve_block
+from gatehouse.authserver.tokens.administration import revoke_all, revoke_by_jti
+from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.authserver.tokens.read import DeadToken, TokenReader
+from gatehouse.shared.administration import Administrator
 from gatehouse.shared.checks import passed
 from gatehouse.shared.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.command_line import example, join_scopes, output_option, print_record, print_records
@@ -26,7 +32,7 @@ from gatehouse.shared.scopes import format_scope
 
 @click.group()
 def token() -> None:
-    """Access tokens: issue one to debug with, or ask why one is refused."""
+    """Access tokens: take them back, issue one to debug with, or ask why one is refused."""
 
 
 @token.command()
@@ -69,7 +75,7 @@ def _issue(
     except OAuthError as error:
         refusal = explain(session, error) if isinstance(error, NotGranted) else error
         raise Refused(f"{refusal.error}: {refusal.reason}{_mend(refusal.mend)}") from None
-    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock)
+    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, "token.issue", client_id, issued.claims)
     return issued
@@ -78,6 +84,12 @@ def _issue(
 def _mend(mend: str | None) -> str:
     """Return what may mend a refusal, a command or a sentence, as the end of a message."""
     return "" if mend is None else f". Run: {mend}" if mend.startswith("authserver ") else f". {mend}"
+
+
+def _take_index(session: Session, admin: Administrator, client: Client) -> Index:
+    block = reserve_block(session, client.client_id, 1, admin.now())
+    assert block is not None  # noqa: S101 - the client is there and enabled in this transaction
+    return Index(block.list_id, block.start)
 
 
 @token.command()
@@ -102,8 +114,47 @@ def inspect(ctx: click.Context, output: str) -> None:
                 clients={client.client_id: client for client in list_clients(session)},
                 resources=frozenset(resource.resource for resource in list_resources(session)),
                 clock=installation.admin.clock,
+                is_live=lambda index: is_live(session, index.list_id, index.idx),
             )
-    checks = inspection.run()
+            checks = inspection.run()
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
     if not passed(checks):
         ctx.exit(1)
+
+
+@token.command()
+@click.option("--jti", help="Take back the token of this jti, as the audit trails name it.")
+@click.option("--client", "client_id", metavar="CLIENT_ID", help="Take back every token of this client.")
+@output_option
+@click.pass_context
+@example(
+    "authserver token revoke < token.txt\n"
+    "authserver token revoke --jti 0123456789ab.42.AAAAAAAAAAAAAAAAAAAAAA\n"
+    "authserver token revoke --client agent_0123456789abcdef0123"
+)
+def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: str) -> None:
+    """Take back a token from standard input, the one of a jti, or all of a client's.
+
+    The client stays enabled, and can obtain a new one. To end that, too: authserver client disable.
+    """
+    if jti is not None and client_id is not None:
+        raise click.UsageError("Give --jti or --client, not both.")
+    with open_installation(ctx) as installation:
+        if jti is None and client_id is None:
+            jti = _read_jti(installation)
+        with installation.database.write() as session:
+            if jti is not None:
+                client_id = revoke_by_jti(session, installation.admin, jti)
+            elif client_id is not None:
+                revoke_all(session, installation.admin, client_id)
+    print_record({"client_id": client_id, "jti": jti or "every one", "revoked": True}, output)
+    click.echo("Takes effect at every resource server by its next poll, which is every 5 s by default.", err=True)
+
+
+def _read_jti(installation: Installation) -> str:
+    reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
+    try:
+        claims, _ = reader.read(sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip(), installation.keys())
+    except DeadToken as dead:
+        raise Refused(f"Nothing to take back: {dead.reason}. Ask: authserver token inspect") from None
+    return claims.jti

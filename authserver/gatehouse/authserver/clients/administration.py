@@ -16,6 +16,7 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
+from gatehouse.authserver.store.status_lists import revoke_client
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.jose import InvalidKeySet, client_verification_keys, parse_client_keys
@@ -148,10 +149,15 @@ def _locked_client(session: Session, client_id: str) -> Client:
 
 
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
-    """Disable or enable a client. The token endpoint follows within one second. Raises Refused."""
+    """Disable or enable a client. What tokens it has are taken back: disabling ends them, enabling revives none.
+
+    Raises:
+        Refused: there is no such client.
+    """
     _locked_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     row.disabled = disabled
+    revoke_client(session, client_id)
     admin.record(session, "client.disable" if disabled else "client.enable", client_id)
     return existing_client(session, client_id)
 
@@ -260,8 +266,9 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
 
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
-    """Delete a client with its credentials and grants. Its tokens live on until they expire. Raises Refused."""
+    """Delete a client with its credentials and grants, and take its tokens back. Raises Refused."""
     client = _locked_client(session, client_id)
+    revoke_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))
     session.flush()
     admin.record(session, "client.delete", client_id, client_name=client.client_name)

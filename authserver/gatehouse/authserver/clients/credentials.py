@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
 from gatehouse.shared import jose
+from gatehouse.shared.audit import CLAIMED
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 """RFC 7523 2.2."""
@@ -83,6 +84,14 @@ def claimed_client_id(authorization: str | None, form: Mapping[str, str]) -> str
     except OAuthError:
         claimed = form.get("client_id") if authorization is None else None
     return claimed[:MAX_CREDENTIAL] if claimed is not None else None
+
+
+def claimed_actor(proven: str | None, authorization: str | None, form: Mapping[str, str]) -> str | None:
+    """Return whom a refusal is recorded for: who was proven, or who was claimed."""
+    if proven is not None:
+        return proven
+    claimed = claimed_client_id(authorization, form)
+    return f"{CLAIMED}{claimed}" if claimed is not None else None
 
 
 def _assertion_credentials(form: Mapping[str, str]) -> AssertionCredentials:

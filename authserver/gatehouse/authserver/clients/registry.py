@@ -39,6 +39,8 @@ class Client:
     """Scopes by resource identifier."""
     hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
     """For each of those resources, which scope implies which."""
+    token_epoch: int = 0
+    """Counts how often all tokens of the client were taken back: what was reserved for it before is void."""
 
 
 class ClientRegistry:
@@ -90,6 +92,7 @@ def load_client(session: Session, client_id: str) -> Client | None:
         secrets=tuple(StoredSecret(secret.pepper_id, secret.digest) for secret in secret_rows),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
         hierarchies=scope_hierarchies,
+        token_epoch=row.token_epoch,
     )
 
 

@@ -28,9 +28,9 @@ class StoredSecret:
     digest: bytes = field(repr=False)
 
 
-def generate_secret() -> str:
-    """Return a new client secret."""
-    return PREFIX + secrets.token_urlsafe(32)
+def generate_secret(prefix: str = PREFIX) -> str:
+    """Return a new secret of 256 random bits."""
+    return prefix + secrets.token_urlsafe(32)
 
 
 def hint(secret: str) -> str:

@@ -2,6 +2,7 @@
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatehouse.authserver.endpoints.conditional import conditional_response
 from gatehouse.authserver.errors import render, temporarily_unavailable
 from gatehouse.authserver.http import Request, Response
 from gatehouse.authserver.keys.lifecycle import KEY_SET_MAX_AGE
@@ -20,7 +21,4 @@ def jwks(services: Services, request: Request) -> Response:
         "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}",
         "ETag": keys.etag,
     }
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if known & {"*", keys.etag}:
-        return Response(304, headers=headers)
-    return Response(200, keys.jwks, headers)
+    return conditional_response(request, keys.jwks, keys.etag, headers)

@@ -4,7 +4,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.credentials import claimed_client_id
+from gatehouse.authserver.clients.credentials import claimed_actor
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import GrantedRequest, NotGranted, choose_resource, choose_scope
@@ -14,7 +14,7 @@ from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
-from gatehouse.shared.audit import CLAIMED, AuditEvent
+from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.scopes import cut_scope, format_scope
@@ -54,7 +54,8 @@ def _refuse(
                 error = explain(session, error)
         except SQLAlchemyError:
             log.warning("why a grant is missing cannot be looked up")
-    actor = _actor(request, form, client)
+    proven = client.client.client_id if client else None
+    actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
     return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor, target=_target(form))
 
 
@@ -74,14 +75,6 @@ def record_issued(services: Services, request: Request, granted: GrantedRequest,
             detail={"scope": format_scope(claims.scope), "exp": claims.exp, **left_out},
         )
     )
-
-
-def _actor(request: Request, form: Form, client: AuthenticatedClient | None) -> str | None:
-    """Return who was refused: a client that is proven, or the one that was claimed."""
-    if client is not None:
-        return client.client.client_id
-    claimed = claimed_client_id(request.headers.get("authorization"), form.parameters)
-    return f"{CLAIMED}{claimed}" if claimed is not None else None
 
 
 def _target(form: Form) -> str | None:

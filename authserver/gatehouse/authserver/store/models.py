@@ -43,6 +43,7 @@ class ClientRow(Base):
     claims: Mapped[dict[str, Any]] = mapped_column(JSON)
     disabled: Mapped[bool] = mapped_column(Boolean, server_default=false())
     created_at: Mapped[int] = mapped_column(BigInteger)
+    token_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class PepperRow(Base):
@@ -146,6 +147,51 @@ class LeaseRow(Base):
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     holder: Mapped[str] = mapped_column(String(32))
     expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ResourceCredentialRow(Base):
+    """What a resource asks about tokens with. No client: it can obtain none."""
+
+    __tablename__ = "resource_credential"
+    credential_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), index=True)
+    pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hint: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class StatusListRow(Base):
+    """A status list: how many of its indices are reserved, and how often its bits changed."""
+
+    __tablename__ = "status_list"
+    list_id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    next_index: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class StatusBlockRow(Base):
+    """Indices that were reserved together for one client. No reference to its row: the tokens may outlive it."""
+
+    __tablename__ = "status_block"
+    list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
+    start: Mapped[int] = mapped_column(Integer, primary_key=True)
+    size: Mapped[int] = mapped_column(Integer)
+    client_id: Mapped[str] = mapped_column(String(64), index=True)
+    revoked: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class RevokedTokenRow(Base):
+    """A token that was taken back by itself."""
+
+    __tablename__ = "revoked_token"
+    list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
+    idx: Mapped[int] = mapped_column(Integer, primary_key=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 audit_event = audit_table(Base.metadata)

@@ -1,16 +1,18 @@
 """Would a resource server accept this access token, and if not, which check fails? For an admin who asks why."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.tokens.indices import Index
 from gatehouse.shared import acceptance, jose
 from gatehouse.shared.checks import Check, run_checks
 from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY, Clock
 from gatehouse.shared.redaction import quoted
 from gatehouse.shared.scopes import format_scope
+from gatehouse.shared.status_list import parse_list_uri
 
 _DOTS = 2
 _CLOCKS = "compare the clocks of the two servers"
@@ -30,6 +32,8 @@ class Inspection:
     clients: Mapping[str, Client]
     resources: frozenset[str]
     clock: Clock
+    is_live: Callable[[Index], bool]
+    """Tells whether an index was reserved, and is not taken back."""
     header: jose.Header = field(init=False)
     claims: AccessClaims = field(init=False)
 
@@ -43,6 +47,7 @@ class Inspection:
             ("aud", self._audience),
             ("lifetime", self._lifetime),
             ("time", self._time),
+            ("status", self._status),
             ("client", self._client),
         )
         return run_checks(steps, (_Failed, jose.InvalidToken, InvalidClaims), stop=True)
@@ -93,11 +98,19 @@ class Inspection:
             raise _Failed(f"{error}" if now >= last else f"{error}: {_CLOCKS}") from None
         return f"accepted for {math.ceil(last - now)} s more"
 
+    def _status(self) -> str:
+        status = self.claims.status
+        list_id = parse_list_uri(self.issuer, status.uri) if status else None
+        if status is None or list_id is None:
+            raise _Failed("the token has no status in a list of this issuer")
+        if not self.is_live(Index(list_id, status.idx)):
+            raise _Failed("revoked, by itself or together with its client")
+        return f"index {status.idx} of {status.uri} is not set"
+
     def _client(self) -> str:
         client = self.clients.get(self.claims.client_id)
         if client is None or client.disabled:
-            # A resource server cannot know it, and accepts the token until it expires.
-            return f"{self.claims.client_id} is {'gone' if client is None else 'disabled'}; the token lives on"
+            raise _Failed(f"{self.claims.client_id} is {'gone' if client is None else 'disabled'}")
         return f"{client.client_id} ({client.client_name})"
 
 

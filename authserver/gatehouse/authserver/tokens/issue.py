@@ -1,13 +1,16 @@
 """Access tokens as RFC 9068 has them."""
 
-import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, MAX_TOKEN_LENGTH, AccessClaims
+from gatehouse.authserver.tokens.indices import Index
+from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, MAX_TOKEN_LENGTH, AccessClaims, StatusReference
 from gatehouse.shared.clock import Clock
 from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.status_list import list_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +28,19 @@ class TokenIssuer:
     issuer: str
     default_ttl: int
     clock: Clock
+    take_index: Callable[[Client], Index]
+    """Returns an index of a status list that no other token has. Raises OAuthError for a client that is disabled."""
 
     def issue(self, granted: GrantedRequest, key: SigningKey) -> IssuedToken:
         """Sign a token for a granted request.
 
         Raises:
-            OAuthError: `invalid_scope` when the token would be longer than a resource server accepts.
+            OAuthError: `invalid_scope` when the token would be longer than a resource server accepts;
+                `invalid_client` when the client was disabled since it authenticated.
+            SQLAlchemyError: no index can be had.
         """
         client = granted.client
+        index = self.take_index(client)
         now = int(self.clock())
         claims = AccessClaims(
             iss=self.issuer,
@@ -41,9 +49,10 @@ class TokenIssuer:
             aud=granted.resource,
             iat=now,
             exp=now + min(client.token_ttl or self.default_ttl, MAX_LIFETIME),
-            jti=secrets.token_urlsafe(16),
+            jti=index.new_jti(),
             scope=granted.scope,
             static=client.claims,
+            status=StatusReference(list_uri(self.issuer, index.list_id), index.idx),
         )
         token = key.sign(ACCESS_TOKEN_TYPE, claims.to_json())
         if len(token) > MAX_TOKEN_LENGTH:

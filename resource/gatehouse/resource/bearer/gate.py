@@ -20,6 +20,7 @@ from starlette.types import Message as ASGIMessage
 from gatehouse.resource import json_rpc, policy, verified_request
 from gatehouse.resource.bearer.challenge import Challenge
 from gatehouse.resource.bearer.jwks import KeysUnavailable
+from gatehouse.resource.bearer.status import StatusUnavailable
 from gatehouse.resource.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.json_rpc import InvalidMessage, Message
@@ -173,6 +174,9 @@ class Gate:
             ) from None
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
+        except StatusUnavailable:
+            mend = "Let this server reach the issuer's status lists; /readyz tells which are stale."
+            raise _unavailable("no recent status list of the issuer is known", mend) from None
 
     def _required_scope(self, message: Message | None) -> frozenset[str]:
         if message is None:

@@ -7,7 +7,7 @@ cannot be used never replaces one that can.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -55,12 +55,14 @@ Fetch = Callable[[str | None], Awaitable[Fetched | None]]
 """Given the known entity tag, returns the document, or None when it has not changed. Raises FetchFailed."""
 
 
-def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT) -> Fetch:
-    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only."""
+def http_fetch(
+    client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
+) -> Fetch:
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only, or what else is expected."""
 
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
-            "Accept": "application/jwk-set+json, application/json",
+            "Accept": ", ".join(sorted(content_types, reverse=True)),
             # Unpacked, a small answer could be a large one.
             "Accept-Encoding": "identity",
             # A cache in between must ask again: it might still hold a key that was revoked (RFC 9111 5.2.1.4).
@@ -71,7 +73,7 @@ def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOU
         try:
             with anyio.fail_after(timeout):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                    return await _read(response)
+                    return await _read(response, content_types)
         except TimeoutError:
             raise FetchFailed(f"{url}: no answer within {timeout:g} s") from None
         except httpx2.ConnectError:
@@ -82,12 +84,12 @@ def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOU
     return fetch
 
 
-async def _read(response: httpx2.Response) -> Fetched | None:
+async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if response.status_code != httpx2.codes.OK or content_type not in _CONTENT_TYPES:
-        raise FetchFailed(f"status {response.status_code} or not JSON")
+    if response.status_code != httpx2.codes.OK or content_type not in content_types:
+        raise FetchFailed(f"status {response.status_code} or not {min(content_types)}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise FetchFailed("compressed, though that was not accepted")
     document = bytearray()

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from gatehouse.resource.bearer.jwks import KeySource
+from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.shared import acceptance, jose
 from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import Clock
@@ -40,11 +41,19 @@ class Verifier:
     """Verifies tokens of one issuer for one resource."""
 
     def __init__(
-        self, issuer: str, resource: str, keys: KeySource, clock: Clock, *, cache_size: int = _CACHE_SIZE
+        self,
+        issuer: str,
+        resource: str,
+        keys: KeySource,
+        statuses: StatusLists,
+        clock: Clock,
+        *,
+        cache_size: int = _CACHE_SIZE,
     ) -> None:
         self._issuer = issuer
         self._resource = resource
         self._keys = keys
+        self._statuses = statuses
         self._clock = clock
         self._cache_size = cache_size
         self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
@@ -55,6 +64,7 @@ class Verifier:
         Raises:
             TokenRefused: it is not valid here and now.
             KeysUnavailable: no key of the issuer is known, so nothing can be said.
+            StatusUnavailable: whether it was taken back cannot be said now.
         """
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._remembered(digest)
@@ -69,6 +79,9 @@ class Verifier:
         self._cache.move_to_end(digest)
         if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
+        # Last, as the draft has it (8.3), and every time: a remembered token can be taken back, too.
+        if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
+            raise TokenRefused(reason, verified.claims)
         return verified.claims
 
     def _remembered(self, digest: bytes) -> _Verified | None:

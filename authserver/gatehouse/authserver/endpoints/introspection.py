@@ -1,0 +1,68 @@
+"""`POST /introspect` (RFC 7662): a resource asks whether a token for it is live."""
+
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.authserver.clients.credentials import claimed_actor
+from gatehouse.authserver.clients.resource_credentials import AuthenticatedResource
+from gatehouse.authserver.errors import OAuthError, invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.form import Form, parse_form
+from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
+from gatehouse.authserver.keys.store import KeyRing, NoUsableKey
+from gatehouse.authserver.refusals import refuse
+from gatehouse.authserver.services import Services
+from gatehouse.authserver.tokens.read import DeadToken
+from gatehouse.shared.audit import AuditEvent
+from gatehouse.shared.audit_writer import AuditUnavailable
+
+_ACTION = "token.introspect"
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def introspection(services: Services, request: Request) -> Response:
+    """Answer with what a live token for the asking resource says, and for any other text with `active: false`."""
+    form, resource = Form(), None
+    try:
+        form = parse_form(request)
+        authorization = request.headers.get("authorization")
+        keys = services.keys.ring()
+        resource = services.resource_authenticator.authenticate(authorization, form.parameters, keys)
+        token = form.parameters.get("token")
+        if token is None:
+            raise invalid_request("token is missing. Send the access token that is to be judged.")
+        answer = _introspect(services, request, resource, token, keys)
+    except OAuthError as error:
+        proven = resource.credential_id if resource else None
+        actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
+        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
+    except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
+        log.error("introspection request cannot be judged", error=type(error).__name__)
+        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    return json_response(answer, headers=NO_STORE)
+
+
+def _introspect(
+    services: Services, request: Request, resource: AuthenticatedResource, token: str, keys: KeyRing
+) -> dict[str, Any]:
+    jti, reason = None, None
+    answer: dict[str, Any] = {"active": False}
+    try:
+        claims, _ = services.tokens.read(token, keys, aud=resource.resource)
+        jti = claims.jti
+        answer = {**claims.to_json(), "token_type": "Bearer", "active": True}
+    except DeadToken as dead:
+        reason = dead.reason
+    event = AuditEvent(
+        _ACTION,
+        "refused" if reason else "allowed",
+        actor=resource.credential_id,
+        object=resource.resource,
+        jti=jti,
+        request_id=request.request_id,
+        reason=reason,
+    )
+    services.audit.record(event)
+    return answer

@@ -1,0 +1,64 @@
+"""`POST /revoke` (RFC 7009): a client takes one of its own tokens back."""
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.credentials import claimed_actor
+from gatehouse.authserver.errors import OAuthError, invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.form import Form, parse_form
+from gatehouse.authserver.http import NO_STORE, Request, Response
+from gatehouse.authserver.keys.store import KeyRing, NoUsableKey
+from gatehouse.authserver.refusals import refuse
+from gatehouse.authserver.services import Services
+from gatehouse.authserver.store.status_lists import revoke_token
+from gatehouse.authserver.tokens.read import DeadToken
+from gatehouse.shared.audit import AuditEvent
+from gatehouse.shared.audit_writer import AuditUnavailable
+
+_ACTION = "token.revoke"
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def revocation(services: Services, request: Request) -> Response:
+    """Answer 200 whatever the token was (RFC 7009 2.2): one that is not the client's, or no token, is left alone.
+
+    `token_type_hint` is ignored (2.1): there are access tokens only.
+    """
+    form, client = Form(), None
+    try:
+        form = parse_form(request)
+        authorization = request.headers.get("authorization")
+        keys = services.keys.ring()
+        client = services.authenticator.authenticate(authorization, form.parameters, keys)
+        token = form.parameters.get("token")
+        if token is None:
+            raise invalid_request("token is missing. Send the access token that is to be taken back.")
+        _revoke(services, request, client, token, keys)
+    except OAuthError as error:
+        proven = client.client.client_id if client else None
+        actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
+        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
+    except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
+        log.error("revocation request cannot be judged", error=type(error).__name__)
+        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    return Response(200, headers=NO_STORE)
+
+
+def _revoke(services: Services, request: Request, client: AuthenticatedClient, token: str, keys: KeyRing) -> None:
+    """Set the token's bit in one transaction with its audit event, or record why there was nothing to do."""
+    actor = client.client.client_id
+    try:
+        claims, index = services.tokens.read(token, keys, client_id=actor)
+    except DeadToken as dead:
+        services.audit.commit_and_wait(
+            AuditEvent(_ACTION, "refused", actor=actor, request_id=request.request_id, reason=dead.reason)
+        )
+        return
+    event = AuditEvent(
+        _ACTION, "allowed", actor=actor, object=claims.aud, jti=claims.jti, request_id=request.request_id
+    )
+    with services.database.write() as session:
+        revoke_token(session, index.list_id, index.idx)
+        session.execute(services.audit.rows.insert(event))

@@ -1,0 +1,35 @@
+"""`GET /status-lists` and `GET /status-lists/ID` (draft-ietf-oauth-status-list 8, 9)."""
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.authserver.endpoints.conditional import conditional_response
+from gatehouse.authserver.errors import invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.http import Request, Response, json_response
+from gatehouse.authserver.keys.store import NoUsableKey
+from gatehouse.authserver.refusals import refuse
+from gatehouse.authserver.services import Services
+from gatehouse.shared.status_list import MEDIA_TYPE, PATH
+
+# A cache between here and a resource server would make revocation wait for it.
+_HEADERS = {"Cache-Control": "no-cache"}
+
+
+def status_lists(services: Services, request: Request) -> Response:
+    """Answer with the URI of every list, so that a resource server knows them before their first token (9.1)."""
+    try:
+        return json_response({"status_lists": services.status_lists.uris()}, headers=_HEADERS)
+    except SQLAlchemyError as error:
+        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+
+
+def status_list(services: Services, request: Request) -> Response:
+    """Answer with a signed list; 304 to a reader that has it already."""
+    try:
+        published = services.status_lists.find(request.path.removeprefix(f"{PATH}/"), services.keys.ring().signing_key)
+    except (SQLAlchemyError, NoUsableKey) as error:
+        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    if published is None:
+        gone = invalid_request("There is no such status list. Tokens that refer to it have expired.", status=404)
+        return refuse(services.audit, request.request_id, gone, target=PATH)
+    headers = {**_HEADERS, "Content-Type": MEDIA_TYPE, "ETag": published.etag}
+    return conditional_response(request, published.token, published.etag, headers)

@@ -1,0 +1,97 @@
+"""Status lists (draft-ietf-oauth-status-list): one bit for each token, set when it is taken back.
+
+A list is a string of LIST_SIZE bits. Index 0 is the least significant bit of the first byte (section 4.1).
+"""
+
+import base64
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+TYPE = "statuslist+jwt"
+"""The JWS `typ` of a status list token (section 5.1)."""
+
+MEDIA_TYPE = "application/statuslist+jwt"
+"""What one is served as (section 8.2)."""
+
+LIST_SIZE = 2**17
+"""Tokens of one list: 16 KiB, and at worst 30 KiB when it is signed."""
+
+MAX_LENGTH = 64 * 1024
+"""Characters of a signed list. Nothing in a longer one is read."""
+
+MAX_SIZE = 2**20
+"""Bits that a list is unpacked to. Packed, a small list could be a large one."""
+
+WINDOW = 60
+"""Seconds after which a list is signed anew, changed or not: its `iat` tells how old the issuer's word is."""
+
+LIFETIME = 3600
+"""Seconds from `iat` to `exp` of a signed list."""
+
+POLL_INTERVAL = 5
+"""Seconds that a reader should keep a list (`ttl`), and between two polls where nothing else is set."""
+
+PATH = "/status-lists"
+"""Where the issuer lists its lists (section 9); each stands below it."""
+
+_LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+
+
+class InvalidStatusList(ValueError):
+    """The document is no status list. The message is for the operator."""
+
+
+def list_uri(issuer: str, list_id: str) -> str:
+    """Return the URI of a list, which is also the `sub` of its token."""
+    return f"{issuer}{PATH}/{list_id}"
+
+
+def parse_list_uri(issuer: str, uri: str) -> str | None:
+    """Return the id of an issuer's list; None for any other URI, which nobody is to follow."""
+    prefix = f"{issuer}{PATH}/"
+    list_id = uri.removeprefix(prefix)
+    return list_id if uri.startswith(prefix) and _LIST_ID.fullmatch(list_id) else None
+
+
+def is_set(bits: bytes, index: int) -> bool:
+    """Tell whether the bit of an index is set. The index must be within the list."""
+    return bool(bits[index >> 3] >> (index & 7) & 1)
+
+
+def set_bits(bits: bytearray, start: int, size: int = 1) -> None:
+    """Set the bits of `size` indices from `start` on."""
+    for index in range(start, start + size):
+        bits[index >> 3] |= 1 << (index & 7)
+
+
+def encode(bits: bytes) -> dict[str, Any]:
+    """Return the `status_list` claim (section 4.2)."""
+    packed = base64.urlsafe_b64encode(zlib.compress(bits, 9)).rstrip(b"=").decode()
+    return {"bits": 1, "lst": packed}
+
+
+def decode(claim: Any) -> bytes:
+    """Return the bits of a `status_list` claim.
+
+    Raises:
+        InvalidStatusList: no list of single bits, not base64url of zlib, more than MAX_SIZE bits, or more behind its
+            end.
+    """
+    if not isinstance(claim, Mapping) or claim.get("bits") != 1 or isinstance(claim["bits"], bool):
+        raise InvalidStatusList("status_list is no list of single bits")
+    packed = claim.get("lst")
+    if not isinstance(packed, str) or not packed:
+        raise InvalidStatusList("lst is not a non-empty string")
+    try:
+        data = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+        unpacker = zlib.decompressobj()
+        bits = unpacker.decompress(data, MAX_SIZE // 8 + 1)
+    except (ValueError, zlib.error):
+        raise InvalidStatusList("lst is not base64url of zlib") from None
+    if len(bits) > MAX_SIZE // 8 or not bits:
+        raise InvalidStatusList(f"lst is empty, or unpacks to more than {MAX_SIZE} bits")
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidStatusList("lst is cut off, or has something behind its end")
+    return bits

@@ -1,0 +1,210 @@
+"""`POST /revoke` (RFC 7009) and `authserver token revoke`."""
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.assertions import ASSERTION_TYPE, KeyClient
+from support.authserver import FORM, RESOURCE, AuthServer, basic_header
+from support.clock import FakeClock
+from support.shell import CREATE, Shell
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.cli import main
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.store.status_lists import is_live
+from gatehouse.authserver.tokens.indices import parse_jti
+from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.jose import SigningKey, read_unverified_claims
+
+
+def post(server: AuthServer, basic: tuple[str, str] | None, **form: str) -> TestResponse:
+    headers = {"Authorization": basic_header(*basic)} if basic else {}
+    return server.http.post("/revoke", data=form, headers=headers, content_type=FORM)
+
+
+def issue(server: AuthServer, client: Client, secret: str) -> str:
+    token: str = server.post_token(basic=(client.client_id, secret)).json["access_token"]
+    return token
+
+
+def live(server: AuthServer, token: str) -> bool:
+    index = parse_jti(read_unverified_claims(token)["jti"])
+    assert index is not None
+    with server.services.database.read() as session:
+        return is_live(session, index.list_id, index.idx)
+
+
+def last_event(server: AuthServer) -> dict[str, Any]:
+    return server.audit(action="token.revoke")[-1]
+
+
+def test_a_client_takes_one_of_its_own_tokens_back(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    token, other = issue(authserver, client, secret), issue(authserver, client, secret)
+    response = post(authserver, (client.client_id, secret), token=token)
+    assert (response.status_code, response.data, response.headers["Cache-Control"]) == (200, b"", "no-store")
+    assert (live(authserver, token), live(authserver, other)) == (False, True)
+    event = last_event(authserver)
+    assert (event["actor"], event["outcome"], event["object"]) == (client.client_id, "allowed", RESOURCE)
+    assert event["jti"] == read_unverified_claims(token)["jti"]
+
+
+def test_a_hint_of_any_kind_changes_nothing(authserver: AuthServer) -> None:
+    """RFC 7009 2.1: a server that finds the token without it may ignore it."""
+    client, secret = authserver.create_client()
+    for hint in ("access_token", "refresh_token", "x"):
+        token = issue(authserver, client, secret)
+        assert post(authserver, (client.client_id, secret), token=token, token_type_hint=hint).status_code == 200
+        assert not live(authserver, token)
+
+
+def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserver: AuthServer) -> None:
+    """RFC 7009 2.1; attack: ending somebody else's work with a token that leaked."""
+    owner, owners_secret = authserver.create_client()
+    thief, thiefs_secret = authserver.create_client()
+    token = issue(authserver, owner, owners_secret)
+    response = post(authserver, (thief.client_id, thiefs_secret), token=token)
+    assert (response.status_code, response.data) == (200, b"")
+    assert live(authserver, token)
+    assert last_event(authserver)["reason"] == "the token is another client's"
+    post(authserver, (owner.client_id, owners_secret), token=token)
+    assert not live(authserver, token)
+
+
+@pytest.mark.parametrize(
+    ("garbage", "reason"),
+    [
+        ("x", "not a compact JWS"),
+        ("a.b.c", "a segment is not"),
+        ("x" * 9000, "longer than 8 KiB"),
+        ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA", "no access token under a published key"),
+    ],
+)
+def test_what_is_no_token_is_answered_as_a_revoked_one(authserver: AuthServer, garbage: str, reason: str) -> None:
+    """RFC 7009 2.2: the client's purpose, that the token be invalid, is achieved."""
+    client, secret = authserver.create_client()
+    response = post(authserver, (client.client_id, secret), token=garbage)
+    assert (response.status_code, response.data) == (200, b"")
+    assert reason in last_event(authserver)["reason"]
+
+
+def test_a_token_that_is_dead_already_is_answered_as_a_revoked_one(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    revoked, expired = issue(authserver, client, secret), issue(authserver, client, secret)
+    for _ in range(2):
+        assert post(authserver, (client.client_id, secret), token=revoked).status_code == 200
+    assert last_event(authserver)["reason"] == "revoked"
+    clock.advance(300 + LEEWAY)
+    assert post(authserver, (client.client_id, secret), token=expired).status_code == 200
+    assert last_event(authserver)["reason"] == f"expired {LEEWAY} s ago"
+
+
+def test_a_token_with_a_part_exchanged_is_no_token(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    token = issue(authserver, client, secret)
+    key = authserver.services.keys.ring().signing_key
+    claims = read_unverified_claims(token)
+    forged = {
+        token[:-8] + "AAAAAAAA": "signature does not match",
+        key.sign("JWT", claims): "no access token under a published key",
+        key.sign("at+jwt", {**claims, "iss": "https://evil.example"}): "iss is 'https://evil.example', not the trusted issuer",
+        key.sign("at+jwt", {**claims, "exp": claims["iat"] + 3601}): "lives for 3601 s",
+        key.sign("at+jwt", {**claims, "cnf": {"jkt": "x"}}): "the token is bound to a key",
+        key.sign("at+jwt", {**claims, "nbf": 1}): "the token has nbf",
+        key.sign("at+jwt", {**claims, "scope": 7}): "scope is not a non-empty string",
+        key.sign("at+jwt", {name: value for name, value in claims.items() if name != "status"}): "no status here",
+        key.sign("at+jwt", {**claims, "status": {"status_list": {"idx": 1, "uri": "x"}}}): "no status here",
+    }
+    for text, reason in forged.items():
+        assert post(authserver, (client.client_id, secret), token=text).status_code == 200
+        assert reason in last_event(authserver)["reason"]
+    assert live(authserver, token)
+
+
+def test_an_unauthenticated_revocation_is_refused_as_at_the_token_endpoint(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    token = issue(authserver, client, secret)
+    for basic in (None, (client.client_id, "gths_wrong"), ("agent_unknown", secret)):
+        response = post(authserver, basic, token=token)
+        assert (response.status_code, response.json["error"]) == (401, "invalid_client")
+    assert live(authserver, token)
+    assert last_event(authserver)["actor"] == "claimed:agent_unknown"
+    assert post(authserver, (client.client_id, secret), token=token).status_code == 200
+    assert not live(authserver, token)
+
+
+def test_a_revocation_without_a_token_says_what_to_send(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    response = post(authserver, (client.client_id, secret), token_type_hint="access_token")
+    assert (response.status_code, response.json["error"]) == (400, "invalid_request")
+    assert "token is missing" in response.json["error_description"]
+    assert last_event(authserver)["actor"] == client.client_id
+
+
+def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(authserver: AuthServer) -> None:
+    """Replay across endpoints (hydra GHSA-3p3g-vpw6-4w66)."""
+    client = KeyClient(authserver, SigningKey.generate("ES256"))
+    assertion = client.assertion()
+    token = client.post(assertion).json["access_token"]
+    form = {"token": token, "client_assertion_type": ASSERTION_TYPE}
+    refused = post(authserver, None, **form, client_assertion=assertion)
+    assert (refused.status_code, live(authserver, token)) == (401, True)
+    accepted = post(authserver, None, **form, client_assertion=client.assertion())
+    assert (accepted.status_code, live(authserver, token)) == (200, False)
+
+
+def test_without_its_database_a_revocation_asks_to_come_back(authserver: AuthServer) -> None:
+    """RFC 7009 2.2.1: a 503 tells that the token is still live."""
+    client, secret = authserver.create_client()
+    token = issue(authserver, client, secret)
+    authserver.take_database_away()
+    response = post(authserver, (client.client_id, secret), token=token)
+    assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+
+
+@pytest.fixture
+def issued(shell: Shell) -> dict[str, str]:
+    client_id = shell.json(*CREATE)["client_id"]
+    issued: dict[str, str] = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)
+    return {**issued, "client_id": client_id}
+
+
+def inspect_exit_code(shell: Shell, token: str) -> int:
+    return CliRunner().invoke(main, ["token", "inspect"], env=shell.environment, input=token).exit_code
+
+
+def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell: Shell, issued: dict[str, str]) -> None:
+    client_id = issued["client_id"]
+    again = ("token", "issue", "--client", client_id, "--resource", RESOURCE)
+    second, third = shell.json(*again), shell.json(*again)
+    assert inspect_exit_code(shell, issued["access_token"]) == 0
+    done = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input=issued["access_token"])
+    assert (done.exit_code, issued["access_token"] in done.output) == (0, False)
+    assert inspect_exit_code(shell, issued["access_token"]) == 1
+    assert shell.json("token", "revoke", "--jti", second["jti"])["client_id"] == client_id
+    assert (inspect_exit_code(shell, second["access_token"]), inspect_exit_code(shell, third["access_token"])) == (1, 0)
+    shell.text("token", "revoke", "--client", client_id)
+    assert inspect_exit_code(shell, third["access_token"]) == 1
+    assert inspect_exit_code(shell, shell.json(*again)["access_token"]) == 0
+    events = shell.json("audit", "--action", "token.revoke")
+    assert [event["object"] for event in events] == [client_id] * 3
+    assert events[1]["detail"]["jti"] == second["jti"]
+
+
+def test_what_cannot_be_revoked_is_refused_with_a_mend(shell: Shell, issued: dict[str, str]) -> None:
+    assert "not both" in shell.refusal("token", "revoke", "--jti", "a", "--client", "b", code=2)
+    assert "no jti of this server's" in shell.refusal("token", "revoke", "--jti", "a")
+    assert "no live token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")
+    assert "There is no client" in shell.refusal("token", "revoke", "--client", "agent_x")
+    dead = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input="abc")
+    assert dead.exit_code == 1
+    assert "token inspect" in dead.output
+    assert inspect_exit_code(shell, issued["access_token"]) == 0
+
+
+@pytest.mark.parametrize("end", ["disable", "delete"])
+def test_a_client_that_is_disabled_or_deleted_loses_its_tokens(shell: Shell, issued: dict[str, str], end: str) -> None:
+    assert inspect_exit_code(shell, issued["access_token"]) == 0
+    shell.text("client", end, issued["client_id"], *(["--yes"] if end == "delete" else []))
+    assert inspect_exit_code(shell, issued["access_token"]) == 1

@@ -1,0 +1,384 @@
+"""Status lists at the authorization server: who has which index, what is published, and when it goes."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, select
+from support.authserver import ISSUER, RESOURCE, AuthServer
+from support.clock import FakeClock
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.clients.administration import delete_client, set_disabled
+from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.store import status_lists
+from gatehouse.authserver.store.models import RevokedTokenRow, StatusBlockRow, StatusListRow
+from gatehouse.authserver.store.status_lists import (
+    BLOCK_LIFETIME,
+    MAX_BLOCK,
+    list_ids,
+    load_bits,
+    prune_status_lists,
+    reserve_block,
+    revoke_client,
+    revoke_token,
+)
+from gatehouse.authserver.tokens.indices import MIN_BLOCK, Index, StatusIndices, parse_jti
+from gatehouse.authserver.tokens.status_lists import StatusListPublisher
+from gatehouse.shared.claims import MAX_LIFETIME
+from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.jose import parse_key_set, read_header, verify
+from gatehouse.shared.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
+
+
+def change_client(server: AuthServer, client: Client, *, disabled: bool) -> Client:
+    with server.services.database.write() as session:
+        return set_disabled(session, server.admin, client.client_id, disabled=disabled)
+
+
+def reload(server: AuthServer, client: Client) -> Client:
+    with server.services.database.read() as session:
+        loaded = load_client(session, client.client_id)
+    assert loaded is not None
+    return loaded
+
+
+def indices_of(server: AuthServer) -> StatusIndices:
+    """Return the indices of another process."""
+    return StatusIndices(server.services.database, server.clock)
+
+
+def bit(server: AuthServer, index: Index) -> bool:
+    with server.services.database.read() as session:
+        return is_set(load_bits(session, index.list_id), index.idx)
+
+
+def count_writes(server: AuthServer, action: Callable[[], Any]) -> int:
+    """Return how many statements of an action change the database."""
+    statements: list[str] = []
+
+    def remember(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    event.listen(server.services.database.engine, "before_cursor_execute", remember)
+    try:
+        action()
+    finally:
+        event.remove(server.services.database.engine, "before_cursor_execute", remember)
+    return sum(statement.startswith(("INSERT INTO status", "UPDATE status")) for statement in statements)
+
+
+def fetch(server: AuthServer, uri: str, etag: str | None = None) -> TestResponse:
+    headers = {"If-None-Match": etag} if etag else {}
+    return server.http.get(uri.removeprefix(ISSUER), headers=headers)
+
+
+def published(server: AuthServer, uri: str) -> dict[str, Any]:
+    """Return the claims of a published list, verified as a resource server does."""
+    response = fetch(server, uri)
+    assert response.status_code == 200, response.text
+    assert response.content_type == "application/statuslist+jwt"
+    header = read_header(response.text, MAX_LENGTH)
+    assert header.typ == "statuslist+jwt"
+    keys = parse_key_set(server.http.get("/.well-known/jwks.json").data)
+    return verify(response.text, header, keys[header.kid or ""])
+
+
+def issue(server: AuthServer, client: Client, secret: str) -> dict[str, Any]:
+    reference: dict[str, Any] = server.read_token(server.post_token(basic=(client.client_id, secret)))[1]
+    return reference["status"]["status_list"] | {"jti": reference["jti"]}
+
+
+def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthServer) -> None:
+    clients = [authserver.create_client()[0] for _ in range(3)]
+    processes = [indices_of(authserver) for _ in range(2)]
+    taken = [process.take(client) for client in clients for process in processes for _ in range(40)]
+    assert len(set(taken)) == len(taken) == 240
+
+
+def test_issuing_writes_once_for_a_block_of_tokens(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    indices.take(client)
+    assert count_writes(authserver, lambda: [indices.take(client) for _ in range(MIN_BLOCK - 1)]) == 0
+    assert count_writes(authserver, lambda: indices.take(client)) > 0
+    with authserver.services.database.read() as session:
+        sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
+    assert sizes == [MIN_BLOCK, 2 * MIN_BLOCK]
+
+
+def test_a_client_that_uses_its_blocks_up_gets_larger_ones_up_to_the_maximum(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    for _ in range(4 * MAX_BLOCK):
+        indices.take(client)
+    with authserver.services.database.read() as session:
+        sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
+    assert sizes[0] == MIN_BLOCK
+    assert set(sizes[-2:]) == {MAX_BLOCK}
+    assert len(sizes) < 12
+
+
+def test_a_block_is_used_for_an_hour_and_no_longer(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    first = indices.take(client)
+    clock.advance(BLOCK_LIFETIME - 1)
+    assert indices.take(client) == Index(first.list_id, first.idx + 1)
+    clock.advance(1)
+    assert indices.take(client) == Index(first.list_id, first.idx + MIN_BLOCK)
+
+
+def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices, taken = indices_of(authserver), []
+    threads = [threading.Thread(target=lambda: taken.append(indices.take(client))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(index.idx for index in taken) == list(range(8))
+    with authserver.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(StatusBlockRow)) == 1
+
+
+def test_so_many_clients_hold_blocks_and_no_more(authserver: AuthServer) -> None:
+    indices = StatusIndices(authserver.services.database, authserver.clock, held=1)
+    first, second = (authserver.create_client()[0] for _ in range(2))
+    taken = [indices.take(client) for client in (first, first, second, first)]
+    assert [index.idx for index in taken] == [0, 1, MIN_BLOCK, 2 * MIN_BLOCK]
+
+
+def test_disabling_a_client_sets_all_its_bits_and_nobody_else_s(authserver: AuthServer) -> None:
+    client, other = authserver.create_client()[0], authserver.create_client()[0]
+    indices = indices_of(authserver)
+    own = [indices.take(client) for _ in range(2 * MIN_BLOCK)]
+    others = [indices.take(other) for _ in range(2 * MIN_BLOCK)]
+    assert not any(bit(authserver, index) for index in own + others)
+    change_client(authserver, client, disabled=True)
+    assert all(bit(authserver, index) for index in own)
+    assert not any(bit(authserver, index) for index in others)
+
+
+def test_a_token_from_a_block_that_was_held_when_its_client_was_disabled_is_dead(authserver: AuthServer) -> None:
+    """A process that has not heard of it yet issues tokens for up to a second, each with its bit set."""
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    assert not bit(authserver, indices.take(client))
+    change_client(authserver, client, disabled=True)
+    assert bit(authserver, indices.take(client))
+
+
+def test_enabling_revives_no_token_and_makes_held_blocks_void(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    before = indices.take(client)
+    change_client(authserver, client, disabled=True)
+    enabled = change_client(authserver, client, disabled=False)
+    assert enabled.token_epoch == client.token_epoch + 2
+    after = indices.take(enabled)
+    assert (bit(authserver, before), bit(authserver, after)) == (True, False)
+    assert indices.take(client).idx == after.idx + 1, "a stale view of the client voids no newer block"
+
+
+@pytest.mark.parametrize("end", ["disable", "delete"])
+def test_no_block_is_reserved_for_a_client_that_is_disabled_or_gone(authserver: AuthServer, end: str) -> None:
+    """The race between authentication and issue: the reservation sees what the cached client does not."""
+    client, _ = authserver.create_client()
+    held = indices_of(authserver).take(client)
+    with authserver.services.database.write() as session:
+        if end == "disable":
+            set_disabled(session, authserver.admin, client.client_id, disabled=True)
+        else:
+            delete_client(session, authserver.admin, client.client_id)
+    with pytest.raises(OAuthError) as refusal:
+        indices_of(authserver).take(client)
+    assert refusal.value.error == "invalid_client"
+    assert bit(authserver, held)
+
+
+def test_of_a_reservation_and_a_disabling_at_once_the_later_sees_the_earlier(authserver: AuthServer) -> None:
+    """Either the block is there to be revoked, or the client is seen disabled: no live token is left."""
+    for _ in range(8):
+        client, _ = authserver.create_client()
+        taken: list[Index] = []
+        start = threading.Barrier(2)
+
+        def reserve(client: Client = client, taken: list[Index] = taken, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                taken.append(indices_of(authserver).take(client))
+            except OAuthError:
+                return
+
+        thread = threading.Thread(target=reserve)
+        thread.start()
+        start.wait()
+        change_client(authserver, client, disabled=True)
+        thread.join()
+        assert all(bit(authserver, index) for index in taken)
+
+
+def test_a_single_token_is_revoked_by_list_and_index(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+    first, second = indices.take(client), indices.take(client)
+    for _ in range(2):
+        with authserver.services.database.write() as session:
+            assert revoke_token(session, first.list_id, first.idx) == client.client_id
+    assert (bit(authserver, first), bit(authserver, second)) == (True, False)
+    with authserver.services.database.write() as session:
+        assert revoke_token(session, first.list_id, LIST_SIZE - 1) is None
+        assert revoke_token(session, "0" * 12, 0) is None
+
+
+def test_a_jti_carries_its_list_and_index(authserver: AuthServer) -> None:
+    index = Index("0123456789ab", 70_000)
+    assert parse_jti(index.new_jti()) == index
+    assert index.new_jti() != index.new_jti()
+    for jti in ("", "a", "0123456789ab.1", f"0123456789ab.01.{'a' * 22}", f"0123456789AB.1.{'a' * 22}"):
+        assert parse_jti(jti) is None
+
+
+def test_a_token_refers_to_a_list_that_is_published_and_signed(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    reference = issue(authserver, client, secret)
+    claims = published(authserver, reference["uri"])
+    bits = decode(claims.pop("status_list"))
+    assert len(bits) * 8 == LIST_SIZE
+    assert not is_set(bits, reference["idx"])
+    now = int(clock())
+    assert claims == {"sub": reference["uri"], "iat": now, "exp": now + LIFETIME, "ttl": 5}
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_reader_that_has_the_list_is_told_so_until_it_changes_or_grows_old(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    client, secret = authserver.create_client()
+    uri = issue(authserver, client, secret)["uri"]
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, clock, monotonic=clock)
+    key = authserver.services.keys.ring().signing_key
+    list_id = uri.rpartition("/")[2]
+    first = publisher.find(list_id, key)
+    assert first is not None
+    assert publisher.find(list_id, key) is first, "signed once"
+    response = fetch(authserver, uri)
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["ETag"] == first.etag, "every process publishes the same tag for the same bits"
+    assert fetch(authserver, uri, first.etag).status_code == 304
+    change_client(authserver, client, disabled=True)
+    clock.advance(1)
+    changed = publisher.find(list_id, key)
+    assert changed is not None
+    assert changed.etag != first.etag
+    clock.advance(WINDOW)
+    renewed = publisher.find(list_id, key)
+    assert renewed is not None
+    assert renewed.etag != changed.etag, "its iat tells how old the word is"
+
+
+@pytest.mark.only_on("sqlite")
+def test_so_many_signed_lists_are_kept_and_no_more(authserver: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatehouse.authserver.tokens.status_lists._KEPT", 1)
+    key, ids = authserver.services.keys.ring().signing_key, ["0" * 12, "1" * 12]
+    with authserver.services.database.write() as session:
+        for list_id in ids:
+            session.add(StatusListRow(list_id=list_id, next_index=0, version=0, created_at=0, expires_at=0))
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, authserver.clock)
+    first = publisher.find(ids[0], key)
+    assert publisher.find(ids[0], key) is first
+    publisher.find(ids[1], key)
+    assert publisher.find(ids[0], key) is not first
+
+
+def test_the_issuer_names_its_lists(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    uri = issue(authserver, client, secret)["uri"]
+    response = authserver.http.get("/status-lists")
+    assert response.json == {"status_lists": [uri]}
+    assert response.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("list_id", ["0123456789ab", "x", "..%2Ftoken", "0123456789AB"])
+def test_a_list_that_there_is_not_is_a_404(authserver: AuthServer, list_id: str) -> None:
+    client, secret = authserver.create_client()
+    assert fetch(authserver, issue(authserver, client, secret)["uri"]).status_code == 200
+    response = authserver.http.get(f"/status-lists/{list_id}")
+    assert (response.status_code, response.json["error"]) == (404, "invalid_request")
+
+
+def test_without_its_database_no_list_is_served_on(authserver: AuthServer, clock: FakeClock) -> None:
+    """Nobody knows what has changed since: a resource server decides by itself how long it goes on without word."""
+    client, secret = authserver.create_client()
+    uri = issue(authserver, client, secret)["uri"]
+    assert fetch(authserver, uri).status_code == 200
+    publisher = authserver.services.status_lists
+    publisher._versions._monotonic = publisher._ids._monotonic = clock
+    authserver.take_database_away()
+    clock.advance(1e9)
+    for path in (uri, "/status-lists"):
+        response = fetch(authserver, path)
+        assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+
+
+def test_the_next_list_is_named_before_the_last_is_full(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    now = int(authserver.clock())
+
+    def reserve(size: int) -> str:
+        with authserver.services.database.write() as session:
+            block = reserve_block(session, client.client_id, size, now)
+        assert block is not None
+        return block.list_id
+
+    def known() -> int:
+        with authserver.services.database.read() as session:
+            return len(list_ids(session))
+
+    first = reserve(LIST_SIZE - status_lists._SPARE)
+    assert known() == 1
+    assert reserve(MAX_BLOCK) == first
+    assert known() == 2
+    assert reserve(status_lists._SPARE - MAX_BLOCK) == first, "the full list's last index is used"
+    assert reserve(1) != first
+
+
+def test_what_belongs_to_expired_tokens_is_pruned_and_nothing_before(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    indices = indices_of(authserver)
+
+    def prune() -> tuple[int, int, int]:
+        with authserver.services.database.write() as session:
+            prune_status_lists(session, int(clock()))
+        with authserver.services.database.read() as session:
+            rows = (StatusListRow, StatusBlockRow, RevokedTokenRow)
+            counts = [session.scalar(select(func.count()).select_from(row)) or 0 for row in rows]
+        return counts[0], counts[1], counts[2]
+
+    with authserver.services.database.write() as session:
+        full = reserve_block(session, client.client_id, LIST_SIZE, int(clock()))
+        assert full is not None
+        revoke_token(session, full.list_id, 7)
+    indices.take(client)
+    assert prune() == (2, 2, 1)
+    last_token_expires = BLOCK_LIFETIME + MAX_LIFETIME + LEEWAY
+    clock.advance(last_token_expires)
+    assert prune() == (2, 2, 1)
+    clock.advance(LEEWAY + 1)
+    assert prune() == (1, 0, 0)
+    assert not bit(authserver, indices.take(client))
+
+
+def test_taking_back_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    before = issue(authserver, client, secret)
+    with authserver.services.database.write() as session:
+        revoke_client(session, client.client_id)
+    assert is_set(decode(published(authserver, before["uri"])["status_list"]), before["idx"])
+    after = indices_of(authserver).take(reload(authserver, client))
+    assert not bit(authserver, after)
+    assert reload(authserver, client).grants.keys() == {RESOURCE}

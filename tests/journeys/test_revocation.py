@@ -1,0 +1,30 @@
+"""A token, or all of a client's, taken back while calls go on, at resource servers that only poll."""
+
+import httpx2
+import pytest
+from local_stack import LocalStack
+from support.revocation_window import BETWEEN_CALLS, measure, obtain, ping
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("what", ["token", "client"])
+async def test_what_was_taken_back_is_refused_by_every_worker_while_calls_go_on(stack: LocalStack, what: str) -> None:
+    """The windows are printed, not judged: `make measure` has more of them."""
+    windows = await measure(stack, what, samples=2, apart=BETWEEN_CALLS)
+    print(f"revocation window of a {windows.line()}")
+    assert len(windows.seconds) == 2
+
+
+async def test_a_resource_asks_about_a_token_with_its_own_credential(stack: LocalStack) -> None:
+    client = stack.create_client("asked-about", "env:read")
+    made = stack.run_json("authserver", "resource", "credential", "create", stack.resource)
+    credential = (made["credential_id"], made["secret"])
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        token = await obtain(http, stack, client)
+        assert await ping(http, stack, token) == 200
+        asked = await http.post(f"{stack.issuer}/introspect", data={"token": token}, auth=credential)
+        assert (asked.json()["active"], asked.json()["client_id"]) == (True, client["client_id"])
+        stack.run("authserver", "token", "revoke", "--jti", asked.json()["jti"])
+        asked = await http.post(f"{stack.issuer}/introspect", data={"token": token}, auth=credential)
+        assert asked.json() == {"active": False}

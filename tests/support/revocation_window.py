@@ -1,0 +1,106 @@
+"""How long a token is still accepted after it was taken back, measured on running servers."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import anyio
+import httpx2
+from local_stack import LocalStack
+
+BETWEEN_CALLS = 0.2
+"""Seconds between two calls with one token; the windows are known to that."""
+
+_PATIENCE = 30.0
+"""Seconds after which a token that is still accepted is reported so."""
+
+_REFUSALS = 12
+"""Refusals in a row that end a watch. Each call is a new connection: every worker has answered by then."""
+
+
+@dataclass
+class Windows:
+    """Seconds from the moment a revocation was on disk to the last call that was accepted."""
+
+    what: str
+    seconds: list[float] = field(default_factory=list)
+    calls: int = 0
+
+    def line(self) -> str:
+        """Return a row of the report."""
+        ordered = sorted(self.seconds)
+        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+        return (
+            f"{self.what}: n={len(ordered)} calls={self.calls} "
+            f"p50={statistics.median(ordered):.1f} s p99={p99:.1f} s max={ordered[-1]:.1f} s"
+        )
+
+
+async def ping(http: httpx2.AsyncClient, stack: LocalStack, token: str) -> int:
+    """Return the status of a call that needs nothing but a live token."""
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/json, text/event-stream",
+        "Connection": "close",
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    return (await http.post(stack.resource, json=body, headers=headers)).status_code
+
+
+async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, Any]) -> str:
+    """Return a new token of a client."""
+    form = {"grant_type": "client_credentials"}
+    response = await http.post(f"{stack.issuer}/token", data=form, auth=(client["client_id"], client["client_secret"]))
+    token: str = response.raise_for_status().json()["access_token"]
+    return token
+
+
+async def measure(stack: LocalStack, what: str, samples: int, apart: float) -> Windows:
+    """Take back `samples` tokens, by `/revoke` or with their clients, and watch each until every worker refuses it."""
+    windows = Windows(what)
+    clients = [stack.create_client(f"measured-{number}", "env:read") for number in range(samples)]
+    async with httpx2.AsyncClient(timeout=20, trust_env=False) as http, anyio.create_task_group() as tasks:
+        for client in clients:
+            tasks.start_soon(_watch, http, stack, client, windows)
+            await anyio.sleep(apart)
+    return windows
+
+
+async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, Any], windows: Windows) -> None:
+    token = await obtain(http, stack, client)
+    for _ in range(4):
+        status = await ping(http, stack, token)
+        assert status == 200, status
+    revoked_at: list[float] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_take_back, http, stack, client, token if windows.what == "token" else None, revoked_at)
+        last_accepted, refusals, began_at = time.time(), 0, time.time()
+        while refusals < _REFUSALS and time.time() < began_at + _PATIENCE:
+            sent_at = time.time()
+            status = await ping(http, stack, token)
+            assert status in {200, 401}, status
+            refusals = refusals + 1 if status == 401 else 0
+            last_accepted = sent_at if status == 200 else last_accepted
+            windows.calls += 1
+            await anyio.sleep(BETWEEN_CALLS)
+    windows.seconds.append(last_accepted - revoked_at[0])
+
+
+async def _take_back(
+    http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, Any], token: str | None, revoked_at: list[float]
+) -> None:
+    """Take back a token, or the client with all of its own, and note when that was on disk."""
+    client_id = client["client_id"]
+    if token is not None:
+        basic = (client_id, client["client_secret"])
+        answer = await http.post(f"{stack.issuer}/revoke", data={"token": token}, auth=basic)
+        assert answer.status_code == 200, answer.text
+        revoked_at.append(time.time())
+        return
+    await anyio.to_thread.run_sync(stack.run, "authserver", "client", "disable", client_id)
+    # The command ends long after its change: the trail has the moment.
+    trail = ("authserver", "audit", "--client", client_id, "--action", "client.disable")
+    [event] = await anyio.to_thread.run_sync(stack.run_json, *trail)
+    revoked_at.append(datetime.fromisoformat(event["time"]).timestamp())
