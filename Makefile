@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-interop test-kill test-all coverage measure check format clean
+.PHONY: help setup demo run test test-interop test-kill test-soak test-all coverage measure check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INTEROP := tests/interop/node_modules
-UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill"
+UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill and not soak"
 # COVERAGE=--cov lets `test` hold what `coverage` holds. Not the default: tracing takes half as long again.
 COVERAGE ?=
 
@@ -46,10 +46,13 @@ test-all: test test-interop ## Run every test
 test-kill: setup ## Kill 200 processes inside what changes keys, secrets and schema; some minutes
 	$(BIN)/python -m pytest -q -s -m kill
 
+test-soak: setup ## Replace keys and secrets under load, ten times as fast as in life; some minutes
+	$(BIN)/python -m pytest -q -s -m soak
+
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov
 
-measure: setup ## Print how long a token, and a client's, are accepted after they were taken back: p50, p99
+measure: setup ## Print how long tokens are accepted after they, their client or their key were taken back: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
 check: setup ## ruff, mypy --strict, import-linter, file sizes

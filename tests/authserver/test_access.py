@@ -22,6 +22,7 @@ from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import Resource
+from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.issue import TokenIssuer
 from gatehouse.resource import policy
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
@@ -34,7 +35,7 @@ OLD = "old:scope"
 """Registered once; the resource server declares it no longer."""
 FILE = "the catalogue.json"
 KEY = SigningKey.generate("ES256")
-ISSUER = TokenIssuer("https://as.example.com", 300, FakeClock())
+ISSUER = TokenIssuer("https://as.example.com", 300, FakeClock(), lambda client: Index("0123456789ab", 0))
 
 Implications = Mapping[str, frozenset[str]]
 

@@ -1,4 +1,4 @@
-"""`make measure`: the revocation windows of a token and of a client, both servers with two workers each."""
+"""`make measure`: the revocation windows of a token, a client and a key under load, two workers for each server."""
 
 import argparse
 import tempfile
@@ -14,15 +14,17 @@ def main() -> None:
     """Measure, and print a line for each kind of revocation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=30, help="revocations of each kind")
-    samples = parser.parse_args().samples
+    parser.add_argument("--rate", type=float, default=20, help="token requests a second beside it, and as many calls")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gatehouse-measure-") as folder:
         stack = LocalStack(Path(folder))
         stack.init()
         try:
             stack.start_all()
-            for what in ("token", "client"):
-                windows = anyio.run(partial(measure, stack, what, samples, apart=0.37))
+            for what in ("token", "client", "key"):
+                windows = anyio.run(partial(measure, stack, what, options.samples, apart=0.37, rate=options.rate))
                 print(f"revocation window of a {windows.line()}", flush=True)
+                print(f"  beside it: {windows.load.line()}", flush=True)
         finally:
             stack.stop()
 

@@ -121,6 +121,7 @@ def test_settings_are_explained_with_their_values_and_where_those_are_from(
         "KEYS_DIR": ("keys", "default", "keys"),
         "SEALING_KEY": ("set", "environment", ""),
         "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
+        "KEY_ROTATION_DAYS": ("30", "default", "30"),
         "TOKEN_TTL": ("60", "file", "300"),
         "LOG_FORMAT": ("console", "default", "console"),
         "LOG_LEVEL": ("INFO", "default", "INFO"),

@@ -4,17 +4,24 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import httpx2
+import jwt
 from local_stack import LocalStack
+
+from support.load import Load, Tally
+
+What = Literal["token", "client", "key"]
 
 BETWEEN_CALLS = 0.2
 """Seconds between two calls with one token; the windows are known to that."""
 
 _PATIENCE = 30.0
 """Seconds after which a token that is still accepted is reported so."""
+
+_LOADED_AGENTS = 4
 
 _REFUSALS = 12
 """Refusals in a row that end a watch. Each call is a new connection: every worker has answered by then."""
@@ -24,9 +31,11 @@ _REFUSALS = 12
 class Windows:
     """Seconds from the moment a revocation was on disk to the last call that was accepted."""
 
-    what: str
+    what: What
     seconds: list[float] = field(default_factory=list)
     calls: int = 0
+    load: Tally | None = None
+    """What was asked and called beside it."""
 
     def line(self) -> str:
         """Return a row of the report."""
@@ -57,14 +66,29 @@ async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
     return token
 
 
-async def measure(stack: LocalStack, what: str, samples: int, apart: float) -> Windows:
-    """Take back `samples` tokens, by `/revoke` or with their clients, and watch each until every worker refuses it."""
+async def measure(stack: LocalStack, what: What, samples: int, apart: float, rate: float = 0) -> Windows:
+    """Take back `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
+
+    Each token is watched until every worker refuses it. Tokens and clients overlap, `apart` seconds from each other;
+    keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls a second.
+    """
     windows = Windows(what)
     clients = [stack.create_client(f"measured-{number}", "env:read") for number in range(samples)]
+    load = Load(stack, rate, keys_are_revoked=what == "key")
     async with httpx2.AsyncClient(timeout=20, trust_env=False) as http, anyio.create_task_group() as tasks:
-        for client in clients:
-            tasks.start_soon(_watch, http, stack, client, windows)
-            await anyio.sleep(apart)
+        if rate:
+            for number in range(_LOADED_AGENTS):
+                load.add(http, stack.create_client(f"loaded-{number}", "env:read"))
+            tasks.start_soon(load.run)
+        async with anyio.create_task_group() as watches:
+            for client in clients:
+                if what == "key":
+                    await _watch(http, stack, client, windows)
+                else:
+                    watches.start_soon(_watch, http, stack, client, windows)
+                    await anyio.sleep(apart)
+        tasks.cancel_scope.cancel()
+    windows.load = load.tally
     return windows
 
 
@@ -75,7 +99,7 @@ async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
         assert status == 200, status
     revoked_at: list[float] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_take_back, http, stack, client, token if windows.what == "token" else None, revoked_at)
+        tasks.start_soon(_take_back, http, stack, client, token, windows.what, revoked_at)
         last_accepted, refusals, began_at = time.time(), 0, time.time()
         while refusals < _REFUSALS and time.time() < began_at + _PATIENCE:
             sent_at = time.time()
@@ -89,18 +113,28 @@ async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
 
 
 async def _take_back(
-    http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, Any], token: str | None, revoked_at: list[float]
+    http: httpx2.AsyncClient,
+    stack: LocalStack,
+    client: dict[str, Any],
+    token: str,
+    what: What,
+    revoked_at: list[float],
 ) -> None:
-    """Take back a token, or the client with all of its own, and note when that was on disk."""
+    """Take back a token, its client or its key, and note when that was on disk."""
     client_id = client["client_id"]
-    if token is not None:
+    if what == "token":
         basic = (client_id, client["client_secret"])
         answer = await http.post(f"{stack.issuer}/revoke", data={"token": token}, auth=basic)
         assert answer.status_code == 200, answer.text
         revoked_at.append(time.time())
         return
-    await anyio.to_thread.run_sync(stack.run, "authserver", "client", "disable", client_id)
+    if what == "client":
+        action, target = "client.disable", client_id
+        await anyio.to_thread.run_sync(stack.run, "authserver", "client", "disable", client_id)
+    else:
+        action, target = "key.revoke", jwt.get_unverified_header(token)["kid"]
+        await anyio.to_thread.run_sync(stack.run, "authserver", "key", "revoke", target, "--yes")
     # The command ends long after its change: the trail has the moment.
-    trail = ("authserver", "audit", "--client", client_id, "--action", "client.disable")
-    [event] = await anyio.to_thread.run_sync(stack.run_json, *trail)
+    events = await anyio.to_thread.run_sync(stack.run_json, "authserver", "audit", "--action", action)
+    [event] = [event for event in events if event["object"] == target]
     revoked_at.append(datetime.fromisoformat(event["time"]).timestamp())
