@@ -38,7 +38,6 @@ from gatehouse.shared.settings import InvalidSettings
 class Services:
     """The parts of a running resource server."""
 
-    settings: Settings
     catalogue: Catalogue
     database: AsyncDatabase
     audit_database: Database
@@ -79,7 +78,6 @@ def create_services(
     server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
     fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
     return Services(
-        settings=settings,
         catalogue=catalogue,
         database=database,
         audit_database=audit_database,
