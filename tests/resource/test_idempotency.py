@@ -229,7 +229,7 @@ async def test_old_keys_are_removed_at_most_once_in_a_minute(resourceserver: Res
 
     async def keep(key: str) -> None:
         async with database.write() as session:
-            await keys.claim(session, KeyedCall("", "agent_1", "work", key, b"digest"))
+            await keys.take(session, KeyedCall("", "agent_1", "work", key, b"digest"))
 
     await keep("old-key-1")
     clock.advance(KEPT_FOR)
@@ -423,11 +423,11 @@ async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
     database = AsyncDatabase(resourceserver.settings.database)
     keys = IdempotencyKeys(database, clock)
     async with database.write() as first:
-        assert await keys.claim(first, CALL) is None
+        assert await keys.take(first, CALL) is None
         with pytest.raises(OperationalError, match="QueryCanceled"):
             async with database.write() as second:
                 await second.execute(text("SET LOCAL statement_timeout = 50"))
-                await keys.claim(second, CALL)
+                await keys.take(second, CALL)
     await database.close()
 
 

@@ -23,7 +23,8 @@ from gatehouse.resource.boundary import Boundary, Refusals
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.dispatch import Dispatch
 from gatehouse.resource.health import livez, readyz
-from gatehouse.resource.metadata import metadata_paths, metadata_url, protected_resource_metadata
+from gatehouse.resource.metadata import metadata_paths, protected_resource_metadata
+from gatehouse.resource.protected_resource import metadata_url
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
@@ -38,7 +39,6 @@ from gatehouse.shared.settings import InvalidSettings
 class Services:
     """The parts of a running resource server."""
 
-    settings: Settings
     catalogue: Catalogue
     database: AsyncDatabase
     audit_database: Database
@@ -79,7 +79,6 @@ def create_services(
     server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
     fetch = fetch_keys or http_fetch(http_client, f"{settings.issuer}/.well-known/jwks.json")
     return Services(
-        settings=settings,
         catalogue=catalogue,
         database=database,
         audit_database=audit_database,
@@ -116,7 +115,7 @@ def create_app(
         streaming_app=StreamableHTTPASGIApp(services.streams),
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, clock),
-        challenge=Challenge(metadata_url(settings)),
+        challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
         audit=services.audit,

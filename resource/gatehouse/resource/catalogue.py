@@ -121,7 +121,7 @@ class Resource:
     scopes: frozenset[str]
     """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
     read: Callable[[str], Mapping[str, Any]]
-    """Returns the content, given the identifier of this server (RFC 8707)."""
+    """Returns the content, given the identifier of this server (RFC 8707). Called once, when the server starts."""
 
 
 def declare_resource(

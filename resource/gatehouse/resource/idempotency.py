@@ -149,7 +149,7 @@ class IdempotencyKeys:
         self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
     ) -> dict[str, Any]:
         async with self._database.write() as session:
-            kept = await self.claim(session, call)
+            kept = await self.take(session, call)
             if kept is not None:
                 await record(session, kept, replayed=True)
                 return kept
@@ -158,7 +158,7 @@ class IdempotencyKeys:
             await _keep(session, call, result)
             return result
 
-    async def claim(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+    async def take(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
         """Return the result that the call had, or take its key in this transaction and return None.
 
         Raises:

@@ -32,9 +32,7 @@ def source_of(function: ToolFunction) -> str:
 
 
 def read_description(function: ToolFunction, name: str, source: str) -> str:
-    """Return the docstring. Raises InvalidCatalogue when there is none, or the function is not async."""
-    if not inspect.iscoroutinefunction(function):
-        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    """Return the docstring. Raises InvalidCatalogue when there is none."""
     description = inspect.getdoc(function)
     if not description:
         raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
@@ -47,8 +45,11 @@ def read_signature(
     """Return the injected types by parameter, the fields of the arguments, and the model of the result.
 
     Raises:
-        InvalidCatalogue: a parameter or the result without a usable type, or a parameter that the server gives.
+        InvalidCatalogue: the function is not async, has a parameter or result without a usable type, or a parameter
+            that the server gives.
     """
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
