@@ -77,16 +77,15 @@ class Transactions:
         now = self._clock()
         if now >= self._claims.exp + LEEWAY:
             raise TokenExpired
-        with anyio.CancelScope(shield=True):
-            try:
-                async with self._database.write() as session:
-                    changed = _watch(session)
-                    yield await open_directory(session, self._claims, now)
-                    await session.flush()
-                    await self._record_changes(session, list(changed))
-            except SQLAlchemyError as error:
-                log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
-                raise TransactionFailed from error
+        try:
+            async with self._database.write() as session:
+                changed = _watch(session)
+                yield await open_directory(session, self._claims, now)
+                await session.flush()
+                await self._record_changes(session, list(changed))
+        except SQLAlchemyError as error:
+            log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
+            raise TransactionFailed from error
 
     async def _record_changes(self, session: AsyncSession, identifiers: list[str]) -> None:
         self._count += 1
