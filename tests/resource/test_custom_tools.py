@@ -266,6 +266,21 @@ def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(func
         group.tool(scopes=["door:open"])(function)
 
 
+class Unfinished(BaseModel):
+    """A model with a type that is nowhere."""
+
+    other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
+    async def unfinished(thing: Unfinished) -> Answer:
+        """Answer."""
+        return Answer(text=str(thing))
+
+    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
+        ToolGroup().tool(scopes=["door:open"])(unfinished)
+
+
 def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
     async def words() -> Words:
         """Answer."""

@@ -107,14 +107,18 @@ def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, 
 def test_the_text_of_an_exception_forges_no_line_in_a_traceback(read: Read, format_: LogFormat, forgery: str) -> None:
     """CWE-117, CWE-150: a tool of one's own may raise what a caller sent."""
     configure_logs(format_)
-    try:
+
+    def fail() -> None:
         raise ValueError(forgery)
+
+    try:
+        fail()
     except ValueError:
         logging.getLogger("some.library").exception("failed")
     event, *traceback = read().splitlines()
     assert "failed" in event
     assert all(line.isprintable() for line in (event, *traceback))
-    assert format_ == "json" or "  Traceback (most recent call last):" in traceback
+    assert format_ == "json" or len(traceback) > 2
     assert all(line.startswith("  ") for line in traceback)
 
 
