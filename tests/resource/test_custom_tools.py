@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NewType, TypeVar
 
 import anyio
 import pytest
@@ -16,6 +16,7 @@ from pydantic import BaseModel, RootModel
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
+from typing_extensions import TypeAliasType
 
 from gatehouse.resource.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resource.cli import main
@@ -205,18 +206,79 @@ async def derived(claims: Disguise) -> Answer:
     return Answer(text=str(claims))
 
 
+Caller = NewType("Caller", AccessClaims)
+Renamed = TypeAliasType("Renamed", AccessClaims)
+SomeCaller = TypeVar("SomeCaller", bound=AccessClaims)
+
+
+class Envelope(BaseModel):
+    """An argument with a caller in it."""
+
+    inner: list[AccessClaims]
+
+
+class Pair(NamedTuple):
+    """Another one."""
+
+    inner: AccessClaims
+
+
+async def new_type(claims: Caller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def alias(claims: Renamed) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def variable(claims: SomeCaller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def enclosed(claims: Envelope) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def paired(claims: Pair) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
 async def plain(claims: AccessClaims) -> Answer:
     """Answer."""
     return Answer(text=claims.client_id)
 
 
-@pytest.mark.parametrize("function", [optional, annotated, several, derived], ids=lambda function: function.__name__)
+SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, enclosed, paired]
+
+
+@pytest.mark.parametrize("function", SPELLINGS, ids=lambda function: function.__name__)
 def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(function: Any) -> None:
+    """CWE-290, CWE-915: the caller would write his own identity into the call."""
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
     assert group.tools[0].input_schema["properties"] == {}
     with pytest.raises(InvalidCatalogue, match=rf"{function.__name__} has AccessClaims within .* Write claims: Access"):
         group.tool(scopes=["door:open"])(function)
+
+
+class Unfinished(BaseModel):
+    """A model with a type that is nowhere."""
+
+    other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
+    async def unfinished(thing: Unfinished) -> Answer:
+        """Answer."""
+        return Answer(text=str(thing))
+
+    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
+        ToolGroup().tool(scopes=["door:open"])(unfinished)
 
 
 def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:

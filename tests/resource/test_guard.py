@@ -9,6 +9,8 @@ from typing import Annotated, Any, NamedTuple
 import httpx2
 import pytest
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.context import ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context, MCPServer
@@ -18,7 +20,13 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from pydantic import AfterValidator, BaseModel
 from support.clock import FakeClock
 from support.databases import Template
-from support.resourceserver import ResourceServer, running_resource_server, settings_in
+from support.resourceserver import (
+    ISSUER,
+    RESOURCE,
+    ResourceServer,
+    running_resource_server,
+    settings_in,
+)
 from support.ungated import ask, nothing, proven, without_gate
 
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
@@ -105,6 +113,13 @@ def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
         return "Summarize."
 
     return server
+
+
+class Verifier(TokenVerifier):
+    """A verifier of the server's own."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return None
 
 
 TABLE = {"read_note": ["note:read"], "write_note": ["note:write"], "look_around": ANY_VALID_TOKEN}
@@ -377,6 +392,21 @@ def test_a_server_with_a_layer_that_would_be_passed_by_stops_the_start(options: 
     assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
     with pytest.raises(InvalidCatalogue, match=r"server Notes: its .* (own_middleware|Intercepting) would be"):
         guarded_catalogue(notes([], **options), scopes=TABLE, declared=DECLARED)
+
+
+def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
+    """CWE-636: its verifier may refuse what the guard accepts, and its scopes hold for every tool."""
+    settings = AuthSettings.model_validate(
+        {
+            "issuer_url": ISSUER,
+            "resource_server_url": RESOURCE,
+            "required_scopes": ["note:audited"],
+            "validate_token_resource": True,
+        }
+    )
+    assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
+    with pytest.raises(InvalidCatalogue, match=r"server Notes: its own auth would be passed by\. .* without auth="):
+        guarded_catalogue(notes([], auth=settings, token_verifier=Verifier()), scopes=TABLE, declared=DECLARED)
 
 
 def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:

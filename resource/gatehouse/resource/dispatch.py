@@ -71,6 +71,8 @@ class _Call:
     tool: Tool
     request: VerifiedRequest
     arguments: BaseModel
+    sent: Mapping[str, Any]
+    """The arguments before they were validated."""
     progress: Progress
     context: Context
 
@@ -142,11 +144,13 @@ class Dispatch:
         """
         request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
+        sent = params.arguments or {}
         try:
-            arguments = tool.arguments.model_validate(params.arguments or {})
+            arguments = tool.arguments.model_validate(sent)
         except ValidationError as error:
             return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
-        return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress), context))
+        progress = Progress(context.session.report_progress)
+        return await self._run(_Call(tool, request, arguments, sent, progress, context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -193,7 +197,7 @@ class Dispatch:
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
         run, record = partial(self._content, call), partial(self._record, call)
-        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments, call.sent)
         if keyed is not None:
             return _structured(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:

@@ -1,12 +1,13 @@
 """From an async function to what a caller may send it: name, description, arguments, result."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from mcp_types import CallToolResult
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.errors import PydanticUserError
 
 from gatehouse.resource import idempotency
 from gatehouse.resource.directory.directory import Directory
@@ -82,10 +83,26 @@ def read_signature(
 
 
 def _injected_within(hint: Any) -> type | None:
-    """Return the injected type that a hint is derived from, or holds: in a union, a list, an Annotated."""
-    if inspect.isclass(hint):
-        return next((injected for injected in INJECTED if issubclass(hint, injected)), None)
-    return next(filter(None, map(_injected_within, get_args(hint))), None)
+    """Return the injected type that an argument of a type would be read into, or hold, in whatever spelling."""
+    config = ConfigDict(arbitrary_types_allowed=True)
+    try:
+        probe = create_model("probe", __config__=config, argument=(hint, ...))
+        classes = list(_classes_of(probe.__pydantic_core_schema__))
+    except PydanticUserError:
+        # The arguments' own model says why.
+        return None
+    return next((injected for found in classes for injected in INJECTED if issubclass(found, injected)), None)
+
+
+def _classes_of(schema: Any) -> Iterator[type]:
+    """Find the classes that a pydantic core schema makes instances of, or asks for."""
+    if isinstance(schema, Mapping):
+        if inspect.isclass(schema.get("cls")):
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _classes_of(part)
 
 
 def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:

@@ -80,16 +80,15 @@ class Transactions:
             acceptance.check_time(self._claims, now)
         except InvalidClaims:
             raise TokenExpired from None
-        with anyio.CancelScope(shield=True):
-            try:
-                async with self._database.write() as session:
-                    changed = _watch(session)
-                    yield await open_directory(session, self._claims, now)
-                    await session.flush()
-                    await self._record_changes(session, list(changed))
-            except SQLAlchemyError as error:
-                log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
-                raise TransactionFailed from error
+        try:
+            async with self._database.write() as session:
+                changed = _watch(session)
+                yield await open_directory(session, self._claims, now)
+                await session.flush()
+                await self._record_changes(session, list(changed))
+        except SQLAlchemyError as error:
+            log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
+            raise TransactionFailed from error
 
     async def _record_changes(self, session: AsyncSession, identifiers: list[str]) -> None:
         self._count += 1
