@@ -37,6 +37,7 @@ from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.idempotency import IdempotencyKeys
 from gatehouse.resource.progress import Progress
 from gatehouse.resource.resource_dispatch import ResourceDispatch
+from gatehouse.resource.signature import read_arguments
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.resource.transactions import Transactions
 from gatehouse.resource.verified_request import Context, VerifiedRequest
@@ -160,7 +161,7 @@ class Dispatch:
         request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
         try:
-            arguments = tool.arguments.model_validate(params.arguments or {})
+            arguments = read_arguments(tool.arguments, params.arguments or {})
         except ValidationError as error:
             return await self._failed(_event(request, tool.name, "failed", "invalid arguments"), _explain(error))
         return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress), context))

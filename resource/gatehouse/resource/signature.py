@@ -1,7 +1,8 @@
 """From an async function to what a caller may send it: name, description, arguments, result."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
@@ -92,3 +93,9 @@ def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
     # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
     config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     return create_model(f"{name}_arguments", __config__=config, **fields)
+
+
+def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
+    """Return what a caller sent, as the tool takes it. Raises ValidationError."""
+    # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
+    return model.model_validate_json(json.dumps(sent), strict=True)
