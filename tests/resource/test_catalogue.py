@@ -106,6 +106,31 @@ async def of_no_json_type(query: Callable[[], object]) -> Answer:
     return Answer(text=str(query()))
 
 
+async def by_position(query: str, /) -> Answer:
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def hidden(_query: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=_query)
+
+
+async def configuring(model_config: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=model_config)
+
+
+async def dumping(model_dump: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=model_dump)
+
+
+async def shadowing(schema: str, copy: int, json: bool = False) -> Answer:
+    """Answer a query."""
+    return Answer(text=f"{schema} {copy} {json}")
+
+
 async def with_injected(claims: AccessClaims, directory: Directory, query: str) -> Answer:
     """Answer a query of a caller in a workspace."""
     return Answer(text=f"{claims} {directory} {query}")
@@ -175,6 +200,10 @@ def test_scopes_cannot_be_left_out() -> None:
         (returning_nothing_said, "does not return a pydantic model. Annotate its result"),
         (of_unknown_type, "has a type that cannot be found: name 'NoSuchType'"),
         (of_no_json_type, "has a type that JSON cannot carry"),
+        (by_position, "takes query by position only. Remove the /"),
+        (hidden, "has the argument _query, which a pydantic model cannot have. Rename it"),
+        (configuring, "has the argument model_config, which a pydantic model cannot have"),
+        (dumping, "has the argument model_dump, which a pydantic model cannot have"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -304,6 +333,23 @@ def test_nothing_within_an_argument_is_converted(wrong: dict[str, Any]) -> None:
     assert read_arguments(model, OF_MANY_TYPES)
     with pytest.raises(ValidationError):
         read_arguments(model, {**OF_MANY_TYPES, **wrong})
+
+
+def test_arguments_that_are_nested_too_deep_are_refused_as_others_are() -> None:
+    model, deep = declare(sound).arguments, {}  # type: ignore[var-annotated]
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(ValidationError, match="nested too deep"):
+        read_arguments(model, {"query": deep})
+
+
+def test_an_argument_may_have_the_name_of_an_old_method_of_pydantic_s() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tool = declare(shadowing)
+    assert tool.input_schema["required"] == ["schema", "copy"]
+    read = read_arguments(tool.arguments, {"schema": "a", "copy": 2})
+    assert [getattr(read, name) for name in tool.arguments.model_fields] == ["a", 2, False]
 
 
 def test_injected_parameters_are_not_arguments() -> None:

@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gatehouse.resource import idempotency
 from gatehouse.resource.directory.directory import Directory
@@ -18,6 +20,9 @@ from gatehouse.shared.claims import AccessClaims
 INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
 """Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
 streaming tool its progress, and transactions on the directory."""
+
+_RESERVED: Final = frozenset(name for name in dir(BaseModel) if name.startswith("model_"))
+"""Names that a model needs for itself."""
 
 ToolFunction = Callable[..., Awaitable[BaseModel]]
 
@@ -62,6 +67,12 @@ def read_signature(
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
+        if parameter.name.startswith("_") or parameter.name in _RESERVED:
+            raise InvalidCatalogue(
+                f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
+            )
         if parameter.name == idempotency.ARGUMENT:
             raise InvalidCatalogue(
                 f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
@@ -92,10 +103,18 @@ def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
     """Return the model that validates what a caller sends."""
     # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
     config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-    return create_model(f"{name}_arguments", __config__=config, **fields)
+    with warnings.catch_warnings():
+        # An argument may be called `schema` or `copy`: nothing here uses the old methods of those names.
+        warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
+        return create_model(f"{name}_arguments", __config__=config, **fields)
 
 
 def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
     """Return what a caller sent, as the tool takes it. Raises ValidationError."""
     # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
-    return model.model_validate_json(json.dumps(sent), strict=True)
+    try:
+        document = json.dumps(sent)
+    except RecursionError:
+        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
+        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
+    return model.model_validate_json(document, strict=True)
