@@ -216,11 +216,11 @@ def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
 
 
 def every_command(group: click.Group, *path: str) -> Iterator[list[str]]:
+    """Yield the path of every command, and of every group of them."""
     for name, command in group.commands.items():
+        yield [*path, name]
         if isinstance(command, click.Group):
             yield from every_command(command, *path, name)
-        else:
-            yield [*path, name]
 
 
 @pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)

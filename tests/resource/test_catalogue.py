@@ -176,7 +176,7 @@ def group_of(*functions: Any, scopes: Any = (READ.scope,)) -> ToolGroup:
 # Refused declarations
 
 
-@pytest.mark.parametrize("scopes", [(), [], frozenset(), "", "env:read", None])
+@pytest.mark.parametrize("scopes", [(), [], frozenset(), "", None])
 def test_a_tool_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
     assert declare(sound).scopes == {"env:read"}
     with pytest.raises(InvalidCatalogue, match=r"test_catalogue\.py:\d+: sound has no scopes\. .*ANY_VALID_TOKEN"):

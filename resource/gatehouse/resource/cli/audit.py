@@ -8,7 +8,7 @@ from gatehouse.resource.cli.installation import open_database, settings_of
 from gatehouse.resource.store.models import audit_event
 from gatehouse.shared.command_line import audit_options, example, print_audit
 
-ACTIONS = ("http.request", "mcp.request", "tool.call", "workspace.create")
+ACTIONS = ("http.request", "mcp.request", "resource.read", "tool.call", "workspace.create")
 """What this server records."""
 
 
