@@ -131,9 +131,9 @@ async def shadowing(schema: str, copy: int, json: bool = False) -> Answer:
     return Answer(text=f"{schema} {copy} {json}")
 
 
-async def with_injected(claims: AccessClaims, directory: Directory, query: str) -> Answer:
+async def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
     """Answer a query of a caller in a workspace."""
-    return Answer(text=f"{claims} {directory} {query}")
+    return Answer(text=f"{_claims} {directory} {query}")
 
 
 async def with_progress(progress: Progress) -> Answer:
@@ -354,13 +354,13 @@ def test_an_argument_may_have_the_name_of_an_old_method_of_pydantic_s() -> None:
 
 def test_injected_parameters_are_not_arguments() -> None:
     tool = declare(with_injected)
-    assert dict(tool.injected) == {"claims": AccessClaims, "directory": Directory}
+    assert dict(tool.injected) == {"_claims": AccessClaims, "directory": Directory}
     assert tool.input_schema["properties"].keys() == {"query"}
     assert tool.needs(Directory)
     assert not declare(sound).needs(Directory)
 
 
-@pytest.mark.parametrize("name", ["claims", "directory"])
+@pytest.mark.parametrize("name", ["_claims", "directory"])
 def test_a_caller_cannot_send_an_injected_parameter(name: str) -> None:
     model = declare(with_injected).arguments
     assert read_arguments(model, {"query": "a"})

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -236,6 +237,13 @@ class Words(RootModel[list[str]]):
     """No JSON object."""
 
 
+class Side(Enum):
+    """Which way a door opens."""
+
+    IN = "in"
+    OUT = "out"
+
+
 class Disguise(AccessClaims):
     """A kind of caller."""
 
@@ -310,11 +318,11 @@ class Doors:
         tools = ToolGroup()
 
         @tools.tool(scopes=["door:open"])
-        async def open_door(claims: AccessClaims, name: str) -> Answer:
+        async def open_door(claims: AccessClaims, name: str, side: Side = Side.IN) -> Answer:
             """Open a door."""
             if name == "wall":
                 raise ToolFailed("That is a wall. Try a door.")
-            self.opened.append(f"{claims.client_id} {name}")
+            self.opened.append(f"{claims.client_id} {name}{' outwards' if side is Side.OUT else ''}")
             if name == "slow":
                 self.waiting.set()
                 await anyio.sleep_forever()
@@ -360,6 +368,14 @@ async def test_a_custom_tool_is_refused_and_recorded_as_any_other(server: Resour
     assert [(event["outcome"], event["object"]) for event in server.audit()] == [
         *(("refused", "open_door"), ("allowed", "open_door")),
     ]
+
+
+@pytest.mark.anyio
+async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceServer, doors: Doors) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.result("open_door", token, name="front", side="out")
+    assert doors.opened == ["agent_1 front outwards"]
+    assert "side: Input should be 'in' or 'out'" in await server.failure("open_door", token, name="front", side="up")
 
 
 @pytest.mark.anyio

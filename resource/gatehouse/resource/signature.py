@@ -65,19 +65,7 @@ def read_signature(
     injected: dict[str, type] = {}
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
-        if parameter.name.startswith("_") or parameter.name in _RESERVED:
-            raise InvalidCatalogue(
-                f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
-            )
-        if parameter.name == idempotency.ARGUMENT:
-            raise InvalidCatalogue(
-                f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
-                "is given. Remove it."
-            )
+        _check_parameter(parameter, hints, name, source)
         if hints[parameter.name] in INJECTED:
             injected[parameter.name] = hints[parameter.name]
         elif (hidden := _injected_within(hints[parameter.name])) is not None:
@@ -90,6 +78,24 @@ def read_signature(
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
     return injected, fields, result
+
+
+def _check_parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str) -> None:
+    """Raise InvalidCatalogue for a parameter that can be neither sent by a caller nor given by the server."""
+    if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+        raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
+    given = hints[parameter.name] in INJECTED
+    if not given and (parameter.name.startswith("_") or parameter.name in _RESERVED):
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
+        )
+    if parameter.name == idempotency.ARGUMENT:
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
+            "is given. Remove it."
+        )
 
 
 def _injected_within(hint: Any) -> type | None:
