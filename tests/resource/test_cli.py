@@ -44,15 +44,15 @@ def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monke
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Return the path of every command that does something."""
+    """Return the path of every command, and of every group of them."""
     found: list[tuple[str, ...]] = []
 
     def walk(command: click.Command, path: tuple[str, ...]) -> None:
+        if path:
+            found.append(path)
         if isinstance(command, click.Group):
             for name, sub in command.commands.items():
                 walk(sub, (*path, name))
-        else:
-            found.append(path)
 
     walk(main, ())
     return found

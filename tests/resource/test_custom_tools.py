@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NewType, TypeVar
 
@@ -41,6 +42,12 @@ async def open_door(name: str) -> Answer:
 
 CATALOGUE = Catalogue("Doors", scopes=[Scope("door:open", "Open doors")], groups=[tools])
 '''
+
+GUARDED = """
+from mcp.server.mcpserver import MCPServer
+from gatehouse.resource.guard import guarded_catalogue
+server = MCPServer("Doors")
+"""
 
 Write = Callable[..., str]
 Run = Callable[..., Result]
@@ -131,6 +138,46 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
             id="missing library",
         ),
         pytest.param(
+            ("from pydantic", "import json.nothing\nfrom pydantic"),
+            r"mytools\.py:2: .*No module named 'json\.nothing'(?!.*Install)",
+            id="missing part of a library",
+        ),
+        pytest.param(
+            ('@tools.tool(scopes=["door:open"])', "@tools.tool"),
+            r"mytools\.py:\d+: open_door has no scopes\. List them, or",
+            id="no parentheses",
+        ),
+        pytest.param(
+            ('scopes=["door:open"]', 'scopes="door:open"'),
+            r'mytools\.py:\d+: open_door has a text for its scopes\. Write scopes=\["door:open"\]',
+            id="a text for scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', 'Scope("door:open", "Open", implies="door:see")'),
+            r"mytools\.py:15: Scope\(.*\) is no scope\. Write: Scope\(.* implies=\(",
+            id="a text for implied scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', '"door:open"'),
+            r"mytools\.py:15: 'door:open' is no scope\. Write: Scope\(",
+            id="a text for a scope",
+        ),
+        pytest.param(
+            ('"Open doors")', '"Open doors", implies=("door:see",))'),
+            r"mytools\.py:15: The scope door:open implies door:see, which is not declared",
+            id="implied and unknown",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = server #"),
+            r"mytools\.py: CATALOGUE is an MCPServer, .* guarded_catalogue\(",
+            id="an unguarded server",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = guarded_catalogue(server, scopes={{'shut': ['a']}}, declared=[]) #"),
+            r"mytools\.py:\d+: server Doors: the table names the tool shut",
+            id="a wrong table",
+        ),
+        pytest.param(
             ('scopes=[Scope("door:open", "Open doors")], groups=[tools]', "scopes=[], groups=[]"),
             r"mytools\.py: CATALOGUE declares no scope",
             id="nothing declared",
@@ -150,7 +197,7 @@ def test_what_cannot_be_served_stops_every_command_with_file_and_mend(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper", "soundtools.deeper"])
+@pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper"])
 def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     result = run("tools", "--tools", module)
@@ -158,6 +205,15 @@ def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, wri
     top = module.partition(".")[0]
     assert f"There is no module {module}. Run the command in the folder that {top} is in" in result.output
     assert "PYTHONPATH" in result.output
+
+
+def test_a_misspelt_part_of_a_package_is_not_looked_for_elsewhere(run: Run, write: Write) -> None:
+    assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
+    result = run("tools", "--tools", "soundtools.deeper")
+    assert result.exit_code == 1
+    assert "There is no module soundtools.deeper: " in result.output
+    assert "soundtools.py is there, and has none of that name. Check the spelling." in result.output
+    assert "PYTHONPATH" not in result.output
 
 
 @pytest.mark.parametrize("module", ["mytools.py", "folder/mytools", "", ".mytools", "my tools", "mytools\x1b[0m"])
@@ -180,6 +236,13 @@ class Answer(BaseModel):
 
 class Words(RootModel[list[str]]):
     """No JSON object."""
+
+
+class Side(Enum):
+    """Which way a door opens."""
+
+    IN = "in"
+    OUT = "out"
 
 
 class Disguise(AccessClaims):
@@ -317,11 +380,11 @@ class Doors:
         tools = ToolGroup()
 
         @tools.tool(scopes=["door:open"])
-        async def open_door(claims: AccessClaims, name: str) -> Answer:
+        async def open_door(claims: AccessClaims, name: str, side: Side = Side.IN) -> Answer:
             """Open a door."""
             if name == "wall":
                 raise ToolFailed("That is a wall. Try a door.")
-            self.opened.append(f"{claims.client_id} {name}")
+            self.opened.append(f"{claims.client_id} {name}{' outwards' if side is Side.OUT else ''}")
             if name == "slow":
                 self.waiting.set()
                 await anyio.sleep_forever()
@@ -367,6 +430,14 @@ async def test_a_custom_tool_is_refused_and_recorded_as_any_other(server: Resour
     assert [(event["outcome"], event["object"]) for event in server.audit()] == [
         *(("refused", "open_door"), ("allowed", "open_door")),
     ]
+
+
+@pytest.mark.anyio
+async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceServer, doors: Doors) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.result("open_door", token, name="front", side="out")
+    assert doors.opened == ["agent_1 front outwards"]
+    assert "side: Input should be 'in' or 'out'" in await server.failure("open_door", token, name="front", side="up")
 
 
 @pytest.mark.anyio

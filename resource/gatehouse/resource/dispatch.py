@@ -37,6 +37,7 @@ from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.idempotency import IdempotencyKeys
 from gatehouse.resource.progress import Progress
 from gatehouse.resource.resource_dispatch import ResourceDispatch, refuse_cursor
+from gatehouse.resource.signature import read_arguments
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.resource.transactions import Transactions
 from gatehouse.resource.verified_request import Context, VerifiedRequest
@@ -146,7 +147,7 @@ class Dispatch:
         tool = await self._allowed_tool(request, params.name)
         sent = params.arguments or {}
         try:
-            arguments = tool.arguments.model_validate(sent)
+            arguments = read_arguments(tool.arguments, sent)
         except ValidationError as error:
             return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
         progress = Progress(context.session.report_progress)

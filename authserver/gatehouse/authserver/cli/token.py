@@ -25,6 +25,7 @@ from gatehouse.shared.scopes import format_scope
 
 
 @click.group()
+@example("authserver token inspect < token.txt")
 def token() -> None:
     """Access tokens: issue one to debug with, or ask why one is refused."""
 
