@@ -29,9 +29,10 @@ demo: setup ## Start both servers, run a real agent, show what happened, stop ev
 run: setup ## Keep both servers up with a registered demo client, until Ctrl-C
 	@$(BIN)/python examples/demo.py --keep-running
 
-test: setup ## Run the tests: units in parallel, then the journeys
+# Each worker of the journeys starts a stack of its own, with four processes: no more than two at once.
+test: setup ## Run the tests: units, then the journeys, both in parallel
 	$(UNITS) $(COVERAGE)
-	$(BIN)/python -m pytest -q -m journey
+	$(BIN)/python -m pytest -q -n 2 -m journey
 
 # Without npm there is nothing to install with; the tests that need Node say so.
 test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients from elsewhere against both servers; most need npm

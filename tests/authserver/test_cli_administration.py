@@ -361,6 +361,23 @@ def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:
     assert shell.json(*CREATE, "--jwks", str(file))["key_ids"] == ["my-key"]
 
 
+def test_keys_that_are_no_jwk_are_refused_with_what_would_do(shell: Shell) -> None:
+    key, file, new = SigningKey.generate("ES256"), shell.folder / "keys.file", shell.folder / "new.pem"
+    file.write_text(json.dumps(key.public_jwk()), encoding="utf-8")
+    assert shell.json(*CREATE, "--jwks", str(file))["key_ids"]
+    file.write_bytes(key.private_pem())
+    told = shell.refusal(*CREATE, "--jwks", str(file))
+    assert "is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key" in told
+    file.write_text("{", encoding="utf-8")
+    assert shell.refusal(*CREATE, "--jwks", str(file)).endswith("cannot be used: The text is not valid JSON.\n")
+    assert shell.json(*CREATE, "--generate-key", str(new), "--auth", "private_key_jwt")["key_ids"]
+    new.unlink()
+    for method in ("client_secret_basic", "client_secret_post"):
+        told = shell.refusal(*CREATE, "--generate-key", str(new), "--auth", method, code=2)
+        assert f"A client with keys has no secret for --auth {method}. Leave out one of the two." in told
+        assert not new.exists()
+
+
 def test_an_admin_issues_a_token_to_debug_with_and_is_named_for_it(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     issued = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)

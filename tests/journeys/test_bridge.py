@@ -69,7 +69,7 @@ async def test_a_refusal_is_readable_and_the_grant_works_at_the_next_call(
         command = (
             f"authserver client grant add {credentials['client_id']} --resource {stack.resource} --scope env:write"
         )
-        assert f"This client lacks the scope env:write. Ask the admin: {command}." in refusal
+        assert f"This client lacks the scope env:write. Ask the admin to run `{command}`," in refusal
         stack.run(*command.split())
         created = await assistant.call_until_granted("create_environment", name=f"bridged-{mode}")
         tools = [tool.name for tool in (await assistant.client.list_tools()).tools]

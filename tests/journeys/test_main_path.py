@@ -9,9 +9,11 @@ from pathlib import Path
 import anyio
 import pytest
 from local_stack import LocalStack
+from mcp_types import TextResourceContents
 from support.mcp_client import Mode, connect
 
 from gatehouse.resource import json_rpc
+from gatehouse.resource.catalogue import CATALOGUE_URI
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.shared.jose import SigningKey
 
@@ -43,6 +45,23 @@ async def test_an_agent_discovers_obtains_a_token_and_calls(
     assert identity["workspace_id"] == workspace_id
     assert tools == [name for name, tool in CATALOGUE.tools.items() if tool.scopes <= {"env:read"}]
     assert "environments" in page
+
+
+@both_versions
+async def test_an_agent_reads_what_it_could_ask_for(stack: LocalStack, workspace_id: str, mode: Mode) -> None:
+    credentials = stack.create_client("curious", "env:read", "--claim", f"workspace_id={workspace_id}")
+    async with connect(stack, credentials, mode) as agent:
+        assert [str(resource.uri) for resource in (await agent.client.list_resources()).resources] == [CATALOGUE_URI]
+        (content,) = (await agent.client.read_resource(CATALOGUE_URI)).contents
+        callable_tools = {tool.name for tool in (await agent.client.list_tools()).tools}
+        refused = await agent.refused("create_environment", name="never")
+    assert isinstance(content, TextResourceContents)
+    assert content.mime_type == "application/json"
+    document = json.loads(content.text)
+    assert document == stack.run_json("resourceserver", "tools")
+    needed = {tool["name"]: tool["scopes"] for tool in document["tools"]}
+    assert callable_tools < needed.keys()
+    assert refused.error.data["scope"] == " ".join(needed["create_environment"])
 
 
 @both_versions

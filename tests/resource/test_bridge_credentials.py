@@ -67,9 +67,14 @@ async def test_a_secret_comes_from_the_file_that_registration_printed(file: Call
 
 
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
-async def test_a_private_key_signs_assertions_for_the_issuer_alone(file: Callable[[Any], Path], alg: str) -> None:
+@pytest.mark.parametrize("place", ["file", "environment"])
+async def test_a_private_key_signs_assertions_for_the_issuer_alone(
+    file: Callable[[Any], Path], alg: str, place: str
+) -> None:
     key = SigningKey.generate(alg)
-    credentials = read_credentials(settings(client_id="agent_1"), file(key.private_pem()))
+    in_environment = {"private_key": key.private_pem().decode()} if place == "environment" else {}
+    in_file = file(key.private_pem()) if place == "file" else None
+    credentials = read_credentials(settings(client_id="agent_1", **in_environment), in_file)
     parameters, headers = await credentials.authenticate("https://as.example.com")
     assert headers == {}
     assert set(parameters) == {"client_assertion", "client_assertion_type"}
@@ -146,14 +151,19 @@ async def test_a_key_without_a_client_and_two_clients_at_once_are_refused(file: 
         read_credentials(settings(), file(SigningKey.generate("ES256").private_pem()))
     with pytest.raises(InvalidCredentials, match="another client than the one in"):
         read_credentials(settings(client_id="agent_2"), file(REGISTERED))
-    with pytest.raises(InvalidCredentials, match="not both"):
-        read_credentials(settings(client_id="agent_1", client_secret="s"), file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="BRIDGE_PRIVATE_KEY is a private key: set BRIDGE_CLIENT_ID"):
+        read_credentials(settings(private_key=SigningKey.generate("ES256").private_pem().decode()), None)
+    for several in ({"client_secret": "s"}, {"private_key": "k"}):
+        with pytest.raises(InvalidCredentials, match="not both"):
+            read_credentials(settings(client_id="agent_1", **several), file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="Give BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
+        read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
 
 
 async def test_credentials_do_not_show_what_is_secret(file: Callable[[Any], Path]) -> None:
     key = SigningKey.generate("ES256").private_pem()
     with_key = repr(read_credentials(settings(client_id="agent_1"), file(key)))
-    assert "BEGIN" not in with_key
+    assert "BEGIN" not in with_key + repr(settings(private_key=key.decode()))
     assert SECRET not in repr(read_credentials(settings(), file(REGISTERED))) + repr(settings(client_secret=SECRET))
 
 
@@ -175,7 +185,9 @@ async def test_a_bridge_without_credentials_does_not_start_and_says_what_it_need
     result = run("http://127.0.0.1:1/mcp", **env)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert "Set BRIDGE_CLIENT_ID and BRIDGE_CLIENT_SECRET, or give --credentials FILE" in result.stderr
+    assert (
+        "Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give --credentials" in result.stderr
+    )
     assert SECRET not in result.stderr
 
 

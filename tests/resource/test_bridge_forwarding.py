@@ -7,7 +7,7 @@ import anyio
 import httpx2
 import pytest
 from mcp.shared.exceptions import MCPError
-from mcp_types import TextContent, Tool, ToolAnnotations
+from mcp_types import CallToolRequest, CallToolRequestParams, CallToolResult, TextContent, Tool, ToolAnnotations
 from support import foreign_server
 from support.bridge import words
 from support.foreign_server import Disturbance, ForeignServer, break_after_running, bridged, garble, refuse
@@ -17,7 +17,7 @@ from gatehouse.resource.bridge.failures import Failure
 from gatehouse.resource.bridge.remote import Remote
 from gatehouse.resource.bridge.server import Bridge, create_server, is_repeatable
 from gatehouse.resource.bridge.serving import create_http
-from gatehouse.resource.bridge.tokens import TokenSource
+from gatehouse.resource.bridge.tokens import BearerAuth, TokenSource
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
@@ -63,6 +63,24 @@ async def test_progress_reaches_the_assistant_that_asked_for_it(foreign: Foreign
         assert result.content == [TextContent(text="counted")]
         assert (await client.call_tool("count")).content == [TextContent(text="counted")]
     assert told == [(1, 3, "step 1"), (2, 3, "step 2"), (3, 3, "step 3")]
+
+
+async def test_all_progress_was_passed_on_when_the_result_is_there(foreign: ForeignServer) -> None:
+    """MCP 2026-07-28, basic/utilities/progress: notifications stop with the response."""
+    told: list[float] = []
+
+    async def tell_slowly(progress: float, total: float | None, message: str | None) -> None:
+        for _ in range(int(100 / progress)):
+            await anyio.lowlevel.checkpoint()
+        told.append(progress)
+
+    async with create_http() as to_issuer:
+        tokens = TokenSource(to_issuer, foreign.url, None, lambda: CLIENT)
+        async with create_http(BearerAuth(tokens)) as to_remote:
+            remote = Remote(foreign.url, to_remote, foreign_server.OWN)
+            count = CallToolRequest(params=CallToolRequestParams(name="count"))
+            await remote.request(count, CallToolResult, repeatable=False, progress=tell_slowly)
+            assert told == [1, 2, 3]
 
 
 @both_versions

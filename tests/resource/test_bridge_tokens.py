@@ -202,7 +202,8 @@ async def test_a_refusal_names_the_scope_the_command_and_the_request() -> None:
     text = str(await failure_of(world))
     command = f"authserver client grant add agent_1 --resource {RESOURCE} --scope env:write"
     assert text == (
-        f"This client lacks the scope env:write. Ask the admin: {command}. Then repeat the call. (Request req_1.)"
+        f"This client lacks the scope env:write. Ask the admin to run `{command}`, then repeat the call."
+        " (Request req_1.)"
     )
     assert len(world.requests_to(RESOURCE)) == 1
 
@@ -222,7 +223,7 @@ async def test_a_resource_does_not_choose_what_an_admin_pastes() -> None:
     ("answer", "words", "temporary"),
     [
         (oauth_error(401, "invalid_client"), "does not accept the client agent_1 with the credential from", False),
-        (oauth_error(401, "invalid_client"), "authserver audit --client agent_1. (Request req_9.)", False),
+        (oauth_error(401, "invalid_client"), "run `authserver audit --client agent_1`. (Request req_9.)", False),
         (oauth_error(400, "invalid_scope"), "may have nothing at https://mcp.example.com/mcp", False),
         (oauth_error(400, "invalid_target"), "The URL must be the one that the server is registered with", False),
         (oauth_error(400, "unsupported_grant_type"), "refuses a token (unsupported_grant_type)", False),

@@ -1,7 +1,13 @@
 """How a tool is declared: what the signature becomes, and which declarations stop the start."""
 
+import json
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -9,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, Tool, ToolGroup
 from gatehouse.resource.directory.directory import Directory
 from gatehouse.resource.progress import Progress
-from gatehouse.resource.signature import InvalidCatalogue
+from gatehouse.resource.signature import InvalidCatalogue, read_arguments
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.resource.transactions import Transactions
 from gatehouse.shared.claims import AccessClaims
@@ -21,6 +27,34 @@ class Answer(BaseModel):
     """What a tool returns."""
 
     text: str
+
+
+class Colour(Enum):
+    """One of two."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Point:
+    """A place."""
+
+    x: int
+    y: int = 0
+
+
+class Inner(BaseModel):
+    """An object within an argument."""
+
+    number: int
+
+
+async def of_many_types(
+    colour: Colour, since: datetime, point: Point, numbers: set[int], pair: tuple[int, str], uid: UUID, inner: Inner
+) -> Answer:
+    """Answer what JSON has no type of its own for."""
+    return Answer(text=f"{colour} {since} {point} {numbers} {pair} {uid} {inner}")
 
 
 async def sound(query: Annotated[str, Field(max_length=5)], limit: int = 3) -> Answer:
@@ -72,9 +106,34 @@ async def of_no_json_type(query: Callable[[], object]) -> Answer:
     return Answer(text=str(query()))
 
 
-async def with_injected(claims: AccessClaims, directory: Directory, query: str) -> Answer:
+async def by_position(query: str, /) -> Answer:
+    """Answer a query."""
+    return Answer(text=query)
+
+
+async def hidden(_query: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=_query)
+
+
+async def configuring(model_config: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=model_config)
+
+
+async def dumping(model_dump: str) -> Answer:
+    """Answer a query."""
+    return Answer(text=model_dump)
+
+
+async def shadowing(schema: str, copy: int, json: bool = False) -> Answer:
+    """Answer a query."""
+    return Answer(text=f"{schema} {copy} {json}")
+
+
+async def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
     """Answer a query of a caller in a workspace."""
-    return Answer(text=f"{claims} {directory} {query}")
+    return Answer(text=f"{_claims} {directory} {query}")
 
 
 async def with_progress(progress: Progress) -> Answer:
@@ -117,7 +176,7 @@ def group_of(*functions: Any, scopes: Any = (READ.scope,)) -> ToolGroup:
 # Refused declarations
 
 
-@pytest.mark.parametrize("scopes", [(), [], frozenset(), "", "env:read", None])
+@pytest.mark.parametrize("scopes", [(), [], frozenset(), "", None])
 def test_a_tool_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
     assert declare(sound).scopes == {"env:read"}
     with pytest.raises(InvalidCatalogue, match=r"test_catalogue\.py:\d+: sound has no scopes\. .*ANY_VALID_TOKEN"):
@@ -141,6 +200,10 @@ def test_scopes_cannot_be_left_out() -> None:
         (returning_nothing_said, "does not return a pydantic model. Annotate its result"),
         (of_unknown_type, "has a type that cannot be found: name 'NoSuchType'"),
         (of_no_json_type, "has a type that JSON cannot carry"),
+        (by_position, "takes query by position only. Remove the /"),
+        (hidden, "has the argument _query, which a pydantic model cannot have. Rename it"),
+        (configuring, "has the argument model_config, which a pydantic model cannot have"),
+        (dumping, "has the argument model_dump, which a pydantic model cannot have"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -226,25 +289,83 @@ def test_name_and_schemas_come_from_the_signature() -> None:
 )
 def test_arguments_are_taken_as_declared_and_never_converted(arguments: dict[str, Any]) -> None:
     model = declare(sound).arguments
-    assert model.model_validate({"query": "a", "limit": 2})
+    assert read_arguments(model, {"query": "a", "limit": 2})
     with pytest.raises(ValidationError):
-        model.model_validate(arguments)
+        read_arguments(model, arguments)
+
+
+OF_MANY_TYPES = {
+    "colour": "red",
+    "since": "2026-01-31T12:00:00Z",
+    "point": {"x": 1},
+    "numbers": [1, 2],
+    "pair": [1, "a"],
+    "uid": "6f9619ff-8b86-d011-b42d-00c04fc964ff",
+    "inner": {"number": 1},
+}
+
+
+def test_an_argument_of_a_type_that_json_lacks_is_sent_as_the_schema_says() -> None:
+    tool = declare(of_many_types)
+    assert tool.input_schema["$defs"]["Colour"]["enum"] == ["red", "blue"]
+    read = read_arguments(tool.arguments, OF_MANY_TYPES)
+    assert {name: getattr(read, name) for name in OF_MANY_TYPES} == {
+        "colour": Colour.RED,
+        "since": datetime(2026, 1, 31, 12, tzinfo=UTC),
+        "point": Point(1),
+        "numbers": {1, 2},
+        "pair": (1, "a"),
+        "uid": UUID("6f9619ff-8b86-d011-b42d-00c04fc964ff"),
+        "inner": Inner(number=1),
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"colour": "green"}, {"since": 5}, {"since": "soon"}, {"point": {"x": "1"}}, {"numbers": ["1"]}),
+        *({"pair": [1]}, {"uid": "x"}, {"inner": {"number": "1"}}, {"inner": None}),
+    ],
+    ids=json.dumps,
+)
+def test_nothing_within_an_argument_is_converted(wrong: dict[str, Any]) -> None:
+    model = declare(of_many_types).arguments
+    assert read_arguments(model, OF_MANY_TYPES)
+    with pytest.raises(ValidationError):
+        read_arguments(model, {**OF_MANY_TYPES, **wrong})
+
+
+def test_arguments_that_are_nested_too_deep_are_refused_as_others_are() -> None:
+    model, deep = declare(sound).arguments, {}  # type: ignore[var-annotated]
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(ValidationError, match="nested too deep"):
+        read_arguments(model, {"query": deep})
+
+
+def test_an_argument_may_have_the_name_of_an_old_method_of_pydantic_s() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tool = declare(shadowing)
+    assert tool.input_schema["required"] == ["schema", "copy"]
+    read = read_arguments(tool.arguments, {"schema": "a", "copy": 2})
+    assert [getattr(read, name) for name in tool.arguments.model_fields] == ["a", 2, False]
 
 
 def test_injected_parameters_are_not_arguments() -> None:
     tool = declare(with_injected)
-    assert dict(tool.injected) == {"claims": AccessClaims, "directory": Directory}
+    assert dict(tool.injected) == {"_claims": AccessClaims, "directory": Directory}
     assert tool.input_schema["properties"].keys() == {"query"}
     assert tool.needs(Directory)
     assert not declare(sound).needs(Directory)
 
 
-@pytest.mark.parametrize("name", ["claims", "directory"])
+@pytest.mark.parametrize("name", ["_claims", "directory"])
 def test_a_caller_cannot_send_an_injected_parameter(name: str) -> None:
     model = declare(with_injected).arguments
-    assert model.model_validate({"query": "a"})
+    assert read_arguments(model, {"query": "a"})
     with pytest.raises(ValidationError, match="extra_forbidden"):
-        model.model_validate({"query": "a", name: {"client_id": "somebody else"}})
+        read_arguments(model, {"query": "a", name: {"client_id": "somebody else"}})
 
 
 def test_a_tool_for_any_valid_token_says_so() -> None:

@@ -44,15 +44,15 @@ def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monke
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Return the path of every command that does something."""
+    """Return the path of every command, and of every group of them."""
     found: list[tuple[str, ...]] = []
 
     def walk(command: click.Command, path: tuple[str, ...]) -> None:
+        if path:
+            found.append(path)
         if isinstance(command, click.Group):
             for name, sub in command.commands.items():
                 walk(sub, (*path, name))
-        else:
-            found.append(path)
 
     walk(main, ())
     return found
@@ -171,7 +171,8 @@ def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installe
     typo = installed("audit", "--action", "tool.cal")
     assert typo.exit_code == 1
     assert typo.output == (
-        "Error: There is no action tool.cal. There are: http.request, mcp.request, tool.call, workspace.create.\n"
+        "Error: There is no action tool.cal. There are: http.request, mcp.request, resource.read, tool.call, "
+        "workspace.create.\n"
     )
     absent = installed("audit", "--request", "req_none")
     assert absent.exit_code == 1

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NewType, TypeVar
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ from pydantic import BaseModel, RootModel
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
+from typing_extensions import TypeAliasType
 
 from gatehouse.resource.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resource.cli import main
@@ -40,6 +42,12 @@ async def open_door(name: str) -> Answer:
 
 CATALOGUE = Catalogue("Doors", scopes=[Scope("door:open", "Open doors")], groups=[tools])
 '''
+
+GUARDED = """
+from mcp.server.mcpserver import MCPServer
+from gatehouse.resource.guard import guarded_catalogue
+server = MCPServer("Doors")
+"""
 
 Write = Callable[..., str]
 Run = Callable[..., Result]
@@ -130,6 +138,46 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
             id="missing library",
         ),
         pytest.param(
+            ("from pydantic", "import json.nothing\nfrom pydantic"),
+            r"mytools\.py:2: .*No module named 'json\.nothing'(?!.*Install)",
+            id="missing part of a library",
+        ),
+        pytest.param(
+            ('@tools.tool(scopes=["door:open"])', "@tools.tool"),
+            r"mytools\.py:\d+: open_door has no scopes\. List them, or",
+            id="no parentheses",
+        ),
+        pytest.param(
+            ('scopes=["door:open"]', 'scopes="door:open"'),
+            r'mytools\.py:\d+: open_door has a text for its scopes\. Write scopes=\["door:open"\]',
+            id="a text for scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', 'Scope("door:open", "Open", implies="door:see")'),
+            r"mytools\.py:15: Scope\(.*\) is no scope\. Write: Scope\(.* implies=\(",
+            id="a text for implied scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', '"door:open"'),
+            r"mytools\.py:15: 'door:open' is no scope\. Write: Scope\(",
+            id="a text for a scope",
+        ),
+        pytest.param(
+            ('"Open doors")', '"Open doors", implies=("door:see",))'),
+            r"mytools\.py:15: The scope door:open implies door:see, which is not declared",
+            id="implied and unknown",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = server #"),
+            r"mytools\.py: CATALOGUE is an MCPServer, .* guarded_catalogue\(",
+            id="an unguarded server",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = guarded_catalogue(server, scopes={{'shut': ['a']}}, declared=[]) #"),
+            r"mytools\.py:\d+: server Doors: the table names the tool shut",
+            id="a wrong table",
+        ),
+        pytest.param(
             ('scopes=[Scope("door:open", "Open doors")], groups=[tools]', "scopes=[], groups=[]"),
             r"mytools\.py: CATALOGUE declares no scope",
             id="nothing declared",
@@ -149,7 +197,7 @@ def test_what_cannot_be_served_stops_every_command_with_file_and_mend(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper", "soundtools.deeper"])
+@pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper"])
 def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     result = run("tools", "--tools", module)
@@ -157,6 +205,15 @@ def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, wri
     top = module.partition(".")[0]
     assert f"There is no module {module}. Run the command in the folder that {top} is in" in result.output
     assert "PYTHONPATH" in result.output
+
+
+def test_a_misspelt_part_of_a_package_is_not_looked_for_elsewhere(run: Run, write: Write) -> None:
+    assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
+    result = run("tools", "--tools", "soundtools.deeper")
+    assert result.exit_code == 1
+    assert "There is no module soundtools.deeper: " in result.output
+    assert "soundtools.py is there, and has none of that name. Check the spelling." in result.output
+    assert "PYTHONPATH" not in result.output
 
 
 @pytest.mark.parametrize("module", ["mytools.py", "folder/mytools", "", ".mytools", "my tools", "mytools\x1b[0m"])
@@ -179,6 +236,13 @@ class Answer(BaseModel):
 
 class Words(RootModel[list[str]]):
     """No JSON object."""
+
+
+class Side(Enum):
+    """Which way a door opens."""
+
+    IN = "in"
+    OUT = "out"
 
 
 class Disguise(AccessClaims):
@@ -205,18 +269,79 @@ async def derived(claims: Disguise) -> Answer:
     return Answer(text=str(claims))
 
 
+Caller = NewType("Caller", AccessClaims)
+Renamed = TypeAliasType("Renamed", AccessClaims)
+SomeCaller = TypeVar("SomeCaller", bound=AccessClaims)
+
+
+class Envelope(BaseModel):
+    """An argument with a caller in it."""
+
+    inner: list[AccessClaims]
+
+
+class Pair(NamedTuple):
+    """Another one."""
+
+    inner: AccessClaims
+
+
+async def new_type(claims: Caller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def alias(claims: Renamed) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def variable(claims: SomeCaller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def enclosed(claims: Envelope) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def paired(claims: Pair) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
 async def plain(claims: AccessClaims) -> Answer:
     """Answer."""
     return Answer(text=claims.client_id)
 
 
-@pytest.mark.parametrize("function", [optional, annotated, several, derived], ids=lambda function: function.__name__)
+SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, enclosed, paired]
+
+
+@pytest.mark.parametrize("function", SPELLINGS, ids=lambda function: function.__name__)
 def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(function: Any) -> None:
+    """CWE-290, CWE-915: the caller would write his own identity into the call."""
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
     assert group.tools[0].input_schema["properties"] == {}
     with pytest.raises(InvalidCatalogue, match=rf"{function.__name__} has AccessClaims within .* Write claims: Access"):
         group.tool(scopes=["door:open"])(function)
+
+
+class Unfinished(BaseModel):
+    """A model with a type that is nowhere."""
+
+    other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
+    async def unfinished(thing: Unfinished) -> Answer:
+        """Answer."""
+        return Answer(text=str(thing))
+
+    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
+        ToolGroup().tool(scopes=["door:open"])(unfinished)
 
 
 def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
@@ -255,11 +380,11 @@ class Doors:
         tools = ToolGroup()
 
         @tools.tool(scopes=["door:open"])
-        async def open_door(claims: AccessClaims, name: str) -> Answer:
+        async def open_door(claims: AccessClaims, name: str, side: Side = Side.IN) -> Answer:
             """Open a door."""
             if name == "wall":
                 raise ToolFailed("That is a wall. Try a door.")
-            self.opened.append(f"{claims.client_id} {name}")
+            self.opened.append(f"{claims.client_id} {name}{' outwards' if side is Side.OUT else ''}")
             if name == "slow":
                 self.waiting.set()
                 await anyio.sleep_forever()
@@ -305,6 +430,14 @@ async def test_a_custom_tool_is_refused_and_recorded_as_any_other(server: Resour
     assert [(event["outcome"], event["object"]) for event in server.audit()] == [
         *(("refused", "open_door"), ("allowed", "open_door")),
     ]
+
+
+@pytest.mark.anyio
+async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceServer, doors: Doors) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.result("open_door", token, name="front", side="out")
+    assert doors.opened == ["agent_1 front outwards"]
+    assert "side: Input should be 'in' or 'out'" in await server.failure("open_door", token, name="front", side="up")
 
 
 @pytest.mark.anyio

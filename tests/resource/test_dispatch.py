@@ -4,25 +4,20 @@ Each test drives the SDK's server that dispatch builds, without the gate before 
 over HTTP by the SDK's session manager alone.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from mcp import Client
 from mcp.server import Server
-from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 from support.clock import FakeClock
 from support.databases import Template
-from support.resourceserver import Issuer, ResourceServer, modern_request, running_resource_server, settings_in
+from support.resourceserver import RESOURCE, Issuer, ResourceServer, running_resource_server, settings_in
+from support.ungated import ask, claims_of, proven, without_gate
 
 from gatehouse.resource import catalogue as declarations
 from gatehouse.resource import verified_request
@@ -36,9 +31,6 @@ from gatehouse.shared.audit_writer import AuditWriter
 from gatehouse.shared.claims import AccessClaims
 
 pytestmark = pytest.mark.anyio
-
-URL = "https://mcp.example.com/mcp"
-Attach = Callable[[Scope], None]
 
 
 class Answer(BaseModel):
@@ -95,46 +87,12 @@ async def locked(
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
-    yield Locked(Dispatch(recording_catalogue(runs), database, audit, clock, URL).build_server(), runs, admin_database)
+    yield Locked(
+        Dispatch(recording_catalogue(runs), database, audit, clock, RESOURCE).build_server(), runs, admin_database
+    )
     audit.close()
     admin_database.close()
     await database.close()
-
-
-@asynccontextmanager
-async def without_gate(locked: Locked, attach: Attach = lambda _: None) -> AsyncIterator[httpx2.AsyncClient]:
-    """Serve the SDK's session manager with nothing before it, but for what a test puts into the ASGI scope."""
-    sessions = StreamableHTTPSessionManager(locked.server, json_response=True, stateless=True)
-    inner = StreamableHTTPASGIApp(sessions)
-
-    class Attaching:
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            attach(scope)
-            await inner(scope, receive, send)
-
-    app = Starlette(routes=[Route("/mcp", Attaching())])
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(sessions.run())
-        yield await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))
-
-
-async def ask(http: httpx2.AsyncClient, version: str, method: str, **params: Any) -> dict[str, Any]:
-    """Send one request in a protocol version, and return the JSON-RPC response."""
-    body, headers = modern_request(method, **params)
-    if version != "2026-07-28":
-        body, headers = {**body, "params": params}, {"MCP-Protocol-Version": version}
-    headers["Accept"] = "application/json, text/event-stream"
-    answer: dict[str, Any] = (await http.post(URL, json=body, headers=headers)).json()
-    return answer
-
-
-def claims_of(*scopes: str) -> AccessClaims:
-    return AccessClaims("iss", "agent_1", "agent_1", URL, 0, 300, "jti-1", frozenset(scopes))
-
-
-def proven(*scopes: str) -> Attach:
-    """Attach what the gate attaches when it verified a token."""
-    return lambda scope: verified_request.attach(scope, VerifiedRequest(claims_of(*scopes), "req_1"))
 
 
 @pytest.fixture(params=["2025-11-25", "2026-07-28"])
@@ -154,7 +112,7 @@ async def test_a_client_in_memory_can_list_and_call_nothing(locked: Locked, mode
 
 
 async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, version: str) -> None:
-    async with without_gate(locked) as http:
+    async with without_gate(locked.server) as http:
         for params in ({"name": "greet"}, {"name": "open_door"}, {"name": "no_such_tool"}):
             answer = await ask(http, version, "tools/call", **params)
             assert answer["error"]["code"] == -32041
@@ -176,19 +134,19 @@ async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, vers
 async def test_with_the_gate_removed_no_resource_is_listed_or_read(
     locked: Locked, version: str, method: str, params: dict[str, str]
 ) -> None:
-    async with without_gate(locked) as http:
+    async with without_gate(locked.server) as http:
         answer = await ask(http, version, method, **params)
     assert answer["error"]["code"] == -32041
     assert "result" not in answer
     known = params.get("uri") != "gatehouse://nothing"
-    async with without_gate(locked, proven()) as http:
+    async with without_gate(locked.server, proven()) as http:
         answer = await ask(http, version, method, **params)
     assert ("result" in answer) == known
 
 
 async def test_a_bearer_token_alone_proves_nothing_to_dispatch(locked: Locked, clock: FakeClock) -> None:
     """Headers are the gate's to read: dispatch takes only what the gate has verified."""
-    async with without_gate(locked) as http:
+    async with without_gate(locked.server) as http:
         http.headers["Authorization"] = f"Bearer {Issuer(clock).token('door:open')}"
         http.headers["gatehouse.verified_request"] = "true"
         answer = await ask(http, "2025-11-25", "tools/call", name="open_door")
@@ -217,7 +175,7 @@ class LooksLikeOne:
     ],
 )
 async def test_junk_in_the_place_of_a_verified_request_is_refused(locked: Locked, version: str, junk: Any) -> None:
-    async with without_gate(locked, lambda scope: verified_request.attach(scope, junk)) as http:
+    async with without_gate(locked.server, lambda scope: verified_request.attach(scope, junk)) as http:
         called = await ask(http, version, "tools/call", name="open_door")
         listed = await ask(http, version, "tools/list")
     assert called["error"]["code"] == listed["error"]["code"] == -32041
@@ -226,7 +184,7 @@ async def test_junk_in_the_place_of_a_verified_request_is_refused(locked: Locked
 
 async def test_a_verified_request_with_the_scope_runs_the_tool(locked: Locked, version: str) -> None:
     """The control of every refusal here: the same way, with what the gate would attach."""
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
     assert answer["result"]["structuredContent"] == {"text": "open"}
     assert locked.runs == ["open_door"]
@@ -237,7 +195,7 @@ async def test_a_verified_request_with_the_scope_runs_the_tool(locked: Locked, v
 
 
 async def test_dispatch_decides_scopes_by_itself(locked: Locked, version: str) -> None:
-    async with without_gate(locked, proven("door:see")) as http:
+    async with without_gate(locked.server, proven("door:see")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
         greeted = await ask(http, version, "tools/call", name="greet")
     assert answer["error"]["code"] == -32043
@@ -249,7 +207,7 @@ async def test_dispatch_decides_scopes_by_itself(locked: Locked, version: str) -
 
 
 async def test_dispatch_refuses_a_tool_that_is_not_in_the_catalogue(locked: Locked, version: str) -> None:
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="close_door")
     assert answer["error"]["code"] == -32602
     assert [(event["outcome"], event["object"]) for event in locked.audit()] == [("refused", "close_door")]
@@ -258,7 +216,7 @@ async def test_dispatch_refuses_a_tool_that_is_not_in_the_catalogue(locked: Lock
 async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, version: str) -> None:
     names = {}
     for scope in ("door:open", "door:see"):
-        async with without_gate(locked, proven(scope)) as http:
+        async with without_gate(locked.server, proven(scope)) as http:
             tools = (await ask(http, version, "tools/list"))["result"]["tools"]
             names[scope] = [tool["name"] for tool in tools]
     assert names == {"door:open": ["break_door", "greet", "open_door"], "door:see": ["greet"]}
@@ -276,14 +234,14 @@ async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, vers
 async def test_dispatch_has_no_handler_for_other_methods(
     locked: Locked, version: str, method: str, params: dict[str, Any]
 ) -> None:
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         http.headers["Mcp-Name"] = params.get("uri", "")
         answer = await ask(http, version, method, **params)
     assert answer["error"]["code"] == -32601
 
 
 async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locked, version: str) -> None:
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="break_door")
     assert answer["result"]["isError"]
     assert "req_1" in str(answer)
@@ -294,7 +252,7 @@ async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locke
 
 
 async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         listed = await ask(http, version, "tools/list")
         answer = await ask(http, version, "tools/list", cursor="next")
     assert "nextCursor" not in listed["result"]
@@ -304,14 +262,14 @@ async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
 
 async def test_what_cannot_be_recorded_is_answered_with_try_again(locked: Locked, version: str) -> None:
     """A refusal or a failure without its event would be told to the caller and to nobody else."""
-    async with without_gate(locked, proven("door:see")) as http:
+    async with without_gate(locked.server, proven("door:see")) as http:
         before = await ask(http, version, "tools/call", name="open_door")
     with locked.admin_database.write() as session:
         session.connection().exec_driver_sql("DROP TABLE audit_event")
-    async with without_gate(locked, proven("door:see")) as http:
+    async with without_gate(locked.server, proven("door:see")) as http:
         refused = await ask(http, version, "tools/call", name="open_door")
         unknown = await ask(http, version, "tools/call", name="close_door")
-    async with without_gate(locked, proven("door:open")) as http:
+    async with without_gate(locked.server, proven("door:open")) as http:
         failed = await ask(http, version, "tools/call", name="break_door")
     assert before["error"]["code"] == -32043
     assert refused["error"]["code"] == unknown["error"]["code"] == -32053

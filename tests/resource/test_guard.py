@@ -9,33 +9,34 @@ from typing import Annotated, Any, NamedTuple
 import httpx2
 import pytest
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.context import ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import AfterValidator, BaseModel
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import Receive, Send
-from starlette.types import Scope as ASGIScope
 from support.clock import FakeClock
 from support.databases import Template
-from support.resourceserver import ResourceServer, modern_request, running_resource_server, settings_in
+from support.resourceserver import (
+    ISSUER,
+    RESOURCE,
+    ResourceServer,
+    running_resource_server,
+    settings_in,
+)
+from support.ungated import ask, nothing, proven, without_gate
 
-from gatehouse.resource import verified_request
 from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
 from gatehouse.resource.dispatch import Dispatch
 from gatehouse.resource.guard import guard, guarded_catalogue
 from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
-from gatehouse.resource.verified_request import VerifiedRequest
 from gatehouse.shared.audit import AuditRows
 from gatehouse.shared.audit_writer import AuditWriter
-from gatehouse.shared.claims import AccessClaims
 
 SECRET = "hunter2"
 READS = ToolAnnotations(read_only_hint=True)
@@ -112,6 +113,13 @@ def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
         return "Summarize."
 
     return server
+
+
+class Verifier(TokenVerifier):
+    """A verifier of the server's own."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return None
 
 
 TABLE = {"read_note": ["note:read"], "write_note": ["note:write"], "look_around": ANY_VALID_TOKEN}
@@ -230,34 +238,22 @@ async def test_the_only_resource_of_a_guarded_server_is_the_catalogue(guarded: G
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("proven", [True, False])
+@pytest.mark.parametrize("verified", [True, False])
 async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
-    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, proven: bool
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, verified: bool
 ) -> None:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
     dispatch = Dispatch(catalogue, database, audit, clock, settings.resource)
-    sessions = StreamableHTTPSessionManager(dispatch.build_server(), json_response=True, stateless=True)
-    claims = AccessClaims("iss", "agent_1", "agent_1", settings.resource, 0, 300, "jti-1", frozenset({"note:read"}))
-
-    class Attaching:
-        async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-            if proven:
-                verified_request.attach(scope, VerifiedRequest(claims, "req_1"))
-            await StreamableHTTPASGIApp(sessions)(scope, receive, send)
-
-    app = Starlette(routes=[Route("/mcp", Attaching())])
     codes = []
-    async with sessions.run(), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
+    async with without_gate(dispatch.build_server(), proven("note:read") if verified else nothing) as http:
         for name, arguments in (("read_note", {"number": 1}), ("write_note", {"text": "a"}), ("burn_notes", {})):
-            body, headers = modern_request("tools/call", name=name, arguments=arguments)
-            headers["Accept"] = "application/json, text/event-stream"
-            answer = (await http.post(settings.resource, json=body, headers=headers)).json()
+            answer = await ask(http, "2026-07-28", "tools/call", name=name, arguments=arguments)
             codes.append(answer["error"]["code"] if "error" in answer else answer["result"]["isError"])
-    assert codes == ([False, -32043, -32602] if proven else [-32041] * 3)
-    assert runs == (["read_note"] if proven else [])
+    assert codes == ([False, -32043, -32602] if verified else [-32041] * 3)
+    assert runs == (["read_note"] if verified else [])
     audit.close()
     admin_database.close()
     await database.close()
@@ -396,6 +392,21 @@ def test_a_server_with_a_layer_that_would_be_passed_by_stops_the_start(options: 
     assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
     with pytest.raises(InvalidCatalogue, match=r"server Notes: its .* (own_middleware|Intercepting) would be"):
         guarded_catalogue(notes([], **options), scopes=TABLE, declared=DECLARED)
+
+
+def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
+    """CWE-636: its verifier may refuse what the guard accepts, and its scopes hold for every tool."""
+    settings = AuthSettings.model_validate(
+        {
+            "issuer_url": ISSUER,
+            "resource_server_url": RESOURCE,
+            "required_scopes": ["note:audited"],
+            "validate_token_resource": True,
+        }
+    )
+    assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
+    with pytest.raises(InvalidCatalogue, match=r"server Notes: its own auth would be passed by\. .* without auth="):
+        guarded_catalogue(notes([], auth=settings, token_verifier=Verifier()), scopes=TABLE, declared=DECLARED)
 
 
 def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:

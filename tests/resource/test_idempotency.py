@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 from support.clock import FakeClock
@@ -141,6 +141,26 @@ async def test_other_arguments_with_the_same_key_are_a_conflict(
     assert again["structuredContent"] == first["structuredContent"]
 
 
+async def test_arguments_that_are_never_written_out_are_told_apart_too(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    """draft-ietf-httpapi-idempotency-key-header 2.7: a key with another payload is an error, not a repetition."""
+    runs = []
+
+    async def work(directory: Directory, secret: SecretStr, hidden: Annotated[str, Field(exclude=True)]) -> Worked:
+        """Use a secret."""
+        runs.append((secret.get_secret_value(), hidden))
+        return Worked(text="done")
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+        sent = {"secret": "hunter2", "hidden": "a", "idempotency_key": KEY}
+        assert await server.result("work", token, **sent) == await server.result("work", token, **sent)
+        for other in ({"secret": "hunter3"}, {"hidden": "b"}):
+            assert "was used for this tool with other arguments" in await server.failure("work", token, **sent | other)
+    assert runs == [("hunter2", "a")]
+
+
 async def test_a_key_belongs_to_one_workspace_client_and_tool(resourceserver: ResourceServer, token: str) -> None:
     async def invite(token: str) -> str:
         member = await resourceserver.result(
@@ -229,7 +249,7 @@ async def test_old_keys_are_removed_at_most_once_in_a_minute(resourceserver: Res
 
     async def keep(key: str) -> None:
         async with database.write() as session:
-            await keys.claim(session, KeyedCall("", "agent_1", "work", key, b"digest"))
+            await keys.take(session, KeyedCall("", "agent_1", "work", key, b"digest"))
 
     await keep("old-key-1")
     clock.advance(KEPT_FOR)
@@ -423,11 +443,11 @@ async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
     database = AsyncDatabase(resourceserver.settings.database)
     keys = IdempotencyKeys(database, clock)
     async with database.write() as first:
-        assert await keys.claim(first, CALL) is None
+        assert await keys.take(first, CALL) is None
         with pytest.raises(OperationalError, match="QueryCanceled"):
             async with database.write() as second:
                 await second.execute(text("SET LOCAL statement_timeout = 50"))
-                await keys.claim(second, CALL)
+                await keys.take(second, CALL)
     await database.close()
 
 

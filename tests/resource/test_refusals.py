@@ -8,6 +8,8 @@ import pytest
 from support.logs import logging_put_back
 from support.resourceserver import ResourceServer, modern_request
 
+from gatehouse.resource.catalogue import CATALOGUE_URI
+from gatehouse.resource.cli.audit import ACTIONS
 from gatehouse.shared.logs import configure_logs
 
 pytestmark = pytest.mark.anyio
@@ -101,6 +103,16 @@ async def test_a_refusal_of_the_gate_names_what_would_mend_it(resourceserver: Re
         assert response.status_code == status
         assert mend in only_event(resourceserver, response)["detail"]["mend"]
         assert mend not in response.text
+
+
+async def test_every_action_that_is_recorded_can_be_asked_for(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token()
+    await resourceserver.http.get(f"{ORIGIN}/none")
+    await resourceserver.call("whoami", token)
+    for method, params in (("resources/read", {"uri": CATALOGUE_URI}), ("no/such", {})):
+        await resourceserver.post({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}, token)
+    # `workspace create` records the other one.
+    assert {event["action"] for event in resourceserver.audit()} == set(ACTIONS) - {"workspace.create"}
 
 
 async def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(

@@ -232,13 +232,19 @@ async def test_wrong_arguments_are_explained_and_never_repeated(
         pytest.param("a\x7fb", id="delete"),
         pytest.param("a\x9b31mb", id="C1 control sequence introducer"),
         pytest.param("a\x85b", id="C1 next line"),
+        pytest.param("\u202egnp.exe\u2066", id="bidirectional"),
+        pytest.param("Acme\U000e0049\U000e0067", id="tags, which spell words that only an agent reads"),
+        pytest.param("Ac\u200bme", id="zero-width space"),
     ],
 )
 async def test_a_name_with_control_characters_is_refused(acme: Caller, name: str) -> None:
+    """CWE-150; CVE-2021-42574 and CWE-451: nobody who reviews a name sees what it holds (OWASP LLM01:2025)."""
     environment = (await acme("create_environment", name="staging"))["environment_id"]
-    assert await acme("create_organization", environment_id=environment, name="<b>O'Hara & \u201cS\u00f8ns\u201d</b>")
+    seen = ["<b>O'Hara & \u201cS\u00f8ns\u201d</b>", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f33e"]
+    for visible in seen:
+        assert await acme("create_organization", environment_id=environment, name=visible)
     assert "name" in await acme.failure("create_organization", environment_id=environment, name=name)
-    assert rows(acme.server, "organization") == 1
+    assert rows(acme.server, "organization") == len(seen)
 
 
 async def test_a_name_that_is_taken_is_a_conflict_and_changes_nothing(acme: Caller, globex: Caller) -> None:

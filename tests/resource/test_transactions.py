@@ -11,14 +11,12 @@ from anyio import to_thread
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 from pydantic import BaseModel
 from sqlalchemy import text
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as ASGIScope
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import Issuer, ResourceServer, running_resource_server, settings_in
 from support.streaming import Stream, streamed, tool_request
+from support.ungated import Attach, attaching, nothing, proven
 
-from gatehouse.resource import verified_request
 from gatehouse.resource.app import create_services
 from gatehouse.resource.catalogue import Catalogue, Scope, ToolGroup
 from gatehouse.resource.directory.organizations import NewOrganization
@@ -26,8 +24,6 @@ from gatehouse.resource.progress import Progress
 from gatehouse.resource.store.database import Database
 from gatehouse.resource.tools import CATALOGUE
 from gatehouse.resource.transactions import LISTED, Transactions
-from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared.claims import AccessClaims
 
 pytestmark = pytest.mark.anyio
 
@@ -228,12 +224,8 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     arguments = {"environment_id": f"env_{'0' * 26}", "organizations": organizations}
     body, headers = tool_request(version, "import_organizations", arguments, "p-1")
 
-    def proven(*scopes: str) -> VerifiedRequest:
-        claims = AccessClaims("iss", "agent_1", "agent_1", settings.resource, 0, 2**40, "jti-1", frozenset(scopes))
-        return VerifiedRequest(claims, "req_1")
-
-    async def answer(request: VerifiedRequest | None) -> dict[str, Any]:
-        app = with_request(StreamableHTTPASGIApp(services.streams), request)
+    async def answer(attach: Attach) -> dict[str, Any]:
+        app = attaching(StreamableHTTPASGIApp(services.streams), attach)
         async with streamed(app, body, headers, None) as stream:
             if stream.headers["content-type"] == "application/json":
                 return dict(await stream.body())
@@ -243,21 +235,12 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     async with services.streams.run(), services.http_client:
         allowed = await answer(proven("org:write"))
         assert "acts in no workspace" in allowed["result"]["content"][0]["text"]
-        assert (await answer(None))["error"]["code"] == -32041
+        assert (await answer(nothing))["error"]["code"] == -32041
         assert (await answer(proven("org:read")))["error"]["code"] == -32043
     await to_thread.run_sync(services.audit.close)
     with closing(services.audit_database), services.audit_database.read() as session:
         assert session.scalar(text("SELECT count(*) FROM organization")) == 0
     await services.database.close()
-
-
-def with_request(app: ASGIApp, request: VerifiedRequest | None) -> ASGIApp:
-    async def attached(scope: ASGIScope, receive: Receive, send: Send) -> None:
-        if request is not None:
-            verified_request.attach(scope, request)
-        await app(scope, receive, send)
-
-    return attached
 
 
 @pytest.mark.only_on("postgresql")

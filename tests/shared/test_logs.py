@@ -102,6 +102,26 @@ def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, 
     assert all(line.isprintable() for line in lines)
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("forgery", ["x\n2026-01-01 forged", "x\r2026-01-01 forged", "x\x1b[2Jforged"], ids=repr)
+def test_the_text_of_an_exception_forges_no_line_in_a_traceback(read: Read, format_: LogFormat, forgery: str) -> None:
+    """CWE-117, CWE-150: a tool of one's own may raise what a caller sent."""
+    configure_logs(format_)
+
+    def fail() -> None:
+        raise ValueError(forgery)
+
+    try:
+        fail()
+    except ValueError:
+        logging.getLogger("some.library").exception("failed")
+    event, *traceback = read().splitlines()
+    assert "failed" in event
+    assert all(line.isprintable() for line in (event, *traceback))
+    assert format_ == "json" or len(traceback) > 2
+    assert all(line.startswith("  ") for line in traceback)
+
+
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING"])
 def test_authlib_never_logs_below_info(read: Read, level: str) -> None:
     """Authlib writes whole access tokens at DEBUG; the control shows that others may."""

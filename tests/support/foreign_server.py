@@ -1,4 +1,4 @@
-"""An MCP server that is not ours, made with the SDK, on a real socket: it has what Gatehouse's does not have yet."""
+"""An MCP server that is not ours, made with the SDK, on a real socket: it has prompts, and breaks what it answers."""
 
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable

@@ -25,7 +25,8 @@ from gatehouse.resource.boundary import Boundary, Refusals
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.dispatch import Dispatch
 from gatehouse.resource.health import livez, readyz
-from gatehouse.resource.metadata import metadata_paths, metadata_url, protected_resource_metadata
+from gatehouse.resource.metadata import metadata_paths, protected_resource_metadata
+from gatehouse.resource.protected_resource import metadata_url
 from gatehouse.resource.settings import Settings
 from gatehouse.resource.store.database import AsyncDatabase, Database
 from gatehouse.resource.store.models import audit_event
@@ -137,7 +138,7 @@ def create_app(
         streaming_app=StreamableHTTPASGIApp(services.streams),
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, clock),
-        challenge=Challenge(metadata_url(settings)),
+        challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
         audit=services.audit,

@@ -121,7 +121,7 @@ class Resource:
     scopes: frozenset[str]
     """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
     read: Callable[[str], Mapping[str, Any]]
-    """Returns the content, given the identifier of this server (RFC 8707)."""
+    """Returns the content, given the identifier of this server (RFC 8707). Called once, when the server starts."""
 
 
 def declare_resource(
@@ -152,6 +152,8 @@ class ToolGroup:
 
     def tool(
         self,
+        function: ToolFunction | None = None,
+        /,
         *,
         scopes: ToolScopes = (),
         read_only: bool = False,
@@ -162,6 +164,7 @@ class ToolGroup:
         """Declare an async function as a tool.
 
         Args:
+            function: none; it is given where the scopes were forgotten, and the decorator has no parentheses.
             scopes: every scope that a caller needs, or ANY_VALID_TOKEN. Left out, they are refused as an empty list is.
             read_only: it changes nothing. The event of a tool that is not is on disk before its answer leaves: in one
                 transaction with what it changes in a Directory.
@@ -173,6 +176,8 @@ class ToolGroup:
             InvalidCatalogue: no scopes, no description, a parameter or result without a usable type, or injected types
                 that do not fit the rest.
         """
+        if function is not None:
+            read_scopes((), function.__name__, source_of(function))
 
         def declare(function: FunctionT) -> FunctionT:
             hints = _Hints(read_only, destructive, idempotent or read_only, streaming)
@@ -198,7 +203,9 @@ def _read_declaration(
         arguments = arguments_model(name, fields)
         input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
     except PydanticUserError as error:
-        raise InvalidCatalogue(f"{source}: {name} has a type that JSON cannot carry: {error.message}") from None
+        raise InvalidCatalogue(
+            f"{source}: {name} has a type that JSON cannot carry: {error.message.partition('. ')[0]}."
+        ) from None
     if output_schema.get("type") != "object":
         raise InvalidCatalogue(f"{source}: {name} returns no JSON object. Put its result into a member of a model.")
     return Tool(
@@ -226,7 +233,9 @@ def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
     """
     if isinstance(scopes, _AnyValidToken):
         return frozenset()
-    if isinstance(scopes, str) or not scopes:
+    if isinstance(scopes, str) and scopes:
+        raise InvalidCatalogue(f'{source}: {name} has a text for its scopes. Write scopes=["{scopes}"].')
+    if not scopes:
         raise InvalidCatalogue(
             f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
         )
@@ -336,7 +345,11 @@ class Catalogue:
 
 def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
     declared: dict[str, Scope] = {}
-    for scope in sorted(scopes, key=lambda scope: scope.scope):
+    listed = list(scopes)
+    for scope in listed:
+        if not isinstance(scope, Scope) or isinstance(scope.implies, str):
+            raise InvalidCatalogue(f'{scope!r} is no scope. Write: Scope("a:write", "Change it", implies=("a:read",)).')
+    for scope in sorted(listed, key=lambda scope: scope.scope):
         try:
             parse_scope_token(scope.scope)
         except InvalidScopeSyntax as error:

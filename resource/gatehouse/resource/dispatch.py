@@ -36,7 +36,8 @@ from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.idempotency import IdempotencyKeys
 from gatehouse.resource.progress import Progress
-from gatehouse.resource.resource_dispatch import ResourceDispatch
+from gatehouse.resource.resource_dispatch import ResourceDispatch, refuse_cursor
+from gatehouse.resource.signature import read_arguments
 from gatehouse.resource.store.database import AsyncDatabase
 from gatehouse.resource.transactions import Transactions
 from gatehouse.resource.verified_request import Context, VerifiedRequest
@@ -51,6 +52,9 @@ SCOPES_META = "io.gatehouse/scopes"
 
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension by which clients know that tokens are to be had without a user."""
+
+_ACTION = "tool.call"
+"""What the audit trail calls what is done here."""
 
 _NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
 
@@ -68,36 +72,19 @@ class _Call:
     tool: Tool
     request: VerifiedRequest
     arguments: BaseModel
+    sent: Mapping[str, Any]
+    """The arguments before they were validated."""
     progress: Progress
     context: Context
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
         """Return the event of how the call ended: a streaming tool's says how far it came."""
         came = {"done": self.progress.done, "of": self.progress.total} if self.tool.streaming else {}
-        return _event(self.request, self.tool.name, outcome, reason, {**came, **(objects or {})})
+        return self.request.event(_ACTION, self.tool.name, outcome, reason, {**came, **(objects or {})})
 
     def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
         """Return the event that commits with one transaction of a streaming tool."""
-        return _event(self.request, self.tool.name, "allowed", None, detail)
-
-
-def _event(
-    request: VerifiedRequest,
-    tool_name: str,
-    outcome: str,
-    reason: str | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> AuditEvent:
-    return AuditEvent(
-        "tool.call",
-        outcome,
-        actor=request.claims.client_id,
-        object=tool_name,
-        jti=request.claims.jti,
-        request_id=request.request_id,
-        reason=reason,
-        detail=detail or {},
-    )
+        return self.request.event(_ACTION, self.tool.name, "allowed", None, detail)
 
 
 class Dispatch:
@@ -144,8 +131,7 @@ class Dispatch:
             MCPError: the request was not verified, or has a cursor, which this list never gives.
         """
         request = verified_request.require(context)
-        if params is not None and params.cursor is not None:
-            raise MCPError(json_rpc.INVALID_PARAMS, "tools/list has one page: send no cursor.")
+        refuse_cursor(params)
         tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
         return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
@@ -159,11 +145,13 @@ class Dispatch:
         """
         request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
+        sent = params.arguments or {}
         try:
-            arguments = tool.arguments.model_validate(params.arguments or {})
+            arguments = read_arguments(tool.arguments, sent)
         except ValidationError as error:
-            return await self._failed(_event(request, tool.name, "failed", "invalid arguments"), _explain(error))
-        return await self._run(_Call(tool, request, arguments, Progress(context.session.report_progress), context))
+            return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
+        progress = Progress(context.session.report_progress)
+        return await self._run(_Call(tool, request, arguments, sent, progress, context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -171,10 +159,10 @@ class Dispatch:
             return decision.target
         if isinstance(decision, policy.Unknown):
             error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
-            raise await self._refused(_event(request, tool_name, "refused", "unknown tool"), error)
+            raise await self._refused(request.event(_ACTION, tool_name, "refused", "unknown tool"), error)
         needed = format_scope(decision.scope)
         error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
-        raise await self._refused(_event(request, tool_name, "refused", f"needs {needed}"), error)
+        raise await self._refused(request.event(_ACTION, tool_name, "refused", f"needs {needed}"), error)
 
     async def _run(self, call: _Call) -> CallToolResult:
         not_now = _NOT_NOW if call.tool.transactional else _NOT_ALL_NOW
@@ -202,24 +190,24 @@ class Dispatch:
     async def _run_reading(self, call: _Call) -> CallToolResult:
         if call.tool.needs(Directory):
             async with self._database.read() as session:
-                result = await self._invoke(call, session)
+                result = _answer(await self._invoke(call, session))
         else:
-            result = await self._invoke(call, None)
+            result = _answer(await self._invoke(call, None))
         self._audit.record(call.event(*_outcome(result)))
         return result
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
-        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments)
+        run, record = partial(self._content, call), partial(self._record, call)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments, call.sent)
         if keyed is not None:
-            run, record = partial(self._content, call), partial(self._record, call)
             return _structured(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:
-            result = await self._invoke(call, session)
-            await self._record(call, session, result.structured_content or {})
-            return result
+            content = await run(session)
+            await record(session, content)
+        return _structured(content)
 
     async def _content(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
-        return (await self._invoke(call, session)).structured_content or {}
+        return (await self._invoke(call, session)).model_dump(mode="json")
 
     async def _record(self, call: _Call, session: AsyncSession, content: dict[str, Any], **detail: Any) -> None:
         """Record a write in its transaction: the change and its event are committed together, or neither is."""
@@ -229,7 +217,7 @@ class Dispatch:
     async def _run_outside(self, call: _Call) -> CallToolResult:
         """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
         try:
-            result = await self._invoke(call, None)
+            result = _answer(await self._invoke(call, None))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._recorded(call.event("failed", "the connection was closed before the end"))
@@ -238,7 +226,7 @@ class Dispatch:
         await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result.structured_content)))
         return result
 
-    async def _invoke(self, call: _Call, session: AsyncSession | None) -> CallToolResult:
+    async def _invoke(self, call: _Call, session: AsyncSession | None) -> BaseModel:
         claims = call.request.claims
         values: dict[type, Any] = {
             AccessClaims: claims,
@@ -253,7 +241,7 @@ class Dispatch:
         given = {name: values[type_] for name, type_ in call.tool.injected.items()}
         names = type(call.arguments).model_fields.keys() - {idempotency.ARGUMENT}
         sent = {name: getattr(call.arguments, name) for name in names}
-        return _answer(await call.tool.function(**given, **sent))
+        return await call.tool.function(**given, **sent)
 
     async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
         return _error(message if await self._recorded(event) else unrecorded)

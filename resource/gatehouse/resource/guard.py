@@ -82,7 +82,7 @@ def guarded_catalogue(
 
     Raises:
         InvalidCatalogue: the table names a tool that the server does not have, or no scopes for one, or a scope that
-            is not declared; or the server has middleware, which this would pass by.
+            is not declared; or the server has auth or middleware of its own, which this would pass by.
     """
     source = f"server {server.name}"
     _require_bare(server, source)
@@ -104,6 +104,11 @@ def guarded_catalogue(
 
 def _require_bare(server: MCPServer[Any], source: str) -> None:
     """Refuse a server whose calls pass through more than its tools: what stands there may be a protection."""
+    if server.settings.auth is not None:
+        raise InvalidCatalogue(
+            f"{source}: its own auth would be passed by. The guard verifies tokens: make the server without auth= and "
+            "its verifier or provider, and name its required scopes in the table."
+        )
     own: list[Any] = [layer for layer in server.middleware if not type(layer).__module__.startswith("mcp.server.")]
     # The SDK has no public way to ask (docs/decisions/0006-sdk-internals.md).
     extensions = server._extensions  # noqa: SLF001

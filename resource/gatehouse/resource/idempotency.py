@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Protocol
 
@@ -95,19 +95,21 @@ class KeyedCall:
     tool: str
     key: str
     arguments: bytes
-    """SHA-256 of the validated arguments without the key: the same for every way to write the same call."""
+    """SHA-256 of the arguments without the key, as they were sent: the same whether or not a default is spelled out."""
 
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
         return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
 
 
-def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel) -> KeyedCall | None:
-    """Return the call that validated arguments make, or None when there is no key among them."""
+def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapping[str, Any]) -> KeyedCall | None:
+    """Return the call that arguments make, validated and as they were sent, or None when there is no key among them."""
     key = getattr(arguments, ARGUMENT, None)
     if key is None:
         return None
-    values = arguments.model_dump(mode="json", exclude={ARGUMENT})
+    # What was sent, because a dump leaves things out: SecretStr, and fields with exclude=True.
+    values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
+    del values[ARGUMENT]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
     return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
 
@@ -149,7 +151,7 @@ class IdempotencyKeys:
         self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
     ) -> dict[str, Any]:
         async with self._database.write() as session:
-            kept = await self.claim(session, call)
+            kept = await self.take(session, call)
             if kept is not None:
                 await record(session, kept, replayed=True)
                 return kept
@@ -158,7 +160,7 @@ class IdempotencyKeys:
             await _keep(session, call, result)
             return result
 
-    async def claim(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+    async def take(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
         """Return the result that the call had, or take its key in this transaction and return None.
 
         Raises:

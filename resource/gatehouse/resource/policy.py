@@ -3,6 +3,7 @@
 The gate and dispatch both ask here, and only here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,7 +34,6 @@ class Unknown:
 
 
 Decision = Allowed[TargetT] | Forbidden | Unknown
-AnyDecision = Decision[Tool] | Decision[Resource]
 
 
 def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
@@ -49,9 +49,14 @@ def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decisio
 def _decide(catalogue: Catalogue, claims: AccessClaims, target: TargetT | None) -> Decision[TargetT]:
     if target is None:
         return Unknown()
-    if target.scopes <= catalogue.hierarchy.closure(claims.scope):
+    if _suffices(catalogue.hierarchy.closure(claims.scope), target):
         return Allowed(target)
     return Forbidden(catalogue.hierarchy.minimal(target.scopes))
+
+
+def _suffices(held: frozenset[str], target: Tool | Resource) -> bool:
+    """Tell whether a closed set of scopes has every one that a target needs."""
+    return target.scopes <= held
 
 
 def required_scope(catalogue: Catalogue, tool_name: str | None, uri: str | None = None) -> frozenset[str]:
@@ -62,10 +67,14 @@ def required_scope(catalogue: Catalogue, tool_name: str | None, uri: str | None 
 
 def callable_tools(catalogue: Catalogue, claims: AccessClaims) -> list[Tool]:
     """Return the tools that the caller may call, in the catalogue's fixed order."""
-    return [tool for tool in catalogue.tools.values() if isinstance(decide(catalogue, claims, tool.name), Allowed)]
+    return _allowed(catalogue, claims, catalogue.tools.values())
 
 
 def readable_resources(catalogue: Catalogue, claims: AccessClaims) -> list[Resource]:
     """Return the resources that the caller may read, in the catalogue's fixed order."""
-    resources = catalogue.resources.values()
-    return [found for found in resources if isinstance(decide_read(catalogue, claims, found.uri), Allowed)]
+    return _allowed(catalogue, claims, catalogue.resources.values())
+
+
+def _allowed(catalogue: Catalogue, claims: AccessClaims, targets: Iterable[TargetT]) -> list[TargetT]:
+    held = catalogue.hierarchy.closure(claims.scope)
+    return [target for target in targets if _suffices(held, target)]

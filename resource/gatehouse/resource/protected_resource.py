@@ -7,8 +7,11 @@ from urllib.parse import urlsplit
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 
-def metadata_address(resource: str) -> str:
-    """Return the URL of a resource's document: the well-known path before the resource's own (RFC 9728 3.1)."""
+def metadata_url(resource: str) -> str:
+    """Return the URL of a resource's document: the well-known path before the resource's own (RFC 9728 3.1).
+
+    Challenges point to it (RFC 9728 5.1).
+    """
     parts = urlsplit(resource)
     return f"{parts.scheme}://{parts.netloc}{WELL_KNOWN}{'' if parts.path == '/' else parts.path}"
 

@@ -25,6 +25,9 @@ from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.scopes import format_scope
 
+_ACTION = "resource.read"
+"""What the audit trail calls what is done here."""
+
 _JSON = "application/json"
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class ResourceDispatch:
             MCPError: the request was not verified, or has a cursor, which this list never gives.
         """
         request = verified_request.require(context)
-        _refuse_cursor(params)
+        refuse_cursor(params)
         resources = policy.readable_resources(self._catalogue, request.claims)
         return ListResourcesResult(resources=[_describe(found) for found in resources], ttl_ms=0, cache_scope="private")
 
@@ -64,7 +67,7 @@ class ResourceDispatch:
     ) -> ListResourceTemplatesResult:
         """Return the empty list: there are no templates. Raises MCPError as list_resources does."""
         verified_request.require(context)
-        _refuse_cursor(params)
+        refuse_cursor(params)
         return ListResourceTemplatesResult(resource_templates=[], ttl_ms=0, cache_scope="private")
 
     async def read_resource(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
@@ -77,7 +80,7 @@ class ResourceDispatch:
         request = verified_request.require(context)
         resource = await self._allowed_resource(request, params.uri)
         try:
-            self._audit.record(_event(request, resource.uri, "allowed"))
+            self._audit.record(request.event(_ACTION, resource.uri, "allowed"))
         except AuditUnavailable:
             log.error("a read of %s cannot be recorded", resource.uri)
             raise MCPError(json_rpc.UNAVAILABLE, "The server cannot do this now. Try again in some seconds.") from None
@@ -89,28 +92,17 @@ class ResourceDispatch:
             return decision.target
         if isinstance(decision, policy.Unknown):
             error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE, {"uri": uri})
-            raise await self._refuse(_event(request, uri, "refused", "unknown resource"), error)
+            raise await self._refuse(request.event(_ACTION, uri, "refused", "unknown resource"), error)
         needed = format_scope(decision.scope)
         error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This resource needs the scope {needed}.", {"scope": needed})
-        raise await self._refuse(_event(request, uri, "refused", f"needs {needed}"), error)
+        raise await self._refuse(request.event(_ACTION, uri, "refused", f"needs {needed}"), error)
 
 
-def _refuse_cursor(params: PaginatedRequestParams | None) -> None:
+def refuse_cursor(params: PaginatedRequestParams | None) -> None:
+    """Refuse to go on in a list that has one page, as all lists here have. Raises MCPError."""
     if params is not None and params.cursor is not None:
         raise MCPError(json_rpc.INVALID_PARAMS, "The list has one page: send no cursor.")
 
 
 def _describe(resource: Resource) -> ResourceDescription:
     return ResourceDescription(uri=resource.uri, name=resource.name, description=resource.description, mime_type=_JSON)
-
-
-def _event(request: VerifiedRequest, uri: str, outcome: str, reason: str | None = None) -> AuditEvent:
-    return AuditEvent(
-        "resource.read",
-        outcome,
-        actor=request.claims.client_id,
-        object=uri,
-        jti=request.claims.jti,
-        request_id=request.request_id,
-        reason=reason,
-    )

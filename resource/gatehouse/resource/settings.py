@@ -104,12 +104,6 @@ class Settings(ServerSettings):
         return urlsplit(self.resource).path or "/"
 
     @property
-    def origin(self) -> str:
-        """Scheme and authority of the resource."""
-        parts = urlsplit(self.resource)
-        return f"{parts.scheme}://{parts.netloc}"
-
-    @property
     def hosts(self) -> frozenset[str]:
         """Values of `Host` that are served: the resource's own; on loopback, every name of this machine."""
         parts = urlsplit(self.resource)

@@ -1,12 +1,16 @@
 """From an async function to what a caller may send it: name, description, arguments, result."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+import json
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gatehouse.resource import idempotency
 from gatehouse.resource.directory.directory import Directory
@@ -17,6 +21,9 @@ from gatehouse.shared.claims import AccessClaims
 INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
 """Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
 streaming tool its progress, and transactions on the directory."""
+
+_RESERVED: Final = frozenset(name for name in dir(BaseModel) if name.startswith("model_"))
+"""Names that a model needs for itself."""
 
 ToolFunction = Callable[..., Awaitable[BaseModel]]
 
@@ -32,9 +39,7 @@ def source_of(function: ToolFunction) -> str:
 
 
 def read_description(function: ToolFunction, name: str, source: str) -> str:
-    """Return the docstring. Raises InvalidCatalogue when there is none, or the function is not async."""
-    if not inspect.iscoroutinefunction(function):
-        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    """Return the docstring. Raises InvalidCatalogue when there is none."""
     description = inspect.getdoc(function)
     if not description:
         raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
@@ -47,8 +52,11 @@ def read_signature(
     """Return the injected types by parameter, the fields of the arguments, and the model of the result.
 
     Raises:
-        InvalidCatalogue: a parameter or the result without a usable type, or a parameter that the server gives.
+        InvalidCatalogue: the function is not async, has a parameter or result without a usable type, or a parameter
+            that the server gives.
     """
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
@@ -59,13 +67,7 @@ def read_signature(
     injected: dict[str, type] = {}
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
-        if parameter.name == idempotency.ARGUMENT:
-            raise InvalidCatalogue(
-                f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
-                "is given. Remove it."
-            )
+        _check_parameter(parameter, hints, name, source)
         if hints[parameter.name] in INJECTED:
             injected[parameter.name] = hints[parameter.name]
         elif (hidden := _injected_within(hints[parameter.name])) is not None:
@@ -80,15 +82,63 @@ def read_signature(
     return injected, fields, result
 
 
+def _check_parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str) -> None:
+    """Raise InvalidCatalogue for a parameter that can be neither sent by a caller nor given by the server."""
+    if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+        raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
+    given = hints[parameter.name] in INJECTED
+    if not given and (parameter.name.startswith("_") or parameter.name in _RESERVED):
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
+        )
+    if parameter.name == idempotency.ARGUMENT:
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
+            "is given. Remove it."
+        )
+
+
 def _injected_within(hint: Any) -> type | None:
-    """Return the injected type that a hint is derived from, or holds: in a union, a list, an Annotated."""
-    if inspect.isclass(hint):
-        return next((injected for injected in INJECTED if issubclass(hint, injected)), None)
-    return next(filter(None, map(_injected_within, get_args(hint))), None)
+    """Return the injected type that an argument of a type would be read into, or hold, in whatever spelling."""
+    config = ConfigDict(arbitrary_types_allowed=True)
+    try:
+        probe = create_model("probe", __config__=config, argument=(hint, ...))
+        classes = list(_classes_of(probe.__pydantic_core_schema__))
+    except PydanticUserError:
+        # The arguments' own model says why.
+        return None
+    return next((injected for found in classes for injected in INJECTED if issubclass(found, injected)), None)
+
+
+def _classes_of(schema: Any) -> Iterator[type]:
+    """Find the classes that a pydantic core schema makes instances of, or asks for."""
+    if isinstance(schema, Mapping):
+        if inspect.isclass(schema.get("cls")):
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _classes_of(part)
 
 
 def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
     """Return the model that validates what a caller sends."""
     # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
     config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-    return create_model(f"{name}_arguments", __config__=config, **fields)
+    with warnings.catch_warnings():
+        # An argument may be called `schema` or `copy`: nothing here uses the old methods of those names.
+        warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
+        return create_model(f"{name}_arguments", __config__=config, **fields)
+
+
+def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
+    """Return what a caller sent, as the tool takes it. Raises ValidationError."""
+    # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
+    try:
+        document = json.dumps(sent)
+    except RecursionError:
+        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
+        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
+    return model.model_validate_json(document, strict=True)

@@ -18,9 +18,10 @@ from gatehouse.resource.directory.directory import Directory, open_directory
 from gatehouse.resource.directory.errors import DirectoryError
 from gatehouse.resource.directory.identifiers import is_identifier
 from gatehouse.resource.store.database import AsyncDatabase
+from gatehouse.shared import acceptance
 from gatehouse.shared.audit import AuditEvent, AuditRows
-from gatehouse.shared.claims import AccessClaims
-from gatehouse.shared.clock import LEEWAY, Clock
+from gatehouse.shared.claims import AccessClaims, InvalidClaims
+from gatehouse.shared.clock import Clock
 
 LISTED: Final = 100
 """Identifiers in one audit event. A transaction that changes more has several events."""
@@ -75,18 +76,19 @@ class Transactions:
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         now = self._clock()
-        if now >= self._claims.exp + LEEWAY:
-            raise TokenExpired
-        with anyio.CancelScope(shield=True):
-            try:
-                async with self._database.write() as session:
-                    changed = _watch(session)
-                    yield await open_directory(session, self._claims, now)
-                    await session.flush()
-                    await self._record_changes(session, list(changed))
-            except SQLAlchemyError as error:
-                log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
-                raise TransactionFailed from error
+        try:
+            acceptance.check_time(self._claims, now)
+        except InvalidClaims:
+            raise TokenExpired from None
+        try:
+            async with self._database.write() as session:
+                changed = _watch(session)
+                yield await open_directory(session, self._claims, now)
+                await session.flush()
+                await self._record_changes(session, list(changed))
+        except SQLAlchemyError as error:
+            log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
+            raise TransactionFailed from error
 
     async def _record_changes(self, session: AsyncSession, identifiers: list[str]) -> None:
         self._count += 1

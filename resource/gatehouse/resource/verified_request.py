@@ -9,6 +9,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
 from gatehouse.resource import json_rpc
+from gatehouse.shared.audit import AuditEvent
 from gatehouse.shared.claims import AccessClaims
 
 Context = ServerRequestContext[Any, Any]
@@ -24,6 +25,26 @@ class VerifiedRequest:
 
     claims: AccessClaims
     request_id: str
+
+    def event(
+        self,
+        action: str,
+        object_: str,
+        outcome: str,
+        reason: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> AuditEvent:
+        """Return the event of what the caller did, or was refused, with an object: a tool, a resource."""
+        return AuditEvent(
+            action,
+            outcome,
+            actor=self.claims.client_id,
+            object=object_,
+            jti=self.claims.jti,
+            request_id=self.request_id,
+            reason=reason,
+            detail=detail or {},
+        )
 
 
 def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:

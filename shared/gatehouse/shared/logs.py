@@ -35,11 +35,14 @@ def _masked(value: Any) -> Any:
 
 
 def _escape(_: Any, __: str, event: EventDict) -> EventDict:
-    """Keep an event on its line, apart from a traceback; JSON needs no help."""
-    return {
-        name: printable(value) if isinstance(value, str) and name != "exception" else value
-        for name, value in event.items()
-    }
+    """Keep an event on its line, and a traceback below it, indented; JSON needs no help."""
+    return {name: _on_lines(name, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _on_lines(name: str, text: str) -> str:
+    if name != "exception":
+        return printable(text)
+    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 
 def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:

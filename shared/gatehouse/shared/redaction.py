@@ -2,16 +2,16 @@
 
 import re
 
-_SECRET = re.compile(
-    r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
-)
+# What begins like a token is matched to its end, though it be none: else it would be read again from each beginning.
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_.-]+)?")
+_SECRET = re.compile(r"gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}")
 _MASK = "[masked]"
 _MAX_QUOTED = 100
 
 
 def mask(text: str) -> str:
     """Return the text with every token, client secret and authorization header in it masked."""
-    return _SECRET.sub(_MASK, text)
+    return _SECRET.sub(_MASK, _TOKEN.sub(lambda found: _MASK if found[1] else found[0], text))
 
 
 def printable(text: str) -> str:

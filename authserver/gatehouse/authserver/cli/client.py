@@ -21,11 +21,20 @@ from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
 from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
+from gatehouse.shared.command_line import (
+    Refusal,
+    confirm,
+    example,
+    join_scopes,
+    output_option,
+    print_record,
+    print_records,
+)
 from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
 
 
 @click.group()
+@example("authserver client list\nauthserver client explain agent_0123456789abcdef0123 --catalogue catalogue.json")
 def client() -> None:
     """Clients: the machine agents that may have tokens."""
 
@@ -107,6 +116,8 @@ def create(
     """Register a client. Its secret is printed this once and cannot be shown again."""
     if jwks is not None and generate_key is not None:
         raise click.UsageError("Give --jwks or --generate-key, not both.")
+    if (jwks or generate_key) and auth_method not in {None, "private_key_jwt"}:
+        raise click.UsageError(f"A client with keys has no secret for --auth {auth_method}. Leave out one of the two.")
     key = SigningKey.generate("ES256") if generate_key is not None else None
     public = _read_keys(jwks) if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
     method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
@@ -124,9 +135,14 @@ def create(
 
 
 def _read_keys(path: Path) -> bytes:
-    """Read no more of a file than it takes to know that it is too large."""
+    """Read no more of a file than it takes to know that it is too large. Raises Refusal for PEM."""
     with path.open("rb") as file:
-        return file.read(MAX_KEY_FILE + 1)
+        keys = file.read(MAX_KEY_FILE + 1)
+    if keys.lstrip().startswith(b"-----BEGIN"):
+        raise Refusal(
+            f"{path} is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key to make a key."
+        )
+    return keys
 
 
 @contextmanager

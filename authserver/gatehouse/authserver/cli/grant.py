@@ -9,6 +9,9 @@ from gatehouse.shared.command_line import example, join_scopes, output_option
 
 
 @click.group()
+@example(
+    "authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope env:write"
+)
 def grant() -> None:
     """Grants: the scopes that a client may have at a resource."""
 

@@ -14,6 +14,7 @@ from gatehouse.shared.command_line import confirm, example, output_option, print
 
 
 @click.group()
+@example("authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json")
 def resource() -> None:
     """Resources: the MCP servers that tokens are issued for, and their scopes."""
 

@@ -9,6 +9,7 @@ from gatehouse.shared.command_line import confirm, example, iso_time, output_opt
 
 
 @click.group()
+@example("authserver client secret rotate agent_0123456789abcdef0123")
 def secret() -> None:
     """Secrets: made here, shown once, kept as digests."""
 

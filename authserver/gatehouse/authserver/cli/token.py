@@ -31,6 +31,7 @@ from gatehouse.shared.scopes import format_scope
 
 
 @click.group()
+@example("authserver token inspect < token.txt")
 def token() -> None:
     """Access tokens: take them back, issue one to debug with, or ask why one is refused."""
 

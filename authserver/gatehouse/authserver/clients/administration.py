@@ -121,7 +121,7 @@ def _add_keys(session: Session, admin: Administrator, client_id: str, jwks: byte
     try:
         keys = parse_client_keys(jwks)
     except InvalidKeySet as error:
-        raise Refused(f"The keys cannot be used: {error}.") from None
+        raise Refused(f"The keys cannot be used: {str(error).rstrip('.')}.") from None
     for jwk in keys:
         thumbprint = client_verification_keys(jwk)[0].thumbprint
         session.add(ClientKeyRow(client_id=client_id, thumbprint=thumbprint, jwk=jwk, created_at=admin.now()))

@@ -8,7 +8,7 @@ verified claims to dispatch, which decides again.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from starlette.datastructures import Headers
@@ -147,16 +147,14 @@ class Gate:
         return claims
 
     async def _authenticate(self, headers: Headers, arrival: _Arrival) -> AccessClaims:
-        scope = self.baseline | self._required_scope(arrival.message)
         sent = headers.getlist("authorization")
         if not sent:
-            challenge = {"WWW-Authenticate": self.challenge.no_token(scope)}
             raise _Refused(
                 401,
                 json_rpc.UNAUTHENTICATED,
                 "Send an access token.",
                 reason="no token",
-                headers=challenge,
+                headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(arrival.message))},
                 mend=f"Obtain a token with resource={self.resource}, and send it as Authorization: Bearer TOKEN.",
             )
         try:
@@ -168,7 +166,7 @@ class Gate:
                 json_rpc.UNAUTHENTICATED,
                 "The access token is not valid here. Obtain a new one.",
                 reason=error.reason,
-                headers={"WWW-Authenticate": self.challenge.invalid_token(scope)},
+                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(arrival.message))},
                 data={"error": "invalid_token"},
                 mend="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
             ) from None
@@ -178,33 +176,36 @@ class Gate:
             mend = "Let this server reach the issuer's status lists; /readyz tells which are stale."
             raise _unavailable("no recent status list of the issuer is known", mend) from None
 
-    def _required_scope(self, message: Message | None) -> frozenset[str]:
+    def _scope_to_ask_for(self, message: Message | None) -> frozenset[str]:
+        """Return what a 401 names."""
         if message is None:
-            return frozenset()
-        return policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
+            return self.baseline
+        return self.baseline | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
 
     def _authorize(self, message: Message, claims: AccessClaims) -> None:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
         if message.tool_name is not None:
-            unknown = _Refused(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE, mend="resourceserver tools")
-            self._require(policy.decide(self.catalogue, claims, message.tool_name), unknown, claims, "tool")
+            decision = policy.decide(self.catalogue, claims, message.tool_name)
+            if isinstance(decision, policy.Unknown):
+                text, mend = json_rpc.UNKNOWN_TOOL_MESSAGE, "resourceserver tools"
+                raise _Refused(400, json_rpc.INVALID_PARAMS, text, mend=mend)
+            self._require(decision, claims, "tool")
         if message.resource_uri is not None:
-            data = {"uri": message.resource_uri}
-            unknown = _Refused(
-                *(400, json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE),
-                data=data,
-                mend="Ask with resources/list for the URIs that there are.",
-            )
-            self._require(policy.decide_read(self.catalogue, claims, message.resource_uri), unknown, claims, "resource")
+            read = policy.decide_read(self.catalogue, claims, message.resource_uri)
+            if isinstance(read, policy.Unknown):
+                text, mend = json_rpc.UNKNOWN_RESOURCE_MESSAGE, "Ask with resources/list for the URIs that there are."
+                raise _Refused(400, json_rpc.INVALID_PARAMS, text, data={"uri": message.resource_uri}, mend=mend)
+            self._require(read, claims, "resource")
 
     def _require(
-        self, decision: policy.AnyDecision, unknown: _Refused, claims: AccessClaims, noun: Literal["tool", "resource"]
+        self,
+        decision: policy.Allowed[Any] | policy.Forbidden,
+        claims: AccessClaims,
+        noun: Literal["tool", "resource"],
     ) -> None:
         if isinstance(decision, policy.Allowed):
             return
-        if isinstance(decision, policy.Unknown):
-            raise unknown
         needed = format_scope(decision.scope)
         raise _Refused(
             403,

@@ -71,22 +71,33 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
     Raises:
         InvalidCredentials: there are none or several, or the file is not private, or holds something else.
     """
-    secret = settings.client_secret
-    if file is None:
-        if settings.client_id is None or secret is None:
-            raise InvalidCredentials(
-                "There are no credentials. Set BRIDGE_CLIENT_ID and BRIDGE_CLIENT_SECRET, or give --credentials FILE:"
-                " what `authserver client create --output json` printed, or a private key in PEM."
-            )
-        return Credentials(
-            settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=secret.get_secret_value()
+    secret, key = settings.client_secret, settings.private_key
+    given = [
+        name
+        for name, value in (("BRIDGE_CLIENT_SECRET", secret), ("BRIDGE_PRIVATE_KEY", key), ("--credentials", file))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InvalidCredentials(f"Give {given[0]} or {given[1]}, not both.")
+    if file is not None:
+        return _from_file(file, settings.client_id)
+    if key is not None:
+        return _from_key(key.get_secret_value().encode(), "BRIDGE_PRIVATE_KEY", settings.client_id)
+    if settings.client_id is None or secret is None:
+        raise InvalidCredentials(
+            "There are no credentials. Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give"
+            " --credentials FILE: what `authserver client create --output json` printed, or a private key in PEM."
         )
-    if secret is not None:
-        raise InvalidCredentials("Give BRIDGE_CLIENT_SECRET or --credentials, not both.")
+    return Credentials(
+        settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=secret.get_secret_value()
+    )
+
+
+def _from_file(file: Path, client_id: str | None) -> Credentials:
     document = _read_private(file)
     if document.lstrip().startswith(b"-----BEGIN"):
-        return _from_key(document, file, settings.client_id)
-    return _from_json(document, file, settings.client_id)
+        return _from_key(document, str(file), client_id)
+    return _from_json(document, str(file), client_id)
 
 
 def _read_private(path: Path) -> bytes:
@@ -118,13 +129,13 @@ def _require_private(path: Path, status: os.stat_result) -> None:
         raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {mend}")
 
 
-def _from_key(document: bytes, path: Path, client_id: str | None) -> Credentials:
+def _from_key(document: bytes, source: str, client_id: str | None) -> Credentials:
     if client_id is None:
-        raise InvalidCredentials(f"{path} is a private key: set BRIDGE_CLIENT_ID to the client that it belongs to.")
+        raise InvalidCredentials(f"{source} is a private key: set BRIDGE_CLIENT_ID to the client that it belongs to.")
     try:
         key = load_pem_private_key(document, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InvalidCredentials(f"{path} is no private key in PEM, or has a passphrase.") from None
+        raise InvalidCredentials(f"{source} is no private key in PEM, or has a passphrase.") from None
     match key:
         case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
             algorithm = "ES256"
@@ -133,13 +144,13 @@ def _from_key(document: bytes, path: Path, client_id: str | None) -> Credentials
         case ed25519.Ed25519PrivateKey():
             algorithm = "EdDSA"
         case _:
-            raise InvalidCredentials(f"The key in {path} is not of P-256, RSA or Ed25519.")
+            raise InvalidCredentials(f"The key in {source} is not of P-256, RSA or Ed25519.")
     return Credentials(
-        client_id, str(path), "private_key_jwt", private_key=document.decode("ascii", "replace"), algorithm=algorithm
+        client_id, source, "private_key_jwt", private_key=document.decode("ascii", "replace"), algorithm=algorithm
     )
 
 
-def _from_json(document: bytes, path: Path, client_id: str | None) -> Credentials:
+def _from_json(document: bytes, source: str, client_id: str | None) -> Credentials:
     """Read what `authserver client create --output json` printed."""
     try:
         members = strict_json.loads(document)
@@ -147,22 +158,22 @@ def _from_json(document: bytes, path: Path, client_id: str | None) -> Credential
         members = None
     if not isinstance(members, dict) or not _is_text(members.get("client_id")):
         raise InvalidCredentials(
-            f"{path} is neither a private key in PEM nor JSON with client_id and client_secret, as"
+            f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as"
             " `authserver client create --output json` prints it."
         )
     if client_id not in {None, members["client_id"]}:
-        raise InvalidCredentials(f"BRIDGE_CLIENT_ID is another client than the one in {path}. Unset it.")
+        raise InvalidCredentials(f"BRIDGE_CLIENT_ID is another client than the one in {source}. Unset it.")
     if not _is_text(members.get("client_secret")):
         raise InvalidCredentials(
-            f"{path} has no client_secret. A client with a key needs its PEM file: set BRIDGE_CLIENT_ID, and give"
+            f"{source} has no client_secret. A client with a key needs its PEM file: set BRIDGE_CLIENT_ID, and give"
             " --credentials the file that private_key_file names."
         )
     method = members.get("token_endpoint_auth_method", "client_secret_basic")
     if method not in _SECRET_METHODS:
         raise InvalidCredentials(
-            f"{path}: token_endpoint_auth_method must be client_secret_basic or client_secret_post."
+            f"{source}: token_endpoint_auth_method must be client_secret_basic or client_secret_post."
         )
-    return Credentials(members["client_id"], str(path), method, secret=members["client_secret"])
+    return Credentials(members["client_id"], source, method, secret=members["client_secret"])
 
 
 def _is_text(value: Any) -> bool:

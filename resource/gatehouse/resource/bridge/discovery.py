@@ -92,7 +92,7 @@ async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: s
             resource's word.
     """
     issuer = pinned or _acceptable_issuer(resource, await _named_issuer(http, resource))
-    metadata = await _first_document(http, AUTHORIZATION_SERVER, _well_known(issuer, "oauth-authorization-server"))
+    metadata = await _first_document(http, AUTHORIZATION_SERVER, [_well_known(issuer, "oauth-authorization-server")])
     url = metadata.get("token_endpoint")
     # To the letter: a document of another issuer would have the credentials sent there (RFC 8414 3.3).
     if metadata.get("issuer") != issuer:
@@ -104,7 +104,7 @@ async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: s
 
 async def _named_issuer(http: httpx2.AsyncClient, resource: str) -> str:
     """Return the issuer that the protected resource metadata names (RFC 9728 3)."""
-    metadata = await _first_document(http, MCP_SERVER, _well_known(resource, "oauth-protected-resource"))
+    metadata = await _first_document(http, MCP_SERVER, _resource_metadata_urls(resource))
     issuers = metadata.get("authorization_servers")
     try:
         named = parse_resource_identifier(str(metadata.get("resource")))
@@ -130,12 +130,16 @@ def _acceptable_issuer(resource: str, issuer: str) -> str:
     return issuer
 
 
-def _well_known(url: str, name: str) -> list[str]:
+def _resource_metadata_urls(resource: str) -> list[str]:
+    """Return where a resource's metadata may stand: before its path, then at the root (RFC 9728 3.1)."""
+    first = _well_known(resource, "oauth-protected-resource")
+    return list(dict.fromkeys((first, first.removesuffix(urlsplit(resource).path.rstrip("/")))))
+
+
+def _well_known(url: str, name: str) -> str:
     """Return where a document stands: with the URL's path behind the well-known one (RFC 8414 3.1; RFC 9728 3.1)."""
     parts = urlsplit(url)
-    origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-    places = [f"{origin}/.well-known/{name}{path}"]
-    return [*places, f"{origin}/.well-known/{name}"] if path and name == "oauth-protected-resource" else places
+    return f"{parts.scheme}://{parts.netloc}/.well-known/{name}{parts.path.rstrip('/')}"
 
 
 async def _first_document(http: httpx2.AsyncClient, server: str, urls: list[str]) -> dict[str, Any]:

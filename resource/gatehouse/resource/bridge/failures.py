@@ -62,7 +62,8 @@ def lacks_scope(client_id: str, resource: str, needed: str | None, request_id: s
         return Failure(f"This client may not do that. Ask the admin of {resource}.{_reference(request_id)}")
     command = grant_command(client_id, resource, scope)
     return Failure(
-        f"This client lacks the scope {scope}. Ask the admin: {command}. Then repeat the call.{_reference(request_id)}"
+        f"This client lacks the scope {scope}. Ask the admin to run `{command}`, then repeat the call."
+        f"{_reference(request_id)}"
     )
 
 
@@ -84,18 +85,19 @@ def refused_client(
         case "invalid_client":
             return Failure(
                 f"The authorization server {issuer} does not accept the client {client_id} with the credential from"
-                f" {source}. The credential may be wrong or replaced, or the client disabled or deleted. Ask the admin:"
-                f" {audit}.{reference}"
+                f" {source}. The credential may be wrong or replaced, or the client disabled or deleted. Ask the admin"
+                f" to run `{audit}`.{reference}"
             )
         case "invalid_scope" | "invalid_target" | "unauthorized_client":
             command = grant_command(client_id, resource, "SCOPE")
             return Failure(
-                f"The client {client_id} may have nothing at {resource}. Ask the admin: {command}."
+                f"The client {client_id} may have nothing at {resource}. Ask the admin to run `{command}`."
                 f" The URL must be the one that the server is registered with.{reference}"
             )
         case _:
             return Failure(
-                f"The authorization server {issuer} refuses a token ({code}). Ask the admin: {audit}.{reference}"
+                f"The authorization server {issuer} refuses a token ({code}). Ask the admin to run"
+                f" `{audit}`.{reference}"
             )
 
 

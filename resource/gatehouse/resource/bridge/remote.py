@@ -27,6 +27,27 @@ BACKOFF: Final = (0.2, 0.4, 0.8, 1.6, 3, 3, 3)
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
 
+class _InOrder:
+    """Passes progress on, one after the other, and knows when all of it has been.
+
+    The SDK runs each callback in a task of its own, and ends those that are not done when the connection closes. What
+    came before a result has begun when the result is there, and a lock lets nobody pass who came later.
+    """
+
+    def __init__(self, tell: ProgressFnT) -> None:
+        self._tell = tell
+        self._lock = anyio.Lock()
+
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
+        async with self._lock:
+            await self._tell(progress, total, message)
+
+    async def all(self) -> None:
+        """Return when everything that came was passed on."""
+        async with self._lock:
+            return
+
+
 class Remote:
     """The remote server, as a client sees it."""
 
@@ -70,7 +91,12 @@ class Remote:
         """
 
         async def send(client: Client) -> ResultT:
-            return await client.session.send_request(request, result_type, progress_callback=progress)
+            if progress is None:
+                return await client.session.send_request(request, result_type)
+            told = _InOrder(progress)
+            result = await client.session.send_request(request, result_type, progress_callback=told)
+            await told.all()
+            return result
 
         pauses = iter(self._pauses)
         while True:

@@ -51,8 +51,11 @@ _RESERVED_META: Final = "io.modelcontextprotocol/"
 _READING: Final[Sequence[tuple[str, str, type[RequestParams], type[Any], type[BaseModel]]]] = (
     ("resources", "resources/list", PaginatedRequestParams, ListResourcesRequest, ListResourcesResult),
     (
-        *("resources", "resources/templates/list"),
-        *(PaginatedRequestParams, ListResourceTemplatesRequest, ListResourceTemplatesResult),
+        "resources",
+        "resources/templates/list",
+        PaginatedRequestParams,
+        ListResourceTemplatesRequest,
+        ListResourceTemplatesResult,
     ),
     ("resources", "resources/read", ReadResourceRequestParams, ReadResourceRequest, ReadResourceResult),
     ("prompts", "prompts/list", PaginatedRequestParams, ListPromptsRequest, ListPromptsResult),

@@ -12,8 +12,9 @@ class BridgeSettings(CommandSettings):
 
     model_config = SettingsConfigDict(env_prefix="BRIDGE_", env_ignore_empty=True)
 
-    confidential = frozenset({"client_secret"})
+    confidential = frozenset({"client_secret", "private_key"})
 
     client_id: str | None = Field(None, description="The client_id; not needed with a credentials file of JSON.")
     client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
+    private_key: SecretStr | None = Field(None, description="A private key in PEM, in place of a credentials file.")
     log_level: LogLevel = Field("WARNING", description="Least severity that is logged, to standard error.")

@@ -8,7 +8,7 @@ from gatehouse.resource.cli.installation import open_database, settings_of
 from gatehouse.resource.store.models import audit_event
 from gatehouse.shared.command_line import audit_options, example, print_audit
 
-ACTIONS = ("http.request", "mcp.request", "tool.call", "workspace.create")
+ACTIONS = ("http.request", "mcp.request", "resource.read", "tool.call", "workspace.create")
 """What this server records."""
 
 
@@ -17,6 +17,6 @@ ACTIONS = ("http.request", "mcp.request", "tool.call", "workspace.create")
 @click.pass_context
 @example("resourceserver audit --limit 10\nresourceserver audit --client agent_0123456789abcdef0123 --output json")
 def audit(ctx: click.Context, /, **options: Any) -> None:
-    """Show tools called, calls refused, and changes by admins, oldest first."""
+    """Show tools called, resources read, calls refused, and changes by admins, oldest first."""
     with open_database(settings_of(ctx)) as database, database.read() as session:
         print_audit(session.connection(), audit_event, actions=ACTIONS, **options)

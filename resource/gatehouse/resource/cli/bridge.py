@@ -62,6 +62,7 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
     The credentials come from --credentials FILE, or from the environment:
       BRIDGE_CLIENT_ID      the client_id; with a private key in FILE, too
       BRIDGE_CLIENT_SECRET  the secret of a client_secret_basic client
+      BRIDGE_PRIVATE_KEY    or the private key of a client that has one, in PEM
       BRIDGE_LOG_LEVEL      DEBUG, INFO or WARNING (the default)
 
     FILE is read again for each token: a replaced secret needs no restart. Plain http is for loopback addresses.

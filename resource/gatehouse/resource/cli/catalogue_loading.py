@@ -6,6 +6,8 @@ from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from types import ModuleType
 
+from mcp.server.mcpserver import MCPServer
+
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.signature import InvalidCatalogue
 from gatehouse.shared.command_line import Refusal
@@ -28,6 +30,11 @@ def load_catalogue(module_name: str) -> Catalogue:
     found = getattr(module, "CATALOGUE", None)
     if found is None:
         raise Refusal(f"{place} has no CATALOGUE. Write at its end: {_FORM}")
+    if isinstance(found, MCPServer):
+        raise Refusal(
+            f"{place}: CATALOGUE is an MCPServer, which guards nothing. "
+            "Write: CATALOGUE = guarded_catalogue(server, scopes={...}, declared=[Scope(...)])"
+        )
     if not isinstance(found, Catalogue):
         raise Refusal(f"{place}: CATALOGUE is of the type {type(found).__name__}. Write: {_FORM}")
     if not found.scopes:
@@ -39,21 +46,41 @@ def _import(module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except InvalidCatalogue as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(_placed(error, module_name)) from None
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise Refusal(
-                f"There is no module {module_name}. Run the command in the folder that {module_name.partition('.')[0]} "
-                "is in, or name that folder in PYTHONPATH."
-            ) from None
-        raise Refusal(f"{_explain(error, module_name)} Install it for {sys.executable}.") from None
+            raise Refusal(_not_found(module_name)) from None
+        mend = "" if _package_of(error.name or "") else f" Install it for {sys.executable}."
+        raise Refusal(f"{_explain(error, module_name)}{mend}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
         raise Refusal(_explain(error, module_name)) from None
 
 
+def _not_found(module_name: str) -> str:
+    if (package := _package_of(module_name)) is not None:
+        return f"There is no module {module_name}: {package} is there, and has none of that name. Check the spelling."
+    return (
+        f"There is no module {module_name}. Run the command in the folder that {module_name.partition('.')[0]} is in, "
+        "or name that folder in PYTHONPATH."
+    )
+
+
+def _package_of(module_name: str) -> str | None:
+    """Return where the outermost package of a module is, of which something else is missing; None if it is not."""
+    top, dot, _ = module_name.partition(".")
+    package = sys.modules.get(top) if dot else None
+    return None if package is None else getattr(package, "__file__", None) or top
+
+
+def _placed(error: InvalidCatalogue, module_name: str) -> str:
+    """Name the file where the message does not: what is wrong with a tool begins with the tool's."""
+    place = _place(error, module_name)
+    return str(error) if str(error).startswith(f"{Path(place).name.partition(':')[0]}:") else f"{place}: {error}"
+
+
 def _explain(error: BaseException, module_name: str) -> str:
     """Say where an import ended, and why, in one line."""
-    reason = printable(str(error).partition("\n")[0])
+    reason = printable(str(error).partition("\n")[0].rstrip("."))
     return f"{_place(error, module_name)}: {module_name} cannot be loaded: {type(error).__name__}: {reason}."
 
 

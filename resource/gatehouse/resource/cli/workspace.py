@@ -13,6 +13,7 @@ from gatehouse.shared.command_line import example, iso_time, output_option, prin
 
 
 @click.group()
+@example("resourceserver workspace create --name acme")
 def workspace() -> None:
     """Workspaces: the tenants. A client acts in the one that its workspace_id claim names."""
 

@@ -13,7 +13,7 @@ from gatehouse.resource.directory.identifiers import new_identifier
 from gatehouse.resource.directory.paging import NextPageToken, fetch_page
 from gatehouse.resource.directory.rows import add_row, change_row, find_row, to_change
 from gatehouse.resource.directory.text import CreatedAt, ScopeName
-from gatehouse.resource.protected_resource import metadata_address, metadata_document
+from gatehouse.resource.protected_resource import metadata_document, metadata_url
 from gatehouse.resource.store.models import McpServerRow
 
 OfferedScopes = Annotated[
@@ -125,5 +125,5 @@ def _registered(row: McpServerRow, issuer: str) -> RegisteredMcpServer:
     return RegisteredMcpServer(
         **_server(row).model_dump(),
         protected_resource_metadata=ProtectedResourceMetadata(**document),
-        protected_resource_metadata_url=metadata_address(row.url),
+        protected_resource_metadata_url=metadata_url(row.url),
     )

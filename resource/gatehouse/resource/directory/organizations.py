@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.resource.directory.environments import Environment, Environments
+from gatehouse.resource.directory.environments import Environments
 from gatehouse.resource.directory.errors import NotFound
 from gatehouse.resource.directory.identifiers import new_identifier
 from gatehouse.resource.directory.paging import NextPageToken, fetch_page
@@ -99,7 +99,7 @@ class Organizations:
     async def page(self, environment_id: str, page_token: str | None, page_size: int) -> OrganizationPage:
         """Return one page. Raises NotFound for the environment, DirectoryError for a page_token that is none."""
         # The environment is looked up in the caller's workspace: that is what keeps tenants apart here.
-        environment = await self._environments.get(environment_id)
+        environment = await self._environments.find(environment_id)
         rows, next_page_token = await fetch_page(
             self._session,
             select(OrganizationRow).where(OrganizationRow.environment_id == environment.environment_id),
@@ -112,8 +112,8 @@ class Organizations:
 
     async def create(self, environment_id: str, name: str, external_id: str | None) -> Organization:
         """Create an organization. Raises NotFound for the environment, Conflict when the external_id is taken."""
-        environment = await self._environments.get(environment_id)
-        row = self._new_row(environment, name, external_id)
+        environment = await self._environments.find(environment_id)
+        row = self._new_row(environment.environment_id, name, external_id)
         await self._add([row])
         return _organization(row)
 
@@ -125,29 +125,29 @@ class Organizations:
         `batch` is by place in the call, and has each external_id once. Raises NotFound for the environment, Conflict
         when another transaction created one of them meanwhile: then nothing was created, and a new one sees it.
         """
-        environment = await self._environments.get(environment_id)
-        there = await self._by_external_id(environment, [item.external_id for item in batch.values()])
+        environment = await self._environments.find(environment_id)
+        there = await self._by_external_id(environment.environment_id, [item.external_id for item in batch.values()])
         # In one order, so that two imports of the same organizations wait for each other, and not both for ever.
         new = sorted((item.external_id, item.name) for item in batch.values() if item.external_id not in there)
-        made = {external_id: self._new_row(environment, name, external_id) for external_id, name in new}
+        made = {external_id: self._new_row(environment.environment_id, name, external_id) for external_id, name in new}
         await self._add(made.values())
         return {index: _imported(index, item, made, there) for index, item in batch.items()}
 
     async def _by_external_id(
-        self, environment: Environment, external_ids: Collection[str]
+        self, environment_id: str, external_ids: Collection[str]
     ) -> dict[str | None, OrganizationRow]:
         rows = await self._session.scalars(
             select(OrganizationRow).where(
-                OrganizationRow.environment_id == environment.environment_id,
+                OrganizationRow.environment_id == environment_id,
                 OrganizationRow.external_id.in_(external_ids),
             )
         )
         return {row.external_id: row for row in rows}
 
-    def _new_row(self, environment: Environment, name: str, external_id: str | None) -> OrganizationRow:
+    def _new_row(self, environment_id: str, name: str, external_id: str | None) -> OrganizationRow:
         return OrganizationRow(
             organization_id=new_identifier("org", self._now),
-            environment_id=environment.environment_id,
+            environment_id=environment_id,
             name=name,
             external_id=external_id,
             created_at=int(self._now),

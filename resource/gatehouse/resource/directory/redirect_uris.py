@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from gatehouse.resource.directory.environments import PartOfEnvironments
 from gatehouse.resource.directory.errors import NotFound
 from gatehouse.resource.directory.identifiers import new_identifier
-from gatehouse.resource.directory.rows import find_row, to_change
+from gatehouse.resource.directory.rows import MAX_PER_ENVIRONMENT, find_row, require_room, to_change
 from gatehouse.resource.directory.text import CreatedAt
 from gatehouse.resource.store.models import RedirectUriRow
 
@@ -62,7 +62,8 @@ class RedirectUris(PartOfEnvironments):
         environment = await self._environments.find(environment_id, lock=True)
         row = await self._session.scalar(_query(environment.environment_id, kind, uri))
         if row is None:
-            await self._room_in(environment_id, RedirectUriRow.environment_id, "redirect URIs in an environment")
+            owner, things = RedirectUriRow.environment_id, "redirect URIs in an environment"
+            await require_room(self._session, owner, environment.environment_id, MAX_PER_ENVIRONMENT, things)
             row = RedirectUriRow(
                 redirect_uri_id=new_identifier("uri", self._now),
                 environment_id=environment.environment_id,

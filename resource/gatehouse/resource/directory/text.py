@@ -1,8 +1,10 @@
-"""Text that people and agents write: bounded, and without characters that act on a terminal."""
+"""Text that people and agents write: bounded, and without characters that act on a terminal or that nobody sees."""
 
+import unicodedata
 from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from gatehouse.shared.scopes import SCOPE_TOKEN
 
@@ -10,6 +12,17 @@ _PLAIN: Final = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN: Final = rf"(?:{_LABEL}\.)+[A-Za-z]{{2,63}}"
 _MAILBOX: Final = r"[A-Za-z0-9_%+'-]+(?:\.[A-Za-z0-9_%+'-]+)*"
+
+_JOINERS: Final = frozenset("\u200c\u200d")
+"""Persian, the scripts of India and emoji are written with them."""
+
+
+def _check_visible(text: str) -> str:
+    """Refuse what turns the direction of text, or spells words that an agent reads and a person does not see."""
+    if any(unicodedata.category(character) == "Cf" for character in text if character not in _JOINERS):
+        raise PydanticCustomError("text_invisible", "must not have invisible characters")
+    return text
+
 
 DisplayName = Annotated[
     str,
@@ -19,10 +32,12 @@ DisplayName = Annotated[
         pattern=f"^{_PLAIN}+$",
         description="What people call it; no control characters.",
     ),
+    AfterValidator(_check_visible),
 ]
 Description = Annotated[
     str,
     Field(max_length=512, pattern=f"^{_PLAIN}*$", description="What it is for, in one line; no control characters."),
+    AfterValidator(_check_visible),
 ]
 SearchText = Annotated[
     str, Field(min_length=1, max_length=200, pattern=f"^{_PLAIN}+$", description="Some words, such as: audit trail.")

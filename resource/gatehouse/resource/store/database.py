@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,7 +19,11 @@ class Database(SessionDatabase):
 
 
 class AsyncDatabase:
-    """The same database on an event loop: one process's connections for requests."""
+    """The same database on an event loop: one process's connections for requests.
+
+    A session is not interrupted: whoever is cancelled in one ends it first. SQLAlchemy would abandon the connection
+    in the middle of a statement, and with it SQLite's write lock, until Python's garbage collector comes by.
+    """
 
     def __init__(self, url: URL) -> None:
         self._engine = open_async_engine(url)
@@ -27,14 +32,18 @@ class AsyncDatabase:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Open a session that only reads, and waits for no writer."""
-        async with AsyncSession(self._reader) as session:
-            yield session
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        with anyio.CancelScope(shield=True):
+            async with AsyncSession(self._reader) as session:
+                yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """Open a session that commits when the block ends, and changes nothing when it raises."""
-        async with AsyncSession(self._engine) as session, session.begin():
-            yield session
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        with anyio.CancelScope(shield=True):
+            async with AsyncSession(self._engine) as session, session.begin():
+                yield session
 
     async def ping(self) -> None:
         """Ask the database for an answer. Raises SQLAlchemyError when there is none."""

@@ -26,7 +26,7 @@ async def add_redirect_uri(directory: Directory, environment_id: EnvironmentId, 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
 async def remove_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
-    """Remove a redirect URI, to the letter as list_redirect_uris shows it. Sign-in that uses it ends to work."""
+    """Remove a redirect URI, to the letter as list_redirect_uris shows it. Sign-in that uses it stops working."""
     return await directory.redirect_uris.remove(environment_id, "redirect", uri)
 
 

@@ -1,0 +1,58 @@
+"""Calls that are cut off: a caller decides when its connection ends, and so at which await its call is cancelled."""
+
+import gc
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from sqlalchemy import text
+from support.resourceserver import ResourceServer
+
+pytestmark = pytest.mark.anyio
+
+AWAITS = 60
+"""More than a call has before it waits for a thread."""
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    """A connection that was abandoned stays so: on a server that has nothing to do, the collector does not come by."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def cut_off(server: ResourceServer, after: int, tool: str, token: str, **arguments: str) -> None:
+    """Make a call, and cancel it after so many turns of the event loop, as the SDK does when a connection ends."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: server.call(tool, token, **arguments))
+        for _ in range(after):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+def counted(server: ResourceServer, query: str) -> int:
+    with server.admin_database.read() as session:
+        return session.scalar(text(query)) or 0
+
+
+async def test_a_call_that_is_cut_off_at_any_await_leaves_no_lock_and_no_half(resourceserver: ResourceServer) -> None:
+    """CWE-667, CWE-772: a connection that was dropped within a transaction would hold SQLite's only write lock.
+
+    Repeated with its key, the call runs once, whatever became of the first (draft-ietf-httpapi-idempotency-key-header).
+    """
+    token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
+    assert await resourceserver.result("create_environment", token, name="control")
+    for after in range(AWAITS):
+        call = {"name": f"cut-off-{after}", "idempotency_key": f"call-{after:04}"}
+        await cut_off(resourceserver, after, "list_environments", token)
+        await cut_off(resourceserver, after, "create_environment", token, **call)
+        assert await resourceserver.result("create_environment", token, **call)
+    assert counted(resourceserver, "SELECT count(*) FROM environment") == 1 + AWAITS
+    events = counted(
+        resourceserver,
+        "SELECT count(*) FROM audit_event WHERE object = 'create_environment' AND outcome = 'allowed' "
+        "AND CAST(detail AS TEXT) NOT LIKE '%replayed%'",
+    )
+    assert events == 1 + AWAITS

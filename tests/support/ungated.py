@@ -1,0 +1,61 @@
+"""The SDK's session managers with nothing before them, but for what a test puts into the ASGI scope."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gatehouse.resource import verified_request
+from gatehouse.resource.verified_request import VerifiedRequest
+from gatehouse.shared.claims import AccessClaims
+from support.resourceserver import RESOURCE, modern_request
+
+Attach = Callable[[Scope], None]
+"""Puts into the scope of a request what a test wants dispatch to find there."""
+
+
+def nothing(_: Scope) -> None:
+    """Attach nothing."""
+
+
+def claims_of(*scopes: str) -> AccessClaims:
+    """Return the claims of a token that outlives every test."""
+    return AccessClaims("iss", "agent_1", "agent_1", RESOURCE, 0, 2**40, "jti-1", frozenset(scopes))
+
+
+def proven(*scopes: str) -> Attach:
+    """Attach what the gate attaches when it verified a token."""
+    return lambda scope: verified_request.attach(scope, VerifiedRequest(claims_of(*scopes), "req_1"))
+
+
+def attaching(app: ASGIApp, attach: Attach) -> ASGIApp:
+    """Return an application that is handed each request with what is attached to it."""
+
+    async def attached(scope: Scope, receive: Receive, send: Send) -> None:
+        attach(scope)
+        await app(scope, receive, send)
+
+    return attached
+
+
+@asynccontextmanager
+async def without_gate(server: Server[Any], attach: Attach = nothing) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve what dispatch built, and nothing else of the resource server."""
+    sessions = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
+    app = attaching(StreamableHTTPASGIApp(sessions), attach)
+    async with sessions.run(), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
+        yield http
+
+
+async def ask(http: httpx2.AsyncClient, version: str, method: str, **params: Any) -> dict[str, Any]:
+    """Send one request in a protocol version, and return the JSON-RPC response."""
+    body, headers = modern_request(method, **params)
+    if version != "2026-07-28":
+        body, headers = {**body, "params": params}, {"MCP-Protocol-Version": version}
+    headers["Accept"] = "application/json, text/event-stream"
+    answer: dict[str, Any] = (await http.post(RESOURCE, json=body, headers=headers)).json()
+    return answer
