@@ -4,6 +4,7 @@ The wall clock of both servers, their commands and the agents runs ten times as 
 their states in minutes: a key is published 7 minutes before it signs, and for more than an hour after.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,14 +17,21 @@ from local_stack import LocalStack
 from support.fast_clock.sitecustomize import fast_clock
 from support.load import Load, LoadedAgent
 
+from gatehouse.shared.jose import SigningKey
+
 pytestmark = [pytest.mark.soak, pytest.mark.anyio]
 
 SPEED = 10
 KEY_ROTATIONS = 5
-SECRET_ROTATIONS = 0
+SECRET_ROTATIONS = 2
+"""As many replacements of a client's own key."""
+
 RATE = 20.0
 ENOUGH = 5000
 """Token requests, and calls, at least."""
+
+A_WHILE = 5.0
+"""Seconds in which an agent goes on with an old credential beside the new one, and with the new one beside the old."""
 
 PATIENCE = 900.0
 """Seconds after which the journey is given up."""
@@ -62,17 +70,29 @@ class Admin:
         return kid
 
     async def rotate_secret(self, agent: LoadedAgent) -> None:
-        """Give an agent a new secret, a while after it was made: until then the old one has to work."""
-        rotate = ("authserver", "client", "secret", "rotate", agent.client_id, "--overlap", "7d")
-        made = await self.run_json(*rotate)
-        await anyio.sleep(10)
+        """Give an agent a new secret some time after it was made, and end the old one some time later."""
+        secret = ("authserver", "client", "secret")
+        (old,) = [known for known in await self.run_json(*secret, "list", agent.client_id) if not known["expires_at"]]
+        made = await self.run_json(*secret, "rotate", agent.client_id, "--overlap", "7d")
+        await anyio.sleep(A_WHILE)
         agent.secret = made["client_secret"]
-        await anyio.sleep(5)
-        for secret in await self.run_json("authserver", "client", "secret", "list", agent.client_id):
-            if not made["client_secret"].startswith(secret["prefix"]):
-                await self.run_json(
-                    "authserver", "client", "secret", "expire", agent.client_id, secret["secret_id"], "--yes"
-                )
+        await anyio.sleep(A_WHILE)
+        await self.run_json(*secret, "expire", agent.client_id, old["secret_id"], "--yes")
+
+    async def replace_key(self, agent: LoadedAgent, name: str) -> None:
+        """Give an agent a new key in the same way."""
+        key, private, public = SigningKey.generate("ES256"), self.stack.folder / name, self.stack.folder / "jwks.json"
+        private.write_bytes(key.private_pem())
+        public.write_text(json.dumps({"keys": [key.public_jwk()]}))
+        client_key = ("authserver", "client", "key")
+        (old,) = [
+            known for known in await self.run_json(*client_key, "list", agent.client_id) if not known["expires_at"]
+        ]
+        await self.run_json(*client_key, "replace", agent.client_id, "--jwks", str(public), "--overlap", "7d")
+        await anyio.sleep(A_WHILE)
+        agent.private_key = private
+        await anyio.sleep(A_WHILE)
+        await self.run_json(*client_key, "expire", agent.client_id, old["thumbprint"], "--yes")
 
 
 @pytest.fixture
@@ -88,7 +108,7 @@ async def test_no_request_fails_while_keys_and_secrets_are_replaced(
     load = Load(stack, RATE, fast_clock(stack.settings["FAST_CLOCK"]))
     by_secret = load.add(http, stack.create_client("by-secret", "env:read"))
     load.add(http, stack.create_client("by-secret-for-an-hour", "env:read", "--ttl", "3600"))
-    load.add(http, stack.create_client("by-key", "env:read", "--generate-key", "by-key.pem"))
+    by_key = load.add(http, stack.create_client("by-key", "env:read", "--generate-key", "by-key.pem"))
     with anyio.fail_after(PATIENCE):
         first = next(iter(await admin.keys()))
         async with anyio.create_task_group() as tasks:
@@ -99,6 +119,7 @@ async def test_no_request_fails_while_keys_and_secrets_are_replaced(
                 print(f"\n{rotation + 1} key rotations: {load.tally.line()}", flush=True)
                 if rotation < SECRET_ROTATIONS:
                     await admin.rotate_secret(by_secret)
+                    await admin.replace_key(by_key, f"by-key-{rotation}.pem")
             # The life of the first key ends when its last token has.
             while first in await admin.keys() or load.tally.least < ENOUGH:  # noqa: ASYNC110 - another process
                 await anyio.sleep(2)
@@ -106,4 +127,4 @@ async def test_no_request_fails_while_keys_and_secrets_are_replaced(
     print(f"\n{load.tally.line()}", flush=True)
     assert load.tally.failures == []
     assert set(made) == set(load.tally.keys)
-    assert len(load.tally.credentials) == 2 + SECRET_ROTATIONS + 1
+    assert len(load.tally.credentials) == 3 + 2 * SECRET_ROTATIONS
