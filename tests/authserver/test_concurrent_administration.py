@@ -15,6 +15,7 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import administration as clients
 from gatehouse.authserver.clients.administration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.clients.secret_rotation import rotate_secret
 from gatehouse.authserver.resources import administration as resources
 from gatehouse.authserver.resources.administration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
@@ -55,7 +56,7 @@ def wait_for_a_lock(server: AuthServer, later: "Future[Any]") -> None:
 
 def rotate(server: AuthServer, client: Client) -> Callable[[Session], str]:
     keys = server.services.keys.ring()
-    return lambda session: clients.rotate_secret(session, server.admin, keys, client.client_id)[1]
+    return lambda session: rotate_secret(session, server.admin, keys, client.client_id)[1]
 
 
 def update(server: AuthServer, client: Client, **changes: Any) -> Change:

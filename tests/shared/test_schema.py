@@ -41,7 +41,7 @@ SHAPE_QUERIES = {
 LATER_REVISION = """
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "9000", "0005", None, None
+revision, down_revision, branch_labels, depends_on = "9000", "0006", None, None
 
 
 def upgrade():
