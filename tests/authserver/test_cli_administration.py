@@ -13,8 +13,8 @@ from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.cli.audit import ACTIONS
-from gatehouse.authserver.clients.secret_rotation import rotate_secret
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.secret_rotation import rotate_secret
 from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.checks import Check

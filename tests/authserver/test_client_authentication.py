@@ -1,20 +1,17 @@
 """How a client proves who it is, and what a caller learns when it cannot (RFC 6749 2.3, 5.2)."""
 
-import hmac
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 from support.authserver import AuthServer, basic_header, token_form
+from support.refused_clients import assert_invalid_client, count_digests_and_comparisons
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients import secrets
 from gatehouse.authserver.clients.administration import set_disabled
 
-CONSTANT = "Client authentication failed. Check the client_id, the credential and the client's registered method."
 BASIC, POST = "client_secret_basic", "client_secret_post"
 
 
@@ -22,15 +19,6 @@ def by_method(server: AuthServer, method: str, client_id: str, secret: str) -> T
     if method == BASIC:
         return server.post_token(basic=(client_id, secret))
     return server.post_token(token_form(client_id=client_id, client_secret=secret))
-
-
-def assert_invalid_client(response: TestResponse) -> None:
-    assert response.status_code == 401, response.text
-    assert response.json.pop("request_id") == response.headers["X-Request-Id"]
-    assert response.json["error"] == "invalid_client"
-    assert response.json["error_description"] == CONSTANT
-    assert response.headers["WWW-Authenticate"] == 'Basic realm="gatehouse", charset="UTF-8"'
-    assert response.headers["Cache-Control"] == "no-store"
 
 
 def disable(server: AuthServer, client_id: str) -> None:
@@ -196,22 +184,6 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     finally:
         event.remove(server.services.database.engine, "before_cursor_execute", note)
     return len(statements)
-
-
-def count_digests_and_comparisons(action: Callable[[], Any]) -> tuple[int, int]:
-    digests = comparisons = 0
-
-    def note(frame: FrameType, kind: str, argument: Any) -> None:
-        nonlocal digests, comparisons
-        digests += kind == "call" and frame.f_code is secrets.digest.__code__
-        comparisons += kind == "c_call" and argument is hmac.compare_digest
-
-    sys.setprofile(note)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return digests, comparisons
 
 
 @pytest.mark.parametrize("method", [BASIC, POST])
