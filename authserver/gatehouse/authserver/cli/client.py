@@ -92,7 +92,7 @@ def create(
     output: str,
     **registration: Any,
 ) -> None:
-    """Register a client. Its secret is printed this once and cannot be shown again."""
+    """Register a client. Without a key it gets a secret, which is printed this once and cannot be shown again."""
     chosen = ChosenKeys.of(jwks, generate_key)
     method = auth_method or ("client_secret_basic" if chosen.public is None else "private_key_jwt")
     with open_installation(ctx) as installation:

@@ -60,7 +60,7 @@ def print_client(registered: Client, now: int, output: str, **first: str) -> Non
     record["client_id_issued_at"] = iso_time(registered.created_at)
     record.pop("client_id")
     print_record({"client_id": registered.client_id, **first, **record}, output)
-    for key in keys:
+    for key in (known for known in keys if known["state"] == "live"):
         used, until = key["last_used_at"] or "never", key["expires_at"] or "it is replaced"
         click.echo(f"key {printable(key['kid'])}: last used {used}, accepted until {until}")
     if not grants:

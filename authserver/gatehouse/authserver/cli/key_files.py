@@ -21,13 +21,12 @@ def key_file_options(function: FunctionT) -> FunctionT:
         click.option(
             "--generate-key",
             type=click.Path(path_type=Path),
-            help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600. "
-            "No secret is made.",
+            help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600.",
         ),
         click.option(
             "--jwks",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB. No secret is made.",
+            help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB.",
         ),
     ):
         function = option(function)
