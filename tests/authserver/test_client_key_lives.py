@@ -18,7 +18,7 @@ from gatehouse.shared.clock import iso_time
 from gatehouse.shared.jose import MAX_CLIENT_KEYS, SigningKey
 
 DAY = 86400
-OLD, NEW, THIRD = (SigningKey.generate("ES256") for _ in range(3))
+OLD, NEW, THIRD, OTHER = (SigningKey.generate("ES256") for _ in range(4))
 
 
 @pytest.fixture
@@ -146,6 +146,15 @@ def test_a_name_of_no_key_or_of_several_ends_none(client: KeyClient) -> None:
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     expire(client, OLD.kid)
     assert [works(client, key) for key in (OLD, NEW)] == [False, True]
+
+
+def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) -> None:
+    replace(client, public_jwk(NEW, kid="same"), public_jwk(THIRD))
+    expire(client, "same")
+    replace(client, public_jwk(OTHER, kid="same"), public_jwk(THIRD))
+    assert [works(client, key) for key in (NEW, OTHER, THIRD)] == [False, True, True]
+    expire(client, "same")
+    assert [works(client, key) for key in (NEW, OTHER, THIRD)] == [False, False, True]
 
 
 def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:

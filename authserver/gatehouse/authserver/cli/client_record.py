@@ -46,7 +46,7 @@ def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
             "algs": [verification.alg for verification in key.verification],
             **life_record(key.life, now),
         }
-        for key in registered.keys
+        for key in sorted(registered.keys, key=lambda key: key.life.oldest_first())
     ]
 
 

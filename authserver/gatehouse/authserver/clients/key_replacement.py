@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.lives import check_overlap, end, forget, life_of, over, split
+from gatehouse.authserver.clients.lives import check_overlap, end, forget, life_of, named, over, split
 from gatehouse.authserver.clients.lookup import existing_client, locked_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.store.models import ClientKeyRow
@@ -85,23 +85,22 @@ def expire_key(session: Session, admin: Administrator, client_id: str, which: st
         Refused: unknown client, no such key, or no other one that is live.
     """
     locked_client(session, client_id)
-    rows = _rows(session, client_id)
-    living, dead = split(rows, admin.now())
-    named = [row for row in rows if row.jwk.get("kid") == which or _begins(row.thumbprint, which)]
-    if len(named) != 1:
-        found = "several keys" if named else "no key"
-        raise Refused(f"That names {found} of the client. Give a thumbprint: {client_command('key list', client_id)}")
-    if named[0] in dead:
+    living, dead = split(_rows(session, client_id), admin.now())
+    found = named(living, dead, lambda row: row.jwk.get("kid") == which or _begins(row.thumbprint, which))
+    if found and found[0] in dead:
         return
+    if len(found) != 1:
+        number = "several keys" if found else "no key"
+        raise Refused(f"That names {number} of the client. Give a thumbprint: {client_command('key list', client_id)}")
     if len(living) == 1:
         raise Refused(
             "It is the only live key, and the client could not authenticate without. Give it another one: "
             f"{client_command('key replace', client_id)} --jwks FILE; or give it no more tokens: "
             + client_command("disable", client_id)
         )
-    end(named[0], admin.now())
-    forget(session, [*named, *dead], MAX_CLIENT_KEYS)
-    admin.record(session, "client.key.expire", client_id, thumbprint=named[0].thumbprint)
+    end(found[0], admin.now())
+    forget(session, [*found, *dead], MAX_CLIENT_KEYS)
+    admin.record(session, "client.key.expire", client_id, thumbprint=found[0].thumbprint)
 
 
 def _begins(thumbprint: str, which: str) -> bool:

@@ -1,6 +1,6 @@
 """The life of a credential: the same for a client's secrets and keys, and for the credentials of a resource."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -106,6 +106,11 @@ def split(rows: Iterable[RowT], now: int) -> tuple[list[RowT], list[RowT]]:
     for row in rows:
         (dead if life_of(row).is_over(now) else living).append(row)
     return living, sorted(dead, key=lambda row: row.expires_at or 0, reverse=True)
+
+
+def named(living: Sequence[RowT], dead: Sequence[RowT], is_named: Callable[[RowT], bool]) -> list[RowT]:
+    """Return the live credentials of a name; where there is none, those that are over."""
+    return [row for row in living if is_named(row)] or [row for row in dead if is_named(row)]
 
 
 def forget(session: Session, dead: Sequence[LivedRow], remembered: int) -> None:

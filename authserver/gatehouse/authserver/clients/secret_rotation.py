@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.lives import Life, check_overlap, end, forget, life_of, split
+from gatehouse.authserver.clients.lives import Life, check_overlap, end, forget, life_of, named, split
 from gatehouse.authserver.clients.lookup import existing_client, locked_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.clients.secrets import MAX_LIVE, REMEMBERED, digest, generate_secret, hint
@@ -82,26 +82,25 @@ def expire_secret(session: Session, admin: Administrator, client_id: str, which:
         Refused: unknown client, no such secret, or no other one that is live.
     """
     locked_client(session, client_id)
-    rows = _rows(session, client_id)
-    living, dead = split(rows, admin.now())
-    named = [row for row in rows if which in {row.secret_id, row.hint}]
-    if len(named) != 1:
+    living, dead = split(_rows(session, client_id), admin.now())
+    found = named(living, dead, lambda row: which in {row.secret_id, row.hint})
+    if found and found[0] in dead:
+        return
+    if len(found) != 1:
         # Whoever mistook the argument for the secret itself does not see it repeated.
         raise Refused(
-            f"That names {'several secrets' if named else 'no secret'} of the client. Give the id that is shown by: "
+            f"That names {'several secrets' if found else 'no secret'} of the client. Give the id that is shown by: "
             + client_command("secret list", client_id)
         )
-    if named[0] in dead:
-        return
     if len(living) == 1:
         raise Refused(
             "It is the only live secret, and the client could not authenticate without. Give it another one: "
             f"{client_command('secret rotate', client_id)}; or give it no more tokens: "
             + client_command("disable", client_id)
         )
-    end(named[0], admin.now())
-    forget(session, [*named, *dead], REMEMBERED)
-    admin.record(session, "client.secret.expire", client_id, secret_id=named[0].secret_id, hint=named[0].hint)
+    end(found[0], admin.now())
+    forget(session, [*found, *dead], REMEMBERED)
+    admin.record(session, "client.secret.expire", client_id, secret_id=found[0].secret_id, hint=found[0].hint)
 
 
 def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:
