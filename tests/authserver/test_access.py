@@ -14,9 +14,9 @@ from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.clock import FakeClock
 
 from gatehouse.authserver.clients.access import Served, ToolAccess, obstacles, scope_accesses, tool_access
-from gatehouse.authserver.clients.administration import existing_client
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.lookup import existing_client
+from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.clients.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
@@ -254,7 +254,7 @@ def world_of(client: Client, registered: Implications | None = None, **tools: fr
 
 
 def test_a_client_without_a_key_that_can_be_used_is_told_so_and_no_command_helps() -> None:
-    key = client_verification_keys(KEY.public_jwk())[0]
+    key = ClientKey(KEY.kid, KEY.kid, tuple(client_verification_keys(KEY.public_jwk())))
     method = {"token_endpoint_auth_method": "private_key_jwt", "secrets": ()}
     tools = {"get": frozenset({"a:read"})}
     assert world_of(client_of("a:read", keys=(key,), **method), **tools).access("get").allowed

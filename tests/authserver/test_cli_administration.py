@@ -13,8 +13,8 @@ from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.cli.audit import ACTIONS
-from gatehouse.authserver.clients.administration import rotate_secret
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.secret_rotation import rotate_secret
 from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.checks import Check
@@ -178,10 +178,11 @@ def test_a_rotated_secret_replaces_the_old_one(shell: Shell) -> None:
     rotated = shell.json("client", "secret", "rotate", client_id, "--yes")
     assert rotated["client_secret"].startswith("gths_")
     assert rotated["client_secret"] != created["client_secret"]
-    [after] = shell.json("client", "secret", "list", client_id)
-    assert after["secret_id"] != before["secret_id"]
-    assert rotated["client_secret"].startswith(after["begins"])
-    assert len(after["begins"]) < 12
+    ended, after = shell.json("client", "secret", "list", client_id)
+    assert (before["state"], ended["state"], after["state"]) == ("live", "over", "live")
+    assert ended["secret_id"] == before["secret_id"]
+    assert rotated["client_secret"].startswith(after["prefix"])
+    assert len(after["prefix"]) < 12
     assert rotated["client_secret"] not in json.dumps(shell.json("audit"))
 
 
@@ -338,7 +339,13 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
 def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
     grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
+    soft, key_id = ("--overlap", "7d"), shell.json(*CREATE, "--generate-key", f"{shell.folder}/a.pem")["client_id"]
+    old, old_key = shell.json("client", "secret", "list", client_id)[0], shell.json("client", "key", "list", key_id)[0]
     for command in (
+        ("client", "secret", "rotate", client_id, *soft),
+        ("client", "secret", "expire", client_id, old["secret_id"], "--yes"),
+        ("client", "key", "replace", key_id, "--generate-key", f"{shell.folder}/b.pem", *soft),
+        ("client", "key", "expire", key_id, old_key["kid"], "--yes"),
         *(("client", "grant", "add", *grant), ("client", "grant", "remove", *grant)),
         *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),
         *(("client", "disable", client_id), ("client", "enable", client_id), ("client", "delete", client_id, "--yes")),

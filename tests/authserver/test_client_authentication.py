@@ -1,20 +1,17 @@
 """How a client proves who it is, and what a caller learns when it cannot (RFC 6749 2.3, 5.2)."""
 
-import hmac
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 from support.authserver import AuthServer, basic_header, token_form
+from support.refused_clients import assert_invalid_client, count_digests_and_comparisons
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients import secrets
 from gatehouse.authserver.clients.administration import set_disabled
 
-CONSTANT = "Client authentication failed. Check the client_id, the credential and the client's registered method."
 BASIC, POST = "client_secret_basic", "client_secret_post"
 
 
@@ -22,15 +19,6 @@ def by_method(server: AuthServer, method: str, client_id: str, secret: str) -> T
     if method == BASIC:
         return server.post_token(basic=(client_id, secret))
     return server.post_token(token_form(client_id=client_id, client_secret=secret))
-
-
-def assert_invalid_client(response: TestResponse) -> None:
-    assert response.status_code == 401, response.text
-    assert response.json.pop("request_id") == response.headers["X-Request-Id"]
-    assert response.json["error"] == "invalid_client"
-    assert response.json["error_description"] == CONSTANT
-    assert response.headers["WWW-Authenticate"] == 'Basic realm="gatehouse", charset="UTF-8"'
-    assert response.headers["Cache-Control"] == "no-store"
 
 
 def disable(server: AuthServer, client_id: str) -> None:
@@ -198,22 +186,6 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     return len(statements)
 
 
-def count_digests_and_comparisons(action: Callable[[], Any]) -> tuple[int, int]:
-    digests = comparisons = 0
-
-    def note(frame: FrameType, kind: str, argument: Any) -> None:
-        nonlocal digests, comparisons
-        digests += kind == "call" and frame.f_code is secrets.digest.__code__
-        comparisons += kind == "c_call" and argument is hmac.compare_digest
-
-    sys.setprofile(note)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return digests, comparisons
-
-
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_every_failed_authentication_costs_the_same_statements_and_digests(authserver: AuthServer, method: str) -> None:
     """The timing side of keycloak#26110, as counts: no client is known by the work done for it."""
@@ -241,24 +213,24 @@ def test_every_failed_authentication_costs_the_same_statements_and_digests(auths
         statements = count_statements(authserver, lambda cost=cost, digests=digests: digests.append(cost()))
         costs[name] = (statements, *digests[0])
     assert len(set(costs.values())) == 1, costs
-    assert costs["unknown"][1:] == (secrets.MAX_SECRETS, secrets.MAX_SECRETS)
+    assert costs["unknown"][1:] == (secrets.EXAMINED, secrets.EXAMINED)
     assert costs["unknown"][0] > 0
 
 
 def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
     secret, pepper = secrets.generate_secret(), b"p" * 32
     stored = [secrets.StoredSecret("pep_1", secrets.digest(pepper, secret))]
-    assert secrets.matches(secret, stored, {"pep_1": pepper})
-    assert not secrets.matches(secret, stored, {"pep_1": b"q" * 32})
-    assert not secrets.matches(secret, stored, {"pep_2": pepper})
-    assert not secrets.matches(secret, [], {"pep_1": pepper})
+    assert secrets.find(secret, stored, {"pep_1": pepper}) is stored[0]
+    assert secrets.find(secret, stored, {"pep_1": b"q" * 32}) is None
+    assert secrets.find(secret, stored, {"pep_2": pepper}) is None
+    assert secrets.find(secret, [], {"pep_1": pepper}) is None
 
 
 def test_a_digest_of_zeros_in_the_database_opens_nothing() -> None:
     """The padding of absent secrets must not be a secret that can be guessed."""
     stored = [secrets.StoredSecret("gone", bytes(32))]
-    assert not secrets.matches("gths_any", stored, {"pep_1": b"p" * 32})
-    assert not secrets.matches("", stored, {})
+    assert secrets.find("gths_any", stored, {"pep_1": b"p" * 32}) is None
+    assert secrets.find("", stored, {}) is None
 
 
 def test_a_secret_has_a_recognisable_prefix_and_256_random_bits() -> None:

@@ -9,17 +9,21 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
+from support.assertions import jwks, public_jwk
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import administration as clients
 from gatehouse.authserver.clients.administration import Update
+from gatehouse.authserver.clients.key_replacement import replace_keys
 from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.clients.secret_rotation import expire_secret, list_secrets, rotate_secret
 from gatehouse.authserver.resources import administration as resources
 from gatehouse.authserver.resources.administration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.store.models import ClientRow
 from gatehouse.shared.database import explain_failure
+from gatehouse.shared.jose import SigningKey
 
 pytestmark = pytest.mark.only_on("postgresql")
 
@@ -53,9 +57,9 @@ def wait_for_a_lock(server: AuthServer, later: "Future[Any]") -> None:
             waiting = session.scalar(WAITING) or 0
 
 
-def rotate(server: AuthServer, client: Client) -> Callable[[Session], str]:
+def rotate(server: AuthServer, client: Client, overlap: int = 0) -> Callable[[Session], str]:
     keys = server.services.keys.ring()
-    return lambda session: clients.rotate_secret(session, server.admin, keys, client.client_id)[1]
+    return lambda session: rotate_secret(session, server.admin, keys, client.client_id, overlap)[1]
 
 
 def update(server: AuthServer, client: Client, **changes: Any) -> Change:
@@ -95,6 +99,44 @@ def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> 
     secrets.append(both(authserver, lambda session: secrets.append(first(session)), rotate(authserver, client)))
     answers = [authserver.post_token(basic=(client.client_id, secret)).status_code for secret in secrets]
     assert answers == [401, 200]
+
+
+def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver: AuthServer) -> None:
+    """Else three secrets would be live."""
+    client, _ = authserver.create_client()
+    with pytest.raises(Refused, match="has 2 live secrets"):
+        both(authserver, rotate(authserver, client, overlap=60), rotate(authserver, client, overlap=60))
+    with authserver.services.database.read() as session:
+        assert len(list_secrets(session, client.client_id)) == 2
+    both(authserver, rotate(authserver, client), rotate(authserver, client, overlap=60))
+
+
+def test_of_two_secrets_that_are_ended_at_once_one_is_left(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    with authserver.services.database.write() as session:
+        rotate(authserver, client, overlap=60)(session)
+        first, second = (known.secret_id for known in list_secrets(session, client.client_id))
+
+    def end(secret_id: str) -> Change:
+        return lambda session: expire_secret(session, authserver.admin, client.client_id, secret_id)
+
+    with pytest.raises(Refused, match="the only live secret"):
+        both(authserver, end(first), end(second))
+
+
+def test_of_two_replacements_of_keys_at_once_the_second_counts_the_keys_of_the_first(authserver: AuthServer) -> None:
+    def some(number: int) -> bytes:
+        return jwks(*(public_jwk(SigningKey.generate("ES256")) for _ in range(number)))
+
+    client, _ = authserver.create_client(auth_method="private_key_jwt", jwks=some(1))
+
+    def replace(number: int) -> Change:
+        keys = some(number)
+        return lambda session: replace_keys(session, authserver.admin, client.client_id, keys, 60)
+
+    with pytest.raises(Refused, match="more than 8 keys"):
+        both(authserver, replace(4), replace(4))
+    both(authserver, replace(1), replace(2))
 
 
 def test_of_two_updates_at_once_none_is_lost(authserver: AuthServer) -> None:

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients import resource_credentials, secrets
 from gatehouse.authserver.clients.administration import set_disabled
+from gatehouse.authserver.clients.lives import MAX_OVERLAP
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.store.status_lists import revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
@@ -226,7 +227,7 @@ def test_every_failed_authentication_of_a_resource_costs_the_same_digests(
             sys.setprofile(None)
         return count
 
-    assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == secrets.MAX_SECRETS
+    assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == secrets.EXAMINED
 
 
 def test_an_introspection_without_a_token_says_what_to_send(authserver: AuthServer, credential: Basic) -> None:
@@ -265,12 +266,12 @@ def test_credentials_are_made_shown_once_rotated_and_listed(shell: Shell) -> Non
     created = shell.json("resource", "credential", "create", RESOURCE)
     assert created["secret"].startswith("gtrs_")
     assert mask(f"it is {created['secret']}.") == "it is [masked]."
-    rotated = shell.json("resource", "credential", "rotate", created["credential_id"], "--overlap", "3600")
+    rotated = shell.json("resource", "credential", "rotate", created["credential_id"], "--overlap", "1h")
     listed = shell.json("resource", "credential", "list")
     assert [known["credential_id"] for known in listed] == [created["credential_id"], rotated["credential_id"]]
     assert [known["expires_at"] is None for known in listed] == [False, True]
     assert all(
-        known["begins"] == secret[:9]
+        known["prefix"] == secret[:9]
         for known, secret in zip(listed, (created["secret"], rotated["secret"]), strict=True)
     )
     assert "Keep secret now" in shell.run("resource", "credential", "rotate", rotated["credential_id"]).stderr
@@ -284,13 +285,13 @@ def test_credentials_that_cannot_be_are_refused_with_a_mend(shell: Shell) -> Non
     created = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     assert "resource list" in shell.refusal("resource", "credential", "create", "https://nobody.example.com/mcp")
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
-    shell.text("resource", "credential", "rotate", created, "--overlap", "60")
+    shell.text("resource", "credential", "rotate", created, "--overlap", "60s")
     assert "replaced before" in shell.refusal("resource", "credential", "rotate", created)
 
 
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:
     keys = authserver.services.keys.ring()
-    for overlap in (-1, resource_credentials.MAX_OVERLAP + 1):
+    for overlap in (-1, MAX_OVERLAP + 1):
         with (
             pytest.raises(resource_credentials.Refused, match="The overlap is"),
             authserver.services.database.write() as session,

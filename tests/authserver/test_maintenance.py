@@ -119,6 +119,16 @@ def test_a_task_that_fails_is_tried_again_and_keeps_no_other_from_its_turn(
     ]
 
 
+def test_what_a_process_has_of_its_own_it_does_whether_it_leads_or_not(authserver: AuthServer) -> None:
+    done: list[int] = []
+    several = [
+        Maintenance(authserver.services.database, authserver.clock, {}, own={"own": lambda n=number: done.append(n)})
+        for number in range(2)
+    ]
+    assert [maintenance.run_once() for maintenance in several] == [True, False]
+    assert done == [0, 1]
+
+
 def test_without_its_database_the_loop_goes_on(authserver: AuthServer, workers: list[Worker]) -> None:
     assert turn(workers) == [True, False]
     authserver.take_database_away()

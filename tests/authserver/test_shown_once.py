@@ -53,6 +53,17 @@ def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, fu
     assert len(shell.json("audit", "--action", "client.secret.rotate")) == 1
 
 
+def test_a_credential_of_a_resource_that_nobody_could_read_is_neither_made_nor_takes_a_place(
+    shell: Shell, full_disk: Process
+) -> None:
+    credential = ("resource", "credential")
+    made = shell.json(*credential, "create", RESOURCE)["credential_id"]
+    assert_not_printed(full_disk(*credential, "create", RESOURCE))
+    assert_not_printed(full_disk(*credential, "rotate", made))
+    [known] = shell.json(*credential, "list")
+    assert (known["credential_id"], known["expires_at"]) == (made, None)
+
+
 @pytest.mark.parametrize("command", [["client", "list"], ["client", "list", "--output", "json"], ["check"]])
 def test_output_that_is_lost_is_a_failure_with_one_message(
     shell: Shell, full_disk: Process, command: list[str]

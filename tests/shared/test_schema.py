@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command as alembic
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
-from sqlalchemy import URL, inspect, select
+from sqlalchemy import URL, inspect, select, text
 from support.databases import PostgreSQL
 
 from gatehouse.authserver.cli import main as authserver_command
+from gatehouse.authserver.clients.lives import Life, end, life_of
 from gatehouse.authserver.store.database import Database as AuthServerDatabase
 from gatehouse.authserver.store.models import Base as AuthServerBase
+from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow
 from gatehouse.resource.cli import main as resourceserver_command
 from gatehouse.resource.store.database import Database as ResourceServerDatabase
 from gatehouse.resource.store.models import Base as ResourceServerBase
@@ -41,7 +44,7 @@ SHAPE_QUERIES = {
 LATER_REVISION = """
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "9000", "0005", None, None
+revision, down_revision, branch_labels, depends_on = "9000", "0006", None, None
 
 
 def upgrade():
@@ -187,6 +190,34 @@ def test_the_directory_of_the_first_version_is_kept(empty_database: URL, tmp_pat
         assert [row.created_at for row in directory] == [1, 1, 1]
         assert directory[1].initiate_login_uri is None
         assert directory[2].external_id == "crm-1"
+    database.close()
+
+
+def test_credentials_that_had_no_end_before_have_none_after_and_what_ended_does_not_come_back(
+    empty_database: URL, tmp_path: Path
+) -> None:
+    database = AuthServerDatabase(empty_database)
+    create_file(empty_database)
+    schema.upgrade(database.engine, with_revisions_of("authserver", tmp_path / "migrations", "000[1-5]_*.py"))
+    with database.write() as session:
+        client = "client_id, client_name, token_endpoint_auth_method, claims, created_at"
+        for row in (
+            "pepper VALUES ('p', '', 1)",
+            f"client ({client}) VALUES ('a', 'a', 'client_secret_basic', '{{}}', 1)",
+            *(f"client_secret VALUES ('{name}', 'a', 'p', '', 'h', 1)" for name in ("s", "t", "u")),
+            "client_key VALUES ('a', 'k', '{}', 1)",
+        ):
+            session.execute(text(f"INSERT INTO {row}"))
+    database.migrate()
+    with database.write() as session:
+        secrets = session.scalars(select(ClientSecretRow).order_by(ClientSecretRow.secret_id)).all()
+        for credential in (*secrets, *session.scalars(select(ClientKeyRow))):
+            assert life_of(credential) == Life(1)
+        end(secrets[0], 2)
+        end(secrets[1], 2, overlap=1)
+    with database.engine.begin() as connection:
+        alembic.downgrade(schema._config(database.schema.migrations, connection), "0005")
+        assert connection.scalars(text("SELECT secret_id FROM client_secret")).all() == ["u"]
     database.close()
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import URL, select
 
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.clients.registry import load_client
-from gatehouse.authserver.clients.secrets import matches
+from gatehouse.authserver.clients.secrets import find
 from gatehouse.authserver.keys.cabinet import Contents, life_of
 from gatehouse.authserver.keys.lifecycle import Move, plan
 from gatehouse.authserver.services import Services
@@ -123,12 +123,13 @@ class Killed:
         return contents
 
     def secret_works(self, secret: str) -> bool:
-        """Whether the client can authenticate by a secret."""
+        """Whether the client can authenticate by a secret now."""
         with self.services() as services, services.database.read() as session:
             client = load_client(session, self.client_id)
             peppers = services.rotation.cabinet.read(session).peppers
         assert client is not None
-        return matches(secret, client.secrets, peppers)
+        found = find(secret, client.secrets, peppers)
+        return found is not None and not found.life.is_over(self.now)
 
     def events(self, action: str) -> int:
         """How many events of an action the audit trail holds."""
@@ -201,18 +202,28 @@ def reseal(killed: Killed, times: int) -> None:
 
 
 def rotate_secret(killed: Killed, times: int) -> None:
-    """The old secret works, or the trail says that there is a new one: never neither, never both."""
-    arguments = ("client", "secret", "rotate", killed.client_id, "--yes")
-    _, points = killed.run(*arguments)
+    """The trail says that there is a new secret, and then the old one has ended, or will; or it is as it was."""
+    softly = ("client", "secret", "rotate", killed.client_id, "--overlap", "7d")
+    at_once = ("client", "secret", "rotate", killed.client_id, "--yes")
+    points = {arguments: killed.run(*arguments)[1] for arguments in (softly, at_once)}
     while killed.tally.kills < times:
-        secret = killed.shell.json(*arguments)["client_secret"]
-        assert killed.secret_works(secret)
+        secret = killed.shell.json(*at_once)["client_secret"]
+        [before] = _live_secrets(killed)
         recorded = killed.events("client.secret.rotate")
-        killed.kill(points, *arguments)
+        arguments = killed.random.choice([softly, at_once])
+        killed.kill(points[arguments], *arguments)
         rotated = killed.events("client.secret.rotate") - recorded
         assert rotated in {0, 1}
-        assert killed.secret_works(secret) == (rotated == 0), killed.log()
-        assert len(killed.shell.json("client", "secret", "list", killed.client_id)) == 1
+        assert killed.secret_works(secret) == (arguments is softly or rotated == 0), killed.log()
+        after = _live_secrets(killed)
+        assert len(after) == (2 if rotated and arguments is softly else 1), killed.log()
+        ends = {known["secret_id"]: known["expires_at"] for known in after}
+        assert (ends.get(before["secret_id"]) is None) == (rotated == 0 or arguments is at_once), killed.log()
+
+
+def _live_secrets(killed: Killed) -> list[dict[str, Any]]:
+    listed = killed.shell.json("client", "secret", "list", killed.client_id)
+    return [known for known in listed if known["state"] == "live"]
 
 
 def migrate(killed: Killed, times: int) -> None:

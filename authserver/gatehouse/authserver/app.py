@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.assertions import AssertionVerifier
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
+from gatehouse.authserver.clients.last_use import LastUse
+from gatehouse.authserver.clients.lives import forget_credentials
 from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.endpoints import (
@@ -84,20 +86,32 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     rotation = Rotation(database, cabinet, policy_of(settings), AuditRows(audit_event, clock), clock)
     replay = ReplayStore(database, clock)
     indices = StatusIndices(database, clock)
+    last_use = LastUse(database, clock)
     return Services(
         settings=settings,
         database=database,
-        authenticator=ClientAuthenticator(ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay)),
+        authenticator=ClientAuthenticator(
+            ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay), last_use, clock
+        ),
         keys=KeyStore(database, cabinet, rotation),
         rotation=rotation,
         maintenance=Maintenance(
-            database, clock, {"keys": rotation.run, "spent assertions": replay.prune, "status lists": indices.prune}
+            database,
+            clock,
+            {
+                "keys": rotation.run,
+                "spent assertions": replay.prune,
+                "status lists": indices.prune,
+                "credentials": partial(forget_credentials, database, clock),
+            },
+            own={"last uses": last_use.write},
         ),
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.take)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
         tokens=TokenReader(database, settings.issuer, clock),
         status_lists=StatusListPublisher(database, settings.issuer, clock),
-        resource_authenticator=ResourceAuthenticator(database, clock),
+        resource_authenticator=ResourceAuthenticator(database, clock, last_use),
+        last_use=last_use,
     )
 
 
@@ -129,9 +143,10 @@ def start_app(app: flask.Flask) -> flask.Flask:
 
 
 def close_app(app: flask.Flask) -> None:
-    """End the maintenance, write what the audit trail still holds in memory, and close the database."""
+    """End the maintenance, write what is still in memory, and close the database."""
     services: Services = app.extensions["gatehouse"]
     services.maintenance.stop()
+    services.last_use.close()
     services.audit.close()
     services.database.close()
 

@@ -1,13 +1,15 @@
 """What a server does without being asked: one process of all does it, elected through the database.
 
 Each worker has a thread that looks every ten seconds whether it holds the lease, or may take it. The lease only keeps
-the others from doing the same work; that two processes at once do no harm is up to each task.
+the others from doing the same work; that two processes at once do no harm is up to each task. What a process has in
+its own memory, it does itself.
 """
 
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from sqlalchemy import or_, update
 from sqlalchemy.exc import IntegrityError
@@ -36,11 +38,14 @@ class Maintenance:
         clock: Clock,
         tasks: Mapping[str, Callable[[], object]],
         *,
+        own: Mapping[str, Callable[[], object]] = MappingProxyType({}),
         interval: float = INTERVAL,
     ) -> None:
+        """Take the tasks that one process does for all, and those that each does for its `own` sake."""
         self._database = database
         self._clock = clock
         self._tasks = tasks
+        self._own = own
         self._interval = interval
         self._holder = f"m_{secrets.token_hex(8)}"
         self._leads = False
@@ -59,7 +64,12 @@ class Maintenance:
             self._thread.join(timeout=LEASE)
 
     def run_once(self) -> bool:
-        """Do every task if this process holds the lease, or can have it. Tell whether it does. Never raises."""
+        """Do its own tasks, and every other one if this process holds the lease, or can have it. Never raises.
+
+        Return whether it does.
+        """
+        for name, task in self._own.items():
+            self._attempt(name, task)
         self._leads = bool(self._attempt("lease", self._take_lease))
         if self._leads:
             for name, task in self._tasks.items():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authenticate import ClientAuthenticator
+from gatehouse.authserver.clients.last_use import LastUse
 from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.store import KeyStore
@@ -30,3 +31,4 @@ class Services:
     tokens: TokenReader
     status_lists: StatusListPublisher
     resource_authenticator: ResourceAuthenticator
+    last_use: LastUse

@@ -1,6 +1,7 @@
 """Time is a parameter: whatever judges a moment is given a clock."""
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 LEEWAY = 30
@@ -16,3 +17,8 @@ class Clock(Protocol):
 
 
 system_clock: Clock = time.time
+
+
+def iso_time(seconds: float, timespec: str = "seconds") -> str:
+    """Return an RFC 3339 time in UTC, to the second, or to the `milliseconds`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

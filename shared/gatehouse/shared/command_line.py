@@ -7,7 +7,6 @@ import inspect
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,8 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from gatehouse.shared.addresses import explain_os_error
 from gatehouse.shared.audit import find_events
 from gatehouse.shared.checks import Check, passed
-from gatehouse.shared.clock import system_clock
+from gatehouse.shared.clock import iso_time, system_clock
 from gatehouse.shared.database import explain_failure
+from gatehouse.shared.durations import parse_duration
 from gatehouse.shared.redaction import printable
 from gatehouse.shared.schema import SchemaMismatch
 from gatehouse.shared.settings import InvalidSettings
@@ -203,11 +203,6 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Refusal("Nothing was changed.")
 
 
-def iso_time(seconds: float, timespec: str = "seconds") -> str:
-    """Return an RFC 3339 time in UTC, to the second, or to the `milliseconds`."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
-
-
 def audit_options(function: FunctionT) -> FunctionT:
     """Add the filters of the `audit` commands, and `--output`."""
     limit = click.IntRange(1, 10_000)
@@ -235,15 +230,11 @@ def audit_options(function: FunctionT) -> FunctionT:
     return output_option(function)
 
 
-_AGO = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
 def _parse_since(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    if (ago := _AGO.fullmatch(value)) is not None:
-        return system_clock() - int(ago[1]) * _UNITS[ago[2]]
+    if (ago := parse_duration(value)) is not None:
+        return system_clock() - ago
     try:
         since = datetime.fromisoformat(value)
     except ValueError:

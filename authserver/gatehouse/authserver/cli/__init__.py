@@ -4,6 +4,7 @@ from gatehouse.authserver.cli.access import access_matrix, explain
 from gatehouse.authserver.cli.audit import audit
 from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
+from gatehouse.authserver.cli.client_key import client_key
 from gatehouse.authserver.cli.credential import credential
 from gatehouse.authserver.cli.grant import grant
 from gatehouse.authserver.cli.key import key
@@ -33,6 +34,7 @@ def main() -> None:
 client.add_command(explain)
 client.add_command(grant)
 client.add_command(secret)
+client.add_command(client_key)
 resource.add_command(credential)
 for command in (init, check, serve, resource, client, access_matrix, token, key, audit):
     main.add_command(command)

@@ -20,7 +20,7 @@ from gatehouse.authserver.clients.access import (
     scope_accesses,
     tool_access,
 )
-from gatehouse.authserver.clients.administration import existing_client
+from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
@@ -52,7 +52,7 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
     if tool is not None and file is None:
         raise click.UsageError("A --tool is one of a --catalogue: give both.")
     with open_installation(ctx) as installation, installation.database.read() as session:
-        client = existing_client(session, client_id)
+        client = existing_client(session, client_id).as_of(installation.admin.now())
         served = _load_served(session, file) if file is not None else None
         tools = (
             [tool_access(client, served, name) for name in _chosen(served, [tool] if tool else [])] if served else []
@@ -82,12 +82,13 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
     with open_installation(ctx) as installation, installation.database.read() as session:
         served = _load_served(session, file)
         names = _chosen(served, chosen)
-        rows = [(client, [tool_access(client, served, name) for name in names]) for client in list_clients(session)]
+        clients = [client.as_of(installation.admin.now()) for client in list_clients(session)]
+    rows = [(client, [tool_access(client, served, name) for name in names]) for client in clients]
     warnings = _warnings(served)
     if output == "json":
-        clients = [_matrix_record(client, tools) for client, tools in rows]
+        records = [_matrix_record(client, tools) for client, tools in rows]
         print_record(
-            {"resource": served.catalogue.resource, "warnings": _records(warnings), "clients": clients}, output
+            {"resource": served.catalogue.resource, "warnings": _records(warnings), "clients": records}, output
         )
         return
     for warning in warnings:

@@ -1,9 +1,5 @@
 """`authserver client`: who may have tokens."""
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +13,13 @@ from gatehouse.authserver.cli.client_record import (
     print_secret,
 )
 from gatehouse.authserver.cli.installation import open_installation
+from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import administration
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
+from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import list_clients
 from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.command_line import (
-    Refusal,
-    confirm,
-    example,
-    join_scopes,
-    output_option,
-    print_record,
-    print_records,
-)
-from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
+from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
 
 
 @click.group()
@@ -68,16 +57,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     type=click.Choice(AUTH_METHODS),
     help="How it proves who it is.  [default: private_key_jwt with a key, else client_secret_basic]",
 )
-@click.option(
-    "--jwks",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB. No secret is made.",
-)
-@click.option(
-    "--generate-key",
-    type=click.Path(path_type=Path),
-    help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600. No secret is made.",
-)
+@key_file_options
 @click.option(
     "--claim",
     "claims",
@@ -113,59 +93,22 @@ def create(
     output: str,
     **registration: Any,
 ) -> None:
-    """Register a client. Its secret is printed this once and cannot be shown again."""
-    if jwks is not None and generate_key is not None:
-        raise click.UsageError("Give --jwks or --generate-key, not both.")
-    if (jwks or generate_key) and auth_method not in {None, "private_key_jwt"}:
+    """Register a client. Without a key it gets a secret, which is printed this once and cannot be shown again."""
+    chosen = ChosenKeys.of(jwks, generate_key)
+    if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
         raise click.UsageError(f"A client with keys has no secret for --auth {auth_method}. Leave out one of the two.")
-    key = SigningKey.generate("ES256") if generate_key is not None else None
-    public = _read_keys(jwks) if jwks is not None else json.dumps(key.public_jwk()).encode() if key else None
-    method = auth_method or ("client_secret_basic" if public is None else "private_key_jwt")
+    method = auth_method or ("client_secret_basic" if chosen.public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
-        keys = installation.keys()
-        registered = administration.Registration(auth_method=method, jwks=public, **registration)
+        keys, now = installation.keys(), installation.admin.now()
+        registered = administration.Registration(auth_method=method, jwks=chosen.public, **registration)
         # Before the transaction ends: without the file, and without a reader of the secret, there is no client either.
-        with _private_key_file(generate_key, key), installation.database.write() as session:
+        with chosen.written(), installation.database.write() as session:
             created, secret = administration.create_client(session, installation.admin, keys, registered)
             if secret is not None:
-                print_secret(created, output, secret)
+                print_secret(created, now, output, secret)
     if secret is None:
-        print_client(created, output, **({"private_key_file": str(generate_key)} if generate_key else {}))
+        print_client(created, now, output, **chosen.record())
     note_workspace(created)
-
-
-def _read_keys(path: Path) -> bytes:
-    """Read no more of a file than it takes to know that it is too large. Raises Refusal for PEM."""
-    with path.open("rb") as file:
-        keys = file.read(MAX_KEY_FILE + 1)
-    if keys.lstrip().startswith(b"-----BEGIN"):
-        raise Refusal(
-            f"{path} is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key to make a key."
-        )
-    return keys
-
-
-@contextmanager
-def _private_key_file(path: Path | None, key: SigningKey | None) -> Iterator[None]:
-    """Write a new file that only its owner can read; remove it when the block fails. Without a path, do nothing.
-
-    Raises:
-        OSError: there is one of that name, or it cannot be written; then nothing of it is left.
-    """
-    if path is None or key is None:
-        yield
-        return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key.private_pem())
-            file.flush()
-            # As long as the client: it has no other key.
-            os.fsync(file.fileno())
-        yield
-    except BaseException:
-        path.unlink()
-        raise
 
 
 @client.command("list")
@@ -175,7 +118,8 @@ def _private_key_file(path: Path | None, key: SigningKey | None) -> Iterator[Non
 def list_(ctx: click.Context, output: str) -> None:
     """List the clients."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        records = [client_record(registered) for registered in list_clients(session)]
+        now = installation.admin.now()
+        records = [client_record(registered, now) for registered in list_clients(session)]
     print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
 
 
@@ -187,8 +131,8 @@ def list_(ctx: click.Context, output: str) -> None:
 def show(ctx: click.Context, client_id: str, output: str) -> None:
     """Show one client and what it may have."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        registered = administration.existing_client(session, client_id)
-    print_client(registered, output)
+        registered = existing_client(session, client_id)
+    print_client(registered, installation.admin.now(), output)
 
 
 @client.command()
@@ -214,7 +158,7 @@ def enable(ctx: click.Context, client_id: str, output: str) -> None:
 def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: bool) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.set_disabled(session, installation.admin, client_id, disabled=disabled)
-    print_client(changed, output)
+    print_client(changed, installation.admin.now(), output)
     click.echo(WITHIN_A_SECOND, err=True)
 
 
@@ -262,7 +206,7 @@ def update(
         raise click.UsageError("Give --ttl or --default-ttl, not both.")
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.update_client(session, installation.admin, client_id, change)
-    print_client(changed, output)
+    print_client(changed, installation.admin.now(), output)
     note_workspace(changed)
     click.echo(WITHIN_A_SECOND, err=True)
 

@@ -1,18 +1,23 @@
 """How a client is printed, by every command that shows or changes one."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from gatehouse.authserver.cli.overlap import life_record
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared.command_line import Refusal, iso_time, print_record
+from gatehouse.shared.clock import iso_time
+from gatehouse.shared.command_line import Refusal, print_record
+from gatehouse.shared.redaction import printable
 from gatehouse.shared.scopes import format_scope
 
 WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
 
 
-def client_record(registered: Client) -> dict[str, Any]:
+def client_record(registered: Client, now: int) -> dict[str, Any]:
     """Return a client under the standards' names (RFC 7591 2)."""
     return {
         "client_id": registered.client_id,
@@ -22,7 +27,8 @@ def client_record(registered: Client) -> dict[str, Any]:
         "strict": registered.strict,
         "token_ttl": registered.token_ttl,
         "token_endpoint_audience": registered.token_endpoint_audience,
-        "key_ids": sorted({key.kid for key in registered.keys}),
+        "key_ids": sorted({key.kid for key in registered.as_of(now).keys}),
+        "keys": key_records(registered, now),
         "claims": dict(registered.claims),
         "grants": [
             {"resource": resource, "scope": format_scope(scopes)} for resource, scopes in registered.grants.items()
@@ -31,35 +37,58 @@ def client_record(registered: Client) -> dict[str, Any]:
     }
 
 
-def print_client(registered: Client, output: str, **first: str) -> None:
+def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
+    """Return the keys of a client with their lives."""
+    return [
+        {
+            "kid": key.kid,
+            "thumbprint": key.thumbprint,
+            "algs": [verification.alg for verification in key.verification],
+            **life_record(key.life, now),
+        }
+        for key in sorted(registered.keys, key=lambda key: key.life.oldest_first())
+    ]
+
+
+def print_client(registered: Client, now: int, output: str, **first: str) -> None:
     """Print a client, after what is shown this once."""
-    record = client_record(registered)
+    record = client_record(registered, now)
     if output == "json":
         print_record({**first, **record}, output)
         return
-    grants = record.pop("grants")
+    grants, keys = record.pop("grants"), record.pop("keys")
     record["client_id_issued_at"] = iso_time(registered.created_at)
     record.pop("client_id")
     print_record({"client_id": registered.client_id, **first, **record}, output)
+    for key in (known for known in keys if known["state"] == "live"):
+        used, until = key["last_used_at"] or "never", key["expires_at"] or "it is replaced"
+        click.echo(f"key {printable(key['kid'])}: last used {used}, accepted until {until}")
     if not grants:
         click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
     for entry in grants:
         click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
 
 
-def print_secret(registered: Client, output: str, secret: str) -> None:
-    """Print a client and its new secret, before the transaction that made it commits.
+@contextmanager
+def shown_once(name: str, output: str) -> Iterator[None]:
+    """Print a new secret, as the member `name`, in the block: before the transaction that made it commits.
 
     Raises:
         Refusal: standard output does not take it, and nobody could have the secret again.
     """
     try:
-        print_client(registered, output, client_secret=secret)
+        yield
         sys.stdout.flush()
     except OSError as error:
         raise Refusal(f"The secret cannot be printed ({error.strerror}), so nothing was changed.") from None
     if output == "table":
-        click.echo("Keep client_secret now: it is not stored and cannot be shown again.", err=True)
+        click.echo(f"Keep {name} now: it is not stored and cannot be shown again.", err=True)
+
+
+def print_secret(registered: Client, now: int, output: str, secret: str) -> None:
+    """Print a client and its new secret, before the transaction that made it commits. Raises Refusal."""
+    with shown_once("client_secret", output):
+        print_client(registered, now, output, client_secret=secret)
 
 
 def note_workspace(registered: Client) -> None:

@@ -29,7 +29,7 @@ def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: s
     """Let a client have scopes at a resource, beside those that it has."""
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.add_grant(session, installation.admin, client_id, resource, scope)
-    print_client(changed, output)
+    print_client(changed, installation.admin.now(), output)
     click.echo(WITHIN_A_SECOND, err=True)
 
 
@@ -49,5 +49,5 @@ def remove(ctx: click.Context, client_id: str, resource: str, scope: str, output
     """Take scopes away from a client. Tokens that it holds keep them until they expire."""
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.remove_grant(session, installation.admin, client_id, resource, scope)
-    print_client(changed, output)
+    print_client(changed, installation.admin.now(), output)
     click.echo(WITHIN_A_SECOND, err=True)

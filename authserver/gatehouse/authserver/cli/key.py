@@ -12,10 +12,12 @@ from gatehouse.authserver.keys.lifecycle import Key, Policy
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealing import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
 from gatehouse.authserver.store.models import SigningKeyRow
-from gatehouse.shared.command_line import confirm, example, iso_time, output_option, print_record, print_records
+from gatehouse.shared.clock import iso_time
+from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
 
 
 @click.group()
+@example("authserver key list\nauthserver key rotate")
 def key() -> None:
     """Signing keys: rotated by the server itself; here to see, to hasten, to revoke."""
 

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import Installation, open_installation
-from gatehouse.authserver.clients.administration import existing_client
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import NotGranted, choose_resource, choose_scope

@@ -95,12 +95,15 @@ def grantable(client: Client, resource: str) -> frozenset[str]:
 
 
 def obstacles(client: Client) -> list[Obstacle]:
-    """Return why the token endpoint gives this client no token at all; nothing if it does."""
+    """Return why the token endpoint gives this client no token at all; nothing if it does.
+
+    The client is given as of now: with the credentials that are accepted.
+    """
     found, method = [], client.token_endpoint_auth_method
     if client.disabled:
         found.append(Obstacle("the client is disabled", client_command("enable", client.client_id)))
     if method == "private_key_jwt" and not client.keys:
-        found.append(Obstacle("the client has no usable key, and has to be registered anew", None))
+        found.append(Obstacle("the client has no usable key, and needs one by client key replace", None))
     if method != "private_key_jwt" and not client.secrets:
         found.append(Obstacle("the client has no secret", client_command("secret rotate --yes", client.client_id)))
     return found

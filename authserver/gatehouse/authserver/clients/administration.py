@@ -5,21 +5,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.clients.authenticate import AUTH_METHODS
-from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.clients.secrets import digest, generate_secret, hint
+from gatehouse.authserver.clients.key_replacement import add_keys, parse_keys
+from gatehouse.authserver.clients.lookup import existing_client, locked_client
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.secret_rotation import add_secret
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
-from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
+from gatehouse.authserver.store.models import ClientGrantRow, ClientRow
 from gatehouse.authserver.store.status_lists import revoke_client
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
-from gatehouse.shared.jose import InvalidKeySet, client_verification_keys, parse_client_keys
 from gatehouse.shared.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 
 
@@ -65,9 +66,9 @@ def create_client(
     session.flush()
     secret = None
     if registration.jwks is None:
-        secret = _add_secret(session, admin, keys, client_id)
+        secret = add_secret(session, admin, keys, client_id)
     else:
-        _add_keys(session, admin, client_id, registration.jwks)
+        add_keys(session, admin, client_id, parse_keys(registration.jwks))
     admin.record(
         session,
         "client.create",
@@ -102,59 +103,13 @@ def _check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -
             raise Refused(f"The claim cannot be set: {error}.") from None
 
 
-def _add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> str:
-    secret = generate_secret()
-    session.add(
-        ClientSecretRow(
-            secret_id=f"sec_{secrets.token_hex(8)}",
-            client_id=client_id,
-            pepper_id=keys.newest_pepper,
-            digest=digest(keys.peppers[keys.newest_pepper], secret),
-            hint=hint(secret),
-            created_at=admin.now(),
-        )
-    )
-    return secret
-
-
-def _add_keys(session: Session, admin: Administrator, client_id: str, jwks: bytes) -> None:
-    try:
-        keys = parse_client_keys(jwks)
-    except InvalidKeySet as error:
-        raise Refused(f"The keys cannot be used: {str(error).rstrip('.')}.") from None
-    for jwk in keys:
-        thumbprint = client_verification_keys(jwk)[0].thumbprint
-        session.add(ClientKeyRow(client_id=client_id, thumbprint=thumbprint, jwk=jwk, created_at=admin.now()))
-
-
-def existing_client(session: Session, client_id: str) -> Client:
-    """Return a client as it stands in this transaction. Raises Refused when there is none."""
-    if not client_id:
-        raise Refused("The client_id is empty. List the clients with: authserver client list")
-    session.flush()
-    client = load_client(session, client_id)
-    if client is None:
-        raise Refused(f"There is no client {client_id}. List them with: authserver client list")
-    return client
-
-
-def _locked_client(session: Session, client_id: str) -> Client:
-    """Return a client that no other command changes before this transaction ends. Raises Refused.
-
-    On SQLite the transaction has the one write lock since it began, and the clause is left out. Who locks a resource,
-    too, locks it before, so that two commands cannot wait for each other.
-    """
-    session.execute(select(ClientRow.client_id).where(ClientRow.client_id == client_id).with_for_update())
-    return existing_client(session, client_id)
-
-
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
     """Disable or enable a client. What tokens it has are taken back: disabling ends them, enabling revives none.
 
     Raises:
         Refused: there is no such client.
     """
-    _locked_client(session, client_id)
+    locked_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     row.disabled = disabled
     revoke_client(session, client_id)
@@ -170,7 +125,7 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     """
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     lock_resource(session, identifier, shared=True)
-    _locked_client(session, client_id)
+    locked_client(session, client_id)
     registered = load_resource(session, identifier)
     if registered is None:
         known = ", ".join(known.resource for known in list_resources(session)) or "none"
@@ -194,7 +149,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
     Raises:
         Refused: the client is unknown, or does not have one of the scopes.
     """
-    client = _locked_client(session, client_id)
+    client = locked_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
         raise Refused(
@@ -238,7 +193,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
     Raises:
         Refused: unknown client, a reserved claim, a value out of bounds, or a claim to take away that it does not have.
     """
-    client = _locked_client(session, client_id)
+    client = locked_client(session, client_id)
     absent = sorted(name for name, value in update.claims.items() if value is None and name not in client.claims)
     if absent:
         raise Refused(f"The client has no claim {absent[0]}. It has: {', '.join(sorted(client.claims)) or 'none'}.")
@@ -267,32 +222,8 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
     """Delete a client with its credentials and grants, and take its tokens back. Raises Refused."""
-    client = _locked_client(session, client_id)
+    client = locked_client(session, client_id)
     revoke_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))
     session.flush()
     admin.record(session, "client.delete", client_id, client_name=client.client_name)
-
-
-def rotate_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> tuple[Client, str]:
-    """Give a client a new secret in place of what it has; the old one is refused within one second.
-
-    Raises:
-        Refused: unknown client, or one that has keys and no secret.
-    """
-    client = _locked_client(session, client_id)
-    if client.keys:
-        raise Refused("The client authenticates by private_key_jwt: it has keys, and no secret.")
-    session.execute(delete(ClientSecretRow).where(ClientSecretRow.client_id == client_id))
-    secret = _add_secret(session, admin, keys, client_id)
-    admin.record(session, "client.secret.rotate", client_id, hint=hint(secret))
-    return existing_client(session, client_id), secret
-
-
-def list_secrets(session: Session, client_id: str) -> list[tuple[str, str, int]]:
-    """Return id, beginning and time of making of each secret of a client. Raises Refused."""
-    existing_client(session, client_id)
-    rows = session.scalars(
-        select(ClientSecretRow).where(ClientSecretRow.client_id == client_id).order_by(ClientSecretRow.created_at)
-    )
-    return [(row.secret_id, row.hint, row.created_at) for row in rows]

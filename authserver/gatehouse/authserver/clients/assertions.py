@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatehouse.authserver.clients.credentials import AssertionCredentials
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.lives import likeliest_first, over
+from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.store.replay import ReplayStore
 from gatehouse.shared import jose
 from gatehouse.shared.clock import LEEWAY, Clock
-from gatehouse.shared.jose import VerificationKey
+from gatehouse.shared.jose import MAX_CLIENT_KEYS
 from gatehouse.shared.mends import client_command
 from gatehouse.shared.redaction import quoted
 
@@ -40,6 +41,13 @@ def _refuse(reason: str, mend: str) -> OAuthError:
     return invalid_client(f"assertion: {reason}", mend)
 
 
+def _use_the_newer(client_id: str) -> str:
+    known = client_command("key list", client_id)
+    return (
+        f"Let the caller sign with a newer key of the client: {known}. To give it one: authserver client key replace."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Signed:
     """What the examination of an assertion's signature came to."""
@@ -47,6 +55,8 @@ class Signed:
     typ: str | None
     claims: Mapping[str, Any] | None
     """None when none of the client's keys signed it."""
+    key: ClientKey | None = None
+    """The one that did."""
     failure: str = ""
 
 
@@ -59,26 +69,30 @@ class AssertionVerifier:
         self._replay = replay
         self._decoys = {alg: jose.decoy_key(alg) for alg in jose.ALLOWED_ALGORITHMS}
 
-    def examine(self, credentials: AssertionCredentials, keys: Sequence[VerificationKey]) -> Signed:
-        """Find the key that signed an assertion; with a `kid`, only the key of that name is tried.
+    def examine(self, credentials: AssertionCredentials, keys: Sequence[ClientKey]) -> Signed:
+        """Find the key that signed an assertion; with a `kid`, only keys of that name are tried.
 
-        Where no key fits, a decoy is tried: a client that is unknown, or registered for another method, costs a
-        verification as one with a key does (keycloak#26110).
+        Where none did, decoys are tried, too: whoever is refused costs as many verifications as a client with the most
+        keys, whether it is unknown, registered for another method, or has several keys (keycloak#26110).
         """
-        header = credentials.header
-        fitting = [key for key in keys if header.kid in {None, key.kid} and key.alg == header.alg]
-        failure = ""
-        for key in fitting:
+        header, now = credentials.header, self._clock()
+        fitting = [
+            (key, verification)
+            for key in likeliest_first(keys, now)
+            for verification in key.verification
+            if header.kid in {None, key.kid} and verification.alg == header.alg
+        ]
+        failure = "" if fitting else "the client has no key of that kid and algorithm"
+        for key, verification in fitting[:MAX_CLIENT_KEYS]:
             try:
-                return Signed(header.typ, jose.verify(credentials.assertion, header, key))
+                return Signed(header.typ, jose.verify(credentials.assertion, header, verification), key)
             except jose.InvalidToken as error:
                 failure = error.reason
-        if not fitting:
-            failure = "the client has no key of that kid and algorithm"
+        for _ in range(MAX_CLIENT_KEYS - len(fitting)):
             # Whatever the decoy says of an assertion, it is nobody's key.
             with suppress(jose.InvalidToken):
                 jose.verify(credentials.assertion, header, self._decoys[header.alg])
-        return Signed(header.typ, None, failure)
+        return Signed(header.typ, None, failure=failure)
 
     def accept(self, signed: Signed, client: Client) -> None:
         """Accept an examined assertion of a client, once.
@@ -88,8 +102,10 @@ class AssertionVerifier:
         """
         if signed.typ not in _TYPES:
             raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or leave it out.")
-        if signed.claims is None:
+        if signed.claims is None or signed.key is None:
             raise _refuse(signed.failure, client_command("show", client.client_id))
+        if signed.key.life.is_over(self._clock()):
+            raise _refuse(f"the key {quoted(signed.key.kid)} {over(signed.key.life)}", _use_the_newer(client.client_id))
         self._check_parties(signed.claims, client)
         expires_at = self._check_time(signed.claims)
         jti = signed.claims.get("jti")

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.clients.assertions import AssertionVerifier, Signed
 from gatehouse.authserver.clients.credentials import AssertionCredentials, Credentials, read_credentials
+from gatehouse.authserver.clients.last_use import LastUse
+from gatehouse.authserver.clients.lives import likeliest_first, over
 from gatehouse.authserver.clients.registry import Client, ClientRegistry
-from gatehouse.authserver.clients.secrets import matches
+from gatehouse.authserver.clients.secrets import StoredSecret, find
 from gatehouse.authserver.errors import invalid_client
 from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow
+from gatehouse.shared.clock import Clock
 from gatehouse.shared.mends import client_command
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
@@ -32,6 +36,8 @@ class ClientAuthenticator:
 
     registry: ClientRegistry
     assertions: AssertionVerifier
+    last_use: LastUse
+    clock: Clock
 
     def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedClient:
         """Authenticate the client of a token request.
@@ -52,17 +58,31 @@ class ClientAuthenticator:
             )
         if isinstance(proof, Signed):
             self.assertions.accept(proof, client)
-        elif not proof:
-            raise invalid_client("wrong secret", _compare_secrets(client.client_id))
+        else:
+            self._accept(proof, client)
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
+        self._note_use(proof, client)
         return AuthenticatedClient(client)
 
-    def _examine(self, credentials: Credentials, client: Client | None, keys: KeyRing) -> Signed | bool:
+    def _examine(self, credentials: Credentials, client: Client | None, keys: KeyRing) -> Signed | StoredSecret | None:
         """Do the costly part before anything is known of the client, so that an unknown one costs the same."""
         if isinstance(credentials, AssertionCredentials):
             return self.assertions.examine(credentials, client.keys if client else ())
-        return matches(credentials.secret, client.secrets if client else (), keys.peppers)
+        stored = likeliest_first(client.secrets if client else (), self.clock())
+        return find(credentials.secret, stored, keys.peppers)
+
+    def _accept(self, secret: StoredSecret | None, client: Client) -> None:
+        if secret is None:
+            raise invalid_client("wrong secret", _compare_secrets(client.client_id))
+        if secret.life.is_over(self.clock()):
+            raise invalid_client(f"the secret {secret.secret_id} {over(secret.life)}", _newer_secret(client.client_id))
+
+    def _note_use(self, proof: Signed | StoredSecret | None, client: Client) -> None:
+        if isinstance(proof, StoredSecret):
+            self.last_use.note(ClientSecretRow, proof.secret_id)
+        elif proof is not None and proof.key is not None:
+            self.last_use.note(ClientKeyRow, client.client_id, proof.key.thumbprint)
 
 
 def _compare_secrets(client_id: str) -> str:
@@ -72,3 +92,9 @@ def _compare_secrets(client_id: str) -> str:
         f"Compare how the caller's secret begins with: {known}. Only if it is lost: authserver client secret rotate, "
         "which ends the present secret at once."
     )
+
+
+def _newer_secret(client_id: str) -> str:
+    """Return the mend of a secret that is over. Nothing that may be pasted ends the one that is not."""
+    known = client_command("secret list", client_id)
+    return f"Give the caller the client's newer secret: {known}. Only if it is lost: authserver client secret rotate."

@@ -2,18 +2,31 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.cache import OneSecondCache
+from gatehouse.authserver.clients.lives import ENDLESS, Life, life_of, live
 from gatehouse.authserver.clients.secrets import StoredSecret
 from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.shared.jose import VerificationKey, client_verification_keys
 from gatehouse.shared.scopes import ScopeHierarchy
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """A public key for private_key_jwt."""
+
+    kid: str
+    thumbprint: str
+    """RFC 7638."""
+    verification: tuple[VerificationKey, ...] = field(repr=False)
+    """One for each algorithm that it may verify."""
+    life: Life = ENDLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +46,19 @@ class Client:
     token_endpoint_audience: bool
     """Admit assertions made for the token endpoint's URL, too (docs/divergences.md)."""
     secrets: tuple[StoredSecret, ...] = field(repr=False)
-    keys: tuple[VerificationKey, ...] = field(repr=False)
-    """Public keys for private_key_jwt: one for each key and algorithm."""
+    """Those that are over, too, and so with the keys: which they are is asked at every use."""
+    keys: tuple[ClientKey, ...] = field(repr=False)
     grants: Mapping[str, frozenset[str]]
     """Scopes by resource identifier."""
     hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
     """For each of those resources, which scope implies which."""
     token_epoch: int = 0
     """Counts how often all tokens of the client were taken back: what was reserved for it before is void."""
+
+    def as_of(self, now: float) -> "Client":
+        """Return the client with the credentials that are accepted at a time."""
+        keys = tuple(key for key in live(self.keys, now) if key.verification)
+        return replace(self, secrets=live(self.secrets, now), keys=keys)
 
 
 class ClientRegistry:
@@ -88,12 +106,17 @@ def load_client(session: Session, client_id: str) -> Client | None:
         disabled=row.disabled,
         created_at=row.created_at,
         token_endpoint_audience=row.token_endpoint_audience,
-        keys=tuple(key for key_row in key_rows for key in client_verification_keys(key_row.jwk)),
-        secrets=tuple(StoredSecret(secret.pepper_id, secret.digest) for secret in secret_rows),
+        keys=tuple(_key(key_row) for key_row in key_rows),
+        secrets=tuple(StoredSecret(row.pepper_id, row.digest, row.secret_id, life_of(row)) for row in secret_rows),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
         hierarchies=scope_hierarchies,
         token_epoch=row.token_epoch,
     )
+
+
+def _key(row: ClientKeyRow) -> ClientKey:
+    verification = tuple(client_verification_keys(row.jwk))
+    return ClientKey(str(row.jwk.get("kid", row.thumbprint)), row.thumbprint, verification, life_of(row))
 
 
 def list_clients(session: Session) -> list[Client]:

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.clients.credentials import SecretCredentials, read_credentials
-from gatehouse.authserver.clients.secrets import StoredSecret, digest, generate_secret, hint, matches
+from gatehouse.authserver.clients.last_use import LastUse
+from gatehouse.authserver.clients.lives import Life, check_overlap, end, life_of
+from gatehouse.authserver.clients.secrets import StoredSecret, digest, find, generate_secret, hint
 from gatehouse.authserver.errors import invalid_client
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.administration import parse_resource
@@ -30,9 +32,6 @@ PREFIX = "gtrs_"
 AUTH_METHODS = ("client_secret_basic",)
 """How a credential is sent: its id and its secret in place of a client's (RFC 6749 2.3.1)."""
 
-MAX_OVERLAP = 30 * 24 * 3600
-"""Seconds that a replaced credential may live on, at most."""
-
 _MEND = "authserver resource credential list"
 
 
@@ -46,28 +45,29 @@ class AuthenticatedResource:
 
 @dataclass(frozen=True, slots=True)
 class ResourceCredential:
-    """A credential as an admin sees it. Times are seconds since the epoch."""
+    """A credential as an admin sees it."""
 
     credential_id: str
     resource: str
-    begins: str
-    created_at: int
-    expires_at: int | None
+    prefix: str
+    life: Life
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
     resource: str
     secret: StoredSecret
-    expires_at: int | None
 
 
 class ResourceAuthenticator:
     """Judges the credentials of introspection requests."""
 
-    def __init__(self, database: Database, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, last_use: LastUse, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._last_use = last_use
         self._cache: OneSecondCache[str, _Stored | None] = OneSecondCache(self._load, monotonic=monotonic)
 
     def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedResource:
@@ -82,19 +82,22 @@ class ResourceAuthenticator:
         if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
             raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _MEND)
         stored = self._cache.get(credentials.client_id)
-        matched = matches(credentials.secret, [stored.secret] if stored else (), keys.peppers)
+        matched = find(credentials.secret, [stored.secret] if stored else (), keys.peppers)
         if stored is None:
             raise invalid_client("unknown resource credential", _MEND)
-        if not matched:
+        if matched is None:
             raise invalid_client("wrong secret of a resource credential", _MEND)
-        if stored.expires_at is not None and self._clock() >= stored.expires_at:
+        if matched.life.is_over(self._clock()):
             raise invalid_client("the resource credential was replaced, and its overlap is over", _MEND)
+        self._last_use.note(ResourceCredentialRow, credentials.client_id)
         return AuthenticatedResource(stored.resource, credentials.client_id)
 
     def _load(self, credential_id: str) -> _Stored | None:
         with self._database.read() as session:
             row = session.get(ResourceCredentialRow, credential_id)
-        return _Stored(row.resource, StoredSecret(row.pepper_id, row.digest), row.expires_at) if row else None
+        if row is None:
+            return None
+        return _Stored(row.resource, StoredSecret(row.pepper_id, row.digest, life=life_of(row)))
 
 
 def create_credential(
@@ -121,14 +124,13 @@ def rotate_credential(
     Raises:
         Refused: there is no such credential, it was replaced before, or the overlap is too long.
     """
+    check_overlap(overlap)
     row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
     if row is None:
         raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
     if row.expires_at is not None:
         raise Refused(f"The credential was replaced before. Rotate the one that took its place. See: {_MEND}")
-    if not 0 <= overlap <= MAX_OVERLAP:
-        raise Refused(f"The overlap is 0 to {MAX_OVERLAP} seconds.")
-    row.expires_at = admin.now() + overlap
+    end(row, admin.now(), overlap)
     created, secret = _add(session, admin, keys, row.resource)
     admin.record(
         session,
@@ -146,7 +148,7 @@ def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
     rows = session.scalars(
         select(ResourceCredentialRow).order_by(ResourceCredentialRow.resource, ResourceCredentialRow.created_at)
     )
-    return [_credential(row) for row in rows if row.expires_at is None or row.expires_at > now]
+    return [_credential(row) for row in rows if not life_of(row).is_over(now)]
 
 
 def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -> tuple[ResourceCredential, str]:
@@ -165,4 +167,4 @@ def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -
 
 
 def _credential(row: ResourceCredentialRow) -> ResourceCredential:
-    return ResourceCredential(row.credential_id, row.resource, row.hint, row.created_at, row.expires_at)
+    return ResourceCredential(row.credential_id, row.resource, row.hint, life_of(row))

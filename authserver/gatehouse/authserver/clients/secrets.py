@@ -10,12 +10,19 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gatehouse.authserver.clients.lives import ENDLESS, Life
+
 PREFIX = "gths_"
 """Lets a secret be recognised where it should not be: in a repository, a log, a message."""
 
-MAX_SECRETS = 2
-"""Digests that are made at every check, whoever asks. A client has one secret, because a rotation ends the old one
-at once; the second digest is for an overlap that nobody could tell by the work."""
+MAX_LIVE = 2
+"""Secrets of one client that are accepted at once."""
+
+REMEMBERED = 2
+"""Secrets that are over, and are kept to tell their use from that of a wrong one."""
+
+EXAMINED = MAX_LIVE + REMEMBERED
+"""Digests that are made at every check, whoever asks: nobody can tell by the work how many secrets there are."""
 
 _HINT_LENGTH = len(PREFIX) + 4
 
@@ -26,6 +33,8 @@ class StoredSecret:
 
     pepper_id: str
     digest: bytes = field(repr=False)
+    secret_id: str = ""
+    life: Life = ENDLESS
 
 
 def generate_secret(prefix: str = PREFIX) -> str:
@@ -43,17 +52,17 @@ def digest(pepper: bytes, secret: str) -> bytes:
     return hmac.digest(pepper, secret.encode(), hashlib.sha256)
 
 
-def matches(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> bool:
-    """Tell whether a secret is one of the stored ones.
+def find(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> StoredSecret | None:
+    """Return the first of the stored secrets, or of the first EXAMINED of them, that a secret is; None if it is none.
 
-    The work is the same for any secret and any client, known or not: MAX_SECRETS digests and comparisons.
+    The work is the same for any secret and any client, known or not: EXAMINED digests and comparisons.
     """
-    found = False
-    padding = [StoredSecret("", bytes(32))] * MAX_SECRETS
-    for candidate in [*stored, *padding][:MAX_SECRETS]:
+    found = None
+    padding = [StoredSecret("", bytes(32))] * EXAMINED
+    for candidate in [*stored, *padding][:EXAMINED]:
         pepper = peppers.get(candidate.pepper_id)
         computed = digest(pepper if pepper is not None else bytes(32), secret)
         # No digest is all zeros: a padding never matches, and neither does a secret whose pepper is gone.
-        equal = hmac.compare_digest(computed, candidate.digest if pepper is not None else bytes(32))
-        found |= equal
+        if hmac.compare_digest(computed, candidate.digest if pepper is not None else bytes(32)) and found is None:
+            found = candidate
     return found

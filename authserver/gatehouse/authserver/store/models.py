@@ -55,7 +55,17 @@ class PepperRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ClientSecretRow(Base):
+class LivedRow:
+    """What is kept of the life of every credential."""
+
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    ended: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
+    """Over whatever a node's clock says; `expires_at` is then the time when that was decided."""
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ClientSecretRow(LivedRow, Base):
     """The digest of one client secret."""
 
     __tablename__ = "client_secret"
@@ -64,17 +74,15 @@ class ClientSecretRow(Base):
     pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
     hint: Mapped[str] = mapped_column(String(16))
-    created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ClientKeyRow(Base):
+class ClientKeyRow(LivedRow, Base):
     """A public key of a client that authenticates by private_key_jwt."""
 
     __tablename__ = "client_key"
     client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), primary_key=True)
     thumbprint: Mapped[str] = mapped_column(String(64), primary_key=True)
     jwk: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class SpentAssertionRow(Base):
@@ -149,7 +157,7 @@ class LeaseRow(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ResourceCredentialRow(Base):
+class ResourceCredentialRow(LivedRow, Base):
     """What a resource asks about tokens with. No client: it can obtain none."""
 
     __tablename__ = "resource_credential"
@@ -158,8 +166,6 @@ class ResourceCredentialRow(Base):
     pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
     hint: Mapped[str] = mapped_column(String(16))
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class StatusListRow(Base):

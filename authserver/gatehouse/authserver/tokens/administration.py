@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.administration import existing_client
+from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.store.models import ClientRow
 from gatehouse.authserver.store.status_lists import revoke_client, revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti

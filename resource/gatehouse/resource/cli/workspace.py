@@ -9,7 +9,8 @@ from gatehouse.resource.directory.workspaces import Workspace, create_workspace,
 from gatehouse.resource.store.models import audit_event
 from gatehouse.shared.administration import Administrator
 from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.command_line import example, iso_time, output_option, print_record, print_records
+from gatehouse.shared.clock import iso_time
+from gatehouse.shared.command_line import example, output_option, print_record, print_records
 
 
 @click.group()

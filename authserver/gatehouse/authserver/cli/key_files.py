@@ -1,0 +1,92 @@
+"""The files of a client's keys: public ones that are registered, and private ones that are made."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gatehouse.shared.command_line import Refusal
+from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def key_file_options(function: FunctionT) -> FunctionT:
+    """Add `--jwks` and `--generate-key` to a command."""
+    for option in (
+        click.option(
+            "--generate-key",
+            type=click.Path(path_type=Path),
+            help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600.",
+        ),
+        click.option(
+            "--jwks",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenKeys:
+    """Public keys to be registered, and the private half that is to be written."""
+
+    public: bytes | None
+    private: SigningKey | None = None
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, jwks: Path | None, generate_key: Path | None) -> "ChosenKeys":
+        """Read a file of public keys, or make a key. Raises UsageError for both, Refusal, OSError."""
+        if jwks is not None and generate_key is not None:
+            raise click.UsageError("Give --jwks or --generate-key, not both.")
+        if jwks is not None:
+            return cls(_read_keys(jwks))
+        if generate_key is None:
+            return cls(None)
+        key = SigningKey.generate("ES256")
+        return cls(json.dumps(key.public_jwk()).encode(), key, generate_key)
+
+    def record(self) -> dict[str, str]:
+        """Return where the private half is, as it is printed."""
+        return {} if self.path is None else {"private_key_file": str(self.path)}
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Write a new file that only its owner can read; remove it when the block fails. Without a path, do nothing.
+
+        Raises:
+            OSError: there is one of that name, or it cannot be written; then nothing of it is left.
+        """
+        if self.path is None or self.private is None:
+            yield
+            return
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.private.private_pem())
+                file.flush()
+                # As long as the client: it has no other key.
+                os.fsync(file.fileno())
+            yield
+        except BaseException:
+            self.path.unlink()
+            raise
+
+
+def _read_keys(path: Path) -> bytes:
+    """Read no more of a file than it takes to know that it is too large. Raises Refusal for PEM."""
+    with path.open("rb") as file:
+        keys = file.read(MAX_KEY_FILE + 1)
+    if keys.lstrip().startswith(b"-----BEGIN"):
+        raise Refusal(
+            f"{path} is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key to make a key."
+        )
+    return keys

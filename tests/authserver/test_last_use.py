@@ -1,0 +1,193 @@
+"""When a credential was last used: known to the database soon, and no request waits for it."""
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.exc import SQLAlchemyError
+from support.assertions import KeyClient
+from support.authserver import RESOURCE, AuthServer, basic_header
+from support.clock import FakeClock
+
+from gatehouse.authserver.clients.last_use import INTERVAL, LastUse
+from gatehouse.authserver.clients.lives import forget_credentials
+from gatehouse.authserver.clients.resource_credentials import create_credential, rotate_credential
+from gatehouse.authserver.clients.secret_rotation import rotate_secret
+from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.shared.jose import SigningKey
+
+DAY = 86400
+KEY = SigningKey.generate("ES256")
+
+
+def last_used(server: AuthServer, row: type[LivedRow] = ClientSecretRow) -> list[int | None]:
+    with server.services.database.read() as session:
+        return list(session.scalars(select(row.last_used_at).order_by(row.created_at)).all())
+
+
+def use(server: AuthServer, basic: tuple[str, str]) -> int:
+    """Use a secret, and return when that was."""
+    assert server.post_token(basic=basic).status_code == 200
+    return int(server.clock())
+
+
+def test_each_kind_of_credential_tells_when_it_was_last_used(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    of_key = KeyClient(authserver, KEY)
+    with authserver.services.database.write() as session:
+        keys = authserver.services.keys.ring()
+        credential, resource_secret = create_credential(session, authserver.admin, keys, RESOURCE)
+    rows = (ClientSecretRow, ClientKeyRow, ResourceCredentialRow)
+    authserver.services.maintenance.run_once()
+    assert [last_used(authserver, row) for row in rows] == [[None]] * 3
+    used_at = use(authserver, (client.client_id, secret))
+    of_key.accepted()
+    basic = {"Authorization": basic_header(credential.credential_id, resource_secret)}
+    answer = authserver.http.post("/introspect", data={"token": "x"}, headers=basic)
+    assert answer.status_code == 200
+    clock.advance(5)
+    authserver.services.maintenance.run_once()
+    assert [last_used(authserver, row) for row in rows] == [[used_at]] * 3
+
+
+def test_a_credential_that_was_refused_was_not_used(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    assert authserver.post_token(basic=(client.client_id, "gths_wrong")).status_code == 401
+    authserver.services.last_use.write(everything=True)
+    assert last_used(authserver) == [None]
+    use(authserver, (client.client_id, secret))
+    authserver.services.last_use.write(everything=True)
+    assert last_used(authserver) == [int(authserver.clock())]
+
+
+def test_a_request_writes_nothing_of_it(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    use(authserver, (client.client_id, secret))
+    authserver.audit()
+    written: list[tuple[str, str]] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if statement.startswith(("UPDATE", "INSERT", "DELETE")):
+            written.append((threading.current_thread().name, statement))
+
+    event.listen(authserver.services.database.engine, "before_cursor_execute", note)
+    try:
+        use(authserver, (client.client_id, secret))
+        authserver.audit()
+    finally:
+        event.remove(authserver.services.database.engine, "before_cursor_execute", note)
+    assert {thread for thread, _ in written} == {"audit"}
+    assert not any("last_used_at" in statement for _, statement in written)
+
+
+def test_it_is_written_once_a_minute_at_most_and_then_the_last_time(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    basic, last_use = (client.client_id, secret), authserver.services.last_use
+    first = use(authserver, basic)
+    last_use.write()
+    clock.advance(INTERVAL - 2)
+    use(authserver, basic)
+    clock.advance(1)
+    last = use(authserver, basic)
+    last_use.write()
+    assert last_used(authserver) == [first]
+    clock.advance(1)
+    last_use.write()
+    assert last_used(authserver) == [last]
+
+
+def test_of_two_processes_the_later_use_stays(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    basic = (client.client_id, secret)
+    use(authserver, basic)
+    earlier = LastUse(authserver.services.database, FakeClock(clock() - 1))
+    with authserver.services.database.read() as session:
+        earlier.note(ClientSecretRow, *session.scalars(select(ClientSecretRow.secret_id)).all())
+    authserver.services.last_use.write()
+    earlier.write()
+    assert last_used(authserver) == [int(clock())]
+
+
+def test_what_the_database_does_not_take_is_written_when_it_does(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    used_at = use(authserver, (client.client_id, secret))
+    last_use, failing = authserver.services.last_use, {"now": True}
+
+    def fail(*_: Any) -> None:
+        if failing["now"]:
+            raise SQLAlchemyError
+
+    event.listen(authserver.services.database.engine, "before_cursor_execute", fail)
+    try:
+        with pytest.raises(SQLAlchemyError):
+            last_use.write()
+        last_use.close()
+        failing["now"] = False
+        assert last_used(authserver) == [None]
+        last_use.write()
+    finally:
+        event.remove(authserver.services.database.engine, "before_cursor_execute", fail)
+    assert last_used(authserver) == [used_at]
+
+
+def test_a_credential_that_was_deleted_meanwhile_is_no_failure(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    other, other_secret = authserver.create_client()
+    use(authserver, (client.client_id, secret))
+    used_at = use(authserver, (other.client_id, other_secret))
+    with authserver.services.database.write() as session:
+        for row in session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)):
+            session.delete(row)
+    authserver.services.last_use.write()
+    assert last_used(authserver) == [used_at]
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_command_that_holds_a_credential_is_not_waited_for(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    other, other_secret = authserver.create_client()
+    use(authserver, (client.client_id, secret))
+    used_at = use(authserver, (other.client_id, other_secret))
+    with authserver.services.database.write() as session:
+        of_client = ClientSecretRow.client_id == client.client_id
+        assert session.scalars(select(ClientSecretRow).where(of_client).with_for_update()).all()
+        authserver.services.last_use.write()
+    assert sorted(last_used(authserver), key=str) == [used_at, None]
+
+
+def test_a_server_that_ends_writes_what_it_still_knows(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    used_at = use(authserver, (client.client_id, secret))
+    authserver.services.last_use.close()
+    assert last_used(authserver) == [used_at]
+
+
+def test_many_credentials_are_written_in_several_transactions(
+    authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatehouse.authserver.clients.last_use._AT_ONCE", 2)
+    for _ in range(5):
+        client, secret = authserver.create_client()
+        used_at = use(authserver, (client.client_id, secret))
+    authserver.services.last_use.write()
+    assert last_used(authserver) == [used_at] * 5
+
+
+def test_a_credential_is_forgotten_thirty_days_after_its_end(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    with authserver.services.database.write() as session:
+        keys = authserver.services.keys.ring()
+        rotate_secret(session, authserver.admin, keys, client.client_id, overlap=DAY)
+        credential, _ = create_credential(session, authserver.admin, keys, RESOURCE)
+        rotate_credential(session, authserver.admin, keys, credential.credential_id)
+    rows = (ClientSecretRow, ResourceCredentialRow)
+    clock.advance(30 * DAY)
+    forget_credentials(authserver.services.database, clock)
+    assert [len(last_used(authserver, row)) for row in rows] == [2, 2]
+    clock.advance(1)
+    forget_credentials(authserver.services.database, clock)
+    assert [len(last_used(authserver, row)) for row in rows] == [2, 1]
+    clock.advance(DAY)
+    authserver.services.maintenance.run_once()
+    assert [len(last_used(authserver, row)) for row in rows] == [1, 1]
