@@ -108,7 +108,9 @@ def test_a_token_with_a_part_exchanged_is_no_token(authserver: AuthServer) -> No
     forged = {
         token[:-8] + "AAAAAAAA": "signature does not match",
         key.sign("JWT", claims): "no access token under a published key",
-        key.sign("at+jwt", {**claims, "iss": "https://evil.example"}): "iss is 'https://evil.example', not the trusted issuer",
+        key.sign(
+            "at+jwt", {**claims, "iss": "https://evil.example"}
+        ): "iss is 'https://evil.example', not the trusted issuer",
         key.sign("at+jwt", {**claims, "exp": claims["iat"] + 3601}): "lives for 3601 s",
         key.sign("at+jwt", {**claims, "cnf": {"jkt": "x"}}): "the token is bound to a key",
         key.sign("at+jwt", {**claims, "nbf": 1}): "the token has nbf",

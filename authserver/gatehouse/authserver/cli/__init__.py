@@ -11,6 +11,7 @@ from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.secret import secret
 from gatehouse.authserver.cli.serve import init, serve
 from gatehouse.authserver.cli.token import token
+from gatehouse.authserver.cli.transfer import export, import_
 from gatehouse.shared.command_line import server_group
 
 
@@ -34,5 +35,5 @@ client.add_command(explain)
 client.add_command(grant)
 client.add_command(secret)
 resource.add_command(credential)
-for command in (init, check, serve, resource, client, access_matrix, token, key, audit):
+for command in (init, check, serve, resource, client, access_matrix, token, key, audit, export, import_):
     main.add_command(command)

@@ -10,8 +10,8 @@ from gatehouse.shared.command_line import audit_options, example, print_audit
 
 ACTIONS = (
     *("client.create", "client.delete", "client.disable", "client.enable", "client.grant.add", "client.grant.remove"),
-    *("client.secret.rotate", "client.update", "http.request", "key.create", "resource.add", "resource.remove"),
-    *("resource.update", "token.issue"),
+    *("client.secret.rotate", "client.update", "http.request", "installation.export", "installation.import"),
+    *("key.create", "resource.add", "resource.remove", "resource.update", "token.issue"),
 )
 """What this server records."""
 
