@@ -136,11 +136,10 @@ def _insert(session: Session, batch: Sequence[ReadRow]) -> None:
 
 def _check_together(session: Session) -> None:
     """Judge what rows are only right or wrong together, and what no constraint of the database holds."""
-    declared = set(session.execute(select(ResourceScopeRow.resource, ResourceScopeRow.scope)).tuples())
-    for resource, scope, implies in session.execute(
-        select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies)
-    ):
-        if any((resource, implied) not in declared for implied in implies):
+    rows = session.execute(select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies)).all()
+    scopes = {(row.resource, row.scope) for row in rows}
+    for resource, scope, implies in rows:
+        if any((resource, implied) not in scopes for implied in implies):
             raise Refused(f"In the export, {scope} of {resource} implies what is no scope there. Nothing was imported.")
     of_list = StatusListRow.list_id == StatusBlockRow.list_id
     is_free = StatusBlockRow.start + StatusBlockRow.size > StatusListRow.next_index

@@ -74,18 +74,14 @@ def _picture(database: Database) -> Iterator[Connection]:
 
 
 def _write_table(connection: Connection, table: Table, output: _Digested, progress: Progress) -> int:
-    rows = connection.execute(
-        select(table).order_by(*table.primary_key.columns),
-        execution_options={"stream_results": True, "yield_per": _AT_ONCE},
-    )
+    query = select(table).order_by(*table.primary_key.columns)
     number = 0
-    for number, row in enumerate(rows.mappings(), start=1):
-        line = dump_row(table, row)
-        if len(line) > MAX_LINE:
-            raise Refused(
-                f"A row of {table.name} is longer than {MAX_LINE} bytes. Leave the trail out: --without-audit"
-            )
-        output.write(line)
-        if number % PROGRESS_EVERY == 0:
-            progress(table.name, number)
+    with connection.execute(query, execution_options={"stream_results": True, "yield_per": _AT_ONCE}) as rows:
+        for number, row in enumerate(rows.mappings(), start=1):
+            line = dump_row(table, dict(row))
+            if len(line) > MAX_LINE:
+                raise Refused(f"A row of {table.name} is too long. Leave the audit trail out: --without-audit")
+            output.write(line)
+            if number % PROGRESS_EVERY == 0:
+                progress(table.name, number)
     return number
