@@ -80,6 +80,15 @@ def test_an_export_goes_through_a_pipe(shell: Shell, elsewhere: Shell) -> None:
     assert [event["action"] for event in elsewhere.json("audit")] == ["installation.import", "key.create"]
 
 
+def test_long_work_tells_how_far_it_is(shell: Shell, elsewhere: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("departure", "arrival"):
+        monkeypatch.setattr(f"gatehouse.authserver.transfer.{module}.PROGRESS_EVERY", 1)
+    file = str(shell.folder / "installation.jsonl")
+    for done in (shell.run("export", file), elsewhere.run("import", file)):
+        assert "resource: 1 rows\n" in done.stderr
+        assert "rows\n" not in done.stdout
+
+
 def test_no_file_is_written_over_and_none_is_left_unfinished(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "installation.jsonl"
     file.write_text("somebody's")

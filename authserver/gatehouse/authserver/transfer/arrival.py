@@ -130,8 +130,9 @@ def _insert(session: Session, batch: Sequence[ReadRow]) -> None:
         if len(batch) == 1:
             problem = f"the row of {batch[0].table.name} is there twice, or refers to what is not in the export"
             raise Damaged(batch[0].line, problem) from None
-        for row in batch:
-            _insert(session, [row])
+        half = len(batch) // 2
+        _insert(session, batch[:half])
+        _insert(session, batch[half:])
 
 
 def _check_together(session: Session) -> None:
