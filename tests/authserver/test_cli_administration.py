@@ -350,12 +350,19 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
         *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),
         *(("client", "disable", client_id), ("client", "enable", client_id), ("client", "delete", client_id, "--yes")),
         ("resource", "add", RESOURCE, "--name", "tools", "--scope", "a"),
-        ("resource", "remove", RESOURCE, "--yes"),
+        ("token", "revoke", "--client", key_id),
+        ("key", "rotate"),
+        ("key", "revoke", shell.json("key", "list")[0]["kid"], "--yes"),
+        ("key", "reseal", "--yes"),
+        ("export", str(shell.folder / "moved")),
     ):
-        assert shell.text(*command)
+        shell.text(*command)
+    credential = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
+    shell.text("resource", "credential", "rotate", credential)
+    shell.text("resource", "remove", RESOURCE, "--yes")
     recorded = {event["action"] for event in shell.json("audit")}
-    # `init` and the endpoints record the others.
-    assert recorded == set(ACTIONS) - {"key.create", "http.request", "token.issue"}
+    others = {"http.request", "installation.import", "key.remove", "key.retire", "token.introspect", "token.issue"}
+    assert recorded == set(ACTIONS) - others
     for action in ACTIONS:
         shell.text("audit", "--action", action)
     assert "There are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")

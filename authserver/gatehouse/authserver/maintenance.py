@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from sqlalchemy import or_, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import LeaseRow
@@ -101,7 +102,7 @@ class Maintenance:
         now = int(self._clock())
         with self._database.read() as session:
             held = session.get(LeaseRow, _NAME)
-            if held is not None and held.holder != self._holder and now < held.expires_at <= now + 2 * LEASE:
+            if held is not None and held.holder != self._holder and _is_held(held, now):
                 return False
         try:
             with self._database.write() as session:
@@ -128,3 +129,13 @@ class Maintenance:
             session.execute(
                 update(LeaseRow).where(LeaseRow.name == _NAME, LeaseRow.holder == self._holder).values(expires_at=0)
             )
+
+
+def is_led(session: Session, now: int) -> bool:
+    """Tell whether a server works on the database, or did until a moment ago."""
+    held = session.get(LeaseRow, _NAME)
+    return held is not None and _is_held(held, now)
+
+
+def _is_held(lease: LeaseRow, now: int) -> bool:
+    return now < lease.expires_at <= now + 2 * LEASE

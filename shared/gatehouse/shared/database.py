@@ -73,7 +73,7 @@ def shown_url(url: URL) -> str:
 
 
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. A patient one, for migrations, has no WAIT_LIMIT."""
+    """Return an engine for synchronous use. Connects on first use. A patient one, for long work, has no WAIT_LIMIT."""
     options = _options(url, pool_size, patient=patient)
     return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options))
 

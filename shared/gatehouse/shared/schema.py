@@ -62,8 +62,19 @@ def require_current(engine: Engine, schema: Schema) -> None:
     with engine.execution_options(**READ_ONLY).connect() as connection:
         _require_utf8(connection)
         current = _refuse_newer(connection, schema)
-    if current != ScriptDirectory.from_config(_config(schema.migrations)).get_current_head():
+    if current != newest_revision(schema):
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
+
+
+def newest_revision(schema: Schema) -> str | None:
+    """Return the revision that this version works with."""
+    return ScriptDirectory.from_config(_config(schema.migrations)).get_current_head()
+
+
+def known_revisions(schema: Schema) -> frozenset[str]:
+    """Return every revision that this version can upgrade from, and its own."""
+    script = ScriptDirectory.from_config(_config(schema.migrations))
+    return frozenset(revision.revision for revision in script.walk_revisions())
 
 
 def _require_utf8(connection: Connection) -> None:
@@ -87,8 +98,7 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
         raise SchemaMismatch(
             f"This is not a database of {server}, but another program's. Mend {server.upper()}_DATABASE_URL."
         )
-    script = ScriptDirectory.from_config(_config(schema.migrations))
-    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+    if current is not None and current not in known_revisions(schema):
         raise SchemaMismatch(
             "The database was migrated by a newer version. Install that version, or restore a backup made before it."
         )

@@ -12,13 +12,13 @@ from gatehouse.shared.schema import Schema, SchemaMismatch
 
 
 class SessionDatabase:
-    """One process's connections. Each server names its schema in a subclass."""
+    """One process's connections. Each server names its schema in a subclass. A patient one is for long work."""
 
     schema: Schema
 
-    def __init__(self, url: URL, *, pool_size: int = 1) -> None:
+    def __init__(self, url: URL, *, pool_size: int = 1, patient: bool = False) -> None:
         self.url = url
-        self.engine = open_engine(url, pool_size=pool_size)
+        self.engine = open_engine(url, pool_size=pool_size, patient=patient)
         self._reader = self.engine.execution_options(**READ_ONLY)
 
     @contextmanager

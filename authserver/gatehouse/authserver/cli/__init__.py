@@ -12,6 +12,7 @@ from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.secret import secret
 from gatehouse.authserver.cli.serve import init, serve
 from gatehouse.authserver.cli.token import token
+from gatehouse.authserver.cli.transfer import export, import_
 from gatehouse.shared.command_line import server_group
 
 
@@ -36,5 +37,5 @@ client.add_command(grant)
 client.add_command(secret)
 client.add_command(client_key)
 resource.add_command(credential)
-for command in (init, check, serve, resource, client, access_matrix, token, key, audit):
+for command in (init, check, serve, resource, client, access_matrix, token, key, audit, export, import_):
     main.add_command(command)

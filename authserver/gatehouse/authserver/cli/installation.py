@@ -65,10 +65,10 @@ class Installation:
 
 
 @contextmanager
-def open_installation(ctx: click.Context) -> Iterator[Installation]:
+def open_installation(ctx: click.Context, *, patient: bool = False) -> Iterator[Installation]:
     """Open the database for a command; what the domain refuses becomes a refusal of the command."""
     settings = settings_of(ctx)
-    database = Database(settings.database)
+    database = Database(settings.database, patient=patient)
     try:
         database.require_current()
         yield Installation(settings, database, Administrator(AuditRows(audit_event)))

@@ -87,10 +87,11 @@ def _check(registration: Registration) -> None:
         raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
     if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
         raise Refused("private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE.")
-    _check_values(registration.name, registration.token_ttl, registration.claims)
+    check_values(registration.name, registration.token_ttl, registration.claims)
 
 
-def _check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -> None:
+def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -> None:
+    """Check what an admin says of a client. Raises Refused."""
     check_name("client", name)
     if token_ttl is not None and not 1 <= token_ttl <= MAX_LIFETIME:
         raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
@@ -207,7 +208,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
     if update.default_ttl:
         members["token_ttl"] = None
     claims = {name: value for name, value in {**client.claims, **update.claims}.items() if value is not None}
-    _check_values(members.get("client_name", client.client_name), update.token_ttl, claims)
+    check_values(members.get("client_name", client.client_name), update.token_ttl, claims)
     changed = {name: value for name, value in members.items() if value != getattr(client, name)}
     row = session.get_one(ClientRow, client_id)
     for name, value in changed.items():

@@ -13,7 +13,8 @@ from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
 from gatehouse.shared.jose import InvalidKeySet, SigningKey
 from gatehouse.shared.settings import InvalidSettings
 
-_STATES: dict[str, State] = {"next": "next", "active": "active", "retiring": "retiring"}
+STATES: dict[str, State] = {"next": "next", "active": "active", "retiring": "retiring"}
+"""As they are stored."""
 
 
 SEALED_OTHERWISE = (
@@ -55,7 +56,7 @@ class Contents:
 
 def life_of(row: SigningKeyRow) -> Key:
     """Return what is known of a key's life, from its row."""
-    return Key(row.kid, row.alg, _STATES[row.state], row.published_at, row.retired_at)
+    return Key(row.kid, row.alg, STATES[row.state], row.published_at, row.retired_at)
 
 
 class Cabinet:

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gatehouse.authserver.settings import Settings
+from gatehouse.shared.new_files import flush_folder, new_file
 from gatehouse.shared.settings import InvalidSettings
 
 FILE_NAME = "sealing.key"
@@ -168,7 +168,7 @@ def put_next_sealing_key_in_place(settings: Settings) -> None:
     for unfinished in settings.keys_dir.glob(f"{_TEMPORARY}*"):
         # Of a process that was killed while it wrote one.
         unfinished.unlink()
-    _flush_folder(settings.keys_dir)
+    flush_folder(settings.keys_dir)
 
 
 @contextmanager
@@ -192,25 +192,9 @@ def _write_new(path: Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{generate_sealing_key()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # A link either makes the complete file appear under its name or fails because one is there.
-        os.link(temporary, path)
-        _flush_folder(path.parent)
+        with new_file(path, prefix=_TEMPORARY) as file:
+            file.write(f"{generate_sealing_key()}\n".encode("ascii"))
     except FileExistsError:
         return False
-    finally:
-        Path(temporary).unlink()
     return True
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -38,7 +38,7 @@ class Catalogue:
 def parse_scope_option(text: str) -> ScopeDeclaration:
     """Read `NAME` or `NAME=DESCRIPTION`. Raises Refused."""
     name, _, description = text.partition("=")
-    return _declaration({"scope": name, "description": description})
+    return read_declaration({"scope": name, "description": description})
 
 
 def parse_catalogue(document: bytes) -> Catalogue:
@@ -54,7 +54,7 @@ def parse_catalogue(document: bytes) -> Catalogue:
         raise Refused(f"The catalogue file cannot be read: {error}") from None
     if not isinstance(catalogue, dict):
         raise Refused(f"The catalogue file is not a JSON object. {_WRITE_IT}")
-    scopes = tuple(_declaration(scope) for scope in _objects(catalogue, "scopes"))
+    scopes = tuple(read_declaration(scope) for scope in _objects(catalogue, "scopes"))
     declared = [scope.scope for scope in scopes]
     if not declared or len(set(declared)) != len(declared):
         raise Refused("A catalogue declares at least one scope, and each scope once.")
@@ -71,7 +71,8 @@ def _objects(catalogue: Mapping[str, Any], member: str) -> list[Mapping[str, Any
     return values
 
 
-def _declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
+def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
+    """Read `scope`, `description` and `implies`. Raises Refused."""
     scope, description, implies = (
         members.get("scope"),
         members.get("description", ""),

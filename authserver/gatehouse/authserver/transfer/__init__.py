@@ -1,0 +1,1 @@
+"""An installation in one file: written from one database, read into another."""

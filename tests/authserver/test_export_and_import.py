@@ -1,0 +1,283 @@
+"""An installation that is moved from one database to another, by whoever holds the file and the sealing key."""
+
+import itertools
+import json
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, insert
+from support.authserver import AuthServer
+from support.clock import FakeClock
+from support.databases import PostgreSQL
+from support.transfer import FullInstallation, Moved, export_of, import_into, is_empty, rows_of
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.maintenance import LEASE, is_led
+from gatehouse.authserver.store.models import Base, audit_event
+from gatehouse.authserver.transfer.arrival import Arrival
+from gatehouse.authserver.transfer.lines import _READERS
+from gatehouse.authserver.transfer.tables import PART_OF, Part
+from gatehouse.shared.audit import AuditEvent, AuditRows
+from gatehouse.shared.database import parse_database_url
+from gatehouse.shared.jose import parse_key_set, read_header
+
+DAY = 86400
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """An empty database, of either kind whatever the kind of the first."""
+    if request.param == "sqlite":
+        yield parse_database_url(f"sqlite:///{tmp_path}/other/var/moved.db")
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    url = server.create_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def full(authserver: AuthServer) -> FullInstallation:
+    return FullInstallation(authserver)
+
+
+@pytest.fixture
+def moved(full: FullInstallation, other_database: URL, tmp_path: Path) -> Iterator[FullInstallation]:
+    """The same installation on another database, with its keys."""
+    source = full.server
+    template = Moved(other_database, export_of(source), source.clock, source.settings.keys_dir)
+    server = AuthServer(tmp_path / "moved", template, source.clock)
+    yield full.on(server)
+    server.close()
+
+
+@pytest.fixture
+def begun_anew(full: FullInstallation, other_database: URL, tmp_path: Path) -> Iterator[FullInstallation]:
+    """The same installation on another database, without its keys."""
+    source = full.server
+    template = Moved(other_database, export_of(source, keys=False), source.clock)
+    server = AuthServer(tmp_path / "moved", template, source.clock)
+    yield full.on(server)
+    server.close()
+
+
+def test_every_table_and_every_kind_of_column_has_its_place_in_an_export() -> None:
+    assert set(PART_OF) == set(Base.metadata.tables)
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            assert isinstance(column.type, tuple(_READERS)), f"{table.name}.{column.name}"
+
+
+def test_every_row_arrives_as_it_was(full: FullInstallation, moved: FullInstallation) -> None:
+    before, after = (rows_of(installation.server.settings.database) for installation in (full, moved))
+    exported = {name for name, part in PART_OF.items() if part is not Part.NEVER}
+    assert [name for name in exported if not before[name]] == [], "the test has a row of every table"
+    known = len(before["audit_event"])
+    imported = after["audit_event"][known:]
+    after["audit_event"] = after["audit_event"][:known]
+    assert {name: after[name] for name in exported} == {name: before[name] for name in exported}
+    assert imported[0]["action"] == "installation.import"
+    assert imported[0]["actor"] == "admin:tester"
+    assert imported[0]["detail"]["rows"] == {name: len(before[name]) for name in exported}
+    assert imported[0]["id"] > before["audit_event"][-1]["id"]
+
+
+def test_with_the_keys_every_credential_goes_on_and_what_was_taken_back_stays_so(
+    full: FullInstallation, moved: FullInstallation
+) -> None:
+    assert full.is_active(full.token)
+    assert moved.is_active(moved.token)
+    assert not moved.is_active(moved.revoked)
+    assert moved.issue().status_code == 200
+    assert moved.issue(moved.disabled).status_code == 401
+    moved.keyed.accepted()
+    moved.keyed.refused(moved.keyed.post(moved.assertion), "assertion: jti was used before")
+
+
+def test_with_the_keys_a_token_from_before_verifies_with_the_keys_that_are_published_now(
+    moved: FullInstallation,
+) -> None:
+    kid = read_header(moved.token).kid
+    assert kid in parse_key_set(moved.server.http.get("/.well-known/jwks.json").data)
+    fresh = moved.issue().json["access_token"]
+    assert read_header(fresh).kid == kid
+    assert moved.is_active(fresh)
+
+
+def test_indices_go_on_where_they_ended(full: FullInstallation, moved: FullInstallation) -> None:
+    """No bit that was reserved before is another token's now."""
+    before = {(row["list_id"], row["start"]) for row in rows_of(full.server.settings.database)["status_block"]}
+    assert moved.issue().status_code == 200
+    blocks = rows_of(moved.server.settings.database)["status_block"]
+    assert {(row["list_id"], row["start"]) for row in blocks} > before
+    spans = sorted((row["list_id"], row["start"], row["start"] + row["size"]) for row in blocks)
+    assert all(one[0] != next_[0] or one[2] <= next_[1] for one, next_ in itertools.pairwise(spans))
+
+
+def test_an_export_holds_no_private_material_unless_it_is_asked_for(full: FullInstallation) -> None:
+    documents = {keys: export_of(full.server, keys=keys) for keys in (False, True)}
+    rows = rows_of(full.server.settings.database)
+    private = [name for name, part in PART_OF.items() if part is Part.KEYS]
+    assert private
+    for name in private:
+        assert rows[name], name
+        line = f'{{"table":"{name}"'.encode()
+        assert line in documents[True]
+        assert line not in documents[False]
+        assert name not in json.loads(documents[False].splitlines()[-1])["rows"]
+    for document in documents.values():
+        for secret in (full.basic[1], full.disabled[1], full.credential[1]):
+            assert secret.encode() not in document
+    assert (full.server.settings.keys_dir / "sealing.key").read_bytes().strip() not in documents[True]
+
+
+def test_without_the_keys_clients_with_keys_go_on_and_the_others_need_a_new_secret(
+    full: FullInstallation, begun_anew: FullInstallation
+) -> None:
+    begun_anew.keyed.accepted()
+    begun_anew.keyed.refused(begun_anew.keyed.post(begun_anew.assertion), "assertion: jti was used before")
+    assert begun_anew.issue().status_code == 401
+    published = parse_key_set(begun_anew.server.http.get("/.well-known/jwks.json").data)
+    assert read_header(full.token).kid not in published
+    after = rows_of(begun_anew.server.settings.database)
+    assert after["revoked_token"] == rows_of(full.server.settings.database)["revoked_token"] != []
+    actions = [event["action"] for event in after["audit_event"]]
+    assert actions[actions.index("installation.import") + 1] == "key.create"
+
+
+def test_an_import_says_what_it_made_and_how_many_clients_need_a_secret(full: FullInstallation, tmp_path: Path) -> None:
+    arrivals = {}
+    for keys in (True, False):
+        folder = tmp_path / f"keys-{keys}"
+        folder.mkdir()
+        if keys:
+            (folder / "keys").symlink_to(full.server.settings.keys_dir)
+        url = parse_database_url(f"sqlite:///{folder}/moved.db")
+        arrivals[keys] = import_into(url, folder, export_of(full.server, keys=keys, audit=keys), full.server.clock)
+    assert (arrivals[True].created, arrivals[True].without_secret) == ([], 0)
+    assert (len(arrivals[False].created), arrivals[False].without_secret) == (1, 2)
+    assert "audit_event" not in arrivals[False].rows
+
+
+def test_an_old_export_never_signs_with_a_key_whose_time_is_over(
+    full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
+) -> None:
+    document, kid = export_of(full.server), read_header(full.issue().json["access_token"]).kid
+    clock.advance(60 * DAY)
+    server = AuthServer(
+        tmp_path / "moved", Moved(empty_database, document, clock, full.server.settings.keys_dir), clock
+    )
+    later = full.on(server)
+    old = {row["kid"] for row in rows_of(full.server.settings.database)["signing_key"]}
+    assert kid in old
+    assert read_header(later.issue().json["access_token"]).kid not in old
+    server.close()
+
+
+def test_an_export_is_one_picture_of_a_database_that_goes_on_changing(full: FullInstallation) -> None:
+    class Changing(BytesIO):
+        """Registers another client when the first row was read."""
+
+        def write(self, line: bytes) -> int:  # type: ignore[override]
+            if line.startswith(b'{"table"') and not created:
+                created.append(full.server.create_client()[0].client_id)
+            return super().write(line)
+
+    created: list[str] = []
+    clients = len(rows_of(full.server.settings.database)["client"])
+    document = export_of(full.server, file=Changing())
+    [client_id] = created
+    assert client_id.encode() not in document
+    assert json.loads(document.splitlines()[-1])["rows"]["client"] == clients
+
+
+@contextmanager
+def peak_of_memory() -> Iterator[list[int]]:
+    """Note how many bytes were allocated at most while the block ran."""
+    peak: list[int] = []
+    tracemalloc.start()
+    try:
+        yield peak
+        peak.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_trail_takes_no_more_memory_than_a_short_one(
+    authserver: AuthServer, clock: FakeClock, empty_database: URL, tmp_path: Path
+) -> None:
+    rows = AuditRows(audit_event, clock)
+    with authserver.services.database.write() as session:
+        for _ in range(10):
+            session.execute(
+                insert(audit_event),
+                [rows.values(AuditEvent("token.issue", "allowed", reason="long " * 100)) for _ in range(1000)],
+            )
+    path = tmp_path / "export.jsonl"
+    with path.open("wb") as file, peak_of_memory() as exporting:
+        export_of(authserver, file=file)
+    document = path.read_bytes()
+    assert len(document) > 7_000_000
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "keys").symlink_to(authserver.settings.keys_dir)
+    with peak_of_memory() as importing:
+        arrived = import_into(empty_database, tmp_path / "moved", document, clock)
+    assert arrived.rows["audit_event"] > 10_000
+    assert max(*exporting, *importing) < 5_000_000
+
+
+def test_of_two_imports_at_once_one_is_carried_out(
+    full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
+) -> None:
+    document = export_of(full.server)
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    (folder / "keys").symlink_to(full.server.settings.keys_dir)
+
+    def attempt(_: int) -> Arrival | Refused:
+        try:
+            return import_into(empty_database, folder, document, clock)
+        except Refused as refused:
+            return refused
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = sorted(threads.map(attempt, range(2)), key=lambda outcome: isinstance(outcome, Refused))
+    assert isinstance(outcomes[0], Arrival)
+    assert "is not empty" in str(outcomes[1])
+    assert len(rows_of(empty_database)["client"]) == len(rows_of(full.server.settings.database)["client"])
+
+
+def test_nothing_is_imported_where_the_keys_do_not_open(
+    full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
+) -> None:
+    document = export_of(full.server)
+    folder = tmp_path / "moved"
+    with pytest.raises(Refused, match=r"There is no sealing key.*Put the sealing key .* at .*moved/keys/sealing\.key"):
+        import_into(empty_database, folder, document, clock)
+    (folder / "keys").mkdir(parents=True, mode=0o700)
+    path = folder / "keys" / "sealing.key"
+    path.touch(mode=0o600)
+    path.write_text("A" * 43)
+    with pytest.raises(Refused, match=r"sealed with another sealing key.*Nothing was imported"):
+        import_into(empty_database, folder, document, clock)
+    assert is_empty(empty_database)
+    path.write_bytes((full.server.settings.keys_dir / "sealing.key").read_bytes())
+    import_into(empty_database, folder, document, clock)
+    assert not is_empty(empty_database)
+
+
+def test_a_server_that_works_on_the_database_is_noticed_until_its_lease_is_over(authserver: AuthServer) -> None:
+    def is_noticed() -> bool:
+        with authserver.services.database.read() as session:
+            return is_led(session, int(authserver.clock()))
+
+    assert not is_noticed()
+    assert authserver.services.maintenance.run_once()
+    assert is_noticed()
+    authserver.clock.advance(LEASE)
+    assert not is_noticed()

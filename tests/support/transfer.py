@@ -1,0 +1,167 @@
+"""Exports and imports in this process, at a time that a test sets."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import URL, select
+from werkzeug.test import TestResponse
+
+from gatehouse.authserver.clients.administration import set_disabled
+from gatehouse.authserver.clients.resource_credentials import create_credential
+from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.store.models import Base, audit_event
+from gatehouse.authserver.transfer.arrival import Arrival, import_installation
+from gatehouse.authserver.transfer.departure import write_export
+from gatehouse.authserver.transfer.lines import Header
+from gatehouse.authserver.transfer.reading import ExportReader
+from gatehouse.shared.administration import Administrator
+from gatehouse.shared.audit import AuditRows
+from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.schema import newest_revision
+from support.assertions import KeyClient
+from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, settings_in
+from support.clock import FakeClock
+
+
+def export_of(
+    server: AuthServer, *, keys: bool = True, audit: bool = True, file: BinaryIO | None = None, **changes: Any
+) -> bytes:
+    """Return the export of an installation, or write it to a file."""
+    server._flush()
+    target = file or BytesIO()
+    header = {"schema": newest_revision(Database.schema), "issuer": server.settings.issuer, **changes}
+    database = Database(server.settings.database)
+    try:
+        write_export(
+            database,
+            target,
+            Header(created_at=int(server.clock()), keys=keys, audit=audit, **header),
+            lambda counts: None,
+            lambda table, done: None,
+        )
+    finally:
+        database.close()
+    return target.getvalue() if isinstance(target, BytesIO) else b""
+
+
+def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **changes: Any) -> Arrival:
+    """Import an export into a database, with the sealing key in a folder."""
+    settings = settings_in(folder, database_url=url.render_as_string(hide_password=False), **changes)
+    database = Database(settings.database)
+    admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
+    try:
+        reader = ExportReader(BytesIO(document), settings.issuer)
+        return import_installation(settings, database, admin, reader, lambda table, done: None)
+    finally:
+        database.close()
+
+
+@dataclass
+class Moved:
+    """An installation that is made by importing an export; a template for one server."""
+
+    url: URL
+    document: bytes
+    clock: FakeClock
+    keys: Path | None = None
+    """Where its sealing key is carried from."""
+
+    def install(self, folder: Path) -> str:
+        folder.mkdir()
+        if self.keys is not None:
+            shutil.copytree(self.keys, folder / "keys")
+        import_into(self.url, folder, self.document, self.clock)
+        return self.url.render_as_string(hide_password=False)
+
+    def discard(self) -> None:
+        """The database is its owner's."""
+
+
+def rows_of(url: URL) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table, in one order on every database."""
+    database = Database(url)
+    try:
+        with database.read() as session:
+            return {
+                table.name: sorted(
+                    (dict(row) for row in session.execute(select(table)).mappings()),
+                    key=lambda row: [
+                        (len(str(row[column.name])), str(row[column.name])) for column in table.primary_key
+                    ],
+                )
+                for table in Base.metadata.sorted_tables
+            }
+    finally:
+        database.close()
+
+
+def is_empty(url: URL) -> bool:
+    """Tell whether no table of a migrated database has a row."""
+    return not any(rows_of(url).values())
+
+
+def with_trailer(lines: Sequence[bytes]) -> bytes:
+    """Return an export whose last line is right for the lines before it, as somebody writes it who alters an export."""
+    *before, last = lines
+    counts = dict.fromkeys(json.loads(last)["rows"], 0)
+    for line in before[1:]:
+        name = json.loads(line).get("table")
+        if name in counts:
+            counts[name] += 1
+    document = b"".join(before)
+    trailer = {"rows": counts, "sha256": hashlib.sha256(document).hexdigest()}
+    return document + json.dumps(trailer, separators=(",", ":")).encode() + b"\n"
+
+
+class FullInstallation:
+    """A server with something in every table, and what its clients hold."""
+
+    def __init__(self, server: AuthServer) -> None:
+        self.server = server
+        server.add_resource(OTHER_RESOURCE)
+        client, secret = server.create_client(claims={"workspace_id": "wks_1"}, token_ttl=600)
+        self.basic = (client.client_id, secret)
+        self.token = self.issue().json["access_token"]
+        self.revoked = self.issue().json["access_token"]
+        assert server.http.post("/revoke", data={"token": self.revoked}, headers=_basic(self.basic)).status_code == 200
+        self.keyed = KeyClient(server, SigningKey.generate("ES256"))
+        self.assertion = self.keyed.assertion()
+        assert self.keyed.post(self.assertion).status_code == 200
+        gone, gone_secret = server.create_client()
+        self.disabled = (gone.client_id, gone_secret)
+        assert self.issue(self.disabled).status_code == 200
+        with server.services.database.write() as session:
+            set_disabled(session, server.admin, gone.client_id, disabled=True)
+            keys = server.services.keys.ring()
+            created, credential = create_credential(session, server.admin, keys, RESOURCE)
+            server.services.rotation.publish(session)
+        self.credential = (created.credential_id, credential)
+
+    def on(self, server: AuthServer) -> "FullInstallation":
+        """Return the same clients, as they use another server."""
+        moved = object.__new__(FullInstallation)
+        moved.__dict__ = {**self.__dict__, "server": server}
+        moved.keyed = object.__new__(KeyClient)
+        moved.keyed.__dict__ = {**self.keyed.__dict__, "server": server}
+        return moved
+
+    def issue(self, basic: tuple[str, str] | None = None) -> TestResponse:
+        """Ask for a token with a client's secret."""
+        return self.server.post_token(basic=basic or self.basic)
+
+    def is_active(self, token: str) -> bool:
+        """What the resource is told of a token by introspection."""
+        response = self.server.http.post("/introspect", data={"token": token}, headers=_basic(self.credential))
+        assert response.status_code == 200, response.text
+        active: bool = response.json["active"]
+        return active
+
+
+def _basic(credentials: tuple[str, str]) -> dict[str, str]:
+    return {"Authorization": basic_header(*credentials)}
