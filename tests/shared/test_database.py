@@ -214,9 +214,9 @@ def test_options_of_the_environment_hold_as_those_of_the_url_do(
 
 @pytest.mark.only_on("postgresql")
 def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
-    patient = open_engine(empty_database, patient=True)
-    assert settings_of_connection(patient) == ["0", "0", "UTF8"]
-    patient.dispose()
+    migrating = open_engine(empty_database, migrates=True)
+    assert settings_of_connection(migrating) == ["0", "0", "UTF8"]
+    migrating.dispose()
 
 
 @pytest.mark.anyio

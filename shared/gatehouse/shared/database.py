@@ -72,10 +72,14 @@ def shown_url(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. A patient one, for migrations, has no WAIT_LIMIT."""
-    options = _options(url, pool_size, patient=patient)
-    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options))
+def open_engine(url: URL, *, pool_size: int = 5, migrates: bool = False) -> Engine:
+    """Return an engine for synchronous use. Connects on first use.
+
+    One that migrates has no WAIT_LIMIT, and on SQLite it enforces no foreign key: a table that is rebuilt is dropped
+    under its old name, and with it would go every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
+    """
+    options = _options(url, pool_size, migrates=migrates)
+    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), migrates=migrates)
 
 
 def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
@@ -109,7 +113,7 @@ def _drivers(url: URL) -> tuple[str, str]:
     return _DRIVERS[url.get_backend_name()]
 
 
-def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, Any]:
+def _options(url: URL, pool_size: int, *, migrates: bool = False) -> dict[str, Any]:
     options: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 0,
@@ -118,13 +122,13 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
         "hide_parameters": True,
     }
     if url.get_backend_name() == "postgresql":
-        options |= {"pool_pre_ping": True, "connect_args": _connect_args(url, patient=patient)}
+        options |= {"pool_pre_ping": True, "connect_args": _connect_args(url, migrates=migrates)}
     return options
 
 
-def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
+def _connect_args(url: URL, *, migrates: bool) -> dict[str, Any]:
     """Return what every connection to PostgreSQL is opened with, whatever its URL says."""
-    ours = [] if patient else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
+    ours = [] if migrates else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
     theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
     # What the operator says comes last, and wins.
     options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
@@ -143,7 +147,7 @@ def _hide_values(context: ExceptionContext) -> None:
         error.args = (text,)
 
 
-def _with_listeners(engine: Engine) -> Engine:
+def _with_listeners(engine: Engine, *, migrates: bool = False) -> Engine:
     if engine.dialect.name != "sqlite":
         event.listen(engine, "handle_error", _hide_values)
         return engine
@@ -155,7 +159,7 @@ def _with_listeners(engine: Engine) -> Engine:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if migrates else 'ON'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
