@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from alembic import command
 from sqlalchemy import select, text, update
 from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
+from support.migrations import downgrade
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
@@ -17,7 +17,6 @@ from gatehouse.authserver.keys.sealing import SealingKey
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.store.models import SigningKeyRow
 from gatehouse.shared.jose import SigningKey, parse_key_set, read_header
-from gatehouse.shared.schema import _config
 
 DAY = 86400
 
@@ -198,8 +197,8 @@ def test_the_newest_key_of_an_older_version_becomes_the_active_one_and_its_time_
 ) -> None:
     database = authserver.services.database
     other = SigningKey.generate("ES256")
+    downgrade(database.url, database.schema, "0003")
     with database.engine.begin() as connection:
-        command.downgrade(_config(database.schema.migrations, connection), "0003")
         connection.execute(
             text("INSERT INTO signing_key (kid, alg, sealed, created_at) SELECT :kid, alg, sealed, 5 FROM signing_key"),
             {"kid": other.kid},

@@ -149,7 +149,7 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
         ),
         pytest.param(
             ('scopes=["door:open"]', 'scopes="door:open"'),
-            r'mytools\.py:\d+: open_door has a text for its scopes\. Write scopes=\["door:open"\]',
+            r'mytools\.py:\d+: open_door has a text for its scopes\. Write a list: \["door:open"\]',
             id="a text for scopes",
         ),
         pytest.param(

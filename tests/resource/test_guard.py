@@ -376,7 +376,10 @@ async def own_middleware(ctx: Any, call_next: Any) -> Any:
         ({"red_note": ["note:read"]}, r"server Notes: the table names the tool red_note, .* It has: burn_notes, look_"),
         ({"read_note": ["note:raed"]}, r"server Notes: read_note needs the scope note:raed, which is not declared"),
         ({"read_note": []}, r"server Notes: read_note has no scopes"),
-        ({"read_note": "note:read"}, r"server Notes: read_note has no scopes"),
+        (
+            {"read_note": "note:read"},
+            r'server Notes: read_note has a text for its scopes. Write a list: \["note:read"\]',
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_stops_the_start(change: dict[str, Sequence[str]], problem: str) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command as alembic
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from click.testing import CliRunner
-from sqlalchemy import URL, inspect, select, text
+from sqlalchemy import JSON, URL, Connection, MetaData, inspect, select, text
 from support.databases import PostgreSQL
+from support.migrations import downgrade
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.clients.lives import Life, end, life_of
@@ -85,11 +86,11 @@ def shape(database: Any) -> list[Any]:
     return found
 
 
-def with_revisions_of(server: str, folder: Path, revisions: str = "*.py") -> schema.Schema:
+def with_revisions_of(server: str, folder: Path, *revisions: str) -> schema.Schema:
     """Return a copy of a server's migrations, those of its revisions that are wanted."""
     [package] = importlib.util.find_spec(f"gatehouse.{server}.store").submodule_search_locations
     shutil.copytree(Path(package) / "migrations", folder)
-    wanted = {path.name for path in (folder / "versions").glob(revisions)}
+    wanted = {path.name for pattern in revisions or ("*.py",) for path in (folder / "versions").glob(pattern)}
     for path in (folder / "versions").glob("*.py"):
         if path.name not in wanted:
             path.unlink()
@@ -169,11 +170,84 @@ def test_init_on_a_newer_database_is_a_refusal(
     assert "newer version" in run.output
 
 
+def revisions_of(server: str) -> list[str]:
+    script = ScriptDirectory.from_config(schema._config(SERVERS[server][0].schema.migrations))
+    return sorted(revision.revision for revision in script.walk_revisions())
+
+
+def fill(connection: Connection) -> None:
+    """Give every table a row that refers to those of the others."""
+    found = MetaData()
+    found.reflect(connection)
+    rows: dict[str, dict[str, Any]] = {}
+    for table in found.sorted_tables:
+        if table.name == "alembic_version":
+            continue
+        row = {column.name: of_type(column.type) for column in table.columns}
+        for key in table.foreign_keys:
+            row[key.parent.name] = rows[key.column.table.name][key.column.name]
+        rows[table.name] = row
+        connection.execute(table.insert(), row)
+
+
+def of_type(kind: Any) -> Any:
+    """Return a value for a column: the same one for all of a type, but none for a column of JSON but an empty list."""
+    if isinstance(kind, JSON):
+        return []
+    python_type = kind.python_type
+    return {str: "x", int: 1, bool: True, bytes: b"x"}[python_type]
+
+
+def numbers(database: Any) -> dict[str, int]:
+    """Return how many rows each table has."""
+    with database.engine.begin() as connection:
+        return {
+            table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+            for table in inspect(connection).get_table_names()
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"), [(name, revision) for name in SERVERS for revision in revisions_of(name)]
+)
+def test_an_upgrade_keeps_every_row(
+    database: Any, name: str, revision: str, empty_database: URL, tmp_path: Path
+) -> None:
+    """SQLite drops a table that is rebuilt, and with it every row that refers to it, where it enforces references."""
+    package = "resource" if name == "resourceserver" else name
+    older = [f"{number}_*.py" for number in revisions_of(name) if number <= revision]
+    create_file(empty_database)
+    schema.upgrade(empty_database, with_revisions_of(package, tmp_path / "migrations", *older))
+    with database.engine.begin() as connection:
+        fill(connection)
+    before = numbers(database)
+    assert set(before.values()) == {1}
+    database.migrate()
+    after = numbers(database)
+    assert {table: after[table] for table in before} == before
+    database.require_current()
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("name", ["authserver"])
+def test_a_migration_that_breaks_a_reference_is_refused_and_undone(
+    database: Any, empty_database: URL, tmp_path: Path
+) -> None:
+    database.migrate()
+    with database.engine.begin() as connection:
+        fill(connection)
+    later = with_later_revision(tmp_path / "migrations", 'op.execute("DELETE FROM client")')
+    with pytest.raises(schema.SchemaMismatch, match="In client_grant, client_key, client_secret rows refer to rows"):
+        schema.upgrade(empty_database, later)
+    assert set(numbers(database).values()) == {1}
+    database.require_current()
+
+
 def test_the_directory_of_the_first_version_is_kept(empty_database: URL, tmp_path: Path) -> None:
     first = with_revisions_of("resource", tmp_path / "migrations", "0001_*.py")
     database = ResourceServerDatabase(empty_database)
     create_file(empty_database)
-    schema.upgrade(database.engine, first)
+    schema.upgrade(empty_database, first)
     with database.engine.begin() as connection:
         for row in (
             "workspace VALUES ('wks_1', 'acme', 1)",
@@ -198,7 +272,7 @@ def test_credentials_that_had_no_end_before_have_none_after_and_what_ended_does_
 ) -> None:
     database = AuthServerDatabase(empty_database)
     create_file(empty_database)
-    schema.upgrade(database.engine, with_revisions_of("authserver", tmp_path / "migrations", "000[1-5]_*.py"))
+    schema.upgrade(empty_database, with_revisions_of("authserver", tmp_path / "migrations", "000[1-5]_*.py"))
     with database.write() as session:
         client = "client_id, client_name, token_endpoint_auth_method, claims, created_at"
         for row in (
@@ -215,8 +289,8 @@ def test_credentials_that_had_no_end_before_have_none_after_and_what_ended_does_
             assert life_of(credential) == Life(1)
         end(secrets[0], 2)
         end(secrets[1], 2, overlap=1)
+    downgrade(empty_database, database.schema, "0005")
     with database.engine.begin() as connection:
-        alembic.downgrade(schema._config(database.schema.migrations, connection), "0005")
         assert connection.scalars(text("SELECT secret_id FROM client_secret")).all() == ["u"]
     database.close()
 
@@ -241,7 +315,7 @@ def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, 
     later = with_later_revision(tmp_path / "migrations")
     with pytest.raises(schema.SchemaMismatch, match="Run: authserver init"):
         schema.require_current(database.engine, later)
-    schema.upgrade(database.engine, later)
+    schema.upgrade(empty_database, later)
     schema.require_current(database.engine, later)
     assert "later" in tables(database)
     database.close()
@@ -252,7 +326,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database: UR
     database.migrate()
     before = tables(database)
     with pytest.raises(ZeroDivisionError):
-        schema.upgrade(database.engine, with_later_revision(tmp_path / "migrations", "raise ZeroDivisionError"))
+        schema.upgrade(empty_database, with_later_revision(tmp_path / "migrations", "raise ZeroDivisionError"))
     assert tables(database) == before
     database.require_current()
     database.close()

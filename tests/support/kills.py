@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alembic import command
 from sqlalchemy import URL, select
 
 from gatehouse.authserver.app import create_services
@@ -24,8 +23,8 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.schema import _config
 from support.authserver import ISSUER
+from support.migrations import downgrade
 from support.shell import CREATE, RESOURCE, Shell
 
 BEFORE_KEYS_LIVED = "0003"
@@ -242,10 +241,7 @@ def migrate(killed: Killed, times: int) -> None:
 def _downgrade(killed: Killed) -> set[str]:
     """Bring the database to a revision before this one. Return the kids, which are in both."""
     kids = set(killed.contents().keys)
-    database = Database(killed.url)
-    with database.engine.begin() as connection:
-        command.downgrade(_config(database.schema.migrations, connection), BEFORE_KEYS_LIVED)
-    database.close()
+    downgrade(killed.url, Database.schema, BEFORE_KEYS_LIVED)
     return kids
 
 

@@ -234,7 +234,7 @@ def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
     if isinstance(scopes, _AnyValidToken):
         return frozenset()
     if isinstance(scopes, str) and scopes:
-        raise InvalidCatalogue(f'{source}: {name} has a text for its scopes. Write scopes=["{scopes}"].')
+        raise InvalidCatalogue(f'{source}: {name} has a text for its scopes. Write a list: ["{scopes}"].')
     if not scopes:
         raise InvalidCatalogue(
             f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."

@@ -72,10 +72,14 @@ def shown_url(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. A patient one, for long work, has no WAIT_LIMIT."""
+def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
+    """Return an engine for synchronous use. Connects on first use. A patient one, for long work, has no WAIT_LIMIT.
+
+    Without `references`, SQLite enforces no foreign key. That is for migrations: a table that is rebuilt is dropped
+    under its old name, and with it would go every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
+    """
     options = _options(url, pool_size, patient=patient)
-    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options))
+    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
 
 
 def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
@@ -143,7 +147,7 @@ def _hide_values(context: ExceptionContext) -> None:
         error.args = (text,)
 
 
-def _with_listeners(engine: Engine) -> Engine:
+def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
     if engine.dialect.name != "sqlite":
         event.listen(engine, "handle_error", _hide_values)
         return engine
@@ -155,7 +159,7 @@ def _with_listeners(engine: Engine) -> Engine:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -6,9 +6,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import URL, Connection, Engine, inspect
 
-from gatehouse.shared.database import READ_ONLY
+from gatehouse.shared.database import READ_ONLY, open_engine
 
 _TAKE_TURNS = {
     "postgresql": "SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))",
@@ -40,17 +40,33 @@ def _config(migrations: str, connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(engine: Engine, schema: Schema) -> None:
+def upgrade(url: URL, schema: Schema) -> None:
     """Bring the database to the newest revision in one transaction. Does nothing when it is there.
 
     Raises:
         SchemaMismatch: the database was migrated by a newer version, or cannot hold every text.
     """
-    with engine.begin() as connection:
-        _require_utf8(connection)
-        _refuse_newer(connection, schema)
-        connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
-        command.upgrade(_config(schema.migrations, connection), "head")
+    engine = open_engine(url, pool_size=1, patient=True, references=False)
+    try:
+        with engine.begin() as connection:
+            _require_utf8(connection)
+            _refuse_newer(connection, schema)
+            connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
+            command.upgrade(_config(schema.migrations, connection), "head")
+            _require_references(connection)
+    finally:
+        engine.dispose()
+
+
+def _require_references(connection: Connection) -> None:
+    """Refuse what a migration made of the rows, if one refers to another that is not there."""
+    if connection.dialect.name != "sqlite":
+        return
+    if broken := {row[0] for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}:
+        raise SchemaMismatch(
+            f"In {', '.join(sorted(broken))} rows refer to rows that are not there, and nothing was migrated. "
+            "Restore a backup, or report this."
+        )
 
 
 def require_current(engine: Engine, schema: Schema) -> None:

@@ -37,15 +37,10 @@ class SessionDatabase:
         """Create or upgrade the schema.
 
         Raises:
-            SchemaMismatch: a newer version did, or the database's encoding is not UTF8.
+            SchemaMismatch: a newer version did, or the database's encoding is not UTF8, or its rows do not fit.
         """
         create_file(self.url)
-        # A migration takes as long as it takes.
-        engine = open_engine(self.url, pool_size=1, patient=True)
-        try:
-            schema.upgrade(engine, self.schema)
-        finally:
-            engine.dispose()
+        schema.upgrade(self.url, self.schema)
 
     def require_current(self) -> None:
         """Refuse a database that this version did not prepare.
