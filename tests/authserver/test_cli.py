@@ -97,6 +97,7 @@ def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> N
         "token_ttl": 60,
         "token_endpoint_audience": False,
         "key_ids": [],
+        "keys": [],
         "claims": {"workspace_id": "wks_1"},
         "grants": [{"resource": RESOURCE, "scope": "env:read"}],
         "client_id_issued_at": created["client_id_issued_at"],

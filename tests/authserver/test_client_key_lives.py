@@ -209,3 +209,15 @@ def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "old.pem"))["client_id"]
     assert "Takes effect" in shell.run(*replace, client_id, "--generate-key", str(path), "--yes").stderr
     assert path.exists()
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("kid", ["-abcdefgh", "--abcdefg", "-hbcdefgh", "-"])
+def test_a_key_whose_name_begins_like_an_option_can_be_named(shell: Shell, kid: str) -> None:
+    """One thumbprint of 64 does."""
+    file = shell.folder / "jwks.json"
+    file.write_bytes(jwks(public_jwk(OLD, kid="a"), public_jwk(NEW, kid=kid)))
+    client_id = shell.json(*CREATE, "--jwks", str(file))["client_id"]
+    left = shell.json("client", "key", "expire", client_id, kid, "--yes")
+    assert {known["kid"]: known["state"] for known in left} == {"a": "live", kid: "over"}
+    assert f"There is no key {kid}" in shell.refusal("key", "revoke", kid)

@@ -34,6 +34,10 @@ from gatehouse.shared.settings import InvalidSettings
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
+TAKES_A_KEY = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+"""Context settings of a command whose argument names a key: one thumbprint of 64 begins with a dash, as options do."""
+
+
 class Refusal(click.ClickException):
     """The command was understood and not carried out. Exit code 1; nothing was changed."""
 

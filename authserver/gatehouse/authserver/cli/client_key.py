@@ -11,7 +11,7 @@ from gatehouse.authserver.cli.overlap import LIFE_COLUMNS, note_overlap, overlap
 from gatehouse.authserver.clients.key_replacement import expire_key, replace_keys
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared.command_line import confirm, example, output_option, print_records
+from gatehouse.shared.command_line import TAKES_A_KEY, confirm, example, output_option, print_records
 
 
 @click.group("key")
@@ -60,7 +60,7 @@ def replace(
         click.echo(WITHIN_A_SECOND, err=True)
 
 
-@client_key.command()
+@client_key.command(context_settings=TAKES_A_KEY)
 @click.argument("client_id")
 @click.argument("key")
 @click.option("--yes", is_flag=True, help="Do not ask.")

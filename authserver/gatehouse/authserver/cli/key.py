@@ -13,7 +13,7 @@ from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealing import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
 from gatehouse.authserver.store.models import SigningKeyRow
 from gatehouse.shared.clock import iso_time
-from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
+from gatehouse.shared.command_line import TAKES_A_KEY, confirm, example, output_option, print_record, print_records
 
 
 @click.group()
@@ -77,7 +77,7 @@ def rotate(ctx: click.Context, output: str) -> None:
     print_record(record, output)
 
 
-@key.command()
+@key.command(context_settings=TAKES_A_KEY)
 @click.argument("kid")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option

@@ -94,8 +94,8 @@ class AssertionVerifier:
                 jose.verify(credentials.assertion, header, self._decoys[header.alg])
         return Signed(header.typ, None, failure=failure)
 
-    def accept(self, signed: Signed, client: Client) -> None:
-        """Accept an examined assertion of a client, once.
+    def accept(self, signed: Signed, client: Client) -> ClientKey:
+        """Accept an examined assertion of a client, once. Return the key that signed it.
 
         Raises:
             OAuthError: `invalid_client`; the private reason names the failed check.
@@ -114,6 +114,7 @@ class AssertionVerifier:
         # Last, because only an assertion that is good in all else may spend its jti.
         if not self._replay.spend(PURPOSE, client.client_id, jti, expires_at):
             raise _refuse("jti was used before", _NEW_ASSERTION)
+        return signed.key
 
     def _check_parties(self, claims: Mapping[str, Any], client: Client) -> None:
         if claims.get("iss") != client.client_id or claims.get("sub") != client.client_id:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.clients.assertions import AssertionVerifier, Signed
 from gatehouse.authserver.clients.credentials import AssertionCredentials, Credentials, read_credentials
-from gatehouse.authserver.clients.last_use import LastUse
+from gatehouse.authserver.clients.last_use import CredentialRow, LastUse
 from gatehouse.authserver.clients.lives import likeliest_first, over
 from gatehouse.authserver.clients.registry import Client, ClientRegistry
 from gatehouse.authserver.clients.secrets import StoredSecret, find
@@ -56,13 +56,14 @@ class ClientAuthenticator:
                 f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
                 client_command("show", client.client_id),
             )
+        used: tuple[CredentialRow, *tuple[str, ...]]
         if isinstance(proof, Signed):
-            self.assertions.accept(proof, client)
+            used = ClientKeyRow, client.client_id, self.assertions.accept(proof, client).thumbprint
         else:
-            self._accept(proof, client)
+            used = ClientSecretRow, self._accept(proof, client).secret_id
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
-        self._note_use(proof, client)
+        self.last_use.note(*used)
         return AuthenticatedClient(client)
 
     def _examine(self, credentials: Credentials, client: Client | None, keys: KeyRing) -> Signed | StoredSecret | None:
@@ -72,17 +73,12 @@ class ClientAuthenticator:
         stored = likeliest_first(client.secrets if client else (), self.clock())
         return find(credentials.secret, stored, keys.peppers)
 
-    def _accept(self, secret: StoredSecret | None, client: Client) -> None:
+    def _accept(self, secret: StoredSecret | None, client: Client) -> StoredSecret:
         if secret is None:
             raise invalid_client("wrong secret", _compare_secrets(client.client_id))
         if secret.life.is_over(self.clock()):
             raise invalid_client(f"the secret {secret.secret_id} {over(secret.life)}", _newer_secret(client.client_id))
-
-    def _note_use(self, proof: Signed | StoredSecret | None, client: Client) -> None:
-        if isinstance(proof, StoredSecret):
-            self.last_use.note(ClientSecretRow, proof.secret_id)
-        elif proof is not None and proof.key is not None:
-            self.last_use.note(ClientKeyRow, client.client_id, proof.key.thumbprint)
+        return secret
 
 
 def _compare_secrets(client_id: str) -> str:
