@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import URL
 from support import authserver as authserver_support
@@ -14,6 +15,10 @@ from support.databases import BACKENDS, PostgreSQL, PostgreSQLTemplate, SQLiteTe
 from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.shared.database import parse_database_url
+
+# No test judges by the time that it took.
+hypothesis.settings.register_profile("gatehouse", deadline=None)
+hypothesis.settings.load_profile("gatehouse")
 
 
 @pytest.fixture(autouse=True)

@@ -216,7 +216,7 @@ def run_for(world: World, seconds: int) -> None:
         world.check_readers()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(STEPS, min_size=1, max_size=25), st.sampled_from([DAY, 7 * DAY, 30 * DAY]))
 def test_over_any_life_of_a_server_every_live_token_is_accepted_and_one_key_signs(
     steps: list[tuple[str, int]], period: int

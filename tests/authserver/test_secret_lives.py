@@ -240,7 +240,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_over_any_life_a_secret_works_exactly_until_its_end_and_never_more_than_two_do(
     authserver: AuthServer, steps: list[tuple[str, int, int]]
