@@ -3,7 +3,7 @@
 import itertools
 import sqlite3
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import anyio
@@ -91,6 +91,13 @@ async def test_an_import_is_followed_to_its_end_and_can_be_repeated(
         assert len(await listed(agent, environment_id)) == 500
 
 
+def lock(database: sqlite3.Connection) -> None:
+    """Take the write lock between two transactions of another process: SQLite's own wait would sleep through most."""
+    while not database.in_transaction:
+        with suppress(sqlite3.OperationalError):
+            database.execute("BEGIN IMMEDIATE")
+
+
 @both_versions
 async def test_an_agent_that_leaves_half_way_stops_its_import_and_finds_again_what_was_made(
     stack: LocalStack, workspace_id: str, mode: Mode
@@ -106,14 +113,14 @@ async def test_an_agent_that_leaves_half_way_stops_its_import_and_finds_again_wh
     async def follow(agent: Agent) -> None:
         await agent.client.call_tool("import_organizations", arguments, progress_callback=on_progress)
 
-    database = sqlite3.connect(stack.folder / "var" / "resourceserver.db", isolation_level=None)
+    database = sqlite3.connect(stack.folder / "var" / "resourceserver.db", isolation_level=None, timeout=0)
     with closing(database):
         async with connect(stack, credentials, mode) as agent, anyio.create_task_group() as tasks:
             arguments["environment_id"] = await environment_of(agent)
             tasks.start_soon(follow, agent)
             await begun.wait()
             # No further transaction ends before the agent has left.
-            database.execute("BEGIN IMMEDIATE")
+            lock(database)
             tasks.cancel_scope.cancel()
         let_every_worker_turn(stack)
         database.execute("ROLLBACK")
