@@ -8,7 +8,7 @@ from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
-from gatehouse.shared.status_list import MEDIA_TYPE, PATH
+from gatehouse.shared.status_list import MEDIA_TYPE, PATH, parse_list_uri
 
 # A cache between here and a resource server would make revocation wait for it.
 _HEADERS = {"Cache-Control": "no-cache"}
@@ -24,8 +24,12 @@ def status_lists(services: Services, request: Request) -> Response:
 
 def status_list(services: Services, request: Request) -> Response:
     """Answer with a signed list; 304 to a reader that has it already."""
+    issuer = services.settings.issuer
+    # What is no id is not looked up: not every text can be asked for.
+    list_id = parse_list_uri(issuer, f"{issuer}{request.path}")
     try:
-        published = services.status_lists.find(request.path.removeprefix(f"{PATH}/"), services.keys.ring().signing_key)
+        key = services.keys.ring().signing_key
+        published = services.status_lists.find(list_id, key) if list_id is not None else None
     except (SQLAlchemyError, NoUsableKey) as error:
         return render(temporarily_unavailable(type(error).__name__), request.request_id)
     if published is None:
