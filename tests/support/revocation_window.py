@@ -69,8 +69,9 @@ async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
 async def measure(stack: LocalStack, what: What, samples: int, apart: float, rate: float = 0) -> Windows:
     """Take back `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
 
-    Each token is watched until every worker refuses it, which has to come. Tokens and clients overlap, `apart` seconds from each other;
-    keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls a second.
+    Each token is watched until every worker refuses it, which has to come. Tokens and clients overlap, `apart` seconds
+    from each other; keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls
+    a second.
     """
     windows = Windows(what)
     clients = [stack.create_client(f"measured-{number}", "env:read") for number in range(samples)]
