@@ -364,3 +364,13 @@ def test_a_sealing_key_that_is_no_file_is_refused_without_waiting_for_it(authser
     os.mkfifo(path, 0o600)
     with pytest.raises(InvalidSettings, match="not a file of yours"):
         load_sealing_key(authserver.settings)
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_private_half_is_read_once_however_often_its_row_is_opened(
+    authserver: AuthServer, sealing_key: SealingKey
+) -> None:
+    """Each process opens the rows once a second; of an RSA key, 50 ms of it would be waited for by requests."""
+    first, second = (key_store(authserver, sealing_key).ring().signing_key for _ in range(2))
+    assert first.kid == second.kid
+    assert first.key is second.key
