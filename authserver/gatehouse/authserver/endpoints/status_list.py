@@ -1,11 +1,9 @@
 """`GET /status-lists` and `GET /status-lists/ID` (draft-ietf-oauth-status-list 8, 9)."""
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from gatehouse.authserver.endpoints.conditional import conditional_response
-from gatehouse.authserver.errors import invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.endpoints.failures import OUTAGES, unavailable
+from gatehouse.authserver.errors import invalid_request
 from gatehouse.authserver.http import Request, Response, json_response
-from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.shared.status_list import MEDIA_TYPE, PATH, parse_list_uri
@@ -18,8 +16,8 @@ def status_lists(services: Services, request: Request) -> Response:
     """Answer with the URI of every list, so that a resource server knows them before their first token (9.1)."""
     try:
         return json_response({"status_lists": services.status_lists.uris()}, headers=_HEADERS)
-    except SQLAlchemyError as error:
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    except OUTAGES as error:
+        return unavailable(request, error)
 
 
 def status_list(services: Services, request: Request) -> Response:
@@ -30,8 +28,8 @@ def status_list(services: Services, request: Request) -> Response:
     try:
         key = services.keys.ring().signing_key
         published = services.status_lists.find(list_id, key) if list_id is not None else None
-    except (SQLAlchemyError, NoUsableKey) as error:
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    except OUTAGES as error:
+        return unavailable(request, error)
     if published is None:
         gone = invalid_request("There is no such status list. Tokens that refer to it have expired.", status=404)
         return refuse(services.audit, request.request_id, gone, target=PATH)
