@@ -75,6 +75,10 @@ def disable(server: AuthServer, client: Client) -> Change:
     return lambda session: clients.set_disabled(session, server.admin, client.client_id, disabled=True)
 
 
+def take_back(server: AuthServer, client: Client) -> Change:
+    return lambda session: revoke_all(session, server.admin, client.client_id)
+
+
 def grant(server: AuthServer, client: Client, scope: str) -> Change:
     return lambda session: clients.add_grant(session, server.admin, client.client_id, RESOURCE, scope)
 
@@ -93,13 +97,11 @@ def remove(server: AuthServer) -> Change:
 
 
 def test_the_tokens_of_a_client_that_is_deleted_meanwhile_are_refused_by_name(authserver: AuthServer) -> None:
-    client, other = (authserver.create_client()[0] for _ in range(2))
-    with pytest.raises(Refused, match=f"There is no client {client.client_id}"):
-        both(
-            authserver, delete(authserver, client), lambda session: revoke_all(session, authserver.admin, client.client_id)
-        )
-    both(authserver, disable(authserver, other), lambda session: revoke_all(session, authserver.admin, other.client_id))
-    assert [row["object"] for row in authserver.audit(action="token.revoke")] == [other.client_id]
+    gone, disabled = (authserver.create_client()[0] for _ in range(2))
+    with pytest.raises(Refused, match=f"There is no client {gone.client_id}"):
+        both(authserver, delete(authserver, gone), take_back(authserver, gone))
+    both(authserver, disable(authserver, disabled), take_back(authserver, disabled))
+    assert [row["object"] for row in authserver.audit(action="token.revoke")] == [disabled.client_id]
 
 
 def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:
