@@ -12,7 +12,7 @@ from support.shell import CREATE, Shell
 
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.cli import main
-from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
 from gatehouse.shared.jose import parse_key_set, read_header
 
 
@@ -66,6 +66,7 @@ def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     assert authenticate(shell, created) == created["client_id"]
     before = shell.json("key", "list")
     old = (shell.folder / "keys" / "sealing.key").read_bytes()
+    (shell.folder / "keys" / ".sealing-unfinished").write_bytes(b"of a process that was killed")
     done = shell.json("key", "reseal", "--yes")
     assert (done["signing_keys"], done["peppers"], done["left"]) == (2, 1, [])
     assert (shell.folder / "keys" / "sealing.key").read_bytes() != old
@@ -150,9 +151,10 @@ def test_a_row_that_does_not_open_is_left_as_it_is_and_named(authserver: AuthSer
     added = shell.json("key", "rotate")["kid"]
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).where(SigningKeyRow.kid == added).values(sealed=b"\x01" + bytes(60)))
-    assert shell.json("key", "reseal", "--yes")["left"] == [added]
+        session.add(PepperRow(pepper_id="pep_lost", sealed=b"\x01" + bytes(60), created_at=0))
+    assert shell.json("key", "reseal", "--yes")["left"] == sorted([added, "pep_lost"])
     assert shell.json("key", "revoke", added, "--yes")["revoked"]
-    assert shell.json("key", "reseal", "--yes")["left"] == []
+    assert shell.json("key", "reseal", "--yes")["left"] == ["pep_lost"]
 
 
 def test_with_another_sealing_key_nothing_is_resealed(shell: Shell) -> None:
