@@ -42,7 +42,7 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 	cd tests/interop && npm ci --loglevel=error
 	@touch $@
 
-test-all: test test-interop ## Run every test
+test-all: test test-interop ## Run every test but those of minutes: test-kill, test-soak
 
 test-kill: setup ## Kill 200 processes inside what changes keys, secrets and schema; some minutes
 	$(BIN)/python -m pytest -q -s -m kill

@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import update
-from support.authserver import AuthServer
+from support.authserver import RESOURCE, AuthServer, basic_header, settings_in, token_form
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.authserver.app import create_services
+from gatehouse.authserver.cli import main
+from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
 from gatehouse.shared.jose import parse_key_set, read_header
 
 
@@ -19,6 +22,17 @@ def files(shell: Shell) -> set[str]:
 
 def kids_by_state(shell: Shell) -> dict[str, str]:
     return {record["state"]: record["kid"] for record in shell.json("key", "list")}
+
+
+def authenticate(shell: Shell, created: dict[str, str]) -> str:
+    """Authenticate by a client's secret at a server that starts now. Return who that is."""
+    settings = settings_in(shell.folder, database_url=shell.environment["AUTHSERVER_DATABASE_URL"])
+    services, header = create_services(settings), basic_header(created["client_id"], created["client_secret"])
+    try:
+        return services.authenticator.authenticate(header, token_form(), services.keys.ring()).client.client_id
+    finally:
+        services.audit.close()
+        services.database.close()
 
 
 def test_a_list_says_what_happens_to_each_key_and_when(shell: Shell) -> None:
@@ -48,14 +62,19 @@ def test_a_revoked_key_is_replaced_at_once_and_the_command_says_which_tokens_die
 def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     shell.text("key", "rotate")
     created = shell.json(*CREATE)
+    token = shell.json("token", "issue", "--client", created["client_id"], "--resource", RESOURCE)["access_token"]
+    assert authenticate(shell, created) == created["client_id"]
     before = shell.json("key", "list")
     old = (shell.folder / "keys" / "sealing.key").read_bytes()
+    (shell.folder / "keys" / ".sealing-unfinished").write_bytes(b"of a process that was killed")
     done = shell.json("key", "reseal", "--yes")
     assert (done["signing_keys"], done["peppers"], done["left"]) == (2, 1, [])
     assert (shell.folder / "keys" / "sealing.key").read_bytes() != old
     assert files(shell) == {"sealing.key"}
     assert shell.json("key", "list") == before
-    assert shell.json("client", "show", created["client_id"])["client_id"] == created["client_id"]
+    assert authenticate(shell, created) == created["client_id"]
+    inspected = CliRunner().invoke(main, ["token", "inspect"], env=shell.environment, input=token)
+    assert inspected.exit_code == 0, inspected.output
     assert shell.json("check")[-1]["outcome"] == "ok"
     (shell.folder / "keys" / "sealing.key").write_bytes(old)
     assert "Put that one back" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
@@ -132,9 +151,10 @@ def test_a_row_that_does_not_open_is_left_as_it_is_and_named(authserver: AuthSer
     added = shell.json("key", "rotate")["kid"]
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).where(SigningKeyRow.kid == added).values(sealed=b"\x01" + bytes(60)))
-    assert shell.json("key", "reseal", "--yes")["left"] == [added]
+        session.add(PepperRow(pepper_id="pep_lost", sealed=b"\x01" + bytes(60), created_at=0))
+    assert shell.json("key", "reseal", "--yes")["left"] == sorted([added, "pep_lost"])
     assert shell.json("key", "revoke", added, "--yes")["revoked"]
-    assert shell.json("key", "reseal", "--yes")["left"] == []
+    assert shell.json("key", "reseal", "--yes")["left"] == ["pep_lost"]
 
 
 def test_with_another_sealing_key_nothing_is_resealed(shell: Shell) -> None:

@@ -22,6 +22,7 @@ from gatehouse.authserver.resources import administration as resources
 from gatehouse.authserver.resources.administration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.store.models import ClientRow
+from gatehouse.authserver.tokens.administration import revoke_all
 from gatehouse.shared.database import explain_failure
 from gatehouse.shared.jose import SigningKey
 
@@ -74,6 +75,10 @@ def disable(server: AuthServer, client: Client) -> Change:
     return lambda session: clients.set_disabled(session, server.admin, client.client_id, disabled=True)
 
 
+def take_back(server: AuthServer, client: Client) -> Change:
+    return lambda session: revoke_all(session, server.admin, client.client_id)
+
+
 def grant(server: AuthServer, client: Client, scope: str) -> Change:
     return lambda session: clients.add_grant(session, server.admin, client.client_id, RESOURCE, scope)
 
@@ -89,6 +94,14 @@ def declare(server: AuthServer, *scopes: str, implies: tuple[str, ...] = ()) -> 
 
 def remove(server: AuthServer) -> Change:
     return lambda session: resources.remove_resource(session, server.admin, RESOURCE)
+
+
+def test_the_tokens_of_a_client_that_is_deleted_meanwhile_are_refused_by_name(authserver: AuthServer) -> None:
+    gone, disabled = (authserver.create_client()[0] for _ in range(2))
+    with pytest.raises(Refused, match=f"There is no client {gone.client_id}"):
+        both(authserver, delete(authserver, gone), take_back(authserver, gone))
+    both(authserver, disable(authserver, disabled), take_back(authserver, disabled))
+    assert [row["object"] for row in authserver.audit(action="token.revoke")] == [disabled.client_id]
 
 
 def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:

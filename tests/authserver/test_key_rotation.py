@@ -1,6 +1,7 @@
 """Signing keys in the database: moved by one process at a time, before anything is signed."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 
 import pytest
@@ -11,11 +12,11 @@ from support.migrations import downgrade
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
-from gatehouse.authserver.keys.cabinet import Cabinet, life_of
+from gatehouse.authserver.keys.cabinet import Cabinet, NoUsableKey, life_of
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealing import SealingKey
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
 from gatehouse.shared.jose import SigningKey, parse_key_set, read_header
 
 DAY = 86400
@@ -173,6 +174,24 @@ def test_with_another_sealing_key_nothing_is_moved_made_or_revoked(authserver: A
         foreign.revoke(session, before.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(before.kid, "active")]
     assert authserver.services.rotation.run()
+
+
+def test_what_is_lost_between_two_looks_is_not_hidden_by_a_new_key(authserver: AuthServer, clock: FakeClock) -> None:
+    clock.advance(31 * DAY)
+    rotation, garbage = authserver.services.rotation, b"\x01" + bytes(60)
+
+    def lose_everything() -> float:
+        if not lost:
+            lost.append(True)
+            with authserver.services.database.write() as session:
+                session.execute(update(SigningKeyRow).values(sealed=garbage))
+                session.execute(update(PepperRow).values(sealed=garbage))
+        return clock()
+
+    lost: list[bool] = []
+    with pytest.raises(NoUsableKey, match="Put that one back"):
+        replace(rotation, clock=lose_everything).run()
+    assert states(authserver) == ["active"]
 
 
 def test_an_active_key_that_does_not_open_makes_room_and_can_be_revoked(authserver: AuthServer) -> None:

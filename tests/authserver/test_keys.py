@@ -309,8 +309,31 @@ def test_without_an_active_key_init_is_asked_for(authserver: AuthServer, sealing
 
 def test_with_another_sealing_key_nothing_opens(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
+    another = SealingKey(os.urandom(32))
     with pytest.raises(NoUsableKey, match="Put that one back"):
-        key_store(authserver, SealingKey(os.urandom(32))).ring()
+        key_store(authserver, another).ring()
+    with pytest.raises(NoUsableKey, match="Put that one back"), authserver.services.database.write() as session:
+        ensure_keys(session, another, ISSUER, "ES256", authserver.clock)
+
+
+@pytest.mark.parametrize("failure", [InvalidSettings("gone"), PermissionError()])
+def test_what_opened_goes_on_while_the_sealing_key_cannot_be_read_again(
+    authserver: AuthServer, sealing_key: SealingKey, failure: Exception
+) -> None:
+    """It is read again because of a row that does not open: after a reseal, another one would."""
+    reads: list[None] = []
+
+    def load() -> SealingKey:
+        reads.append(None)
+        if len(reads) > 1:
+            raise failure
+        return sealing_key
+
+    store = KeyStore(authserver.services.database, Cabinet(load, ISSUER))
+    before = published(key_store(authserver, sealing_key))
+    insert_key(authserver, "closed", b"\x01" + bytes(60))
+    assert published(store) == before
+    assert len(reads) == 2
 
 
 def test_a_moved_pepper_does_not_open(authserver: AuthServer, sealing_key: SealingKey) -> None:
@@ -331,7 +354,7 @@ def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer
 
 
 def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
-    authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock
+    authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = key_store(authserver, sealing_key, monotonic=clock)
     good = store.ring()
@@ -339,8 +362,11 @@ def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
     clock.advance(1)
     assert added.kid in published(store), "the store reads again after a second"
     authserver.take_database_away()
-    clock.advance(3600)
-    assert set(parse_key_set(store.ring().jwks)) == {good.signing_key.kid, added.kid}
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            clock.advance(3600)
+            assert set(parse_key_set(store.ring().jwks)) == {good.signing_key.kid, added.kid}
+    assert caplog.text.count("the last ones stay in use") == 1, "one line for an outage, however long it lasts"
 
 
 def test_a_store_that_never_read_the_database_has_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
@@ -364,3 +390,13 @@ def test_a_sealing_key_that_is_no_file_is_refused_without_waiting_for_it(authser
     os.mkfifo(path, 0o600)
     with pytest.raises(InvalidSettings, match="not a file of yours"):
         load_sealing_key(authserver.settings)
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_private_half_is_read_once_however_often_its_row_is_opened(
+    authserver: AuthServer, sealing_key: SealingKey
+) -> None:
+    """Each process opens the rows once a second; of an RSA key, 50 ms of it would be waited for by requests."""
+    first, second = (key_store(authserver, sealing_key).ring().signing_key for _ in range(2))
+    assert first.kid == second.kid
+    assert first.key is second.key

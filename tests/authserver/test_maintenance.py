@@ -93,6 +93,17 @@ def test_a_process_that_stops_gives_the_lease_back(workers: list[Worker]) -> Non
     assert second.maintenance.run_once()
 
 
+def test_a_process_that_stops_leaves_the_lease_of_another_alone(authserver: AuthServer, workers: list[Worker]) -> None:
+    first, second = workers
+    assert turn(workers) == [True, False]
+    looked = threading.Event()
+    bystander = Maintenance(authserver.services.database, authserver.clock, {}, own={"look": looked.set})
+    bystander.start()
+    assert looked.wait(60)
+    bystander.stop()
+    assert (first.maintenance.run_once(), second.maintenance.run_once()) == (True, False)
+
+
 def test_a_task_that_fails_is_tried_again_and_keeps_no_other_from_its_turn(
     authserver: AuthServer, caplog: pytest.LogCaptureFixture
 ) -> None:

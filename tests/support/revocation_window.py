@@ -19,7 +19,7 @@ BETWEEN_CALLS = 0.2
 """Seconds between two calls with one token; the windows are known to that."""
 
 _PATIENCE = 30.0
-"""Seconds after which a token that is still accepted is reported so."""
+"""Seconds after which a token that is still accepted is a failure."""
 
 _LOADED_AGENTS = 4
 
@@ -69,8 +69,9 @@ async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
 async def measure(stack: LocalStack, what: What, samples: int, apart: float, rate: float = 0) -> Windows:
     """Take back `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
 
-    Each token is watched until every worker refuses it. Tokens and clients overlap, `apart` seconds from each other;
-    keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls a second.
+    Each token is watched until every worker refuses it, which has to come. Tokens and clients overlap, `apart` seconds
+    from each other; keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls
+    a second.
     """
     windows = Windows(what)
     clients = [stack.create_client(f"measured-{number}", "env:read") for number in range(samples)]
@@ -109,6 +110,7 @@ async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
             last_accepted = sent_at if status == 200 else last_accepted
             windows.calls += 1
             await anyio.sleep(BETWEEN_CALLS)
+    assert refusals == _REFUSALS, f"{windows.what}: still accepted {time.time() - revoked_at[0]:.0f} s after it"
     windows.seconds.append(last_accepted - revoked_at[0])
 
 

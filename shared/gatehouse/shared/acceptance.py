@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gatehouse.shared import jose
 from gatehouse.shared.claims import MAX_LIFETIME, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY
 from gatehouse.shared.redaction import quoted
@@ -28,6 +29,16 @@ def check_issuer(claims: AccessClaims, issuer: str) -> None:
     """Compare the issuer to the letter (RFC 9068 4). Raises InvalidClaims."""
     if claims.iss != issuer:
         raise InvalidClaims(f"iss is {quoted(claims.iss)}, not the trusted issuer")
+
+
+def foreign_issuer(token: str, issuer: str) -> str:
+    """Return what to say of a token under no known key that does not even claim to be from the trusted issuer.
+
+    Raises:
+        InvalidToken: the text is no token.
+    """
+    iss = jose.read_unverified_claims(token).get("iss")
+    return f"; unverified, its iss is {quoted(iss)}" if isinstance(iss, str) and iss != issuer else ""
 
 
 def check_audience(claims: AccessClaims, resource: str) -> None:

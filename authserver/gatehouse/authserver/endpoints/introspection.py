@@ -2,24 +2,17 @@
 
 from typing import Any
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
-
-from gatehouse.authserver.clients.credentials import claimed_actor
 from gatehouse.authserver.clients.resource_credentials import AuthenticatedResource
-from gatehouse.authserver.errors import OAuthError, invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
+from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
-from gatehouse.authserver.keys.store import KeyRing, NoUsableKey
-from gatehouse.authserver.refusals import refuse
+from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.read import DeadToken
 from gatehouse.shared.audit import AuditEvent
-from gatehouse.shared.audit_writer import AuditUnavailable
 
 _ACTION = "token.introspect"
-
-log = structlog.stdlib.get_logger(__name__)
 
 
 def introspection(services: Services, request: Request) -> Response:
@@ -36,11 +29,9 @@ def introspection(services: Services, request: Request) -> Response:
         answer = _introspect(services, request, resource, token, keys)
     except OAuthError as error:
         proven = resource.credential_id if resource else None
-        actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
-        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
-    except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
-        log.error("introspection request cannot be judged", error=type(error).__name__)
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+        return refuse_form(services, request, error, action=_ACTION, form=form, proven=proven)
+    except OUTAGES as error:
+        return unavailable(request, error, action=_ACTION)
     return json_response(answer, headers=NO_STORE)
 
 

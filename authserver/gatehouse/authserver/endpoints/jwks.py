@@ -1,12 +1,9 @@
 """`GET /.well-known/jwks.json` (RFC 7517 5)."""
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from gatehouse.authserver.endpoints.conditional import conditional_response
-from gatehouse.authserver.errors import render, temporarily_unavailable
+from gatehouse.authserver.endpoints.failures import OUTAGES, unavailable
 from gatehouse.authserver.http import Request, Response
 from gatehouse.authserver.keys.lifecycle import KEY_SET_MAX_AGE
-from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.services import Services
 
 
@@ -14,8 +11,8 @@ def jwks(services: Services, request: Request) -> Response:
     """Answer with the public keys; 304 to a reader that has them already (RFC 9110 13.1.2)."""
     try:
         keys = services.keys.ring()
-    except (SQLAlchemyError, NoUsableKey) as error:
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    except OUTAGES as error:
+        return unavailable(request, error)
     headers = {
         "Content-Type": "application/jwk-set+json",
         "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}",

@@ -1,24 +1,17 @@
 """`POST /revoke` (RFC 7009): a client takes one of its own tokens back."""
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
-
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.credentials import claimed_actor
-from gatehouse.authserver.errors import OAuthError, invalid_request, render, temporarily_unavailable
+from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
+from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response
-from gatehouse.authserver.keys.store import KeyRing, NoUsableKey
-from gatehouse.authserver.refusals import refuse
+from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.store.status_lists import revoke_token
 from gatehouse.authserver.tokens.read import DeadToken
 from gatehouse.shared.audit import AuditEvent
-from gatehouse.shared.audit_writer import AuditUnavailable
 
 _ACTION = "token.revoke"
-
-log = structlog.stdlib.get_logger(__name__)
 
 
 def revocation(services: Services, request: Request) -> Response:
@@ -38,11 +31,9 @@ def revocation(services: Services, request: Request) -> Response:
         _revoke(services, request, client, token, keys)
     except OAuthError as error:
         proven = client.client.client_id if client else None
-        actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
-        return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor)
-    except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
-        log.error("revocation request cannot be judged", error=type(error).__name__)
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+        return refuse_form(services, request, error, action=_ACTION, form=form, proven=proven)
+    except OUTAGES as error:
+        return unavailable(request, error, action=_ACTION)
     return Response(200, headers=NO_STORE)
 
 

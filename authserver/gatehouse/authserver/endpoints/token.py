@@ -4,18 +4,15 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
-from gatehouse.authserver.clients.credentials import claimed_actor
-from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
+from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.grants.client_credentials import GrantedRequest, NotGranted, choose_resource, choose_scope
 from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
-from gatehouse.authserver.keys.store import NoUsableKey
-from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
 from gatehouse.shared.audit import AuditEvent
-from gatehouse.shared.audit_writer import AuditUnavailable
 from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.scopes import cut_scope, format_scope
 
@@ -39,9 +36,8 @@ def token(services: Services, request: Request) -> Response:
         record_issued(services, request, granted, issued)
     except OAuthError as error:
         return _refuse(services, request, error, form, client)
-    except (SQLAlchemyError, NoUsableKey, AuditUnavailable) as error:
-        log.error("token request cannot be judged", error=type(error).__name__)
-        return render(temporarily_unavailable(type(error).__name__), request.request_id)
+    except OUTAGES as error:
+        return unavailable(request, error, action=_ACTION)
     return json_response(response, headers=NO_STORE)
 
 
@@ -55,8 +51,7 @@ def _refuse(
         except SQLAlchemyError:
             log.warning("why a grant is missing cannot be looked up")
     proven = client.client.client_id if client else None
-    actor = claimed_actor(proven, request.headers.get("authorization"), form.parameters)
-    return refuse(services.audit, request.request_id, error, action=_ACTION, actor=actor, target=_target(form))
+    return refuse_form(services, request, error, action=_ACTION, form=form, proven=proven, target=_target(form))
 
 
 def record_issued(services: Services, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -16,6 +17,8 @@ from gatehouse.shared.settings import InvalidSettings
 STATES: dict[str, State] = {"next": "next", "active": "active", "retiring": "retiring"}
 """As they are stored."""
 
+_parse = lru_cache(maxsize=8)(SigningKey.from_private_jwk)
+"""Every process opens the rows once a second, and to read an RSA key takes 50 ms: a request would wait for it."""
 
 SEALED_OTHERWISE = (
     "The keys in the database were sealed with another sealing key, or for another issuer. Put that one back, "
@@ -89,7 +92,7 @@ def open_rows(session: Session, sealing_key: SealingKey, issuer: str) -> Content
     for row in key_rows:
         purpose = key_purpose(issuer, row.kid, row.alg)
         try:
-            keys[row.kid] = SigningKey.from_private_jwk(row.alg, sealing_key.unseal(row.sealed, *purpose))
+            keys[row.kid] = _parse(row.alg, sealing_key.unseal(row.sealed, *purpose))
         except (CannotUnseal, InvalidKeySet):
             continue
         sealer = sealing_key.that_opens(row.sealed, *purpose)

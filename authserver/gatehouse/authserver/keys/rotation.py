@@ -129,13 +129,10 @@ class Rotation:
 
 
 def _move(session: Session, row: SigningKeyRow, move: Move, now: int) -> None:
-    match move.action:
-        case "activate":
-            row.state, row.activated_at = "active", now
-        case "retire":
-            row.state, row.retired_at = "retiring", now
-        case "remove":
-            session.delete(row)
-        case "publish":
-            # A new row is a next key as it is.
-            pass
+    # To publish a key is to add it: a new row is a next key as it is.
+    if move.action == "activate":
+        row.state, row.activated_at = "active", now
+    elif move.action == "retire":
+        row.state, row.retired_at = "retiring", now
+    elif move.action == "remove":
+        session.delete(row)

@@ -3,8 +3,7 @@
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.store.models import ClientRow
+from gatehouse.authserver.clients.lookup import locked_client
 from gatehouse.authserver.store.status_lists import revoke_client, revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
 from gatehouse.shared.administration import Administrator
@@ -28,7 +27,6 @@ def revoke_by_jti(session: Session, admin: Administrator, jti: str) -> str:
 
 def revoke_all(session: Session, admin: Administrator, client_id: str) -> None:
     """Take every token of a client back, and leave it enabled. Raises Refused when there is no such client."""
-    existing_client(session, client_id)
-    session.get_one(ClientRow, client_id, with_for_update=True)
+    locked_client(session, client_id)
     revoke_client(session, client_id)
     admin.record(session, "token.revoke", client_id, all=True)

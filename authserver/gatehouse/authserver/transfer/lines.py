@@ -22,7 +22,7 @@ _MAX_INTEGER = 2**53 - 1
 
 _MAX_INT32 = 2**31 - 1
 
-_MAX_TIME = 253402300799
+MAX_TIME = 253402300799
 """The end of the year 9999, the last that a command can show."""
 
 _MAX_DEPTH = 32
@@ -129,7 +129,7 @@ def _read_boolean(_: Column[Any], value: Any) -> bool:
 def _read_integer(column: Column[Any], value: Any) -> int:
     limit = _MAX_INTEGER if isinstance(column.type, BigInteger) else _MAX_INT32
     if column.name.endswith("_at"):
-        limit = _MAX_TIME
+        limit = MAX_TIME
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
         raise ValueError(f"is not a whole number from 0 to {limit}")
     return value

@@ -17,6 +17,7 @@ from gatehouse.authserver.keys.cabinet import STATES
 from gatehouse.authserver.resources.administration import parse_resource
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.store.status_lists import MAX_BLOCK
+from gatehouse.authserver.transfer.lines import MAX_TIME
 from gatehouse.shared.jose import SIGNING_ALGORITHMS, client_verification_keys, parse_client_keys
 from gatehouse.shared.status_list import LIST_SIZE
 
@@ -30,9 +31,6 @@ _NAMES = {
     "list_id": re.compile(r"[0-9a-f]{12}", re.ASCII),
 }
 """How the server makes names, in whatever table they are."""
-
-_LATEST = 253402300799_999
-"""Milliseconds: the end of the year 9999, the last that a command can show."""
 
 Row = Mapping[str, Any]
 
@@ -93,7 +91,7 @@ def _revoked_token(row: Row) -> None:
 
 
 def _audit_event(row: Row) -> None:
-    _require(row["time"] <= _LATEST, "audit_event.time is after the year 9999")
+    _require(row["time"] < (MAX_TIME + 1) * 1000, "audit_event.time is after the year 9999")
     _require(isinstance(row["detail"], dict), "audit_event.detail is no object")
 
 

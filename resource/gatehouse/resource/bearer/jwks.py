@@ -40,12 +40,12 @@ class KeysUnavailable(Exception):
 
 
 class FetchFailed(Exception):
-    """The key set was not obtained. The message is for the operator."""
+    """The document was not obtained. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A key set document and its entity tag."""
+    """A document of the issuer, its key set or a status list, and its entity tag."""
 
     document: bytes
     etag: str | None

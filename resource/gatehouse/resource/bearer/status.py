@@ -30,7 +30,7 @@ COOLDOWN = 1.0
 """Seconds after a fetch in which a request for a list that is not known does not cause another."""
 
 FIRST_RETRY = 0.5
-"""Seconds between two polls until the issuer's lists are known: the resource server may start before its issuer."""
+"""Seconds between two polls while a list is not known, or stale: the resource server may start before its issuer."""
 
 MAX_LISTS = 1024
 """Lists that are known at once."""
@@ -230,7 +230,7 @@ class StatusLists:
         return list(own)[:MAX_LISTS]
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        """Refresh for ever: often until the issuer's lists are known, then at the interval."""
+        """Refresh for ever: at the interval, and more often while a list is not known, or stale."""
         while True:
             await self.refresh()
             await sleep(interval if self.state == "ok" else min(FIRST_RETRY, interval))

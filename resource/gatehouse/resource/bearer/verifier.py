@@ -13,7 +13,6 @@ from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.shared import acceptance, jose
 from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import Clock
-from gatehouse.shared.redaction import quoted
 
 _CACHE_SIZE = 4096
 
@@ -103,17 +102,13 @@ class Verifier:
                 raise TokenRefused("kid is missing")
             key = await self._keys.find(header.kid)
             if key is None:
-                raise TokenRefused(f"kid is not in the issuer's key set{self._foreign_issuer(token)}")
+                foreign = acceptance.foreign_issuer(token, self._issuer)
+                raise TokenRefused(f"kid is not in the issuer's key set{foreign}")
             claims = jose.verify(token, header, key)
             acceptance.check_restrictions(claims)
             return _Verified(AccessClaims.from_json(claims), key.kid, key.thumbprint)
         except (jose.InvalidToken, InvalidClaims) as error:
             raise TokenRefused(str(error)) from None
-
-    def _foreign_issuer(self, token: str) -> str:
-        """Return what to say of a token that does not even claim to be from the trusted issuer."""
-        iss = jose.read_unverified_claims(token).get("iss")
-        return f"; unverified, its iss is {quoted(iss)}" if isinstance(iss, str) and iss != self._issuer else ""
 
     def _check_identity(self, claims: AccessClaims) -> None:
         try:
