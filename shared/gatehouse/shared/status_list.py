@@ -36,7 +36,7 @@ POLL_INTERVAL = 5
 PATH = "/status-lists"
 """Where the issuer lists its lists (section 9); each stands below it."""
 
-_LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 class InvalidStatusList(ValueError):
