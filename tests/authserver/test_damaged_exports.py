@@ -132,7 +132,9 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("client", {"token_ttl": 86400}, "The TTL must be"),
     ("client", {"token_ttl": True}, "not a whole number"),
     ("client", {"token_epoch": -1}, "not a whole number"),
-    ("client", {"token_epoch": 2**31}, "not a whole number"),
+    # One more, and PostgreSQL could not count on: the client could not be disabled, no token be taken back (CWE-190).
+    ("client", {"token_epoch": 2**31 - 1}, "not a whole number"),
+    ("status_list", {"version": 2**31 - 1}, "not a whole number"),
     ("client", {"claims": {"sub": "somebody"}}, "reserved claim"),
     ("client", {"claims": {"workspace_id": 1}}, "no object of texts"),
     ("client", {"claims": None}, "is null"),

@@ -12,6 +12,7 @@ from support.clock import FakeClock
 from support.shell import Shell
 from werkzeug.test import TestResponse
 
+from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import resource_credentials, secrets
 from gatehouse.authserver.clients.administration import set_disabled
 from gatehouse.authserver.clients.lives import MAX_OVERLAP
@@ -244,6 +245,32 @@ def test_without_its_database_an_introspection_asks_to_come_back(authserver: Aut
     assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
 
 
+def test_a_credential_that_leaks_while_its_overlap_lasts_is_ended_at_once(
+    authserver: AuthServer, credential: Basic, clock: FakeClock
+) -> None:
+    """RFC 6819 5.2.3.6: an authorization server may revoke a secret. An overlap lasts for up to 90 days."""
+    authserver.services.resource_authenticator._cache._monotonic = clock
+    keys = authserver.services.keys.ring()
+
+    def rotate(overlap: int) -> Basic:
+        with authserver.services.database.write() as session:
+            created, secret = resource_credentials.rotate_credential(
+                session, authserver.admin, keys, credential[0], overlap
+            )
+        return created.credential_id, secret
+
+    second = rotate(MAX_OVERLAP)
+    assert post(authserver, credential, token="x").status_code == 200
+    with pytest.raises(Refused, match="replaced before"):
+        rotate(60)
+    third = rotate(0)
+    clock.advance(1)
+    assert post(authserver, credential, token="x").status_code == 401
+    assert [post(authserver, new, token="x").status_code for new in (second, third)] == [200, 200]
+    with pytest.raises(Refused, match="replaced before"):
+        rotate(0)
+
+
 def test_a_rotated_credential_works_until_its_overlap_ends(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
@@ -286,7 +313,9 @@ def test_credentials_that_cannot_be_are_refused_with_a_mend(shell: Shell) -> Non
     assert "resource list" in shell.refusal("resource", "credential", "create", "https://nobody.example.com/mcp")
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
     shell.text("resource", "credential", "rotate", created, "--overlap", "60s")
-    assert "replaced before" in shell.refusal("resource", "credential", "rotate", created)
+    refusal = shell.refusal("resource", "credential", "rotate", created, "--overlap", "60s")
+    assert "replaced before" in refusal
+    assert "without --overlap" in refusal
 
 
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:

@@ -24,7 +24,7 @@ def test_the_key_set_holds_public_keys_only(authserver: AuthServer) -> None:
 
 def test_a_reader_may_keep_the_key_set_for_five_minutes(authserver: AuthServer) -> None:
     headers = authserver.http.get(PATH).headers
-    assert headers["Cache-Control"] == "public, max-age=300"
+    assert headers["Cache-Control"] == "public, max-age=300, s-maxage=0"
     assert headers["ETag"] == authserver.http.get(PATH).headers["ETag"]
 
 
@@ -36,7 +36,7 @@ def test_a_reader_that_has_the_key_set_is_told_so_without_a_body(authserver: Aut
     response = authserver.http.get(PATH, headers={"If-None-Match": known.format(etag=etag)})
     assert response.status_code == 304
     assert response.data == b""
-    assert (response.headers["ETag"], response.headers["Cache-Control"]) == (etag, "public, max-age=300")
+    assert (response.headers["ETag"], response.headers["Cache-Control"]) == (etag, "public, max-age=300, s-maxage=0")
 
 
 @pytest.mark.parametrize("known", ['"other"', "", "{bare}"])

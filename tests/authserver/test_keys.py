@@ -173,6 +173,16 @@ def test_the_sealing_key_may_stand_in_the_environment_instead(tmp_path: Path) ->
     assert text not in repr(settings)
 
 
+def test_a_sealing_key_that_is_named_twice_takes_no_place_of_its_own(tmp_path: Path) -> None:
+    """NIST SP 800-57 part 1, 5.3.5: a key that leaked is replaced. A reseal with itself would only look like it."""
+    old, new = (base64.urlsafe_b64encode(key * 32).rstrip(b"=").decode() for key in (b"o", b"n"))
+    load_sealing_key(settings_in(tmp_path, sealing_key=f"{old},{new}"))
+    for again in (old, f" {old}="):
+        with pytest.raises(InvalidSettings, match="one key twice") as refused:
+            load_sealing_key(settings_in(tmp_path, sealing_key=f"{old},{again}"))
+        assert old not in str(refused.value)
+
+
 def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer, sealing_key: SealingKey) -> None:
     before = key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:

@@ -381,3 +381,27 @@ def test_taking_back_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthSe
     after = indices_of(authserver).take(reload(authserver, client))
     assert not bit(authserver, after)
     assert reload(authserver, client).grants.keys() == {RESOURCE}
+
+
+def test_a_block_that_is_reserved_while_a_list_is_read_is_not_published_as_set(authserver: AuthServer) -> None:
+    """A resource server never clears a bit: one that is set by mistake would refuse good tokens for hours."""
+    client, _ = authserver.create_client()
+    list_id = indices_of(authserver).take(client).list_id
+    engine = authserver.services.database.engine
+    for after in range(1, 4):
+        statements: list[str] = []
+        meanwhile: list[Index] = []
+
+        def reserve(
+            *arguments: Any, after: int = after, statements: list[str] = statements, meanwhile: list[Index] = meanwhile
+        ) -> None:
+            statements.append(arguments[2])
+            if len(statements) == after:
+                meanwhile.append(indices_of(authserver).take(client))
+
+        with authserver.services.database.read() as session:
+            event.listen(engine, "after_cursor_execute", reserve)
+            bits = load_bits(session, list_id)
+            event.remove(engine, "after_cursor_execute", reserve)
+        [index] = meanwhile
+        assert not is_set(bits, index.idx), f"reserved after: {statements[after - 1]}"

@@ -12,7 +12,7 @@ from gatehouse.resource.bearer import status
 from gatehouse.resource.bearer.jwks import Fetched, FetchFailed, KeySource
 from gatehouse.resource.bearer.status import COOLDOWN, FIRST_RETRY, StatusLists, StatusUnavailable
 from gatehouse.resource.bearer.verifier import TokenRefused, Verifier
-from gatehouse.shared.claims import StatusReference
+from gatehouse.shared.claims import MAX_LIFETIME, StatusReference
 from gatehouse.shared.clock import LEEWAY
 from gatehouse.shared.jose import SigningKey, read_unverified_claims
 from gatehouse.shared.status_list import LIST_SIZE, encode
@@ -120,6 +120,29 @@ async def test_a_list_that_the_issuer_no_longer_names_is_forgotten(
     assert lists.state == "ok"
     with pytest.raises(StatusUnavailable):
         await verifier.verify(issuer.token())
+
+
+async def test_a_list_that_is_no_longer_named_is_remembered_as_long_as_its_tokens_can_live(
+    issuer: Issuer, keys: KeySource, clock: FakeClock
+) -> None:
+    """draft-ietf-oauth-status-list 8.3: a server that fails open would take what it knows to be taken back."""
+    lists = issuer.statuses(keys, fail_open=True)
+    issuer.revoke(7)
+    await lists.refresh()
+    assert await lists.refusal(StatusReference(LIST, 1)) is None
+    assert await lists.refusal(StatusReference(LIST, 7)) == "revoked"
+    document = issuer.lists.pop(LIST)
+    await lists.refresh()
+    clock.advance(MAX_LIFETIME + 2 * LEEWAY)
+    await lists.refresh()
+    assert await lists.refusal(StatusReference(LIST, 7)) == "revoked"
+    assert lists.state == "ok", "it is not missed"
+    clock.advance(1)
+    await lists.refresh()
+    assert LIST not in lists._lists
+    issuer.lists[LIST] = document
+    await lists.refresh()
+    assert await lists.refusal(StatusReference(LIST, 7)) == "revoked"
 
 
 async def test_all_who_wait_for_an_unknown_list_share_one_fetch(issuer: Issuer, keys: KeySource) -> None:

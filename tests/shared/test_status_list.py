@@ -38,6 +38,18 @@ def test_the_example_of_the_draft_is_read_and_written() -> None:
     assert [is_set(bytes(bits), index) for index in range(16)] == [bool(status) for status in statuses]
 
 
+@given(st.integers(0, 64), st.integers(0, 64))
+def test_bits_that_are_set_together_are_those_that_are_set_one_by_one(start: int, size: int) -> None:
+    together, one_by_one = bytearray(16), bytearray(16)
+    set_bits(together, start, size)
+    for index in range(start, start + size):
+        set_bits(one_by_one, index)
+    assert together == one_by_one
+    assert [is_set(bytes(together), index) for index in range(128)] == [
+        start <= index < start + size for index in range(128)
+    ]
+
+
 @given(st.binary(min_size=1, max_size=4096))
 def test_every_list_survives_being_packed(bits: bytes) -> None:
     assert decode(encode(bits)) == bits

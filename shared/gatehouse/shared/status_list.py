@@ -36,7 +36,7 @@ POLL_INTERVAL = 5
 PATH = "/status-lists"
 """Where the issuer lists its lists (section 9); each stands below it."""
 
-_LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 class InvalidStatusList(ValueError):
@@ -52,7 +52,7 @@ def parse_list_uri(issuer: str, uri: str) -> str | None:
     """Return the id of an issuer's list; None for any other URI, which nobody is to follow."""
     prefix = f"{issuer}{PATH}/"
     list_id = uri.removeprefix(prefix)
-    return list_id if uri.startswith(prefix) and _LIST_ID.fullmatch(list_id) else None
+    return list_id if uri.startswith(prefix) and LIST_ID.fullmatch(list_id) else None
 
 
 def is_set(bits: bytes, index: int) -> bool:
@@ -62,7 +62,11 @@ def is_set(bits: bytes, index: int) -> bool:
 
 def set_bits(bits: bytearray, start: int, size: int = 1) -> None:
     """Set the bits of `size` indices from `start` on."""
-    for index in range(start, start + size):
+    end = start + size
+    first, last = (start + 7) >> 3, end >> 3
+    if first < last:
+        bits[first:last] = b"\xff" * (last - first)
+    for index in (*range(start, min(first << 3, end)), *range(max(last << 3, start), end)):
         bits[index >> 3] |= 1 << (index & 7)
 
 

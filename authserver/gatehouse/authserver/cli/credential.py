@@ -56,7 +56,10 @@ def create(ctx: click.Context, url: str, output: str) -> None:
 @click.pass_context
 @example("authserver resource credential rotate rsc_0123456789abcdef --overlap 1d")
 def rotate(ctx: click.Context, credential_id: str, overlap: int, output: str) -> None:
-    """Replace a credential by a new one. The old one is refused after the overlap, and within one second of it."""
+    """Replace a credential by a new one. The old one is refused after the overlap, and within one second of it.
+
+    Repeated without --overlap, it ends one whose overlap lasts still.
+    """
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:

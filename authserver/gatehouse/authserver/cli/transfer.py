@@ -29,7 +29,8 @@ from gatehouse.shared.schema import newest_revision
 
 _RUNNING = (
     "A server runs on this database, or did until a moment ago. What it does from now on is not in the export: tokens "
-    "that it issues, and what is taken back, are unknown where this is imported. To move, stop it first."
+    "that it issues are refused where this is imported, and what it takes back is not known there. To move, stop it "
+    "first."
 )
 _LEFT_OUT = (
     "Left out: signing keys, peppers, the secrets of clients and the credentials of resources. Where this is imported, "

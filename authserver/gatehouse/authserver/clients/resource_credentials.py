@@ -121,15 +121,21 @@ def rotate_credential(
 ) -> tuple[ResourceCredential, str]:
     """Replace a credential by a new one with an id of its own. The old one lives on for `overlap` seconds.
 
+    Without an overlap, one that was replaced before ends at once, however long its own overlap would have lasted.
+
     Raises:
-        Refused: there is no such credential, it was replaced before, or the overlap is too long.
+        Refused: there is no such credential, it is over, it was replaced before and is to have another overlap, or the
+            overlap is too long.
     """
     check_overlap(overlap)
     row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
     if row is None:
         raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
-    if row.expires_at is not None:
-        raise Refused(f"The credential was replaced before. Rotate the one that took its place. See: {_MEND}")
+    if row.expires_at is not None and (overlap or life_of(row).is_over(admin.now())):
+        raise Refused(
+            "The credential was replaced before. Rotate the one that took its place, or end this one at once, without "
+            f"--overlap. See: {_MEND}"
+        )
     end(row, admin.now(), overlap)
     created, secret = _add(session, admin, keys, row.resource)
     admin.record(

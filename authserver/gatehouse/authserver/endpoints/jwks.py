@@ -15,7 +15,9 @@ def jwks(services: Services, request: Request) -> Response:
         return unavailable(request, error)
     headers = {
         "Content-Type": "application/jwk-set+json",
-        "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}",
+        # What many readers share is asked for anew each time (RFC 9111 5.2.2.10): it may ignore that a resource server
+        # asks it to, and would serve it a key that was revoked.
+        "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}, s-maxage=0",
         "ETag": keys.etag,
     }
     return conditional_response(request, keys.jwks, keys.etag, headers)

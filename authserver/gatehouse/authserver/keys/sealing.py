@@ -88,7 +88,11 @@ def load_sealing_key(settings: Settings) -> SealingKey:
     """
     if settings.sealing_key is not None:
         texts = settings.sealing_key.get_secret_value().split(",", 1)
-        return SealingKey(*(_decode(text.strip(), "AUTHSERVER_SEALING_KEY") for text in texts))
+        keys = [_decode(text.strip(), "AUTHSERVER_SEALING_KEY") for text in texts]
+        if len(set(keys)) < len(keys):
+            # To reseal would be said to be done, and the key that was to go would open everything still.
+            raise InvalidSettings("AUTHSERVER_SEALING_KEY names one key twice. Write OLD,NEW, or one key.")
+        return SealingKey(*keys)
     # This order: when a reseal renames the next key between the two, the second read finds it.
     next_key = _read_file(settings.keys_dir / NEXT_FILE_NAME)
     path = settings.keys_dir / FILE_NAME

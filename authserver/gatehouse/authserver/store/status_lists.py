@@ -142,16 +142,32 @@ def version_of(session: Session, list_id: str) -> int | None:
 
 
 def load_bits(session: Session, list_id: str) -> bytes:
-    """Return every bit of a list."""
+    """Return every bit of a list.
+
+    Indices that were reserved, and whose block is gone, are set: their tokens have expired, or should have, or are
+    unknown here. Nobody could take them back.
+    """
     bits = bytearray(LIST_SIZE // 8)
-    blocks = select(StatusBlockRow.start, StatusBlockRow.size).where(
-        StatusBlockRow.list_id == list_id, StatusBlockRow.revoked.is_(True)
-    )
-    for start, size in session.execute(blocks):
-        set_bits(bits, start, size)
+    # Read before the blocks: what is reserved meanwhile is above it. A bit that is set by mistake stays set at readers.
+    reserved = session.scalar(select(StatusListRow.next_index).where(StatusListRow.list_id == list_id)) or 0
+    blocks = select(StatusBlockRow.start, StatusBlockRow.size, StatusBlockRow.revoked)
+    known = 0
+    for start, size, revoked in session.execute(
+        blocks.where(StatusBlockRow.list_id == list_id).order_by(StatusBlockRow.start)
+    ):
+        set_bits(bits, known, start - known)
+        if revoked:
+            set_bits(bits, start, size)
+        known = max(known, start + size)
+    set_bits(bits, known, reserved - known)
     for idx in session.scalars(select(RevokedTokenRow.idx).where(RevokedTokenRow.list_id == list_id)):
         set_bits(bits, idx)
     return bytes(bits)
+
+
+def close_lists(session: Session) -> None:
+    """Let no index of the present lists be reserved: somewhere else, it may have been."""
+    session.execute(update(StatusListRow).values(next_index=LIST_SIZE))
 
 
 def list_ids(session: Session) -> list[str]:

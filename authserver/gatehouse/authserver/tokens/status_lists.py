@@ -13,7 +13,7 @@ from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.store.status_lists import list_ids, load_bits, version_of
 from gatehouse.shared.clock import Clock
 from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.status_list import LIFETIME, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
+from gatehouse.shared.status_list import LIFETIME, LIST_ID, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
 
 MAX_AGE = 0.25
 """Seconds after which it is asked again whether a list has changed."""
@@ -59,7 +59,8 @@ class StatusListPublisher:
             SQLAlchemyError: the database is away. What was signed before is not served on: nobody knows what has
                 changed since, and a resource server decides by itself for how long it goes on without word.
         """
-        version = self._versions.get(list_id)
+        # A path may hold what no database takes, and need not be remembered.
+        version = self._versions.get(list_id) if LIST_ID.fullmatch(list_id) else None
         if version is None:
             return None
         now = int(self._clock())

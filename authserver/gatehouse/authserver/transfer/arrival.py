@@ -28,7 +28,7 @@ from gatehouse.authserver.store.models import (
     StatusBlockRow,
     StatusListRow,
 )
-from gatehouse.authserver.store.status_lists import ensure_list
+from gatehouse.authserver.store.status_lists import close_lists, ensure_list
 from gatehouse.authserver.transfer.departure import PROGRESS_EVERY, Progress
 from gatehouse.authserver.transfer.reading import Damaged, ExportReader, ReadRow
 from gatehouse.authserver.transfer.tables import tables_of, tables_that_matter
@@ -79,6 +79,8 @@ def import_installation(
         if reader.header.keys:
             _require_open(session, settings, sealing_key)
         created = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
+        # The place that was exported may have gone on to give indices to tokens. None of them is given again.
+        close_lists(session)
         ensure_list(session, admin.now())
         _record(session, settings, admin, reader, created)
         return Arrival(reader.counts, created, _without_secret(session))

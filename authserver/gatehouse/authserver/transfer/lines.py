@@ -20,7 +20,8 @@ MAX_LINE = 16 * 1024 * 1024
 _MAX_INTEGER = 2**53 - 1
 """What every reader of JSON reads alike (RFC 8259 6). As the id of an audit event it leaves room for further ones."""
 
-_MAX_INT32 = 2**31 - 1
+_MAX_INT32 = 2**30 - 1
+"""Half of what PostgreSQL takes: what is counted has room to be counted on, or a client could not be disabled."""
 
 MAX_TIME = 253402300799
 """The end of the year 9999, the last that a command can show."""

@@ -14,7 +14,7 @@ import anyio
 
 from gatehouse.resource.bearer.jwks import Fetch, FetchFailed, KeySource, KeysUnavailable
 from gatehouse.shared import jose, strict_json
-from gatehouse.shared.claims import StatusReference
+from gatehouse.shared.claims import MAX_LIFETIME, StatusReference
 from gatehouse.shared.clock import LEEWAY, Clock
 from gatehouse.shared.status_list import (
     MAX_LENGTH,
@@ -34,6 +34,9 @@ FIRST_RETRY = 0.5
 
 MAX_LISTS = 1024
 """Lists that are known at once."""
+
+_REMEMBERED_FOR = MAX_LIFETIME + 2 * LEEWAY
+"""Seconds for which a list is remembered that the issuer no longer names: a token may refer to it for that long."""
 
 _TOGETHER = 8
 """Lists that are fetched at the same time."""
@@ -61,6 +64,8 @@ class _List:
     fetches: int = 0
     last_fetch: float = float("-inf")
     failure: str | None = None
+    unnamed_since: float | None = None
+    """When the issuer was first seen to name it no more. It is not asked for then, and not missed."""
 
 
 class StatusLists:
@@ -94,8 +99,9 @@ class StatusLists:
         """Say in words how things stand: `ok`, or what keeps tokens from being judged."""
         if not self._named:
             return "none is known"
-        stale = sum(1 for known in self._lists.values() if not self._is_fresh(known))
-        return f"{stale} of {len(self._lists)} are stale" if stale else "ok"
+        polled = self._polled()
+        stale = sum(1 for known in polled if not self._is_fresh(known))
+        return f"{stale} of {len(polled)} are stale" if stale else "ok"
 
     @property
     def ready(self) -> bool:
@@ -198,10 +204,7 @@ class StatusLists:
         """Ask for the names of the lists, and for every list that is known."""
         named = await self._fetch_named()
         if named is not None:
-            # A list goes when its last token has expired.
-            self._lists = {uri: known for uri, known in self._lists.items() if uri in named}
-            for uri in named:
-                self._know(uri)
+            self._follow(named)
         limiter = anyio.CapacityLimiter(_TOGETHER)
 
         async def renew(known: _List) -> None:
@@ -209,8 +212,26 @@ class StatusLists:
                 await self._refresh(known)
 
         async with anyio.create_task_group() as tasks:
-            for known in self._lists.values():
+            for known in self._polled():
                 tasks.start_soon(renew, known)
+
+    def _polled(self) -> list[_List]:
+        return [known for known in self._lists.values() if known.unnamed_since is None]
+
+    def _follow(self, named: list[str]) -> None:
+        """Know the lists that the issuer names, and forget others when no token can refer to them any more."""
+        now = self._monotonic()
+        for uri, known in list(self._lists.items()):
+            if uri in named:
+                known.unnamed_since = None
+            elif known.unnamed_since is None:
+                known.unnamed_since = now
+            if known.unnamed_since is not None and (
+                known.issued_at is None or now - known.unnamed_since > _REMEMBERED_FOR
+            ):
+                del self._lists[uri]
+        for uri in named:
+            self._know(uri)
 
     async def _fetch_named(self) -> list[str] | None:
         """Return every list that the issuer names, also those that have no token yet (section 9.2)."""

@@ -1,0 +1,113 @@
+"""Attacks on what takes tokens, keys and clients back. Each test names where the attack or the rule is from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+from support.authserver import AuthServer
+from support.clock import FakeClock
+from support.transfer import FullInstallation, Moved, export_of
+
+from gatehouse.authserver.clients.administration import set_disabled
+from gatehouse.authserver.store.status_lists import revoke_token
+from gatehouse.authserver.tokens.indices import parse_jti
+from gatehouse.shared.jose import parse_key_set, read_header, read_unverified_claims, verify
+from gatehouse.shared.status_list import MAX_LENGTH, PATH, WINDOW, decode, is_set
+
+DAY = 86400
+
+
+def published_bit(server: AuthServer, jti: str) -> bool:
+    """Return the bit of a token as a resource server learns it that was started just now."""
+    index = parse_jti(jti)
+    assert index is not None
+    document = server.http.get(f"{PATH}/{index.list_id}").text
+    header = read_header(document, MAX_LENGTH)
+    key = parse_key_set(server.http.get("/.well-known/jwks.json").data)[header.kid or ""]
+    return is_set(decode(verify(document, header, key)["status_list"]), index.idx)
+
+
+def new_client(server: AuthServer) -> tuple[str, str]:
+    client, secret = server.create_client()
+    return client.client_id, secret
+
+
+def issue(server: AuthServer, basic: tuple[str, str]) -> str:
+    """Return the jti of a new token."""
+    jti: str = server.read_token(server.post_token(basic=basic))[1]["jti"]
+    return jti
+
+
+def test_a_path_that_no_database_takes_is_no_list_and_no_outage(authserver: AuthServer) -> None:
+    """CWE-158: PostgreSQL refuses NUL in a text, which looked like a database that is away (503, unrecorded)."""
+    basic = new_client(authserver)
+    index = parse_jti(issue(authserver, basic))
+    assert index is not None
+    assert authserver.http.get(f"{PATH}/{index.list_id}").status_code == 200
+    for path in ("%00", f"{index.list_id}%00", "%FF%FE", "a" * 3000):
+        response = authserver.http.get(f"{PATH}/{path}")
+        assert (response.status_code, response.json["error"]) == (404, "invalid_request"), path
+
+
+def test_a_shared_cache_asks_each_time_so_that_it_serves_no_revoked_key(authserver: AuthServer) -> None:
+    """RFC 9111 5.2.1: a cache may ignore what a request says; s-maxage (5.2.2.10) binds every shared one."""
+    response = authserver.http.get("/.well-known/jwks.json")
+    assert response.status_code == 200
+    assert "s-maxage=0" in response.headers["Cache-Control"].split(", ")
+
+
+def test_a_clock_that_ran_ahead_for_a_while_revives_no_token(authserver: AuthServer, clock: FakeClock) -> None:
+    """RFC 7009 2.2: a token that was taken back is invalid. Maintenance forgot it, as if it had expired."""
+    basic = new_client(authserver)
+    revoked, live = issue(authserver, basic), issue(authserver, basic)
+    index = parse_jti(revoked)
+    assert index is not None
+    with authserver.services.database.write() as session:
+        revoke_token(session, index.list_id, index.idx)
+    assert (published_bit(authserver, revoked), published_bit(authserver, live)) == (True, False)
+    clock.advance(DAY)
+    authserver.services.maintenance.run_once()
+    clock.advance(WINDOW - DAY)
+    assert published_bit(authserver, revoked)
+    assert published_bit(authserver, live), "nobody could take it back any more"
+    assert not published_bit(authserver, issue(authserver, new_client(authserver)))
+
+
+@dataclass
+class Restored:
+    """An installation, and the one that was made of its export when the first had gone on for a while."""
+
+    full: FullInstallation
+    late: str
+    """A token that the first issued after the export, and took back."""
+    again: FullInstallation
+
+
+@pytest.fixture
+def restored(authserver: AuthServer, empty_database: URL, tmp_path: Path) -> Iterator[Restored]:
+    full = FullInstallation(authserver)
+    document = export_of(authserver)
+    client, secret = authserver.create_client()
+    late = authserver.post_token(basic=(client.client_id, secret)).json["access_token"]
+    with authserver.services.database.write() as session:
+        set_disabled(session, authserver.admin, client.client_id, disabled=True)
+    moved = Moved(empty_database, document, authserver.clock, authserver.settings.keys_dir)
+    server = AuthServer(tmp_path / "restored", moved, authserver.clock)
+    yield Restored(full, late, full.on(server))
+    server.close()
+
+
+def test_a_token_that_an_export_knows_nothing_of_takes_no_part_in_what_comes_after(restored: Restored) -> None:
+    """draft-ietf-oauth-status-list, "Double Allocation": no index is given twice. After an import, others got those of
+    tokens that the old place had issued, and taken back, since the export: these became good again.
+    """
+    server = restored.again.server
+    assert restored.again.is_active(restored.full.token)
+    assert not restored.full.is_active(restored.late)
+    late = str(read_unverified_claims(restored.late)["jti"])
+    given = [parse_jti(issue(server, new_client(server))) for _ in range(4)]
+    assert parse_jti(late) not in given
+    assert not restored.again.is_active(restored.late)
+    assert published_bit(server, late), "here nobody could take it back"
