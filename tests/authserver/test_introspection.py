@@ -121,6 +121,8 @@ def test_unknown_foreign_and_dead_tokens_are_answered_alike(
     reasons = {row["reason"] for row in authserver.audit(action="token.introspect") if row["outcome"] == "refused"}
     assert reasons >= {"revoked", "the token is for another resource"}
     assert {"expired", "iss", "lives"} <= {reason.split()[0] for reason in reasons}
+    told = {row["jti"] for row in authserver.audit(action="token.introspect") if row["reason"] == "revoked"}
+    assert read_unverified_claims(texts["revoked"])["jti"] in told
 
 
 def test_every_answer_costs_the_same_verifications_and_statements(
@@ -287,6 +289,34 @@ def test_credentials_that_cannot_be_are_refused_with_a_mend(shell: Shell) -> Non
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
     shell.text("resource", "credential", "rotate", created, "--overlap", "60s")
     assert "replaced before" in shell.refusal("resource", "credential", "rotate", created)
+
+
+def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Shell) -> None:
+    replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
+    taking_over = shell.json("resource", "credential", "rotate", replaced, "--overlap", "1h")["credential_id"]
+    mend = f"authserver resource credential expire {replaced}"
+    assert mend in shell.refusal("resource", "credential", "rotate", replaced)
+    assert "--yes" in shell.refusal(*mend.split()[1:])
+    left = shell.json(*mend.split()[1:], "--yes")
+    assert [known["credential_id"] for known in left] == [taking_over]
+    assert shell.json(*mend.split()[1:], "--yes") == left, "repeated, it does nothing"
+    assert shell.json("resource", "credential", "expire", taking_over, "--yes") == []
+    assert "credential list" in shell.refusal("resource", "credential", "expire", "rsc_x", "--yes")
+    ended = [event["detail"] for event in shell.json("audit", "--action", "resource.credential.expire")]
+    assert ended == [{"credential_id": replaced}, {"credential_id": taking_over}]
+
+
+def test_an_ended_credential_is_refused_whatever_the_clock_says(
+    authserver: AuthServer, credential: Basic, clock: FakeClock
+) -> None:
+    authserver.services.resource_authenticator._cache._monotonic = clock
+    assert post(authserver, credential, token="x").status_code == 200
+    with authserver.services.database.write() as session:
+        resource_credentials.expire_credential(session, authserver.admin, credential[0])
+    clock.advance(1)
+    assert post(authserver, credential, token="x").status_code == 401
+    clock.advance(-3600)
+    assert post(authserver, credential, token="x").status_code == 401
 
 
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:
