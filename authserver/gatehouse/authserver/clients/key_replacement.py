@@ -47,7 +47,10 @@ def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: b
     client, now = locked_client(session, client_id), admin.now()
     method = client.token_endpoint_auth_method
     if method != "private_key_jwt":
-        raise Refused(f"The client authenticates by {method}: it has a secret, and no keys.")
+        raise Refused(
+            f"The client authenticates by {method}: it has a secret, and no keys. Replace that: "
+            + client_command("secret rotate", client_id)
+        )
     living, dead = split(_rows(session, client_id), now)
     for row in dead:
         if row.thumbprint in wanted:
