@@ -122,8 +122,9 @@ def _carry(installation: Installation) -> str:
 
 def _record(installation: Installation, header: Header, counts: dict[str, int]) -> None:
     with installation.database.write() as session:
-        detail = {"keys": header.keys, "audit": header.audit, "rows": counts}
-        installation.admin.record(session, "installation.export", header.issuer, **detail)
+        installation.admin.record(
+            session, "installation.export", header.issuer, keys=header.keys, audit=header.audit, rows=counts
+        )
 
 
 def _tell(table: str, done: int) -> None:
