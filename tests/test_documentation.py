@@ -85,6 +85,20 @@ def test_the_readme_shows_the_real_help() -> None:
         assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
 
 
+def test_every_command_of_what_now_can_be_typed() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What now?")[2].partition("\n## ")[0]
+    commands = re.findall(r"`(authserver|resourceserver) ([^`]*)`", section)
+    assert len(commands) > 12
+    for program, arguments in commands:
+        words = re.match(r"[a-z -]*?(?= -|$| [A-Z<])", arguments)
+        assert words, arguments
+        group = authserver_command if program == "authserver" else resourceserver_command
+        printed = CliRunner().invoke(group, [*words[0].split(), "--help"])
+        assert printed.exit_code == 0, arguments
+        assert f"{words[0]} [OPTIONS]" in printed.output, arguments
+        assert all(option in printed.output for option in re.findall(r"--[a-z-]+", arguments)), arguments
+
+
 def test_the_readme_shows_what_is_really_said_of_who_can_call_what(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

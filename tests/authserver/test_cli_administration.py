@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import make_url
 from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer, token_form
+from support.migrations import downgrade
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
@@ -16,6 +18,7 @@ from gatehouse.authserver.cli.audit import ACTIONS
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.clients.secret_rotation import rotate_secret
 from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
+from gatehouse.authserver.store.database import Database
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.checks import Check
 from gatehouse.shared.jose import SigningKey, parse_key_set, read_unverified_claims
@@ -188,7 +191,10 @@ def test_a_rotated_secret_replaces_the_old_one(shell: Shell) -> None:
 
 def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "agent.pem"))["client_id"]
-    assert "it has keys, and no secret" in shell.refusal("client", "secret", "rotate", client_id, "--yes")
+    refusal = shell.refusal("client", "secret", "rotate", client_id, "--yes")
+    assert (
+        f"it has keys, and no secret. Replace those: authserver client key replace {client_id} --jwks FILE" in refusal
+    )
     assert shell.json("client", "secret", "list", client_id) == []
 
 
@@ -358,7 +364,8 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     ):
         shell.text(*command)
     credential = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
-    shell.text("resource", "credential", "rotate", credential)
+    rotated = shell.json("resource", "credential", "rotate", credential)["credential_id"]
+    shell.text("resource", "credential", "expire", rotated, "--yes")
     shell.text("resource", "remove", RESOURCE, "--yes")
     recorded = {event["action"] for event in shell.json("audit")}
     others = {"http.request", "installation.import", "key.remove", "key.retire", "token.introspect", "token.issue"}
@@ -472,6 +479,17 @@ def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: She
         assert {checks[name][0] for name in names[names.index(failing) + 1 :]} == {"not checked"}
 
 
+def test_a_token_that_is_signed_here_has_every_check_made_whatever_fails(shell: Shell, issued: str) -> None:
+    claims = read_unverified_claims(issued)
+    assert inspect(shell, issued)[0] == 0
+    shell.text("client", "disable", claims["client_id"])
+    code, checks = inspect(shell, issued)
+    assert code == 1
+    outcomes = {name: outcome for name, (outcome, _) in checks.items()}
+    assert outcomes.pop("status") == outcomes.pop("client") == "failed"
+    assert set(outcomes.values()) == {"ok"}
+
+
 def test_an_assertion_and_a_token_of_another_key_are_named_for_what_they_are(shell: Shell, issued: str) -> None:
     claims = read_unverified_claims(issued)
     key = SigningKey.generate("ES256")
@@ -548,6 +566,17 @@ def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shel
     shell.environment |= {"AUTHSERVER_BIND": "nowhere", "AUTHSERVER_TOKEN_TTL": "9999"}
     result = shell.run("check", "--output", "json")
     assert [check["outcome"] for check in json.loads(result.stdout)] == ["failed", "failed"]
+
+
+@pytest.mark.only_on("sqlite")
+def test_check_of_an_older_database_says_only_what_is_so(shell: Shell) -> None:
+    assert {check["outcome"] for check in shell.json("check")} == {"ok"}
+    downgrade(make_url(shell.environment["AUTHSERVER_DATABASE_URL"]), Database.schema, "0002")
+    result = shell.run("check", "--output", "json")
+    assert result.exit_code == 1
+    failed = {check["check"]: check["detail"] for check in json.loads(result.stdout) if check["outcome"] == "failed"}
+    assert set(failed) == {"database", "signing key"}
+    assert all("Run: authserver init" in detail for detail in failed.values())
 
 
 def test_check_explains_every_setting(shell: Shell) -> None:

@@ -80,6 +80,17 @@ def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     assert "Put that one back" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
 
 
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("option", ["--yes", "--prepare"])
+def test_where_the_sealing_key_is_lost_a_reseal_says_so_and_makes_none(shell: Shell, option: str) -> None:
+    shell.text("key", "reseal", "--yes")
+    (shell.folder / "keys").rename(shell.folder / "lost")
+    assert "Restore" in shell.refusal("key", "reseal", option)
+    assert not (shell.folder / "keys").exists()
+    (shell.folder / "lost").rename(shell.folder / "keys")
+    shell.text("key", "reseal", option)
+
+
 def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     first = authserver.post_token(basic=(client.client_id, secret))

@@ -98,7 +98,8 @@ def test_no_file_is_written_over_and_none_is_left_unfinished(shell: Shell, tmp_p
     link.symlink_to(tmp_path / "nowhere")
     assert "stays as it is" in shell.refusal("export", str(link))
     assert not (tmp_path / "nowhere").exists()
-    assert "cannot be used" in shell.refusal("export", str(tmp_path / "no" / "folder"))
+    refusal = shell.refusal("export", str(tmp_path / "no" / "folder"))
+    assert refusal == f"Error: There is no folder {tmp_path / 'no'}. Make it, or name a file in another one.\n"
     shell.text("export", str(tmp_path / "new.jsonl"))
     assert not list(tmp_path.glob(".unfinished*"))
 

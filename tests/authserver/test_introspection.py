@@ -12,7 +12,6 @@ from support.clock import FakeClock
 from support.shell import Shell
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import resource_credentials, secrets
 from gatehouse.authserver.clients.administration import set_disabled
 from gatehouse.authserver.clients.lives import MAX_OVERLAP
@@ -122,6 +121,8 @@ def test_unknown_foreign_and_dead_tokens_are_answered_alike(
     reasons = {row["reason"] for row in authserver.audit(action="token.introspect") if row["outcome"] == "refused"}
     assert reasons >= {"revoked", "the token is for another resource"}
     assert {"expired", "iss", "lives"} <= {reason.split()[0] for reason in reasons}
+    told = {row["jti"] for row in authserver.audit(action="token.introspect") if row["reason"] == "revoked"}
+    assert read_unverified_claims(texts["revoked"])["jti"] in told
 
 
 def test_every_answer_costs_the_same_verifications_and_statements(
@@ -245,32 +246,6 @@ def test_without_its_database_an_introspection_asks_to_come_back(authserver: Aut
     assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
 
 
-def test_a_credential_that_leaks_while_its_overlap_lasts_is_ended_at_once(
-    authserver: AuthServer, credential: Basic, clock: FakeClock
-) -> None:
-    """RFC 6819 5.2.3.6: an authorization server may revoke a secret. An overlap lasts for up to 90 days."""
-    authserver.services.resource_authenticator._cache._monotonic = clock
-    keys = authserver.services.keys.ring()
-
-    def rotate(overlap: int) -> Basic:
-        with authserver.services.database.write() as session:
-            created, secret = resource_credentials.rotate_credential(
-                session, authserver.admin, keys, credential[0], overlap
-            )
-        return created.credential_id, secret
-
-    second = rotate(MAX_OVERLAP)
-    assert post(authserver, credential, token="x").status_code == 200
-    with pytest.raises(Refused, match="replaced before"):
-        rotate(60)
-    third = rotate(0)
-    clock.advance(1)
-    assert post(authserver, credential, token="x").status_code == 401
-    assert [post(authserver, new, token="x").status_code for new in (second, third)] == [200, 200]
-    with pytest.raises(Refused, match="replaced before"):
-        rotate(0)
-
-
 def test_a_rotated_credential_works_until_its_overlap_ends(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
@@ -313,9 +288,36 @@ def test_credentials_that_cannot_be_are_refused_with_a_mend(shell: Shell) -> Non
     assert "resource list" in shell.refusal("resource", "credential", "create", "https://nobody.example.com/mcp")
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
     shell.text("resource", "credential", "rotate", created, "--overlap", "60s")
-    refusal = shell.refusal("resource", "credential", "rotate", created, "--overlap", "60s")
-    assert "replaced before" in refusal
-    assert "without --overlap" in refusal
+    assert "replaced before" in shell.refusal("resource", "credential", "rotate", created, "--overlap", "60s")
+
+
+def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Shell) -> None:
+    """RFC 6819 5.2.3.6: an authorization server may revoke a secret. An overlap lasts for up to 90 days."""
+    replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
+    taking_over = shell.json("resource", "credential", "rotate", replaced, "--overlap", "1h")["credential_id"]
+    mend = f"authserver resource credential expire {replaced}"
+    assert mend in shell.refusal("resource", "credential", "rotate", replaced)
+    assert "--yes" in shell.refusal(*mend.split()[1:])
+    left = shell.json(*mend.split()[1:], "--yes")
+    assert [known["credential_id"] for known in left] == [taking_over]
+    assert shell.json(*mend.split()[1:], "--yes") == left, "repeated, it does nothing"
+    assert shell.json("resource", "credential", "expire", taking_over, "--yes") == []
+    assert "credential list" in shell.refusal("resource", "credential", "expire", "rsc_x", "--yes")
+    ended = [event["detail"] for event in shell.json("audit", "--action", "resource.credential.expire")]
+    assert ended == [{"credential_id": replaced}, {"credential_id": taking_over}]
+
+
+def test_an_ended_credential_is_refused_whatever_the_clock_says(
+    authserver: AuthServer, credential: Basic, clock: FakeClock
+) -> None:
+    authserver.services.resource_authenticator._cache._monotonic = clock
+    assert post(authserver, credential, token="x").status_code == 200
+    with authserver.services.database.write() as session:
+        resource_credentials.expire_credential(session, authserver.admin, credential[0])
+    clock.advance(1)
+    assert post(authserver, credential, token="x").status_code == 401
+    clock.advance(-3600)
+    assert post(authserver, credential, token="x").status_code == 401
 
 
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:

@@ -95,6 +95,7 @@ def test_a_token_that_is_dead_already_is_answered_as_a_revoked_one(authserver: A
     for _ in range(2):
         assert post(authserver, (client.client_id, secret), token=revoked).status_code == 200
     assert last_event(authserver)["reason"] == "revoked"
+    assert last_event(authserver)["jti"] == read_unverified_claims(revoked)["jti"]
     clock.advance(300 + LEEWAY)
     assert post(authserver, (client.client_id, secret), token=expired).status_code == 200
     assert last_event(authserver)["reason"] == f"expired {LEEWAY} s ago"
@@ -189,7 +190,8 @@ def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell:
     assert inspect_exit_code(shell, shell.json(*again)["access_token"]) == 0
     events = shell.json("audit", "--action", "token.revoke")
     assert [event["object"] for event in events] == [client_id] * 3
-    assert events[1]["detail"]["jti"] == second["jti"]
+    of_the_second = [event["action"] for event in shell.json("audit", "--jti", second["jti"])]
+    assert of_the_second == ["token.issue", "token.revoke"]
 
 
 def test_what_cannot_be_revoked_is_refused_with_a_mend(shell: Shell, issued: dict[str, str]) -> None:
@@ -197,14 +199,28 @@ def test_what_cannot_be_revoked_is_refused_with_a_mend(shell: Shell, issued: dic
     assert "no jti of this server's" in shell.refusal("token", "revoke", "--jti", "a")
     assert "no live token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")
     assert "There is no client" in shell.refusal("token", "revoke", "--client", "agent_x")
-    dead = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input="abc")
+    for text, told in (("abc", "was it cut"), ("", "token revoke < token.txt"), (" gths_x ", "a client secret")):
+        mistaken = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input=text)
+        assert mistaken.exit_code == 1
+        assert told in mistaken.stderr
+    dead = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input="a.b.c")
     assert dead.exit_code == 1
     assert "token inspect" in dead.output
     assert inspect_exit_code(shell, issued["access_token"]) == 0
 
 
+def test_enabling_a_client_that_is_not_disabled_ends_none_of_its_tokens(shell: Shell, issued: dict[str, str]) -> None:
+    shell.text("client", "enable", issued["client_id"])
+    assert inspect_exit_code(shell, issued["access_token"]) == 0
+    shell.text("client", "disable", issued["client_id"])
+    shell.text("client", "enable", issued["client_id"])
+    assert inspect_exit_code(shell, issued["access_token"]) == 1
+
+
 @pytest.mark.parametrize("end", ["disable", "delete"])
 def test_a_client_that_is_disabled_or_deleted_loses_its_tokens(shell: Shell, issued: dict[str, str], end: str) -> None:
     assert inspect_exit_code(shell, issued["access_token"]) == 0
-    shell.text("client", end, issued["client_id"], *(["--yes"] if end == "delete" else []))
+    ended = shell.run("client", end, issued["client_id"], *(["--yes"] if end == "delete" else []))
+    assert "token endpoint within one second" in ended.stderr
+    assert "every resource server by its next poll" in ended.stderr
     assert inspect_exit_code(shell, issued["access_token"]) == 1

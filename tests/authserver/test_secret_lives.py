@@ -311,7 +311,9 @@ def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
     left = shell.json("client", "secret", "expire", client_id, old["prefix"], "--yes")
     assert [known["state"] for known in left] == ["over", "live"]
     event = shell.json("audit", "--action", "client.secret.rotate")[0]
-    assert (event["detail"]["overlap"], event["detail"]["replaced"]) == (7 * DAY, [old["secret_id"]])
+    assert event["detail"] == {"secret_id": new["secret_id"], "replaced": [old["secret_id"]], "overlap": 7 * DAY}
+    [ended] = shell.json("audit", "--action", "client.secret.expire")
+    assert ended["detail"] == {"secret_id": old["secret_id"]}
 
 
 @pytest.mark.only_on("sqlite")

@@ -49,7 +49,7 @@ class Administrator:
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
         session.execute(self.audit.insert(event))
 
-    def record(self, session: Session, action: str, object_: str, **detail: Any) -> None:
-        """Add the audit event of a change to the change's own transaction."""
-        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, detail=detail)
+    def record(self, session: Session, action: str, object_: str, *, jti: str | None = None, **detail: Any) -> None:
+        """Add the audit event of a change to the change's own transaction, joined to a token by its `jti`."""
+        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
         session.execute(self.audit.insert(event))

@@ -13,8 +13,8 @@ ACTIONS = (
     *("client.key.expire", "client.key.replace", "client.secret.expire", "client.secret.rotate", "client.update"),
     *("http.request", "installation.export", "installation.import"),
     *("key.activate", "key.create", "key.remove", "key.reseal", "key.retire", "key.revoke"),
-    *("resource.add", "resource.credential.create", "resource.credential.rotate", "resource.remove"),
-    *("resource.update", "token.introspect", "token.issue", "token.revoke"),
+    *("resource.add", "resource.credential.create", "resource.credential.expire", "resource.credential.rotate"),
+    *("resource.remove", "resource.update", "token.introspect", "token.issue", "token.revoke"),
 )
 """What this server records."""
 

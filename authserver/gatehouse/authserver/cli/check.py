@@ -57,6 +57,7 @@ def _check_installation(settings: Settings) -> list[Check]:
         return shown_url(settings.database)
 
     def signing_key() -> str:
+        database.require_current()
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
 
     def address() -> str:

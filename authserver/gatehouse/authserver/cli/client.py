@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from gatehouse.authserver.cli.client_record import (
+    ENDS_TOKENS,
     WITHIN_A_SECOND,
     client_record,
     note_workspace,
@@ -159,7 +160,7 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = administration.set_disabled(session, installation.admin, client_id, disabled=disabled)
     print_client(changed, installation.admin.now(), output)
-    click.echo(WITHIN_A_SECOND, err=True)
+    click.echo(ENDS_TOKENS if disabled else WITHIN_A_SECOND, err=True)
 
 
 @client.command()
@@ -223,4 +224,4 @@ def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
         administration.delete_client(session, installation.admin, client_id)
     print_record({"client_id": client_id, "deleted": True}, output)
-    click.echo(WITHIN_A_SECOND, err=True)
+    click.echo(ENDS_TOKENS, err=True)

@@ -15,6 +15,8 @@ from gatehouse.shared.redaction import printable
 from gatehouse.shared.scopes import format_scope
 
 WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
+BY_NEXT_POLL = "at every resource server by its next poll, which is every 5 s by default"
+ENDS_TOKENS = f"Takes effect at the token endpoint within one second, and for tokens that are out {BY_NEXT_POLL}."
 
 
 def client_record(registered: Client, now: int) -> dict[str, Any]:

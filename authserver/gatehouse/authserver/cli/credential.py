@@ -10,10 +10,11 @@ from gatehouse.authserver.cli.overlap import life_record, overlap_option
 from gatehouse.authserver.clients.resource_credentials import (
     ResourceCredential,
     create_credential,
+    expire_credential,
     list_credentials,
     rotate_credential,
 )
-from gatehouse.shared.command_line import example, output_option, print_record, print_records
+from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
 
 
 @click.group()
@@ -56,15 +57,28 @@ def create(ctx: click.Context, url: str, output: str) -> None:
 @click.pass_context
 @example("authserver resource credential rotate rsc_0123456789abcdef --overlap 1d")
 def rotate(ctx: click.Context, credential_id: str, overlap: int, output: str) -> None:
-    """Replace a credential by a new one. The old one is refused after the overlap, and within one second of it.
-
-    Repeated without --overlap, it ends one whose overlap lasts still.
-    """
+    """Replace a credential by a new one. The old one is refused after the overlap, and within one second of it."""
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:
             created, secret = rotate_credential(session, installation.admin, keys, credential_id, overlap)
             _print_once(created, secret, installation.admin.now(), output)
+
+
+@credential.command()
+@click.argument("credential_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+@click.pass_context
+@example("authserver resource credential expire rsc_0123456789abcdef --yes")
+def expire(ctx: click.Context, credential_id: str, yes: bool, output: str) -> None:
+    """End a credential within one second, and list what is left. A resource can do without."""
+    confirm(f"End the credential {credential_id}? Who asks with it is refused.", yes=yes)
+    with open_installation(ctx) as installation:
+        with installation.database.write() as session:
+            expire_credential(session, installation.admin, credential_id)
+            known = list_credentials(session, installation.admin.now())
+        _print(known, installation.admin.now(), output)
 
 
 @credential.command("list")
@@ -75,6 +89,9 @@ def list_(ctx: click.Context, output: str) -> None:
     """List the credentials that are accepted: whose they are, how each begins, when it was made and last used."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         now = installation.admin.now()
-        records = [_record(known, now) for known in list_credentials(session, now)]
+        _print(list_credentials(session, now), now, output)
+
+
+def _print(known: list[ResourceCredential], now: int, output: str) -> None:
     columns = ("credential_id", "resource", "prefix", "created_at", "last_used_at", "expires_at")
-    print_records(records, columns, output)
+    print_records([_record(one, now) for one in known], columns, output)

@@ -141,6 +141,8 @@ def reseal(ctx: click.Context, prepare: bool, yes: bool, output: str) -> None:
     """  # noqa: D301 - click reads the control character
     with open_installation(ctx) as installation:
         settings = installation.settings
+        # Lost, it is told with its mend before anything else is tried.
+        installation.sealing_key()
         if prepare:
             if settings.sealing_key is not None:
                 print_record({"next_sealing_key": generate_sealing_key()}, output)

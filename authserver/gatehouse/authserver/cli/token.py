@@ -7,6 +7,7 @@ import click
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authenticate import AuthenticatedClient
 from gatehouse.authserver.clients.lookup import existing_client
@@ -19,7 +20,7 @@ from gatehouse.authserver.resources.registry import list_resources
 from gatehouse.authserver.store.status_lists import is_live, reserve_block
 from gatehouse.authserver.tokens.administration import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.indices import Index
-from gatehouse.authserver.tokens.inspect import Inspection
+from gatehouse.authserver.tokens.inspect import Inspection, no_token
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
 from gatehouse.authserver.tokens.read import DeadToken, TokenReader
 from gatehouse.shared.administration import Administrator
@@ -82,6 +83,12 @@ def _issue(
     return issued
 
 
+def _read_token() -> str:
+    if sys.stdin.isatty():
+        click.echo("Paste the token, then press Ctrl-D.", err=True)
+    return sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip()
+
+
 def _mend(mend: str | None) -> str:
     """Return what may mend a refusal, a command or a sentence, as the end of a message."""
     return "" if mend is None else f". Run: {mend}" if mend.startswith("authserver ") else f". {mend}"
@@ -102,9 +109,7 @@ def inspect(ctx: click.Context, output: str) -> None:
 
     Exit code 1 when it would be refused. The token itself is not printed.
     """
-    if sys.stdin.isatty():
-        click.echo("Paste the token, then press Ctrl-D.", err=True)
-    text = sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip()
+    text = _read_token()
     with open_installation(ctx) as installation:
         keys = parse_key_set(installation.keys().jwks)
         with installation.database.read() as session:
@@ -149,13 +154,16 @@ def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: s
             elif client_id is not None:
                 revoke_all(session, installation.admin, client_id)
     print_record({"client_id": client_id, "jti": jti or "every one", "revoked": True}, output)
-    click.echo("Takes effect at every resource server by its next poll, which is every 5 s by default.", err=True)
+    click.echo(f"Takes effect {BY_NEXT_POLL}.", err=True)
 
 
 def _read_jti(installation: Installation) -> str:
+    text = _read_token()
+    if (mistaken := no_token(text, "revoke")) is not None:
+        raise Refused(f"Nothing to take back: {mistaken}")
     reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
     try:
-        claims, _ = reader.read(sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip(), installation.keys())
+        claims, _ = reader.read(text, installation.keys())
     except DeadToken as dead:
-        raise Refused(f"Nothing to take back: {dead.reason}. Ask: authserver token inspect") from None
+        raise Refused(f"Nothing to take back: {dead.reason}. Ask: authserver token inspect < token.txt") from None
     return claims.jti

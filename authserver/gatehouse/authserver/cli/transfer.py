@@ -64,8 +64,8 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
             keys=with_keys,
             audit=not without_audit,
         )
-        _warn(installation, header)
         with _output(file) as target:
+            _warn(installation, header)
             counts = write_export(
                 installation.database, target, header, lambda counts: _record(installation, header, counts), _tell
             )
@@ -83,6 +83,8 @@ def _output(file: str) -> Iterator[BinaryIO]:
     # Said before the work, and by the file system once more after it.
     if os.path.lexists(file):
         raise there
+    if not (folder := Path(file).parent).is_dir():
+        raise Refused(f"There is no folder {folder}. Make it, or name a file in another one.")
     try:
         with new_file(Path(file)) as target:
             yield target
@@ -121,8 +123,9 @@ def _carry(installation: Installation) -> str:
 
 def _record(installation: Installation, header: Header, counts: dict[str, int]) -> None:
     with installation.database.write() as session:
-        detail = {"keys": header.keys, "audit": header.audit, "rows": counts}
-        installation.admin.record(session, "installation.export", header.issuer, **detail)
+        installation.admin.record(
+            session, "installation.export", header.issuer, keys=header.keys, audit=header.audit, rows=counts
+        )
 
 
 def _tell(table: str, done: int) -> None:

@@ -66,7 +66,7 @@ def create_client(
     session.flush()
     secret = None
     if registration.jwks is None:
-        secret = add_secret(session, admin, keys, client_id)
+        _, secret = add_secret(session, admin, keys, client_id)
     else:
         add_keys(session, admin, client_id, parse_keys(registration.jwks))
     admin.record(
@@ -107,13 +107,16 @@ def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) ->
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
     """Disable or enable a client. What tokens it has are taken back: disabling ends them, enabling revives none.
 
+    Enabling a client that is not disabled leaves its tokens alone.
+
     Raises:
         Refused: there is no such client.
     """
     locked_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
+    if disabled or row.disabled:
+        revoke_client(session, client_id)
     row.disabled = disabled
-    revoke_client(session, client_id)
     admin.record(session, "client.disable" if disabled else "client.enable", client_id)
     return existing_client(session, client_id)
 

@@ -45,9 +45,9 @@ def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: b
     check_overlap(overlap)
     wanted = parse_keys(jwks)
     client, now = locked_client(session, client_id), admin.now()
-    method = client.token_endpoint_auth_method
-    if method != "private_key_jwt":
-        raise Refused(f"The client authenticates by {method}: it has a secret, and no keys.")
+    if (method := client.token_endpoint_auth_method) != "private_key_jwt":
+        mend = client_command("secret rotate", client_id)
+        raise Refused(f"The client authenticates by {method}: it has a secret, and no keys. Replace that: {mend}")
     living, dead = split(_rows(session, client_id), now)
     for row in dead:
         if row.thumbprint in wanted:

@@ -15,7 +15,7 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.clients.credentials import SecretCredentials, read_credentials
 from gatehouse.authserver.clients.last_use import LastUse
-from gatehouse.authserver.clients.lives import Life, check_overlap, end, life_of
+from gatehouse.authserver.clients.lives import Life, check_overlap, end, life_of, over
 from gatehouse.authserver.clients.secrets import StoredSecret, digest, find, generate_secret, hint
 from gatehouse.authserver.errors import invalid_client
 from gatehouse.authserver.keys.store import KeyRing
@@ -88,7 +88,7 @@ class ResourceAuthenticator:
         if matched is None:
             raise invalid_client("wrong secret of a resource credential", _MEND)
         if matched.life.is_over(self._clock()):
-            raise invalid_client("the resource credential was replaced, and its overlap is over", _MEND)
+            raise invalid_client(f"the resource credential {over(matched.life)}", _MEND)
         self._last_use.note(ResourceCredentialRow, credentials.client_id)
         return AuthenticatedResource(stored.resource, credentials.client_id)
 
@@ -121,20 +121,15 @@ def rotate_credential(
 ) -> tuple[ResourceCredential, str]:
     """Replace a credential by a new one with an id of its own. The old one lives on for `overlap` seconds.
 
-    Without an overlap, one that was replaced before ends at once, however long its own overlap would have lasted.
-
     Raises:
-        Refused: there is no such credential, it is over, it was replaced before and is to have another overlap, or the
-            overlap is too long.
+        Refused: there is no such credential, it was replaced before, or the overlap is too long.
     """
     check_overlap(overlap)
-    row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
-    if row is None:
-        raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
-    if row.expires_at is not None and (overlap or life_of(row).is_over(admin.now())):
+    row = _locked(session, credential_id)
+    if row.expires_at is not None:
         raise Refused(
-            "The credential was replaced before. Rotate the one that took its place, or end this one at once, without "
-            f"--overlap. See: {_MEND}"
+            f"The credential was replaced before. Rotate the one that took its place: {_MEND}; "
+            f"or end this one: authserver resource credential expire {credential_id}"
         )
     end(row, admin.now(), overlap)
     created, secret = _add(session, admin, keys, row.resource)
@@ -149,12 +144,32 @@ def rotate_credential(
     return created, secret
 
 
+def expire_credential(session: Session, admin: Administrator, credential_id: str) -> None:
+    """End a credential. It is refused within one second. Does nothing for one that is over.
+
+    Raises:
+        Refused: there is no such credential.
+    """
+    row = _locked(session, credential_id)
+    if life_of(row).is_over(admin.now()):
+        return
+    end(row, admin.now())
+    admin.record(session, "resource.credential.expire", row.resource, credential_id=credential_id)
+
+
 def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
     """Read the credentials that can be used, by resource."""
     rows = session.scalars(
         select(ResourceCredentialRow).order_by(ResourceCredentialRow.resource, ResourceCredentialRow.created_at)
     )
     return [_credential(row) for row in rows if not life_of(row).is_over(now)]
+
+
+def _locked(session: Session, credential_id: str) -> ResourceCredentialRow:
+    row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
+    if row is None:
+        raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
+    return row
 
 
 def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -> tuple[ResourceCredential, str]:

@@ -27,12 +27,12 @@ class ListedSecret:
     life: Life
 
 
-def add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> str:
-    """Give a client a secret. Return it; it is nowhere to be had again."""
-    secret = generate_secret()
+def add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> tuple[str, str]:
+    """Give a client a secret. Return its id and itself, which is nowhere to be had again."""
+    secret_id, secret = f"sec_{secrets.token_hex(8)}", generate_secret()
     session.add(
         ClientSecretRow(
-            secret_id=f"sec_{secrets.token_hex(8)}",
+            secret_id=secret_id,
             client_id=client_id,
             pepper_id=keys.newest_pepper,
             digest=digest(keys.peppers[keys.newest_pepper], secret),
@@ -40,7 +40,7 @@ def add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id:
             created_at=admin.now(),
         )
     )
-    return secret
+    return secret_id, secret
 
 
 def rotate_secret(
@@ -56,7 +56,10 @@ def rotate_secret(
     client, now = locked_client(session, client_id), admin.now()
     method = client.token_endpoint_auth_method
     if method == "private_key_jwt":
-        raise Refused("The client authenticates by private_key_jwt: it has keys, and no secret.")
+        raise Refused(
+            "The client authenticates by private_key_jwt: it has keys, and no secret. Replace those: "
+            f"{client_command('key replace', client_id)} --jwks FILE"
+        )
     living, dead = split(_rows(session, client_id), now)
     if overlap and len(living) >= MAX_LIVE:
         known = " and ".join(f"{row.secret_id} ({row.hint}...)" for row in living)
@@ -67,9 +70,9 @@ def rotate_secret(
     for row in living:
         end(row, now, overlap)
     forget(session, dead if overlap else [*reversed(living), *dead], REMEMBERED)
-    secret = add_secret(session, admin, keys, client_id)
+    secret_id, secret = add_secret(session, admin, keys, client_id)
     replaced = [row.secret_id for row in living]
-    admin.record(session, "client.secret.rotate", client_id, hint=hint(secret), replaced=replaced, overlap=overlap)
+    admin.record(session, "client.secret.rotate", client_id, secret_id=secret_id, replaced=replaced, overlap=overlap)
     return existing_client(session, client_id), secret
 
 
@@ -100,7 +103,7 @@ def expire_secret(session: Session, admin: Administrator, client_id: str, which:
         )
     end(found[0], admin.now())
     forget(session, [*found, *dead], REMEMBERED)
-    admin.record(session, "client.secret.expire", client_id, secret_id=found[0].secret_id, hint=found[0].hint)
+    admin.record(session, "client.secret.expire", client_id, secret_id=found[0].secret_id)
 
 
 def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:

@@ -45,7 +45,7 @@ def _introspect(
         jti = claims.jti
         answer = {**claims.to_json(), "token_type": "Bearer", "active": True}
     except DeadToken as dead:
-        reason = dead.reason
+        jti, reason = dead.jti, dead.reason
     event = AuditEvent(
         _ACTION,
         "refused" if reason else "allowed",

@@ -44,7 +44,7 @@ def _revoke(services: Services, request: Request, client: AuthenticatedClient, t
         claims, index = services.tokens.read(token, keys, client_id=actor)
     except DeadToken as dead:
         services.audit.commit_and_wait(
-            AuditEvent(_ACTION, "refused", actor=actor, request_id=request.request_id, reason=dead.reason)
+            AuditEvent(_ACTION, "refused", actor=actor, jti=dead.jti, request_id=request.request_id, reason=dead.reason)
         )
         return
     event = AuditEvent(

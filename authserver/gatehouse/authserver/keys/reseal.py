@@ -66,8 +66,14 @@ def _wrap(settings: Settings, database: Database, admin: Administrator) -> Resea
     with database.write() as session:
         lock_keys(session)
         done = _wrap_rows(session, sealing_key, sealing_key.newest, settings.issuer)
-        detail = {"signing_keys": done.signing_keys, "peppers": done.peppers, "left": list(done.left)}
-        admin.record(session, "key.reseal", settings.issuer, **detail)
+        admin.record(
+            session,
+            "key.reseal",
+            settings.issuer,
+            signing_keys=done.signing_keys,
+            peppers=done.peppers,
+            left=list(done.left),
+        )
     return done
 
 

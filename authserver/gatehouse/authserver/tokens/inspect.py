@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.tokens.indices import Index
 from gatehouse.shared import acceptance, jose
-from gatehouse.shared.checks import Check, run_checks
+from gatehouse.shared.checks import Check, passed, run_checks
 from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.clock import LEEWAY, Clock
 from gatehouse.shared.redaction import quoted
@@ -24,7 +24,7 @@ class _Failed(Exception):
 
 @dataclass(slots=True)
 class Inspection:
-    """The checks of one token, in the order in which a resource server makes them."""
+    """The checks of one token."""
 
     token: str = field(repr=False)
     issuer: str
@@ -38,11 +38,9 @@ class Inspection:
     claims: AccessClaims = field(init=False)
 
     def run(self) -> list[Check]:
-        """Make every check; what follows a failure is not checked."""
-        steps = (
-            ("header", self._header),
-            ("typ", self._typ),
-            ("signature", self._signature),
+        """Make every check. What a token says that is not signed here is not checked."""
+        reading = (("header", self._header), ("typ", self._typ), ("signature", self._signature))
+        judging = (
             ("iss", self._issuer),
             ("aud", self._audience),
             ("lifetime", self._lifetime),
@@ -50,10 +48,14 @@ class Inspection:
             ("status", self._status),
             ("client", self._client),
         )
-        return run_checks(steps, (_Failed, jose.InvalidToken, InvalidClaims), stop=True)
+        expected = (_Failed, jose.InvalidToken, InvalidClaims)
+        read = run_checks(reading, expected, stop=True)
+        if not passed(read):
+            return [*read, *(Check(name, "not checked") for name, _ in judging)]
+        return [*read, *run_checks(judging, expected)]
 
     def _header(self) -> str:
-        if (mistaken := _no_token(self.token)) is not None:
+        if (mistaken := no_token(self.token)) is not None:
             raise _Failed(mistaken)
         self.header = jose.read_header(self.token)
         return f"alg {self.header.alg}, kid {self.header.kid}"
@@ -111,10 +113,10 @@ class Inspection:
         return f"{client.client_id} ({client.client_name})"
 
 
-def _no_token(text: str) -> str | None:
+def no_token(text: str, command: str = "inspect") -> str | None:
     """Say what was given in place of a token, without repeating it."""
     if not text:
-        return "standard input is empty; give it a token: authserver token inspect < token.txt"
+        return f"standard input is empty; give it a token: authserver token {command} < token.txt"
     if text[:7].lower() == "bearer ":
         return "this is an Authorization header; leave Bearer out"
     if text.startswith(("{", "[", '"')):

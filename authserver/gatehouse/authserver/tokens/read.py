@@ -23,11 +23,15 @@ _published = lru_cache(maxsize=8)(jose.parse_key_set)
 
 
 class DeadToken(Exception):
-    """The text is no token of this issuer, or no longer one. `reason` is for the operator."""
+    """The text is no token of this issuer, or no longer one.
 
-    def __init__(self, reason: str) -> None:
+    `reason` is for the operator, and so is the `jti`, where the token was signed here.
+    """
+
+    def __init__(self, reason: str, jti: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.jti = jti
 
 
 class TokenReader:
@@ -60,15 +64,15 @@ class TokenReader:
             acceptance.check_lifetime(claims)
             acceptance.check_time(claims, self._clock())
         except InvalidClaims as error:
-            raise DeadToken(str(error)) from None
+            raise DeadToken(str(error), claims.jti) from None
         if client_id not in {None, claims.client_id}:
-            raise DeadToken("the token is another client's")
+            raise DeadToken("the token is another client's", claims.jti)
         if aud not in {None, claims.aud}:
-            raise DeadToken("the token is for another resource")
+            raise DeadToken("the token is for another resource", claims.jti)
         if index is None:
-            raise DeadToken("the token has no status here")
+            raise DeadToken("the token has no status here", claims.jti)
         if not live:
-            raise DeadToken("revoked")
+            raise DeadToken("revoked", claims.jti)
         return claims, index
 
     def _verify(self, token: str, keys: KeyRing) -> tuple[AccessClaims | None, str]:

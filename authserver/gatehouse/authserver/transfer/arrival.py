@@ -185,8 +185,15 @@ def _record(
     session: Session, settings: Settings, admin: Administrator, reader: ExportReader, created: Sequence[str]
 ) -> None:
     header = reader.header
-    detail = {"created_at": header.created_at, "keys": header.keys, "audit": header.audit, "rows": dict(reader.counts)}
-    admin.record(session, "installation.import", settings.issuer, **detail)
+    admin.record(
+        session,
+        "installation.import",
+        settings.issuer,
+        created_at=header.created_at,
+        keys=header.keys,
+        audit=header.audit,
+        rows=dict(reader.counts),
+    )
     for kid in created:
         admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
 
