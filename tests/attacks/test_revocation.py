@@ -106,7 +106,8 @@ def test_a_token_that_an_export_knows_nothing_of_takes_no_part_in_what_comes_aft
     server = restored.again.server
     assert restored.again.is_active(restored.full.token)
     assert not restored.full.is_active(restored.late)
-    late = str(read_unverified_claims(restored.late)["jti"])
+    late, kept = (str(read_unverified_claims(token)["jti"]) for token in (restored.late, restored.full.token))
+    assert not published_bit(server, kept)
     given = [parse_jti(issue(server, new_client(server))) for _ in range(4)]
     assert parse_jti(late) not in given
     assert not restored.again.is_active(restored.late)
