@@ -7,8 +7,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INTEROP := tests/interop/node_modules
 UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill and not soak"
-# COVERAGE=--cov lets `test` hold what `coverage` holds. Not the default: tracing takes half as long again.
-COVERAGE ?=
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,7 +29,7 @@ run: setup ## Keep both servers up with a registered demo client, until Ctrl-C
 
 # Each worker of the journeys starts a stack of its own, with four processes: no more than two at once.
 test: setup ## Run the tests: units, then the journeys, both in parallel
-	$(UNITS) $(COVERAGE)
+	$(UNITS)
 	$(BIN)/python -m pytest -q -n 2 -m journey
 
 # Without npm there is nothing to install with; the tests that need Node say so.
@@ -50,6 +48,7 @@ test-kill: setup ## Kill 200 processes inside what changes keys, secrets and sch
 test-soak: setup ## Replace keys and secrets under load, ten times as fast as in life; some minutes
 	$(BIN)/python -m pytest -q -s -m soak
 
+# Apart from `test`, which has to take less than 8 minutes: tracing takes half as long again.
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov
 
