@@ -19,7 +19,7 @@ from support.databases import Template
 from support.resourceserver import LIST, Issuer, ResourceServer, lifespan, modern_request, settings_in
 
 from gatehouse.resource.app import create_app
-from gatehouse.resource.bearer.jwks import http_fetch
+from gatehouse.resource.bearer.fetch import http_fetch
 from gatehouse.resource.tools import CATALOGUE
 
 pytestmark = pytest.mark.anyio

@@ -15,15 +15,8 @@ import httpx2
 import pytest
 from support.clock import FakeClock
 
-from gatehouse.resource.bearer.jwks import (
-    COOLDOWN,
-    FIRST_COOLDOWN,
-    Fetched,
-    FetchFailed,
-    KeySource,
-    KeysUnavailable,
-    http_fetch,
-)
+from gatehouse.resource.bearer.fetch import Fetched, FetchFailed, http_fetch
+from gatehouse.resource.bearer.jwks import COOLDOWN, FIRST_COOLDOWN, KeySource, KeysUnavailable
 from gatehouse.shared.jose import SigningKey
 
 pytestmark = pytest.mark.anyio

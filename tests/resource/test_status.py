@@ -9,7 +9,8 @@ from support.clock import FakeClock
 from support.resourceserver import ISSUER, LIST, RESOURCE, Issuer
 
 from gatehouse.resource.bearer import status
-from gatehouse.resource.bearer.jwks import Fetched, FetchFailed, KeySource
+from gatehouse.resource.bearer.fetch import Fetched, FetchFailed
+from gatehouse.resource.bearer.jwks import KeySource
 from gatehouse.resource.bearer.status import COOLDOWN, FIRST_RETRY, StatusLists, StatusUnavailable
 from gatehouse.resource.bearer.verifier import TokenRefused, Verifier
 from gatehouse.shared.claims import MAX_LIFETIME, StatusReference

@@ -12,7 +12,8 @@ import httpx2
 from starlette.types import ASGIApp
 
 from gatehouse.resource.app import create_app
-from gatehouse.resource.bearer.jwks import Fetch, Fetched, FetchFailed, KeySource
+from gatehouse.resource.bearer.fetch import Fetch, Fetched, FetchFailed
+from gatehouse.resource.bearer.jwks import KeySource
 from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.resource.catalogue import Catalogue
 from gatehouse.resource.directory.workspaces import create_workspace

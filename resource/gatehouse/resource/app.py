@@ -17,8 +17,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gatehouse.resource.bearer.challenge import Challenge
+from gatehouse.resource.bearer.fetch import Fetch, http_fetch
 from gatehouse.resource.bearer.gate import MAX_BODY, Gate
-from gatehouse.resource.bearer.jwks import Fetch, KeySource, http_fetch
+from gatehouse.resource.bearer.jwks import KeySource
 from gatehouse.resource.bearer.status import StatusLists
 from gatehouse.resource.bearer.verifier import Verifier
 from gatehouse.resource.boundary import Boundary, Refusals

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from gatehouse.resource.bearer.jwks import Fetch, FetchFailed, KeySource, KeysUnavailable
+from gatehouse.resource.bearer.fetch import Fetch, FetchFailed
+from gatehouse.resource.bearer.jwks import KeySource, KeysUnavailable
 from gatehouse.shared import jose, strict_json
 from gatehouse.shared.claims import MAX_LIFETIME, StatusReference
 from gatehouse.shared.clock import LEEWAY, Clock

@@ -7,7 +7,7 @@ import click
 import httpx2
 
 from gatehouse.resource.app import baseline_scopes
-from gatehouse.resource.bearer.jwks import FetchFailed, http_fetch
+from gatehouse.resource.bearer.fetch import FetchFailed, http_fetch
 from gatehouse.resource.cli.catalogue_loading import load_catalogue
 from gatehouse.resource.cli.installation import settings_of, tools_option
 from gatehouse.resource.settings import Settings

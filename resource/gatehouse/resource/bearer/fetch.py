@@ -1,0 +1,75 @@
+"""Documents of the issuer over HTTP: its key set, and its status lists."""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+import anyio
+import httpx2
+
+_TIMEOUT = 5.0
+_MAX_LENGTH = 64 * 1024
+_MAX_ETAG = 256
+_CONTENT_TYPES = frozenset({"application/json", "application/jwk-set+json"})
+
+
+class FetchFailed(Exception):
+    """The document was not obtained. The message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A document of the issuer, its key set or a status list, and its entity tag."""
+
+    document: bytes
+    etag: str | None
+
+
+Fetch = Callable[[str | None], Awaitable[Fetched | None]]
+"""Given the known entity tag, returns the document, or None when it has not changed. Raises FetchFailed."""
+
+
+def http_fetch(
+    client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
+) -> Fetch:
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only, or what else is expected."""
+
+    async def fetch(etag: str | None) -> Fetched | None:
+        headers = {
+            "Accept": ", ".join(sorted(content_types, reverse=True)),
+            # Unpacked, a small answer could be a large one.
+            "Accept-Encoding": "identity",
+            # A cache in between must ask again: it might still hold a key that was revoked (RFC 9111 5.2.1.4).
+            "Cache-Control": "no-cache",
+        }
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        try:
+            with anyio.fail_after(timeout):
+                async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+                    return await _read(response, content_types)
+        except TimeoutError:
+            raise FetchFailed(f"{url}: no answer within {timeout:g} s") from None
+        except httpx2.ConnectError:
+            raise FetchFailed(f"{url}: no connection; is the authorization server up?") from None
+        except httpx2.HTTPError as error:
+            raise FetchFailed(f"{url}: {type(error).__name__}") from None
+
+    return fetch
+
+
+async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fetched | None:
+    if response.status_code == httpx2.codes.NOT_MODIFIED:
+        return None
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if response.status_code != httpx2.codes.OK or content_type not in content_types:
+        raise FetchFailed(f"status {response.status_code} or not {min(content_types)}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise FetchFailed("compressed, though that was not accepted")
+    document = bytearray()
+    async for chunk in response.aiter_bytes():
+        document += chunk
+        if len(document) > _MAX_LENGTH:
+            raise FetchFailed("larger than 64 KiB")
+    etag = response.headers.get("etag", "")
+    # It goes back in a request header, whose text is ASCII to the client library.
+    return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)
