@@ -1,9 +1,10 @@
 """The map of the resource server: every part, how they are wired, every path."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import anyio
@@ -76,12 +77,18 @@ def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
     return baseline
 
 
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return whom the process trusts over TLS. Made once: to read the authorities takes longer than all else here."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 def create_services(
     settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
 ) -> Services:
     """Make the parts of the server. `fetch_from` replaces what asks the issuer over HTTP."""
     # The environment's proxies are not asked: they would see whom this server trusts.
-    http_client = httpx2.AsyncClient(trust_env=False)
+    http_client = httpx2.AsyncClient(trust_env=False, verify=_tls_context())
     database = AsyncDatabase(settings.database)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
