@@ -14,7 +14,7 @@ from support.clock import FakeClock
 from support.databases import BACKENDS, PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template, running_postgresql
 from support.resourceserver import ResourceServer, running_resource_server
 
-from gatehouse.shared.database import parse_database_url
+from gatehouse.shared.service.database import parse_database_url
 
 # No test judges by the time that it took.
 hypothesis.settings.register_profile("gatehouse", deadline=None)

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
-from gatehouse.resource.bridge.settings import BridgeSettings
-from gatehouse.resource.cli import main as resourceserver_command
-from gatehouse.resource.settings import Settings as ResourceServerSettings
-from gatehouse.resource.tools import CATALOGUE
+from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.resourceserver.cli import main as resourceserver_command
+from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

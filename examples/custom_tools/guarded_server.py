@@ -4,8 +4,8 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import MCPServer
 from mcp_types import ToolAnnotations
 
-from gatehouse.resource.catalogue import ANY_VALID_TOKEN, Scope
-from gatehouse.resource.guard import guarded_catalogue
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Scope
+from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 
 server = MCPServer("Clock tower")
 BELLS = {"noon": 12, "curfew": 9}

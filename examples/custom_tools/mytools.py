@@ -8,8 +8,8 @@ from typing import Annotated
 from anyio import to_thread
 from pydantic import BaseModel, Field
 
-from gatehouse.resource.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
-from gatehouse.shared.claims import AccessClaims
+from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
+from gatehouse.shared.protocol.claims import AccessClaims
 
 tools = ToolGroup()
 

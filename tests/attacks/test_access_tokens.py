@@ -15,7 +15,7 @@ from support.databases import SQLiteTemplate
 from support.forging import decode, encode, forge, header_of, hs256, part, signer
 from support.resourceserver import ISSUER, RESOURCE, Issuer, ResourceServer, running_resource_server
 
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.jws import SigningKey
 
 pytestmark = [
     pytest.mark.anyio,

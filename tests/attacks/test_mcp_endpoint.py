@@ -18,9 +18,9 @@ from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import LIST, Issuer, ResourceServer, lifespan, modern_request, settings_in
 
-from gatehouse.resource.app import create_app
-from gatehouse.resource.bearer.fetch import http_fetch
-from gatehouse.resource.tools import CATALOGUE
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.resourceserver.app import create_app
+from gatehouse.resourceserver.bearer.fetch import http_fetch
 
 pytestmark = pytest.mark.anyio
 

@@ -10,11 +10,11 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.transfer import FullInstallation, Moved, export_of
 
-from gatehouse.authserver.clients.administration import set_disabled
-from gatehouse.authserver.store.status_lists import revoke_token
+from gatehouse.authserver.clients.registration import set_disabled
+from gatehouse.authserver.db.status_lists import revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
-from gatehouse.shared.jose import parse_key_set, read_header, read_unverified_claims, verify
-from gatehouse.shared.status_list import MAX_LENGTH, PATH, WINDOW, decode, is_set
+from gatehouse.shared.protocol.jws import parse_key_set, read_header, read_unverified_claims, verify
+from gatehouse.shared.protocol.status_list import MAX_LENGTH, PATH, WINDOW, decode, is_set
 
 DAY = 86400
 

@@ -17,13 +17,13 @@ from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServe
 from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.authenticate import AUTH_METHODS
+from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.clients.secrets import digest
-from gatehouse.authserver.store.models import ClientRow, ClientSecretRow
-from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.logs import LogFormat, configure_logs
+from gatehouse.authserver.credentials.secrets import digest
+from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.logs import LogFormat, configure_logs
 
 BODY = b"grant_type=client_credentials"
 

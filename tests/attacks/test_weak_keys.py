@@ -9,8 +9,8 @@ from support.authserver import AuthServer
 from support.forging import encode, forge
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.store.models import ClientKeyRow
-from gatehouse.shared.jose import InvalidKeySet, SigningKey, parse_client_keys, parse_key_set
+from gatehouse.authserver.db.models import ClientKeyRow
+from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_client_keys, parse_key_set
 
 KEY, RSA_KEY, EDDSA_KEY = (SigningKey.generate(alg) for alg in ("ES256", "RS256", "EdDSA"))
 

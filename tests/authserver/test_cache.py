@@ -5,7 +5,7 @@ from support.authserver import RESOURCE, AuthServer
 from support.clock import FakeClock
 
 from gatehouse.authserver.cache import OneSecondCache
-from gatehouse.authserver.clients.administration import set_disabled
+from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.clients.registry import ClientRegistry
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.resources.administration import ScopeDeclaration
 from gatehouse.authserver.resources.catalogue import parse_catalogue
-from gatehouse.resource.tools import CATALOGUE
+from gatehouse.authserver.resources.registration import ScopeDeclaration
+from gatehouse.directory.catalogue import CATALOGUE
 
 RESOURCE = "https://a.example/mcp"
 

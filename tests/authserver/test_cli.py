@@ -13,11 +13,11 @@ from support.databases import everything_in
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import ResourceRow
-from gatehouse.shared.administration import operating_system_user
-from gatehouse.shared.database import parse_database_url
-from gatehouse.shared.jose import SigningKey
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import ResourceRow
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import operating_system_user
+from gatehouse.shared.service.database import parse_database_url
 
 
 def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> None:

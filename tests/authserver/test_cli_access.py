@@ -11,9 +11,9 @@ import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow
-from gatehouse.shared.database import parse_database_url
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
+from gatehouse.shared.service.database import parse_database_url
 
 CATALOGUE: dict[str, Any] = {
     "resource": RESOURCE,

@@ -16,12 +16,12 @@ from support.shell import CREATE, Shell
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.cli.audit import ACTIONS
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.clients.secret_rotation import rotate_secret
-from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
-from gatehouse.authserver.store.database import Database
+from gatehouse.authserver.credentials.client_secrets import rotate_secret
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
-from gatehouse.shared.checks import Check
-from gatehouse.shared.jose import SigningKey, parse_key_set, read_unverified_claims
+from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_unverified_claims
+from gatehouse.shared.service.checks import Check
 
 
 def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:

@@ -12,8 +12,8 @@ from support.shell import CREATE, Shell
 
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.cli import main
-from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
-from gatehouse.shared.jose import parse_key_set, read_header
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
+from gatehouse.shared.protocol.jws import parse_key_set, read_header
 
 
 def files(shell: Shell) -> set[str]:

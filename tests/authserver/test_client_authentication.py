@@ -9,8 +9,8 @@ from support.authserver import AuthServer, basic_header, token_form
 from support.refused_clients import assert_invalid_client, count_digests_and_comparisons
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients import secrets
-from gatehouse.authserver.clients.administration import set_disabled
+from gatehouse.authserver.clients.registration import set_disabled
+from gatehouse.authserver.credentials import secrets
 
 BASIC, POST = "client_secret_basic", "client_secret_post"
 

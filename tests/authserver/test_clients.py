@@ -10,14 +10,14 @@ from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.databases import everything_in
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients import administration as clients
-from gatehouse.authserver.clients.administration import Registration
+from gatehouse.authserver.clients import registration as clients
+from gatehouse.authserver.clients.registration import Registration
 from gatehouse.authserver.clients.registry import list_clients, load_client
-from gatehouse.authserver.resources import administration as resources
-from gatehouse.authserver.resources.administration import ScopeDeclaration
+from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
+from gatehouse.authserver.resources import registration as resources
+from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
-from gatehouse.authserver.store.models import ClientRow, ClientSecretRow
-from gatehouse.shared.claims import MAX_STATIC_CLAIMS, RESERVED_CLAIMS
+from gatehouse.shared.protocol.claims import MAX_STATIC_CLAIMS, RESERVED_CLAIMS
 
 
 def change(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -13,18 +13,18 @@ from support.assertions import jwks, public_jwk
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients import administration as clients
-from gatehouse.authserver.clients.administration import Update
-from gatehouse.authserver.clients.key_replacement import replace_keys
+from gatehouse.authserver.clients import registration as clients
+from gatehouse.authserver.clients.registration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.clients.secret_rotation import expire_secret, list_secrets, rotate_secret
-from gatehouse.authserver.resources import administration as resources
-from gatehouse.authserver.resources.administration import ScopeDeclaration
+from gatehouse.authserver.credentials.client_keys import replace_keys
+from gatehouse.authserver.credentials.client_secrets import expire_secret, list_secrets, rotate_secret
+from gatehouse.authserver.db.models import ClientRow
+from gatehouse.authserver.resources import registration as resources
+from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
-from gatehouse.authserver.store.models import ClientRow
-from gatehouse.authserver.tokens.administration import revoke_all
-from gatehouse.shared.database import explain_failure
-from gatehouse.shared.jose import SigningKey
+from gatehouse.authserver.tokens.revocation import revoke_all
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.database import explain_failure
 
 pytestmark = pytest.mark.only_on("postgresql")
 

@@ -12,7 +12,7 @@ from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.app import ROUTES, close_app, create_app
-from gatehouse.authserver.store.models import ClientRow
+from gatehouse.authserver.db.models import ClientRow
 
 LIMIT = 64 * 1024
 DESCRIPTION = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)

@@ -17,15 +17,15 @@ from support.databases import PostgreSQL
 from support.transfer import FullInstallation, Moved, export_of, import_into, is_empty, rows_of
 
 from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.backup.importing import Arrival
+from gatehouse.authserver.backup.lines import _READERS
+from gatehouse.authserver.backup.tables import PART_OF, Part
+from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.authserver.maintenance import LEASE, is_led
-from gatehouse.authserver.store.models import Base, audit_event
-from gatehouse.authserver.transfer.arrival import Arrival
-from gatehouse.authserver.transfer.lines import _READERS
-from gatehouse.authserver.transfer.tables import PART_OF, Part
-from gatehouse.shared.audit import AuditEvent, AuditRows
-from gatehouse.shared.database import parse_database_url
-from gatehouse.shared.jose import parse_key_set, read_header
-from gatehouse.shared.status_list import LIST_SIZE
+from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.protocol.status_list import LIST_SIZE
+from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.database import parse_database_url
 
 DAY = 86400
 

@@ -4,7 +4,7 @@ from sqlalchemy import update
 from support.authserver import AuthServer
 
 from gatehouse.authserver.app import close_app, create_app
-from gatehouse.authserver.store.models import SigningKeyRow
+from gatehouse.authserver.db.models import SigningKeyRow
 
 
 def test_a_server_that_can_issue_tokens_is_ready(authserver: AuthServer) -> None:

@@ -12,16 +12,16 @@ from support.clock import FakeClock
 from support.shell import Shell
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients import resource_credentials, secrets
-from gatehouse.authserver.clients.administration import set_disabled
-from gatehouse.authserver.clients.lives import MAX_OVERLAP
+from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.store.status_lists import revoke_token
+from gatehouse.authserver.credentials import resource_credentials, secrets
+from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.db.status_lists import revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
-from gatehouse.shared import jose
-from gatehouse.shared.clock import LEEWAY
-from gatehouse.shared.jose import SigningKey, read_unverified_claims
-from gatehouse.shared.redaction import mask
+from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims
+from gatehouse.shared.protocol.redaction import mask
 
 Basic = tuple[str, str]
 
@@ -150,7 +150,7 @@ def cost_of(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
 
     def note_call(frame: FrameType, kind: str, _: Any) -> None:
         nonlocal verifications
-        verifications += kind == "call" and frame.f_code is jose.verify.__code__
+        verifications += kind == "call" and frame.f_code is jws.verify.__code__
 
     def note_statement(*arguments: Any) -> None:
         statements.append(arguments[2])

@@ -5,8 +5,8 @@ from sqlalchemy import update
 from support.authserver import AuthServer
 
 from gatehouse.authserver.app import close_app, create_app
-from gatehouse.authserver.store.models import SigningKeyRow
-from gatehouse.shared.jose import parse_key_set
+from gatehouse.authserver.db.models import SigningKeyRow
+from gatehouse.shared.protocol.jws import parse_key_set
 
 PATH = "/.well-known/jwks.json"
 

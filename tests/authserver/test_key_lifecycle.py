@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatehouse.authserver.keys.lifecycle import SLACK, Key, Move, Policy, plan, signer
-from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.protocol.clock import LEEWAY
 
 DAY = 86400
 NOW = 1_800_000_000

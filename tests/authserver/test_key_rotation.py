@@ -12,12 +12,12 @@ from support.migrations import downgrade
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
-from gatehouse.authserver.keys.cabinet import Cabinet, NoUsableKey, life_of
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
+from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealing import SealingKey
+from gatehouse.authserver.keys.sealed_keys import Cabinet, NoUsableKey, life_of
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
-from gatehouse.shared.jose import SigningKey, parse_key_set, read_header
+from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_header
 
 DAY = 86400
 

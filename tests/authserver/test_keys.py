@@ -16,14 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import ISSUER, AuthServer, settings_in
 from support.clock import FakeClock
 
-from gatehouse.authserver.keys.cabinet import Cabinet
-from gatehouse.authserver.keys.sealing import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
+from gatehouse.authserver.keys.encryption import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
+from gatehouse.authserver.keys.sealed_keys import Cabinet
 from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
-from gatehouse.resource.settings import Settings as ResourceServerSettings
-from gatehouse.shared.jose import SigningKey, parse_key_set
-from gatehouse.shared.settings import InvalidSettings, load_settings
+from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
+from gatehouse.shared.protocol.jws import SigningKey, parse_key_set
+from gatehouse.shared.service.settings import InvalidSettings, load_settings
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from support.assertions import KeyClient
 from support.authserver import RESOURCE, AuthServer, basic_header
 from support.clock import FakeClock
 
-from gatehouse.authserver.clients.last_use import INTERVAL, LastUse
-from gatehouse.authserver.clients.lives import forget_credentials
-from gatehouse.authserver.clients.resource_credentials import create_credential, rotate_credential
-from gatehouse.authserver.clients.secret_rotation import rotate_secret
-from gatehouse.authserver.store.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
-from gatehouse.shared.jose import SigningKey
+from gatehouse.authserver.credentials.client_secrets import rotate_secret
+from gatehouse.authserver.credentials.last_use import INTERVAL, LastUse
+from gatehouse.authserver.credentials.lifecycle import forget_credentials
+from gatehouse.authserver.credentials.resource_credentials import create_credential, rotate_credential
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.shared.protocol.jws import SigningKey
 
 DAY = 86400
 KEY = SigningKey.generate("ES256")
@@ -166,7 +166,7 @@ def test_a_server_that_ends_writes_what_it_still_knows(authserver: AuthServer) -
 def test_many_credentials_are_written_in_several_transactions(
     authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehouse.authserver.clients.last_use._AT_ONCE", 2)
+    monkeypatch.setattr("gatehouse.authserver.credentials.last_use._AT_ONCE", 2)
     for _ in range(5):
         client, secret = authserver.create_client()
         used_at = use(authserver, (client.client_id, secret))

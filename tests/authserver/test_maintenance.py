@@ -10,8 +10,8 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 
 from gatehouse.authserver.app import close_app, create_app, start_app
+from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow
 from gatehouse.authserver.maintenance import LEASE, Maintenance
-from gatehouse.authserver.store.models import SigningKeyRow, SpentAssertionRow
 
 DAY = 86400
 

@@ -4,7 +4,7 @@ import pytest
 from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
 
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.jws import SigningKey
 
 PATH = "/.well-known/oauth-authorization-server"
 

@@ -18,11 +18,11 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME
-from gatehouse.authserver.store.models import ClientRow, SpentAssertionRow
-from gatehouse.authserver.store.replay import ReplayStore
-from gatehouse.shared import jose
-from gatehouse.shared.clock import LEEWAY
-from gatehouse.shared.jose import MAX_CLIENT_KEYS, SigningKey, client_verification_keys
+from gatehouse.authserver.db.models import ClientRow, SpentAssertionRow
+from gatehouse.authserver.db.replay import ReplayStore
+from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, SigningKey, client_verification_keys
 
 KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
 RSA_KEY, EDDSA_KEY = SigningKey.generate("RS256"), SigningKey.generate("EdDSA")
@@ -337,7 +337,7 @@ def count_verifications(action: Callable[[], Any]) -> int:
 
     def note(frame: FrameType, kind: str, _: Any) -> None:
         nonlocal verifications
-        verifications += kind == "call" and frame.f_code is jose.verify.__code__
+        verifications += kind == "call" and frame.f_code is jws.verify.__code__
 
     sys.setprofile(note)
     try:

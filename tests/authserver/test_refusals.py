@@ -12,8 +12,8 @@ from support.authserver import FORM, AuthServer, basic_header, token_form
 from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.logs import configure_logs
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.logs import configure_logs
 
 Ask = Callable[[AuthServer], TestResponse]
 

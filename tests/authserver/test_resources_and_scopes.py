@@ -4,7 +4,7 @@ import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, token_form
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.administration import remove_grant
+from gatehouse.authserver.clients.registration import remove_grant
 from gatehouse.authserver.clients.registry import Client
 
 Registered = tuple[Client, str]

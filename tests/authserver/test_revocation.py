@@ -12,10 +12,10 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.store.status_lists import is_live
+from gatehouse.authserver.db.status_lists import is_live
 from gatehouse.authserver.tokens.indices import parse_jti
-from gatehouse.shared.clock import LEEWAY
-from gatehouse.shared.jose import SigningKey, read_unverified_claims
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims
 
 
 def post(server: AuthServer, basic: tuple[str, str] | None, **form: str) -> TestResponse:

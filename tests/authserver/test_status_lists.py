@@ -10,12 +10,11 @@ from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.clock import FakeClock
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.administration import delete_client, set_disabled
+from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.store import status_lists
-from gatehouse.authserver.store.models import RevokedTokenRow, StatusBlockRow, StatusListRow
-from gatehouse.authserver.store.status_lists import (
+from gatehouse.authserver.db import status_lists
+from gatehouse.authserver.db.models import RevokedTokenRow, StatusBlockRow, StatusListRow
+from gatehouse.authserver.db.status_lists import (
     BLOCK_LIFETIME,
     MAX_BLOCK,
     list_ids,
@@ -25,12 +24,13 @@ from gatehouse.authserver.store.status_lists import (
     revoke_client,
     revoke_token,
 )
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.tokens.indices import MIN_BLOCK, Index, StatusIndices, parse_jti
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
-from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.clock import LEEWAY
-from gatehouse.shared.jose import parse_key_set, read_header, verify
-from gatehouse.shared.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.jws import parse_key_set, read_header, verify
+from gatehouse.shared.protocol.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
 
 
 def change_client(server: AuthServer, client: Client, *, disabled: bool) -> Client:

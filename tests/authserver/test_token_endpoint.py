@@ -11,10 +11,10 @@ from support.clock import FakeClock
 from support.databases import Template
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.db.models import SigningKeyRow, audit_event
+from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.store import ensure_keys
-from gatehouse.authserver.store.models import SigningKeyRow, audit_event
-from gatehouse.shared.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
 
 
 @pytest.fixture

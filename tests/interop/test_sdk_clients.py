@@ -9,7 +9,7 @@ import pytest
 from local_stack import LocalStack
 from support.interop import SCOPES, Session, session
 
-from gatehouse.resource import json_rpc
+from gatehouse.resourceserver import json_rpc
 
 PROTOCOLS = {
     "python_sdk.py": ["2026-07-28", "2025-11-25"],

@@ -11,7 +11,7 @@ from mcp_types import INVALID_PARAMS, ToolListChangedNotification
 from support import bridge
 from support.mcp_client import Mode
 
-from gatehouse.resource.tools import CATALOGUE
+from gatehouse.directory.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])

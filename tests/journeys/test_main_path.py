@@ -12,10 +12,10 @@ from local_stack import LocalStack
 from mcp_types import TextResourceContents
 from support.mcp_client import Mode, connect
 
-from gatehouse.resource import json_rpc
-from gatehouse.resource.catalogue import CATALOGUE_URI
-from gatehouse.resource.tools import CATALOGUE
-from gatehouse.shared.jose import SigningKey
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.resourceserver import json_rpc
+from gatehouse.resourceserver.catalogue import CATALOGUE_URI
+from gatehouse.shared.protocol.jws import SigningKey
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])

@@ -9,7 +9,7 @@ from local_stack import BIN, LocalStack
 from support.databases import PostgreSQL
 from support.mcp_client import Mode, connect
 
-from gatehouse.resource import json_rpc
+from gatehouse.resourceserver import json_rpc
 
 pytestmark = pytest.mark.anyio
 

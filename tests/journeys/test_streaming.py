@@ -13,7 +13,7 @@ from local_stack import LocalStack
 from mcp.shared.exceptions import MCPError
 from support.mcp_client import Agent, Mode, connect
 
-from gatehouse.resource import json_rpc
+from gatehouse.resourceserver import json_rpc
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])

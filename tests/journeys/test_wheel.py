@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SEARCH = """
 import anyio
-from gatehouse.resource import documentation
-assert documentation.__file__.startswith({installed!r}), documentation.__file__
-for section in anyio.run(documentation.search, "sealing key", 20):
+from gatehouse.directory import documentation_index
+assert documentation_index.__file__.startswith({installed!r}), documentation_index.__file__
+for section in anyio.run(documentation_index.search, "sealing key", 20):
     print(section.file)
 """
 INIT = "import {package}.cli as cli; print(cli.__file__, flush=True); cli.main(['init'])"
@@ -26,7 +26,7 @@ def test_both_servers_prepare_themselves_from_the_wheel_and_its_documents_are_se
         assert not [name for name in archive.namelist() if name.startswith(("tests/", "keys/", "var/"))]
         archive.extractall(installed)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(installed)}
-    for package in ("gatehouse.authserver", "gatehouse.resource"):
+    for package in ("gatehouse.authserver", "gatehouse.resourceserver"):
         command = [sys.executable, "-c", INIT.format(package=package)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.jws import SigningKey
 from support.authserver import ISSUER, AuthServer, token_form
 from support.clock import FakeClock
 from support.forging import forge, signer

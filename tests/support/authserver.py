@@ -9,18 +9,18 @@ from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.app import close_app, create_app
-from gatehouse.authserver.clients.administration import Registration, add_grant, create_client
+from gatehouse.authserver.clients.registration import Registration, add_grant, create_client
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.keys.sealing import create_sealing_key, load_sealing_key
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.keys.encryption import create_sealing_key, load_sealing_key
 from gatehouse.authserver.keys.store import ensure_keys
-from gatehouse.authserver.resources.administration import ScopeDeclaration, add_resource
+from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.audit import AuditEvent, AuditRows, find_events
-from gatehouse.shared.jose import Header, parse_key_set, read_header, verify
+from gatehouse.shared.protocol.jws import Header, parse_key_set, read_header, verify
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditEvent, AuditRows, find_events
 from support.clock import FakeClock
 from support.databases import Template, take_away
 

@@ -18,10 +18,10 @@ from mcp_types import Implementation, ToolAnnotations
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gatehouse.resource.bridge.remote import Remote
-from gatehouse.resource.bridge.server import Bridge, create_server, initialization
-from gatehouse.resource.bridge.serving import create_http
-from gatehouse.resource.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.bridge.remote import Remote
+from gatehouse.bridge.server import Bridge, create_server, initialization
+from gatehouse.bridge.serving import create_http
+from gatehouse.bridge.tokens import BearerAuth, TokenSource
 from support.token_world import CLIENT
 
 OWN = Implementation(name="gatehouse-bridge", version="1")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.jws import SigningKey
 
 Sign = Callable[[bytes], bytes]
 """Given the signing input, returns the signature."""

@@ -16,13 +16,13 @@ from sqlalchemy import URL, select
 
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.clients.registry import load_client
-from gatehouse.authserver.clients.secrets import find
-from gatehouse.authserver.keys.cabinet import Contents, life_of
+from gatehouse.authserver.credentials.secrets import find
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.lifecycle import Move, plan
+from gatehouse.authserver.keys.sealed_keys import Contents, life_of
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
 from support.authserver import ISSUER
 from support.migrations import downgrade
 from support.shell import CREATE, RESOURCE, Shell

@@ -3,8 +3,8 @@
 from alembic import command
 from sqlalchemy import URL
 
-from gatehouse.shared.database import open_engine
-from gatehouse.shared.schema import Schema, _config
+from gatehouse.shared.service.database import open_engine
+from gatehouse.shared.service.migrations import Schema, _config
 
 
 def downgrade(url: URL, schema: Schema, revision: str) -> None:

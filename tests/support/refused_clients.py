@@ -8,7 +8,7 @@ from typing import Any
 
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients import secrets
+from gatehouse.authserver.credentials import secrets
 
 CONSTANT = "Client authentication failed. Check the client_id, the credential and the client's registered method."
 

@@ -11,19 +11,19 @@ import anyio
 import httpx2
 from starlette.types import ASGIApp
 
-from gatehouse.resource.app import create_app
-from gatehouse.resource.bearer.fetch import Fetch, Fetched, FetchFailed
-from gatehouse.resource.bearer.jwks import KeySource
-from gatehouse.resource.bearer.status import StatusLists
-from gatehouse.resource.catalogue import Catalogue
-from gatehouse.resource.directory.workspaces import create_workspace
-from gatehouse.resource.settings import Settings
-from gatehouse.resource.store.database import Database
-from gatehouse.resource.store.models import audit_event
-from gatehouse.resource.tools import CATALOGUE
-from gatehouse.shared.audit import find_events
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.status_list import LIST_SIZE, encode, set_bits
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.directory.workspaces import create_workspace
+from gatehouse.resourceserver.app import create_app
+from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched, FetchFailed
+from gatehouse.resourceserver.bearer.jwks import KeySource
+from gatehouse.resourceserver.bearer.status import StatusLists
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.status_list import LIST_SIZE, encode, set_bits
+from gatehouse.shared.service.audit import find_events
 from support.clock import FakeClock
 from support.databases import Template
 

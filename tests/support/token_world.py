@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 
 import httpx2
 
-from gatehouse.resource.bridge.credentials import Credentials
-from gatehouse.resource.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.bridge.credentials import Credentials
+from gatehouse.bridge.tokens import BearerAuth, TokenSource
 from support.clock import FakeClock
 
 RESOURCE = "https://mcp.example.com/mcp"

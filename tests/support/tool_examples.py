@@ -7,11 +7,11 @@ from typing import Any
 import anyio
 from sqlalchemy import URL, select
 
-from gatehouse.resource.directory.connections import OidcProvider
-from gatehouse.resource.directory.directory import Directory
-from gatehouse.resource.directory.workspaces import create_workspace
-from gatehouse.resource.store.database import AsyncDatabase, Database
-from gatehouse.resource.store.models import Base
+from gatehouse.directory.connections import OidcProvider
+from gatehouse.directory.directory import Directory
+from gatehouse.directory.workspaces import create_workspace
+from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.models import Base
 from support.clock import FakeClock
 from support.resourceserver import ISSUER, ResourceServer
 

@@ -12,18 +12,18 @@ from typing import Any, BinaryIO
 from sqlalchemy import URL, select
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.administration import set_disabled
-from gatehouse.authserver.clients.resource_credentials import create_credential
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import Base, audit_event
-from gatehouse.authserver.transfer.arrival import Arrival, import_installation
-from gatehouse.authserver.transfer.departure import write_export
-from gatehouse.authserver.transfer.lines import Header
-from gatehouse.authserver.transfer.reading import ExportReader
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.schema import newest_revision
+from gatehouse.authserver.backup.exporting import write_export
+from gatehouse.authserver.backup.importing import Arrival, import_installation
+from gatehouse.authserver.backup.lines import Header
+from gatehouse.authserver.backup.reading import ExportReader
+from gatehouse.authserver.clients.registration import set_disabled
+from gatehouse.authserver.credentials.resource_credentials import create_credential
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import Base, audit_event
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.migrations import newest_revision
 from support.assertions import KeyClient
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, settings_in
 from support.clock import FakeClock

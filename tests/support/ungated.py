@@ -9,9 +9,9 @@ from mcp.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gatehouse.resource import verified_request
-from gatehouse.resource.verified_request import VerifiedRequest
-from gatehouse.shared.claims import AccessClaims
+from gatehouse.resourceserver import verified_request
+from gatehouse.resourceserver.verified_request import VerifiedRequest
+from gatehouse.shared.protocol.claims import AccessClaims
 from support.resourceserver import RESOURCE, modern_request
 
 Attach = Callable[[Scope], None]

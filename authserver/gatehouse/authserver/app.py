@@ -13,11 +13,14 @@ from werkzeug.exceptions import HTTPException
 
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.assertions import AssertionVerifier
-from gatehouse.authserver.clients.authenticate import ClientAuthenticator
-from gatehouse.authserver.clients.last_use import LastUse
-from gatehouse.authserver.clients.lives import forget_credentials
+from gatehouse.authserver.clients.authentication import ClientAuthenticator
 from gatehouse.authserver.clients.registry import ClientRegistry
-from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
+from gatehouse.authserver.credentials.last_use import LastUse
+from gatehouse.authserver.credentials.lifecycle import forget_credentials
+from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.endpoints import (
     authorization,
     health,
@@ -25,31 +28,28 @@ from gatehouse.authserver.endpoints import (
     jwks,
     metadata,
     revocation,
-    status_list,
+    status_lists,
     token,
 )
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
-from gatehouse.authserver.keys.cabinet import Cabinet
+from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
-from gatehouse.authserver.keys.sealing import load_sealing_key
+from gatehouse.authserver.keys.sealed_keys import Cabinet
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.authserver.store.replay import ReplayStore
 from gatehouse.authserver.tokens.indices import StatusIndices
 from gatehouse.authserver.tokens.issue import TokenIssuer
-from gatehouse.authserver.tokens.read import TokenReader
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
-from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.audit_writer import AuditWriter
-from gatehouse.shared.clock import Clock, system_clock
-from gatehouse.shared.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
-from gatehouse.shared.status_list import PATH as STATUS_LISTS
+from gatehouse.authserver.tokens.validation import TokenReader
+from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -65,8 +65,8 @@ ROUTES: dict[str, tuple[str, Endpoint]] = {
     "/authorize": ("GET", authorization.authorization),
     metadata.PATH: ("GET", metadata.metadata),
     "/.well-known/jwks.json": ("GET", jwks.jwks),
-    STATUS_LISTS: ("GET", status_list.status_lists),
-    _STATUS_LIST: ("GET", status_list.status_list),
+    STATUS_LISTS: ("GET", status_lists.status_lists),
+    _STATUS_LIST: ("GET", status_lists.status_list),
     "/livez": ("GET", health.livez),
     "/readyz": ("GET", health.readyz),
 }

@@ -17,8 +17,8 @@ from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE, GrantedRequest
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.scopes import format_scope
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.scopes import format_scope
 
 
 class _TokenHolder(ClientMixin):

@@ -15,9 +15,9 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import LeaseRow
-from gatehouse.shared.clock import Clock
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import LeaseRow
+from gatehouse.shared.protocol.clock import Clock
 
 INTERVAL = 10.0
 """Seconds between two looks at the lease."""

@@ -4,8 +4,8 @@ import structlog
 
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.http import Response
-from gatehouse.shared.audit import AuditEvent
-from gatehouse.shared.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.authenticate import ClientAuthenticator
-from gatehouse.authserver.clients.last_use import LastUse
-from gatehouse.authserver.clients.resource_credentials import ResourceAuthenticator
+from gatehouse.authserver.clients.authentication import ClientAuthenticator
+from gatehouse.authserver.credentials.last_use import LastUse
+from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.tokens.read import TokenReader
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
-from gatehouse.shared.audit_writer import AuditWriter
+from gatehouse.authserver.tokens.validation import TokenReader
+from gatehouse.shared.service.audit_writer import AuditWriter
 
 
 @dataclass(frozen=True, slots=True)

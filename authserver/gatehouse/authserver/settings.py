@@ -6,9 +6,9 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.jose import SigningAlgorithm
-from gatehouse.shared.settings import ServerSettings, check_issuer, check_reach
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.jws import SigningAlgorithm
+from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_reach
 
 
 class Settings(ServerSettings):

@@ -2,18 +2,18 @@
 
 from gatehouse.authserver.cli.access import access_matrix, explain
 from gatehouse.authserver.cli.audit import audit
+from gatehouse.authserver.cli.backup import export, import_
 from gatehouse.authserver.cli.check import check
 from gatehouse.authserver.cli.client import client
+from gatehouse.authserver.cli.client_grant import grant
 from gatehouse.authserver.cli.client_key import client_key
-from gatehouse.authserver.cli.credential import credential
-from gatehouse.authserver.cli.grant import grant
+from gatehouse.authserver.cli.client_secret import secret
 from gatehouse.authserver.cli.key import key
 from gatehouse.authserver.cli.resource import resource
-from gatehouse.authserver.cli.secret import secret
+from gatehouse.authserver.cli.resource_credential import credential
 from gatehouse.authserver.cli.serve import init, serve
 from gatehouse.authserver.cli.token import token
-from gatehouse.authserver.cli.transfer import export, import_
-from gatehouse.shared.command_line import server_group
+from gatehouse.shared.service.cli import server_group
 
 
 @server_group

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.clients.access import (
+from gatehouse.authserver.clients.lookup import existing_client
+from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.grants.entitlements import (
     Obstacle,
     ScopeAccess,
     Served,
@@ -20,12 +22,10 @@ from gatehouse.authserver.clients.access import (
     scope_accesses,
     tool_access,
 )
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
-from gatehouse.shared.command_line import example, output_option, print_record, print_table
-from gatehouse.shared.redaction import printable
+from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.service.cli import example, output_option, print_record, print_table
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

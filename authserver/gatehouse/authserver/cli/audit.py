@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.command_line import audit_options, example, print_audit
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.shared.service.cli import audit_options, example, print_audit
 
 ACTIONS = (
     *("client.create", "client.delete", "client.disable", "client.enable", "client.grant.add", "client.grant.remove"),

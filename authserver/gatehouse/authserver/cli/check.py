@@ -5,15 +5,15 @@ import logging
 import click
 
 from gatehouse.authserver.cli.installation import Installation, settings_of
-from gatehouse.authserver.keys.sealing import FILE_NAME
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.addresses import describe_address
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.checks import Check, check_settings, run_checks
-from gatehouse.shared.command_line import (
+from gatehouse.shared.service.addresses import describe_address
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.checks import Check, check_settings, run_checks
+from gatehouse.shared.service.cli import (
     EXPECTED_FAILURES,
     env_file_of,
     example,
@@ -22,8 +22,8 @@ from gatehouse.shared.command_line import (
     print_checks,
     print_records,
 )
-from gatehouse.shared.database import shown_url
-from gatehouse.shared.settings import explain_settings
+from gatehouse.shared.service.database import shown_url
+from gatehouse.shared.service.settings import explain_settings
 
 
 @click.command()

@@ -15,12 +15,12 @@ from gatehouse.authserver.cli.client_record import (
 )
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
-from gatehouse.authserver.clients import administration
-from gatehouse.authserver.clients.authenticate import AUTH_METHODS
+from gatehouse.authserver.clients import registration
+from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import list_clients
-from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.command_line import confirm, example, join_scopes, output_option, print_record, print_records
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.service.cli import confirm, example, join_scopes, output_option, print_record, print_records
 
 
 @click.group()
@@ -92,7 +92,7 @@ def create(
     jwks: Path | None,
     generate_key: Path | None,
     output: str,
-    **registration: Any,
+    **values: Any,
 ) -> None:
     """Register a client. Without a key it gets a secret, which is printed this once and cannot be shown again."""
     chosen = ChosenKeys.of(jwks, generate_key)
@@ -101,10 +101,10 @@ def create(
     method = auth_method or ("client_secret_basic" if chosen.public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys, now = installation.keys(), installation.admin.now()
-        registered = administration.Registration(auth_method=method, jwks=chosen.public, **registration)
+        registered = registration.Registration(auth_method=method, jwks=chosen.public, **values)
         # Before the transaction ends: without the file, and without a reader of the secret, there is no client either.
         with chosen.written(), installation.database.write() as session:
-            created, secret = administration.create_client(session, installation.admin, keys, registered)
+            created, secret = registration.create_client(session, installation.admin, keys, registered)
             if secret is not None:
                 print_secret(created, now, output, secret)
     if secret is None:
@@ -158,7 +158,7 @@ def enable(ctx: click.Context, client_id: str, output: str) -> None:
 
 def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: bool) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
-        changed = administration.set_disabled(session, installation.admin, client_id, disabled=disabled)
+        changed = registration.set_disabled(session, installation.admin, client_id, disabled=disabled)
     print_client(changed, installation.admin.now(), output)
     click.echo(ENDS_TOKENS if disabled else WITHIN_A_SECOND, err=True)
 
@@ -200,13 +200,13 @@ def update(
     **members: Any,
 ) -> None:
     """Change a client. Tokens that it holds keep what they say."""
-    change = administration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
-    if change == administration.Update():
+    change = registration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
+    if change == registration.Update():
         raise click.UsageError("Nothing to change: give at least one option, such as --ttl 120. See: --help")
     if change.token_ttl is not None and change.default_ttl:
         raise click.UsageError("Give --ttl or --default-ttl, not both.")
     with open_installation(ctx) as installation, installation.database.write() as session:
-        changed = administration.update_client(session, installation.admin, client_id, change)
+        changed = registration.update_client(session, installation.admin, client_id, change)
     print_client(changed, installation.admin.now(), output)
     note_workspace(changed)
     click.echo(WITHIN_A_SECOND, err=True)
@@ -222,6 +222,6 @@ def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
     """Delete a client with its credentials and grants, and take back the tokens that it holds."""
     confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
-        administration.delete_client(session, installation.admin, client_id)
+        registration.delete_client(session, installation.admin, client_id)
     print_record({"client_id": client_id, "deleted": True}, output)
     click.echo(ENDS_TOKENS, err=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import click
 
 from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, key_records, print_client
+from gatehouse.authserver.cli.grace_period import LIFE_COLUMNS, note_overlap, overlap_option
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
-from gatehouse.authserver.cli.overlap import LIFE_COLUMNS, note_overlap, overlap_option
-from gatehouse.authserver.clients.key_replacement import expire_key, replace_keys
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.shared.command_line import TAKES_A_KEY, confirm, example, output_option, print_records
+from gatehouse.authserver.credentials.client_keys import expire_key, replace_keys
+from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option, print_records
 
 
 @click.group("key")

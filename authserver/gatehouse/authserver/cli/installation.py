@@ -8,18 +8,18 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.keys.cabinet import Cabinet
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.keys.encryption import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
-from gatehouse.authserver.keys.sealing import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
+from gatehouse.authserver.keys.sealed_keys import Cabinet
 from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey, has_sealed_rows
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.command_line import Refusal, env_file_of
-from gatehouse.shared.schema import SchemaMismatch
-from gatehouse.shared.settings import load_settings
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.cli import Refusal, env_file_of
+from gatehouse.shared.service.migrations import SchemaMismatch
+from gatehouse.shared.service.settings import load_settings
 
 
 def settings_of(ctx: click.Context) -> Settings:

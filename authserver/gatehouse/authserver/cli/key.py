@@ -6,14 +6,14 @@ import click
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.keys import reseal as resealing
-from gatehouse.authserver.keys.cabinet import life_of
+from gatehouse.authserver.db.models import SigningKeyRow
+from gatehouse.authserver.keys import sealing_key_rotation as resealing
+from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
 from gatehouse.authserver.keys.lifecycle import Key, Policy
 from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealing import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
-from gatehouse.authserver.store.models import SigningKeyRow
-from gatehouse.shared.clock import iso_time
-from gatehouse.shared.command_line import TAKES_A_KEY, confirm, example, output_option, print_record, print_records
+from gatehouse.authserver.keys.sealed_keys import life_of
+from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option, print_record, print_records
 
 
 @click.group()

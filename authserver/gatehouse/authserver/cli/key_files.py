@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from gatehouse.shared.command_line import Refusal
-from gatehouse.shared.jose import MAX_KEY_FILE, SigningKey
+from gatehouse.shared.protocol.jws import MAX_KEY_FILE, SigningKey
+from gatehouse.shared.service.cli import Refusal
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

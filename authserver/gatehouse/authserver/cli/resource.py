@@ -7,10 +7,10 @@ import click
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.resources.administration import add_resource, parse_resource, remove_resource
 from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
+from gatehouse.authserver.resources.registration import add_resource, parse_resource, remove_resource
 from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
-from gatehouse.shared.command_line import confirm, example, output_option, print_record, print_records
+from gatehouse.shared.service.cli import confirm, example, output_option, print_record, print_records
 
 
 @click.group()

@@ -4,18 +4,18 @@ import click
 
 from gatehouse.authserver.app import close_app, create_app, start_app
 from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
-from gatehouse.authserver.keys.sealing import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.db.status_lists import ensure_list
+from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import audit_event
-from gatehouse.authserver.store.status_lists import ensure_list
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.audit import AuditRows
-from gatehouse.shared.clock import system_clock
-from gatehouse.shared.command_line import Refusal, example, output_option, print_record
-from gatehouse.shared.database import shown_url
-from gatehouse.shared.logs import configure_logs
-from gatehouse.shared.serving import Server
+from gatehouse.shared.protocol.clock import system_clock
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
+from gatehouse.shared.service.database import shown_url
+from gatehouse.shared.service.gunicorn import Server
+from gatehouse.shared.service.logs import configure_logs
 
 
 @click.command()

@@ -9,26 +9,26 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.db.status_lists import is_live, reserve_block
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import NotGranted, choose_resource, choose_scope
 from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
-from gatehouse.authserver.store.status_lists import is_live, reserve_block
-from gatehouse.authserver.tokens.administration import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection, no_token
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
-from gatehouse.authserver.tokens.read import DeadToken, TokenReader
-from gatehouse.shared.administration import Administrator
-from gatehouse.shared.checks import passed
-from gatehouse.shared.claims import MAX_TOKEN_LENGTH
-from gatehouse.shared.command_line import example, join_scopes, output_option, print_record, print_records
-from gatehouse.shared.jose import parse_key_set
-from gatehouse.shared.scopes import format_scope
+from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
+from gatehouse.authserver.tokens.validation import DeadToken, TokenReader
+from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
+from gatehouse.shared.protocol.jws import parse_key_set
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.checks import passed
+from gatehouse.shared.service.cli import example, join_scopes, output_option, print_record, print_records
 
 
 @click.group()

@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gatehouse.authserver.clients.credentials import AssertionCredentials
-from gatehouse.authserver.clients.lives import likeliest_first, over
 from gatehouse.authserver.clients.registry import Client, ClientKey
+from gatehouse.authserver.clients.request_credentials import AssertionCredentials
+from gatehouse.authserver.credentials.lifecycle import likeliest_first, over
+from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.errors import OAuthError, invalid_client
-from gatehouse.authserver.store.replay import ReplayStore
-from gatehouse.shared import jose
-from gatehouse.shared.clock import LEEWAY, Clock
-from gatehouse.shared.jose import MAX_CLIENT_KEYS
-from gatehouse.shared.mends import client_command
-from gatehouse.shared.redaction import quoted
+from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS
+from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service.remediation import client_command
 
 MAX_LIFETIME = 300
 """Seconds from now that an assertion may be valid: so long, and the leeway, its use has to be remembered."""
@@ -67,7 +67,7 @@ class AssertionVerifier:
         self._issuer = issuer
         self._clock = clock
         self._replay = replay
-        self._decoys = {alg: jose.decoy_key(alg) for alg in jose.ALLOWED_ALGORITHMS}
+        self._decoys = {alg: jws.decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
 
     def examine(self, credentials: AssertionCredentials, keys: Sequence[ClientKey]) -> Signed:
         """Find the key that signed an assertion; with a `kid`, only keys of that name are tried.
@@ -85,13 +85,13 @@ class AssertionVerifier:
         failure = "" if fitting else "the client has no key of that kid and algorithm"
         for key, verification in fitting[:MAX_CLIENT_KEYS]:
             try:
-                return Signed(header.typ, jose.verify(credentials.assertion, header, verification), key)
-            except jose.InvalidToken as error:
+                return Signed(header.typ, jws.verify(credentials.assertion, header, verification), key)
+            except jws.InvalidToken as error:
                 failure = error.reason
         for _ in range(MAX_CLIENT_KEYS - len(fitting)):
             # Whatever the decoy says of an assertion, it is nobody's key.
-            with suppress(jose.InvalidToken):
-                jose.verify(credentials.assertion, header, self._decoys[header.alg])
+            with suppress(jws.InvalidToken):
+                jws.verify(credentials.assertion, header, self._decoys[header.alg])
         return Signed(header.typ, None, failure=failure)
 
     def accept(self, signed: Signed, client: Client) -> ClientKey:

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.store.models import ClientRow
+from gatehouse.authserver.db.models import ClientRow
 
 
 def existing_client(session: Session, client_id: str) -> Client:

@@ -8,13 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.cache import OneSecondCache
-from gatehouse.authserver.clients.lives import ENDLESS, Life, life_of, live
-from gatehouse.authserver.clients.secrets import StoredSecret
+from gatehouse.authserver.credentials.lifecycle import ENDLESS, Life, life_of, live
+from gatehouse.authserver.credentials.secrets import StoredSecret
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.authserver.resources.registry import hierarchies
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
-from gatehouse.shared.jose import VerificationKey, client_verification_keys
-from gatehouse.shared.scopes import ScopeHierarchy
+from gatehouse.shared.protocol.jws import VerificationKey, client_verification_keys
+from gatehouse.shared.protocol.scopes import ScopeHierarchy
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,14 @@
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.credentials import claimed_actor
+from gatehouse.authserver.clients.request_credentials import claimed_actor
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form
 from gatehouse.authserver.http import Request, Response
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
-from gatehouse.shared.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit_writer import AuditUnavailable
 
 OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable)
 """While one of these lasts, nothing can be said of a request, neither yes nor no."""

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from gatehouse.authserver.clients.resource_credentials import AuthenticatedResource
+from gatehouse.authserver.credentials.resource_credentials import AuthenticatedResource
 from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
-from gatehouse.authserver.tokens.read import DeadToken
-from gatehouse.shared.audit import AuditEvent
+from gatehouse.authserver.tokens.validation import DeadToken
+from gatehouse.shared.service.audit import AuditEvent
 
 _ACTION = "token.introspect"
 

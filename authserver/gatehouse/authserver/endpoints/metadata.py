@@ -1,12 +1,12 @@
 """`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
 
-from gatehouse.authserver.clients.authenticate import AUTH_METHODS
-from gatehouse.authserver.clients.resource_credentials import AUTH_METHODS as RESOURCE_AUTH_METHODS
+from gatehouse.authserver.clients.authentication import AUTH_METHODS
+from gatehouse.authserver.credentials.resource_credentials import AUTH_METHODS as RESOURCE_AUTH_METHODS
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
 from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.services import Services
-from gatehouse.shared.jose import ALLOWED_ALGORITHMS
-from gatehouse.shared.status_list import PATH as STATUS_LISTS
+from gatehouse.shared.protocol.jws import ALLOWED_ALGORITHMS
+from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 
 PATH = "/.well-known/oauth-authorization-server"
 

@@ -1,15 +1,15 @@
 """`POST /revoke` (RFC 7009): a client takes one of its own tokens back."""
 
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.authentication import AuthenticatedClient
+from gatehouse.authserver.db.status_lists import revoke_token
 from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
 from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
-from gatehouse.authserver.store.status_lists import revoke_token
-from gatehouse.authserver.tokens.read import DeadToken
-from gatehouse.shared.audit import AuditEvent
+from gatehouse.authserver.tokens.validation import DeadToken
+from gatehouse.shared.service.audit import AuditEvent
 
 _ACTION = "token.revoke"
 

@@ -3,7 +3,7 @@
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.form import Form, parse_form
@@ -12,9 +12,9 @@ from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
-from gatehouse.shared.audit import AuditEvent
-from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.scopes import cut_scope, format_scope
+from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
+from gatehouse.shared.protocol.scopes import cut_scope, format_scope
+from gatehouse.shared.service.audit import AuditEvent
 
 _ACTION = "token.issue"
 

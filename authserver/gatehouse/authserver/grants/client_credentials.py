@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gatehouse.authserver.clients.access import grantable
-from gatehouse.authserver.clients.authenticate import AuthenticatedClient
+from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.shared.mends import client_command, grant_command
-from gatehouse.shared.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.scopes import InvalidScopeSyntax, cut_scope, parse_scope
+from gatehouse.authserver.grants.entitlements import grantable
+from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
+from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, cut_scope, parse_scope
+from gatehouse.shared.service.remediation import client_command, grant_command
 
 GRANT_TYPE = "client_credentials"
 

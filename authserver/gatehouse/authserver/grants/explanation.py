@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import NotGranted
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
-from gatehouse.shared.scopes import cut_scope, separator_hint
+from gatehouse.shared.protocol.scopes import cut_scope, separator_hint
 
 
 def explain(session: Session, refusal: NotGranted) -> OAuthError:

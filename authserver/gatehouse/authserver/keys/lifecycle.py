@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gatehouse.shared.claims import MAX_LIFETIME
-from gatehouse.shared.clock import LEEWAY
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.clock import LEEWAY
 
 KEY_SET_MAX_AGE = 300
 """Seconds that a reader may keep the key set."""

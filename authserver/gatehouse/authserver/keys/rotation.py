@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.keys.cabinet import SEALED_OTHERWISE, Cabinet, Contents, NoUsableKey, add_key, lock_keys
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import SigningKeyRow
 from gatehouse.authserver.keys.lifecycle import Move, Policy, plan, signer
+from gatehouse.authserver.keys.sealed_keys import SEALED_OTHERWISE, Cabinet, Contents, NoUsableKey, add_key, lock_keys
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import SigningKeyRow
-from gatehouse.shared.audit import AuditEvent, AuditRows
-from gatehouse.shared.clock import Clock
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.audit import AuditEvent, AuditRows
 
 CANNOT_SEAL = "No key opens with this sealing key, so none can be made. Put the right one back first."
 

@@ -12,7 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.cache import OneSecondCache
-from gatehouse.authserver.keys.cabinet import (
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
+from gatehouse.authserver.keys.encryption import SealingKey
+from gatehouse.authserver.keys.lifecycle import State
+from gatehouse.authserver.keys.rotation import Rotation
+from gatehouse.authserver.keys.sealed_keys import (
     SEALED_OTHERWISE,
     Cabinet,
     Contents,
@@ -22,13 +27,8 @@ from gatehouse.authserver.keys.cabinet import (
     lock_keys,
     open_rows,
 )
-from gatehouse.authserver.keys.lifecycle import State
-from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealing import SealingKey
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.models import PepperRow, SigningKeyRow
-from gatehouse.shared.clock import Clock
-from gatehouse.shared.jose import SigningKey
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.jws import SigningKey
 
 log = logging.getLogger(__name__)
 

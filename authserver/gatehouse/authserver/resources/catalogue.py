@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.resources.administration import ScopeDeclaration, parse_resource
-from gatehouse.shared import strict_json
-from gatehouse.shared.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+from gatehouse.authserver.resources.registration import ScopeDeclaration, parse_resource
+from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 
 MAX_DESCRIPTION = 512
 MAX_TOOL_NAME = 128

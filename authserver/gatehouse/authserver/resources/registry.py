@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.store.models import ResourceRow, ResourceScopeRow
-from gatehouse.shared.scopes import ScopeHierarchy
+from gatehouse.authserver.db.models import ResourceRow, ResourceScopeRow
+from gatehouse.shared.protocol.scopes import ScopeHierarchy
 
 
 @dataclass(frozen=True, slots=True)

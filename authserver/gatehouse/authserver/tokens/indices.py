@@ -7,11 +7,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.status_lists import MAX_BLOCK, Block, prune_status_lists, reserve_block
 from gatehouse.authserver.errors import invalid_client
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.status_lists import MAX_BLOCK, Block, prune_status_lists, reserve_block
-from gatehouse.shared.clock import Clock
-from gatehouse.shared.mends import client_command
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.remediation import client_command
 
 MIN_BLOCK = 16
 """Indices of a client's first block. Each further one that is used up is followed by one of twice the size."""

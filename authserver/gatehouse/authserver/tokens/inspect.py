@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.tokens.indices import Index
-from gatehouse.shared import acceptance, jose
-from gatehouse.shared.checks import Check, passed, run_checks
-from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
-from gatehouse.shared.clock import LEEWAY, Clock
-from gatehouse.shared.redaction import quoted
-from gatehouse.shared.scopes import format_scope
-from gatehouse.shared.status_list import parse_list_uri
+from gatehouse.shared.protocol import jws, token_validation
+from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
+from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.protocol.status_list import parse_list_uri
+from gatehouse.shared.service.checks import Check, passed, run_checks
 
 _DOTS = 2
 _CLOCKS = "compare the clocks of the two servers"
@@ -28,13 +28,13 @@ class Inspection:
 
     token: str = field(repr=False)
     issuer: str
-    keys: Mapping[str, jose.VerificationKey]
+    keys: Mapping[str, jws.VerificationKey]
     clients: Mapping[str, Client]
     resources: frozenset[str]
     clock: Clock
     is_live: Callable[[Index], bool]
     """Tells whether an index was reserved, and is not taken back."""
-    header: jose.Header = field(init=False)
+    header: jws.Header = field(init=False)
     claims: AccessClaims = field(init=False)
 
     def run(self) -> list[Check]:
@@ -48,7 +48,7 @@ class Inspection:
             ("status", self._status),
             ("client", self._client),
         )
-        expected = (_Failed, jose.InvalidToken, InvalidClaims)
+        expected = (_Failed, jws.InvalidToken, InvalidClaims)
         read = run_checks(reading, expected, stop=True)
         if not passed(read):
             return [*read, *(Check(name, "not checked") for name, _ in judging)]
@@ -57,7 +57,7 @@ class Inspection:
     def _header(self) -> str:
         if (mistaken := no_token(self.token)) is not None:
             raise _Failed(mistaken)
-        self.header = jose.read_header(self.token)
+        self.header = jws.read_header(self.token)
         return f"alg {self.header.alg}, kid {self.header.kid}"
 
     def _typ(self) -> str:
@@ -68,15 +68,15 @@ class Inspection:
     def _signature(self) -> str:
         key = self.keys.get(self.header.kid or "")
         if key is None:
-            foreign = acceptance.foreign_issuer(self.token, self.issuer)
+            foreign = token_validation.foreign_issuer(self.token, self.issuer)
             raise _Failed(f"kid is not among the published keys{foreign}")
-        claims = jose.verify(self.token, self.header, key)
-        acceptance.check_restrictions(claims)
+        claims = jws.verify(self.token, self.header, key)
+        token_validation.check_restrictions(claims)
         self.claims = AccessClaims.from_json(claims)
         return f"jti {self.claims.jti}, scope {format_scope(self.claims.scope)}"
 
     def _issuer(self) -> str:
-        acceptance.check_issuer(self.claims, self.issuer)
+        token_validation.check_issuer(self.claims, self.issuer)
         return self.issuer
 
     def _audience(self) -> str:
@@ -86,13 +86,13 @@ class Inspection:
         return self.claims.aud
 
     def _lifetime(self) -> str:
-        acceptance.check_lifetime(self.claims)
+        token_validation.check_lifetime(self.claims)
         return f"{self.claims.exp - self.claims.iat} s from iat to exp"
 
     def _time(self) -> str:
         now, last = self.clock(), self.claims.exp + LEEWAY
         try:
-            acceptance.check_time(self.claims, now)
+            token_validation.check_time(self.claims, now)
         except InvalidClaims as error:
             raise _Failed(f"{error}" if now >= last else f"{error}: {_CLOCKS}") from None
         return f"accepted for {math.ceil(last - now)} s more"

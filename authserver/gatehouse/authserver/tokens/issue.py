@@ -7,10 +7,16 @@ from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
 from gatehouse.authserver.tokens.indices import Index
-from gatehouse.shared.claims import ACCESS_TOKEN_TYPE, MAX_LIFETIME, MAX_TOKEN_LENGTH, AccessClaims, StatusReference
-from gatehouse.shared.clock import Clock
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.status_list import list_uri
+from gatehouse.shared.protocol.claims import (
+    ACCESS_TOKEN_TYPE,
+    MAX_LIFETIME,
+    MAX_TOKEN_LENGTH,
+    AccessClaims,
+    StatusReference,
+)
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.status_list import list_uri
 
 
 @dataclass(frozen=True, slots=True)

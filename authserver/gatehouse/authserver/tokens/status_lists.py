@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gatehouse.authserver.cache import OneSecondCache
-from gatehouse.authserver.store.database import Database
-from gatehouse.authserver.store.status_lists import list_ids, load_bits, version_of
-from gatehouse.shared.clock import Clock
-from gatehouse.shared.jose import SigningKey
-from gatehouse.shared.status_list import LIFETIME, LIST_ID, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.status_lists import list_ids, load_bits, version_of
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.status_list import LIFETIME, LIST_ID, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
 
 MAX_AGE = 0.25
 """Seconds after which it is asked again whether a list has changed."""

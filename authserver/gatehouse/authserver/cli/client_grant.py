@@ -1,0 +1,53 @@
+"""`authserver client grant`: what a client may have."""
+
+import click
+
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, print_client
+from gatehouse.authserver.cli.installation import open_installation
+from gatehouse.authserver.clients import registration
+from gatehouse.shared.service.cli import example, join_scopes, output_option
+
+
+@click.group()
+@example(
+    "authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope env:write"
+)
+def grant() -> None:
+    """Grants: the scopes that a client may have at a resource."""
+
+
+@grant.command("add")
+@click.argument("client_id")
+@click.option("--resource", required=True, metavar="URL", help="The resource.")
+@click.option("--scope", required=True, multiple=True, callback=join_scopes, metavar='"A B"', help="The scopes to add.")
+@output_option
+@click.pass_context
+@example(
+    'authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope "env:write"'
+)
+def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
+    """Let a client have scopes at a resource, beside those that it has."""
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        changed = registration.add_grant(session, installation.admin, client_id, resource, scope)
+    print_client(changed, installation.admin.now(), output)
+    click.echo(WITHIN_A_SECOND, err=True)
+
+
+@grant.command("remove")
+@click.argument("client_id")
+@click.option("--resource", required=True, metavar="URL", help="The resource.")
+@click.option(
+    "--scope", required=True, multiple=True, callback=join_scopes, metavar='"A B"', help="The scopes to take away."
+)
+@output_option
+@click.pass_context
+@example(
+    "authserver client grant remove agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp"
+    ' --scope "env:write"'
+)
+def remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
+    """Take scopes away from a client. Tokens that it holds keep them until they expire."""
+    with open_installation(ctx) as installation, installation.database.write() as session:
+        changed = registration.remove_grant(session, installation.admin, client_id, resource, scope)
+    print_client(changed, installation.admin.now(), output)
+    click.echo(WITHIN_A_SECOND, err=True)

@@ -1,0 +1,80 @@
+"""`authserver client secret`: what a client proves itself by, where it has no key."""
+
+import click
+
+from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, print_secret
+from gatehouse.authserver.cli.grace_period import LIFE_COLUMNS, life_record, note_overlap, overlap_option
+from gatehouse.authserver.cli.installation import open_installation
+from gatehouse.authserver.credentials.client_secrets import ListedSecret, expire_secret, list_secrets, rotate_secret
+from gatehouse.shared.service.cli import confirm, example, output_option, print_records
+
+
+@click.group()
+@example("authserver client secret rotate agent_0123456789abcdef0123 --overlap 7d")
+def secret() -> None:
+    """Secrets: made here, shown once, kept as digests. At most two of a client are live."""
+
+
+@secret.command()
+@click.argument("client_id")
+@overlap_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+@click.pass_context
+@example(
+    "authserver client secret rotate agent_0123456789abcdef0123 --overlap 7d\n"
+    "authserver client secret rotate agent_0123456789abcdef0123 --yes"
+)
+def rotate(ctx: click.Context, client_id: str, overlap: int, yes: bool, output: str) -> None:
+    """Give a client a new secret. Without --overlap, every old one is refused within one second."""
+    if not overlap:
+        confirm(f"Replace the secret of {client_id}? The old one stops working.", yes=yes)
+    with open_installation(ctx) as installation:
+        keys, admin = installation.keys(), installation.admin
+        with installation.database.write() as session:
+            changed, client_secret = rotate_secret(session, admin, keys, client_id, overlap)
+            known = list_secrets(session, client_id)
+            # Before the transaction ends: where nobody reads the new secret, the old one stays.
+            print_secret(changed, admin.now(), output, client_secret)
+    note_overlap((f"The secret that begins with {old.prefix}", old.life) for old in known)
+    if not overlap:
+        click.echo(WITHIN_A_SECOND, err=True)
+
+
+@secret.command()
+@click.argument("client_id")
+@click.argument("secret")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+@click.pass_context
+@example("authserver client secret expire agent_0123456789abcdef0123 sec_0123456789abcdef --yes")
+def expire(ctx: click.Context, client_id: str, secret: str, yes: bool, output: str) -> None:
+    """End one of two secrets, named by its id or by its prefix, and list what is left."""
+    confirm(f"End a secret of {client_id}? Who uses it is refused.", yes=yes)
+    with open_installation(ctx) as installation:
+        with installation.database.write() as session:
+            expire_secret(session, installation.admin, client_id, secret)
+            known = list_secrets(session, client_id)
+        _print(known, installation.admin.now(), output)
+    click.echo(WITHIN_A_SECOND, err=True)
+
+
+@secret.command("list")
+@click.argument("client_id")
+@output_option
+@click.pass_context
+@example("authserver client secret list agent_0123456789abcdef0123")
+def list_(ctx: click.Context, client_id: str, output: str) -> None:
+    """List the secrets of a client: how each begins, when it was made and last used, until when it is accepted.
+
+    The last use is some two minutes old at most. Of those that are over, the last two are shown for 30 days.
+    """
+    with open_installation(ctx) as installation, installation.database.read() as session:
+        _print(list_secrets(session, client_id), installation.admin.now(), output)
+
+
+def _print(known: list[ListedSecret], now: int, output: str) -> None:
+    records = [
+        {"secret_id": secret.secret_id, "prefix": secret.prefix, **life_record(secret.life, now)} for secret in known
+    ]
+    print_records(records, ("secret_id", "prefix", *LIFE_COLUMNS), output)

@@ -1,0 +1,1 @@
+"""Secrets, client keys and resource credentials: one lifecycle for all three."""

@@ -1,0 +1,83 @@
+"""When each credential was last used, told to the database in the background.
+
+A request only notes it in memory. Once a minute at most the process writes what is new of a credential: a crash loses
+the uses of some 70 seconds, and nothing else.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TypeAlias, cast
+
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.shared.protocol.clock import Clock
+
+INTERVAL = 60
+"""Seconds between two writes about one credential, at least."""
+
+_AT_ONCE = 100
+"""Credentials in one transaction: SQLite has one writer, and requests wait for it."""
+
+CredentialRow: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
+_Credential: TypeAlias = tuple[CredentialRow, tuple[str, ...]]
+
+
+class LastUse:
+    """The uses that one process has seen."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._noted: dict[_Credential, int] = {}
+        self._written: dict[_Credential, int] = {}
+        self._lock = threading.Lock()
+
+    def note(self, row: CredentialRow, *key: str) -> None:
+        """Note that a credential, named by its primary key, was used now."""
+        now = int(self._clock())
+        with self._lock:
+            self._noted[row, key] = now
+
+    def write(self, *, everything: bool = False) -> None:
+        """Write what is due, or `everything`. Raises SQLAlchemyError: what was not written stays noted."""
+        due = self._take(everything=everything)
+        try:
+            for batch in _batches(due):
+                self._write(batch)
+                for credential in batch:
+                    del due[credential]
+        finally:
+            with self._lock:
+                for credential, used_at in due.items():
+                    # What was used meanwhile is newer.
+                    self._noted.setdefault(credential, used_at)
+                    self._written.pop(credential, None)
+
+    def close(self) -> None:
+        """Write everything, if the database takes it."""
+        with suppress(Exception):
+            self.write(everything=True)
+
+    def _take(self, *, everything: bool) -> dict[_Credential, int]:
+        now = int(self._clock())
+        with self._lock:
+            # A clock that was put back must not silence a credential until it has caught up.
+            self._written = {known: at for known, at in self._written.items() if abs(now - at) < INTERVAL}
+            due = [credential for credential in self._noted if everything or credential not in self._written]
+            self._written.update(dict.fromkeys(due, now))
+            return {credential: self._noted.pop(credential) for credential in due}
+
+    def _write(self, batch: dict[_Credential, int]) -> None:
+        with self._database.write() as session:
+            for (row, key), used_at in batch.items():
+                # A command that holds the row is not waited for, and one that was deleted is gone.
+                found = cast("LivedRow | None", session.get(row, key, with_for_update={"skip_locked": True}))
+                if found is not None and (found.last_used_at or 0) < used_at:
+                    found.last_used_at = used_at
+
+
+def _batches(due: dict[_Credential, int]) -> Iterator[dict[_Credential, int]]:
+    credentials = list(due)
+    for start in range(0, len(credentials), _AT_ONCE):
+        yield {credential: due[credential] for credential in credentials[start : start + _AT_ONCE]}

@@ -1,0 +1,191 @@
+"""What a resource proves itself by when it asks about a token (RFC 7662 2.1).
+
+A credential is bound to one resource. It is no client's: it can obtain no token, and revoke none.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.cache import OneSecondCache
+from gatehouse.authserver.clients.request_credentials import SecretCredentials, read_credentials
+from gatehouse.authserver.credentials.last_use import LastUse
+from gatehouse.authserver.credentials.lifecycle import Life, check_overlap, end, life_of, over
+from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, hint
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import ResourceCredentialRow
+from gatehouse.authserver.errors import invalid_client
+from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.resources.registration import parse_resource
+from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.administrator import Administrator
+
+PREFIX = "gtrs_"
+"""Begins the secret of a resource credential."""
+
+AUTH_METHODS = ("client_secret_basic",)
+"""How a credential is sent: its id and its secret in place of a client's (RFC 6749 2.3.1)."""
+
+_MEND = "authserver resource credential list"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedResource:
+    """A resource that proved who it is."""
+
+    resource: str
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceCredential:
+    """A credential as an admin sees it."""
+
+    credential_id: str
+    resource: str
+    prefix: str
+    life: Life
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    resource: str
+    secret: StoredSecret
+
+
+class ResourceAuthenticator:
+    """Judges the credentials of introspection requests."""
+
+    def __init__(
+        self, database: Database, clock: Clock, last_use: LastUse, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._last_use = last_use
+        self._cache: OneSecondCache[str, _Stored | None] = OneSecondCache(self._load, monotonic=monotonic)
+
+    def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedResource:
+        """Authenticate the resource of an introspection request.
+
+        Raises:
+            OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
+                in one request.
+            SQLAlchemyError: the database is away.
+        """
+        credentials = read_credentials(authorization, form)
+        if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
+            raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _MEND)
+        stored = self._cache.get(credentials.client_id)
+        matched = find(credentials.secret, [stored.secret] if stored else (), keys.peppers)
+        if stored is None:
+            raise invalid_client("unknown resource credential", _MEND)
+        if matched is None:
+            raise invalid_client("wrong secret of a resource credential", _MEND)
+        if matched.life.is_over(self._clock()):
+            raise invalid_client(f"the resource credential {over(matched.life)}", _MEND)
+        self._last_use.note(ResourceCredentialRow, credentials.client_id)
+        return AuthenticatedResource(stored.resource, credentials.client_id)
+
+    def _load(self, credential_id: str) -> _Stored | None:
+        with self._database.read() as session:
+            row = session.get(ResourceCredentialRow, credential_id)
+        if row is None:
+            return None
+        return _Stored(row.resource, StoredSecret(row.pepper_id, row.digest, life=life_of(row)))
+
+
+def create_credential(
+    session: Session, admin: Administrator, keys: KeyRing, resource: str
+) -> tuple[ResourceCredential, str]:
+    """Give a resource a credential. Return it and its secret, which is nowhere to be had again.
+
+    Raises:
+        Refused: there is no such resource.
+    """
+    identifier = parse_resource(resource)
+    if load_resource(session, identifier) is None:
+        raise Refused(f"There is no resource {identifier}. See: authserver resource list")
+    created, secret = _add(session, admin, keys, identifier)
+    admin.record(session, "resource.credential.create", identifier, credential_id=created.credential_id)
+    return created, secret
+
+
+def rotate_credential(
+    session: Session, admin: Administrator, keys: KeyRing, credential_id: str, overlap: int = 0
+) -> tuple[ResourceCredential, str]:
+    """Replace a credential by a new one with an id of its own. The old one lives on for `overlap` seconds.
+
+    Raises:
+        Refused: there is no such credential, it was replaced before, or the overlap is too long.
+    """
+    check_overlap(overlap)
+    row = _locked(session, credential_id)
+    if row.expires_at is not None:
+        raise Refused(
+            f"The credential was replaced before. Rotate the one that took its place: {_MEND}; "
+            f"or end this one: authserver resource credential expire {credential_id}"
+        )
+    end(row, admin.now(), overlap)
+    created, secret = _add(session, admin, keys, row.resource)
+    admin.record(
+        session,
+        "resource.credential.rotate",
+        row.resource,
+        credential_id=created.credential_id,
+        replaced=credential_id,
+        overlap=overlap,
+    )
+    return created, secret
+
+
+def expire_credential(session: Session, admin: Administrator, credential_id: str) -> None:
+    """End a credential. It is refused within one second. Does nothing for one that is over.
+
+    Raises:
+        Refused: there is no such credential.
+    """
+    row = _locked(session, credential_id)
+    if life_of(row).is_over(admin.now()):
+        return
+    end(row, admin.now())
+    admin.record(session, "resource.credential.expire", row.resource, credential_id=credential_id)
+
+
+def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
+    """Read the credentials that can be used, by resource."""
+    rows = session.scalars(
+        select(ResourceCredentialRow).order_by(ResourceCredentialRow.resource, ResourceCredentialRow.created_at)
+    )
+    return [_credential(row) for row in rows if not life_of(row).is_over(now)]
+
+
+def _locked(session: Session, credential_id: str) -> ResourceCredentialRow:
+    row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
+    if row is None:
+        raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
+    return row
+
+
+def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -> tuple[ResourceCredential, str]:
+    secret = generate_secret(PREFIX)
+    row = ResourceCredentialRow(
+        credential_id=f"rsc_{secrets.token_hex(8)}",
+        resource=resource,
+        pepper_id=keys.newest_pepper,
+        digest=digest(keys.peppers[keys.newest_pepper], secret),
+        hint=hint(secret),
+        created_at=admin.now(),
+    )
+    session.add(row)
+    session.flush()
+    return _credential(row), secret
+
+
+def _credential(row: ResourceCredentialRow) -> ResourceCredential:
+    return ResourceCredential(row.credential_id, row.resource, row.hint, life_of(row))

@@ -1,0 +1,203 @@
+"""The tables of the authorization server. Times are seconds since the epoch."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    false,
+    text,
+    true,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from gatehouse.shared.service.audit import audit_table
+from gatehouse.shared.service.database import new_metadata
+
+_CASCADE = "CASCADE"
+
+
+class Base(DeclarativeBase):
+    """The models' common metadata."""
+
+    metadata = new_metadata()
+
+
+class ClientRow(Base):
+    """A registered client (RFC 6749 2; member names as in RFC 7591 2)."""
+
+    __tablename__ = "client"
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    client_name: Mapped[str] = mapped_column(String(128))
+    token_endpoint_auth_method: Mapped[str] = mapped_column(String(32))
+    token_ttl: Mapped[int | None] = mapped_column(Integer)
+    strict: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    token_endpoint_audience: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    claims: Mapped[dict[str, Any]] = mapped_column(JSON)
+    disabled: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    token_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
+
+
+class PepperRow(Base):
+    """A key for the digests of client secrets, sealed."""
+
+    __tablename__ = "pepper"
+    pepper_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LivedRow:
+    """What is kept of the life of every credential."""
+
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    ended: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
+    """Over whatever a node's clock says; `expires_at` is then the time when that was decided."""
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ClientSecretRow(LivedRow, Base):
+    """The digest of one client secret."""
+
+    __tablename__ = "client_secret"
+    secret_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), index=True)
+    pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hint: Mapped[str] = mapped_column(String(16))
+
+
+class ClientKeyRow(LivedRow, Base):
+    """A public key of a client that authenticates by private_key_jwt."""
+
+    __tablename__ = "client_key"
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), primary_key=True)
+    thumbprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jwk: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class SpentAssertionRow(Base):
+    """An assertion that was used. Its second use fails on the primary key."""
+
+    __tablename__ = "spent_assertion"
+    purpose: Mapped[str] = mapped_column(String(32), primary_key=True)
+    client_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jti_digest: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class ResourceRow(Base):
+    """A resource that tokens can be issued for (RFC 8707), by its canonical identifier."""
+
+    __tablename__ = "resource"
+    resource: Mapped[str] = mapped_column(String(512), primary_key=True)
+    resource_name: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ResourceScopeRow(Base):
+    """A scope of a resource, and the scopes that it implies there."""
+
+    __tablename__ = "resource_scope"
+    resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(128), primary_key=True)
+    description: Mapped[str] = mapped_column(String(512))
+    implies: Mapped[list[str]] = mapped_column(JSON)
+    declared: Mapped[bool] = mapped_column(Boolean, server_default=true())
+
+
+class ClientGrantRow(Base):
+    """A scope that a client may have at a resource."""
+
+    __tablename__ = "client_grant"
+    __table_args__ = (ForeignKeyConstraint(["resource", "scope"], ["resource_scope.resource", "resource_scope.scope"]),)
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), primary_key=True)
+    resource: Mapped[str] = mapped_column(String(512), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(128), primary_key=True)
+
+
+class SigningKeyRow(Base):
+    """A signing key. Only the sealed private half is stored; whatever is published is derived from it."""
+
+    __tablename__ = "signing_key"
+    __table_args__ = (
+        Index(
+            "uq_signing_key_active",
+            "state",
+            unique=True,
+            sqlite_where=text("state = 'active'"),
+            postgresql_where=text("state = 'active'"),
+        ),
+    )
+    kid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    alg: Mapped[str] = mapped_column(String(16))
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16))
+    published_at: Mapped[int] = mapped_column(BigInteger)
+    activated_at: Mapped[int | None] = mapped_column(BigInteger)
+    retired_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class LeaseRow(Base):
+    """Who does what only one process should do, and until when."""
+
+    __tablename__ = "lease"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(32))
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ResourceCredentialRow(LivedRow, Base):
+    """What a resource asks about tokens with. No client: it can obtain none."""
+
+    __tablename__ = "resource_credential"
+    credential_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), index=True)
+    pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hint: Mapped[str] = mapped_column(String(16))
+
+
+class StatusListRow(Base):
+    """A status list: how many of its indices are reserved, and how often its bits changed."""
+
+    __tablename__ = "status_list"
+    list_id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    next_index: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class StatusBlockRow(Base):
+    """Indices that were reserved together for one client. No reference to its row: the tokens may outlive it."""
+
+    __tablename__ = "status_block"
+    list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
+    start: Mapped[int] = mapped_column(Integer, primary_key=True)
+    size: Mapped[int] = mapped_column(Integer)
+    client_id: Mapped[str] = mapped_column(String(64), index=True)
+    revoked: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class RevokedTokenRow(Base):
+    """A token that was taken back by itself."""
+
+    __tablename__ = "revoked_token"
+    list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
+    idx: Mapped[int] = mapped_column(Integer, primary_key=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+audit_event = audit_table(Base.metadata)

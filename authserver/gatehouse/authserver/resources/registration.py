@@ -1,0 +1,152 @@
+"""What an admin does to resources. Every change commits together with its audit event."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.administration import Refused, check_name
+from gatehouse.authserver.db.models import ClientGrantRow, ClientRow, ResourceRow, ResourceScopeRow
+from gatehouse.authserver.resources.registry import Resource, load_resource
+from gatehouse.shared.protocol.resource_identifiers import (
+    InvalidResourceIdentifier,
+    is_protected_transport,
+    parse_resource_identifier,
+)
+from gatehouse.shared.service.administrator import Administrator
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeDeclaration:
+    """A scope as its resource declares it."""
+
+    scope: str
+    description: str = ""
+    implies: tuple[str, ...] = ()
+
+
+def parse_resource(text: str) -> str:
+    """Return the canonical identifier of a resource that an admin names.
+
+    Raises:
+        Refused: it is no resource identifier, or plain http that leaves this machine.
+    """
+    try:
+        resource = parse_resource_identifier(text)
+    except InvalidResourceIdentifier as error:
+        raise Refused(str(error)) from None
+    if not is_protected_transport(resource):
+        raise Refused("A resource must be https; plain http is for loopback addresses only.")
+    return resource
+
+
+def add_resource(
+    session: Session, admin: Administrator, resource: str, name: str, scopes: list[ScopeDeclaration]
+) -> Resource:
+    """Register a resource, or bring the name and scopes of a registered one up to date.
+
+    Scopes that the declaration no longer names stay, because clients may hold them. They imply nothing any more, and
+    nobody can be given them.
+
+    Raises:
+        Refused: a malformed name, no scope, a scope twice, or an implied scope that is not declared.
+    """
+    identifier = parse_resource(resource)
+    check_name("resource", name)
+    lock_resource(session, identifier)
+    known = load_resource(session, identifier)
+    _check_scopes(scopes)
+    if known is None:
+        session.add(ResourceRow(resource=identifier, resource_name=name, created_at=admin.now()))
+    else:
+        session.get_one(ResourceRow, identifier).resource_name = name
+    session.flush()
+    for declaration in scopes:
+        session.merge(
+            ResourceScopeRow(
+                resource=identifier,
+                scope=declaration.scope,
+                description=declaration.description,
+                implies=list(declaration.implies),
+                declared=True,
+            )
+        )
+    names = [declaration.scope for declaration in scopes]
+    undeclared = _withdraw(session, identifier, names)
+    session.flush()
+    action = "resource.add" if known is None else "resource.update"
+    admin.record(session, action, identifier, scopes=sorted(names), undeclared=undeclared)
+    added = load_resource(session, identifier)
+    assert added is not None  # noqa: S101 - written above, in this transaction
+    return added
+
+
+def lock_resource(session: Session, identifier: str, *, shared: bool = False) -> None:
+    """Let no other command change a resource before this transaction ends; `shared`, none remove or redeclare it.
+
+    On SQLite the transaction has the one write lock since it began, and the clause is left out.
+    """
+    row = select(ResourceRow.resource).where(ResourceRow.resource == identifier)
+    session.execute(row.with_for_update(read=shared))
+
+
+def _check_scopes(scopes: list[ScopeDeclaration]) -> None:
+    names = [declaration.scope for declaration in scopes]
+    if not names or len(set(names)) != len(names):
+        raise Refused("A resource needs at least one scope, and each scope once.")
+    for declaration in scopes:
+        if unknown := sorted(set(declaration.implies) - set(names)):
+            raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
+
+
+def _withdraw(session: Session, resource: str, declared: list[str]) -> list[str]:
+    """Let a scope that its resource no longer declares stand for itself only, for those who hold it.
+
+    Return the names of those that the resource declared until now.
+    """
+    rows = session.scalars(
+        select(ResourceScopeRow).where(ResourceScopeRow.resource == resource, ResourceScopeRow.scope.not_in(declared))
+    ).all()
+    undeclared = sorted(row.scope for row in rows if row.declared)
+    for row in rows:
+        row.implies, row.declared = [], False
+    return undeclared
+
+
+def remove_resource(session: Session, admin: Administrator, resource: str) -> list[str]:
+    """Remove a resource with its scopes and every grant at it. Return the clients that had one.
+
+    Tokens that are out live on until they expire.
+
+    Raises:
+        Refused: there is no such resource.
+    """
+    identifier = parse_resource(resource)
+    lock_resource(session, identifier)
+    if load_resource(session, identifier) is None:
+        raise Refused(f"There is no resource {identifier}. See: authserver resource list")
+    clients = _take_grants_away(session, admin, identifier)
+    session.delete(session.get_one(ResourceRow, identifier))
+    session.flush()
+    admin.record(session, "resource.remove", identifier, clients=clients)
+    return clients
+
+
+def _take_grants_away(session: Session, admin: Administrator, identifier: str) -> list[str]:
+    """Remove every grant at a resource, with the event that each client's own trail needs. Return the clients."""
+    at_resource = ClientGrantRow.resource == identifier
+    holders = select(ClientGrantRow.client_id).where(at_resource)
+    # In one order, whoever else locks several of them; without the resource's lock, none can be added meanwhile.
+    session.execute(
+        select(ClientRow.client_id)
+        .where(ClientRow.client_id.in_(holders))
+        .order_by(ClientRow.client_id)
+        .with_for_update()
+    )
+    removed: dict[str, list[str]] = {}
+    for grant in session.scalars(select(ClientGrantRow).where(at_resource)):
+        removed.setdefault(grant.client_id, []).append(grant.scope)
+    for client_id, scopes in sorted(removed.items()):
+        admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
+    session.execute(delete(ClientGrantRow).where(at_resource))
+    return sorted(removed)

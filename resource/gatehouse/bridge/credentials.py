@@ -1,0 +1,180 @@
+"""The client's credentials: from the environment, or from a file that nobody else can read."""
+
+import os
+import shlex
+import stat
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+
+from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.shared.protocol import strict_json
+
+_MAX_LENGTH: Final = 16 * 1024
+"""Bytes of a credentials file."""
+
+_ASSERTION_LIFETIME: Final = 60
+"""Seconds. An assertion is used at once; what is left over allows for clocks that differ."""
+
+_SECRET_METHODS: Final = frozenset({"client_secret_basic", "client_secret_post"})
+
+
+class InvalidCredentials(ValueError):
+    """There are no credentials, or they cannot be used. The message names the mend and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who the client is, and how it proves it."""
+
+    client_id: str
+    source: str
+    """Where the credential came from, for messages."""
+    method: str
+    """`client_secret_basic`, `client_secret_post` or `private_key_jwt`."""
+    secret: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+    """PEM."""
+    algorithm: str = ""
+
+    async def authenticate(self, issuer: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the form parameters and the headers that authenticate a token request at the issuer."""
+        if self.method == "private_key_jwt":
+            signed = SignedJWTParameters(
+                issuer=self.client_id,
+                subject=self.client_id,
+                signing_key=self.private_key,
+                signing_algorithm=self.algorithm,
+                lifetime_seconds=_ASSERTION_LIFETIME,
+            )
+            return {
+                "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                "client_assertion": await signed.create_assertion_provider()(issuer),
+            }, {}
+        if self.method == "client_secret_post":
+            return {"client_id": self.client_id, "client_secret": self.secret}, {}
+        # Both parts are form-encoded before they are joined (RFC 6749 2.3.1).
+        pair = f"{quote(self.client_id, safe='')}:{quote(self.secret, safe='')}"
+        return {}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials:
+    """Return the credentials that the bridge was given.
+
+    Raises:
+        InvalidCredentials: there are none or several, or the file is not private, or holds something else.
+    """
+    secret, key = settings.client_secret, settings.private_key
+    given = [
+        name
+        for name, value in (("BRIDGE_CLIENT_SECRET", secret), ("BRIDGE_PRIVATE_KEY", key), ("--credentials", file))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InvalidCredentials(f"Give {given[0]} or {given[1]}, not both.")
+    if file is not None:
+        return _from_file(file, settings.client_id)
+    if key is not None:
+        return _from_key(key.get_secret_value().encode(), "BRIDGE_PRIVATE_KEY", settings.client_id)
+    if settings.client_id is None or secret is None:
+        raise InvalidCredentials(
+            "There are no credentials. Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give"
+            " --credentials FILE: what `authserver client create --output json` printed, or a private key in PEM."
+        )
+    return Credentials(
+        settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=secret.get_secret_value()
+    )
+
+
+def _from_file(file: Path, client_id: str | None) -> Credentials:
+    document = _read_private(file)
+    if document.lstrip().startswith(b"-----BEGIN"):
+        return _from_key(document, str(file), client_id)
+    return _from_json(document, str(file), client_id)
+
+
+def _read_private(path: Path) -> bytes:
+    """Read a file that its owner alone can read. Raises InvalidCredentials."""
+    try:
+        # O_NOFOLLOW: a link could lead to a file that somebody else controls.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise InvalidCredentials(f"There is no credentials file {path}.") from None
+    except OSError:
+        raise InvalidCredentials(
+            f"The credentials file {path} cannot be read, or is a link. Make it a file of yours."
+        ) from None
+    try:
+        _require_private(path, os.fstat(descriptor))
+        document = os.read(descriptor, _MAX_LENGTH + 1)
+    finally:
+        os.close(descriptor)
+    if len(document) > _MAX_LENGTH:
+        raise InvalidCredentials(f"The credentials file {path} is larger than {_MAX_LENGTH // 1024} KiB.")
+    return document
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
+        raise InvalidCredentials(f"The credentials file {path} is not a file of yours. Replace it by one that is.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        mend = shlex.join(["chmod", "600", str(path)])
+        raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {mend}")
+
+
+def _from_key(document: bytes, source: str, client_id: str | None) -> Credentials:
+    if client_id is None:
+        raise InvalidCredentials(f"{source} is a private key: set BRIDGE_CLIENT_ID to the client that it belongs to.")
+    try:
+        key = load_pem_private_key(document, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InvalidCredentials(f"{source} is no private key in PEM, or has a passphrase.") from None
+    match key:
+        case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
+            algorithm = "ES256"
+        case rsa.RSAPrivateKey():
+            algorithm = "RS256"
+        case ed25519.Ed25519PrivateKey():
+            algorithm = "EdDSA"
+        case _:
+            raise InvalidCredentials(f"The key in {source} is not of P-256, RSA or Ed25519.")
+    return Credentials(
+        client_id, source, "private_key_jwt", private_key=document.decode("ascii", "replace"), algorithm=algorithm
+    )
+
+
+def _from_json(document: bytes, source: str, client_id: str | None) -> Credentials:
+    """Read what `authserver client create --output json` printed."""
+    try:
+        members = strict_json.loads(document)
+    except strict_json.InvalidJson:
+        members = None
+    if not isinstance(members, dict) or not _is_text(members.get("client_id")):
+        raise InvalidCredentials(
+            f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as"
+            " `authserver client create --output json` prints it."
+        )
+    if client_id not in {None, members["client_id"]}:
+        raise InvalidCredentials(f"BRIDGE_CLIENT_ID is another client than the one in {source}. Unset it.")
+    if not _is_text(members.get("client_secret")):
+        raise InvalidCredentials(
+            f"{source} has no client_secret. A client with a key needs its PEM file: set BRIDGE_CLIENT_ID, and give"
+            " --credentials the file that private_key_file names."
+        )
+    method = members.get("token_endpoint_auth_method", "client_secret_basic")
+    if method not in _SECRET_METHODS:
+        raise InvalidCredentials(
+            f"{source}: token_endpoint_auth_method must be client_secret_basic or client_secret_post."
+        )
+    return Credentials(members["client_id"], source, method, secret=members["client_secret"])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""

@@ -1,0 +1,40 @@
+"""The tools that this server offers, one file per noun, and their scopes."""
+
+from gatehouse.directory.tools import (
+    connections,
+    documentation,
+    environment_access,
+    environments,
+    identity,
+    mcp_servers,
+    organization_users,
+    organizations,
+    redirect_uris,
+    workspace_members,
+)
+from gatehouse.resourceserver.catalogue import Catalogue, Scope
+
+CATALOGUE = Catalogue(
+    "Gatehouse",
+    scopes=[
+        Scope("env:read", "See the environments of the workspace, and how they are set up"),
+        Scope("env:write", "Create environments, and set up how their users and clients sign in", ("env:read",)),
+        Scope("org:read", "See the organizations of an environment, with their users and connections"),
+        Scope("org:write", "Create organizations and their users, and change their settings", ("org:read",)),
+        Scope("wks:read", "See the members of the workspace"),
+        Scope("wks:write", "Invite and remove members of the workspace", ("wks:read",)),
+    ],
+    groups=[
+        identity.tools,
+        documentation.tools,
+        workspace_members.tools,
+        environments.tools,
+        environment_access.tools,
+        connections.tools,
+        mcp_servers.tools,
+        redirect_uris.tools,
+        organizations.tools,
+        organization_users.tools,
+    ],
+    instructions="Call whoami to see what this client may do. Tools that it may not call are not listed.",
+)

@@ -1,0 +1,106 @@
+"""The documents of this project, searched by section with SQLite's FTS5. One index in memory for each process."""
+
+import functools
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import anyio.to_thread
+
+_EXCERPT_WORDS: Final = 48
+
+_HEADING = re.compile(r"#{1,6} +(.+?) *#* *")
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+
+_SEARCH = f"""
+SELECT file, heading, snippet(section, 2, '', '', '...', {_EXCERPT_WORDS})
+FROM section WHERE section MATCH ? ORDER BY bm25(section, 0, 4, 1), rowid LIMIT ?
+"""  # noqa: S608 - the number is ours
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading of a document and what stands below it, up to the next heading."""
+
+    file: str
+    heading: str
+    text: str
+
+
+class Index:
+    """Sections that can be searched, from any thread."""
+
+    def __init__(self, sections: Iterator[Section]) -> None:
+        self._lock = Lock()
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        self._database.execute(
+            "CREATE VIRTUAL TABLE section USING fts5(file UNINDEXED, heading, text, tokenize='porter unicode61')"
+        )
+        rows = [(section.file, section.heading, section.text) for section in sections]
+        self._database.executemany("INSERT INTO section VALUES (?, ?, ?)", rows)
+
+    def search(self, query: str, limit: int) -> list[Section]:
+        """Return the sections with any of the query's words, the best match first, their texts cut to excerpts."""
+        # Each word is a string of FTS5's own syntax, so that no operator or column of a caller is read.
+        words = " OR ".join('"' + word.replace('"', '""') + '"' for word in query.replace("\0", " ").split())
+        if not words:
+            return []
+        with self._lock:
+            rows = self._database.execute(_SEARCH, (words, limit)).fetchall()
+        return [Section(file, heading, " ".join(excerpt.split())) for file, heading, excerpt in rows]
+
+
+async def search(query: str, limit: int) -> list[Section]:
+    """Search this project's documents, off the event loop. The first call in a process builds the index."""
+    return await anyio.to_thread.run_sync(lambda: _index().search(query, limit))
+
+
+@functools.cache
+def _index() -> Index:
+    return Index(section for file, text in documents() for section in sections_of(file, text))
+
+
+def documents() -> Sequence[tuple[str, str]]:
+    """Return the name and the text of every document, sorted by name.
+
+    A wheel carries them in this package; in a working copy they are where people read them.
+    """
+    packaged = files("gatehouse.resourceserver") / "documents"
+    root = packaged if packaged.is_dir() else Path(__file__).parents[3]
+    found = [("README.md", root / "README.md"), *_markdown_in(root / "docs", "docs")]
+    return sorted((name, file.read_text(encoding="utf-8")) for name, file in found)
+
+
+def _markdown_in(folder: Traversable, name: str) -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _markdown_in(entry, f"{name}/{entry.name}")
+        elif entry.name.endswith(".md"):
+            yield f"{name}/{entry.name}", entry
+
+
+def sections_of(file: str, text: str) -> Iterator[Section]:
+    """Cut a Markdown document at its headings; a `#` in a block of code is none."""
+    heading, lines, fence = file, list[str](), None
+    for line in text.splitlines():
+        if mark := _FENCE.match(line):
+            fence = mark[1] if fence is None else None if mark[1] == fence else fence
+        found = _HEADING.fullmatch(line) if fence is None else None
+        if found is None:
+            lines.append(line)
+            continue
+        yield from _section(file, heading, lines)
+        heading, lines = found[1], []
+    yield from _section(file, heading, lines)
+
+
+def _section(file: str, heading: str, lines: Sequence[str]) -> Iterator[Section]:
+    text = "\n".join(lines).strip()
+    if text:
+        yield Section(file, heading, text)

@@ -1,0 +1,31 @@
+"""Who is calling."""
+
+from pydantic import BaseModel, Field
+
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, ToolGroup
+from gatehouse.shared.protocol.claims import AccessClaims
+
+tools = ToolGroup()
+
+
+class Identity(BaseModel):
+    """The caller, as its access token says."""
+
+    client_id: str
+    scopes: list[str] = Field(description="What the token was granted, sorted.")
+    workspace_id: str | None = Field(description="The workspace that every other tool works in.")
+    expires_at: int = Field(description="When the token expires, in seconds since 1970-01-01T00:00:00Z.")
+
+
+@tools.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+async def whoami(claims: AccessClaims) -> Identity:
+    """Tell who you are here: your client_id, the scopes and expiry of your token, and your workspace.
+
+    Call it first when another tool is refused or missing: what you may call follows from the scopes.
+    """
+    return Identity(
+        client_id=claims.client_id,
+        scopes=sorted(claims.scope),
+        workspace_id=claims.workspace_id,
+        expires_at=claims.exp,
+    )

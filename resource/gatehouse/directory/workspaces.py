@@ -1,0 +1,43 @@
+"""Workspaces: the tenants. Admins create them; a client acts in the one that its token names."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gatehouse.directory.errors import Conflict
+from gatehouse.directory.identifiers import new_identifier
+from gatehouse.resourceserver.db.models import WorkspaceRow
+
+MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A tenant."""
+
+    workspace_id: str
+    name: str
+    created_at: int
+
+
+def create_workspace(session: Session, name: str, now: float) -> Workspace:
+    """Create a workspace.
+
+    Raises:
+        Conflict: the name is taken, empty, too long or not printable.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters.")
+    if session.scalar(select(WorkspaceRow).where(WorkspaceRow.name == name)) is not None:
+        raise Conflict("There is a workspace of that name. See: resourceserver workspace list")
+    row = WorkspaceRow(workspace_id=new_identifier("wks", now), name=name, created_at=int(now))
+    session.add(row)
+    session.flush()
+    return Workspace(row.workspace_id, row.name, row.created_at)
+
+
+def list_workspaces(session: Session) -> list[Workspace]:
+    """Return every workspace, the oldest first."""
+    rows = session.scalars(select(WorkspaceRow).order_by(WorkspaceRow.workspace_id))
+    return [Workspace(row.workspace_id, row.name, row.created_at) for row in rows]

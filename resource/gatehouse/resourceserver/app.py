@@ -1,0 +1,196 @@
+"""The map of the resource server: every part, how they are wired, every path."""
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import anyio
+import httpx2
+from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from gatehouse.resourceserver.bearer.challenge import Challenge
+from gatehouse.resourceserver.bearer.fetch import Fetch, http_fetch
+from gatehouse.resourceserver.bearer.gate import MAX_BODY, Gate
+from gatehouse.resourceserver.bearer.jwks import KeySource
+from gatehouse.resourceserver.bearer.status import StatusLists
+from gatehouse.resourceserver.bearer.verifier import Verifier
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch.tools import Dispatch
+from gatehouse.resourceserver.health import livez, readyz
+from gatehouse.resourceserver.metadata import metadata_paths, protected_resource_metadata
+from gatehouse.resourceserver.middleware import Boundary, Refusals
+from gatehouse.resourceserver.protected_resource import metadata_url
+from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.protocol.scopes import parse_scope
+from gatehouse.shared.protocol.status_list import MEDIA_TYPE
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.settings import InvalidSettings
+
+FetchFrom = Callable[[str], Fetch]
+"""Given a URL of the issuer's, returns what fetches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running resource server."""
+
+    settings: Settings
+    catalogue: Catalogue
+    database: AsyncDatabase
+    audit_database: Database
+    audit: AuditWriter
+    http_client: httpx2.AsyncClient
+    keys: KeySource
+    statuses: StatusLists
+    sessions: StreamableHTTPSessionManager
+    streams: StreamableHTTPSessionManager
+    """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
+
+
+def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
+    """Return the scopes that every 401 names.
+
+    Raises:
+        InvalidSettings: one of them is not in the catalogue.
+    """
+    if settings.baseline_scopes is None:
+        return frozenset(catalogue.scopes)
+    baseline = parse_scope(settings.baseline_scopes)
+    if unknown := sorted(baseline - catalogue.scopes.keys()):
+        raise InvalidSettings(
+            f"RESOURCESERVER_BASELINE_SCOPES: {unknown[0]} is not a scope of the catalogue. "
+            f"There are: {', '.join(catalogue.scopes)}."
+        )
+    return baseline
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return whom the process trusts over TLS. Made once: to read the authorities takes longer than all else here."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+def create_services(
+    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
+) -> Services:
+    """Make the parts of the server. `fetch_from` replaces what asks the issuer over HTTP."""
+    # The environment's proxies are not asked: they would see whom this server trusts.
+    http_client = httpx2.AsyncClient(trust_env=False, verify=_tls_context())
+    database = AsyncDatabase(settings.database)
+    audit_database = Database(settings.database)
+    audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
+    server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
+    fetch_from = fetch_from or partial(_fetch_from, http_client)
+    keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
+    return Services(
+        settings=settings,
+        catalogue=catalogue,
+        database=database,
+        audit_database=audit_database,
+        audit=audit,
+        http_client=http_client,
+        keys=keys,
+        statuses=StatusLists(
+            settings.issuer,
+            fetch_from,
+            keys,
+            clock,
+            max_age=settings.status_max_age,
+            fail_open=settings.status_failure == "open",
+        ),
+        sessions=_session_manager(server, json_response=True),
+        streams=_session_manager(server, json_response=False),
+    )
+
+
+def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableHTTPSessionManager:
+    return StreamableHTTPSessionManager(
+        server,
+        json_response=json_response,
+        stateless=True,
+        max_request_body_size=MAX_BODY,
+        # Host and Origin were checked by our own outermost layer, before anything else was read.
+        security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+
+
+def _fetch_from(client: httpx2.AsyncClient, url: str) -> Fetch:
+    types = {"application/json", "application/jwk-set+json", MEDIA_TYPE}
+    return http_fetch(client, url, content_types=types)
+
+
+def create_app(
+    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
+) -> ASGIApp:
+    """Return the ASGI application of one process.
+
+    Raises:
+        InvalidSettings: a baseline scope is not in the catalogue.
+    """
+    services = create_services(settings, catalogue, clock, fetch_from)
+    gate = Gate(
+        app=StreamableHTTPASGIApp(services.sessions),
+        streaming_app=StreamableHTTPASGIApp(services.streams),
+        catalogue=catalogue,
+        verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, clock),
+        challenge=Challenge(metadata_url(settings.resource)),
+        resource=settings.resource,
+        baseline=baseline_scopes(settings, catalogue),
+        audit=services.audit,
+    )
+    metadata = JSONResponse(
+        protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
+    )
+    refusals = Refusals(settings, services.audit)
+    ready = readyz(services.database, services.keys, services.statuses, services.audit)
+    app = Starlette(
+        routes=[
+            Route(settings.endpoint_path, gate),
+            *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
+            Route("/livez", livez, methods=["GET"]),
+            Route("/readyz", ready, methods=["GET"]),
+        ],
+        lifespan=lambda _: _lifespan(services),
+        exception_handlers={404: refusals.no_such_endpoint, 405: refusals.no_such_endpoint, Exception: refusals.failed},
+    )
+    app.state.services = services
+    # A redirect to the path with or without a slash would send a client, and its token, to another resource.
+    app.router.redirect_slashes = False
+    return Boundary(app, settings, refusals)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(services: Services) -> AsyncIterator[None]:
+    try:
+        async with (
+            services.http_client,
+            services.catalogue.lifespan(),
+            services.sessions.run(),
+            services.streams.run(),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(services.keys.poll)
+            tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        # After the calls: one that is cancelled at the end records how far it came.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(services.audit.close)
+            services.audit_database.close()
+            await services.database.close()

@@ -1,0 +1,33 @@
+"""`WWW-Authenticate: Bearer ...` (RFC 6750 3; RFC 9728 5.1; MCP 2026-07-28, "Scope Selection Strategy")."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gatehouse.shared.protocol.scopes import format_scope
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Builds the challenges of one resource. Every value is constant or a checked scope: none needs escaping."""
+
+    resource_metadata: str
+
+    def no_token(self, scope: Iterable[str]) -> str:
+        """Answer a request without a token: no error code, since nothing was wrong with it (RFC 6750 3.1)."""
+        return self._build(scope)
+
+    def invalid_token(self, scope: Iterable[str]) -> str:
+        """Answer a token that is expired, revoked, malformed or not for here: one text for all."""
+        return self._build(
+            scope, error="invalid_token", error_description="The access token is not valid here. Obtain a new one."
+        )
+
+    def insufficient_scope(self, scope: Iterable[str]) -> str:
+        """Name every scope that the operation needs, in one challenge."""
+        return self._build(
+            scope, error="insufficient_scope", error_description="The operation needs every scope named in scope."
+        )
+
+    def _build(self, scope: Iterable[str], **error: str) -> str:
+        parameters = {**error, "scope": format_scope(scope), "resource_metadata": self.resource_metadata}
+        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in parameters.items() if value)

@@ -1,0 +1,345 @@
+"""The gate before the MCP endpoint: who calls, with which rights, in a request that can be read in one way only.
+
+It answers with the status and challenge that each refusal has in HTTP (RFC 6750 3.1; MCP 2026-07-28,
+"Error Handling"), and with a JSON-RPC error that tells an agent what to do. What it lets through carries the
+verified claims to dispatch, which decides again.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
+
+from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver.bearer.challenge import Challenge
+from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
+from gatehouse.resourceserver.bearer.status import StatusUnavailable
+from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
+from gatehouse.resourceserver.verified_request import VerifiedRequest
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.remediation import grant_command
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes of one request."""
+
+MAX_UNPROVEN_BODY: Final = 64 * 1024
+"""Bytes of a body that is read before the caller is known. Reading costs time that a stranger must not spend."""
+
+METHODS: Final = frozenset(
+    {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
+    | {"resources/list", "resources/templates/list", "resources/read"}
+)
+"""The closed table of requests. What is not in it is refused, even if the SDK would have a handler."""
+
+NOTIFICATIONS: Final = frozenset(
+    f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
+)
+"""Notifications are acknowledged and have no effect: every request stands for itself."""
+
+_ACCEPTS_JSON = re.compile(r"application/json|application/\*|\*/\*", re.IGNORECASE)
+_BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class _Refused(Exception):
+    """The request goes no further. All but `reason` and `mend` is for the caller; those are for the operator."""
+
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        reason: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        mend: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.reason = reason or message
+        self.headers = headers or {}
+        self.data = data or {}
+        self.mend = mend
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A request as far as it is understood: what a refusal can say of it."""
+
+    request_id: str
+    message: Message | None = None
+    claims: AccessClaims | None = None
+    """What a token that the issuer signed says, valid here or not."""
+    rpc_id: json_rpc.RequestId = None
+
+    def read(self, body: bytes) -> _Refused | None:
+        """Read the message. Return why it cannot be read, which is told to callers with a valid token only."""
+        try:
+            self.message = json_rpc.read_message(body)
+            self.rpc_id = self.message.id
+        except InvalidMessage as error:
+            self.rpc_id = error.request_id
+            return _Refused(400, error.code, str(error))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """An ASGI application around the MCP endpoint."""
+
+    app: ASGIApp
+    """Answers with one JSON object."""
+    streaming_app: ASGIApp
+    """Answers with a stream of events."""
+    catalogue: Catalogue
+    verifier: Verifier
+    challenge: Challenge
+    resource: str
+    baseline: frozenset[str]
+    """Scopes that every 401 names beside the operation's."""
+    audit: AuditWriter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        request = Request(scope, receive)
+        arrival = _Arrival(scope["gatehouse.request_id"])
+        try:
+            body = await _read_body(request)
+            claims = await self._admit(request, body, arrival)
+        except _Refused as refused:
+            response = await self._refuse(refused, arrival)
+            await response(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
+        app = self.streaming_app if self._streams(arrival.message, request.headers) else self.app
+        await app(scope, _replay(body, receive), self._recording(arrival, scope, receive, send))
+
+    async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
+        """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
+        # A 401 names the scopes of the operation, so a body of usual size is read before the caller is known.
+        malformed = arrival.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
+        claims = arrival.claims = await self._authenticate(request.headers, arrival)
+        structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        _check_http(request)
+        if len(body) > MAX_UNPROVEN_BODY:
+            malformed = arrival.read(body)
+        if malformed is not None or arrival.message is None:
+            raise malformed or _unavailable("no message was read")
+        self._authorize(arrival.message, claims)
+        return claims
+
+    async def _authenticate(self, headers: Headers, arrival: _Arrival) -> AccessClaims:
+        sent = headers.getlist("authorization")
+        if not sent:
+            raise _Refused(
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "Send an access token.",
+                reason="no token",
+                headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(arrival.message))},
+                mend=f"Obtain a token with resource={self.resource}, and send it as Authorization: Bearer TOKEN.",
+            )
+        try:
+            return await self.verifier.verify(_bearer_token(sent))
+        except TokenRefused as error:
+            arrival.claims = error.claims
+            raise _Refused(
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "The access token is not valid here. Obtain a new one.",
+                reason=error.reason,
+                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(arrival.message))},
+                data={"error": "invalid_token"},
+                mend="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
+            ) from None
+        except KeysUnavailable:
+            raise _unavailable("no key of the issuer is known", "resourceserver check") from None
+        except StatusUnavailable:
+            mend = "Let this server reach the issuer's status lists; /readyz tells which are stale."
+            raise _unavailable("no recent status list of the issuer is known", mend) from None
+
+    def _scope_to_ask_for(self, message: Message | None) -> frozenset[str]:
+        """Return what a 401 names."""
+        if message is None:
+            return self.baseline
+        return self.baseline | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
+
+    def _authorize(self, message: Message, claims: AccessClaims) -> None:
+        if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
+            raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
+        if message.tool_name is not None:
+            decision = policy.decide(self.catalogue, claims, message.tool_name)
+            if isinstance(decision, policy.Unknown):
+                text, mend = json_rpc.UNKNOWN_TOOL_MESSAGE, "resourceserver tools"
+                raise _Refused(400, json_rpc.INVALID_PARAMS, text, mend=mend)
+            self._require(decision, claims, "tool")
+        if message.resource_uri is not None:
+            read = policy.decide_read(self.catalogue, claims, message.resource_uri)
+            if isinstance(read, policy.Unknown):
+                text, mend = json_rpc.UNKNOWN_RESOURCE_MESSAGE, "Ask with resources/list for the URIs that there are."
+                raise _Refused(400, json_rpc.INVALID_PARAMS, text, data={"uri": message.resource_uri}, mend=mend)
+            self._require(read, claims, "resource")
+
+    def _require(
+        self,
+        decision: policy.Allowed[Any] | policy.Forbidden,
+        claims: AccessClaims,
+        noun: Literal["tool", "resource"],
+    ) -> None:
+        if isinstance(decision, policy.Allowed):
+            return
+        needed = format_scope(decision.scope)
+        raise _Refused(
+            403,
+            json_rpc.INSUFFICIENT_SCOPE,
+            f"This {noun} needs the scope {needed}. Ask the admin of this client to grant it.",
+            reason=f"needs {needed}",
+            headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
+            data={"error": "insufficient_scope", "scope": needed},
+            mend=grant_command(claims.client_id, self.resource, needed),
+        )
+
+    def _streams(self, message: Message | None, headers: Headers) -> bool:
+        """Tell whether the caller asked for the progress of a tool that reports it, and takes a stream."""
+        if message is None or message.progress_token is None or not _accepts_stream(headers):
+            return False
+        tool = self.catalogue.tools.get(message.tool_name or "")
+        return tool is not None and tool.streaming
+
+    def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
+        """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""
+        replaced = False
+
+        async def recording(message: ASGIMessage) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                try:
+                    await self.audit.commit_async(_event("refused by the protocol layer", message["status"], arrival))
+                except AuditUnavailable as error:
+                    replaced = True
+                    await self._respond(_unrecorded(error), arrival)(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        return recording
+
+    async def _refuse(self, refused: _Refused, arrival: _Arrival) -> Response:
+        """Record a refusal, and return its response when that is on disk."""
+        structlog.contextvars.bind_contextvars(reason=refused.reason)
+        try:
+            await self.audit.commit_async(_event(refused.reason, refused.status, arrival, refused.mend))
+        except AuditUnavailable as error:
+            refused = _unrecorded(error)
+        return self._respond(refused, arrival)
+
+    @staticmethod
+    def _respond(refused: _Refused, arrival: _Arrival) -> Response:
+        data = {**refused.data, "request_id": arrival.request_id}
+        return JSONResponse(
+            json_rpc.error_body(refused.code, refused.message, arrival.rpc_id, data),
+            refused.status,
+            {"Cache-Control": "no-store", **refused.headers},
+        )
+
+
+def _bearer_token(authorization: Sequence[str]) -> str:
+    """Return the token of the one Authorization header (RFC 6750 2.1). Raises TokenRefused."""
+    match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+    if match is None:
+        raise TokenRefused("not one bearer token")
+    return match[1]
+
+
+def _event(reason: str, status: int, arrival: _Arrival, mend: str | None = None) -> AuditEvent:
+    message, claims = arrival.message, arrival.claims
+    action, object_ = _attempted(message)
+    return AuditEvent(
+        action,
+        "refused" if status < 500 or message is None or claims is None else "failed",
+        actor=claims.client_id if claims is not None else None,
+        object=object_,
+        jti=claims.jti if claims is not None else None,
+        request_id=arrival.request_id,
+        reason=reason,
+        detail={"status": status, **({"mend": mend} if mend else {})},
+    )
+
+
+def _attempted(message: Message | None) -> tuple[str, str | None]:
+    """Return the action and the object of what a message asks for."""
+    if message is None:
+        return "mcp.request", None
+    if message.tool_name is not None:
+        return "tool.call", message.tool_name
+    if message.resource_uri is not None:
+        return "resource.read", message.resource_uri
+    return "mcp.request", message.method
+
+
+def _unrecorded(error: AuditUnavailable) -> _Refused:
+    log.error("a refusal cannot be recorded", error=str(error))
+    return _unavailable(str(error))
+
+
+def _unavailable(reason: str, mend: str | None = None) -> _Refused:
+    return _Refused(
+        503,
+        json_rpc.UNAVAILABLE,
+        "The server cannot judge this now. Try again after the seconds in Retry-After.",
+        reason=reason,
+        headers={"Retry-After": "2"},
+        mend=mend,
+    )
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
+    return bytes(body)
+
+
+def _check_http(request: Request) -> None:
+    """Refuse what is no JSON POST. GET and DELETE belong to sessions, which this server does not have."""
+    if request.method != "POST":
+        raise _Refused(405, json_rpc.INVALID_REQUEST, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
+    content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    if content_type.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
+        raise _Refused(415, json_rpc.INVALID_REQUEST, "Send Content-Type: application/json, in UTF-8.")
+    if not _ACCEPTS_JSON.search(request.headers.get("accept", "")):
+        raise _Refused(406, json_rpc.INVALID_REQUEST, "Send Accept: application/json, text/event-stream.")
+
+
+def _accepts_stream(headers: Headers) -> bool:
+    accepted = headers.get("accept", "").lower().split(",")
+    return "text/event-stream" in {media_type.partition(";")[0].strip() for media_type in accepted}
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body to the next reader once; after it, the server's own messages, such as a disconnect."""
+    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> ASGIMessage:
+        return messages.pop() if messages else await receive()
+
+    return replay

@@ -1,0 +1,103 @@
+"""The issuer's keys, at hand before a request needs them (RFC 7517).
+
+Polled in the background. A `kid` that is not known triggers one fetch for all who wait, and then none for a
+cooldown: a flood of invented kids costs the authorization server one request. Whatever a fetch brings, a set that
+cannot be used never replaces one that can.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+
+from gatehouse.resourceserver.bearer.fetch import Fetch
+from gatehouse.shared.protocol.jws import VerificationKey, parse_key_set
+
+POLL_INTERVAL = 5.0
+"""Seconds between two polls. A key that leaves the set is trusted for this long, and while the issuer is away."""
+
+COOLDOWN = 5.0
+"""Seconds after a fetch in which an unknown kid does not cause another."""
+
+FIRST_RETRY = 0.5
+"""Seconds between two tries while no key is known: the resource server may start before its issuer."""
+
+FIRST_COOLDOWN = 0.125
+"""Seconds after a fetch in which a request does not cause another while no key is known."""
+
+log = logging.getLogger(__name__)
+
+
+class KeysUnavailable(Exception):
+    """No key of the issuer is known yet, so no token can be judged."""
+
+
+class KeySource:
+    """The last good key set of one issuer."""
+
+    def __init__(self, fetch: Fetch, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._keys: Mapping[str, VerificationKey] = {}
+        self._etag: str | None = None
+        self._last_fetch = float("-inf")
+        self._fetches = 0
+        self._fetching = anyio.Lock()
+        self._failure: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether any key is known."""
+        return bool(self._keys)
+
+    def known(self, kid: str) -> VerificationKey | None:
+        """Return a key of the present set, without fetching."""
+        return self._keys.get(kid)
+
+    async def find(self, kid: str) -> VerificationKey | None:
+        """Return the key of that name; fetch the set anew if it is unknown and the cooldown is over.
+
+        Raises:
+            KeysUnavailable: no key at all is known.
+        """
+        if (key := self._keys.get(kid)) is not None:
+            return key
+        await self._refresh_once(COOLDOWN if self._keys else FIRST_COOLDOWN)
+        if not self._keys:
+            raise KeysUnavailable
+        return self._keys.get(kid)
+
+    async def _refresh_once(self, cooldown: float) -> None:
+        fetches = self._fetches
+        async with self._fetching:
+            # A fetch that ended while this one waited for its turn was its own.
+            if self._fetches == fetches and self._monotonic() - self._last_fetch >= cooldown:
+                await self.refresh()
+
+    async def refresh(self) -> None:
+        """Fetch the set; keep the last good one when that fails."""
+        try:
+            fetched = await self._fetch(self._etag)
+            if fetched is not None:
+                self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the last good set stays in use
+            # One line for an outage, however long it lasts.
+            if self._failure != str(error):
+                log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
+            self._failure = str(error)
+            return
+        finally:
+            # The cooldown begins at the end, because a fetch may take longer than it.
+            self._fetches += 1
+            self._last_fetch = self._monotonic()
+        if self._failure is not None:
+            log.info("the issuer's key set is renewed: %d keys in use", len(self._keys))
+        self._failure = None
+
+    async def poll(self) -> None:
+        """Refresh for ever: often until the first key is known, then at the poll interval."""
+        while True:
+            async with self._fetching:
+                await self.refresh()
+            await anyio.sleep(POLL_INTERVAL if self._keys else FIRST_RETRY)

@@ -1,0 +1,265 @@
+"""Which tokens were taken back: the issuer's status lists, at hand before a request needs them.
+
+Polled in the background, so that a token is judged without asking anybody (draft-ietf-oauth-status-list). Only lists
+below the issuer's own origin are asked for. A bit that was set stays set here: no replay of an older list revives a
+token. How old the issuer's word is, the signed `iat` of the list tells.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+
+from gatehouse.resourceserver.bearer.fetch import Fetch, FetchFailed
+from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
+from gatehouse.shared.protocol import jws, strict_json
+from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference
+from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.status_list import (
+    MAX_LENGTH,
+    PATH,
+    TYPE,
+    InvalidStatusList,
+    decode,
+    is_set,
+    parse_list_uri,
+)
+
+COOLDOWN = 1.0
+"""Seconds after a fetch in which a request for a list that is not known does not cause another."""
+
+FIRST_RETRY = 0.5
+"""Seconds between two polls while a list is not known, or stale: the resource server may start before its issuer."""
+
+MAX_LISTS = 1024
+"""Lists that are known at once."""
+
+_REMEMBERED_FOR = MAX_LIFETIME + 2 * LEEWAY
+"""Seconds for which a list is remembered that the issuer no longer names: a token may refer to it for that long."""
+
+_TOGETHER = 8
+"""Lists that are fetched at the same time."""
+
+log = logging.getLogger(__name__)
+
+
+class StatusUnavailable(Exception):
+    """Whether the token was taken back cannot be said now."""
+
+
+@dataclass(slots=True)
+class _List:
+    """What is known of one list."""
+
+    uri: str
+    fetch: Fetch
+    used: float
+    bits: bytes = b""
+    issued_at: int | None = None
+    """`iat` of the newest one that was fetched; None before the first."""
+    expires_at: int = 0
+    etag: str | None = None
+    fetching: anyio.Lock = field(default_factory=anyio.Lock)
+    fetches: int = 0
+    last_fetch: float = float("-inf")
+    failure: str | None = None
+    unnamed_since: float | None = None
+    """When the issuer was first seen to name it no more. It is not asked for then, and not missed."""
+
+
+class StatusLists:
+    """The status lists of one issuer."""
+
+    def __init__(
+        self,
+        issuer: str,
+        fetch_from: Callable[[str], Fetch],
+        keys: KeySource,
+        clock: Clock,
+        *,
+        max_age: int,
+        fail_open: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._issuer = issuer
+        self._fetch_from = fetch_from
+        self._fetch_names = fetch_from(f"{issuer}{PATH}")
+        self._keys = keys
+        self._clock = clock
+        self._max_age = max_age
+        self._fail_open = fail_open
+        self._monotonic = monotonic
+        self._lists: dict[str, _List] = {}
+        self._named = False
+        self._failure: str | None = None
+
+    @property
+    def state(self) -> str:
+        """Say in words how things stand: `ok`, or what keeps tokens from being judged."""
+        if not self._named:
+            return "none is known"
+        polled = self._polled()
+        stale = sum(1 for known in polled if not self._is_fresh(known))
+        return f"{stale} of {len(polled)} are stale" if stale else "ok"
+
+    @property
+    def ready(self) -> bool:
+        """Whether tokens can be judged, or are let through without."""
+        return self._fail_open or self.state == "ok"
+
+    async def refusal(self, reference: StatusReference | None) -> str | None:
+        """Return why a token is refused for its status; None if it is not.
+
+        Raises:
+            StatusUnavailable: the issuer's word is too old, and the server is set to fail closed.
+        """
+        if reference is None:
+            return "the token has no status"
+        known = self._lists.get(reference.uri)
+        if known is None or known.issued_at is None:
+            if parse_list_uri(self._issuer, reference.uri) is None:
+                return "the status list is not the issuer's"
+            known = await self._obtain(reference.uri)
+        known.used = self._monotonic()
+        if known.issued_at is not None:
+            if reference.idx >= len(known.bits) * 8:
+                return "the index is beyond the status list"
+            if is_set(known.bits, reference.idx):
+                return "revoked"
+        if not self._is_fresh(known) and not self._fail_open:
+            raise StatusUnavailable
+        return None
+
+    def _is_fresh(self, known: _List) -> bool:
+        now = self._clock()
+        return (
+            known.issued_at is not None and now - known.issued_at <= self._max_age and now < known.expires_at + LEEWAY
+        )
+
+    async def _obtain(self, uri: str) -> _List:
+        """Fetch a list that is not known yet: once for all who wait, and then not again for the cooldown."""
+        known = self._know(uri)
+        fetches = known.fetches
+        async with known.fetching:
+            if known.fetches == fetches and self._monotonic() - known.last_fetch >= COOLDOWN:
+                await self._refresh(known)
+        return known
+
+    def _know(self, uri: str) -> _List:
+        known = self._lists.get(uri)
+        if known is None:
+            if len(self._lists) >= MAX_LISTS:
+                del self._lists[min(self._lists.values(), key=lambda candidate: candidate.used).uri]
+            known = self._lists[uri] = _List(uri, self._fetch_from(uri), self._monotonic())
+        return known
+
+    async def _refresh(self, known: _List) -> None:
+        """Fetch a list; what is known of it stays when that fails."""
+        try:
+            fetched = await known.fetch(known.etag)
+            if fetched is not None:
+                await self._accept(known, fetched.document)
+                known.etag = fetched.etag
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, what is known stays in use
+            reason = "no key of the issuer is known" if isinstance(error, KeysUnavailable) else str(error)
+            # One line for an outage, however long it lasts.
+            if known.failure != reason:
+                log.warning("the status list %s was not renewed: %s", known.uri, reason)
+            known.failure = reason
+            return
+        finally:
+            known.fetches += 1
+            known.last_fetch = self._monotonic()
+        if known.failure is not None:
+            log.info("the status list %s is renewed", known.uri)
+        known.failure = None
+
+    async def _accept(self, known: _List, document: bytes) -> None:
+        """Take a status list token over (section 8.3). Raises InvalidStatusList, InvalidToken, KeysUnavailable."""
+        token = document.decode("ascii", "replace")
+        header = jws.read_header(token, MAX_LENGTH)
+        if header.typ != TYPE:
+            raise InvalidStatusList(f"typ is not {TYPE}")
+        key = await self._keys.find(header.kid or "")
+        if key is None:
+            raise InvalidStatusList("kid is not in the issuer's key set")
+        claims = jws.verify(token, header, key)
+        if claims.get("sub") != known.uri:
+            raise InvalidStatusList("sub is not the list's URI")
+        issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._clock()
+        if type(issued_at) is not int or type(expires_at) is not int:
+            raise InvalidStatusList("iat or exp is not a whole number of seconds")
+        if issued_at > now + LEEWAY or expires_at + LEEWAY <= now:
+            raise InvalidStatusList("expired, or issued in the future")
+        bits = decode(claims.get("status_list"))
+        if len(bits) < len(known.bits):
+            raise InvalidStatusList("the list is shorter than it was")
+        known.bits = _united(known.bits, bits)
+        # An older list than the known one says nothing new, and does not make the newer one older.
+        if known.issued_at is None or issued_at > known.issued_at:
+            known.issued_at, known.expires_at = issued_at, expires_at
+
+    async def refresh(self) -> None:
+        """Ask for the names of the lists, and for every list that is known."""
+        named = await self._fetch_named()
+        if named is not None:
+            self._follow(named)
+        limiter = anyio.CapacityLimiter(_TOGETHER)
+
+        async def renew(known: _List) -> None:
+            async with limiter, known.fetching:
+                await self._refresh(known)
+
+        async with anyio.create_task_group() as tasks:
+            for known in self._polled():
+                tasks.start_soon(renew, known)
+
+    def _polled(self) -> list[_List]:
+        return [known for known in self._lists.values() if known.unnamed_since is None]
+
+    def _follow(self, named: list[str]) -> None:
+        """Know the lists that the issuer names, and forget others when no token can refer to them any more."""
+        now = self._monotonic()
+        for uri, known in list(self._lists.items()):
+            if uri in named:
+                known.unnamed_since = None
+            elif known.unnamed_since is None:
+                known.unnamed_since = now
+            if known.unnamed_since is not None and (
+                known.issued_at is None or now - known.unnamed_since > _REMEMBERED_FOR
+            ):
+                del self._lists[uri]
+        for uri in named:
+            self._know(uri)
+
+    async def _fetch_named(self) -> list[str] | None:
+        """Return every list that the issuer names, also those that have no token yet (section 9.2)."""
+        try:
+            fetched = await self._fetch_names(None)
+            document = strict_json.loads(fetched.document) if fetched is not None else None
+            names = document.get("status_lists") if isinstance(document, dict) else None
+            if not isinstance(names, list):
+                raise FetchFailed("no list of status lists")  # noqa: TRY301
+        except Exception as error:  # noqa: BLE001 - the lists that are known are polled on
+            if self._failure != str(error):
+                log.warning("the issuer's status lists were not learned: %s", error)
+            self._failure = str(error)
+            return None
+        self._named, self._failure = True, None
+        own = (uri for uri in names if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None)
+        return list(own)[:MAX_LISTS]
+
+    async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        """Refresh for ever: at the interval, and more often while a list is not known, or stale."""
+        while True:
+            await self.refresh()
+            await sleep(interval if self.state == "ok" else min(FIRST_RETRY, interval))
+
+
+def _united(known: bytes, new: bytes) -> bytes:
+    if not known:
+        return new
+    size = len(new)
+    return (int.from_bytes(known, "little") | int.from_bytes(new, "little")).to_bytes(size, "little")

@@ -1,0 +1,119 @@
+"""Decides whether an access token is valid here and now (RFC 9068 4; RFC 8725).
+
+A token that was verified before is remembered by its digest, bound to the key that signed it: it is accepted again
+until it expires or that key leaves the set. Whatever depends on the moment is judged every time.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from gatehouse.resourceserver.bearer.jwks import KeySource
+from gatehouse.resourceserver.bearer.status import StatusLists
+from gatehouse.shared.protocol import jws, token_validation
+from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
+from gatehouse.shared.protocol.clock import Clock
+
+_CACHE_SIZE = 4096
+
+
+class TokenRefused(Exception):
+    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not.
+
+    `claims` is what the token says, if the issuer signed it: whose token it was, for the audit trail.
+    """
+
+    def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.claims = claims
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    claims: AccessClaims
+    kid: str
+    thumbprint: str
+
+
+class Verifier:
+    """Verifies tokens of one issuer for one resource."""
+
+    def __init__(
+        self,
+        issuer: str,
+        resource: str,
+        keys: KeySource,
+        statuses: StatusLists,
+        clock: Clock,
+        *,
+        cache_size: int = _CACHE_SIZE,
+    ) -> None:
+        self._issuer = issuer
+        self._resource = resource
+        self._keys = keys
+        self._statuses = statuses
+        self._clock = clock
+        self._cache_size = cache_size
+        self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
+
+    async def verify(self, token: str) -> AccessClaims:
+        """Return what a valid token says.
+
+        Raises:
+            TokenRefused: it is not valid here and now.
+            KeysUnavailable: no key of the issuer is known, so nothing can be said.
+            StatusUnavailable: whether it was taken back cannot be said now.
+        """
+        digest = hashlib.sha256(token.encode()).digest()
+        verified = self._remembered(digest)
+        if verified is None:
+            verified = await self._verify_signature(token)
+            self._check_identity(verified.claims)
+        try:
+            token_validation.check_time(verified.claims, self._clock())
+        except InvalidClaims as error:
+            raise TokenRefused(str(error), verified.claims) from None
+        self._cache[digest] = verified
+        self._cache.move_to_end(digest)
+        if len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+        # Last, as the draft has it (8.3), and every time: a remembered token can be taken back, too.
+        if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
+            raise TokenRefused(reason, verified.claims)
+        return verified.claims
+
+    def _remembered(self, digest: bytes) -> _Verified | None:
+        verified = self._cache.get(digest)
+        if verified is None:
+            return None
+        key = self._keys.known(verified.kid)
+        if key is None or key.thumbprint != verified.thumbprint:
+            del self._cache[digest]
+            return None
+        return verified
+
+    async def _verify_signature(self, token: str) -> _Verified:
+        try:
+            header = jws.read_header(token)
+            if header.typ != ACCESS_TOKEN_TYPE:
+                raise TokenRefused("typ is not at+jwt")
+            if header.kid is None:
+                raise TokenRefused("kid is missing")
+            key = await self._keys.find(header.kid)
+            if key is None:
+                foreign = token_validation.foreign_issuer(token, self._issuer)
+                raise TokenRefused(f"kid is not in the issuer's key set{foreign}")
+            claims = jws.verify(token, header, key)
+            token_validation.check_restrictions(claims)
+            return _Verified(AccessClaims.from_json(claims), key.kid, key.thumbprint)
+        except (jws.InvalidToken, InvalidClaims) as error:
+            raise TokenRefused(str(error)) from None
+
+    def _check_identity(self, claims: AccessClaims) -> None:
+        try:
+            token_validation.check_issuer(claims, self._issuer)
+            token_validation.check_audience(claims, self._resource)
+            token_validation.check_lifetime(claims)
+        except InvalidClaims as error:
+            raise TokenRefused(str(error), claims) from None

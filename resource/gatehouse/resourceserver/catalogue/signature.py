@@ -1,0 +1,144 @@
+"""From an async function to what a caller may send it: name, description, arguments, result."""
+
+import inspect
+import json
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from mcp_types import CallToolResult
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from gatehouse.directory.directory import Directory
+from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch.progress import Progress
+from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.shared.protocol.claims import AccessClaims
+
+INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
+"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
+streaming tool its progress, and transactions on the directory."""
+
+_RESERVED: Final = frozenset(name for name in dir(BaseModel) if name.startswith("model_"))
+"""Names that a model needs for itself."""
+
+ToolFunction = Callable[..., Awaitable[BaseModel]]
+
+
+class InvalidCatalogue(Exception):
+    """A declaration cannot be served. The message names the file, the tool and the mend."""
+
+
+def source_of(function: ToolFunction) -> str:
+    """Return file and line of a function, for messages."""
+    code = inspect.unwrap(function).__code__
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def read_description(function: ToolFunction, name: str, source: str) -> str:
+    """Return the docstring. Raises InvalidCatalogue when there is none."""
+    description = inspect.getdoc(function)
+    if not description:
+        raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
+    return description
+
+
+def read_signature(
+    function: ToolFunction, name: str, source: str
+) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
+    """Return the injected types by parameter, the fields of the arguments, and the model of the result.
+
+    Raises:
+        InvalidCatalogue: the function is not async, has a parameter or result without a usable type, or a parameter
+            that the server gives.
+    """
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
+    result = hints.pop("return", None)
+    if not (inspect.isclass(result) and issubclass(result, BaseModel)) or issubclass(result, CallToolResult):
+        raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
+    injected: dict[str, type] = {}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        _check_parameter(parameter, hints, name, source)
+        if hints[parameter.name] in INJECTED:
+            injected[parameter.name] = hints[parameter.name]
+        elif (hidden := _injected_within(hints[parameter.name])) is not None:
+            # As an argument it would be the caller's to send: his own identity, for one.
+            raise InvalidCatalogue(
+                f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
+                f"Write {parameter.name}: {hidden.__name__}, and the server gives it."
+            )
+        else:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+    return injected, fields, result
+
+
+def _check_parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str) -> None:
+    """Raise InvalidCatalogue for a parameter that can be neither sent by a caller nor given by the server."""
+    if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+        raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
+    given = hints[parameter.name] in INJECTED
+    if not given and (parameter.name.startswith("_") or parameter.name in _RESERVED):
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
+        )
+    if parameter.name == idempotency.ARGUMENT:
+        raise InvalidCatalogue(
+            f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
+            "is given. Remove it."
+        )
+
+
+def _injected_within(hint: Any) -> type | None:
+    """Return the injected type that an argument of a type would be read into, or hold, in whatever spelling."""
+    config = ConfigDict(arbitrary_types_allowed=True)
+    try:
+        probe = create_model("probe", __config__=config, argument=(hint, ...))
+        classes = list(_classes_of(probe.__pydantic_core_schema__))
+    except PydanticUserError:
+        # The arguments' own model says why.
+        return None
+    return next((injected for found in classes for injected in INJECTED if issubclass(found, injected)), None)
+
+
+def _classes_of(schema: Any) -> Iterator[type]:
+    """Find the classes that a pydantic core schema makes instances of, or asks for."""
+    if isinstance(schema, Mapping):
+        if inspect.isclass(schema.get("cls")):
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _classes_of(part)
+
+
+def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    """Return the model that validates what a caller sends."""
+    # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
+    config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    with warnings.catch_warnings():
+        # An argument may be called `schema` or `copy`: nothing here uses the old methods of those names.
+        warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
+        return create_model(f"{name}_arguments", __config__=config, **fields)
+
+
+def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
+    """Return what a caller sent, as the tool takes it. Raises ValidationError."""
+    # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
+    try:
+        document = json.dumps(sent)
+    except RecursionError:
+        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
+        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
+    return model.model_validate_json(document, strict=True)

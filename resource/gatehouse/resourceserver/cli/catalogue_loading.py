@@ -1,0 +1,101 @@
+"""From the name of a module to the catalogue that it holds."""
+
+import importlib
+import sys
+from pathlib import Path
+from traceback import FrameSummary, extract_tb
+from types import ModuleType
+
+from mcp.server.mcpserver import MCPServer
+
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.service.cli import Refusal
+
+_FORM = 'CATALOGUE = Catalogue("NAME", scopes=[Scope(...)], groups=[tools])'
+
+
+def load_catalogue(module_name: str) -> Catalogue:
+    """Import a module, from the working directory, too, and return its CATALOGUE.
+
+    Raises:
+        Refusal: there is no such module, it cannot be imported, or it has no catalogue that can be served.
+    """
+    # Last, so that no file in the working directory takes the place of an installed module.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    module = _import(module_name)
+    place = getattr(module, "__file__", None) or module_name
+    found = getattr(module, "CATALOGUE", None)
+    if found is None:
+        raise Refusal(f"{place} has no CATALOGUE. Write at its end: {_FORM}")
+    if isinstance(found, MCPServer):
+        raise Refusal(
+            f"{place}: CATALOGUE is an MCPServer, which guards nothing. "
+            "Write: CATALOGUE = guarded_catalogue(server, scopes={...}, declared=[Scope(...)])"
+        )
+    if not isinstance(found, Catalogue):
+        raise Refusal(f"{place}: CATALOGUE is of the type {type(found).__name__}. Write: {_FORM}")
+    if not found.scopes:
+        raise Refusal(f"{place}: CATALOGUE declares no scope, and no token is issued without one. Declare a Scope.")
+    return found
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except InvalidCatalogue as error:
+        raise Refusal(_placed(error, module_name)) from None
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise Refusal(_not_found(module_name)) from None
+        mend = "" if _package_of(error.name or "") else f" Install it for {sys.executable}."
+        raise Refusal(f"{_explain(error, module_name)}{mend}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
+        raise Refusal(_explain(error, module_name)) from None
+
+
+def _not_found(module_name: str) -> str:
+    if (package := _package_of(module_name)) is not None:
+        return f"There is no module {module_name}: {package} is there, and has none of that name. Check the spelling."
+    return (
+        f"There is no module {module_name}. Run the command in the folder that {module_name.partition('.')[0]} is in, "
+        "or name that folder in PYTHONPATH."
+    )
+
+
+def _package_of(module_name: str) -> str | None:
+    """Return where the outermost package of a module is, of which something else is missing; None if it is not."""
+    top, dot, _ = module_name.partition(".")
+    package = sys.modules.get(top) if dot else None
+    return None if package is None else getattr(package, "__file__", None) or top
+
+
+def _placed(error: InvalidCatalogue, module_name: str) -> str:
+    """Name the file where the message does not: what is wrong with a tool begins with the tool's."""
+    place = _place(error, module_name)
+    return str(error) if str(error).startswith(f"{Path(place).name.partition(':')[0]}:") else f"{place}: {error}"
+
+
+def _explain(error: BaseException, module_name: str) -> str:
+    """Say where an import ended, and why, in one line."""
+    reason = printable(str(error).partition("\n")[0].rstrip("."))
+    return f"{_place(error, module_name)}: {module_name} cannot be loaded: {type(error).__name__}: {reason}."
+
+
+def _place(error: BaseException, module_name: str) -> str:
+    """Return file and line of the user's own code: where it is wrong, or called what failed."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in extract_tb(error.__traceback__)[1:] if _is_source(frame)]
+    if not frames:
+        return module_name
+    home = Path(frames[0].filename).parent
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(home)]
+    return f"{own[-1].filename}:{own[-1].lineno}"
+
+
+def _is_source(frame: FrameSummary) -> bool:
+    parts = Path(frame.filename).parts
+    return not frame.filename.startswith("<") and "importlib" not in parts and "site-packages" not in parts

@@ -1,0 +1,52 @@
+"""`resourceserver workspace`: the tenants."""
+
+from typing import Any
+
+import click
+
+from gatehouse.directory.workspaces import Workspace, create_workspace, list_workspaces
+from gatehouse.resourceserver.cli.installation import open_database, settings_of
+from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.cli import example, output_option, print_record, print_records
+
+
+@click.group()
+@example("resourceserver workspace create --name acme")
+def workspace() -> None:
+    """Workspaces: the tenants. A client acts in the one that its workspace_id claim names."""
+
+
+def _record(created: Workspace) -> dict[str, Any]:
+    return {
+        "workspace_id": created.workspace_id,
+        "name": created.name,
+        "created_at": iso_time(created.created_at),
+    }
+
+
+@workspace.command()
+@click.option("--name", required=True, help="What people call it; unique.")
+@output_option
+@click.pass_context
+@example("resourceserver workspace create --name acme")
+def create(ctx: click.Context, name: str, output: str) -> None:
+    """Create a workspace. Put its workspace_id on a client: authserver client create --claim workspace_id=..."""
+    admin = Administrator(AuditRows(audit_event))
+    with open_database(settings_of(ctx)) as database, database.write() as session:
+        created = create_workspace(session, name, admin.clock())
+        admin.record(session, "workspace.create", created.workspace_id)
+    print_record(_record(created), output)
+
+
+@workspace.command("list")
+@output_option
+@click.pass_context
+@example("resourceserver workspace list")
+def list_(ctx: click.Context, output: str) -> None:
+    """List the workspaces, the oldest first."""
+    with open_database(settings_of(ctx)) as database, database.read() as session:
+        records = [_record(known) for known in list_workspaces(session)]
+    print_records(records, ("workspace_id", "name", "created_at"), output)

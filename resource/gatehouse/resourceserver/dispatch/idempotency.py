@@ -1,0 +1,228 @@
+"""Idempotency keys: a call that is repeated with its key runs once, and is answered twice.
+
+A key belongs to one workspace, client and tool, and is kept for 24 hours. Its row is the first that a write's
+transaction inserts and commits with the write: so it is there if the write is, and of two calls at once one waits for
+the other.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final, Protocol
+
+from pydantic import BaseModel, Field
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gatehouse.directory.errors import DirectoryError
+from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.models import IdempotencyKeyRow
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.clock import Clock
+
+ARGUMENT: Final = "idempotency_key"
+"""Name of the argument that every tool has which writes in one transaction."""
+
+IdempotencyKey = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._:-]{8,128}$",
+        description="Your own new name for this call, 8 to 128 of A-Z a-z 0-9 . _ : -. If you do not get the answer, "
+        "repeat the call with the same key and arguments within 24 hours: it does not run twice.",
+    ),
+]
+
+KEPT_FOR: Final = 24 * 3600
+"""Seconds that a key is kept."""
+
+MAX_RESULT: Final = 64 * 1024
+"""Characters of a result that is kept, as JSON."""
+
+LOCK_TIMEOUT = 5000
+"""Milliseconds that a call on PostgreSQL waits for another of its key, and holds a connection. SQLite waits as long."""
+
+_PRUNE_INTERVAL = 60.0
+"""Seconds between two removals of what is too old, in one process."""
+
+_LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's SQLSTATE for a wait that lasted too long."""
+
+log = logging.getLogger(__name__)
+
+
+class KeyConflict(DirectoryError):
+    """The key names another call."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This idempotency_key was used for this tool with other arguments within the last 24 hours. To repeat that "
+            "call, send its arguments; for another call, make a new key."
+        )
+
+
+class KeyInUse(DirectoryError):
+    """A call with the key is running, and may succeed or fail."""
+
+    def __init__(self) -> None:
+        super().__init__("A call with this idempotency_key is in progress. Repeat yours in some seconds.")
+
+
+class KeyTaken(KeyInUse):
+    """A call with the key committed while this one waited. A new transaction sees it."""
+
+
+class ResultTooLarge(DirectoryError):
+    """The result could not be given again, so the call must not have happened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The result is too large to be kept for a repeated call, so nothing was changed. "
+            "Call again without idempotency_key."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedCall:
+    """A call with a key: whose, of what, and with which arguments."""
+
+    workspace_id: str
+    """Empty for a caller that acts in no workspace."""
+    client_id: str
+    tool: str
+    key: str
+    arguments: bytes
+    """SHA-256 of the arguments without the key, as they were sent: the same whether or not a default is spelled out."""
+
+    def row(self) -> ColumnElement[bool]:
+        """Return the condition that finds the key."""
+        return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
+
+
+def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapping[str, Any]) -> KeyedCall | None:
+    """Return the call that arguments make, validated and as they were sent, or None when there is no key among them."""
+    key = getattr(arguments, ARGUMENT, None)
+    if key is None:
+        return None
+    # What was sent, because a dump leaves things out: SecretStr, and fields with exclude=True.
+    values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
+    del values[ARGUMENT]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
+
+
+class Record(Protocol):
+    """Records a result in the transaction of its call, and whether it was given before."""
+
+    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
+
+
+class IdempotencyKeys:
+    """The keys of a server's callers."""
+
+    def __init__(
+        self, database: AsyncDatabase, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._monotonic = monotonic
+        self._pruned_at = monotonic()
+
+    async def run_once(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        """Run a call in a transaction together with its key and its record, or return the result that it had.
+
+        Raises:
+            KeyConflict: the key was used with other arguments.
+            KeyInUse: another call with the key goes on for longer than this one may wait.
+            ResultTooLarge: it cannot be kept. As with whatever `run` raises, nothing was changed.
+        """
+        await self.prune()
+        try:
+            return await self._run(call, run, record)
+        except KeyTaken:
+            return await self._run(call, run, record)
+
+    async def _run(
+        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
+    ) -> dict[str, Any]:
+        async with self._database.write() as session:
+            kept = await self.take(session, call)
+            if kept is not None:
+                await record(session, kept, replayed=True)
+                return kept
+            result = await run(session)
+            await record(session, result)
+            await _keep(session, call, result)
+            return result
+
+    async def take(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+        """Return the result that the call had, or take its key in this transaction and return None.
+
+        Raises:
+            KeyConflict: the key was used with other arguments.
+            KeyInUse: another call with the key goes on for longer than this one may wait.
+            KeyTaken: another call with the key committed meanwhile.
+        """
+        now = int(self._clock())
+        found = await _find(session, call)
+        if found is not None and found.created_at > now - KEPT_FOR:
+            if found.arguments != call.arguments:
+                raise KeyConflict
+            result: dict[str, Any] = json.loads(found.result)
+            return result
+        try:
+            await _limit_waiting(session)
+            if found is not None:
+                await _remove(session, call, found.created_at)
+            await _insert(session, call, now)
+        except IntegrityError:
+            raise KeyTaken from None
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                raise KeyInUse from None
+            raise
+        return None
+
+    async def prune(self) -> None:
+        """Remove what is too old, at most once in a minute. What fails is tried again a minute later."""
+        now = self._monotonic()
+        if now - self._pruned_at < _PRUNE_INTERVAL:
+            return
+        self._pruned_at = now
+        row = IdempotencyKeyRow
+        try:
+            async with self._database.write() as session:
+                await session.execute(delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR))
+        except SQLAlchemyError as error:
+            log.error("old idempotency keys were not removed: %s", type(error).__name__)
+
+
+async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] | None:
+    row = IdempotencyKeyRow
+    return (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+
+
+async def _limit_waiting(session: AsyncSession) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+
+
+async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
+    # A key that somebody else took anew meanwhile stays, and is found to be taken.
+    await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
+
+
+async def _insert(session: AsyncSession, call: KeyedCall, now: int) -> None:
+    await session.execute(insert(IdempotencyKeyRow).values(**asdict(call), result="", created_at=now))
+
+
+async def _keep(session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
+    written = json.dumps(result)
+    if len(written) > MAX_RESULT:
+        raise ResultTooLarge
+    await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))

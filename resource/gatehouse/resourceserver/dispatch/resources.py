@@ -1,0 +1,108 @@
+"""The lock before resources, as dispatch is before tools: here the policy decides again.
+
+Nothing that is read here is read from a database: what is the same for every caller is made once.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    TextResourceContents,
+)
+from mcp_types import Resource as ResourceDescription
+
+from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver.catalogue import Catalogue, Resource
+from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+
+_ACTION = "resource.read"
+"""What the audit trail calls what is done here."""
+
+_JSON = "application/json"
+
+log = logging.getLogger(__name__)
+
+Refuse = Callable[[AuditEvent, MCPError], Awaitable[MCPError]]
+"""Records a refusal, and returns the error to raise."""
+
+
+class ResourceDispatch:
+    """Lists and reads the resources of a catalogue, for callers that the gate verified."""
+
+    def __init__(self, catalogue: Catalogue, identifier: str, audit: AuditWriter, refuse: Refuse) -> None:
+        """`identifier` is that of this server (RFC 8707)."""
+        self._catalogue = catalogue
+        self._audit = audit
+        self._refuse = refuse
+        self._contents = {
+            resource.uri: TextResourceContents(
+                uri=resource.uri, mime_type=_JSON, text=json.dumps(resource.read(identifier), ensure_ascii=False)
+            )
+            for resource in catalogue.resources.values()
+        }
+
+    async def list_resources(self, context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
+        """List what the caller may read, in a fixed order.
+
+        Raises:
+            MCPError: the request was not verified, or has a cursor, which this list never gives.
+        """
+        request = verified_request.require(context)
+        refuse_cursor(params)
+        resources = policy.readable_resources(self._catalogue, request.claims)
+        return ListResourcesResult(resources=[_describe(found) for found in resources], ttl_ms=0, cache_scope="private")
+
+    async def list_templates(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListResourceTemplatesResult:
+        """Return the empty list: there are no templates. Raises MCPError as list_resources does."""
+        verified_request.require(context)
+        refuse_cursor(params)
+        return ListResourceTemplatesResult(resource_templates=[], ttl_ms=0, cache_scope="private")
+
+    async def read_resource(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        """Decide, record, answer.
+
+        Raises:
+            MCPError: the request was not verified, the resource is unknown (MCP SEP-2164), the caller's scopes do not
+                suffice, or the read cannot be recorded.
+        """
+        request = verified_request.require(context)
+        resource = await self._allowed_resource(request, params.uri)
+        try:
+            self._audit.record(request.event(_ACTION, resource.uri, "allowed"))
+        except AuditUnavailable:
+            log.error("a read of %s cannot be recorded", resource.uri)
+            raise MCPError(json_rpc.UNAVAILABLE, "The server cannot do this now. Try again in some seconds.") from None
+        return ReadResourceResult(contents=[self._contents[resource.uri]], ttl_ms=0, cache_scope="private")
+
+    async def _allowed_resource(self, request: VerifiedRequest, uri: str) -> Resource:
+        decision = policy.decide_read(self._catalogue, request.claims, uri)
+        if isinstance(decision, policy.Allowed):
+            return decision.target
+        if isinstance(decision, policy.Unknown):
+            error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE, {"uri": uri})
+            raise await self._refuse(request.event(_ACTION, uri, "refused", "unknown resource"), error)
+        needed = format_scope(decision.scope)
+        error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This resource needs the scope {needed}.", {"scope": needed})
+        raise await self._refuse(request.event(_ACTION, uri, "refused", f"needs {needed}"), error)
+
+
+def refuse_cursor(params: PaginatedRequestParams | None) -> None:
+    """Refuse to go on in a list that has one page, as all lists here have. Raises MCPError."""
+    if params is not None and params.cursor is not None:
+        raise MCPError(json_rpc.INVALID_PARAMS, "The list has one page: send no cursor.")
+
+
+def _describe(resource: Resource) -> ResourceDescription:
+    return ResourceDescription(uri=resource.uri, name=resource.name, description=resource.description, mime_type=_JSON)

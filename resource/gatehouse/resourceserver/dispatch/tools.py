@@ -1,0 +1,315 @@
+"""The lock: no tool runs but through here, and here the policy decides again.
+
+The gate explains to HTTP clients what they lack; it could be missing, or mistaken about a body, and still nothing
+would run that the policy does not allow.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from mcp.server import Server
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp_types import Tool as ToolDescription
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.directory.errors import DirectoryError
+from gatehouse.directory.identifiers import is_identifier
+from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver.catalogue import Catalogue, Tool, ToolFailed
+from gatehouse.resourceserver.catalogue.signature import read_arguments
+from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
+from gatehouse.resourceserver.dispatch.progress import Progress
+from gatehouse.resourceserver.dispatch.resources import ResourceDispatch, refuse_cursor
+from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+
+SCOPES_META = "io.gatehouse/scopes"
+"""Key in a tool's `_meta`: the scopes that it needs."""
+
+CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
+"""The extension by which clients know that tokens are to be had without a user."""
+
+_ACTION = "tool.call"
+"""What the audit trail calls what is done here."""
+
+_NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
+
+_NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of it. Try again in some seconds."
+
+_INSTRUCTIONS = "Tools that this client may not call are not listed."
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An allowed call on its way through dispatch."""
+
+    tool: Tool
+    request: VerifiedRequest
+    arguments: BaseModel
+    sent: Mapping[str, Any]
+    """The arguments before they were validated."""
+    progress: Progress
+    context: Context
+
+    def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
+        """Return the event of how the call ended: a streaming tool's says how far it came."""
+        came = {"done": self.progress.done, "of": self.progress.total} if self.tool.streaming else {}
+        return self.request.event(_ACTION, self.tool.name, outcome, reason, {**came, **(objects or {})})
+
+    def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
+        """Return the event that commits with one transaction of a streaming tool."""
+        return self.request.event(_ACTION, self.tool.name, "allowed", None, detail)
+
+
+class Dispatch:
+    """Lists and calls the tools of a catalogue, for callers that the gate verified."""
+
+    def __init__(
+        self, catalogue: Catalogue, database: AsyncDatabase, audit: AuditWriter, clock: Clock, resource: str
+    ) -> None:
+        """`resource` is the identifier of this server (RFC 8707)."""
+        self._catalogue = catalogue
+        self._database = database
+        self._audit = audit
+        self._clock = clock
+        self._keys = IdempotencyKeys(database, clock)
+        self._resources = ResourceDispatch(catalogue, resource, audit, self._refused)
+        self._descriptions = {tool.name: _describe(tool) for tool in catalogue.tools.values()}
+
+    def build_server(self) -> Server[Any]:
+        """Return the SDK's server with our handlers. Prompts, completion and subscriptions are not served."""
+        server: Server[Any] = Server(
+            self._catalogue.name,
+            version=version("gatehouse"),
+            instructions=self._catalogue.instructions or _INSTRUCTIONS,
+            get_tool_input_schema=self._input_schema,
+            on_list_tools=self.list_tools,
+            on_call_tool=self.call_tool,
+            on_list_resources=self._resources.list_resources,
+            on_list_resource_templates=self._resources.list_templates,
+            on_read_resource=self._resources.read_resource,
+        )
+        server.extensions[CLIENT_CREDENTIALS] = {}
+        # OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
+        server.middleware.clear()
+        return server
+
+    def _input_schema(self, tool_name: str) -> dict[str, Any] | None:
+        description = self._descriptions.get(tool_name)
+        return description.input_schema if description is not None else None
+
+    async def list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        """List what the caller may call, in a fixed order, for the caller alone (MCP 2026-07-28, "Caching").
+
+        Raises:
+            MCPError: the request was not verified, or has a cursor, which this list never gives.
+        """
+        request = verified_request.require(context)
+        refuse_cursor(params)
+        tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
+        return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
+
+    async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        """Decide, validate, run, record.
+
+        What an agent can mend comes back as a result with `isError`: wrong arguments, no such object, no workspace.
+
+        Raises:
+            MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
+        """
+        request = verified_request.require(context)
+        tool = await self._allowed_tool(request, params.name)
+        sent = params.arguments or {}
+        try:
+            arguments = read_arguments(tool.arguments, sent)
+        except ValidationError as error:
+            return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
+        progress = Progress(context.session.report_progress)
+        return await self._run(_Call(tool, request, arguments, sent, progress, context))
+
+    async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
+        decision = policy.decide(self._catalogue, request.claims, tool_name)
+        if isinstance(decision, policy.Allowed):
+            return decision.target
+        if isinstance(decision, policy.Unknown):
+            error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
+            raise await self._refused(request.event(_ACTION, tool_name, "refused", "unknown tool"), error)
+        needed = format_scope(decision.scope)
+        error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
+        raise await self._refused(request.event(_ACTION, tool_name, "refused", f"needs {needed}"), error)
+
+    async def _run(self, call: _Call) -> CallToolResult:
+        not_now = _NOT_NOW if call.tool.transactional else _NOT_ALL_NOW
+        try:
+            return await self._runner(call.tool)(call)
+        except DirectoryError as error:
+            mend = {"mend": error.mend} if error.mend else None
+            return await self._failed(call.event("failed", error.reason, mend), str(error), not_now)
+        except ToolFailed as error:
+            # Its text may repeat an argument: the trail does not keep it.
+            return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
+        except (SQLAlchemyError, AuditUnavailable) as error:
+            log.error("tool %s: %s", call.tool.name, type(error).__name__)
+            return _error(not_now)
+        except Exception:
+            log.exception("tool %s failed", call.tool.name)
+            message = f"The tool failed. Report the request id {call.request.request_id}."
+            return await self._failed(call.event("failed", "internal error"), message, not_now)
+
+    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[CallToolResult]]:
+        if not tool.transactional:
+            return self._run_outside
+        return self._run_reading if tool.read_only else self._run_writing
+
+    async def _run_reading(self, call: _Call) -> CallToolResult:
+        if call.tool.needs(Directory):
+            async with self._database.read() as session:
+                result = _answer(await self._invoke(call, session))
+        else:
+            result = _answer(await self._invoke(call, None))
+        self._audit.record(call.event(*_outcome(result)))
+        return result
+
+    async def _run_writing(self, call: _Call) -> CallToolResult:
+        run, record = partial(self._content, call), partial(self._record, call)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments, call.sent)
+        if keyed is not None:
+            return _structured(await self._keys.run_once(keyed, run, record))
+        async with self._database.write() as session:
+            content = await run(session)
+            await record(session, content)
+        return _structured(content)
+
+    async def _content(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
+        return (await self._invoke(call, session)).model_dump(mode="json")
+
+    async def _record(self, call: _Call, session: AsyncSession, content: dict[str, Any], **detail: Any) -> None:
+        """Record a write in its transaction: the change and its event are committed together, or neither is."""
+        event = call.event("allowed", objects={**_identifiers(content), **detail})
+        await session.execute(self._audit.rows.insert(event))
+
+    async def _run_outside(self, call: _Call) -> CallToolResult:
+        """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
+        try:
+            result = _answer(await self._invoke(call, None))
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._recorded(call.event("failed", "the connection was closed before the end"))
+            raise
+        # Of a streaming tool, the transactions are in the trail already: this event says that there is no further one.
+        await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result.structured_content)))
+        return result
+
+    async def _invoke(self, call: _Call, session: AsyncSession | None) -> BaseModel:
+        claims = call.request.claims
+        values: dict[type, Any] = {
+            AccessClaims: claims,
+            Progress: call.progress,
+            ServerRequestContext: call.context,
+            Transactions: Transactions(
+                self._database, claims, self._clock, self._audit.rows, call.event_of_transaction
+            ),
+        }
+        if session is not None and call.tool.needs(Directory):
+            values[Directory] = await open_directory(session, claims, self._clock())
+        given = {name: values[type_] for name, type_ in call.tool.injected.items()}
+        names = type(call.arguments).model_fields.keys() - {idempotency.ARGUMENT}
+        sent = {name: getattr(call.arguments, name) for name in names}
+        return await call.tool.function(**given, **sent)
+
+    async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
+        return _error(message if await self._recorded(event) else unrecorded)
+
+    async def _refused(self, event: AuditEvent, error: MCPError) -> MCPError:
+        """Record a refusal, and return the error to raise."""
+        return error if await self._recorded(event) else MCPError(json_rpc.UNAVAILABLE, _NOT_NOW)
+
+    async def _recorded(self, event: AuditEvent) -> bool:
+        try:
+            await self._audit.commit_async(event)
+        except AuditUnavailable:
+            log.error("tool %s: %s, which cannot be recorded", event.object, event.reason)
+            return False
+        return True
+
+
+def _answer(result: BaseModel) -> CallToolResult:
+    """Return what a caller gets: an object as text and as structure, or the answer that another server has made."""
+    if isinstance(result, CallToolResult):
+        return result
+    return _structured(result.model_dump(mode="json"))
+
+
+def _structured(result: dict[str, Any]) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result)
+
+
+def _outcome(result: CallToolResult) -> tuple[str, str | None]:
+    return ("failed", "an error of the tool's own") if result.is_error else ("allowed", None)
+
+
+def _identifiers(content: Any) -> dict[str, str]:
+    """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
+    members = content if isinstance(content, dict) else {}
+    return {name: value for name, value in members.items() if is_identifier(value)}
+
+
+def _describe(tool: Tool) -> ToolDescription:
+    meta = {SCOPES_META: sorted(tool.scopes)}
+    if tool.described is not None:
+        return tool.described.model_copy(update={"meta": {**(tool.described.meta or {}), **meta}})
+    return ToolDescription(
+        name=tool.name,
+        description=tool.description,
+        input_schema=dict(tool.input_schema),
+        output_schema=dict(tool.output_schema),
+        annotations=ToolAnnotations(
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=False,
+        ),
+        _meta=meta,
+    )
+
+
+def _error(message: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=message)], is_error=True)
+
+
+def _explain(error: ValidationError) -> str:
+    """Say which argument is wrong and what it must be, without repeating what was sent."""
+    problems = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False)[:10]:
+        if problem["type"] == "extra_forbidden":
+            problems.append("there is an argument that this tool does not have")
+        else:
+            problems.append(f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}")
+    return "The arguments do not fit the tool's input schema: " + "; ".join(problems) + "."

@@ -1,0 +1,162 @@
+"""What every request meets first, and every response gets last, whichever part of the server makes it.
+
+What is refused here is refused in plain JSON: no JSON-RPC message is known that it could answer. As at the gate, a
+refusal is recorded before it leaves, so that its request id leads an operator to the reason.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gatehouse.resourceserver.health import PATHS as HEALTH_PATHS
+from gatehouse.resourceserver.metadata import metadata_paths
+from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Boundary:
+    """What every request meets first, and every response gets last: Host and Origin, request id, headers, log line."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, refusals: "Refusals") -> None:
+        self._app = app
+        self._hosts = settings.hosts
+        self._origins = settings.origins
+        self._refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope["gatehouse.request_id"] = new_request_id()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, statuses = time.perf_counter(), [500]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses[:] = [int(message["status"])]
+                headers = MutableHeaders(scope=message)
+                for name, value in {**SECURITY_HEADERS, REQUEST_ID_HEADER: request_id}.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            respond = await self._refuse_foreign(scope) or self._app
+            await respond(scope, receive, send_with_headers)
+        except Exception:
+            # Starlette has answered by `Refusals.failed`, and hands the exception on to be logged.
+            log.exception("request failed")
+        finally:
+            log.info(
+                "request",
+                method=scope["method"],
+                path=self._refusals.known_path(scope),
+                status=statuses[0],
+                outcome=outcome_of(statuses[0]),
+                ms=round((time.perf_counter() - started) * 1000, 1),
+            )
+            structlog.contextvars.clear_contextvars()
+
+    async def _refuse_foreign(self, scope: Scope) -> Response | None:
+        """Stop DNS rebinding: a page elsewhere must not reach this server by a name of its own (CVE-2025-66416)."""
+        if scope["path"] in HEALTH_PATHS:
+            return None
+        headers = Headers(scope=scope)
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if not _single_in(hosts, self._hosts):
+            error = PlainError(421, "invalid_request", "This server does not answer for that Host.")
+            reason = _explain("Host", hosts, self._hosts, "RESOURCESERVER_RESOURCE")
+            return await self._refusals.refuse(scope, error, *reason)
+        if origins and not _single_in(origins, self._origins):
+            error = PlainError(403, "invalid_request", "Pages of that Origin may not call.")
+            reason = _explain("Origin", origins, self._origins, "RESOURCESERVER_ALLOWED_ORIGINS")
+            return await self._refusals.refuse(scope, error, *reason)
+        return None
+
+
+def _single_in(values: list[str], allowed: frozenset[str]) -> bool:
+    return len(values) == 1 and values[0].lower() in allowed
+
+
+def _explain(header: str, values: list[str], allowed: frozenset[str], setting: str) -> tuple[str, str]:
+    """Return the private reason, and the mend."""
+    sent = quoted(", ".join(values))
+    return (
+        f"{header}: {sent or 'none'}",
+        f"Send one {header} of: {', '.join(sorted(allowed))}. The setting is {setting}.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PlainError:
+    """What a caller is told. The description is constant text that names the mend."""
+
+    status: int
+    error: str
+    description: str
+    headers: Mapping[str, str] | None = None
+
+    def response(self, request_id: str) -> Response:
+        """Return the response."""
+        content = {"error": self.error, "error_description": self.description, "request_id": request_id}
+        return JSONResponse(content, self.status, {"Cache-Control": "no-store", **(self.headers or {})})
+
+
+class Refusals:
+    """Records what is refused before a message was read, or after everything failed, and answers it."""
+
+    def __init__(self, settings: Settings, audit: AuditWriter) -> None:
+        self._paths = {settings.endpoint_path, *metadata_paths(settings), *HEALTH_PATHS}
+        self._resource = settings.resource
+        self._audit = audit
+
+    def known_path(self, scope: Scope) -> str:
+        """Return the path of a request if it is one of ours: any other may hold anything, credentials included."""
+        return scope["path"] if scope["path"] in self._paths else "(other)"
+
+    async def refuse(
+        self, scope: Scope, error: PlainError, reason: str | None = None, mend: str | None = None
+    ) -> Response:
+        """Return the response to a refused request when the refusal is on disk; 503 where it cannot be recorded."""
+        request_id = scope["gatehouse.request_id"]
+        structlog.contextvars.bind_contextvars(reason=reason or error.description)
+        event = AuditEvent(
+            "http.request",
+            "refused" if error.status < 500 else "failed",
+            object=self.known_path(scope),
+            request_id=request_id,
+            reason=reason or error.description,
+            detail={"status": error.status, **({"mend": mend} if mend else {})},
+        )
+        try:
+            await self._audit.commit_async(event)
+        except AuditUnavailable as unavailable:
+            log.error("a refusal cannot be recorded", error=str(unavailable))
+            text = "The server cannot judge this now. Try again after the seconds in Retry-After."
+            error = PlainError(503, "temporarily_unavailable", text, {"Retry-After": "2"})
+        return error.response(request_id)
+
+    async def failed(self, request: Request, _: Exception) -> Response:
+        """Answer what nobody planned for. Starlette hands the exception on, and the boundary logs it."""
+        error = PlainError(500, "server_error", "The server failed. Report the request id.")
+        return await self.refuse(request.scope, error, "internal error; the log has its traceback")
+
+    async def no_such_endpoint(self, request: Request, error: Exception) -> Response:
+        """Answer 404 and 405."""
+        status, headers = getattr(error, "status_code", 404), getattr(error, "headers", None)
+        text = "No such endpoint or method. The MCP endpoint is the resource's own URL."
+        return await self.refuse(
+            request.scope,
+            PlainError(status, "invalid_request", text, headers),
+            mend=f"Send JSON-RPC by POST to {self._resource}.",
+        )

@@ -1,0 +1,80 @@
+"""May this caller call this tool, or read this resource? Pure: no I/O, no clock.
+
+The gate and dispatch both ask here, and only here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from gatehouse.resourceserver.catalogue import Catalogue, Resource, Tool
+from gatehouse.shared.protocol.claims import AccessClaims
+
+TargetT = TypeVar("TargetT", Tool, Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed(Generic[TargetT]):
+    """The caller may call the tool, or read the resource."""
+
+    target: TargetT
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The tool or resource exists, and the caller's scopes do not suffice."""
+
+    scope: frozenset[str]
+    """The smallest set that suffices for the whole operation, whatever the caller has of it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """There is no such tool or resource."""
+
+
+Decision = Allowed[TargetT] | Forbidden | Unknown
+
+
+def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
+    """Decide about one call. Every scope of the tool must be among the caller's, or be implied by one of them."""
+    return _decide(catalogue, claims, catalogue.tools.get(tool_name))
+
+
+def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decision[Resource]:
+    """Decide about one resource, by its URI to the letter, as about a tool."""
+    return _decide(catalogue, claims, catalogue.resources.get(uri))
+
+
+def _decide(catalogue: Catalogue, claims: AccessClaims, target: TargetT | None) -> Decision[TargetT]:
+    if target is None:
+        return Unknown()
+    if _suffices(catalogue.hierarchy.closure(claims.scope), target):
+        return Allowed(target)
+    return Forbidden(catalogue.hierarchy.minimal(target.scopes))
+
+
+def _suffices(held: frozenset[str], target: Tool | Resource) -> bool:
+    """Tell whether a closed set of scopes has every one that a target needs."""
+    return target.scopes <= held
+
+
+def required_scope(catalogue: Catalogue, tool_name: str | None, uri: str | None = None) -> frozenset[str]:
+    """Return the smallest scopes that suffice to call a tool or read a resource: empty for an unknown one, or none."""
+    target = catalogue.tools.get(tool_name or "") or catalogue.resources.get(uri or "")
+    return catalogue.hierarchy.minimal(target.scopes) if target is not None else frozenset()
+
+
+def callable_tools(catalogue: Catalogue, claims: AccessClaims) -> list[Tool]:
+    """Return the tools that the caller may call, in the catalogue's fixed order."""
+    return _allowed(catalogue, claims, catalogue.tools.values())
+
+
+def readable_resources(catalogue: Catalogue, claims: AccessClaims) -> list[Resource]:
+    """Return the resources that the caller may read, in the catalogue's fixed order."""
+    return _allowed(catalogue, claims, catalogue.resources.values())
+
+
+def _allowed(catalogue: Catalogue, claims: AccessClaims, targets: Iterable[TargetT]) -> list[TargetT]:
+    held = catalogue.hierarchy.closure(claims.scope)
+    return [target for target in targets if _suffices(held, target)]

@@ -1,0 +1,120 @@
+"""The settings of the resource server (environment, or `--env-file`)."""
+
+import re
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_resource_identifier
+from gatehouse.shared.protocol.scopes import parse_scope
+from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
+from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_public_url, check_reach
+
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
+
+
+class Settings(ServerSettings):
+    """Every field is the variable `RESOURCESERVER_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="RESOURCESERVER_")
+
+    resource: str = Field(
+        "http://127.0.0.1:8000/mcp",
+        description="The resource identifier: the URL that clients call, and the audience of every token accepted.",
+    )
+    issuer: str = Field(
+        "http://127.0.0.1:9000", description="The issuer identifier of the one authorization server that is trusted."
+    )
+    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    database_url: str = Field(
+        "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
+    )
+    tools: str = Field(
+        "gatehouse.directory.catalogue", description="Module whose CATALOGUE is served, such as mypackage.mytools."
+    )
+    baseline_scopes: str | None = Field(
+        None,
+        description="Scopes that every 401 asks for beside the operation's own. Default: every scope of the catalogue, "
+        "because client SDKs replace their scope by what a 401 names.",
+    )
+    allowed_origins: str = Field(
+        "", description="Origins of web pages that may call, separated by spaces, beside the resource's own origin."
+    )
+
+    status_poll_interval: int = Field(
+        POLL_INTERVAL, ge=1, le=60, description="Seconds between two polls of the issuer's status lists."
+    )
+    status_max_age: int = Field(
+        900,
+        ge=2 * WINDOW,
+        le=LIFETIME,
+        description="Seconds that a status list is trusted without newer word from the issuer.",
+    )
+    status_failure: Literal["closed", "open"] = Field(
+        "closed", description="What happens to tokens after that: closed refuses them with 503, open accepts them."
+    )
+
+    @field_validator("resource")
+    @classmethod
+    def _check_resource(cls, value: str) -> str:
+        resource = check_public_url(parse_resource_identifier(value))
+        path = urlsplit(resource).path
+        if path in {"/livez", "/readyz"} or path.startswith("/.well-known/") or "%" in path:
+            raise ValueError("has a path that this server needs for something else, or that is percent-encoded")
+        return resource
+
+    @field_validator("issuer")
+    @classmethod
+    def _check_issuer(cls, value: str) -> str:
+        return check_issuer(value)
+
+    @field_validator("tools")
+    @classmethod
+    def _check_tools(cls, value: str) -> str:
+        if _MODULE.fullmatch(value) is None or value.endswith(".py"):
+            raise ValueError("must be the name of a module, such as mypackage.mytools, without a folder or .py")
+        return value
+
+    @field_validator("baseline_scopes")
+    @classmethod
+    def _check_baseline_scopes(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_scope(value)
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_allowed_origins(cls, value: str) -> str:
+        for origin in value.split():
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ValueError("must be origins separated by spaces, such as https://app.example.com")
+        return value
+
+    @model_validator(mode="after")
+    def _check_reach(self) -> Self:
+        check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
+        return self
+
+    @property
+    def endpoint_path(self) -> str:
+        """The path of the MCP endpoint, which is the resource's own."""
+        return urlsplit(self.resource).path or "/"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Values of `Host` that are served: the resource's own; on loopback, every name of this machine."""
+        parts = urlsplit(self.resource)
+        name, port = parts.netloc.removesuffix(f":{parts.port}"), parts.port
+        names = {name, "127.0.0.1", "localhost", "[::1]"} if is_loopback(self.resource) else {name}
+        # A default port may stand there or not (RFC 9110 4.2.3); the canonical resource never has it.
+        ports = {f":{port}"} if port else {"", ":443" if parts.scheme == "https" else ":80"}
+        return frozenset(name + port for name in names for port in ports)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Values of `Origin` that are served (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
+        scheme = urlsplit(self.resource).scheme
+        return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.lower().split()))

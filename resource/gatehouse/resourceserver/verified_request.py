@@ -1,0 +1,67 @@
+"""What the gate proved of a request, on its way to dispatch inside the ASGI scope."""
+
+import logging
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+
+from gatehouse.resourceserver import json_rpc
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.service.audit import AuditEvent
+
+Context = ServerRequestContext[Any, Any]
+
+_KEY = "gatehouse.verified_request"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRequest:
+    """A request whose token was verified. Only the gate makes one."""
+
+    claims: AccessClaims
+    request_id: str
+
+    def event(
+        self,
+        action: str,
+        object_: str,
+        outcome: str,
+        reason: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> AuditEvent:
+        """Return the event of what the caller did, or was refused, with an object: a tool, a resource."""
+        return AuditEvent(
+            action,
+            outcome,
+            actor=self.claims.client_id,
+            object=object_,
+            jti=self.claims.jti,
+            request_id=self.request_id,
+            reason=reason,
+            detail=detail or {},
+        )
+
+
+def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:
+    """Hand a verified request on. An ASGI scope is made by the server: no client can write this key."""
+    scope[_KEY] = request
+
+
+def find(scope: Mapping[str, Any]) -> VerifiedRequest | None:
+    """Return what the gate attached, or None: then nothing is proven, and nothing may run."""
+    request = scope.get(_KEY)
+    return request if isinstance(request, VerifiedRequest) else None
+
+
+def require(context: Context) -> VerifiedRequest:
+    """Return what the gate attached to the request that the SDK serves. Raises MCPError where it attached nothing."""
+    request = find(context.request.scope) if context.request is not None else None
+    if request is None:
+        log.error("a request reached dispatch without a verified token; it is refused")
+        raise MCPError(json_rpc.UNAUTHENTICATED, "No verified access token.")
+    return request

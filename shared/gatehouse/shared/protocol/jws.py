@@ -1,0 +1,328 @@
+"""JSON Object Signing: the one place that uses joserfc (RFC 7515, 7517, 7518, 8037, 8725).
+
+The signer's side is `SigningKey`. The reader's side is three steps, each of which refuses what it cannot
+vouch for: `read_header`, a choice of key by the caller, `verify`. Nothing in a token is decoded before its
+length and alphabet are known, and no header member can point at a key: only `alg`, `kid` and `typ` may stand there.
+"""
+
+import base64
+import json
+import re
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, get_args
+
+from joserfc import jws
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
+
+from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
+from gatehouse.shared.protocol.public_keys import MAX_RSA_BITS, MIN_RSA_BITS, is_strong
+
+_KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
+ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
+"""Every algorithm that either server signs with or accepts: asymmetric ones only (RFC 8725 3.1, 3.2)."""
+
+SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
+SIGNING_ALGORITHMS: tuple[SigningAlgorithm, ...] = get_args(SigningAlgorithm)
+"""What the authorization server can sign access tokens with."""
+
+# The name "EdDSA" is what resource servers know; RFC 9864 would have them learn "Ed25519".
+warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
+
+_CURVES = {"EC": "P-256", "OKP": "Ed25519"}
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
+_MAX_KEYS = 64
+_MAX_KID = 128
+
+MAX_CLIENT_KEYS = 8
+"""Keys that a client can have: an old and a new one of each of a few hosts. An assertion without `kid` tries all."""
+
+MAX_KEY_FILE = 64 * 1024
+"""Bytes of the file that a client's keys are registered from."""
+
+AsymmetricKey = ECKey | OKPKey | RSAKey
+"""What either server signs with: its public half can be told."""
+
+
+class InvalidToken(Exception):
+    """The token is not one that we would have signed. `reason` is for the operator, never for the caller."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InvalidKeySet(ValueError):
+    """The document is no usable key set (RFC 7517 5). The message holds no key material."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The protected header of a JWS. Values are what the token claims: nothing is verified yet."""
+
+    alg: str
+    kid: str | None
+    typ: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key, bound to the one algorithm it may verify (RFC 8725 3.1)."""
+
+    kid: str
+    alg: str
+    thumbprint: str
+    """RFC 7638, SHA-256, base64url: names the key itself, whatever `kid` it is published under."""
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, named by its RFC 7638 thumbprint and bound to one algorithm."""
+
+    kid: str
+    alg: str
+    key: AsymmetricKey
+
+    @classmethod
+    def generate(cls, alg: str) -> "SigningKey":
+        """Make a new key for one of SIGNING_ALGORITHMS."""
+        match _KEY_TYPES[alg]:
+            case "EC":
+                return cls._named(alg, ECKey.generate_key("P-256", private=True))
+            case "OKP":
+                return cls._named(alg, OKPKey.generate_key("Ed25519", private=True))
+            case _:
+                return cls._named(alg, RSAKey.generate_key(MIN_RSA_BITS, private=True))
+
+    @classmethod
+    def from_private_jwk(cls, alg: str, document: bytes) -> "SigningKey":
+        """Read what `private_jwk` wrote.
+
+        Raises:
+            InvalidKeySet: the document is no private key of the algorithm's type.
+        """
+        try:
+            key = import_key(json.loads(document))
+        except (JoseError, ValueError, TypeError):
+            raise InvalidKeySet("not a private JWK") from None
+        if isinstance(key, OctKey) or key.key_type != _KEY_TYPES.get(alg) or not key.is_private:
+            raise InvalidKeySet(f"not a private key for {alg}")
+        return cls._named(alg, key)
+
+    @classmethod
+    def _named(cls, alg: str, key: AsymmetricKey) -> "SigningKey":
+        return cls(kid=key.thumbprint(), alg=alg, key=key)
+
+    def private_pem(self) -> bytes:
+        """Return the private key as PKCS #8 in PEM, for a client that is to keep it."""
+        return self.key.as_pem(private=True)
+
+    def private_jwk(self) -> bytes:
+        """Return the private key as JSON. It must be sealed before it is stored."""
+        return json.dumps(self.key.as_dict(private=True)).encode()
+
+    def public_jwk(self) -> dict[str, str]:
+        """Return the published form (RFC 7517 4), derived from the private half."""
+        members = {name: str(value) for name, value in self.key.as_dict(private=False).items()}
+        return {**members, "kid": self.kid, "alg": self.alg, "use": "sig"}
+
+    def sign(self, typ: str, claims: Mapping[str, Any]) -> str:
+        """Return a signed JWT in compact serialization (RFC 7519 7.1)."""
+        header = {"alg": self.alg, "kid": self.kid, "typ": typ}
+        payload = json.dumps(claims, separators=(",", ":")).encode()
+        return jws.serialize_compact(header, payload, self.key, algorithms=[self.alg])
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InvalidToken(reason)
+
+
+def _decode_segment(segment: str) -> bytes:
+    padded = segment + "=" * (-len(segment) % 4)
+    try:
+        data = base64.urlsafe_b64decode(padded)
+    except ValueError:
+        _refuse("a segment is not base64url")
+    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
+        _refuse("a segment is not canonical base64url")
+    return data
+
+
+def decoy_key(alg: str) -> VerificationKey:
+    """Make a key that is nobody's, to spend the time of a verification on.
+
+    For RSA, a random number stands in for the modulus: finding primes takes long, and the work of a failing
+    verification is the same.
+    """
+    jwk = {"kid": "decoy", "alg": alg, "kty": _KEY_TYPES[alg]}
+    if jwk["kty"] == "RSA":
+        modulus = secrets.randbits(MIN_RSA_BITS) | 1 << MIN_RSA_BITS - 1 | 1
+        jwk |= {"n": base64.urlsafe_b64encode(modulus.to_bytes(MIN_RSA_BITS // 8)).rstrip(b"=").decode(), "e": "AQAB"}
+    else:
+        jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
+    return client_verification_keys(jwk)[0]
+
+
+def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
+    """Read the protected header of a compact JWS without trusting it.
+
+    Raises:
+        InvalidToken: longer than `max_length`, 8 KiB for whatever a caller sends; not three canonical base64url
+            segments; a header that is not one JSON object, names an algorithm outside ALLOWED_ALGORITHMS, or holds
+            any member but `alg`, `kid` and `typ` (so: `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
+    """
+    if len(token) > max_length:
+        _refuse(f"longer than {max_length // 1024} KiB")
+    if _COMPACT.fullmatch(token) is None:
+        _refuse("not a compact JWS")
+    try:
+        header = strict_json.loads(_decode_segment(token.split(".", 1)[0]))
+    except strict_json.InvalidJson as error:
+        _refuse(f"header: {error}")
+    if not isinstance(header, dict):
+        _refuse("header is not an object")
+    if surplus := sorted(name for name in header if name not in _HEADER_MEMBERS):
+        known = [name for name in surplus if name in {"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip"}]
+        _refuse(f"header member refused: {known[0] if known else 'unknown'}")
+    alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
+    if not isinstance(alg, str) or alg not in ALLOWED_ALGORITHMS:
+        _refuse("algorithm not allowed")
+    if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID):
+        _refuse("kid is not a string of 1 to 128 characters")
+    if typ is not None and not isinstance(typ, str):
+        _refuse("typ is not a string")
+    return Header(alg=alg, kid=kid, typ=typ)
+
+
+def verify(token: str, header: Header, key: VerificationKey) -> dict[str, Any]:
+    """Verify the signature with one key and return the claims set.
+
+    `header` is what `read_header` returned for this very token.
+
+    Raises:
+        InvalidToken: the key is for another algorithm, the signature does not match, or the payload is not one
+            strict JSON object.
+    """
+    if header.alg != key.alg:
+        _refuse("algorithm does not match the key")
+    _, payload, signature = token.split(".")
+    _decode_segment(payload)
+    _decode_segment(signature)
+    try:
+        jws.deserialize_compact(token, key.key, algorithms=[key.alg])
+    except (JoseError, ValueError, TypeError):
+        _refuse("signature does not match")
+    return read_unverified_claims(token)
+
+
+def read_unverified_claims(token: str) -> dict[str, Any]:
+    """Read the claims set of a token that `read_header` took. Nothing in it is proven: good to look a key up by.
+
+    Raises:
+        InvalidToken: the payload is not one strict JSON object.
+    """
+    try:
+        claims = strict_json.loads(_decode_segment(token.split(".")[1]))
+    except strict_json.InvalidJson as error:
+        _refuse(f"claims: {error}")
+    if not isinstance(claims, dict):
+        _refuse("claims are not an object")
+    return claims
+
+
+def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
+    """Read a JWK set (RFC 7517 5) into usable keys by `kid`.
+
+    Keys for other uses or unknown algorithms are passed over, as RFC 7517 5 asks. A set that holds private or
+    symmetric material, or one `kid` twice, is refused whole: something is wrong with who published it.
+
+    Raises:
+        InvalidKeySet: refused as above, not JSON, over 64 keys, or no usable key in it.
+    """
+    try:
+        key_set = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise InvalidKeySet(str(error)) from None
+    jwks = key_set.get("keys") if isinstance(key_set, dict) else None
+    if not isinstance(jwks, list) or len(jwks) > _MAX_KEYS:
+        raise InvalidKeySet(f"'keys' is not a list of at most {_MAX_KEYS} keys")
+    keys: dict[str, VerificationKey] = {}
+    for jwk in jwks:
+        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
+            raise InvalidKeySet("the set holds private or symmetric key material")
+        key = _verification_key(jwk)
+        if key is not None and keys.setdefault(key.kid, key) is not key:
+            raise InvalidKeySet("the set holds one kid twice")
+    if not keys:
+        raise InvalidKeySet("the set holds no usable key")
+    return keys
+
+
+def parse_client_keys(document: bytes) -> list[dict[str, Any]]:
+    """Read the public keys that a client registers: a JWK set (RFC 7517 5), or one JWK.
+
+    Returns the JWKs in a normal form with `kid`, the thumbprint where there is none, and without an `alg` where there
+    was none: such a key may verify every algorithm of its type.
+
+    Raises:
+        InvalidKeySet: over 64 KiB, not JSON, private or symmetric material, a key that is not allowed or too weak,
+            one key twice, no key, or more than 8.
+    """
+    if len(document) > MAX_KEY_FILE:
+        raise InvalidKeySet(f"the file is larger than {MAX_KEY_FILE // 1024} KiB")
+    try:
+        read = strict_json.loads(document)
+    except strict_json.InvalidJson as error:
+        raise InvalidKeySet(str(error)) from None
+    jwks = read.get("keys", [read]) if isinstance(read, dict) else None
+    if not isinstance(jwks, list) or not 0 < len(jwks) <= MAX_CLIENT_KEYS:
+        raise InvalidKeySet(f"the file is no JWK set of 1 to {MAX_CLIENT_KEYS} keys")
+    normal = []
+    for jwk in jwks:
+        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
+            raise InvalidKeySet("the file holds private or symmetric key material; give the public keys only")
+        keys = client_verification_keys(jwk)
+        if not keys:
+            raise InvalidKeySet(
+                "a key is not allowed, or not for signatures; allowed are EC on P-256, OKP on Ed25519 but not of small "
+                f"order, RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits with an odd exponent of 3 to 2^32"
+            )
+        kept = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
+        normal.append({**kept, "kid": jwk.get("kid") or keys[0].thumbprint})
+    if len({client_verification_keys(jwk)[0].thumbprint for jwk in normal}) != len(normal):
+        raise InvalidKeySet("the file holds one key twice")
+    return normal
+
+
+def client_verification_keys(jwk: dict[str, Any]) -> list[VerificationKey]:
+    """Return one verification key for each algorithm that a client's public JWK may verify; none if it is unusable."""
+    kid = jwk.get("kid", "unnamed")
+    algs = [jwk["alg"]] if "alg" in jwk else [alg for alg, key_type in _KEY_TYPES.items() if key_type == jwk.get("kty")]
+    keys = [_verification_key({**jwk, "kid": kid, "alg": alg}) for alg in algs]
+    return [key for key in keys if key is not None]
+
+
+def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
+    kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
+    if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
+        return None
+    if alg not in ALLOWED_ALGORITHMS or key_type != _KEY_TYPES[alg] or jwk.get("use", "sig") != "sig":
+        return None
+    if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
+        return None
+    if not is_strong(jwk):
+        return None
+    try:
+        key = import_key(jwk)
+        thumbprint = key.thumbprint()
+    except (JoseError, ValueError, TypeError, AttributeError):
+        return None
+    return VerificationKey(kid=kid, alg=alg, thumbprint=thumbprint, key=key)

@@ -1,0 +1,1 @@
+"""What both programs are built on: settings, database, audit, logs, command line, gunicorn."""

@@ -1,0 +1,55 @@
+"""Who administers, and how a change is recorded with it."""
+
+import os
+import pwd
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.audit import AuditEvent, AuditRows
+
+
+def operating_system_user() -> str:
+    """Return the name of who runs the command, from the process and not from variables that anybody can set."""
+    return user_name(os.getuid())
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name, as containers have them."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid:{uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """The person at the command line."""
+
+    audit: AuditRows
+    clock: Clock = system_clock
+    name: str = field(default_factory=operating_system_user)
+
+    def now(self) -> int:
+        """Return the time in seconds since the epoch."""
+        return int(self.clock())
+
+    @property
+    def actor(self) -> str:
+        """The person's name in the audit trail."""
+        return f"admin:{self.name}"
+
+    def record_token(self, session: Session, action: str, object_: str, claims: AccessClaims) -> None:
+        """Add the audit event of a token that the person had issued, joined to its use by the `jti`."""
+        detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
+        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
+        session.execute(self.audit.insert(event))
+
+    def record(self, session: Session, action: str, object_: str, *, jti: str | None = None, **detail: Any) -> None:
+        """Add the audit event of a change to the change's own transaction, joined to a token by its `jti`."""
+        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
+        session.execute(self.audit.insert(event))

@@ -1,0 +1,153 @@
+"""The audit trail of both servers: one table, one event, how events are found again.
+
+What is recorded when, and with which promise, is `audit_writer`'s.
+"""
+
+import itertools
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Insert,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    insert,
+    or_,
+    select,
+)
+from sqlalchemy.types import JSON
+
+from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.protocol.redaction import mask, printable
+
+CLAIMED = "claimed:"
+"""Begins the actor of an event whose author is not proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing that somebody did, or was refused. Never holds a token, secret, assertion or tool argument."""
+
+    action: str
+    """What was attempted: `token.issue`, `tool.call`, `client.create`, ..."""
+    outcome: str
+    """`allowed`, `refused`, or `failed` (allowed, but without the wanted result)."""
+    actor: str | None = None
+    """The client_id, `admin:NAME` for the command line, or `claimed:CLIENT_ID` where nothing was proven."""
+    object: str | None = None
+    """What it was done to: a client_id, a tool, a resource."""
+    jti: str | None = None
+    """The token's identifier: joins the two servers' trails."""
+    request_id: str | None = None
+    reason: str | None = None
+    """Why it was refused, in words for the operator."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs to it, as JSON."""
+
+
+def audit_table(metadata: MetaData) -> Table:
+    """Declare the audit table on a server's metadata."""
+    return Table(
+        "audit_event",
+        metadata,
+        # SQLite numbers only plain INTEGER keys by itself.
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        Column("time", BigInteger, nullable=False, index=True, comment="milliseconds since the epoch"),
+        Column("writer", String(32), nullable=False, comment="the process that wrote the row"),
+        Column("sequence", BigInteger, nullable=False, comment="counts the rows of one writer"),
+        Column("previous", String(64), comment="reserved: authentication code of the writer's previous row"),
+        Column("request_id", String(64), index=True),
+        Column("actor", String(255), index=True),
+        Column("jti", String(64), index=True),
+        Column("action", String(64), nullable=False),
+        Column("object", String(512)),
+        Column("outcome", String(16), nullable=False),
+        Column("reason", Text),
+        Column("detail", JSON, nullable=False),
+    )
+
+
+def _fit(text: str | None, length: int) -> str | None:
+    """Cut a text to its column; without secrets, and printable, so that no event can forge a line of a report."""
+    return None if text is None else printable(mask(text[:length]))[:length]
+
+
+def _safe(value: Any) -> Any:
+    """Return JSON whose every text, the names of members among them, is without secrets and printable."""
+    if isinstance(value, str):
+        return printable(mask(value))
+    if isinstance(value, Mapping):
+        return {_safe(name): _safe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    return value
+
+
+class AuditRows:
+    """Numbers and shapes the rows of one process: the writer, its sequence, and the time."""
+
+    def __init__(self, table: Table, clock: Clock = system_clock) -> None:
+        self.table = table
+        self._clock = clock
+        self._writer = f"w_{secrets.token_hex(8)}"
+        self._sequence = itertools.count(1)
+
+    def insert(self, event: AuditEvent) -> Insert:
+        """Return the statement that records an event in a transaction of the caller's."""
+        return insert(self.table).values(self.values(event))
+
+    def values(self, event: AuditEvent) -> dict[str, Any]:
+        """Return the row of an event, which takes the next number."""
+        return {
+            "time": int(self._clock() * 1000),
+            "writer": self._writer,
+            "sequence": next(self._sequence),
+            "previous": None,
+            "request_id": _fit(event.request_id, 64),
+            "actor": _fit(event.actor, 255),
+            "jti": _fit(event.jti, 64),
+            "action": _fit(event.action, 64),
+            "object": _fit(event.object, 512),
+            "outcome": _fit(event.outcome, 16),
+            "reason": _fit(event.reason, 1024),
+            "detail": _safe(event.detail),
+        }
+
+
+def find_events(
+    connection: Connection,
+    table: Table,
+    *,
+    client: str | None = None,
+    jti: str | None = None,
+    request_id: str | None = None,
+    action: str | None = None,
+    since: float | None = None,
+    limit: int = 50,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
+
+    `client` finds what a client did, or was refused, and what was done to it; `since` is seconds since the epoch.
+    """
+    query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
+    if client is not None:
+        # Strangers choose what a call names as its object; only admins act on clients.
+        done_to_it = and_(table.c.object == client, table.c.actor.startswith("admin:"))
+        query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
+    if since is not None:
+        query = query.where(table.c.time >= int(since * 1000))
+    for column, value in ((table.c.jti, jti), (table.c.request_id, request_id), (table.c.action, action)):
+        if value is not None:
+            query = query.where(column == value)
+    newest_first: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+    return newest_first[::-1]

@@ -1,0 +1,220 @@
+"""Writes audit events from a thread of its own: now, or within 200 ms together with others.
+
+An event is recorded in one of three ways, each with its own promise:
+
+* `AuditRows.insert` gives a statement for the caller's own transaction: the change and its event commit together or
+  not at all. For changes.
+* `AuditWriter.commit_and_wait`, and `commit_async` on an event loop, return when the row is on disk. For refusals:
+  recorded before the answer leaves.
+* `AuditWriter.record` returns at once; the row is written with others within 200 ms. For tokens issued and calls that
+  only read. A crash loses at most that interval.
+
+Nothing is dropped silently: while the database does not take events, the writer refuses further ones, and the requests
+are refused with them. What was recorded before the outage was noticed waits in memory for its end.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, insert
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gatehouse.shared.service.audit import AuditEvent, AuditRows
+
+BATCH_INTERVAL = 0.2
+"""Seconds that a recorded event may wait for others."""
+
+_CAPACITY = 10_000
+_COMMIT_TIMEOUT = 10
+"""Seconds; longer than the wait for SQLite's write lock."""
+
+_OUTAGE = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
+"""The database is away, locked, out of connections, or refuses every event: another try may succeed.
+
+PostgreSQL says ProgrammingError where the table or the right to write it is gone, and InternalError where it is read
+only. A fault of one event is a DataError, an IntegrityError, or none of a driver.
+"""
+
+log = logging.getLogger(__name__)
+
+
+class AuditUnavailable(Exception):
+    """The event cannot be recorded, so what it tells of must not happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    row: dict[str, Any]
+    committed: "Future[None] | None" = None
+    """For whoever waits until the row is on disk."""
+
+    def settle(self, error: AuditUnavailable | None) -> None:
+        # Whoever waited may be gone: a request that was cancelled.
+        if self.committed is None or not self.committed.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.committed.set_result(None)
+        else:
+            self.committed.set_exception(error)
+
+
+class AuditWriter:
+    """Writes the events of one process, in their order."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: AuditRows,
+        *,
+        capacity: int = _CAPACITY,
+        commit_timeout: float = _COMMIT_TIMEOUT,
+    ) -> None:
+        self.rows = rows
+        self._engine = engine
+        self._capacity = capacity
+        self._commit_timeout = commit_timeout
+        self._pending: deque[_Pending] = deque()
+        self._in_flight = 0
+        self._changed = threading.Condition()
+        self._urgent = False
+        self._failing = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the last events were written."""
+        return not self._failing
+
+    def record(self, event: AuditEvent) -> None:
+        """Have an event written within BATCH_INTERVAL.
+
+        Raises:
+            AuditUnavailable: the database takes no events now, the queue is full, or the writer is closed.
+        """
+        self._append(_Pending(self.rows.values(event)))
+
+    def commit(self, event: AuditEvent) -> "Future[None]":
+        """Have an event written now; the future is done when it is on disk, or fails with AuditUnavailable.
+
+        Raises:
+            AuditUnavailable: the queue is full because the database takes no events, or the writer is closed.
+        """
+        committed: Future[None] = Future()
+        self._append(_Pending(self.rows.values(event), committed))
+        return committed
+
+    def commit_and_wait(self, event: AuditEvent) -> None:
+        """Have an event written, and return when it is on disk. Not for use on an event loop.
+
+        Raises:
+            AuditUnavailable: it could not be written.
+        """
+        try:
+            self.commit(event).result(self._commit_timeout)
+        except TimeoutError:
+            raise AuditUnavailable("the database takes too long") from None
+
+    async def commit_async(self, event: AuditEvent) -> None:
+        """Have an event written, and return when it is on disk, while the event loop goes on.
+
+        Raises:
+            AuditUnavailable: it could not be written.
+        """
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self.commit(event)), self._commit_timeout)
+        except TimeoutError:
+            raise AuditUnavailable("the database takes too long") from None
+
+    def close(self) -> None:
+        """Write what is pending, and stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_COMMIT_TIMEOUT)
+
+    def _append(self, pending: _Pending) -> None:
+        with self._changed:
+            waiting = len(self._pending) + self._in_flight
+            if waiting >= self._capacity or self._closing:
+                raise AuditUnavailable("the audit queue is full or closed")
+            if self._failing and waiting and pending.committed is None:
+                raise AuditUnavailable("the database takes no audit events")
+            self._pending.append(pending)
+            self._urgent |= pending.committed is not None
+            if self._thread is None:
+                # Begun on first use: a thread does not survive the fork of a worker.
+                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            self._write(batch)
+
+    def _next_batch(self) -> list[_Pending]:
+        """Wait for events and take them all. Empty only when the writer is closing and nothing is left."""
+        with self._changed:
+            self._in_flight = 0
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            self._changed.wait_for(lambda: self._urgent or self._closing, BATCH_INTERVAL)
+            batch, self._urgent = list(self._pending), False
+            self._pending.clear()
+            self._in_flight = len(batch)
+            return batch
+
+    def _write(self, batch: list[_Pending]) -> None:
+        error = self._insert(batch)
+        self._failing = isinstance(error, _OUTAGE)
+        if error is None:
+            _settle(batch, None)
+        elif isinstance(error, _OUTAGE):
+            log.error("audit events cannot be written: %s", type(error).__name__)
+            self._give_back(batch)
+        else:
+            # Something in the batch cannot be stored. It must not hold up the others for ever.
+            self._write_one_by_one(batch)
+
+    def _write_one_by_one(self, batch: list[_Pending]) -> None:
+        for position, pending in enumerate(batch):
+            error = self._insert([pending])
+            if isinstance(error, _OUTAGE):
+                self._failing = True
+                self._give_back(batch[position:])
+                return
+            if error is not None:
+                identity = pending.row["writer"], pending.row["sequence"], pending.row["action"]
+                log.error("audit event %s cannot be stored and is lost: %s", identity, type(error).__name__)
+            _settle([pending], error)
+
+    def _insert(self, batch: list[_Pending]) -> Exception | None:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(self.rows.table), [pending.row for pending in batch])
+        except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
+            return error
+        return None
+
+    def _give_back(self, batch: list[_Pending]) -> None:
+        """During an outage: whoever waits is told, and refuses; the others stay, in their order, for the next try."""
+        _settle(batch, AuditUnavailable())
+        kept = [pending for pending in batch if pending.committed is None]
+        with self._changed:
+            if self._closing:
+                lost = ", ".join(f"{pending.row['action']} {pending.row['jti']}" for pending in kept)
+                log.error("%d audit events are lost, the database is away at the end: %s", len(kept), lost)
+                return
+            self._pending.extendleft(reversed(kept))
+            self._changed.wait_for(lambda: self._closing, BATCH_INTERVAL)
+
+
+def _settle(batch: list[_Pending], error: Exception | None) -> None:
+    for pending in batch:
+        pending.settle(None if error is None else AuditUnavailable("the database does not take the audit event"))

@@ -1,0 +1,202 @@
+"""How both servers open their databases: SQLite in WAL mode by default, PostgreSQL by URL.
+
+A transaction says what it is for. Writers take SQLite's write lock when they begin, because a reader that
+turns writer half-way fails at once with "database is locked", whatever the timeout.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm.exc import StaleDataError
+
+from gatehouse.shared.protocol.redaction import quoted
+
+NAMING_CONVENTION = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name, so that a migration can change it on both databases."""
+
+READ_ONLY = {"gatehouse_read_only": True}
+"""Execution options of an engine whose transactions only read."""
+
+_SQLITE_BUSY_TIMEOUT = 5000
+"""Milliseconds a writer waits for another writer."""
+
+_POOL_TIMEOUT = 5
+"""Seconds to wait for a free connection, and to open one, before the request is refused."""
+
+WAIT_LIMIT = 5
+"""Seconds that a statement on PostgreSQL may take, waiting for locks included. A request is refused after them, and its
+thread is free again: without an end, one forgotten transaction would hold them all."""
+
+_DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
+
+
+def new_metadata() -> MetaData:
+    """Return empty metadata with the naming convention of both servers."""
+    return MetaData(naming_convention=NAMING_CONVENTION)
+
+
+def parse_database_url(text: str) -> URL:
+    """Read a database URL, `sqlite:///relative/path` or `postgresql://user@host/name`.
+
+    Raises:
+        ValueError: neither SQLite nor PostgreSQL; the message never repeats the URL, which may hold a password.
+    """
+    try:
+        url = make_url(text)
+        backend = url.get_backend_name()
+    except Exception:  # noqa: BLE001 - any parse failure may quote the URL
+        raise ValueError("not a database URL; write sqlite:///var/file.db or postgresql://user@host/name") from None
+    if backend not in _DRIVERS:
+        raise ValueError("only sqlite:// and postgresql:// databases are supported")
+    if backend == "sqlite" and (url.database in {None, "", ":memory:"} or url.query):
+        raise ValueError("an in-memory database is not shared between workers; name a file, without options")
+    if "password" in url.query:
+        raise ValueError("has a password among its options, where it is not kept secret; write USER:PASSWORD@HOST")
+    return url
+
+
+def shown_url(url: URL) -> str:
+    """Return a URL as it may be printed: without its password, and without options, which can hold others."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
+    """Return an engine for synchronous use. Connects on first use. A patient one, for long work, has no WAIT_LIMIT.
+
+    Without `references`, SQLite enforces no foreign key. That is for migrations: a table that is rebuilt is dropped
+    under its old name, and with it would go every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
+    """
+    options = _options(url, pool_size, patient=patient)
+    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
+
+
+def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
+    """Return an engine for use on an event loop. Connects on first use."""
+    engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
+    _with_listeners(engine.sync_engine)
+    return engine
+
+
+def create_file(url: URL) -> None:
+    """Create an empty SQLite file and its folders, for their owner only. Does nothing for PostgreSQL."""
+    path = sqlite_path(url)
+    if path is None:
+        return
+    for folder in reversed(path.parents):
+        folder.mkdir(exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """Return the file of an SQLite database, or None for PostgreSQL."""
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def others_may_write(path: Path) -> bool:
+    """Tell whether others than its owner can change a file, or put another one in its place."""
+    return bool(path.stat().st_mode & 0o022 or (path.parent.stat().st_mode & 0o1002) == 0o0002)
+
+
+def _drivers(url: URL) -> tuple[str, str]:
+    return _DRIVERS[url.get_backend_name()]
+
+
+def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": _POOL_TIMEOUT,
+        # A statement's parameters are secrets' digests and callers' data: they never reach an error text.
+        "hide_parameters": True,
+    }
+    if url.get_backend_name() == "postgresql":
+        options |= {"pool_pre_ping": True, "connect_args": _connect_args(url, patient=patient)}
+    return options
+
+
+def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
+    """Return what every connection to PostgreSQL is opened with, whatever its URL says."""
+    ours = [] if patient else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
+    theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
+    # What the operator says comes last, and wins.
+    options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
+    # Of any other encoding than the strict readers', a text might come back as another one, or not at all.
+    return {"connect_timeout": _POOL_TIMEOUT, "client_encoding": "utf8", "options": " ".join(options)}
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Cut from an error what PostgreSQL quotes of the row or the parameter that it refuses."""
+    cause = context.original_exception
+    if not isinstance(cause, psycopg.Error) or cause.sqlstate is None:
+        return
+    name = type(cause).__name__
+    text = name if isinstance(cause, psycopg.DataError) else f"{name}: {cause.diag.message_primary}"
+    for error in filter(None, (cause, context.sqlalchemy_exception)):
+        error.args = (text,)
+
+
+def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
+    if engine.dialect.name != "sqlite":
+        event.listen(engine, "handle_error", _hide_values)
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # The driver must not begin transactions of its own: we do, below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("gatehouse_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+_WAITED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
+
+
+def explain_failure(error: SQLAlchemyError) -> str:
+    """Say what an operator can do about a failure of the database, without its SQL or its URL."""
+    cause = getattr(error, "orig", None)
+    if "locked" in str(cause):
+        return "Another process is writing to the database. Try again."
+    if isinstance(cause, _WAITED):
+        return "Another process holds what the command needs, and nothing was changed. Try again."
+    if isinstance(error, StaleDataError):
+        return "Another command changed the same thing meanwhile, and nothing was changed. Look, and try again."
+    if "file is not a database" in str(cause):
+        return "The file is no SQLite database. Check the database URL, or restore the file from its backup."
+    kind = type(cause or error).__name__
+    if isinstance(error, IntegrityError | DataError | ProgrammingError):
+        return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
+    kind += f", {where}" if (where := _connection_failure(cause)) else ""
+    return f"The database does not answer ({kind}). Check the database URL, and that the server is up."
+
+
+_CONNECTION_FAILURE = re.compile(r'server at "([^"]*)"(?: \([^)]*\))?, port ([0-9]+) failed: ([^\n]*)')
+
+
+def _connection_failure(cause: BaseException | None) -> str:
+    """Return where a connection failed and why, in libpq's words, which name no password; empty for other causes."""
+    if not isinstance(cause, psycopg.OperationalError) or cause.sqlstate is not None:
+        return ""
+    found = _CONNECTION_FAILURE.search(str(cause))
+    return f"{found[1]}:{found[2]}: {quoted(found[3])}" if found else quoted(str(cause).partition("\n")[0])

@@ -1,0 +1,83 @@
+"""Structured logs of both servers: one line an event, JSON or for people, without secrets.
+
+Secrets are not passed to a log in the first place. Should a library or a later change do so all the same, the last
+processor masks what looks like one.
+"""
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from gatehouse.shared.protocol.redaction import mask, printable
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING"]
+
+
+def mask_secrets(_: Any, __: str, event: EventDict) -> EventDict:
+    """Mask tokens, client secrets and authorization headers in every text of an event."""
+    return {name: _masked(value) for name, value in event.items()}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {name: _masked(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    if isinstance(value, int | float | None):
+        return value
+    return mask(repr(value))
+
+
+def _escape(_: Any, __: str, event: EventDict) -> EventDict:
+    """Keep an event on its line, and a traceback below it, indented; JSON needs no help."""
+    return {name: _on_lines(name, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _on_lines(name: str, text: str) -> str:
+    if name != "exception":
+        return printable(text)
+    return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
+
+
+def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
+    """Send structlog's events and the standard library's records through the same processors to standard error."""
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *before,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    render: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
+        if format_ == "json"
+        else [_escape, structlog.dev.ConsoleRenderer(colors=False)]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, mask_secrets, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # Authlib writes whole access tokens at DEBUG (rfc6749/grants/client_credentials.py).
+    logging.getLogger("authlib").setLevel(max(logging.INFO, root.level))
+    for chatty in ("httpx2", "httpcore2", "alembic", "mcp", "sqlalchemy", "aiosqlite"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

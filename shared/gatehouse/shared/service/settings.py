@@ -1,0 +1,233 @@
+"""How both servers read their settings: environment or `--env-file`, judged as a whole, every problem at once."""
+
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
+
+from gatehouse.shared.protocol.redaction import printable, quoted
+from gatehouse.shared.protocol.resource_identifiers import (
+    InvalidResourceIdentifier,
+    is_loopback,
+    is_protected_transport,
+    parse_resource_identifier,
+)
+from gatehouse.shared.service.database import parse_database_url
+from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
+from gatehouse.shared.service.logs import LogFormat, LogLevel
+
+SettingsT = TypeVar("SettingsT", bound="CommandSettings")
+
+
+class InvalidSettings(ValueError):
+    """One line for each problem: the setting, what is wrong, and the mend."""
+
+
+class CommandSettings(BaseSettings):
+    """What a command reads from its environment. Frozen; a file may hold the settings of several."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    forbidden_variables: ClassVar[Mapping[str, str]] = {}
+    """Variables that other libraries read and that take a protection away, each with what it does."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are never shown: they hold a secret, or may."""
+
+    private: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values only the owner of a file may read."""
+
+
+class ServerSettings(CommandSettings):
+    """What both servers are set up with."""
+
+    confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
+
+    bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
+    database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
+    log_format: LogFormat = Field("console", description="console for people, json for a collector.")
+    log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
+
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        return check_bind(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        parse_database_url(value)
+        return value
+
+    @property
+    def database(self) -> URL:
+        """The parsed database URL."""
+        return parse_database_url(self.database_url)
+
+
+def load_settings(settings_class: type[SettingsT], env_file: Path | None = None, **options: Any) -> SettingsT:
+    """Read and check the settings of a server, or of a command with settings of its own. A command's options win.
+
+    Raises:
+        InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
+            holds a secret, or could, is not repeated.
+    """
+    in_file = _read(env_file)
+    problems = [
+        f"{name}={_shown(value)}: {effect}; unset it"
+        for name, effect in settings_class.forbidden_variables.items()
+        if (value := os.environ.get(name))
+    ]
+    problems += _exposed(settings_class, env_file, in_file)
+    problems += _unknown_names(settings_class, in_file)
+    try:
+        settings = settings_class(_env_file=env_file, **options)  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems += _invalid_values(settings_class, error)
+    if problems:
+        raise InvalidSettings("\n".join(problems))
+    return settings
+
+
+def _read(env_file: Path | None) -> Mapping[str, str]:
+    try:
+        return read_env_file(env_file)
+    except InvalidEnvFile as error:
+        # Alone: what the settings are cannot be known.
+        raise InvalidSettings(str(error)) from None
+
+
+def _prefix(settings_class: type[CommandSettings]) -> str:
+    return str(settings_class.model_config.get("env_prefix", ""))
+
+
+def _invalid_values(settings_class: type[CommandSettings], error: ValidationError) -> Iterator[str]:
+    schemas = settings_class.model_json_schema()["properties"]
+    for problem in error.errors(include_url=False):
+        if not problem["loc"]:
+            # A problem of several settings together names them itself.
+            yield problem["msg"].removeprefix("Value error, ")
+            continue
+        field = str(problem["loc"][0])
+        # Of a setting that is missing, pydantic gives the whole of the others as input.
+        hidden = field in settings_class.confidential or problem["type"] == "missing"
+        value = "" if hidden else f"={_shown(problem['input'])}"
+        yield f"{_prefix(settings_class)}{field.upper()}{value}: {_explain(problem, schemas[field])}"
+
+
+def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
+    """Say what a value must be, as the settings' own checks do."""
+    if "minimum" in schema:
+        return f"must be {schema['minimum']} to {schema['maximum']}"
+    if problem["type"] == "literal_error":
+        return f"must be {problem['ctx']['expected'].replace(chr(39), '')}"
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def _shown(value: object) -> str:
+    """Return a value as it may be printed: a URL can carry a password before its `@`."""
+    text = str(value)
+    return "(not shown)" if "@" in text else quoted(text)
+
+
+def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_file: Mapping[str, str]) -> Iterator[str]:
+    """Name each secret in a file that others can read: it is as exposed there as in a file of its own."""
+    private = {_prefix(settings_class) + name.upper() for name in settings_class.private}
+    if env_file is not None and env_file.stat().st_mode & 0o077:
+        for name in sorted(private & {name.upper() for name, value in in_file.items() if value}):
+            yield f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}"
+
+
+def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, str]) -> Iterator[str]:
+    """Name what begins as this server's settings do and is none: a misspelt limit limits nothing."""
+    prefix = _prefix(settings_class)
+    known = [name.upper() for name in settings_class.model_fields]
+    for name in sorted({name.upper() for name in (*os.environ, *in_file)}):
+        if name.startswith(prefix) and name.removeprefix(prefix) not in known:
+            alike = get_close_matches(name.removeprefix(prefix), known, 1)
+            mend = f"did you mean {prefix}{alike[0]}?" if alike else "remove it or mend its name"
+            yield f"{printable(name)}: there is no such setting; {mend}"
+
+
+def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
+    """Return every setting with its value, where that is from, its default, and what it is for.
+
+    A secret, or what may hold one, is `set`. What is public comes first: it is what others have to know, too.
+
+    Raises:
+        InvalidSettings: the file cannot be read in one way.
+    """
+    prefix, in_file = _prefix(settings_class), {name.upper(): value for name, value in _read(env_file).items()}
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    fields = settings_class.model_fields
+    records = []
+    for name in sorted(fields, key=lambda name: name not in {"resource", "issuer"}):
+        variable, default = prefix + name.upper(), fields[name].default
+        source = "environment" if variable in environment else "file" if variable in in_file else "default"
+        value = {**in_file, **environment}.get(variable)
+        if value is not None:
+            value = "set" if name in settings_class.confidential else _shown(value)
+        default = "" if default is None else str(default)
+        records.append(
+            {
+                "setting": variable,
+                "value": default if value is None else value,
+                "source": source,
+                "default": default,
+                "description": fields[name].description or "",
+            }
+        )
+    return records
+
+
+def check_public_url(value: str) -> str:
+    """Check a URL that clients are told: an issuer or a resource.
+
+    Raises:
+        ValueError: no absolute URL, plain http that leaves this machine, or a query, fragment or user information.
+    """
+    if "?" in value or "#" in value:
+        raise ValueError("has a query or a fragment; remove it (RFC 8414 2)")
+    try:
+        parse_resource_identifier(value)
+    except InvalidResourceIdentifier:
+        raise ValueError("must be https://HOST, without user information") from None
+    if not is_protected_transport(value):
+        raise ValueError("must be https; plain http is for loopback addresses only (OAuth 2.1, 1.5)")
+    return value
+
+
+def check_issuer(value: str) -> str:
+    """Check an issuer identifier (RFC 8414 2).
+
+    Raises:
+        ValueError: as `check_public_url`, or for a path: the metadata of such an issuer stands elsewhere (RFC 8414
+            3.1), where this server does not serve it.
+    """
+    if value.endswith("/"):
+        raise ValueError("ends with a slash; remove it, because issuers are compared to the letter (RFC 8414 3.3)")
+    if urlsplit(check_public_url(value)).path:
+        raise ValueError("has a path; an issuer is the root of its host, such as https://auth.example.com")
+    return value
+
+
+def check_reach(public_url: str, bind: str, bind_name: str) -> None:
+    """Refuse to offer plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
+    if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
+        raise ValueError(f"{bind_name}={bind}: plain http is for this machine only; bind loopback, or use https")
+
+
+def check_bind(value: str) -> str:
+    """Check a `HOST:PORT`, as in `127.0.0.1:9000` or `[::1]:9000`. Raises ValueError."""
+    host, _, port = value.rpartition(":")
+    if not host or "," in host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9000")
+    return value

@@ -1,0 +1,223 @@
+"""Keys of a client are replaced with an overlap, and end."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from support.assertions import KeyClient, jwks, public_jwk
+from support.authserver import AuthServer
+from support.clock import FakeClock
+from support.shell import CREATE, Shell
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.credentials.client_keys import expire_key, replace_keys
+from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.db.models import ClientKeyRow
+from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, SigningKey
+
+DAY = 86400
+OLD, NEW, THIRD, OTHER = (SigningKey.generate("ES256") for _ in range(4))
+
+
+@pytest.fixture
+def client(authserver: AuthServer, clock: FakeClock) -> KeyClient:
+    authserver.services.authenticator.registry._cache._monotonic = clock
+    client = KeyClient(authserver, OLD)
+    client.accepted()
+    return client
+
+
+def replace(client: KeyClient, *keys: dict[str, Any], overlap: int = 0) -> None:
+    """Replace, and let the second pass in which the old state may be remembered."""
+    server = client.server
+    with server.services.database.write() as session:
+        replace_keys(session, server.admin, client.client.client_id, jwks(*keys), overlap)
+    server.clock.advance(1)
+
+
+def expire(client: KeyClient, which: str) -> None:
+    server = client.server
+    with server.services.database.write() as session:
+        expire_key(session, server.admin, client.client.client_id, which)
+    server.clock.advance(1)
+
+
+def works(client: KeyClient, key: SigningKey) -> bool:
+    response = client.post(client.assertion(key=key))
+    assert response.status_code in {200, 401}
+    return response.status_code == 200
+
+
+def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: FakeClock) -> None:
+    replace(client, public_jwk(NEW), overlap=7 * DAY)
+    assert [works(client, key) for key in (OLD, NEW)] == [True, True]
+    clock.advance(7 * DAY - 2)
+    assert works(client, OLD)
+    # The client was read a moment ago: what it remembers is judged by the clock, too.
+    clock.advance(1)
+    expires_at = clock()
+    reason = f"assertion: the key {OLD.kid} expired at {iso_time(expires_at)}"
+    client.refused(client.post(client.assertion()), reason)
+    client.refused(client.post(client.assertion(kid=OLD.kid)), reason)
+    assert works(client, NEW)
+
+
+def test_without_an_overlap_the_old_keys_end_at_once(client: KeyClient, clock: FakeClock) -> None:
+    replace(client, public_jwk(NEW), overlap=DAY)
+    ended_at = clock()
+    replace(client, public_jwk(THIRD))
+    for key in (OLD, NEW):
+        reason = f"assertion: the key {key.kid} was ended at {iso_time(ended_at)}"
+        client.refused(client.post(client.assertion(key=key)), reason)
+    assert works(client, THIRD)
+
+
+def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClient, clock: FakeClock) -> None:
+    replace(client, public_jwk(NEW), overlap=60)
+    replace(client, public_jwk(OLD, kid="named"), public_jwk(NEW), overlap=60)
+    clock.advance(60)
+    assert [works(client, key) for key in (OLD, NEW)] == [True, True]
+    assert client.post(client.assertion(kid="named")).status_code == 200
+
+
+def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
+    """It may have been ended because somebody else has it."""
+    replace(client, public_jwk(NEW))
+    with pytest.raises(Refused, match=rf"The key {OLD.kid} was ended at .* Make a new one\."):
+        replace(client, public_jwk(OLD), public_jwk(NEW))
+    replace(client, public_jwk(THIRD), public_jwk(NEW))
+    assert [works(client, key) for key in (OLD, NEW, THIRD)] == [False, True, True]
+
+
+def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client: KeyClient) -> None:
+    made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
+    with pytest.raises(Refused, match=f"authserver client key expire {client.client.client_id} KEY") as refused:
+        replace(client, *(public_jwk(key) for key in made), overlap=DAY)
+    assert "more than 8 keys" in str(refused.value)
+    replace(client, *(public_jwk(key) for key in made[1:]), overlap=DAY)
+    assert [works(client, key) for key in (OLD, *made)] == [True, False, *[True] * 7]
+    replace(client, *(public_jwk(key) for key in made))
+    assert [works(client, key) for key in (OLD, *made)] == [False, *[True] * 8]
+
+
+def test_keys_that_are_not_registered_at_creation_are_not_taken_as_a_replacement(client: KeyClient) -> None:
+    with pytest.raises(Refused, match="not allowed"):
+        replace(client, {"kty": "RSA", "e": "AQAB", "n": "AQAB"})
+    with pytest.raises(Refused, match="private or symmetric"):
+        replace(client, json.loads(NEW.private_jwk()))
+    for overlap in (-1, MAX_OVERLAP + 1):
+        with pytest.raises(Refused, match="at most 90 days"):
+            replace(client, public_jwk(NEW), overlap=overlap)
+    assert [works(client, key) for key in (OLD, NEW)] == [True, False]
+    replace(client, public_jwk(NEW))
+    assert works(client, NEW)
+
+
+def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> None:
+    of_secret, secret = client.server.create_client()
+    client.client = of_secret
+    with pytest.raises(Refused, match="authenticates by client_secret_basic: it has a secret, and no keys"):
+        replace(client, public_jwk(NEW))
+    assert client.server.post_token(basic=(of_secret.client_id, secret)).status_code == 200
+
+
+@pytest.mark.parametrize("named_by", ["kid", "thumbprint", "beginning"])
+def test_one_key_is_ended_by_its_name_and_the_last_one_is_not(client: KeyClient, named_by: str) -> None:
+    replace(client, public_jwk(NEW, kid="new"), public_jwk(OLD))
+    name = {"kid": "new", "thumbprint": NEW.kid, "beginning": NEW.kid[:8]}[named_by]
+    for _ in range(2):
+        expire(client, name)
+    assert [works(client, key) for key in (OLD, NEW)] == [True, False]
+    assert [row["action"] for row in client.server.audit()].count("client.key.expire") == 1
+    with pytest.raises(Refused, match="the only live key") as refused:
+        expire(client, OLD.kid)
+    assert f"authserver client key replace {client.client.client_id} --jwks FILE" in str(refused.value)
+    assert f"authserver client disable {client.client.client_id}" in str(refused.value)
+    assert works(client, OLD)
+
+
+def test_a_name_of_no_key_or_of_several_ends_none(client: KeyClient) -> None:
+    replace(client, public_jwk(NEW, kid="same"), public_jwk(OLD, kid="same"))
+    for which, found in (("same", "several keys"), ("", "no key"), (OLD.kid[:7], "no key"), (THIRD.kid, "no key")):
+        with pytest.raises(Refused, match=f"names {found} of the client"):
+            expire(client, which)
+    assert [works(client, key) for key in (OLD, NEW)] == [True, True]
+    expire(client, OLD.kid)
+    assert [works(client, key) for key in (OLD, NEW)] == [False, True]
+
+
+def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) -> None:
+    replace(client, public_jwk(NEW, kid="same"), public_jwk(THIRD))
+    expire(client, "same")
+    replace(client, public_jwk(OTHER, kid="same"), public_jwk(THIRD))
+    assert [works(client, key) for key in (NEW, OTHER, THIRD)] == [False, True, True]
+    expire(client, "same")
+    assert [works(client, key) for key in (NEW, OTHER, THIRD)] == [False, False, True]
+
+
+def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:
+    replace(client, public_jwk(NEW), overlap=60)
+    jti = {"jti": "one"}
+    clock.advance(60)
+    assert client.post(client.assertion(client.claims(**jti), key=OLD)).status_code == 401
+    assert client.post(client.assertion(client.claims(**jti), key=NEW)).status_code == 200
+
+
+def test_keys_that_are_over_are_remembered_in_a_bounded_number(client: KeyClient) -> None:
+    for _ in range(MAX_CLIENT_KEYS + 3):
+        replace(client, public_jwk(SigningKey.generate("ES256")))
+    with client.server.services.database.read() as session:
+        kept = session.scalar(select(func.count()).select_from(ClientKeyRow))
+    assert kept == MAX_CLIENT_KEYS + 1
+
+
+def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
+    client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "old.pem"))["client_id"]
+    [old] = shell.json("client", "key", "list", client_id)
+    assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "live", None, None)
+    new_file = shell.folder / "new.pem"
+    replaced = shell.run("client", "key", "replace", client_id, "--generate-key", str(new_file), "--overlap", "7d")
+    assert replaced.exit_code == 0
+    assert new_file.read_text(encoding="ascii").startswith("-----BEGIN PRIVATE KEY-----")
+    listed = {known["kid"]: known for known in shell.json("client", "key", "list", client_id)}
+    old = listed.pop(old["kid"])
+    [new] = listed.values()
+    assert f"The key {old['kid']} is accepted until {old['expires_at']}." in replaced.stderr
+    shown = shell.text("client", "show", client_id)
+    assert f"key {old['kid']}: last used never, accepted until {old['expires_at']}\n" in shown
+    assert f"key {new['kid']}: last used never, accepted until it is replaced\n" in shown
+    assert "Repeat the command with --yes" in shell.refusal("client", "key", "expire", client_id, old["kid"])
+    left = shell.json("client", "key", "expire", client_id, old["kid"], "--yes")
+    assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "over", new["kid"]: "live"}
+    assert shell.json("client", "show", client_id)["key_ids"] == [new["kid"]]
+    event = shell.json("audit", "--action", "client.key.replace")[0]
+    assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "overlap": 7 * DAY}
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
+    client_id, path = shell.json(*CREATE)["client_id"], shell.folder / "new.pem"
+    replace = ("client", "key", "replace")
+    assert "it has a secret, and no keys" in shell.refusal(
+        *replace, client_id, "--generate-key", str(path), "--overlap", "1d"
+    )
+    assert not path.exists()
+    assert "Give --jwks FILE or --generate-key FILE" in shell.refusal(*replace, client_id, code=2)
+    assert "--yes" in shell.refusal(*replace, client_id, "--generate-key", str(path))
+    client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "old.pem"))["client_id"]
+    assert "Takes effect" in shell.run(*replace, client_id, "--generate-key", str(path), "--yes").stderr
+    assert path.exists()
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("kid", ["-abcdefgh", "--abcdefg", "-hbcdefgh", "-"])
+def test_a_key_whose_name_begins_like_an_option_can_be_named(shell: Shell, kid: str) -> None:
+    """One thumbprint of 64 does."""
+    file = shell.folder / "jwks.json"
+    file.write_bytes(jwks(public_jwk(OLD, kid="a"), public_jwk(NEW, kid=kid)))
+    client_id = shell.json(*CREATE, "--jwks", str(file))["client_id"]
+    left = shell.json("client", "key", "expire", client_id, kid, "--yes")
+    assert {known["kid"]: known["state"] for known in left} == {"a": "live", kid: "over"}
+    assert f"There is no key {kid}" in shell.refusal("key", "revoke", kid)

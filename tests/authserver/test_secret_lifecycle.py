@@ -1,0 +1,325 @@
+"""Secrets of a client are replaced with an overlap, and end."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+from support.authserver import AuthServer, basic_header, token_form
+from support.clock import FakeClock
+from support.refused_clients import assert_invalid_client, count_digests_and_comparisons
+from support.shell import CREATE, Shell
+
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.app import create_services
+from gatehouse.authserver.clients.lookup import existing_client
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.credentials.client_secrets import ListedSecret, expire_secret, list_secrets, rotate_secret
+from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.credentials.secrets import EXAMINED, MAX_LIVE
+from gatehouse.authserver.db.models import ClientSecretRow
+from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.grants.entitlements import obstacles
+
+DAY = 86400
+
+
+@pytest.fixture(autouse=True)
+def _cache_follows_the_clock(authserver: AuthServer, clock: FakeClock) -> None:
+    authserver.services.authenticator.registry._cache._monotonic = clock
+
+
+def rotate(server: AuthServer, client: Client, overlap: int = 0) -> str:
+    """Rotate, and let the second pass in which the old state may be remembered."""
+    with server.services.database.write() as session:
+        _, secret = rotate_secret(session, server.admin, server.services.keys.ring(), client.client_id, overlap)
+    server.clock.advance(1)
+    return secret
+
+
+def expire(server: AuthServer, client: Client, which: str) -> None:
+    with server.services.database.write() as session:
+        expire_secret(session, server.admin, client.client_id, which)
+    server.clock.advance(1)
+
+
+def listed(server: AuthServer, client: Client) -> list[ListedSecret]:
+    with server.services.database.read() as session:
+        return list_secrets(session, client.client_id)
+
+
+def accepted(server: AuthServer, client: Client, secret: str) -> bool:
+    response = server.post_token(basic=(client.client_id, secret))
+    assert response.status_code in {200, 401}
+    return response.status_code == 200
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, clock: FakeClock) -> None:
+    client, old = authserver.create_client()
+    new = rotate(authserver, client, overlap=7 * DAY)
+    assert accepted(authserver, client, old)
+    clock.advance(7 * DAY - 2)
+    assert accepted(authserver, client, old)
+    # The client was read a moment ago: what it remembers is judged by the clock, too.
+    clock.advance(1)
+    assert not accepted(authserver, client, old)
+    assert accepted(authserver, client, new)
+
+
+def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_says(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    client, first = authserver.create_client()
+    second = rotate(authserver, client, overlap=DAY)
+    behind = create_services(authserver.settings, lambda: clock() - 3600)
+    form = token_form()
+
+    def authenticate(secret: str) -> Client:
+        header, keys = basic_header(client.client_id, secret), behind.keys.ring()
+        return behind.authenticator.authenticate(header, form, keys).client
+
+    assert authenticate(first).client_id == authenticate(second).client_id == client.client_id
+    behind.authenticator.registry._cache._monotonic = clock
+    third = rotate(authserver, client)
+    for secret in (first, second):
+        assert not accepted(authserver, client, secret)
+        with pytest.raises(OAuthError):
+            authenticate(secret)
+    assert authenticate(third).client_id == client.client_id
+    behind.audit.close()
+    behind.database.close()
+
+
+def test_a_third_live_secret_is_refused_until_one_of_the_two_is_ended(authserver: AuthServer) -> None:
+    client, first = authserver.create_client()
+    second = rotate(authserver, client, overlap=DAY)
+    with pytest.raises(Refused, match=f"authserver client secret expire {client.client_id} SECRET_ID") as refused:
+        rotate(authserver, client, overlap=DAY)
+    assert accepted(authserver, client, first)
+    assert accepted(authserver, client, second)
+    oldest = listed(authserver, client)[0]
+    assert oldest.secret_id in str(refused.value)
+    expire(authserver, client, oldest.secret_id)
+    third = rotate(authserver, client, overlap=DAY)
+    assert [accepted(authserver, client, secret) for secret in (first, second, third)] == [False, True, True]
+
+
+def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthServer, clock: FakeClock) -> None:
+    client, first = authserver.create_client()
+    rotate(authserver, client, overlap=60)
+    expire(authserver, client, listed(authserver, client)[1].prefix)
+    rotate(authserver, client, overlap=DAY)
+    assert accepted(authserver, client, first)
+    clock.advance(60)
+    assert not accepted(authserver, client, first)
+
+
+def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_told_which_it_is(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    client, ended = authserver.create_client()
+    expired = rotate(authserver, client)
+    assert accepted(authserver, client, expired)
+    ended_at, expires_at = int(clock()) - 1, int(clock()) + 60
+    good = rotate(authserver, client, overlap=60)
+    clock.advance(60)
+    ids = [known.secret_id for known in listed(authserver, client)]
+    answers = set()
+    for secret, reason in (
+        ("gths_wrong", "wrong secret"),
+        (ended, f"the secret {ids[0]} was ended at {iso(ended_at)}"),
+        (expired, f"the secret {ids[1]} expired at {iso(expires_at)}"),
+    ):
+        response = authserver.post_token(basic=(client.client_id, secret))
+        assert_invalid_client(response)
+        answers.add(response.text.replace(response.headers["X-Request-Id"], ""))
+        [row] = authserver.audit(request_id=response.headers["X-Request-Id"])
+        assert row["reason"] == reason
+        assert f"authserver client secret list {client.client_id}" in row["detail"]["mend"]
+        assert f"secret rotate {client.client_id}" not in row["detail"]["mend"]
+    assert len(answers) == 1
+    assert accepted(authserver, client, good)
+
+
+def test_the_only_live_secret_is_not_ended_and_the_mend_is_named(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    [only] = listed(authserver, client)
+    with pytest.raises(Refused, match="the only live secret") as refused:
+        expire(authserver, client, only.secret_id)
+    assert f"authserver client secret rotate {client.client_id}" in str(refused.value)
+    assert f"authserver client disable {client.client_id}" in str(refused.value)
+    assert accepted(authserver, client, secret)
+    rotate(authserver, client, overlap=60)
+    clock.advance(60)
+    with pytest.raises(Refused, match="the only live secret"):
+        expire(authserver, client, listed(authserver, client)[1].secret_id)
+
+
+def test_a_secret_is_ended_once_however_often_it_is_asked_for(authserver: AuthServer) -> None:
+    client, old = authserver.create_client()
+    rotate(authserver, client, overlap=DAY)
+    for _ in range(2):
+        expire(authserver, client, listed(authserver, client)[0].prefix)
+    assert not accepted(authserver, client, old)
+    assert [row["action"] for row in authserver.audit()].count("client.secret.expire") == 1
+
+
+def test_what_is_no_secret_of_the_client_is_not_ended_nor_repeated(authserver: AuthServer) -> None:
+    client, secret = authserver.create_client()
+    other, _ = authserver.create_client()
+    rotate(authserver, client, overlap=DAY)
+    for which in (listed(authserver, other)[0].secret_id, secret, "gths_"):
+        with pytest.raises(Refused, match="That names no secret of the client") as refused:
+            expire(authserver, client, which)
+        assert which not in str(refused.value)
+    with authserver.services.database.write() as session:
+        for row in session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)):
+            row.hint = "gths_aaaa"
+    with pytest.raises(Refused, match="several secrets"):
+        expire(authserver, client, "gths_aaaa")
+    expire(authserver, client, listed(authserver, client)[0].secret_id)
+    assert not accepted(authserver, client, secret)
+
+
+@pytest.mark.parametrize("overlap", [-1, MAX_OVERLAP + 1])
+def test_an_overlap_of_secrets_has_its_bounds(authserver: AuthServer, overlap: int) -> None:
+    client, _ = authserver.create_client()
+    rotate(authserver, client, MAX_OVERLAP)
+    with pytest.raises(Refused, match="at most 90 days"):
+        rotate(authserver, client, overlap)
+
+
+def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
+    client, _ = authserver.create_client()
+    rotate(authserver, client, overlap=60)
+    expire(authserver, client, listed(authserver, client)[1].secret_id)
+
+    def in_the_way() -> list[str]:
+        with authserver.services.database.read() as session:
+            registered = existing_client(session, client.client_id).as_of(clock())
+        return [obstacle.reason for obstacle in obstacles(registered)]
+
+    assert in_the_way() == []
+    clock.advance(60)
+    assert in_the_way() == ["the client has no secret"]
+    assert accepted(authserver, client, rotate(authserver, client, overlap=DAY))
+
+
+def test_nobody_can_tell_by_the_work_how_many_secrets_a_client_has(authserver: AuthServer, clock: FakeClock) -> None:
+    """Whether a client is being rotated, and whether it exists."""
+
+    def cost(client_id: str, secret: str) -> tuple[int, int]:
+        return count_digests_and_comparisons(
+            lambda: assert_invalid_client(authserver.post_token(basic=(client_id, secret)))
+        )
+
+    client, old = authserver.create_client()
+    costs = {cost("agent_unknown", old), cost(client.client_id, "gths_wrong")}
+    rotate(authserver, client, overlap=60)
+    assert accepted(authserver, client, old)
+    costs |= {cost(client.client_id, "gths_wrong")}
+    clock.advance(60)
+    costs |= {cost(client.client_id, "gths_wrong"), cost(client.client_id, old)}
+    rotate(authserver, client)
+    rotate(authserver, client)
+    costs |= {cost(client.client_id, "gths_wrong"), cost(client.client_id, old)}
+    assert costs == {(EXAMINED, EXAMINED)}
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["soft", "hard", "expire", "wait"]), st.integers(1, 200), st.integers(0, 9)), max_size=9
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_over_any_life_a_secret_works_exactly_until_its_end_and_never_more_than_two_do(
+    authserver: AuthServer, steps: list[tuple[str, int, int]]
+) -> None:
+    clock, (client, first) = authserver.clock, authserver.create_client()
+    ends: dict[str, float] = {first: float("inf")}
+
+    def live() -> list[str]:
+        return [secret for secret, end in ends.items() if clock() < end]
+
+    def step(kind: str, seconds: int, which: int) -> None:
+        before, now = live(), clock()
+        if kind == "wait":
+            clock.advance(seconds)
+        elif kind == "expire":
+            chosen = list(ends)[which % len(ends)]
+            expire(authserver, client, chosen[:9])
+            ends[chosen] = min(ends[chosen], now)
+        else:
+            overlap = seconds if kind == "soft" else 0
+            new = rotate(authserver, client, overlap)
+            ends.update({secret: min(ends[secret], now + overlap) for secret in before})
+            ends[new] = float("inf")
+
+    for kind, seconds, which in steps:
+        before = live()
+        refused = _is_refused(lambda step=step, arguments=(kind, seconds, which): step(*arguments))
+        if kind == "soft":
+            assert refused == (len(before) == MAX_LIVE)
+        if kind in {"hard", "wait"}:
+            assert not refused
+        assert [secret for secret in ends if _authenticates(authserver, client, secret)] == live()
+        assert len(live()) <= MAX_LIVE
+    with authserver.services.database.read() as session:
+        kept = select(func.count()).where(ClientSecretRow.client_id == client.client_id)
+        assert session.scalar(kept) <= EXAMINED
+
+
+def _is_refused(action: Callable[[], Any]) -> bool:
+    try:
+        action()
+    except Refused:
+        return True
+    return False
+
+
+def _authenticates(server: AuthServer, client: Client, secret: str) -> bool:
+    header, keys = basic_header(client.client_id, secret), server.services.keys.ring()
+    try:
+        server.services.authenticator.authenticate(header, token_form(), keys)
+    except OAuthError:
+        return False
+    return True
+
+
+def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
+    created = shell.json(*CREATE)
+    client_id = created["client_id"]
+    rotated = shell.run("client", "secret", "rotate", client_id, "--overlap", "7d")
+    assert rotated.exit_code == 0
+    old, new = shell.json("client", "secret", "list", client_id)
+    assert f"{old['prefix']} is accepted until {old['expires_at']}." in rotated.stderr
+    assert "Takes effect" not in rotated.stderr
+    assert (old["state"], new["state"], new["expires_at"], new["last_used_at"]) == ("live", "live", None, None)
+    assert created["client_secret"].startswith(old["prefix"])
+    refusal = shell.refusal("client", "secret", "expire", client_id, old["secret_id"])
+    assert "Repeat the command with --yes" in refusal
+    left = shell.json("client", "secret", "expire", client_id, old["prefix"], "--yes")
+    assert [known["state"] for known in left] == ["over", "live"]
+    event = shell.json("audit", "--action", "client.secret.rotate")[0]
+    assert event["detail"] == {"secret_id": new["secret_id"], "replaced": [old["secret_id"]], "overlap": 7 * DAY}
+    [ended] = shell.json("audit", "--action", "client.secret.expire")
+    assert ended["detail"] == {"secret_id": old["secret_id"]}
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.parametrize("overlap", ["0s", "91d", "7", "7w", "-1d", "1.5d", "7 d", "", "9999999s", "\u0667d"])
+def test_an_overlap_is_a_time_between_a_second_and_90_days(shell: Shell, overlap: str) -> None:
+    client_id = shell.json(*CREATE)["client_id"]
+    rotate = ("client", "secret", "rotate", client_id, f"--overlap={overlap}")
+    assert "write 90s, 15m, 12h or 7d: at least 1s, at most 90d" in shell.refusal(*rotate, code=2)
+    shell.text(*rotate[:-1], "--overlap=90d")

@@ -1,0 +1,225 @@
+"""The credentials of a bridge, and how `resourceserver bridge` is started."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+
+from gatehouse.bridge.credentials import InvalidCredentials, read_credentials
+from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.resourceserver.cli import main
+from gatehouse.shared.protocol.jws import SigningKey, client_verification_keys, read_header, verify
+
+SECRET = "gths_0123456789abcdefghij"
+REGISTERED = {
+    "client_id": "agent_1",
+    "client_secret": SECRET,
+    "token_endpoint_auth_method": "client_secret_basic",
+    "grants": [],
+}
+
+pytestmark = pytest.mark.anyio
+
+
+def settings(**members: Any) -> BridgeSettings:
+    return BridgeSettings(**members)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[Any], Path]:
+    """Write a file that only its owner can read."""
+
+    def write(content: Any) -> Path:
+        path = tmp_path / "client"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        path.chmod(0o600)
+        return path
+
+    return write
+
+
+def pem(key: Any, passphrase: bytes | None = None) -> bytes:
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    made: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return made
+
+
+async def test_a_secret_comes_from_the_environment() -> None:
+    credentials = read_credentials(settings(client_id="agent 1", client_secret="a:b"), None)
+    parameters, headers = await credentials.authenticate("https://as.example.com")
+    assert parameters == {}
+    # RFC 6749 2.3.1: agent%201:a%3Ab
+    assert headers == {"Authorization": "Basic YWdlbnQlMjAxOmElM0Fi"}
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_a_secret_comes_from_the_file_that_registration_printed(file: Callable[[Any], Path], method: str) -> None:
+    credentials = read_credentials(settings(), file({**REGISTERED, "token_endpoint_auth_method": method}))
+    parameters, headers = await credentials.authenticate("https://as.example.com")
+    assert bool(headers) == (method == "client_secret_basic")
+    assert parameters == ({} if headers else {"client_id": "agent_1", "client_secret": SECRET})
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
+@pytest.mark.parametrize("place", ["file", "environment"])
+async def test_a_private_key_signs_assertions_for_the_issuer_alone(
+    file: Callable[[Any], Path], alg: str, place: str
+) -> None:
+    key = SigningKey.generate(alg)
+    in_environment = {"private_key": key.private_pem().decode()} if place == "environment" else {}
+    in_file = file(key.private_pem()) if place == "file" else None
+    credentials = read_credentials(settings(client_id="agent_1", **in_environment), in_file)
+    parameters, headers = await credentials.authenticate("https://as.example.com")
+    assert headers == {}
+    assert set(parameters) == {"client_assertion", "client_assertion_type"}
+    (verifier,) = client_verification_keys({**key.public_jwk(), "alg": alg})
+    assertion = parameters["client_assertion"]
+    claims = verify(assertion, read_header(assertion), verifier)
+    assert (claims["iss"], claims["sub"], claims["aud"]) == ("agent_1", "agent_1", "https://as.example.com")
+    assert 0 < claims["exp"] - claims["iat"] <= 60
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o610, 0o666])
+async def test_a_file_that_others_can_reach_is_refused_with_the_mend(file: Callable[[Any], Path], mode: int) -> None:
+    path = file(REGISTERED)
+    assert read_credentials(settings(), path).client_id == "agent_1"
+    path.chmod(mode)
+    with pytest.raises(InvalidCredentials, match=f"Run: chmod 600 {path}"):
+        read_credentials(settings(), path)
+
+
+async def test_a_link_in_place_of_the_file_is_refused(file: Callable[[Any], Path], tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="is a link"):
+        read_credentials(settings(), link)
+
+
+async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidCredentials, match="There is no credentials file"):
+        read_credentials(settings(), tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InvalidCredentials, match="not a file of yours"):
+            read_credentials(settings(), path)
+
+
+@pytest.mark.parametrize(
+    ("content", "mend"),
+    [
+        (b"", "neither a private key in PEM nor JSON"),
+        (b"gths_0123456789abcdefghij", "neither a private key in PEM nor JSON"),
+        ([], "neither a private key in PEM nor JSON"),
+        ({"client_secret": SECRET}, "neither a private key in PEM nor JSON"),
+        (b'{"client_id":"a","client_id":"b","client_secret":"c"}', "neither a private key in PEM nor JSON"),
+        ({"client_id": "agent_1", "private_key_file": "a.pem"}, "the file that private_key_file names"),
+        ({**REGISTERED, "token_endpoint_auth_method": "none"}, "must be client_secret_basic or client_secret_post"),
+        (b"x" * (16 * 1024 + 1), "larger than 16 KiB"),
+    ],
+)
+async def test_a_file_with_something_else_in_it_is_refused(
+    file: Callable[[Any], Path], content: Any, mend: str
+) -> None:
+    with pytest.raises(InvalidCredentials, match=mend) as caught:
+        read_credentials(settings(), file(content))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "mend"),
+    [
+        (pem(ec.generate_private_key(ec.SECP384R1())), "not of P-256, RSA or Ed25519"),
+        (pem(ed25519.Ed25519PrivateKey.generate(), b"passphrase"), "no private key in PEM, or has a passphrase"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no private key in PEM"),
+    ],
+)
+async def test_a_key_that_cannot_be_used_is_refused(file: Callable[[Any], Path], document: bytes, mend: str) -> None:
+    usable = pem(rsa.generate_private_key(65537, 2048))
+    assert read_credentials(settings(client_id="agent_1"), file(usable)).algorithm == "RS256"
+    with pytest.raises(InvalidCredentials, match=mend):
+        read_credentials(settings(client_id="agent_1"), file(document))
+
+
+async def test_a_key_without_a_client_and_two_clients_at_once_are_refused(file: Callable[[Any], Path]) -> None:
+    with pytest.raises(InvalidCredentials, match="set BRIDGE_CLIENT_ID"):
+        read_credentials(settings(), file(SigningKey.generate("ES256").private_pem()))
+    with pytest.raises(InvalidCredentials, match="another client than the one in"):
+        read_credentials(settings(client_id="agent_2"), file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="BRIDGE_PRIVATE_KEY is a private key: set BRIDGE_CLIENT_ID"):
+        read_credentials(settings(private_key=SigningKey.generate("ES256").private_pem().decode()), None)
+    for several in ({"client_secret": "s"}, {"private_key": "k"}):
+        with pytest.raises(InvalidCredentials, match="not both"):
+            read_credentials(settings(client_id="agent_1", **several), file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="Give BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
+        read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
+
+
+async def test_credentials_do_not_show_what_is_secret(file: Callable[[Any], Path]) -> None:
+    key = SigningKey.generate("ES256").private_pem()
+    with_key = repr(read_credentials(settings(client_id="agent_1"), file(key)))
+    assert "BEGIN" not in with_key + repr(settings(private_key=key.decode()))
+    assert SECRET not in repr(read_credentials(settings(), file(REGISTERED))) + repr(settings(client_secret=SECRET))
+
+
+def run(*arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(main, ["bridge", *arguments], env=env)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"BRIDGE_CLIENT_ID": "agent_1"},
+        {"BRIDGE_CLIENT_SECRET": SECRET},
+        {"BRIDGE_CLIENT_ID": "a", "BRIDGE_CLIENT_SECRET": ""},
+    ],
+    ids=str,
+)
+async def test_a_bridge_without_credentials_does_not_start_and_says_what_it_needs(env: dict[str, str]) -> None:
+    result = run("http://127.0.0.1:1/mcp", **env)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert (
+        "Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give --credentials" in result.stderr
+    )
+    assert SECRET not in result.stderr
+
+
+async def test_a_misspelt_variable_stops_the_start() -> None:
+    result = run("http://127.0.0.1:1/mcp", BRIDGE_CLIENT_ID="agent_1", BRIDGE_SECRET=SECRET)
+    assert result.exit_code == 1
+    assert "BRIDGE_SECRET: there is no such setting" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("http://mcp.example.com/mcp",), "plain http is for loopback addresses only"),
+        (("https://user:pw@mcp.example.com/mcp",), "no user information"),
+        (("https://mcp.example.com/mcp?token=x",), "without query or fragment"),
+        (("mcp.example.com",), "absolute https URI"),
+        (("https://mcp.example.com/mcp", "--issuer", "http://as.example.com"), "plain http is for loopback"),
+        (("https://mcp.example.com/mcp", "--issuer", "as.example.com"), "must be https"),
+        ((), "Missing argument"),
+    ],
+)
+async def test_a_url_that_would_carry_secrets_in_the_clear_is_wrong_usage(
+    arguments: tuple[str, ...], problem: str
+) -> None:
+    result = run(*arguments, BRIDGE_CLIENT_ID="agent_1", BRIDGE_CLIENT_SECRET=SECRET)
+    assert result.exit_code == 2
+    assert problem in " ".join(result.stderr.split())
+
+
+async def test_a_secret_cannot_be_given_where_everybody_can_see_it() -> None:
+    """Arguments are in the list of processes."""
+    assert run("http://127.0.0.1:1/mcp", "--client-secret", SECRET).exit_code == 2
+    env_file = CliRunner().invoke(main, ["--env-file", __file__, "bridge", "http://127.0.0.1:1/mcp"])
+    assert env_file.exit_code == 2
+    assert "reads no --env-file" in env_file.stderr

@@ -1,0 +1,315 @@
+"""What holds for every tool, generated from the catalogue, so that a new one cannot be forgotten."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from support.clock import FakeClock
+from support.databases import PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template
+from support.resourceserver import (
+    ALL_SCOPES,
+    ResourceServer,
+    modern_request,
+    running_resource_server,
+    served,
+    settings_in,
+)
+from support.tool_examples import EXAMPLES, Tenant, arguments_to_see, everything_in, furnish
+
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.directory.directory import Directory
+from gatehouse.directory.identifiers import is_identifier
+from gatehouse.resourceserver.bearer.gate import Gate
+from gatehouse.resourceserver.catalogue import Tool
+from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.shared.protocol.scopes import format_scope
+
+pytestmark = pytest.mark.anyio
+
+TOOLS = list(CATALOGUE.tools.values())
+READS = [tool for tool in TOOLS if tool.read_only]
+WRITES = [tool for tool in TOOLS if not tool.read_only]
+SCOPED = [tool for tool in TOOLS if tool.scopes]
+WITH_IDENTIFIERS = [
+    tool for tool in TOOLS if any(name.endswith("_id") for name in tool.input_schema.get("required", ()))
+]
+
+
+def for_every(tools: list[Tool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("tool", tools, ids=[tool.name for tool in tools])
+
+
+Furnished = tuple[Template, Tenant]
+
+
+@pytest.fixture(scope="session")
+def furnished_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
+    folder = tmp_path_factory.mktemp("furnished")
+    tenant = furnish(settings_in(folder).database)
+    return SQLiteTemplate(folder, "resourceserver.db"), tenant
+
+
+@pytest.fixture(scope="session")
+def furnished_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> Furnished:
+    url = postgresql.create_database()
+    tenant = furnish(url)
+    return PostgreSQLTemplate(tmp_path_factory.mktemp("furnished"), postgresql, url), tenant
+
+
+@pytest.fixture
+def furnished(request: pytest.FixtureRequest, backend: str) -> Iterator[Furnished]:
+    """Two workspaces with one of everything in them, made once on each database and copied for every test."""
+    template, tenant = request.getfixturevalue(f"furnished_{backend}")
+    yield template, tenant
+    template.discard()
+
+
+class Office:
+    """A tenant on a running server."""
+
+    def __init__(self, server: ResourceServer, tenant: Tenant) -> None:
+        self.server = server
+        self.workspace_id = tenant.workspace_id
+        self.own = tenant.own
+        self.foreign = tenant.foreign
+
+    def token(self, scope: str = ALL_SCOPES) -> str:
+        return self.server.issuer.token(scope, workspace_id=self.workspace_id)
+
+    def arguments(self, tool: Tool, **changes: Any) -> dict[str, Any]:
+        return {**EXAMPLES[tool.name].arguments(self.own), **changes}
+
+    async def result(self, tool: Tool, scope: str = ALL_SCOPES, **changes: Any) -> dict[str, Any]:
+        return await self.server.result(tool.name, self.token(scope), **self.arguments(tool, **changes))
+
+    async def failure(self, tool: Tool, **changes: Any) -> str:
+        return await self.server.failure(tool.name, self.token(), **self.arguments(tool, **changes))
+
+
+@pytest.fixture
+async def office(tmp_path: Path, furnished: Furnished, clock: FakeClock, anyio_backend: str) -> AsyncIterator[Office]:
+    template, tenant = furnished
+    async with running_resource_server(tmp_path, template, clock) as server:
+        yield Office(server, tenant)
+
+
+def least_scope(tool: Tool) -> str:
+    return format_scope(tool.scopes) if tool.scopes else "unknown:scope"
+
+
+def insufficient_scope(tool: Tool) -> str:
+    """Return every scope of the catalogue that neither is one of the tool's nor implies one."""
+    return format_scope(
+        scope for scope in CATALOGUE.scopes if tool.scopes.isdisjoint(CATALOGUE.hierarchy.closure({scope}))
+    )
+
+
+def test_every_tool_of_the_catalogue_has_an_example() -> None:
+    assert EXAMPLES.keys() == CATALOGUE.tools.keys()
+    assert {name for name, example in EXAMPLES.items() if example.seen_by} == {tool.name for tool in WRITES}
+
+
+# What a tool does
+
+
+@for_every(READS)
+async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(office: Office, tool: Tool) -> None:
+    jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
+    before = everything_in(office.server)
+    result = await office.result(tool, least_scope(tool))
+    jsonschema.validate(result, dict(tool.output_schema))
+    assert not [identifier for identifier in asdict(office.foreign).values() if identifier in str(result)]
+    if tool.name.startswith("list_"):
+        assert any(isinstance(value, list) and value for value in result.values())
+    assert everything_in(office.server) == before
+
+
+@for_every(WRITES)
+async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_after_a_restart(
+    tmp_path: Path, furnished: Furnished, clock: FakeClock, tool: Tool
+) -> None:
+    template, tenant = furnished
+    async with running_resource_server(tmp_path, template, clock) as server:
+        office = Office(server, tenant)
+        jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
+        before = everything_in(server)
+        written = await office.result(tool, least_scope(tool))
+        jsonschema.validate(written, dict(tool.output_schema))
+        reading, is_shown = EXAMPLES[tool.name].seen_by, EXAMPLES[tool.name].shown
+        assert reading is not None
+        assert is_shown is not None
+    async with served(server.settings, server.issuer) as again:
+        events = again.audit(action="tool.call")
+        assert {(event["object"], event["outcome"]) for event in events} == {(tool.name, "allowed")}
+        *transactions, end = [event["detail"] for event in events]
+        made = {name: value for name, value in written.items() if is_identifier(value)}
+        assert made
+        assert end == ({"done": end["of"], "of": end["of"], **made} if tool.streaming else made)
+        # Only a streaming tool has transactions of its own, and then each tells what it changed.
+        assert bool(transactions) == tool.streaming
+        changed = [identifier for detail in transactions for identifier in detail["changed"]]
+        differing = [key[1][0] for key, row in everything_in(again).items() if before.get(key) != row]
+        assert sorted(changed) == (sorted(differing) if tool.streaming else [])
+        seen = await again.result(reading, office.token(), **arguments_to_see(reading, office.own, written))
+        assert is_shown(written, seen), seen
+
+
+# Who may not call it
+
+
+@pytest.mark.only_on("sqlite")
+@for_every(TOOLS)
+async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
+    office: Office, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, arguments = everything_in(office.server), office.arguments(tool)
+    assert (await office.server.call(tool.name, None, **arguments)).status_code == 401
+    if tool.scopes:
+        scope = insufficient_scope(tool)
+        refused = await office.server.call(tool.name, office.token(scope), **arguments)
+        assert refused.status_code == 403
+        assert f'scope="{format_scope(tool.scopes)}"' in refused.headers["www-authenticate"]
+        monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
+        passed = (await office.server.call(tool.name, office.token(scope), **arguments)).json()
+        assert passed["error"]["code"] == -32043
+        assert passed["error"]["data"]["scope"] == format_scope(tool.scopes)
+        events = [(event["object"], event["outcome"]) for event in office.server.audit()]
+        assert events[-2:] == [(tool.name, "refused")] * 2
+    assert everything_in(office.server) == before
+    assert await office.result(tool, least_scope(tool))
+
+
+@pytest.mark.only_on("sqlite")
+@for_every([tool for tool in READS if tool.scopes])
+async def test_who_may_write_may_read(office: Office, tool: Tool) -> None:
+    (scope,) = tool.scopes
+    writing = scope.replace(":read", ":write")
+    assert await office.result(tool, scope)
+    assert await office.result(tool, writing)
+
+
+@pytest.mark.only_on("sqlite")
+@for_every(WRITES)
+async def test_who_may_read_may_not_write(office: Office, tool: Tool) -> None:
+    (scope,) = tool.scopes
+    reading = scope.replace(":write", ":read")
+    refused = await office.server.call(tool.name, office.token(reading), **office.arguments(tool))
+    assert refused.status_code == 403
+    assert await office.result(tool, scope)
+
+
+@for_every(WITH_IDENTIFIERS)
+async def test_a_foreign_object_answers_as_one_that_does_not_exist(office: Office, tool: Tool) -> None:
+    before = everything_in(office.server)
+    arguments = office.arguments(tool)
+    named = [name for name in arguments if name.endswith("_id") and name in asdict(office.own)]
+    for name in named:
+        theirs = asdict(office.foreign)[name]
+        unknown = theirs.partition("_")[0] + "_" + "0" * 26
+        answers = [await office.failure(tool, **{name: identifier}) for identifier in (theirs, unknown)]
+        assert answers[0] == answers[1]
+        assert "There is no such" in answers[0]
+    assert named
+    assert everything_in(office.server) == before
+    assert await office.result(tool)
+
+
+@pytest.mark.only_on("sqlite")
+@for_every(SCOPED)
+async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Tool) -> None:
+    before = everything_in(office.server)
+    for workspace_id in (None, "wks_" + "0" * 26):
+        token = office.server.issuer.token(workspace_id=workspace_id)
+        answer = await office.server.failure(tool.name, token, **office.arguments(tool))
+        assert "resourceserver workspace create" in answer
+    assert everything_in(office.server) == before
+    assert tool.needs(Transactions if tool.streaming else Directory)
+
+
+# What it is told wrongly
+
+
+@pytest.mark.only_on("sqlite")
+@for_every(TOOLS)
+async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, tool: Tool) -> None:
+    before, example = everything_in(office.server), EXAMPLES[tool.name]
+    for wrong, named in ((example.wrong, example.named), ({"zzyzx": "zzyzx"}, "does not have")):
+        answer = await office.failure(tool, **wrong)
+        assert named in answer
+        assert "zzyzx" not in answer.lower()
+        event = office.server.audit()[-1]
+        assert (event["object"], event["outcome"], event["reason"]) == (tool.name, "failed", "invalid arguments")
+        assert "zzyzx" not in str(event).lower()
+    assert everything_in(office.server) == before
+    assert await office.result(tool)
+
+
+# What a write leaves behind
+
+
+async def test_no_write_happens_without_its_event(office: Office) -> None:
+    before = everything_in(office.server)
+    with office.server.admin_database.write() as session:
+        session.connection().exec_driver_sql("ALTER TABLE audit_event RENAME TO hidden")
+    for tool in WRITES:
+        not_now = "may have done a part of it" if tool.streaming else "has changed nothing"
+        assert not_now in await office.failure(tool)
+    assert everything_in(office.server) == before
+    with office.server.admin_database.write() as session:
+        session.connection().exec_driver_sql("ALTER TABLE hidden RENAME TO audit_event")
+    for tool in WRITES:
+        assert await office.result(tool)
+
+
+@pytest.mark.only_on("sqlite")
+@for_every(WRITES)
+async def test_a_write_does_no_more_than_its_annotations_say(office: Office, tool: Tool) -> None:
+    before = everything_in(office.server)
+    await office.result(tool)
+    after = everything_in(office.server)
+    assert after != before
+    overwritten = [
+        key
+        for key, row in before.items()
+        if key not in after or any(after[key][column] != value for column, value in row.items() if value is not None)
+    ]
+    assert tool.destructive or not overwritten
+    if tool.idempotent:
+        office.server.issuer.clock.advance(60)
+        await office.server.call(tool.name, office.token(), **office.arguments(tool))
+        assert everything_in(office.server) == after
+
+
+@pytest.mark.only_on("sqlite")
+@for_every([tool for tool in WRITES if not tool.streaming])
+async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office: Office, tool: Tool) -> None:
+    key = {"idempotency_key": "a-key-of-1"}
+    first = await office.result(tool, **key)
+    after = everything_in(office.server)
+    office.server.issuer.clock.advance(60)
+    assert await office.result(tool, **key) == first
+    assert everything_in(office.server) == after
+
+
+@pytest.mark.only_on("sqlite")
+async def test_the_list_publishes_scopes_and_annotations(office: Office) -> None:
+    body, headers = modern_request("tools/list")
+    listed = (await office.server.post(body, office.token(), headers)).json()["result"]["tools"]
+    assert {entry["name"]: entry["_meta"] for entry in listed} == {
+        tool.name: {"io.gatehouse/scopes": sorted(tool.scopes)} for tool in TOOLS
+    }
+    assert {entry["name"]: entry["annotations"] for entry in listed} == {
+        tool.name: {
+            "readOnlyHint": tool.read_only,
+            "destructiveHint": tool.destructive,
+            "idempotentHint": tool.idempotent,
+            "openWorldHint": False,
+        }
+        for tool in TOOLS
+    }
+    assert {tool.name for tool in TOOLS if tool.destructive} == {
+        tool.name for tool in WRITES if tool.name.startswith(("remove_", "update_", "set_"))
+    }

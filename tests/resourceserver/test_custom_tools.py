@@ -1,0 +1,517 @@
+"""A catalogue that a user wrote: how it is found, what stops the start, and what its tools run in."""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NewType, TypeVar
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+from pydantic import BaseModel, RootModel
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, running_resource_server
+from typing_extensions import TypeAliasType
+
+from gatehouse.directory.directory import Directory
+from gatehouse.directory.environments import Environment
+from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.cli import main
+from gatehouse.shared.protocol.claims import AccessClaims
+
+SOUND = '''
+from pydantic import BaseModel
+from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolGroup
+
+tools = ToolGroup()
+
+class Answer(BaseModel):
+    text: str
+
+@tools.tool(scopes=["door:open"])
+async def open_door(name: str) -> Answer:
+    """Open a door."""
+    return Answer(text=name)
+
+CATALOGUE = Catalogue("Doors", scopes=[Scope("door:open", "Open doors")], groups=[tools])
+'''
+
+GUARDED = """
+from mcp.server.mcpserver import MCPServer
+from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
+server = MCPServer("Doors")
+"""
+
+Write = Callable[..., str]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write a module into the working directory, and return its name. After the test it was never imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def write(source: str, name: str = "mytools") -> str:
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        return name
+
+    yield write
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(write: Write) -> Run:
+    return lambda *arguments, **env: CliRunner().invoke(main, list(arguments), env=env)
+
+
+# Loading
+
+
+def test_a_catalogue_is_loaded_from_the_working_directory_by_option_or_setting(run: Run, write: Write) -> None:
+    module = write(SOUND)
+    by_option = run("tools", "--tools", module, "--output", "json")
+    by_setting = run("tools", "--output", "json", RESOURCESERVER_TOOLS=module)
+    assert by_option.exit_code == 0, by_option.output
+    assert by_option.stdout == by_setting.stdout
+    assert [tool["name"] for tool in json.loads(by_option.stdout)["tools"]] == ["open_door"]
+    won = run("tools", "--tools", "gatehouse.directory.catalogue", RESOURCESERVER_TOOLS=module)
+    assert "whoami" in won.stdout
+    assert "open_door" not in won.stdout
+
+
+def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module(run: Run, write: Write) -> None:
+    write("raise RuntimeError('imported')", "gatehouse")
+    write("raise RuntimeError('imported')", "click")
+    result = run("tools", "--tools", write(f"import click\n{SOUND}"))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param(
+            ('scopes=["door:open"]', ""), r"mytools\.py:\d+: open_door has no scopes\. List them, or", id="no scopes"
+        ),
+        pytest.param(('["door:open"]', "[]"), r"mytools\.py:\d+: open_door has no scopes\. List", id="empty scopes"),
+        pytest.param(
+            ('scopes=["door:open"]', 'scopes=["door:opne"]'),
+            r"mytools\.py:\d+: open_door needs the scope door:opne, which is not declared\. Declared are: door:open",
+            id="unknown scope",
+        ),
+        pytest.param(
+            ("name: str", "name"),
+            r"mytools\.py:\d+: open_door has the argument name without a type\. Annotate it",
+            id="untyped",
+        ),
+        pytest.param(
+            ("groups=[tools]", "groups=[tools, tools]"),
+            r"mytools\.py:\d+: open_door is declared in mytools\.py:\d+ already\. Rename one",
+            id="twice",
+        ),
+        pytest.param(("async def", "def"), r"mytools\.py:\d+: open_door is not async", id="blocking"),
+        pytest.param(("CATALOGUE =", "CATALOG ="), r"mytools\.py has no CATALOGUE\. Write at its", id="no catalogue"),
+        pytest.param(
+            ("CATALOGUE = ", "CATALOGUE = tools;"), r"mytools\.py: CATALOGUE is of the type ToolGroup", id="a group"
+        ),
+        pytest.param(("text: str", "text: str\n    1 / 0"), r"mytools\.py:9: .*ZeroDivisionError", id="raises"),
+        pytest.param(("tools = ToolGroup()", "tools = ToolGroup("), r"mytools\.py:5: .*SyntaxError", id="syntax"),
+        pytest.param(("text: str", "text: str\n    raise SystemExit"), r"mytools\.py:9: .*SystemExit", id="exits"),
+        pytest.param(
+            ("from pydantic", "import json\njson.loads('{')\nfrom pydantic"),
+            r"mytools\.py:3: .*JSONDecodeError",
+            id="raises in a library",
+        ),
+        pytest.param(
+            ("from pydantic", "import no_such_library\nfrom pydantic"),
+            r"mytools\.py:2: .*No module named 'no_such_library'\. Install it for",
+            id="missing library",
+        ),
+        pytest.param(
+            ("from pydantic", "import json.nothing\nfrom pydantic"),
+            r"mytools\.py:2: .*No module named 'json\.nothing'(?!.*Install)",
+            id="missing part of a library",
+        ),
+        pytest.param(
+            ('@tools.tool(scopes=["door:open"])', "@tools.tool"),
+            r"mytools\.py:\d+: open_door has no scopes\. List them, or",
+            id="no parentheses",
+        ),
+        pytest.param(
+            ('scopes=["door:open"]', 'scopes="door:open"'),
+            r'mytools\.py:\d+: open_door has a text for its scopes\. Write a list: \["door:open"\]',
+            id="a text for scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', 'Scope("door:open", "Open", implies="door:see")'),
+            r"mytools\.py:15: Scope\(.*\) is no scope\. Write: Scope\(.* implies=\(",
+            id="a text for implied scopes",
+        ),
+        pytest.param(
+            ('Scope("door:open", "Open doors")', '"door:open"'),
+            r"mytools\.py:15: 'door:open' is no scope\. Write: Scope\(",
+            id="a text for a scope",
+        ),
+        pytest.param(
+            ('"Open doors")', '"Open doors", implies=("door:see",))'),
+            r"mytools\.py:15: The scope door:open implies door:see, which is not declared",
+            id="implied and unknown",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = server #"),
+            r"mytools\.py: CATALOGUE is an MCPServer, .* guarded_catalogue\(",
+            id="an unguarded server",
+        ),
+        pytest.param(
+            ("CATALOGUE =", f"{GUARDED}CATALOGUE = guarded_catalogue(server, scopes={{'shut': ['a']}}, declared=[]) #"),
+            r"mytools\.py:\d+: server Doors: the table names the tool shut",
+            id="a wrong table",
+        ),
+        pytest.param(
+            ('scopes=[Scope("door:open", "Open doors")], groups=[tools]', "scopes=[], groups=[]"),
+            r"mytools\.py: CATALOGUE declares no scope",
+            id="nothing declared",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "tools", "check"])
+def test_what_cannot_be_served_stops_every_command_with_file_and_mend(
+    run: Run, write: Write, command: str, change: tuple[str, str], problem: str
+) -> None:
+    assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
+    assert change[0] in SOUND
+    result = run(command, "--tools", write(SOUND.replace(*change)))
+    assert result.exit_code == 1
+    # A table may break a line at the terminal's edge.
+    assert re.search(problem, result.output), result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper"])
+def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
+    assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
+    result = run("tools", "--tools", module)
+    assert result.exit_code == 1
+    top = module.partition(".")[0]
+    assert f"There is no module {module}. Run the command in the folder that {top} is in" in result.output
+    assert "PYTHONPATH" in result.output
+
+
+def test_a_misspelt_part_of_a_package_is_not_looked_for_elsewhere(run: Run, write: Write) -> None:
+    assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
+    result = run("tools", "--tools", "soundtools.deeper")
+    assert result.exit_code == 1
+    assert "There is no module soundtools.deeper: " in result.output
+    assert "soundtools.py is there, and has none of that name. Check the spelling." in result.output
+    assert "PYTHONPATH" not in result.output
+
+
+@pytest.mark.parametrize("module", ["mytools.py", "folder/mytools", "", ".mytools", "my tools", "mytools\x1b[0m"])
+def test_what_is_no_name_of_a_module_is_refused(run: Run, write: Write, module: str) -> None:
+    assert run("tools", "--tools", write(SOUND)).exit_code == 0
+    result = run("tools", "--tools", module)
+    assert result.exit_code == 1
+    assert "RESOURCESERVER_TOOLS=" in result.output
+    assert ": must be the name of a module, such as mypackage.mytools" in result.output
+
+
+# Declarations
+
+
+class Answer(BaseModel):
+    """What the tools return."""
+
+    text: str
+
+
+class Words(RootModel[list[str]]):
+    """No JSON object."""
+
+
+class Side(Enum):
+    """Which way a door opens."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class Disguise(AccessClaims):
+    """A kind of caller."""
+
+
+async def optional(claims: AccessClaims | None = None) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def annotated(claims: Annotated[AccessClaims, "the caller"]) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def several(claims: list[AccessClaims]) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def derived(claims: Disguise) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+Caller = NewType("Caller", AccessClaims)
+Renamed = TypeAliasType("Renamed", AccessClaims)
+SomeCaller = TypeVar("SomeCaller", bound=AccessClaims)
+
+
+class Envelope(BaseModel):
+    """An argument with a caller in it."""
+
+    inner: list[AccessClaims]
+
+
+class Pair(NamedTuple):
+    """Another one."""
+
+    inner: AccessClaims
+
+
+async def new_type(claims: Caller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def alias(claims: Renamed) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def variable(claims: SomeCaller) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def enclosed(claims: Envelope) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def paired(claims: Pair) -> Answer:
+    """Answer."""
+    return Answer(text=str(claims))
+
+
+async def plain(claims: AccessClaims) -> Answer:
+    """Answer."""
+    return Answer(text=claims.client_id)
+
+
+SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, enclosed, paired]
+
+
+@pytest.mark.parametrize("function", SPELLINGS, ids=lambda function: function.__name__)
+def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(function: Any) -> None:
+    """CWE-290, CWE-915: the caller would write his own identity into the call."""
+    group = ToolGroup()
+    group.tool(scopes=["door:open"])(plain)
+    assert group.tools[0].input_schema["properties"] == {}
+    with pytest.raises(InvalidCatalogue, match=rf"{function.__name__} has AccessClaims within .* Write claims: Access"):
+        group.tool(scopes=["door:open"])(function)
+
+
+class Unfinished(BaseModel):
+    """A model with a type that is nowhere."""
+
+    other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
+    async def unfinished(thing: Unfinished) -> Answer:
+        """Answer."""
+        return Answer(text=str(thing))
+
+    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
+        ToolGroup().tool(scopes=["door:open"])(unfinished)
+
+
+def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
+    async def words() -> Words:
+        """Answer."""
+        return Words(["a"])
+
+    group = ToolGroup()
+    with pytest.raises(InvalidCatalogue, match="words returns no JSON object"):
+        group.tool(scopes=["door:open"])(words)
+    plain.__name__ = "tür"
+    try:
+        group.tool(scopes=["door:open"])(plain)
+    finally:
+        plain.__name__ = "plain"
+    with pytest.raises(InvalidCatalogue, match="'tür' is no tool's name"):
+        Catalogue("test", [Scope("door:open", "")], [group])
+
+
+def test_a_tool_that_does_not_say_that_it_only_reads_is_a_write() -> None:
+    group = ToolGroup()
+    group.tool(scopes=["door:open"])(plain)
+    assert not group.tools[0].read_only
+
+
+# Serving
+
+
+class Doors:
+    """A catalogue of a user's, and what its tools did."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.lives: list[str] = []
+        self.waiting = anyio.Event()
+        tools = ToolGroup()
+
+        @tools.tool(scopes=["door:open"])
+        async def open_door(claims: AccessClaims, name: str, side: Side = Side.IN) -> Answer:
+            """Open a door."""
+            if name == "wall":
+                raise ToolFailed("That is a wall. Try a door.")
+            self.opened.append(f"{claims.client_id} {name}{' outwards' if side is Side.OUT else ''}")
+            if name == "slow":
+                self.waiting.set()
+                await anyio.sleep_forever()
+            return Answer(text=self.lives[-1])
+
+        @tools.tool(scopes=["door:open"])
+        async def build(directory: Directory, name: str) -> Environment:
+            """Create an environment."""
+            return await directory.environments.create(name, "development")
+
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            self.lives.append("begun")
+            yield
+            self.lives.append("ended")
+
+        scopes = [Scope("door:open", "Open doors"), Scope("door:see", "See doors")]
+        self.catalogue = Catalogue("Doors", scopes, [tools], instructions="Knock first.", lifespan=lifespan)
+
+
+@pytest.fixture
+async def doors(anyio_backend: str) -> Doors:
+    return Doors()
+
+
+@pytest.fixture
+async def server(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors
+) -> AsyncIterator[ResourceServer]:
+    async with running_resource_server(tmp_path / "served", resourceserver_template, clock, doors.catalogue) as server:
+        yield server
+
+
+@pytest.mark.anyio
+async def test_a_custom_tool_is_refused_and_recorded_as_any_other(server: ResourceServer, doors: Doors) -> None:
+    forbidden = await server.call("open_door", server.issuer.token("door:see"), name="front")
+    assert forbidden.status_code == 403
+    assert 'scope="door:open"' in forbidden.headers["www-authenticate"]
+    assert doors.opened == []
+    answer = await server.result("open_door", server.issuer.token("door:open"), name="front")
+    assert answer == {"text": "begun"}
+    assert doors.opened == ["agent_1 front"]
+    assert [(event["outcome"], event["object"]) for event in server.audit()] == [
+        *(("refused", "open_door"), ("allowed", "open_door")),
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceServer, doors: Doors) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.result("open_door", token, name="front", side="out")
+    assert doors.opened == ["agent_1 front outwards"]
+    assert "side: Input should be 'in' or 'out'" in await server.failure("open_door", token, name="front", side="up")
+
+
+@pytest.mark.anyio
+async def test_a_caller_cannot_send_who_he_is(server: ResourceServer, doors: Doors) -> None:
+    failure = await server.failure("open_door", server.issuer.token("door:open"), name="a", claims={"client_id": "x"})
+    assert "does not have" in failure
+    assert doors.opened == []
+
+
+@pytest.mark.anyio
+async def test_what_a_tool_says_by_tool_failed_reaches_the_agent(server: ResourceServer) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.failure("open_door", token, name="wall") == "That is a wall. Try a door."
+    (event,) = server.audit()
+    assert (event["outcome"], event["reason"]) == ("failed", "ToolFailed")
+
+
+@pytest.mark.anyio
+async def test_only_a_tool_that_asks_for_the_directory_needs_a_workspace(server: ResourceServer) -> None:
+    token = server.issuer.token("door:open")
+    assert await server.result("open_door", token, name="front")
+    assert "acts in no workspace" in await server.failure("build", token, name="ci")
+    inside = server.issuer.token("door:open", workspace_id=server.create_workspace())
+    built = await server.result("build", inside, name="ci")
+    assert server.audit()[-1]["detail"]["environment_id"] == built["environment_id"]
+
+
+@pytest.mark.anyio
+async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_done(server: ResourceServer) -> None:
+    """What is in the directory is undone with its event; what is elsewhere cannot be."""
+    token = server.issuer.token("door:open", workspace_id=server.create_workspace())
+    assert await server.result("open_door", token, name="front")
+    with server.admin_database.write() as session:
+        session.connection().exec_driver_sql("DROP TABLE audit_event")
+    assert "may have done a part of it" in await server.failure("open_door", token, name="back")
+    assert "has changed nothing" in await server.failure("build", token, name="ci")
+
+
+@pytest.mark.anyio
+async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        async with running_resource_server(tmp_path / "a", resourceserver_template, clock, doors.catalogue) as server:
+            token = server.issuer.token("door:open", workspace_id=server.create_workspace())
+            tasks.start_soon(lambda: server.call("open_door", token, name="slow"))
+            await doors.waiting.wait()
+            # Another write, which would wait for a transaction that the slow one held.
+            assert await server.result("build", token, name="ci")
+        tasks.cancel_scope.cancel()
+        events = [(event["object"], event["outcome"], event["reason"]) for event in server.audit()]
+        server.admin_database.close()
+    assert events[:2] == [
+        ("build", "allowed", None),
+        ("open_door", "failed", "the connection was closed before the end"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_catalogue_s_lifespan_is_entered_before_the_first_call_and_left_at_the_end(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors
+) -> None:
+    async with running_resource_server(tmp_path / "a", resourceserver_template, clock, doors.catalogue) as server:
+        assert doors.lives == ["begun"]
+        initialize = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "test", "version": "1"},
+            },
+        }
+        told = (await server.post(initialize, server.issuer.token("door:see"))).json()["result"]
+        assert (told["serverInfo"]["name"], told["instructions"]) == ("Doors", "Knock first.")
+    assert doors.lives == ["begun", "ended"]

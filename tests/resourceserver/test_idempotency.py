@@ -1,0 +1,477 @@
+"""Idempotency keys: what is repeated, what is a conflict, what is forgotten, and what two calls at once do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, modern_request, running_resource_server, served
+
+from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.directory.directory import Directory
+from gatehouse.resourceserver.bearer.gate import Gate
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.models import EnvironmentRow, IdempotencyKeyRow
+from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch.idempotency import KEPT_FOR, MAX_RESULT, IdempotencyKeys, KeyedCall
+from gatehouse.shared.service import database as shared_database
+
+pytestmark = pytest.mark.anyio
+
+KEY = "import-2026:07.28_1"
+CALL = KeyedCall("", "agent_1", "work", KEY, b"digest")
+
+
+class Nothing(BaseModel):
+    """A result without a member."""
+
+
+class Worked(BaseModel):
+    """What a tool returns."""
+
+    text: str
+
+
+@pytest.fixture(params=["2025-11-25", "2026-07-28"])
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def workspace_id(resourceserver: ResourceServer) -> str:
+    return resourceserver.create_workspace()
+
+
+@pytest.fixture
+def token(resourceserver: ResourceServer, workspace_id: str) -> str:
+    return resourceserver.issuer.token(workspace_id=workspace_id)
+
+
+def rows(server: ResourceServer, table: Any = EnvironmentRow) -> int:
+    with server.admin_database.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def outcomes(server: ResourceServer) -> list[tuple[str, str | None, bool]]:
+    """Return outcome, reason and whether it was a repetition, of every call."""
+    events = server.audit(action="tool.call")
+    return [(event["outcome"], event["reason"], "replayed" in event["detail"]) for event in events]
+
+
+async def send(server: ResourceServer, version: str, token: str, tool: str, **arguments: Any) -> dict[str, Any]:
+    body, headers = modern_request("tools/call", name=tool, arguments=arguments)
+    if version != "2026-07-28":
+        body["params"].pop("_meta")
+        headers = {"MCP-Protocol-Version": version}
+    response = await server.post(body, token, headers)
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()["result"]
+    return result
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, template: Template, clock: FakeClock, tool: Any, scopes: Any = ANY_VALID_TOKEN
+) -> AsyncIterator[ResourceServer]:
+    """Run a server with one tool that writes."""
+    group = ToolGroup()
+    group.tool(scopes=scopes, read_only=False)(tool)
+    catalogue = Catalogue("test", CATALOGUE.scopes.values(), [group])
+    async with running_resource_server(folder, template, clock, catalogue) as server:
+        yield server
+
+
+# A repeated call
+
+
+async def test_a_call_that_is_repeated_with_its_key_runs_once_and_has_the_same_answer(
+    resourceserver: ResourceServer, token: str, version: str
+) -> None:
+    arguments = {"name": "staging", "idempotency_key": KEY}
+    first = await send(resourceserver, version, token, "create_environment", **arguments)
+    again = await send(resourceserver, version, token, "create_environment", **arguments)
+    assert not first["isError"]
+    assert {**again, "_meta": None} == {**first, "_meta": None}
+    assert rows(resourceserver) == 1
+    assert outcomes(resourceserver) == [("allowed", None, False), ("allowed", None, True)]
+    made, replayed = (event["detail"] for event in resourceserver.audit(action="tool.call"))
+    assert made == {"environment_id": first["structuredContent"]["environment_id"]}
+    assert replayed == {**made, "replayed": True}
+
+
+async def test_without_a_key_a_call_is_made_anew(resourceserver: ResourceServer, token: str) -> None:
+    environment_id = (await resourceserver.result("create_environment", token, name="staging"))["environment_id"]
+    made = [
+        await resourceserver.result("create_organization", token, environment_id=environment_id, name="Acme", **key)
+        for key in ({}, {"idempotency_key": None}, {})
+    ]
+    assert len({organization["organization_id"] for organization in made}) == 3
+    assert rows(resourceserver, IdempotencyKeyRow) == 0
+
+
+async def test_a_repeated_call_may_spell_out_the_defaults(resourceserver: ResourceServer, token: str) -> None:
+    first = await resourceserver.result("create_environment", token, name="staging", idempotency_key=KEY)
+    again = await resourceserver.result(
+        "create_environment", token, idempotency_key=KEY, kind="development", name="staging"
+    )
+    assert again == first
+
+
+async def test_other_arguments_with_the_same_key_are_a_conflict(
+    resourceserver: ResourceServer, token: str, version: str
+) -> None:
+    first = await send(resourceserver, version, token, "create_environment", name="staging", idempotency_key=KEY)
+    other = await send(resourceserver, version, token, "create_environment", name="production", idempotency_key=KEY)
+    assert not first["isError"]
+    assert other["isError"]
+    assert "other arguments" in other["content"][0]["text"]
+    assert rows(resourceserver) == 1
+    outcome, reason, replayed = outcomes(resourceserver)[1]
+    assert (outcome, "with other arguments" in reason, replayed) == ("failed", True, False)
+    again = await send(resourceserver, version, token, "create_environment", name="staging", idempotency_key=KEY)
+    assert again["structuredContent"] == first["structuredContent"]
+
+
+async def test_arguments_that_are_never_written_out_are_told_apart_too(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    """draft-ietf-httpapi-idempotency-key-header 2.7: a key with another payload is an error, not a repetition."""
+    runs = []
+
+    async def work(directory: Directory, secret: SecretStr, hidden: Annotated[str, Field(exclude=True)]) -> Worked:
+        """Use a secret."""
+        runs.append((secret.get_secret_value(), hidden))
+        return Worked(text="done")
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+        sent = {"secret": "hunter2", "hidden": "a", "idempotency_key": KEY}
+        assert await server.result("work", token, **sent) == await server.result("work", token, **sent)
+        for other in ({"secret": "hunter3"}, {"hidden": "b"}):
+            assert "was used for this tool with other arguments" in await server.failure("work", token, **sent | other)
+    assert runs == [("hunter2", "a")]
+
+
+async def test_a_key_belongs_to_one_workspace_client_and_tool(resourceserver: ResourceServer, token: str) -> None:
+    async def invite(token: str) -> str:
+        member = await resourceserver.result(
+            "invite_workspace_member", token, email="ada@example.com", role="admin", idempotency_key=KEY
+        )
+        return str(member["user_id"])
+
+    own = await invite(token)
+    elsewhere = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace("globex"))
+    assert await invite(elsewhere) != own
+    await resourceserver.result("create_environment", token, name="staging", idempotency_key=KEY)
+    assert await invite(token) == own
+    assert outcomes(resourceserver)[-1][2]
+
+
+async def test_another_client_of_the_workspace_does_not_get_the_answer(
+    resourceserver: ResourceServer, token: str, workspace_id: str
+) -> None:
+    other = resourceserver.issuer.token(workspace_id=workspace_id, client_id="agent_2", sub="agent_2")
+    first = await resourceserver.result("create_environment", token, name="staging", idempotency_key=KEY)
+    answer = await resourceserver.failure("create_environment", other, name="staging", idempotency_key=KEY)
+    assert first["environment_id"] not in answer
+    outcome, reason, replayed = outcomes(resourceserver)[-1]
+    assert (outcome, "an environment of that name" in reason, replayed) == ("failed", True, False)
+
+
+async def test_a_tool_that_writes_elsewhere_takes_no_key(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    """What it changes is in no transaction of ours, so that it runs once could not be promised."""
+    runs = []
+
+    async def work() -> Nothing:
+        """Return a result that is empty."""
+        runs.append("work")
+        return Nothing()
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        assert await server.result("work", server.issuer.token()) == {}
+        answer = await server.failure("work", server.issuer.token(), idempotency_key=KEY)
+    assert "there is an argument that this tool does not have" in answer
+    assert runs == ["work"]
+
+
+@pytest.mark.parametrize(
+    "key", ["short-7", "x" * 129, "with space", "caf\u00e9-caf\u00e9", "line-line\n", "", 12345678]
+)
+async def test_a_malformed_key_is_explained_and_never_repeated(
+    resourceserver: ResourceServer, token: str, key: Any
+) -> None:
+    answer = await resourceserver.failure("create_environment", token, name="staging", idempotency_key=key)
+    assert "idempotency_key" in answer
+    assert not key or str(key) not in answer
+    assert rows(resourceserver) == 0
+    for sound in ("x" * 8, "x" * 128):
+        await resourceserver.result("create_environment", token, name=f"s-{len(sound)}", idempotency_key=sound)
+
+
+# How long
+
+
+async def test_a_key_is_kept_for_24_hours_and_void_after(
+    resourceserver: ResourceServer, workspace_id: str, clock: FakeClock
+) -> None:
+    async def create() -> Any:
+        # What the server polls for in life: a status list is not trusted for a day.
+        await resourceserver.statuses.refresh()
+        token = resourceserver.issuer.token(workspace_id=workspace_id)
+        arguments = {"email": "ada@example.com", "role": "admin", "idempotency_key": KEY}
+        member = await resourceserver.result("invite_workspace_member", token, **arguments)
+        await resourceserver.call("remove_workspace_member", token, user_id=member["user_id"])
+        return member["user_id"]
+
+    first = await create()
+    clock.advance(KEPT_FOR - 1)
+    assert await create() == first
+    clock.advance(1)
+    second = await create()
+    assert second != first
+    clock.advance(KEPT_FOR - 1)
+    assert await create() == second
+    assert rows(resourceserver, IdempotencyKeyRow) == 1
+
+
+async def test_old_keys_are_removed_at_most_once_in_a_minute(resourceserver: ResourceServer, clock: FakeClock) -> None:
+    database, seconds = AsyncDatabase(resourceserver.settings.database), [0.0]
+    keys = IdempotencyKeys(database, clock, monotonic=lambda: seconds[0])
+
+    async def keep(key: str) -> None:
+        async with database.write() as session:
+            await keys.take(session, KeyedCall("", "agent_1", "work", key, b"digest"))
+
+    await keep("old-key-1")
+    clock.advance(KEPT_FOR)
+    await keep("new-key-1")
+    for now, left in ((59.9, 2), (60.0, 1)):
+        seconds[0] = now
+        await keys.prune()
+        assert rows(resourceserver, IdempotencyKeyRow) == left
+    clock.advance(KEPT_FOR)
+    for now, left in ((119.9, 1), (120.0, 0)):
+        seconds[0] = now
+        await keys.prune()
+        assert rows(resourceserver, IdempotencyKeyRow) == left
+    await database.close()
+
+
+async def test_a_removal_that_fails_stops_no_call(
+    resourceserver: ResourceServer, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    database, seconds = AsyncDatabase(resourceserver.settings.database), [0.0]
+    keys = IdempotencyKeys(database, clock, monotonic=lambda: seconds[0])
+    with resourceserver.admin_database.write() as session:
+        session.execute(text("DROP TABLE idempotency_key"))
+    seconds[0] = 60.0
+    await keys.prune()
+    await database.close()
+    assert "old idempotency keys were not removed" in caplog.text
+
+
+# What is not kept
+
+
+async def test_a_call_that_fails_leaves_its_key_free(resourceserver: ResourceServer, token: str) -> None:
+    taken = await resourceserver.result("invite_workspace_member", token, email="ada@example.com", role="admin")
+    arguments = {"email": "ada@example.com", "role": "member", "idempotency_key": KEY}
+    await resourceserver.failure("invite_workspace_member", token, **arguments)
+    assert rows(resourceserver, IdempotencyKeyRow) == 0
+    await resourceserver.result("remove_workspace_member", token, user_id=taken["user_id"])
+    member = await resourceserver.result("invite_workspace_member", token, **arguments)
+    assert member["role"] == "member"
+    assert [replayed for _, _, replayed in outcomes(resourceserver)] == [False] * 4
+
+
+async def test_a_call_whose_event_cannot_be_recorded_leaves_its_key_free(
+    resourceserver: ResourceServer, token: str
+) -> None:
+    arguments = {"name": "staging", "idempotency_key": KEY}
+    with resourceserver.admin_database.write() as session:
+        session.execute(text("ALTER TABLE audit_event RENAME TO hidden"))
+    assert "has changed nothing" in await resourceserver.failure("create_environment", token, **arguments)
+    with resourceserver.admin_database.write() as session:
+        session.execute(text("ALTER TABLE hidden RENAME TO audit_event"))
+    assert (rows(resourceserver), rows(resourceserver, IdempotencyKeyRow)) == (0, 0)
+    await resourceserver.result("create_environment", token, **arguments)
+    assert outcomes(resourceserver)[-1] == ("allowed", None, False)
+
+
+async def test_a_repetition_whose_event_cannot_be_recorded_is_not_answered(
+    resourceserver: ResourceServer, token: str
+) -> None:
+    arguments = {"name": "staging", "idempotency_key": KEY}
+    await resourceserver.result("create_environment", token, **arguments)
+    with resourceserver.admin_database.write() as session:
+        session.execute(text("ALTER TABLE audit_event RENAME TO hidden"))
+    assert "Try again" in await resourceserver.failure("create_environment", token, **arguments)
+
+
+async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_changed(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    async def work(directory: Directory, size: int) -> Worked:
+        """Create an environment, and return much text."""
+        await directory.environments.create(f"made-{size}", "staging")
+        return Worked(text="x" * (size - len('{"text": ""}')))
+
+    async with serving(tmp_path, resourceserver_template, clock, work, ["env:write"]) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+        await server.result("work", token, size=MAX_RESULT, idempotency_key=KEY)
+        assert rows(server) == 1
+        answer = await server.failure("work", token, size=MAX_RESULT + 1, idempotency_key=f"{KEY}-2")
+        assert "without idempotency_key" in answer
+        assert (rows(server), rows(server, IdempotencyKeyRow)) == (1, 1)
+        await server.result("work", token, size=MAX_RESULT + 1)
+
+
+# Who may repeat
+
+
+async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
+    resourceserver: ResourceServer, token: str, workspace_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"name": "staging", "idempotency_key": KEY}
+    first = await resourceserver.result("create_environment", token, **arguments)
+    narrowed = resourceserver.issuer.token("env:read", workspace_id=workspace_id)
+    refused = await resourceserver.call("create_environment", narrowed, **arguments)
+    assert refused.status_code == 403
+    monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
+    passed = await resourceserver.call("create_environment", narrowed, **arguments)
+    assert passed.json()["error"]["code"] == -32043
+    assert first["environment_id"] not in refused.text + passed.text
+    assert await resourceserver.result("create_environment", token, **arguments) == first
+
+
+# Two calls at once
+
+
+async def test_of_many_calls_at_once_with_one_key_on_two_servers_exactly_one_runs(
+    resourceserver: ResourceServer, token: str
+) -> None:
+    results: list[dict[str, Any]] = []
+
+    async def create(server: ResourceServer) -> None:
+        arguments = {"name": "staging", "idempotency_key": KEY}
+        results.append(await server.result("create_environment", token, **arguments))
+
+    async with served(resourceserver.settings, resourceserver.issuer) as other, anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(create, resourceserver)
+            tasks.start_soon(create, other)
+    assert rows(resourceserver) == 1
+    assert [result == results[0] for result in results] == [True] * 8
+    assert sorted(replayed for _, _, replayed in outcomes(resourceserver)) == [False] + [True] * 7
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, fails: bool
+) -> None:
+    inside, go_on, runs = anyio.Event(), anyio.Event(), []
+    results: dict[str, dict[str, Any]] = {}
+
+    async def work(directory: Directory) -> Worked:
+        """Wait, and fail if it is the first and shall."""
+        runs.append("work")
+        inside.set()
+        await go_on.wait()
+        if fails and len(runs) == 1:
+            raise RuntimeError
+        return Worked(text=f"run {len(runs)}")
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+
+        async def call(name: str) -> None:
+            response = await server.call("work", token, idempotency_key=KEY)
+            results[name] = response.json()["result"]
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, "first")
+            await inside.wait()
+            tasks.start_soon(call, "second")
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+        last = await server.result("work", token, idempotency_key=KEY)
+    assert len(runs) == (2 if fails else 1)
+    assert {name: result["isError"] for name, result in results.items()} == {"first": fails, "second": False}
+    assert results["second"]["structuredContent"] == last
+
+
+async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "LOCK_TIMEOUT", 50)
+    monkeypatch.setattr(shared_database, "_SQLITE_BUSY_TIMEOUT", 50)
+    inside, go_on, runs = anyio.Event(), anyio.Event(), []
+
+    async def work(directory: Directory) -> Nothing:
+        """Wait."""
+        runs.append("work")
+        inside.set()
+        await go_on.wait()
+        return Nothing()
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: server.result("work", token, idempotency_key=KEY))
+            await inside.wait()
+            second = (await server.call("work", token, idempotency_key=KEY)).json()["result"]
+            go_on.set()
+        assert await server.result("work", token, idempotency_key=KEY) == {}
+    assert second["isError"]
+    assert "in some seconds" in second["content"][0]["text"]
+    assert runs == ["work"]
+
+
+@pytest.mark.only_on("postgresql")
+async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
+    resourceserver: ResourceServer, clock: FakeClock
+) -> None:
+    database = AsyncDatabase(resourceserver.settings.database)
+    keys = IdempotencyKeys(database, clock)
+    async with database.write() as first:
+        assert await keys.take(first, CALL) is None
+        with pytest.raises(OperationalError, match="QueryCanceled"):
+            async with database.write() as second:
+                await second.execute(text("SET LOCAL statement_timeout = 50"))
+                await keys.take(second, CALL)
+    await database.close()
+
+
+# Declarations
+
+
+def test_every_tool_that_writes_in_one_transaction_takes_a_key_and_no_other_does() -> None:
+    taking = {tool.name for tool in CATALOGUE.tools.values() if "idempotency_key" in tool.input_schema["properties"]}
+    assert taking == {tool.name for tool in CATALOGUE.tools.values() if not (tool.read_only or tool.streaming)}
+    for name in taking:
+        tool = CATALOGUE.tools[name]
+        assert "idempotency_key" not in tool.input_schema.get("required", ())
+        string, null = tool.input_schema["properties"]["idempotency_key"]["anyOf"]
+        assert string["pattern"] == "^[A-Za-z0-9._:-]{8,128}$"
+        assert null == {"type": "null"}
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_tool_declares_no_key_of_its_own(read_only: bool) -> None:
+    async def work(idempotency_key: str) -> Worked:
+        """Do something."""
+        return Worked(text=idempotency_key)
+
+    with pytest.raises(InvalidCatalogue, match=r"test_idempotency.py:\d+: work has the argument idempotency_key"):
+        ToolGroup().tool(scopes=ANY_VALID_TOKEN, read_only=read_only)(work)

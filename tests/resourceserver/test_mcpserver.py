@@ -1,0 +1,435 @@
+"""An existing MCPServer behind the guard: the table is closed, and nothing of the lock is missing."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import httpx2
+import pytest
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.context import ServerRequestContext
+from mcp.server.extension import Extension
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from pydantic import AfterValidator, BaseModel
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import (
+    ISSUER,
+    RESOURCE,
+    ResourceServer,
+    running_resource_server,
+    settings_in,
+)
+from support.ungated import ask, nothing, proven, without_gate
+
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
+from gatehouse.resourceserver.catalogue.mcpserver import guard, guarded_catalogue
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch.tools import Dispatch
+from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
+
+SECRET = "hunter2"
+READS = ToolAnnotations(read_only_hint=True)
+DECLARED = [Scope("note:write", "Write notes", implies=("note:read",)), Scope("note:read", "Read notes")]
+
+
+FAILURES = {
+    "refused": ToolError("The notebook is full. Tear out a page."),
+    "broken": RuntimeError(SECRET),
+    "protocol": MCPError(-32000, SECRET),
+}
+
+
+class Note(BaseModel):
+    """A structured result."""
+
+    text: str
+    of: str
+
+
+def refuse(text: str) -> str:
+    if text == SECRET:
+        raise ValueError(f"{text} is refused")
+    return text
+
+
+def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
+    """Return a server as somebody has written it for the SDK."""
+    server: MCPServer[Any] = MCPServer("Notes", instructions="Read first.", **options)
+
+    @server.tool(title="A note", annotations=READS, meta={"io.example/own": 1})
+    def read_note(number: int) -> Note:
+        """Read a note."""
+        runs.append("read_note")
+        token = get_access_token()
+        return Note(text=f"note {number}", of=token.client_id if token else "nobody")
+
+    @server.tool()
+    async def write_note(text: Annotated[str, AfterValidator(refuse)], kind: str = "a") -> CallToolResult:
+        """Write a note."""
+        runs.append("write_note")
+        if kind in FAILURES:
+            raise FAILURES[kind]
+        if kind == "nested":
+            await server.call_tool("read_note", {"number": SECRET})
+        if kind == "asking":
+            return InputRequiredResult(request_state="s")  # type: ignore[return-value]
+        content = TextContent(text=f"{kind}: {text}", _meta={"io.example/line": 1})
+        return CallToolResult(content=[content], structured_content={"kind": kind}, is_error=kind == "error")
+
+    @server.tool(annotations=READS)
+    async def look_around(context: Context[Any, Any]) -> str:
+        """Tell what can be seen of the request."""
+        await context.report_progress(1, 2)
+        await context.notify_resources_changed()
+        token = get_access_token()
+        seen = (context.headers, context.request_context.request, context.request_context.lifespan_context, token)
+        return repr(seen)
+
+    @server.tool()
+    def burn_notes() -> str:
+        """Burn every note."""
+        runs.append("burn_notes")
+        return "ash"
+
+    @server.resource("notes://all")
+    def everything() -> str:
+        runs.append("everything")
+        return "every note"
+
+    @server.prompt()
+    def summarize() -> str:
+        runs.append("summarize")
+        return "Summarize."
+
+    return server
+
+
+class Verifier(TokenVerifier):
+    """A verifier of the server's own."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return None
+
+
+TABLE = {"read_note": ["note:read"], "write_note": ["note:write"], "look_around": ANY_VALID_TOKEN}
+
+
+class Guarded(NamedTuple):
+    """A guarded server, and what it ran."""
+
+    server: ResourceServer
+    runs: list[str]
+
+
+@pytest.fixture
+async def guarded(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, anyio_backend: str
+) -> AsyncIterator[Guarded]:
+    runs: list[str] = []
+    catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
+    async with running_resource_server(tmp_path / "served", resourceserver_template, clock, catalogue) as server:
+        yield Guarded(server, runs)
+
+
+def outcomes(server: ResourceServer) -> list[tuple[str, str, str | None]]:
+    return [(event["object"], event["outcome"], event["reason"]) for event in server.audit()]
+
+
+# What the policy decides
+
+
+@pytest.mark.anyio
+async def test_a_guarded_tool_needs_its_scopes(guarded: Guarded) -> None:
+    server, runs = guarded
+    refused = await server.call("write_note", server.issuer.token("note:read"), text="a")
+    assert refused.status_code == 403
+    assert 'error="insufficient_scope"' in refused.headers["www-authenticate"]
+    assert 'scope="note:write"' in refused.headers["www-authenticate"]
+    assert (await server.call("write_note", None, text="a")).status_code == 401
+    assert runs == []
+    assert (await server.call("write_note", server.issuer.token("note:write"), text="a")).status_code == 200
+    assert (await server.call("read_note", server.issuer.token("note:write"), number=1)).status_code == 200
+    assert runs == ["write_note", "read_note"]
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_is_not_in_the_table_does_not_exist(guarded: Guarded) -> None:
+    server, runs = guarded
+    token = server.issuer.token("note:write note:read")
+    assert (await server.call("write_note", token, text="a")).status_code == 200
+    answers = [await server.call(name, token) for name in ("burn_notes", "no_such_tool")]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert answers[0].json()["error"]["message"] == answers[1].json()["error"]["message"]
+    assert "burn_notes" not in runs
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_is_added_after_the_table_was_read_does_not_exist(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    existing = notes([])
+    catalogue = guarded_catalogue(existing, scopes=TABLE, declared=DECLARED)
+    existing.add_tool(lambda: "late", name="late_tool")
+    async with running_resource_server(tmp_path / "a", resourceserver_template, clock, catalogue) as server:
+        token = server.issuer.token("note:write")
+        assert (await server.call("read_note", token, number=1)).status_code == 200
+        assert (await server.call("late_tool", token)).status_code == 400
+
+
+@pytest.mark.anyio
+async def test_a_caller_is_listed_what_he_may_call_as_the_server_describes_it(guarded: Guarded) -> None:
+    server = guarded.server
+    listed = {}
+    for scope in ("note:read", "note:write"):
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        listed[scope] = (await server.post(body, server.issuer.token(scope))).json()["result"]["tools"]
+    assert [tool["name"] for tool in listed["note:read"]] == ["look_around", "read_note"]
+    assert [tool["name"] for tool in listed["note:write"]] == ["look_around", "read_note", "write_note"]
+    read = listed["note:read"][1]
+    (described,) = [tool for tool in await notes([]).list_tools() if tool.name == "read_note"]
+    expected = described.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert read == {**expected, "_meta": {"io.example/own": 1, "io.gatehouse/scopes": ["note:read"]}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("prompts/list", {}),
+        ("prompts/get", {"name": "summarize"}),
+    ],
+)
+async def test_prompts_of_a_guarded_server_are_not_served(
+    guarded: Guarded, method: str, params: dict[str, Any]
+) -> None:
+    server, runs = guarded
+    token = server.issuer.token("note:write")
+    listed = await server.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, token)
+    answer = await server.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, token)
+    assert (listed.status_code, answer.status_code) == (200, 404)
+    assert runs == []
+
+
+@pytest.mark.anyio
+async def test_the_only_resource_of_a_guarded_server_is_the_catalogue(guarded: Guarded) -> None:
+    server, runs = guarded
+    token = server.issuer.token("note:write")
+
+    async def ask(method: str, **params: str) -> httpx2.Response:
+        return await server.post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, token)
+
+    listed = await ask("resources/list")
+    assert [resource["uri"] for resource in listed.json()["result"]["resources"]] == ["gatehouse://catalogue"]
+    assert (await ask("resources/read", uri="gatehouse://catalogue")).status_code == 200
+    unknown = await ask("resources/read", uri="notes://all")
+    assert (unknown.status_code, "result" in unknown.json()) == (400, False)
+    assert runs == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("verified", [True, False])
+async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, verified: bool
+) -> None:
+    settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
+    database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
+    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
+    catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
+    dispatch = Dispatch(catalogue, database, audit, clock, settings.resource)
+    codes = []
+    async with without_gate(dispatch.build_server(), proven("note:read") if verified else nothing) as http:
+        for name, arguments in (("read_note", {"number": 1}), ("write_note", {"text": "a"}), ("burn_notes", {})):
+            answer = await ask(http, "2026-07-28", "tools/call", name=name, arguments=arguments)
+            codes.append(answer["error"]["code"] if "error" in answer else answer["result"]["isError"])
+    assert codes == ([False, -32043, -32602] if verified else [-32041] * 3)
+    assert runs == (["read_note"] if verified else [])
+    audit.close()
+    admin_database.close()
+    await database.close()
+
+
+# What passes through
+
+
+@pytest.mark.anyio
+async def test_the_result_of_a_guarded_tool_is_unchanged(guarded: Guarded) -> None:
+    server = guarded.server
+    for kind in ("b", "error"):
+        answer = await server.call("write_note", server.issuer.token("note:write"), text="a", kind=kind)
+        result = answer.json()["result"]
+        assert result == {
+            "content": [{"type": "text", "text": f"{kind}: a", "_meta": {"io.example/line": 1}}],
+            "structuredContent": {"kind": kind},
+            "isError": kind == "error",
+        }
+    assert outcomes(server) == [
+        ("write_note", "allowed", None),
+        ("write_note", "failed", "an error of the tool's own"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_the_sdk_tells_a_guarded_tool_who_calls_and_nothing_after_the_call(guarded: Guarded) -> None:
+    server = guarded.server
+    for client in ("agent_1", "agent_2"):
+        token = server.issuer.token("note:read", client_id=client, sub=client)
+        assert await server.result("read_note", token, number=3) == {"text": "note 3", "of": client}
+    assert get_access_token() is None
+
+
+@pytest.mark.anyio
+async def test_no_token_reaches_a_guarded_tool(guarded: Guarded) -> None:
+    server = guarded.server
+    token = server.issuer.token("note:read", workspace_id="wks_1")
+    seen = str(await server.result("look_around", token))
+    assert "scopes=['note:read']" in seen
+    assert "'workspace_id': 'wks_1'" in seen
+    assert "AccessToken(token=''," in seen
+    assert "(None, None, {}, " in seen
+    assert not any(part in seen for part in token.split("."))
+
+
+@pytest.mark.anyio
+async def test_the_guarded_server_s_lifespan_is_its_tools(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    lives: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Any]) -> AsyncIterator[dict[str, str]]:
+        lives.append("begun")
+        yield {"pool": "open"}
+        lives.append("ended")
+
+    catalogue = guarded_catalogue(notes([], lifespan=lifespan), scopes=TABLE, declared=DECLARED)
+    async with running_resource_server(tmp_path / "a", resourceserver_template, clock, catalogue) as server:
+        assert "{'pool': 'open'}" in str(await server.result("look_around", server.issuer.token("note:read")))
+    assert lives == ["begun", "ended"]
+
+
+# What does not
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("tool", "arguments", "told"),
+    [
+        pytest.param("read_note", {"number": SECRET}, "number: Input should be a valid integer", id="type"),
+        pytest.param("read_note", {SECRET: 1}, "number: Field required", id="name"),
+        pytest.param("write_note", {"text": SECRET}, "text: is not accepted", id="validator that quotes"),
+        pytest.param("write_note", {"text": "a", "kind": "nested"}, "Report the request id", id="nested validation"),
+        pytest.param("write_note", {"text": "a", "kind": "broken"}, "Report the request id", id="exception"),
+        pytest.param("write_note", {"text": "a", "kind": "protocol"}, "Report the request id", id="protocol error"),
+        pytest.param("write_note", {"text": "a", "kind": "asking"}, "wants to ask its caller", id="dialogue"),
+        pytest.param("write_note", {"text": "a", "kind": "refused"}, "full. Tear out a page", id="meant for the agent"),
+    ],
+)
+async def test_errors_of_a_guarded_server_quote_nothing(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture, tool: str, arguments: dict[str, Any], told: str
+) -> None:
+    server = guarded.server
+    token = server.issuer.token("note:write")
+    with caplog.at_level(logging.CRITICAL, "gatehouse.resourceserver.dispatch.tools"):
+        failure = await server.failure(tool, token, **arguments)
+    assert told in failure
+    assert SECRET not in failure
+    assert "pydantic" not in failure
+    (event,) = server.audit()
+    assert (event["object"], event["outcome"]) == (tool, "failed")
+    assert SECRET not in str(event)
+
+
+# What stops the start
+
+
+class Intercepting(Extension):
+    """Stands before every call."""
+
+    identifier = "io.example/intercepting"
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: Any
+    ) -> Any:
+        """Let it pass."""
+        return await call_next(ctx)
+
+
+async def own_middleware(ctx: Any, call_next: Any) -> Any:
+    """Let it pass."""
+    return await call_next(ctx)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"red_note": ["note:read"]}, r"server Notes: the table names the tool red_note, .* It has: burn_notes, look_"),
+        ({"read_note": ["note:raed"]}, r"server Notes: read_note needs the scope note:raed, which is not declared"),
+        ({"read_note": []}, r"server Notes: read_note has no scopes"),
+        (
+            {"read_note": "note:read"},
+            r'server Notes: read_note has a text for its scopes. Write a list: \["note:read"\]',
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_stops_the_start(change: dict[str, Sequence[str]], problem: str) -> None:
+    assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED).tools.keys() == TABLE.keys()
+    with pytest.raises(InvalidCatalogue, match=problem):
+        guarded_catalogue(notes([]), scopes={**TABLE, **change}, declared=DECLARED)
+
+
+@pytest.mark.parametrize(
+    "options", [{"middleware": [own_middleware]}, {"extensions": [Intercepting()]}], ids=["middleware", "extension"]
+)
+def test_a_server_with_a_layer_that_would_be_passed_by_stops_the_start(options: dict[str, Any]) -> None:
+    assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
+    with pytest.raises(InvalidCatalogue, match=r"server Notes: its .* (own_middleware|Intercepting) would be"):
+        guarded_catalogue(notes([], **options), scopes=TABLE, declared=DECLARED)
+
+
+def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
+    """CWE-636: its verifier may refuse what the guard accepts, and its scopes hold for every tool."""
+    settings = AuthSettings.model_validate(
+        {
+            "issuer_url": ISSUER,
+            "resource_server_url": RESOURCE,
+            "required_scopes": ["note:audited"],
+            "validate_token_resource": True,
+        }
+    )
+    assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
+    with pytest.raises(InvalidCatalogue, match=r"server Notes: its own auth would be passed by\. .* without auth="):
+        guarded_catalogue(notes([], auth=settings, token_verifier=Verifier()), scopes=TABLE, declared=DECLARED)
+
+
+def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:
+    server = notes([])
+    server.add_tool(lambda: "a", name="read note")
+    with pytest.raises(InvalidCatalogue, match="server Notes: 'read note' is no tool's name"):
+        guarded_catalogue(server, scopes={"read note": ["note:read"]}, declared=DECLARED)
+
+
+@pytest.mark.anyio
+@pytest.mark.only_on("sqlite")
+async def test_guard_returns_the_application_of_the_guarded_catalogue(
+    tmp_path: Path, resourceserver_template: Template
+) -> None:
+    """Where a loop runs, too: a server may be guarded by an application factory."""
+    settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
+    app = guard(notes([]), scopes=TABLE, declared=DECLARED, settings=settings)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
+        metadata = await http.get("https://mcp.example.com/.well-known/oauth-protected-resource/mcp")
+        challenge = await http.post(settings.resource, json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert metadata.json()["scopes_supported"] == ["note:read", "note:write"]
+    assert challenge.status_code == 401
+    assert isinstance(guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED), Catalogue)

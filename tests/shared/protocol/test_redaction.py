@@ -1,0 +1,28 @@
+"""What masks secrets meets text that strangers chose: it must neither let one through nor cost much."""
+
+import pytest
+
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.redaction import mask, quoted
+
+TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
+SECRET = "gths_" + "aB3-_" * 8
+
+
+def test_a_text_of_beginnings_is_read_once() -> None:
+    """CWE-1333, CWE-407: read again from each beginning, as a mebibyte of headers may hold, it would take minutes."""
+    assert mask(f"a {TOKEN}") == "a [masked]"
+    beginnings = "eyJ" * (1024 * 1024 // 3)
+    assert mask(beginnings) == beginnings
+    assert quoted(beginnings) == beginnings[:100]
+    assert mask("bearer" + " " * 1024 * 1024).startswith("bearer ")
+
+
+@pytest.mark.parametrize("before", ["eyJ", "eyJeyJ", "x", "eyJ-", "eyJ."])
+@pytest.mark.parametrize("secret", [TOKEN, SECRET, "bearer " + "a" * 16])
+def test_what_stands_before_a_secret_does_not_hide_it(before: str, secret: str) -> None:
+    """CWE-532: the beginning of a token that is none takes nothing behind it along."""
+    masked = mask(before + secret)
+    assert "[masked]" in masked
+    assert secret not in masked
+    assert secret[-12:] not in masked

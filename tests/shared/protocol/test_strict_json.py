@@ -1,0 +1,79 @@
+"""Strict JSON: what it reads it reads as everybody does; what is ambiguous it refuses."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.shared.protocol.strict_json import InvalidJson, loads
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4))
+
+
+@given(VALUES, st.booleans())
+def test_every_plain_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+    assert loads(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+
+
+@given(st.binary(max_size=30) | st.text('{}[]",:\\u0019eE+-.ntf ', max_size=30).map(str.encode))
+def test_what_is_accepted_means_the_same_to_the_standard_library(document: bytes) -> None:
+    try:
+        value = loads(document)
+    except InvalidJson:
+        return
+    assert json.loads(document) == value
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(b'{"a": 1, "a": 1}', id="a-member-twice"),
+        pytest.param(b'{"a": 1, "\\u0061": 2}', id="a-member-twice-once-escaped"),
+        pytest.param(b'[{"x": {"a": 1, "b": 2, "a": 3}}]', id="a-member-twice-deep-inside"),
+        pytest.param(b"NaN", id="nan"),
+        pytest.param(b"[Infinity]", id="infinity"),
+        pytest.param(b"-Infinity", id="minus-infinity"),
+        pytest.param(b"1e400", id="a-number-that-would-be-infinity"),
+        pytest.param(b"9" * 5000, id="too-many-digits"),
+        pytest.param(b"01", id="a-leading-zero"),
+        pytest.param(b"+1", id="a-plus"),
+        pytest.param(b"0x10", id="hexadecimal"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b" ", id="a-blank"),
+        pytest.param(b"{} {}", id="two-values"),
+        pytest.param(b"{}\x00", id="a-nul-behind"),
+        pytest.param(b"[1,]", id="a-trailing-comma"),
+        pytest.param(b"{'a': 1}", id="single-quotes"),
+        pytest.param(b"/* */ {}", id="a-comment"),
+        pytest.param(b'"a\nb"', id="a-raw-newline"),
+        pytest.param(b"\xef\xbb\xbf{}", id="a-byte-order-mark"),
+        pytest.param("{}".encode("utf-16"), id="utf-16"),
+        pytest.param(b'"\xff"', id="not-utf-8"),
+        pytest.param(b'"\xed\xa0\x80"', id="an-encoded-surrogate"),
+        pytest.param(b'"\\ud800"', id="a-lone-surrogate"),
+        pytest.param(b'{"\\udfff": 1}', id="a-lone-surrogate-in-a-name"),
+        pytest.param(b"[" * 100_000, id="open-lists"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, id="deep-lists"),
+        pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="deep-objects"),
+    ],
+)
+def test_what_is_ambiguous_or_no_json_is_refused(document: bytes) -> None:
+    """RFC 8259 4 (names should be unique), 6 (numbers), 8.1 (UTF-8, no byte order mark), 8.2 (surrogates)."""
+    with pytest.raises(InvalidJson):
+        loads(document)
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    assert loads(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_a_refusal_repeats_nothing_of_the_document() -> None:
+    for document in (b'{"hunter2": 1, "hunter2": 2}', b"[hunter2]", b'"hunter2', b'"hunter2\xff"'):
+        with pytest.raises(InvalidJson) as refusal:
+            loads(document)
+        assert "hunter2" not in str(refusal.value)
+        assert refusal.value.__cause__ is None

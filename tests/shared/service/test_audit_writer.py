@@ -1,0 +1,358 @@
+"""The audit trail: what is recorded when, and that nothing is lost or forged."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, event
+from support import databases
+from support.clock import FakeClock
+
+from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table, find_events
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.database import create_file, new_metadata, open_engine
+
+METADATA = new_metadata()
+TABLE = audit_table(METADATA)
+CAPACITY = 8
+
+
+@pytest.fixture
+def engine(empty_database: URL) -> Iterator[Engine]:
+    create_file(empty_database)
+    engine = open_engine(empty_database)
+    METADATA.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def writer(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), capacity=CAPACITY)
+    yield writer
+    writer.close()
+
+
+def allowed(action: str, **members: Any) -> AuditEvent:
+    return AuditEvent(action, "allowed", **members)
+
+
+def stored(engine: Engine, **filters: Any) -> list[dict[str, Any]]:
+    with engine.begin() as connection:
+        return [dict(row) for row in find_events(connection, TABLE, **filters)]
+
+
+def actions(engine: Engine, **filters: Any) -> list[str]:
+    return [row["action"] for row in stored(engine, **filters)]
+
+
+def take_away(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE audit_event RENAME TO elsewhere")
+
+
+def bring_back(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO audit_event")
+
+
+def test_an_event_is_stored_as_it_happened(writer: AuditWriter, engine: Engine, clock: FakeClock) -> None:
+    clock.now = 1_800_000_000.1234
+    writer.commit_and_wait(
+        AuditEvent("tool.call", "refused", "agent_1", "whoami", "jti-1", "req_1", "expired", {"status": 401})
+    )
+    [row] = stored(engine)
+    assert row.pop("writer").startswith("w_")
+    assert row == {
+        "id": 1,
+        "time": 1_800_000_000_123,
+        "sequence": 1,
+        "previous": None,
+        "request_id": "req_1",
+        "actor": "agent_1",
+        "jti": "jti-1",
+        "action": "tool.call",
+        "object": "whoami",
+        "outcome": "refused",
+        "reason": "expired",
+        "detail": {"status": 401},
+    }
+
+
+def test_a_change_and_its_event_commit_together_or_not_at_all(writer: AuditWriter, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(writer.rows.insert(allowed("client.create")))
+        connection.rollback()
+    assert actions(engine) == []
+    with engine.begin() as connection:
+        connection.execute(writer.rows.insert(allowed("client.create")))
+    assert actions(engine) == ["client.create"]
+
+
+def test_events_are_written_in_their_order_and_counted(writer: AuditWriter, engine: Engine) -> None:
+    for number in range(5):
+        writer.record(allowed(f"recorded.{number}"))
+    writer.commit_and_wait(allowed("committed"))
+    rows = stored(engine)
+    assert [row["action"] for row in rows] == [*(f"recorded.{number}" for number in range(5)), "committed"]
+    assert [row["sequence"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert len({row["writer"] for row in rows}) == 1
+
+
+def test_a_committed_event_is_on_disk_when_its_future_is_done(writer: AuditWriter, engine: Engine) -> None:
+    assert writer.commit(allowed("refusal")).result(5) is None
+    assert actions(engine) == ["refusal"]
+
+
+def test_recorded_events_share_transactions(engine: Engine, clock: FakeClock) -> None:
+    transactions: list[None] = []
+    event.listen(engine, "commit", lambda _: transactions.append(None))
+    writer = AuditWriter(engine, AuditRows(TABLE, clock))
+    for number in range(500):
+        writer.record(allowed(f"recorded.{number}"))
+    writer.close()
+    assert len(transactions) < 50
+    assert actions(engine, limit=1000) == [f"recorded.{number}" for number in range(500)]
+
+
+def test_closing_writes_what_is_pending_and_then_refuses(writer: AuditWriter, engine: Engine) -> None:
+    writer.record(allowed("last"))
+    writer.close()
+    assert actions(engine) == ["last"]
+    with pytest.raises(AuditUnavailable):
+        writer.record(allowed("too.late"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit_and_wait(allowed("too.late"))
+    assert actions(engine) == ["last"]
+
+
+def test_a_writer_that_was_never_used_closes(engine: Engine) -> None:
+    AuditWriter(engine, AuditRows(TABLE)).close()
+
+
+def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_later(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    take_away(engine)
+    writer.record(allowed("first"))
+    refused = writer.commit(allowed("never.answered"))
+    writer.record(allowed("second"))
+    with pytest.raises(AuditUnavailable):
+        refused.result(5)
+    bring_back(engine)
+    writer.commit_and_wait(allowed("third"))
+    # The refused event's request was refused with it: it did not happen, and is not told of later.
+    assert actions(engine) == ["first", "second", "third"]
+
+
+def test_during_an_outage_further_events_are_refused_and_after_it_they_are_taken(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """What is accepted during an outage is lost with the process, so nothing more is accepted."""
+    take_away(engine)
+    writer.record(allowed("before.it.was.noticed"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("notices")).result(5)
+    assert not writer.available
+    with pytest.raises(AuditUnavailable):
+        writer.record(allowed("refused"))
+    bring_back(engine)
+    writer.commit_and_wait(allowed("after"))
+    assert writer.available
+    writer.record(allowed("recorded.again"))
+    writer.close()
+    assert actions(engine) == ["before.it.was.noticed", "after", "recorded.again"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_when_the_server_comes_back_events_are_taken_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
+    writer.commit_and_wait(allowed("before"))
+    databases.take_away(engine.url)
+    writer.record(allowed("recorded"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("never.answered")).result(10)
+    assert not writer.available
+    databases.bring_back(engine.url)
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["before", "recorded", "after"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_while_the_server_only_reads_what_was_recorded_waits(writer: AuditWriter, engine: Engine) -> None:
+    """As on a replica, before somebody promotes it."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
+    engine.dispose()
+    writer.record(allowed("recorded"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("never.answered")).result(10)
+    assert not writer.available
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} RESET default_transaction_read_only")
+    engine.dispose()
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["recorded", "after"]
+
+
+def test_what_is_lost_at_the_end_is_named_in_the_log(
+    writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    take_away(engine)
+    writer.record(allowed("token.issue", jti="the-jti"))
+    writer.close()
+    assert "1 audit events are lost" in caplog.text
+    assert "token.issue the-jti" in caplog.text
+
+
+def test_a_full_queue_refuses_and_drops_nothing(writer: AuditWriter, engine: Engine) -> None:
+    take_away(engine)
+    for number in range(CAPACITY):
+        writer.record(allowed(f"recorded.{number}"))
+    with pytest.raises(AuditUnavailable):
+        writer.record(allowed("one.too.many"))
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("one.too.many"))
+    bring_back(engine)
+    writer.close()
+    assert actions(engine) == [f"recorded.{number}" for number in range(CAPACITY)]
+
+
+def test_closing_without_a_database_ends(writer: AuditWriter, engine: Engine) -> None:
+    take_away(engine)
+    writer.record(allowed("lost"))
+    waiting = writer.commit(allowed("refused"))
+    writer.close()
+    with pytest.raises(AuditUnavailable):
+        waiting.result(5)
+    bring_back(engine)
+    assert actions(engine) == []
+
+
+@pytest.mark.parametrize("member", ["actor", "object", "jti", "reason"])
+@pytest.mark.parametrize(
+    "forgery", ["x\n2026-01-01 forged", "x\r", "\x1b[2Jx", "x\x00", "x\u2028", "x\u202e"], ids=repr
+)
+def test_control_characters_cannot_forge_a_line(writer: AuditWriter, engine: Engine, member: str, forgery: str) -> None:
+    """CWE-117."""
+    writer.commit_and_wait(allowed("token.issue", **{member: forgery}))
+    [row] = stored(engine)
+    assert row[member].isprintable()
+    assert row[member].replace("\\x", "") != forgery
+
+
+def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """CWE-117, CWE-532: a mend repeats what a caller sent, and `audit --request` prints it."""
+    secret = "gths_" + "a" * 43
+    detail = {
+        "mend": f"run {secret}",
+        "deep": [{"\x1b[2Jname": ("x\n2026 forged", 1, None, True)}],
+        "plain": "env:read",
+    }
+    writer.commit_and_wait(allowed("token.issue", detail=detail))
+    [row] = stored(engine)
+    assert row["detail"] == {
+        "mend": "run [masked]",
+        "deep": [{"\\x1b[2Jname": ["x\\x0a2026 forged", 1, None, True]}],
+        "plain": "env:read",
+    }
+
+
+def test_long_values_are_cut_to_their_column(writer: AuditWriter, engine: Engine) -> None:
+    writer.commit_and_wait(allowed("x", actor="\n" * 300, object="o" * 600, jti="j" * 100))
+    [row] = stored(engine)
+    assert (len(row["actor"]), len(row["object"]), len(row["jti"])) == (255, 512, 64)
+
+
+def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWriter, engine: Engine) -> None:
+    """One such event must not cost the trail every later one, nor leave a request waiting for ever."""
+    with pytest.raises(AuditUnavailable):
+        writer.commit(allowed("unstorable", detail={"value": object()})).result(2)
+    writer.commit(allowed("next")).result(2)
+    assert actions(engine) == ["next"]
+
+
+def test_a_recorded_event_that_cannot_be_stored_does_not_hold_up_the_others(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """Kept at the head of the queue and tried again for ever, it would refuse every request from then on."""
+    writer.record(allowed("before"))
+    with suppress(AuditUnavailable):
+        writer.record(allowed("unstorable", detail={"value": object()}))
+    writer.commit(allowed("next")).result(2)
+    assert actions(engine) == ["before", "next"]
+
+
+def test_an_outage_while_an_event_that_cannot_be_stored_is_sorted_out_loses_that_one_only(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    take_away(engine)
+    writer.record(allowed("unstorable", detail={"value": object()}))
+    writer.record(allowed("kept"))
+    refused = writer.commit(allowed("never.answered"))
+    with pytest.raises(AuditUnavailable):
+        refused.result(5)
+    bring_back(engine)
+    writer.commit_and_wait(allowed("after"))
+    assert actions(engine) == ["kept", "after"]
+
+
+@pytest.fixture
+def impatient(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
+    """A writer whose callers wait for nothing."""
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), commit_timeout=0)
+    yield writer
+    writer.close()
+
+
+def test_who_waits_too_long_for_the_database_is_refused(
+    impatient: AuditWriter, writer: AuditWriter, engine: Engine
+) -> None:
+    with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
+        impatient.commit_and_wait(allowed("refused"))
+    writer.commit_and_wait(allowed("in.time"))
+    assert "in.time" in actions(engine)
+
+
+@pytest.mark.anyio
+async def test_who_waits_too_long_on_an_event_loop_is_refused(
+    impatient: AuditWriter, writer: AuditWriter, engine: Engine
+) -> None:
+    with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
+        await impatient.commit_async(allowed("refused"))
+    await writer.commit_async(allowed("in.time"))
+    assert "in.time" in actions(engine)
+
+
+def test_events_are_found_by_who_which_token_and_which_request(writer: AuditWriter, engine: Engine) -> None:
+    writer.record(allowed("a", actor="one", jti="j1", request_id="r1"))
+    writer.record(allowed("b", actor="two", jti="j1", request_id="r2"))
+    writer.commit_and_wait(allowed("c", actor="two", jti="j2", request_id="r3"))
+    assert actions(engine, client="two") == ["b", "c"]
+    assert actions(engine, jti="j1") == ["a", "b"]
+    assert actions(engine, request_id="r3") == ["c"]
+    assert actions(engine, client="two", jti="j1") == ["b"]
+    assert actions(engine, client="' OR 1=1 --") == []
+
+
+def test_a_client_is_found_as_actor_as_claimed_actor_and_as_object_of_an_admin_only(
+    writer: AuditWriter, engine: Engine
+) -> None:
+    """A stranger can name anything as the object of a call, and must not fill another client's trail with it."""
+    writer.record(allowed("token.issue", actor="agent_1"))
+    writer.record(allowed("token.issue", actor="claimed:agent_1"))
+    writer.record(allowed("client.disable", actor="admin:root", object="agent_1"))
+    writer.commit_and_wait(allowed("tool.call", actor="agent_2", object="agent_1"))
+    assert actions(engine, client="agent_1") == ["token.issue", "token.issue", "client.disable"]
+
+
+def test_the_newest_events_are_found_the_oldest_of_them_first(
+    writer: AuditWriter, engine: Engine, clock: FakeClock
+) -> None:
+    for number in range(5):
+        clock.advance(1)
+        writer.commit_and_wait(allowed(str(number)))
+    assert actions(engine, limit=3) == ["2", "3", "4"]

@@ -1,0 +1,288 @@
+"""How databases are opened: URLs, pragmas, locks, file modes."""
+
+import os
+import sqlite3
+import stat
+import traceback
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, inspect, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+
+from gatehouse.shared.service.database import (
+    READ_ONLY,
+    create_file,
+    explain_failure,
+    open_async_engine,
+    open_engine,
+    parse_database_url,
+)
+
+SECRET = "hunter2"
+only_on_sqlite = pytest.mark.only_on("sqlite")
+
+
+@pytest.fixture
+def engine(empty_database: URL) -> Iterator[Engine]:
+    create_file(empty_database)
+    engine = open_engine(empty_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY, secret TEXT UNIQUE)")
+        connection.exec_driver_sql("CREATE TABLE child (parent_id INTEGER REFERENCES parent (id))")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("text_", "kind", "database"),
+    [
+        ("sqlite:///var/file.db", "sqlite", "var/file.db"),
+        ("sqlite:////srv/file.db", "sqlite", "/srv/file.db"),
+        ("postgresql://user@host/name", "postgresql", "name"),
+        ("postgresql+psycopg://user:pw@host:5433/name", "postgresql", "name"),
+    ],
+)
+def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: str, database: str) -> None:
+    url = parse_database_url(text_)
+    assert (url.get_backend_name(), url.database) == (kind, database)
+
+
+@pytest.mark.parametrize(
+    ("text_", "mend"),
+    [
+        ("", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("hunter2", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("postgresql://user:hunter2@host:port/name", "write sqlite:///var/file.db or postgresql://user@host/name"),
+        ("nosuch://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
+        ("mysql://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("postgresql://user@host/name?password=hunter2", "write USER:PASSWORD@HOST"),
+    ],
+)
+def test_anything_else_is_refused_with_the_mend_and_never_a_password(text_: str, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend) as refusal:
+        parse_database_url(text_)
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def check_pragmas(rows: list[object]) -> None:
+    assert rows == ["wal", 1, 5000]
+
+
+PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout")
+
+
+@only_on_sqlite
+def test_sqlite_is_in_wal_mode_with_foreign_keys_and_patience(engine: Engine) -> None:
+    with engine.connect() as connection:
+        check_pragmas([connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS])
+
+
+@only_on_sqlite
+@pytest.mark.anyio
+async def test_sqlite_is_the_same_on_an_event_loop(empty_database: URL) -> None:
+    create_file(empty_database)
+    engine = open_async_engine(empty_database)
+    async with engine.connect() as connection:
+        check_pragmas([(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in PRAGMAS])
+    await engine.dispose()
+
+
+def test_a_reference_to_nothing_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        connection.exec_driver_sql("INSERT INTO child VALUES (1)")
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO child VALUES (2)")
+
+
+def other_process(engine: Engine) -> "closing[sqlite3.Connection]":
+    """A connection of the driver alone, which does not wait for locks."""
+    return closing(sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None))
+
+
+@only_on_sqlite
+def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> None:
+    with other_process(engine) as other:
+        with engine.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+
+
+@only_on_sqlite
+def test_a_read_transaction_keeps_its_state_and_hinders_no_writer(engine: Engine) -> None:
+    with other_process(engine) as other, engine.execution_options(**READ_ONLY).begin() as reader:
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO parent (id) VALUES (1)")
+        other.execute("COMMIT")
+        # The reader goes on in the state that it began with.
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+
+
+def test_readers_go_on_while_a_transaction_writes(engine: Engine) -> None:
+    reader = engine.execution_options(**READ_ONLY)
+    with engine.begin() as writer:
+        writer.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        with reader.begin() as connection:
+            assert connection.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+    with reader.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM parent")).scalar() == 1
+
+
+def test_a_failed_transaction_changes_nothing(engine: Engine) -> None:
+    with pytest.raises(ZeroDivisionError), engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE late (id INTEGER)")
+        connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        raise ZeroDivisionError
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
+    assert not inspect(engine).has_table("late")
+
+
+def test_an_error_repeats_no_parameter(engine: Engine) -> None:
+    insert = text("INSERT INTO parent (id, secret) VALUES (:id, :secret)")
+    with engine.begin() as connection:
+        connection.execute(insert, {"id": 1, "secret": SECRET})
+    with pytest.raises(IntegrityError) as failure, engine.begin() as connection:
+        connection.execute(insert, {"id": 2, "secret": SECRET})
+    assert "secret" in str(failure.value)
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+@pytest.mark.anyio
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("INSERT INTO parent (secret) VALUES (:value)", id="in the row that is refused"),
+        pytest.param("SELECT CAST(CAST(:value AS TEXT) AS INTEGER)", id="in the message itself"),
+    ],
+)
+async def test_an_error_of_postgresql_repeats_no_parameter_on_an_event_loop(engine: Engine, statement: str) -> None:
+    on_event_loop = open_async_engine(engine.url)
+    with pytest.raises(DBAPIError) as failure:
+        async with on_event_loop.begin() as connection:
+            await connection.execute(text(statement), {"value": SECRET})
+    await on_event_loop.dispose()
+    assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+def settings_of_connection(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return [str(connection.exec_driver_sql(f"SHOW {name}").scalar()) for name in BOUNDS]
+
+
+BOUNDS = ("statement_timeout", "lock_timeout", "client_encoding")
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["5s", "5s", "UTF8"]),
+        ({"options": "-c lock_timeout=70ms"}, ["5s", "70ms", "UTF8"]),
+        ({"options": ("-c lock_timeout=70ms", "-c statement_timeout=0")}, ["0", "70ms", "UTF8"]),
+        ({"options": "-c client_encoding=latin1", "client_encoding": "latin1"}, ["5s", "5s", "UTF8"]),
+    ],
+    ids=str,
+)
+def test_no_statement_of_postgresql_takes_for_ever_unless_the_url_says_so(
+    engine: Engine, query: dict[str, Any], expected: list[str]
+) -> None:
+    bounded = open_engine(engine.url.update_query_dict(query))
+    assert settings_of_connection(bounded) == expected
+    bounded.dispose()
+
+
+@pytest.mark.only_on("postgresql")
+def test_options_of_the_environment_hold_as_those_of_the_url_do(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=70ms")
+    for query, expected in (({}, "70ms"), ({"options": "-c lock_timeout=80ms"}, "80ms")):
+        bounded = open_engine(engine.url.update_query_dict(query))
+        assert settings_of_connection(bounded) == ["5s", expected, "UTF8"]
+        bounded.dispose()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
+    patient = open_engine(empty_database, patient=True)
+    assert settings_of_connection(patient) == ["0", "0", "UTF8"]
+    patient.dispose()
+
+
+@pytest.mark.anyio
+@pytest.mark.only_on("postgresql")
+async def test_a_lock_that_somebody_holds_is_an_error_with_a_mend_and_no_hang(engine: Engine) -> None:
+    impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
+    with engine.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE parent")
+        with pytest.raises(OperationalError) as failure:
+            async with impatient.connect() as connection:
+                await connection.execute(text("SELECT * FROM parent"))
+    async with impatient.connect() as connection:
+        assert (await connection.execute(text("SELECT * FROM parent"))).all() == []
+    await impatient.dispose()
+    assert "Another process holds what the command needs" in explain_failure(failure.value)
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@only_on_sqlite
+@pytest.mark.usefixtures("open_umask")
+def test_files_of_a_database_are_readable_by_their_owner_only(empty_database: URL) -> None:
+    create_file(empty_database)
+    path = Path(str(empty_database.database))
+    engine = open_engine(empty_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    engine.dispose()
+    assert modes == {"test.db": 0o600, "test.db-wal": 0o600, "test.db-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@only_on_sqlite
+def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None:
+    create_file(engine.url)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
+
+
+def test_creating_the_file_of_a_server_does_nothing() -> None:
+    create_file(parse_database_url("postgresql://user@host/name"))
+
+
+def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("not a database, but notes of some length\n" * 100)
+    with pytest.raises(SQLAlchemyError) as failure, open_engine(parse_database_url(f"sqlite:///{file}")).begin():
+        pass
+    assert explain_failure(failure.value).startswith("The file is no SQLite database. Check the database URL")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("127.0.0.1:1", "127.0.0.1:1: Connection refused"), ("no-such-host.invalid:5432", "no-such-host.invalid")],
+)
+def test_a_server_that_cannot_be_reached_is_named_with_the_cause_and_without_the_password(host: str, told: str) -> None:
+    url = parse_database_url(f"postgresql://gatehouse:hunter2@{host}/gatehouse")
+    with pytest.raises(SQLAlchemyError) as failure, open_engine(url).begin():
+        pass
+    explained = explain_failure(failure.value)
+    assert explained.startswith("The database does not answer (OperationalError, ")
+    assert told in explained
+    assert "hunter2" not in explained

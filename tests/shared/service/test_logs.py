@@ -1,0 +1,142 @@
+"""Logs: one line an event, and no secret in any of them."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+from support.logs import logging_put_back
+
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.logs import LogFormat, configure_logs
+
+TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
+SECRET = "gths_" + "aB3-_" * 8
+FORMATS: tuple[LogFormat, ...] = ("json", "console")
+
+Read = Callable[[], str]
+
+
+@pytest.fixture
+def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
+    """Return what was logged; afterwards, logging is as it was."""
+    with logging_put_back():
+        yield lambda: capfd.readouterr().err
+
+
+def one_json_line(read: Read) -> dict[str, object]:
+    [line] = read().splitlines()
+    event: dict[str, object] = json.loads(line)
+    return event
+
+
+def test_an_event_is_one_json_line_with_time_level_and_context(read: Read) -> None:
+    configure_logs("json")
+    with structlog.contextvars.bound_contextvars(request_id="req_1"):
+        structlog.stdlib.get_logger("test").warning("refused", client_id="agent_1", status=401)
+    event = one_json_line(read)
+    assert str(event.pop("timestamp")).endswith("Z")
+    assert event == {
+        "event": "refused",
+        "level": "warning",
+        "request_id": "req_1",
+        "client_id": "agent_1",
+        "status": 401,
+    }
+
+
+def test_the_standard_librarys_records_take_the_same_way(read: Read) -> None:
+    configure_logs("json")
+    logging.getLogger("some.library").error("failed: %s", "why")
+    event = one_json_line(read)
+    assert (event["event"], event["level"]) == ("failed: why", "error")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        pytest.param(f"issued {TOKEN} to agent", TOKEN, id="a-token"),
+        pytest.param(f"access_token={TOKEN}&x=1", TOKEN, id="a-token-in-a-query"),
+        pytest.param(f"(({TOKEN.rpartition('.')[0]}))", TOKEN.split(".")[1], id="a-token-without-its-signature"),
+        pytest.param(f"secret {SECRET}.", SECRET, id="a-client-secret"),
+        pytest.param("Authorization: Basic YWdlbnQ6aHVudGVyMg==", "YWdlbnQ6aHVudGVyMg", id="basic"),
+        pytest.param("authorization: bearer opaque-token-123", "opaque-token-123", id="bearer"),
+    ],
+)
+def test_a_secret_is_masked_wherever_it_stands(read: Read, format_: LogFormat, text: str, secret: str) -> None:
+    configure_logs(format_)
+    log = structlog.stdlib.get_logger("test")
+    log.info(text)
+    log.info("in a value", value=text)
+    log.info("deep", value={"headers": [text], "more": (text,)})
+    log.info("bytes and objects", value=text.encode(), error=ValueError(text))
+    logging.getLogger("some.library").info("%s", text)
+    log.error("with a traceback", exc_info=ValueError(text))
+    logging.getLogger("some.library").error("with a traceback", exc_info=ValueError(text))
+    output = read()
+    assert secret not in output
+    assert output.count("[masked]") >= 8
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_is_no_secret_is_not_masked(read: Read, format_: LogFormat) -> None:
+    configure_logs(format_)
+    structlog.stdlib.get_logger("test").info("request", path="/token", jti="Zm9v", ms=1.5, ok=True, none=None)
+    output = read()
+    assert "[masked]" not in output
+    assert "/token" in output
+    assert "Zm9v" in output
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("forgery", ["x\nforged", "x\r\nforged", "x\x1b[2Jforged", "x\x00forged"], ids=repr)
+def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, forgery: str) -> None:
+    """CWE-117, CWE-150: a caller's text in a value, or in the message of a library."""
+    configure_logs(format_)
+    structlog.stdlib.get_logger("test").info("refused", client_id=forgery)
+    logging.getLogger("some.library").info("unknown client %s", forgery)
+    lines = read().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("forgery", ["x\n2026-01-01 forged", "x\r2026-01-01 forged", "x\x1b[2Jforged"], ids=repr)
+def test_the_text_of_an_exception_forges_no_line_in_a_traceback(read: Read, format_: LogFormat, forgery: str) -> None:
+    """CWE-117, CWE-150: a tool of one's own may raise what a caller sent."""
+    configure_logs(format_)
+
+    def fail() -> None:
+        raise ValueError(forgery)
+
+    try:
+        fail()
+    except ValueError:
+        logging.getLogger("some.library").exception("failed")
+    event, *traceback = read().splitlines()
+    assert "failed" in event
+    assert all(line.isprintable() for line in (event, *traceback))
+    assert format_ == "json" or len(traceback) > 2
+    assert all(line.startswith("  ") for line in traceback)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING"])
+def test_authlib_never_logs_below_info(read: Read, level: str) -> None:
+    """Authlib writes whole access tokens at DEBUG; the control shows that others may."""
+    configure_logs("json", level)  # type: ignore[arg-type]
+    logging.getLogger("authlib.oauth2").debug("Issue token %r", "opaque")
+    assert read() == ""
+    logging.getLogger("other").debug("seen")
+    assert ("seen" in read()) == (level == "DEBUG")
+    logging.getLogger("authlib.oauth2").warning("seen")
+    assert "seen" in read()
+
+
+def test_the_level_holds_for_both_ways(read: Read) -> None:
+    configure_logs("json", "WARNING")
+    structlog.stdlib.get_logger("test").info("unseen")
+    logging.getLogger("test").info("unseen")
+    logging.getLogger("httpx2").info("HTTP Request: GET https://as.example.com")
+    assert read() == ""

@@ -1,0 +1,305 @@
+"""Settings of both servers: judged as a whole, each problem with its value and mend, and no secret repeated."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gatehouse.authserver.keys.encryption import load_sealing_key
+from gatehouse.authserver.settings import Settings as AuthServerSettings
+from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
+from gatehouse.shared.service.settings import (
+    InvalidSettings,
+    check_bind,
+    check_issuer,
+    check_public_url,
+    explain_settings,
+    load_settings,
+)
+
+
+def problems_of(settings_class: type[AuthServerSettings | ResourceServerSettings]) -> dict[str, str]:
+    """Return what is said of each `NAME=value`, or of the name alone where the value is not repeated."""
+    with pytest.raises(InvalidSettings) as refusal:
+        load_settings(settings_class)
+    return dict(line.split(": ", 1) for line in str(refusal.value).splitlines())
+
+
+def expected_names(wrong: dict[str, tuple[str, str]], confidential: set[str]) -> set[str]:
+    return {name if name in confidential else f"{name}={value}" for name, (value, _) in wrong.items()}
+
+
+def test_the_defaults_serve_on_loopback() -> None:
+    authserver, resource = load_settings(AuthServerSettings), load_settings(ResourceServerSettings)
+    assert (authserver.issuer, authserver.bind, authserver.token_ttl) == (
+        "http://127.0.0.1:9000",
+        "127.0.0.1:9000",
+        300,
+    )
+    assert authserver.issuer == resource.issuer
+    assert resource.resource == "http://127.0.0.1:8000/mcp"
+
+
+def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "AUTHSERVER_ISSUER": ("http://as.example.com", "must be https"),
+        "AUTHSERVER_BIND": ("9000", "must be HOST:PORT"),
+        "AUTHSERVER_WORKERS": ("many", "must be 1 to 64"),
+        "AUTHSERVER_THREADS": ("0", "must be 1 to 64"),
+        "AUTHSERVER_DATABASE_URL": ("mysql://root:hunter2@host/name", "only sqlite:// and postgresql://"),
+        "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "must be ES256, RS256 or EdDSA"),
+        "AUTHSERVER_TOKEN_TTL": ("3601", "must be 1 to 3600"),
+        "AUTHSERVER_LOG_FORMAT": ("xml", "must be console or json"),
+        "AUTHSERVER_LOG_LEVEL": ("LOUD", "must be DEBUG, INFO or WARNING"),
+    }
+    for name, (value, _) in wrong.items():
+        monkeypatch.setenv(name, value)
+    problems = problems_of(AuthServerSettings)
+    assert problems.keys() == expected_names(wrong, {"AUTHSERVER_DATABASE_URL"})
+    for name, (_, mend) in wrong.items():
+        [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
+        assert mend in problem
+    assert "hunter2" not in str(problems)
+
+
+def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#part", "without query or fragment"),
+        "RESOURCESERVER_ISSUER": ("https://as.example.com/", "ends with a slash"),
+        "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
+        "RESOURCESERVER_WORKERS": ("65", "must be 1 to 64"),
+        "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
+        "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "Separate scopes by one space"),
+    }
+    for name, (value, _) in wrong.items():
+        monkeypatch.setenv(name, value)
+    problems = problems_of(ResourceServerSettings)
+    assert problems.keys() == expected_names(wrong, {"RESOURCESERVER_DATABASE_URL"})
+    for name, (_, mend) in wrong.items():
+        [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
+        assert mend in problem
+    assert "hunter2" not in str(problems)
+
+
+def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name that was probably meant."""
+    assert load_settings(AuthServerSettings)
+    for name, value in {
+        "AUTHSERVER_TOKEN_TLL": "60",
+        "AUTHSERVER_VERBOSE": "1",
+        "AUTHSERVER_WORKERS": "0",
+        "FLASK_DEBUG": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert problems_of(AuthServerSettings) == {
+        "FLASK_DEBUG=1": "switches Flask's debugger on, which runs code for whoever reaches it; unset it",
+        "AUTHSERVER_TOKEN_TLL": "there is no such setting; did you mean AUTHSERVER_TOKEN_TTL?",
+        "AUTHSERVER_VERBOSE": "there is no such setting; remove it or mend its name",
+        "AUTHSERVER_WORKERS=0": "must be 1 to 64",
+    }
+
+
+def test_settings_are_explained_with_their_values_and_where_those_are_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_file = tmp_path / "servers.env"
+    env_file.write_text(
+        "AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nAUTHSERVER_DATABASE_URL=sqlite:///hunter2.db\n"
+        "AUTHSERVER_ISSUER=https://admin:hunter2@as.example.com\n"
+    )
+    monkeypatch.setenv("AUTHSERVER_THREADS", "2")
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    explained = explain_settings(AuthServerSettings, env_file)
+    assert explained[0]["setting"] == "AUTHSERVER_ISSUER"
+    rows = {row["setting"].removeprefix("AUTHSERVER_"): row for row in explained}
+    assert {name: (rows[name]["value"], rows[name]["source"], rows[name]["default"]) for name in rows} == {
+        "ISSUER": ("(not shown)", "file", "http://127.0.0.1:9000"),
+        "BIND": ("127.0.0.1:9000", "default", "127.0.0.1:9000"),
+        "WORKERS": ("2", "default", "2"),
+        "THREADS": ("2", "environment", "4"),
+        "DATABASE_URL": ("set", "file", "sqlite:///var/authserver.db"),
+        "KEYS_DIR": ("keys", "default", "keys"),
+        "SEALING_KEY": ("set", "environment", ""),
+        "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
+        "KEY_ROTATION_DAYS": ("30", "default", "30"),
+        "TOKEN_TTL": ("60", "file", "300"),
+        "LOG_FORMAT": ("console", "default", "console"),
+        "LOG_LEVEL": ("INFO", "default", "INFO"),
+    }
+    assert all(row["description"] for row in explained)
+    assert "hunter2" not in str(explained)
+    assert [row["setting"] for row in explain_settings(ResourceServerSettings)][:2] == [
+        *("RESOURCESERVER_RESOURCE", "RESOURCESERVER_ISSUER"),
+    ]
+
+
+@pytest.mark.parametrize("settings_class", [AuthServerSettings, ResourceServerSettings])
+@pytest.mark.parametrize("url", ["hunter2", "mysql://root:hunter2@host/name", "mysql:///hunter2", "sqlite://?hunter2"])
+def test_a_database_url_is_never_repeated(
+    settings_class: type[AuthServerSettings | ResourceServerSettings], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{settings_class.model_config['env_prefix']}DATABASE_URL"
+    monkeypatch.setenv(name, url)
+    problems = problems_of(settings_class)
+    assert problems.keys() == {name}
+    assert "hunter2" not in str(problems)
+
+
+def test_the_sealing_key_is_never_repeated_whatever_else_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the environment beside what is wrong: alone, of the wrong length, and where settings meet."""
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    monkeypatch.setenv("AUTHSERVER_BIND", "0.0.0.0:9000")
+    assert list(problems_of(AuthServerSettings)) == ["AUTHSERVER_BIND=0.0.0.0:9000"]
+    monkeypatch.setenv("AUTHSERVER_TOKEN_TTL", "0")
+    assert list(problems_of(AuthServerSettings)) == ["AUTHSERVER_TOKEN_TTL=0"]
+    assert "hunter2" not in str(problems_of(AuthServerSettings))
+    monkeypatch.delenv("AUTHSERVER_TOKEN_TTL")
+    monkeypatch.delenv("AUTHSERVER_BIND")
+    with pytest.raises(InvalidSettings, match=r"^AUTHSERVER_SEALING_KEY: (?!.*hunter2)"):
+        load_sealing_key(load_settings(AuthServerSettings))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param("ftp://admin:hunter2@as.example.com", "(not shown)", id="a password before a host"),
+        pytest.param("gths_hunter2", "[masked]", id="a client secret"),
+        pytest.param("a\x1b[31m", "a\\x1b[31m", id="what a terminal acts upon"),
+        pytest.param("a" * 101 + "hunter2", "a" * 100, id="more than fits a line"),
+    ],
+)
+def test_a_value_is_repeated_as_far_as_it_may_be_printed(
+    value: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSERVER_ISSUER", value)
+    problems = problems_of(AuthServerSettings)
+    assert problems.keys() == {f"AUTHSERVER_ISSUER={shown}"}
+    assert "hunter2" not in str(problems)
+
+
+def test_an_env_file_is_read_and_a_variable_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file = tmp_path / "servers.env"
+    env_file.write_text("AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nRESOURCESERVER_WORKERS=9\nOTHER=x\n")
+    monkeypatch.setenv("AUTHSERVER_THREADS", "2")
+    settings = load_settings(AuthServerSettings, env_file)
+    assert (settings.token_ttl, settings.threads) == (60, 2)
+    assert load_settings(ResourceServerSettings, env_file).workers == 9
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    settings = load_settings(AuthServerSettings)
+    with pytest.raises(ValidationError):
+        settings.issuer = "https://evil.example"  # type: ignore[misc]
+
+
+def test_the_sealing_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    settings = load_settings(AuthServerSettings)
+    assert settings.sealing_key is not None
+    assert settings.sealing_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    "url", ["https://as.example.com", "https://as.example.com:8443", "http://127.0.0.1:9000", "http://localhost"]
+)
+def test_an_issuer_is_https_or_on_loopback(url: str) -> None:
+    """OAuth 2.1 1.5; RFC 8414 2."""
+    assert check_issuer(url) == check_public_url(url) == url
+
+
+def test_a_resource_may_have_a_path() -> None:
+    assert check_public_url("https://mcp.example.com/mcp") == "https://mcp.example.com/mcp"
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("http://as.example.com", "must be https"),
+        ("http://0.0.0.0:9000", "must be https"),
+        ("http://127.0.0.1.evil.example", "must be https"),
+        ("ftp://as.example.com", "must be https"),
+        ("as.example.com", "must be https"),
+        ("", "must be https"),
+        ("https://as.example.com/", "ends with a slash"),
+        ("https://as.example.com/tenant/", "ends with a slash"),
+        ("https://as.example.com/tenant", "has a path"),
+        ("https://as.example.com?x=1", "query or a fragment"),
+        ("https://as.example.com?", "query or a fragment"),
+        ("https://as.example.com#x", "query or a fragment"),
+        ("https://as.example.com#", "query or a fragment"),
+        ("https://as.example.com#/", "ends with a slash"),
+    ],
+)
+def test_what_is_no_issuer_is_refused_with_the_mend(url: str, mend: str) -> None:
+    with pytest.raises(ValueError, match=mend):
+        check_issuer(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("https:", id="no-host"),
+        pytest.param("https:///as", id="an-empty-host"),
+        pytest.param("https://admin:hunter2@as.example.com", id="user-information"),
+        pytest.param("https://as.example.com:99999", id="no-such-port"),
+        pytest.param("https://as.example.com b", id="a-space"),
+        pytest.param("https://as.example.com\n", id="a-newline"),
+        pytest.param('https://as.example.com"', id="a-quote"),
+    ],
+)
+def test_an_issuer_that_clients_could_not_use_is_refused(url: str) -> None:
+    """RFC 8414 2: a URL with a host. It is published, compared to the letter, and put into other URLs."""
+    with pytest.raises(ValueError, match=r"^(?!.*hunter2)"):
+        check_issuer(url)
+
+
+def test_an_unreadable_issuer_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library's own message quotes the host and the password before it."""
+    monkeypatch.setenv("AUTHSERVER_ISSUER", "https://admin:hunter2@as\u2100.example.com")
+    assert "hunter2" not in str(problems_of(AuthServerSettings))
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9000", "[::1]:0", "localhost:65535"])
+def test_a_bind_is_a_host_and_a_port(text: str) -> None:
+    assert check_bind(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9000", ":9000", "host", "host:", "host:x", "host:-1", "host:65536", "host:٣", "host: 1"]
+)
+def test_what_is_no_bind_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be HOST:PORT"):
+        check_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "prefix"), [(AuthServerSettings, "AUTHSERVER"), (ResourceServerSettings, "RESOURCESERVER")]
+)
+def test_plain_http_is_not_offered_beyond_this_machine(
+    settings_class: type[AuthServerSettings | ResourceServerSettings], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(settings_class)
+    monkeypatch.setenv(f"{prefix}_BIND", "0.0.0.0:9000")
+    with pytest.raises(InvalidSettings, match=f"^{prefix}_BIND=0.0.0.0:9000: plain http is for this machine only"):
+        load_settings(settings_class)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/.well-known/mcp", "/m%63p"])
+def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At /livez, the endpoint would be served without the checks of Host and Origin."""
+    monkeypatch.setenv("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp")
+    assert load_settings(ResourceServerSettings)
+    monkeypatch.setenv("RESOURCESERVER_RESOURCE", f"https://mcp.example.com{path}")
+    [(name, problem)] = problems_of(ResourceServerSettings).items()
+    assert name == f"RESOURCESERVER_RESOURCE=https://mcp.example.com{path}"
+    assert problem.startswith("has a path that this server needs")
+
+
+def test_a_secret_across_the_cut_of_a_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut first and masked then, what is left of it would not be recognised."""
+    monkeypatch.setenv("AUTHSERVER_ISSUER", "x" * 90 + "Bearer abcdefghijklmnopqrstuvwxyz")
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings(AuthServerSettings)
+    assert "AUTHSERVER_ISSUER=xxx" in str(refused.value)
+    assert "abc" not in str(refused.value)
