@@ -52,7 +52,7 @@ test-soak: setup ## Replace keys and secrets under load, ten times as fast as in
 coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
 	$(UNITS) --cov
 
-measure: setup ## Print how long tokens are accepted after they, their client or their key were taken back: p50, p99
+measure: setup ## Print how long tokens are accepted after they, their client or their key were revoked: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
 check: setup ## ruff, mypy --strict, import-linter, file sizes

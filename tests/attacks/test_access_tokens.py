@@ -80,7 +80,7 @@ def headed(issuer: Issuer, key: SigningKey | None = None, **changes: Any) -> str
 
 
 async def refused(server: ResourceServer, token: str, reason: str) -> None:
-    """Check that a token gets the one answer and the audit trail says why, where a genuine token is served."""
+    """Check that a token gets the one answer and the audit log says why, where a genuine token is served."""
     control = await server.post(CALL, genuine(server.issuer))
     assert control.status_code == 200, control.text
     response = await server.post(CALL, token)
@@ -385,7 +385,7 @@ async def test_a_token_outside_its_time_or_with_a_bound_is_refused(
     ],
 )
 async def test_a_token_for_another_audience_is_refused(server: ResourceServer, aud: Any, reason: str) -> None:
-    """RFC 9068 4, RFC 8707 2: the one audience is this resource, to the letter (GHSA-5h2m-4q8j-pqpj)."""
+    """RFC 9068 4, RFC 8707 2: the one audience is this resource, exactly (GHSA-5h2m-4q8j-pqpj)."""
     await refused(server, genuine(server.issuer, aud=aud), reason)
 
 
@@ -404,7 +404,7 @@ async def test_a_token_for_another_audience_is_refused(server: ResourceServer, a
     ],
 )
 async def test_a_token_of_another_issuer_is_refused(server: ResourceServer, iss: str) -> None:
-    """RFC 9068 4, RFC 9207: issuers are compared to the letter."""
+    """RFC 9068 4, RFC 9207: issuers are compared exactly."""
     await refused(server, genuine(server.issuer, iss=iss), f"iss is {iss}, not the trusted issuer")
 
 

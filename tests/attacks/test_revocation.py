@@ -59,7 +59,7 @@ def test_a_shared_cache_asks_each_time_so_that_it_serves_no_revoked_key(authserv
 
 
 def test_a_clock_that_ran_ahead_for_a_while_revives_no_token(authserver: AuthServer, clock: FakeClock) -> None:
-    """RFC 7009 2.2: a token that was taken back is invalid. Maintenance forgot it, as if it had expired."""
+    """RFC 7009 2.2: a token that was revoked is invalid. Maintenance forgot it, as if it had expired."""
     basic = new_client(authserver)
     revoked, live = issue(authserver, basic), issue(authserver, basic)
     index = parse_jti(revoked)
@@ -81,7 +81,7 @@ class Restored:
 
     full: FullInstallation
     late: str
-    """A token that the first issued after the export, and took back."""
+    """A token that the first issued after the export, and revoked."""
     again: FullInstallation
 
 
@@ -101,7 +101,7 @@ def restored(authserver: AuthServer, empty_database: URL, tmp_path: Path) -> Ite
 
 def test_a_token_that_an_export_knows_nothing_of_takes_no_part_in_what_comes_after(restored: Restored) -> None:
     """draft-ietf-oauth-status-list, "Double Allocation": no index is given twice. After an import, others got those of
-    tokens that the old place had issued, and taken back, since the export: these became good again.
+    tokens that the old place had issued, and revoked, since the export: these became good again.
     """
     server = restored.again.server
     assert restored.again.is_active(restored.full.token)

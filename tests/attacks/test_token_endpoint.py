@@ -179,7 +179,7 @@ def padded_credentials(attacked: Attacked) -> str:
     ],
 )
 def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil: Callable[[str], str]) -> None:
-    """RFC 7617 2, RFC 4648 3; as oidc-provider 9.11.4 mended it. Stock Authlib answers 200 or 500 to some."""
+    """RFC 7617 2, RFC 4648 3; as oidc-provider 9.11.4 fixed it. Stock Authlib answers 200 or 500 to some."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
     assert_refused(attacked.post_header(f"Basic {spoil(value)}"), "invalid_client", 401)
@@ -198,7 +198,7 @@ def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
 
 
 def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(attacked: Attacked) -> None:
-    """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit trail shows what was read."""
+    """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit log shows what was read."""
     keys = attacked.server.services.keys.ring()
     with attacked.server.services.database.engine.begin() as connection:
         stored = digest(keys.peppers[keys.newest_pepper], "gths_a+b c")
@@ -277,7 +277,7 @@ def test_no_text_that_a_database_cannot_take_reaches_it(attacked: Attacked, meth
     assert not [values for values in parameters if ascii(unstorable).strip("'") in values]
     [row] = attacked.server.audit(request_id=response.json["request_id"])
     assert row["reason"].endswith(("NUL character", "NUL character.", "not valid UTF-8."))
-    assert "mend" in row["detail"] or method == "client_secret_post"
+    assert "remediation" in row["detail"] or method == "client_secret_post"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked
 
 
 def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked, logs: Logs) -> None:
-    """CWE-532: the two are exchanged often enough, and the trail keeps the client_id that was claimed."""
+    """CWE-532: the two are exchanged often enough, and the audit log keeps the client_id that was claimed."""
     token = attacked.server.post_token(basic=attacked.basic).json["access_token"]
     for secret in (attacked.secret, token):
         form = token_form(client_id=secret, client_secret=attacked.client.client_id)
@@ -562,7 +562,7 @@ def test_a_header_of_the_request_reaches_neither_log_nor_audit(attacked: Attacke
 
 
 def test_what_a_caller_makes_up_is_cut_before_it_is_written(attacked: Attacked, logs: Logs) -> None:
-    """CWE-779: a form may have 64 KiB, a line of the log and a row of the trail may not."""
+    """CWE-779: a form may have 64 KiB, a line of the log and a row of the audit log may not."""
     form = token_form(client_id="a" * 60_000, client_secret="gths_wrong")
     response = attacked.server.post_token(form)
     assert_refused(response, "invalid_client", 401)

@@ -71,20 +71,20 @@ def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "remediation"),
     [
         pytest.param([], "--scope", id="neither"),
         pytest.param(["--scope", "a", "--catalogue", __file__], "--catalogue", id="both"),
         pytest.param(["--catalogue", "/no/such/file"], "does not exist", id="no such catalogue"),
     ],
 )
-def test_scopes_come_from_options_or_from_a_catalogue(shell: Shell, arguments: list[str], mend: str) -> None:
-    assert mend in shell.refusal("resource", "add", RESOURCE, "--name", "tools", *arguments, code=2)
+def test_scopes_come_from_options_or_from_a_catalogue(shell: Shell, arguments: list[str], remediation: str) -> None:
+    assert remediation in shell.refusal("resource", "add", RESOURCE, "--name", "tools", *arguments, code=2)
 
 
 def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> None:
     """RFC 7591 2 and 3.2.1, RFC 8707."""
-    options = ("--auth", "client_secret_post", "--claim", "workspace_id=wks_1", "--ttl", "60", "--strict")
+    options = ("--auth-method", "client_secret_post", "--claim", "workspace_id=wks_1", "--ttl", "60", "--strict")
     created = shell.json(*CREATE, *options)
     secret = created.pop("client_secret")
     assert secret.startswith("gths_")
@@ -174,7 +174,7 @@ def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "remediation"),
     [
         pytest.param(["client", "show", "agent_no"], "authserver client list", id="show no client"),
         pytest.param(["client", "disable", "agent_no"], "authserver client list", id="disable no client"),
@@ -188,10 +188,12 @@ def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
         pytest.param(["resource", "add", RESOURCE, "--name", "a", "--scope", "b c"], "A scope", id="scope syntax"),
     ],
 )
-def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments: list[str], mend: str) -> None:
+def test_what_cannot_be_done_exits_1_and_names_the_remediation(
+    shell: Shell, arguments: list[str], remediation: str
+) -> None:
     shell.text(*CREATE)
     before = shell.json("audit")
-    assert mend in shell.refusal(*arguments)
+    assert remediation in shell.refusal(*arguments)
     assert shell.json("audit") == before
 
 
@@ -204,14 +206,18 @@ def test_what_cannot_be_done_exits_1_and_names_the_mend(shell: Shell, arguments:
         pytest.param([*CREATE, "--ttl", "0"], id="TTL of nothing"),
         pytest.param([*CREATE, "--claim", "workspace_id"], id="claim without a value"),
         pytest.param([*CREATE, "--claim", "a=1", "--claim", "a=2"], id="claim twice"),
-        pytest.param([*CREATE, "--auth", "none"], id="unknown method"),
+        pytest.param([*CREATE, "--auth-method", "none"], id="unknown method"),
         pytest.param(["audit", "--limit", "0"], id="no events"),
         pytest.param(["client", "list", "--output", "xml"], id="unknown output"),
         pytest.param(["--env-file", "/no/such/file", "client", "list"], id="no such env file"),
     ],
 )
 def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
-    for right in (CREATE, [*CREATE, "--ttl", "3600", "--claim", "a=1", "--auth", "client_secret_post"], ["audit"]):
+    for right in (
+        CREATE,
+        [*CREATE, "--ttl", "3600", "--claim", "a=1", "--auth-method", "client_secret_post"],
+        ["audit"],
+    ):
         shell.text(*right)
     shell.refusal(*arguments, code=2)
 
@@ -235,7 +241,7 @@ COMMANDS_ON_A_DATABASE = [["client", "list"], ["resource", "list"], ["audit"], [
 
 
 @pytest.mark.parametrize("command", COMMANDS_ON_A_DATABASE, ids=lambda command: " ".join(command[:2]))
-def test_without_a_database_the_mend_is_init(empty: Shell, command: list[str]) -> None:
+def test_without_a_database_the_remediation_is_init(empty: Shell, command: list[str]) -> None:
     assert "Run: authserver init" in empty.refusal(*command)
     assert not empty.database.exists()
 
@@ -258,7 +264,7 @@ def make_garbage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "mend"),
+    ("make", "remediation"),
     [
         pytest.param(make_empty, "Run: authserver init", id="not migrated"),
         pytest.param(make_newer, "Install that version", id="newer"),
@@ -267,14 +273,14 @@ def make_garbage(path: Path) -> None:
     ],
 )
 def test_a_database_that_cannot_be_used_is_a_message_and_no_traceback(
-    empty: Shell, make: Callable[[Path], None], mend: str
+    empty: Shell, make: Callable[[Path], None], remediation: str
 ) -> None:
     empty.database.parent.mkdir()
     make(empty.database)
     for command in COMMANDS_ON_A_DATABASE:
-        assert mend in empty.refusal(*command)
+        assert remediation in empty.refusal(*command)
     checks = json.loads(empty.run("check", "--output", "json").stdout)
-    assert any(check["check"] == "database" and mend in check["detail"] for check in checks)
+    assert any(check["check"] == "database" and remediation in check["detail"] for check in checks)
 
 
 @pytest.mark.parametrize("variable", ["AUTHSERVER_DATABASE_URL", "AUTHSERVER_KEYS_DIR"])
@@ -361,11 +367,11 @@ def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str
     else:
         (shell.folder / "keys" / "sealing.key").unlink()
     file = shell.folder / "keys" / "sealing.key"
-    mend = "Put that one back" if loss == "issuer" else f"Restore {file} from its backup"
+    remediation = "Put that one back" if loss == "issuer" else f"Restore {file} from its backup"
     for command in (["init"], ["serve"], ["check"]):
         told = shell.run(*command)
         assert told.exit_code == 1
-        assert mend in told.output
+        assert remediation in told.output
         assert "Run: authserver init" not in told.output
     assert loss == "issuer" or not file.exists()
 
@@ -420,7 +426,7 @@ def test_public_keys_are_registered_from_a_file(shell: Shell) -> None:
 def test_keys_and_their_method_come_together(shell: Shell) -> None:
     keys = shell.folder / "jwks.json"
     keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
-    shell.text(*CREATE, "--auth", "private_key_jwt", "--jwks", str(keys))
-    assert "give --jwks FILE or --generate-key FILE" in shell.refusal(*CREATE, "--auth", "private_key_jwt")
-    told = shell.refusal(*CREATE, "--auth", "client_secret_post", "--jwks", str(keys), code=2)
-    assert "A client with keys has no secret for --auth client_secret_post" in told
+    shell.text(*CREATE, "--auth-method", "private_key_jwt", "--jwks", str(keys))
+    assert "give --jwks FILE or --generate-key FILE" in shell.refusal(*CREATE, "--auth-method", "private_key_jwt")
+    told = shell.refusal(*CREATE, "--auth-method", "client_secret_post", "--jwks", str(keys), code=2)
+    assert "A client with keys has no secret for --auth-method client_secret_post" in told

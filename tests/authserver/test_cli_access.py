@@ -90,9 +90,9 @@ def test_each_tool_is_explained_and_what_is_refused_can_be_pasted_to_allow_it(sh
         "through": ["env:read"],
         "missing": ["env:write"],
         "reason": "needs env:write",
-        "mend": f"authserver client grant add {client_id} --resource {RESOURCE} --scope env:write",
+        "remediation": f"authserver client grant add {client_id} --resource {RESOURCE} --scope env:write",
     }
-    run_all(shell, tools["set"]["mend"])
+    run_all(shell, tools["set"]["remediation"])
     assert tools_of(shell, client_id, file)["set"]["allowed"]
 
 
@@ -108,13 +108,13 @@ def test_everything_that_is_in_the_way_is_mended_by_the_commands_that_are_named(
     )
     drop = tools_of(shell, client_id, newer)["drop"]
     assert drop["reason"] == "the client is disabled; the client has no secret; needs env:admin"
-    assert [command.split()[1:3] for command in drop["mend"].split(" && ")] == [
+    assert [command.split()[1:3] for command in drop["remediation"].split(" && ")] == [
         ["client", "enable"],
         ["client", "secret"],
         ["resource", "add"],
         ["client", "grant"],
     ]
-    run_all(shell, drop["mend"])
+    run_all(shell, drop["remediation"])
     assert tools_of(shell, client_id, newer)["drop"]["allowed"]
 
 
@@ -137,7 +137,7 @@ def test_a_client_without_a_key_is_told_that_no_command_helps(shell: Shell, file
     client_id = created(shell, "--generate-key", str(shell.folder / "agent.pem"))
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     take_credentials(shell)
-    assert tools_of(shell, client_id, file)["get"]["mend"] is None
+    assert tools_of(shell, client_id, file)["get"]["remediation"] is None
     shown = shell.text("client", "explain", client_id, "--catalogue", file)
     assert shown.startswith("no token: the client has no usable key, and needs one by client key replace.\n")
     assert "to allow" not in shown
@@ -162,7 +162,7 @@ def test_a_client_without_grants_is_explained(shell: Shell, file: str) -> None:
     assert "may have nothing" in shell.text("client", "explain", client_id)
     tool = tools_of(shell, client_id, file)["client_id"]
     assert tool["reason"] == "no scope is granted there"
-    run_all(shell, tool["mend"])
+    run_all(shell, tool["remediation"])
     assert tools_of(shell, client_id, file)["client_id"]["allowed"]
 
 
@@ -184,7 +184,7 @@ def test_the_matrix_shows_every_client_against_every_tool(shell: Shell, file: st
                 "client_id": disabled,
                 "client_name": "zebra",
                 "obstacles": [
-                    {"reason": "the client is disabled", "mend": f"authserver client enable {disabled}"},
+                    {"reason": "the client is disabled", "remediation": f"authserver client enable {disabled}"},
                 ],
                 "tools": {"get": False, "set": False, "[bold]": False, "client_id": False},
             },
@@ -229,9 +229,9 @@ def test_an_old_registration_is_warned_of_with_the_command_that_mends_it(shell: 
     newer = write(Path(file), scopes=[{"scope": "env:write", "implies": ["env:read"]}, *CATALOGUE["scopes"][::2]])
     [warning] = shell.json("access-matrix", "--catalogue", newer)["warnings"]
     assert warning["reason"] == f"the scopes registered for {RESOURCE} differ from the catalogue: env:write"
-    assert warning["mend"] == f"authserver resource add {RESOURCE} --name tools --catalogue '{newer}'"
+    assert warning["remediation"] == f"authserver resource add {RESOURCE} --name tools --catalogue '{newer}'"
     assert shell.text("access-matrix", "--catalogue", newer).startswith(f"warning: {warning['reason']}. Run: ")
-    run_all(shell, warning["mend"])
+    run_all(shell, warning["remediation"])
     assert shell.json("client", "explain", client_id, "--catalogue", newer)["warnings"] == []
 
 

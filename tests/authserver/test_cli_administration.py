@@ -1,4 +1,4 @@
-"""What an admin changes and takes away, and how a refusal is traced to its mend."""
+"""What an admin changes and takes away, and how a refusal is traced to its remediation."""
 
 import json
 import shlex
@@ -56,7 +56,7 @@ def test_a_scope_that_is_no_longer_declared_stays_with_its_holders_and_is_given_
     assert shell.text("client", "grant", "add", other, "--resource", RESOURCE, "--scope", "env:write")
 
 
-def test_scopes_that_are_separated_by_commas_are_refused_with_the_mend(shell: Shell) -> None:
+def test_scopes_that_are_separated_by_commas_are_refused_with_its_remediation(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     add = ("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope")
     assert shell.text(*add, "env:read env:write")
@@ -137,8 +137,8 @@ def test_a_client_without_a_workspace_is_told_of(shell: Shell) -> None:
     client_id = json.loads(made.stdout)["client_id"]
     changed = shell.run("client", "update", client_id, "--ttl", "60")
     assert note in changed.stderr
-    mended = shell.run("client", "update", client_id, "--claim", "workspace_id=wks_1", "--remove-claim", "workspace")
-    assert (mended.exit_code, note in mended.stderr) == (0, False)
+    fixed = shell.run("client", "update", client_id, "--claim", "workspace_id=wks_1", "--remove-claim", "workspace")
+    assert (fixed.exit_code, note in fixed.stderr) == (0, False)
     assert note not in shell.run(*CREATE, "--claim", "workspace_id=wks_1").stderr
 
 
@@ -182,7 +182,7 @@ def test_a_rotated_secret_replaces_the_old_one(shell: Shell) -> None:
     assert rotated["client_secret"].startswith("gths_")
     assert rotated["client_secret"] != created["client_secret"]
     ended, after = shell.json("client", "secret", "list", client_id)
-    assert (before["state"], ended["state"], after["state"]) == ("live", "over", "live")
+    assert (before["state"], ended["state"], after["state"]) == ("active", "inactive", "active")
     assert ended["secret_id"] == before["secret_id"]
     assert rotated["client_secret"].startswith(after["prefix"])
     assert len(after["prefix"]) < 12
@@ -221,7 +221,7 @@ def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "reason", "mend"),
+    ("form", "reason", "remediation"),
     [
         pytest.param(
             {"scope": "org:read"},
@@ -268,7 +268,7 @@ def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
     ],
 )
 def test_a_refused_token_request_is_traced_to_what_would_allow_it(
-    authserver: AuthServer, form: dict[str, str], reason: str, mend: str
+    authserver: AuthServer, form: dict[str, str], reason: str, remediation: str
 ) -> None:
     """A grant is named only where it would help: the resource and the scope exist."""
     authserver.add_resource(OTHER_RESOURCE)
@@ -277,7 +277,7 @@ def test_a_refused_token_request_is_traced_to_what_would_allow_it(
     assert refused.json["request_id"] == refused.headers["X-Request-Id"]
     [event] = authserver.audit(request_id=refused.json["request_id"])
     assert event["reason"] == reason
-    assert event["detail"]["mend"] == mend.format(client_id=client.client_id)
+    assert event["detail"]["remediation"] == remediation.format(client_id=client.client_id)
     assert event["object"] == form.get("resource")
     assert "grant add" not in refused.text
 
@@ -300,11 +300,11 @@ def test_a_refused_caller_does_not_learn_what_is_registered(authserver: AuthServ
 
 def test_a_narrowed_grant_says_what_was_left_out(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
-    for scope, left_out in (("env:read", None), ("env:read org:read nope", "nope org:read")):
+    for scope, scope_not_granted in (("env:read", None), ("env:read org:read nope", "nope org:read")):
         response = authserver.post_token(token_form(scope=scope), basic=(client.client_id, secret))
         [event] = authserver.audit(request_id=response.headers["X-Request-Id"])
         assert (event["outcome"], event["detail"]["scope"]) == ("allowed", "env:read")
-        assert event["detail"].get("left_out") == left_out
+        assert event["detail"].get("scope_not_granted") == scope_not_granted
 
 
 @pytest.mark.parametrize(
@@ -320,11 +320,11 @@ def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, f
             add_resource(session, authserver.admin, resource, "hostile", scopes)
     refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
     [event] = authserver.audit(request_id=refused.json["request_id"])
-    words = shlex.split(event["detail"]["mend"])
+    words = shlex.split(event["detail"]["remediation"])
     assert words[:5] == ["authserver", "client", "grant", "add", client.client_id]
     assert set(form.values()) <= set(words)
     echoed = subprocess.run(
-        ["sh", "-c", f"printf '%s\\n' {event['detail']['mend']}"], capture_output=True, text=True, check=True
+        ["sh", "-c", f"printf '%s\\n' {event['detail']['remediation']}"], capture_output=True, text=True, check=True
     )
     assert echoed.stdout.splitlines() == words
 
@@ -334,7 +334,7 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
     refused = authserver.post_token(token_form(scope="org:read"), basic=(client.client_id, secret))
     shell.environment["AUTHSERVER_DATABASE_URL"] = authserver.settings.database_url
     shown = shell.text("audit", "--request", refused.json["request_id"])
-    assert "mend" in shown
+    assert "remediation" in shown
     assert f"authserver client grant add {client.client_id}" in shown
     rows = [line.split()[0] for line in shown.splitlines()]
     assert len(rows) > 8
@@ -345,13 +345,13 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
 def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
     grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
-    soft, key_id = ("--overlap", "7d"), shell.json(*CREATE, "--generate-key", f"{shell.folder}/a.pem")["client_id"]
+    soft, key_id = ("--grace-period", "7d"), shell.json(*CREATE, "--generate-key", f"{shell.folder}/a.pem")["client_id"]
     old, old_key = shell.json("client", "secret", "list", client_id)[0], shell.json("client", "key", "list", key_id)[0]
     for command in (
         ("client", "secret", "rotate", client_id, *soft),
-        ("client", "secret", "expire", client_id, old["secret_id"], "--yes"),
+        ("client", "secret", "revoke", client_id, old["secret_id"], "--yes"),
         ("client", "key", "replace", key_id, "--generate-key", f"{shell.folder}/b.pem", *soft),
-        ("client", "key", "expire", key_id, old_key["kid"], "--yes"),
+        ("client", "key", "revoke", key_id, old_key["kid"], "--yes"),
         *(("client", "grant", "add", *grant), ("client", "grant", "remove", *grant)),
         *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),
         *(("client", "disable", client_id), ("client", "enable", client_id), ("client", "delete", client_id, "--yes")),
@@ -365,7 +365,7 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
         shell.text(*command)
     credential = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     rotated = shell.json("resource", "credential", "rotate", credential)["credential_id"]
-    shell.text("resource", "credential", "expire", rotated, "--yes")
+    shell.text("resource", "credential", "revoke", rotated, "--yes")
     shell.text("resource", "remove", RESOURCE, "--yes")
     recorded = {event["action"] for event in shell.json("audit")}
     others = {"http.request", "installation.import", "key.remove", "key.retire", "token.introspect", "token.issue"}
@@ -391,11 +391,11 @@ def test_keys_that_are_no_jwk_are_refused_with_what_would_do(shell: Shell) -> No
     assert "is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key" in told
     file.write_text("{", encoding="utf-8")
     assert shell.refusal(*CREATE, "--jwks", str(file)).endswith("cannot be used: The text is not valid JSON.\n")
-    assert shell.json(*CREATE, "--generate-key", str(new), "--auth", "private_key_jwt")["key_ids"]
+    assert shell.json(*CREATE, "--generate-key", str(new), "--auth-method", "private_key_jwt")["key_ids"]
     new.unlink()
     for method in ("client_secret_basic", "client_secret_post"):
-        told = shell.refusal(*CREATE, "--generate-key", str(new), "--auth", method, code=2)
-        assert f"A client with keys has no secret for --auth {method}. Leave out one of the two." in told
+        told = shell.refusal(*CREATE, "--generate-key", str(new), "--auth-method", method, code=2)
+        assert f"A client with keys has no secret for --auth-method {method}. Leave out one of the two." in told
         assert not new.exists()
 
 

@@ -1,4 +1,4 @@
-"""Keys of a client are replaced with an overlap, and end."""
+"""Keys of a client are replaced with a grace period, and end."""
 
 import json
 from typing import Any
@@ -11,8 +11,8 @@ from support.clock import FakeClock
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.credentials.client_keys import expire_key, replace_keys
-from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.credentials.client_keys import replace_keys, revoke_key
+from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, SigningKey
@@ -29,18 +29,18 @@ def client(authserver: AuthServer, clock: FakeClock) -> KeyClient:
     return client
 
 
-def replace(client: KeyClient, *keys: dict[str, Any], overlap: int = 0) -> None:
+def replace(client: KeyClient, *keys: dict[str, Any], grace_period: int = 0) -> None:
     """Replace, and let the second pass in which the old state may be remembered."""
     server = client.server
     with server.services.database.write() as session:
-        replace_keys(session, server.admin, client.client.client_id, jwks(*keys), overlap)
+        replace_keys(session, server.admin, client.client.client_id, jwks(*keys), grace_period)
     server.clock.advance(1)
 
 
 def expire(client: KeyClient, which: str) -> None:
     server = client.server
     with server.services.database.write() as session:
-        expire_key(session, server.admin, client.client.client_id, which)
+        revoke_key(session, server.admin, client.client.client_id, which)
     server.clock.advance(1)
 
 
@@ -51,7 +51,7 @@ def works(client: KeyClient, key: SigningKey) -> bool:
 
 
 def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: FakeClock) -> None:
-    replace(client, public_jwk(NEW), overlap=7 * DAY)
+    replace(client, public_jwk(NEW), grace_period=7 * DAY)
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     clock.advance(7 * DAY - 2)
     assert works(client, OLD)
@@ -65,18 +65,18 @@ def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: F
 
 
 def test_without_an_overlap_the_old_keys_end_at_once(client: KeyClient, clock: FakeClock) -> None:
-    replace(client, public_jwk(NEW), overlap=DAY)
+    replace(client, public_jwk(NEW), grace_period=DAY)
     ended_at = clock()
     replace(client, public_jwk(THIRD))
     for key in (OLD, NEW):
-        reason = f"assertion: the key {key.kid} was ended at {iso_time(ended_at)}"
+        reason = f"assertion: the key {key.kid} was revoked at {iso_time(ended_at)}"
         client.refused(client.post(client.assertion(key=key)), reason)
     assert works(client, THIRD)
 
 
 def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClient, clock: FakeClock) -> None:
-    replace(client, public_jwk(NEW), overlap=60)
-    replace(client, public_jwk(OLD, kid="named"), public_jwk(NEW), overlap=60)
+    replace(client, public_jwk(NEW), grace_period=60)
+    replace(client, public_jwk(OLD, kid="named"), public_jwk(NEW), grace_period=60)
     clock.advance(60)
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     assert client.post(client.assertion(kid="named")).status_code == 200
@@ -85,7 +85,7 @@ def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClie
 def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
     """It may have been ended because somebody else has it."""
     replace(client, public_jwk(NEW))
-    with pytest.raises(Refused, match=rf"The key {OLD.kid} was ended at .* Make a new one\."):
+    with pytest.raises(Refused, match=rf"The key {OLD.kid} was revoked at .* Make a new one\."):
         replace(client, public_jwk(OLD), public_jwk(NEW))
     replace(client, public_jwk(THIRD), public_jwk(NEW))
     assert [works(client, key) for key in (OLD, NEW, THIRD)] == [False, True, True]
@@ -93,10 +93,10 @@ def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
 
 def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client: KeyClient) -> None:
     made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
-    with pytest.raises(Refused, match=f"authserver client key expire {client.client.client_id} KEY") as refused:
-        replace(client, *(public_jwk(key) for key in made), overlap=DAY)
+    with pytest.raises(Refused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
+        replace(client, *(public_jwk(key) for key in made), grace_period=DAY)
     assert "more than 8 keys" in str(refused.value)
-    replace(client, *(public_jwk(key) for key in made[1:]), overlap=DAY)
+    replace(client, *(public_jwk(key) for key in made[1:]), grace_period=DAY)
     assert [works(client, key) for key in (OLD, *made)] == [True, False, *[True] * 7]
     replace(client, *(public_jwk(key) for key in made))
     assert [works(client, key) for key in (OLD, *made)] == [False, *[True] * 8]
@@ -107,9 +107,9 @@ def test_keys_that_are_not_registered_at_creation_are_not_taken_as_a_replacement
         replace(client, {"kty": "RSA", "e": "AQAB", "n": "AQAB"})
     with pytest.raises(Refused, match="private or symmetric"):
         replace(client, json.loads(NEW.private_jwk()))
-    for overlap in (-1, MAX_OVERLAP + 1):
+    for grace_period in (-1, MAX_GRACE_PERIOD + 1):
         with pytest.raises(Refused, match="at most 90 days"):
-            replace(client, public_jwk(NEW), overlap=overlap)
+            replace(client, public_jwk(NEW), grace_period=grace_period)
     assert [works(client, key) for key in (OLD, NEW)] == [True, False]
     replace(client, public_jwk(NEW))
     assert works(client, NEW)
@@ -130,7 +130,7 @@ def test_one_key_is_ended_by_its_name_and_the_last_one_is_not(client: KeyClient,
     for _ in range(2):
         expire(client, name)
     assert [works(client, key) for key in (OLD, NEW)] == [True, False]
-    assert [row["action"] for row in client.server.audit()].count("client.key.expire") == 1
+    assert [row["action"] for row in client.server.audit()].count("client.key.revoke") == 1
     with pytest.raises(Refused, match="the only live key") as refused:
         expire(client, OLD.kid)
     assert f"authserver client key replace {client.client.client_id} --jwks FILE" in str(refused.value)
@@ -158,7 +158,7 @@ def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) 
 
 
 def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:
-    replace(client, public_jwk(NEW), overlap=60)
+    replace(client, public_jwk(NEW), grace_period=60)
     jti = {"jti": "one"}
     clock.advance(60)
     assert client.post(client.assertion(client.claims(**jti), key=OLD)).status_code == 401
@@ -178,7 +178,7 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     [old] = shell.json("client", "key", "list", client_id)
     assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "live", None, None)
     new_file = shell.folder / "new.pem"
-    replaced = shell.run("client", "key", "replace", client_id, "--generate-key", str(new_file), "--overlap", "7d")
+    replaced = shell.run("client", "key", "replace", client_id, "--generate-key", str(new_file), "--grace-period", "7d")
     assert replaced.exit_code == 0
     assert new_file.read_text(encoding="ascii").startswith("-----BEGIN PRIVATE KEY-----")
     listed = {known["kid"]: known for known in shell.json("client", "key", "list", client_id)}
@@ -188,12 +188,12 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     shown = shell.text("client", "show", client_id)
     assert f"key {old['kid']}: last used never, accepted until {old['expires_at']}\n" in shown
     assert f"key {new['kid']}: last used never, accepted until it is replaced\n" in shown
-    assert "Repeat the command with --yes" in shell.refusal("client", "key", "expire", client_id, old["kid"])
-    left = shell.json("client", "key", "expire", client_id, old["kid"], "--yes")
-    assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "over", new["kid"]: "live"}
+    assert "Repeat the command with --yes" in shell.refusal("client", "key", "revoke", client_id, old["kid"])
+    left = shell.json("client", "key", "revoke", client_id, old["kid"], "--yes")
+    assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "inactive", new["kid"]: "live"}
     assert shell.json("client", "show", client_id)["key_ids"] == [new["kid"]]
     event = shell.json("audit", "--action", "client.key.replace")[0]
-    assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "overlap": 7 * DAY}
+    assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "grace_period": 7 * DAY}
 
 
 @pytest.mark.only_on("sqlite")
@@ -201,7 +201,7 @@ def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
     client_id, path = shell.json(*CREATE)["client_id"], shell.folder / "new.pem"
     replace = ("client", "key", "replace")
     assert "it has a secret, and no keys" in shell.refusal(
-        *replace, client_id, "--generate-key", str(path), "--overlap", "1d"
+        *replace, client_id, "--generate-key", str(path), "--grace-period", "1d"
     )
     assert not path.exists()
     assert "Give --jwks FILE or --generate-key FILE" in shell.refusal(*replace, client_id, code=2)
@@ -218,6 +218,6 @@ def test_a_key_whose_name_begins_like_an_option_can_be_named(shell: Shell, kid: 
     file = shell.folder / "jwks.json"
     file.write_bytes(jwks(public_jwk(OLD, kid="a"), public_jwk(NEW, kid=kid)))
     client_id = shell.json(*CREATE, "--jwks", str(file))["client_id"]
-    left = shell.json("client", "key", "expire", client_id, kid, "--yes")
-    assert {known["kid"]: known["state"] for known in left} == {"a": "live", kid: "over"}
+    left = shell.json("client", "key", "revoke", client_id, kid, "--yes")
+    assert {known["kid"]: known["state"] for known in left} == {"a": "active", kid: "inactive"}
     assert f"There is no key {kid}" in shell.refusal("key", "revoke", kid)

@@ -66,8 +66,8 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
     with authserver.services.database.read() as session:
         row = session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)).one()
     assert len(row.digest) == 32
-    assert secret.startswith(row.hint)
-    assert len(row.hint) == 9
+    assert secret.startswith(row.prefix)
+    assert len(row.prefix) == 9
     assert secret not in repr(client)
     authserver.services.database.close()
     stored = everything_in(authserver.settings.database)
@@ -76,7 +76,7 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
 
 
 @pytest.mark.parametrize(
-    ("changes", "mend"),
+    ("changes", "remediation"),
     [
         pytest.param({"name": ""}, "1 to 128 printable", id="no name"),
         pytest.param({"name": "a" * 129}, "1 to 128 printable", id="long name"),
@@ -100,11 +100,11 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
         ),
     ],
 )
-def test_a_registration_that_cannot_work_is_refused_with_the_mend(
-    authserver: AuthServer, changes: dict[str, Any], mend: str
+def test_a_registration_that_cannot_work_is_refused_with_its_remediation(
+    authserver: AuthServer, changes: dict[str, Any], remediation: str
 ) -> None:
     register(authserver)
-    assert mend in refusal(authserver, register, **changes)
+    assert remediation in refusal(authserver, register, **changes)
     with authserver.services.database.read() as session:
         assert len(list_clients(session)) == 1
 
@@ -250,7 +250,7 @@ def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver
 
 
 @pytest.mark.parametrize(
-    ("scopes", "mend"),
+    ("scopes", "remediation"),
     [
         pytest.param([], "at least one scope", id="no scope"),
         pytest.param([ScopeDeclaration("a:b"), ScopeDeclaration("a:b")], "each scope once", id="a scope twice"),
@@ -258,9 +258,9 @@ def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused(
-    authserver: AuthServer, scopes: list[ScopeDeclaration], mend: str
+    authserver: AuthServer, scopes: list[ScopeDeclaration], remediation: str
 ) -> None:
-    assert mend in refusal(authserver, lambda server: declare(server, *scopes))
+    assert remediation in refusal(authserver, lambda server: declare(server, *scopes))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.credentials.client_keys import replace_keys
-from gatehouse.authserver.credentials.client_secrets import expire_secret, list_secrets, rotate_secret
+from gatehouse.authserver.credentials.client_secrets import list_secrets, revoke_secret, rotate_secret
 from gatehouse.authserver.db.models import ClientRow
 from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
@@ -58,9 +58,9 @@ def wait_for_a_lock(server: AuthServer, later: "Future[Any]") -> None:
             waiting = session.scalar(WAITING) or 0
 
 
-def rotate(server: AuthServer, client: Client, overlap: int = 0) -> Callable[[Session], str]:
+def rotate(server: AuthServer, client: Client, grace_period: int = 0) -> Callable[[Session], str]:
     keys = server.services.keys.ring()
-    return lambda session: rotate_secret(session, server.admin, keys, client.client_id, overlap)[1]
+    return lambda session: rotate_secret(session, server.admin, keys, client.client_id, grace_period)[1]
 
 
 def update(server: AuthServer, client: Client, **changes: Any) -> Change:
@@ -105,7 +105,7 @@ def test_the_tokens_of_a_client_that_is_deleted_meanwhile_are_refused_by_name(au
 
 
 def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:
-    """Two secrets that work, of which the trail says that one replaced the other, would be one that nobody revokes."""
+    """Two active secrets, one of which the audit log calls replaced: nobody would revoke it."""
     client, _ = authserver.create_client()
     secrets: list[str] = []
     first = rotate(authserver, client)
@@ -118,20 +118,20 @@ def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver:
     """Else three secrets would be live."""
     client, _ = authserver.create_client()
     with pytest.raises(Refused, match="has 2 live secrets"):
-        both(authserver, rotate(authserver, client, overlap=60), rotate(authserver, client, overlap=60))
+        both(authserver, rotate(authserver, client, grace_period=60), rotate(authserver, client, grace_period=60))
     with authserver.services.database.read() as session:
         assert len(list_secrets(session, client.client_id)) == 2
-    both(authserver, rotate(authserver, client), rotate(authserver, client, overlap=60))
+    both(authserver, rotate(authserver, client), rotate(authserver, client, grace_period=60))
 
 
 def test_of_two_secrets_that_are_ended_at_once_one_is_left(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     with authserver.services.database.write() as session:
-        rotate(authserver, client, overlap=60)(session)
+        rotate(authserver, client, grace_period=60)(session)
         first, second = (known.secret_id for known in list_secrets(session, client.client_id))
 
     def end(secret_id: str) -> Change:
-        return lambda session: expire_secret(session, authserver.admin, client.client_id, secret_id)
+        return lambda session: revoke_secret(session, authserver.admin, client.client_id, secret_id)
 
     with pytest.raises(Refused, match="the only live secret"):
         both(authserver, end(first), end(second))

@@ -132,7 +132,7 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("client", {"token_ttl": 86400}, "The TTL must be"),
     ("client", {"token_ttl": True}, "not a whole number"),
     ("client", {"token_epoch": -1}, "not a whole number"),
-    # One more, and PostgreSQL could not count on: the client could not be disabled, no token be taken back (CWE-190).
+    # One more, and PostgreSQL could not count on: the client could not be disabled, no token be revoked (CWE-190).
     ("client", {"token_epoch": 2**31 - 1}, "not a whole number"),
     ("status_list", {"version": 2**31 - 1}, "not a whole number"),
     ("client", {"claims": {"sub": "somebody"}}, "reserved claim"),
@@ -145,7 +145,7 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("client_secret", {"digest": 1}, "not base64url"),
     ("client_secret", {"client_id": "agent_" + "0" * 20}, "refers to what is not in the export"),
     ("client_secret", {"pepper_id": "pep_" + "0" * 16}, "refers to what is not in the export"),
-    ("client_secret", {"hint": "whatever"}, "client_secret.hint is none that"),
+    ("client_secret", {"prefix": "whatever"}, "client_secret.prefix is none that"),
     ("client_key", {"jwk": ED25519_OF_SMALL_ORDER}, "a key is not allowed"),
     ("client_key", {"jwk": WEAK_RSA}, "a key is not allowed"),
     ("client_key", {"jwk": json.loads(SigningKey.generate("ES256").private_jwk())}, "private or symmetric"),
@@ -256,7 +256,9 @@ def with_header(lines: list[bytes]) -> Iterator[Header]:
     return make
 
 
-def test_an_export_of_another_place_time_or_kind_is_refused_with_the_mend(with_header: Header, target: Target) -> None:
+def test_an_export_of_another_place_time_or_kind_is_refused_with_its_remediation(
+    with_header: Header, target: Target
+) -> None:
     for changes, said in (
         ({"format": "something-else"}, "gatehouse-authserver-export"),
         ({"version": 2}, "Import it with the version of the program that made it"),

@@ -197,17 +197,17 @@ def test_a_tool_is_said_to_be_within_reach_if_and_only_if_both_servers_let_the_c
 @given(world=worlds())
 def test_the_command_that_is_named_allows_the_call_and_asks_for_no_more_scopes_than_it_takes(world: World) -> None:
     for tool in world.catalogue.tools:
-        access, mended = world.access(tool), world
-        assert access.mend is not None
-        assert bool(access.mend) != access.allowed
-        for command in filter(None, access.mend.split(" && ")):
-            assert not mended.can_call(tool)
-            mended = mended.run(command)
-        assert mended.can_call(tool)
-        assert mended.access(tool).mend == ""
+        access, fixed = world.access(tool), world
+        assert access.remediation is not None
+        assert bool(access.remediation) != access.allowed
+        for command in filter(None, access.remediation.split(" && ")):
+            assert not fixed.can_call(tool)
+            fixed = fixed.run(command)
+        assert fixed.can_call(tool)
+        assert fixed.access(tool).remediation == ""
         if world.served.drift() is None:
             for scope in access.missing:
-                assert not mended.without(scope).can_call(tool)
+                assert not fixed.without(scope).can_call(tool)
 
 
 @given(world=worlds())
@@ -243,8 +243,8 @@ def test_a_registration_that_differs_is_told_with_the_command_that_mends_it(worl
         for scope in SCOPES:
             assert world.registered.hierarchy.closure([scope]) == world.catalogue.hierarchy.closure([scope])
     else:
-        assert drift.mend is not None
-        assert world.run(drift.mend).served.drift() is None
+        assert drift.remediation is not None
+        assert world.run(drift.remediation).served.drift() is None
 
 
 def world_of(client: Client, registered: Implications | None = None, **tools: frozenset[str]) -> World:
@@ -259,14 +259,14 @@ def test_a_client_without_a_key_that_can_be_used_is_told_so_and_no_command_helps
     tools = {"get": frozenset({"a:read"})}
     assert world_of(client_of("a:read", keys=(key,), **method), **tools).access("get").allowed
     access = world_of(client_of("a:read", **method), **tools).access("get")
-    assert (access.allowed, access.mend) == (False, None)
+    assert (access.allowed, access.remediation) == (False, None)
     assert "no usable key" in access.reasons[0]
 
 
 def test_every_obstacle_is_named_and_before_what_is_not_granted() -> None:
     access = world_of(client_of("a:read", disabled=True, secrets=()), set=frozenset({"a:write"})).access("set")
     assert access.reasons == ("the client is disabled", "the client has no secret", "needs a:write")
-    assert access.mend == (
+    assert access.remediation == (
         "authserver client enable agent_1 && authserver client secret rotate --yes agent_1"
         " && authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope a:write"
     )
@@ -276,21 +276,21 @@ def test_a_tool_for_any_valid_token_needs_some_grant_and_the_one_that_lets_do_le
     assert world_of(client_of("a:write"), whoami=frozenset()).access("whoami").through == {"a:write"}
     access = world_of(client_of(), whoami=frozenset()).access("whoami")
     assert (access.missing, access.reasons) == (frozenset(), ("no scope is granted there",))
-    assert access.mend is not None
-    assert access.mend.endswith("--scope a:admin")
+    assert access.remediation is not None
+    assert access.remediation.endswith("--scope a:admin")
 
 
 def test_a_scope_that_a_shell_would_run_is_quoted_in_the_command() -> None:
-    mend = world_of(client_of("a:read"), run=frozenset({"b:$(id)"})).access("run").mend
-    assert mend is not None
-    assert "--scope 'b:$(id)'" in mend
+    remediation = world_of(client_of("a:read"), run=frozenset({"b:$(id)"})).access("run").remediation
+    assert remediation is not None
+    assert "--scope 'b:$(id)'" in remediation
 
 
 def test_an_old_registration_names_the_scopes_that_differ() -> None:
     drift = world_of(client_of("a:read"), {"a:admin": frozenset({"a:read"})}, get=frozenset({"a:read"})).served.drift()
     assert drift is not None
     assert drift.reason == f"the scopes registered for {RESOURCE} differ from the catalogue: a:admin a:write"
-    assert drift.mend == f"authserver resource add {RESOURCE} --name 'the tools' --catalogue '{FILE}'"
+    assert drift.remediation == f"authserver resource add {RESOURCE} --name 'the tools' --catalogue '{FILE}'"
 
 
 def test_what_the_registry_reads_is_explained_resource_by_resource(authserver: AuthServer) -> None:

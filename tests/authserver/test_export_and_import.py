@@ -92,7 +92,7 @@ def test_every_row_arrives_as_it_was(full: FullInstallation, moved: FullInstalla
     assert imported[0]["id"] > before["audit_event"][-1]["id"]
 
 
-def test_with_the_keys_every_credential_goes_on_and_what_was_taken_back_stays_so(
+def test_with_the_keys_every_credential_goes_on_and_what_was_revoked_stays_so(
     full: FullInstallation, moved: FullInstallation
 ) -> None:
     assert full.is_active(full.token)

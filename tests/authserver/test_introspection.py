@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials import resource_credentials, secrets
-from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.db.status_lists import revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
 from gatehouse.shared.protocol import jws
@@ -253,7 +253,7 @@ def test_a_rotated_credential_works_until_its_overlap_ends(
     keys = authserver.services.keys.ring()
     with authserver.services.database.write() as session:
         created, secret = resource_credentials.rotate_credential(
-            session, authserver.admin, keys, credential[0], overlap=60
+            session, authserver.admin, keys, credential[0], grace_period=60
         )
     for seconds in (0, 59):
         clock.advance(seconds)
@@ -268,7 +268,7 @@ def test_credentials_are_made_shown_once_rotated_and_listed(shell: Shell) -> Non
     created = shell.json("resource", "credential", "create", RESOURCE)
     assert created["secret"].startswith("gtrs_")
     assert mask(f"it is {created['secret']}.") == "it is [masked]."
-    rotated = shell.json("resource", "credential", "rotate", created["credential_id"], "--overlap", "1h")
+    rotated = shell.json("resource", "credential", "rotate", created["credential_id"], "--grace-period", "1h")
     listed = shell.json("resource", "credential", "list")
     assert [known["credential_id"] for known in listed] == [created["credential_id"], rotated["credential_id"]]
     assert [known["expires_at"] is None for known in listed] == [False, True]
@@ -277,33 +277,33 @@ def test_credentials_are_made_shown_once_rotated_and_listed(shell: Shell) -> Non
         for known, secret in zip(listed, (created["secret"], rotated["secret"]), strict=True)
     )
     assert "Keep secret now" in shell.run("resource", "credential", "rotate", rotated["credential_id"]).stderr
-    assert len(shell.json("resource", "credential", "list")) == 2, "without an overlap the old one is gone at once"
+    assert len(shell.json("resource", "credential", "list")) == 2, "without a grace period the old one is gone at once"
     trail = shell.text("audit", "--output", "json")
     assert created["secret"] not in trail
     assert "resource.credential.rotate" in trail
 
 
-def test_credentials_that_cannot_be_are_refused_with_a_mend(shell: Shell) -> None:
+def test_credentials_that_cannot_be_are_refused_with_a_remediation(shell: Shell) -> None:
     created = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     assert "resource list" in shell.refusal("resource", "credential", "create", "https://nobody.example.com/mcp")
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
-    shell.text("resource", "credential", "rotate", created, "--overlap", "60s")
-    assert "replaced before" in shell.refusal("resource", "credential", "rotate", created, "--overlap", "60s")
+    shell.text("resource", "credential", "rotate", created, "--grace-period", "60s")
+    assert "replaced before" in shell.refusal("resource", "credential", "rotate", created, "--grace-period", "60s")
 
 
 def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Shell) -> None:
-    """RFC 6819 5.2.3.6: an authorization server may revoke a secret. An overlap lasts for up to 90 days."""
+    """RFC 6819 5.2.3.6: an authorization server may revoke a secret. A grace period lasts for up to 90 days."""
     replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
-    taking_over = shell.json("resource", "credential", "rotate", replaced, "--overlap", "1h")["credential_id"]
-    mend = f"authserver resource credential expire {replaced}"
-    assert mend in shell.refusal("resource", "credential", "rotate", replaced)
-    assert "--yes" in shell.refusal(*mend.split()[1:])
-    left = shell.json(*mend.split()[1:], "--yes")
+    taking_over = shell.json("resource", "credential", "rotate", replaced, "--grace-period", "1h")["credential_id"]
+    remediation = f"authserver resource credential revoke {replaced}"
+    assert remediation in shell.refusal("resource", "credential", "rotate", replaced)
+    assert "--yes" in shell.refusal(*remediation.split()[1:])
+    left = shell.json(*remediation.split()[1:], "--yes")
     assert [known["credential_id"] for known in left] == [taking_over]
-    assert shell.json(*mend.split()[1:], "--yes") == left, "repeated, it does nothing"
-    assert shell.json("resource", "credential", "expire", taking_over, "--yes") == []
-    assert "credential list" in shell.refusal("resource", "credential", "expire", "rsc_x", "--yes")
-    ended = [event["detail"] for event in shell.json("audit", "--action", "resource.credential.expire")]
+    assert shell.json(*remediation.split()[1:], "--yes") == left, "repeated, it does nothing"
+    assert shell.json("resource", "credential", "revoke", taking_over, "--yes") == []
+    assert "credential list" in shell.refusal("resource", "credential", "revoke", "rsc_x", "--yes")
+    ended = [event["detail"] for event in shell.json("audit", "--action", "resource.credential.revoke")]
     assert ended == [{"credential_id": replaced}, {"credential_id": taking_over}]
 
 
@@ -313,7 +313,7 @@ def test_an_ended_credential_is_refused_whatever_the_clock_says(
     authserver.services.resource_authenticator._cache._monotonic = clock
     assert post(authserver, credential, token="x").status_code == 200
     with authserver.services.database.write() as session:
-        resource_credentials.expire_credential(session, authserver.admin, credential[0])
+        resource_credentials.revoke_credential(session, authserver.admin, credential[0])
     clock.advance(1)
     assert post(authserver, credential, token="x").status_code == 401
     clock.advance(-3600)
@@ -322,10 +322,10 @@ def test_an_ended_credential_is_refused_whatever_the_clock_says(
 
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:
     keys = authserver.services.keys.ring()
-    for overlap in (-1, MAX_OVERLAP + 1):
+    for grace_period in (-1, MAX_GRACE_PERIOD + 1):
         with (
-            pytest.raises(resource_credentials.Refused, match="The overlap is"),
+            pytest.raises(resource_credentials.Refused, match="The grace period is"),
             authserver.services.database.write() as session,
         ):
-            resource_credentials.rotate_credential(session, authserver.admin, keys, credential[0], overlap)
+            resource_credentials.rotate_credential(session, authserver.admin, keys, credential[0], grace_period)
     assert post(authserver, credential, token="x").status_code == 200

@@ -15,7 +15,7 @@ from gatehouse.authserver.app import close_app, create_app, create_services
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealed_keys import Cabinet, NoUsableKey, life_of
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifetime_of
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_header
 
@@ -61,7 +61,7 @@ def test_a_rotation_publishes_signs_retires_and_removes(
     [first] = rows(authserver)
     policy = rotation.policy
     assert not rotation.run()
-    clock.now = policy.successor_at(life_of(first))
+    clock.now = policy.successor_at(lifetime_of(first))
     assert rotation.run()
     assert states(authserver) == ["active", "next"]
     clock.advance(policy.lead)
@@ -159,7 +159,7 @@ def test_a_key_that_does_not_sign_can_be_revoked_and_the_active_one_stays(
 
 def with_another_sealing_key(server: AuthServer) -> Rotation:
     services = server.services
-    foreign = Cabinet(lambda: SealingKey(bytes(32)), ISSUER)
+    foreign = SealedKeys(lambda: SealingKey(bytes(32)), ISSUER)
     return Rotation(services.database, foreign, services.rotation.policy, services.rotation.audit, server.clock)
 
 

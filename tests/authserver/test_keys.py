@@ -17,8 +17,8 @@ from support.authserver import ISSUER, AuthServer, settings_in
 from support.clock import FakeClock
 
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
-from gatehouse.authserver.keys.encryption import CannotUnseal, SealingKey, create_sealing_key, load_sealing_key
-from gatehouse.authserver.keys.sealed_keys import Cabinet
+from gatehouse.authserver.keys.encryption import DecryptionFailed, SealingKey, create_sealing_key, load_sealing_key
+from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
@@ -33,7 +33,7 @@ def sealing_key(authserver: AuthServer) -> SealingKey:
 
 def key_store(server: AuthServer, sealing_key: SealingKey, **changes: Any) -> KeyStore:
     """A store that has read nothing yet."""
-    return KeyStore(server.services.database, Cabinet(lambda: sealing_key, ISSUER), **changes)
+    return KeyStore(server.services.database, SealedKeys(lambda: sealing_key, ISSUER), **changes)
 
 
 def published(store: KeyStore) -> set[str]:
@@ -81,7 +81,7 @@ def test_an_altered_sealed_value_does_not_open(altered: Callable[[bytes], bytes]
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key")
     assert key.unseal(sealed, "signing_key") == b"a private key"
-    with pytest.raises(CannotUnseal):
+    with pytest.raises(DecryptionFailed):
         key.unseal(altered(sealed), "signing_key")
 
 
@@ -90,9 +90,9 @@ def test_a_sealed_value_does_not_open_for_another_purpose_or_with_another_key(pu
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key", "a")
     assert key.unseal(sealed, "signing_key", "a") == b"a private key"
-    with pytest.raises(CannotUnseal):
+    with pytest.raises(DecryptionFailed):
         key.unseal(sealed, *purpose)
-    with pytest.raises(CannotUnseal):
+    with pytest.raises(DecryptionFailed):
         SealingKey(os.urandom(32)).unseal(sealed, "signing_key", "a")
 
 
@@ -158,7 +158,7 @@ def test_a_sealing_key_that_is_none_is_refused_without_repeating_it(tmp_path: Pa
     assert not content or content.decode("latin-1") not in str(refused.value)
 
 
-def test_without_a_sealing_key_the_mend_is_init(tmp_path: Path) -> None:
+def test_without_a_sealing_key_the_remediation_is_init(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="authserver init"):
         load_sealing_key(settings_in(tmp_path))
 
@@ -339,7 +339,7 @@ def test_what_opened_goes_on_while_the_sealing_key_cannot_be_read_again(
             raise failure
         return sealing_key
 
-    store = KeyStore(authserver.services.database, Cabinet(load, ISSUER))
+    store = KeyStore(authserver.services.database, SealedKeys(load, ISSUER))
     before = published(key_store(authserver, sealing_key))
     insert_key(authserver, "closed", b"\x01" + bytes(60))
     assert published(store) == before

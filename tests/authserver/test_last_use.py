@@ -12,16 +12,16 @@ from support.clock import FakeClock
 
 from gatehouse.authserver.credentials.client_secrets import rotate_secret
 from gatehouse.authserver.credentials.last_use import INTERVAL, LastUse
-from gatehouse.authserver.credentials.lifecycle import forget_credentials
+from gatehouse.authserver.credentials.lifecycle import prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import create_credential, rotate_credential
-from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.jws import SigningKey
 
 DAY = 86400
 KEY = SigningKey.generate("ES256")
 
 
-def last_used(server: AuthServer, row: type[LivedRow] = ClientSecretRow) -> list[int | None]:
+def last_used(server: AuthServer, row: type[CredentialRow] = ClientSecretRow) -> list[int | None]:
     with server.services.database.read() as session:
         return list(session.scalars(select(row.last_used_at).order_by(row.created_at)).all())
 
@@ -178,15 +178,15 @@ def test_a_credential_is_forgotten_thirty_days_after_its_end(authserver: AuthSer
     client, _ = authserver.create_client()
     with authserver.services.database.write() as session:
         keys = authserver.services.keys.ring()
-        rotate_secret(session, authserver.admin, keys, client.client_id, overlap=DAY)
+        rotate_secret(session, authserver.admin, keys, client.client_id, grace_period=DAY)
         credential, _ = create_credential(session, authserver.admin, keys, RESOURCE)
         rotate_credential(session, authserver.admin, keys, credential.credential_id)
     rows = (ClientSecretRow, ResourceCredentialRow)
     clock.advance(30 * DAY)
-    forget_credentials(authserver.services.database, clock)
+    prune_credentials(authserver.services.database, clock)
     assert [len(last_used(authserver, row)) for row in rows] == [2, 2]
     clock.advance(1)
-    forget_credentials(authserver.services.database, clock)
+    prune_credentials(authserver.services.database, clock)
     assert [len(last_used(authserver, row)) for row in rows] == [2, 1]
     clock.advance(DAY)
     authserver.services.maintenance.run_once()

@@ -1,4 +1,4 @@
-"""Why was I refused: every request id that a refused caller has finds the private reason, and what would mend it."""
+"""Why was I refused: every request id that a refused caller has finds the private reason, and what would fix it."""
 
 import io
 import json
@@ -118,7 +118,7 @@ def with_authorization(authorization: str) -> Ask:
 
 
 @pytest.mark.parametrize(
-    ("ask", "mend"),
+    ("ask", "remediation"),
     [
         pytest.param(lambda s: s.post_token(), "authserver client show", id="no credential"),
         pytest.param(lambda s: s.post_token(basic=("agent_nobody", "x")), "authserver client list", id="unknown"),
@@ -153,18 +153,20 @@ def with_authorization(authorization: str) -> Ask:
         ),
     ],
 )
-def test_a_refusal_names_what_would_mend_it_to_the_operator_only(authserver: AuthServer, ask: Ask, mend: str) -> None:
+def test_a_refusal_names_the_remediation_to_the_operator_only(
+    authserver: AuthServer, ask: Ask, remediation: str
+) -> None:
     response = ask(authserver)
     assert response.status_code in {400, 401}
-    assert mend in only_event(authserver, response)["detail"]["mend"]
-    assert mend not in response.text
+    assert remediation in only_event(authserver, response)["detail"]["remediation"]
+    assert remediation not in response.text
 
 
-def test_the_mend_of_a_wrong_secret_is_no_paste_that_ends_the_right_one(authserver: AuthServer) -> None:
+def test_the_remediation_of_a_wrong_secret_is_no_paste_that_ends_the_right_one(authserver: AuthServer) -> None:
     """Any caller can make this refusal happen to any client."""
-    mend = only_event(authserver, wrong_secret(authserver))["detail"]["mend"]
-    assert re.search("secret rotate agent_", mend) is None
-    assert "Only if it is lost: authserver client secret rotate, which ends the present secret at once." in mend
+    remediation = only_event(authserver, wrong_secret(authserver))["detail"]["remediation"]
+    assert re.search("secret rotate agent_", remediation) is None
+    assert "Only if it is lost: authserver client secret rotate, which ends the present secret at once." in remediation
 
 
 def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(

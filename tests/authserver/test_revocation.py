@@ -194,7 +194,7 @@ def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell:
     assert of_the_second == ["token.issue", "token.revoke"]
 
 
-def test_what_cannot_be_revoked_is_refused_with_a_mend(shell: Shell, issued: dict[str, str]) -> None:
+def test_what_cannot_be_revoked_is_refused_with_a_remediation(shell: Shell, issued: dict[str, str]) -> None:
     assert "not both" in shell.refusal("token", "revoke", "--jti", "a", "--client", "b", code=2)
     assert "no jti of this server's" in shell.refusal("token", "revoke", "--jti", "a")
     assert "no live token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")

@@ -1,4 +1,4 @@
-"""Secrets of a client are replaced with an overlap, and end."""
+"""Secrets of a client are replaced with a grace period, and end."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,8 +17,8 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.credentials.client_secrets import ListedSecret, expire_secret, list_secrets, rotate_secret
-from gatehouse.authserver.credentials.lifecycle import MAX_OVERLAP
+from gatehouse.authserver.credentials.client_secrets import ListedSecret, list_secrets, revoke_secret, rotate_secret
+from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.credentials.secrets import EXAMINED, MAX_LIVE
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.errors import OAuthError
@@ -32,17 +32,17 @@ def _cache_follows_the_clock(authserver: AuthServer, clock: FakeClock) -> None:
     authserver.services.authenticator.registry._cache._monotonic = clock
 
 
-def rotate(server: AuthServer, client: Client, overlap: int = 0) -> str:
+def rotate(server: AuthServer, client: Client, grace_period: int = 0) -> str:
     """Rotate, and let the second pass in which the old state may be remembered."""
     with server.services.database.write() as session:
-        _, secret = rotate_secret(session, server.admin, server.services.keys.ring(), client.client_id, overlap)
+        _, secret = rotate_secret(session, server.admin, server.services.keys.ring(), client.client_id, grace_period)
     server.clock.advance(1)
     return secret
 
 
 def expire(server: AuthServer, client: Client, which: str) -> None:
     with server.services.database.write() as session:
-        expire_secret(session, server.admin, client.client_id, which)
+        revoke_secret(session, server.admin, client.client_id, which)
     server.clock.advance(1)
 
 
@@ -63,7 +63,7 @@ def iso(seconds: float) -> str:
 
 def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, clock: FakeClock) -> None:
     client, old = authserver.create_client()
-    new = rotate(authserver, client, overlap=7 * DAY)
+    new = rotate(authserver, client, grace_period=7 * DAY)
     assert accepted(authserver, client, old)
     clock.advance(7 * DAY - 2)
     assert accepted(authserver, client, old)
@@ -77,7 +77,7 @@ def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_say
     authserver: AuthServer, clock: FakeClock
 ) -> None:
     client, first = authserver.create_client()
-    second = rotate(authserver, client, overlap=DAY)
+    second = rotate(authserver, client, grace_period=DAY)
     behind = create_services(authserver.settings, lambda: clock() - 3600)
     form = token_form()
 
@@ -99,23 +99,23 @@ def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_say
 
 def test_a_third_live_secret_is_refused_until_one_of_the_two_is_ended(authserver: AuthServer) -> None:
     client, first = authserver.create_client()
-    second = rotate(authserver, client, overlap=DAY)
-    with pytest.raises(Refused, match=f"authserver client secret expire {client.client_id} SECRET_ID") as refused:
-        rotate(authserver, client, overlap=DAY)
+    second = rotate(authserver, client, grace_period=DAY)
+    with pytest.raises(Refused, match=f"authserver client secret revoke {client.client_id} SECRET_ID") as refused:
+        rotate(authserver, client, grace_period=DAY)
     assert accepted(authserver, client, first)
     assert accepted(authserver, client, second)
     oldest = listed(authserver, client)[0]
     assert oldest.secret_id in str(refused.value)
     expire(authserver, client, oldest.secret_id)
-    third = rotate(authserver, client, overlap=DAY)
+    third = rotate(authserver, client, grace_period=DAY)
     assert [accepted(authserver, client, secret) for secret in (first, second, third)] == [False, True, True]
 
 
 def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthServer, clock: FakeClock) -> None:
     client, first = authserver.create_client()
-    rotate(authserver, client, overlap=60)
+    rotate(authserver, client, grace_period=60)
     expire(authserver, client, listed(authserver, client)[1].prefix)
-    rotate(authserver, client, overlap=DAY)
+    rotate(authserver, client, grace_period=DAY)
     assert accepted(authserver, client, first)
     clock.advance(60)
     assert not accepted(authserver, client, first)
@@ -128,13 +128,13 @@ def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_t
     expired = rotate(authserver, client)
     assert accepted(authserver, client, expired)
     ended_at, expires_at = int(clock()) - 1, int(clock()) + 60
-    good = rotate(authserver, client, overlap=60)
+    good = rotate(authserver, client, grace_period=60)
     clock.advance(60)
     ids = [known.secret_id for known in listed(authserver, client)]
     answers = set()
     for secret, reason in (
         ("gths_wrong", "wrong secret"),
-        (ended, f"the secret {ids[0]} was ended at {iso(ended_at)}"),
+        (ended, f"the secret {ids[0]} was revoked at {iso(ended_at)}"),
         (expired, f"the secret {ids[1]} expired at {iso(expires_at)}"),
     ):
         response = authserver.post_token(basic=(client.client_id, secret))
@@ -142,13 +142,15 @@ def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_t
         answers.add(response.text.replace(response.headers["X-Request-Id"], ""))
         [row] = authserver.audit(request_id=response.headers["X-Request-Id"])
         assert row["reason"] == reason
-        assert f"authserver client secret list {client.client_id}" in row["detail"]["mend"]
-        assert f"secret rotate {client.client_id}" not in row["detail"]["mend"]
+        assert f"authserver client secret list {client.client_id}" in row["detail"]["remediation"]
+        assert f"secret rotate {client.client_id}" not in row["detail"]["remediation"]
     assert len(answers) == 1
     assert accepted(authserver, client, good)
 
 
-def test_the_only_live_secret_is_not_ended_and_the_mend_is_named(authserver: AuthServer, clock: FakeClock) -> None:
+def test_the_only_live_secret_is_not_ended_and_the_remediation_is_named(
+    authserver: AuthServer, clock: FakeClock
+) -> None:
     client, secret = authserver.create_client()
     [only] = listed(authserver, client)
     with pytest.raises(Refused, match="the only live secret") as refused:
@@ -156,7 +158,7 @@ def test_the_only_live_secret_is_not_ended_and_the_mend_is_named(authserver: Aut
     assert f"authserver client secret rotate {client.client_id}" in str(refused.value)
     assert f"authserver client disable {client.client_id}" in str(refused.value)
     assert accepted(authserver, client, secret)
-    rotate(authserver, client, overlap=60)
+    rotate(authserver, client, grace_period=60)
     clock.advance(60)
     with pytest.raises(Refused, match="the only live secret"):
         expire(authserver, client, listed(authserver, client)[1].secret_id)
@@ -164,43 +166,43 @@ def test_the_only_live_secret_is_not_ended_and_the_mend_is_named(authserver: Aut
 
 def test_a_secret_is_ended_once_however_often_it_is_asked_for(authserver: AuthServer) -> None:
     client, old = authserver.create_client()
-    rotate(authserver, client, overlap=DAY)
+    rotate(authserver, client, grace_period=DAY)
     for _ in range(2):
         expire(authserver, client, listed(authserver, client)[0].prefix)
     assert not accepted(authserver, client, old)
-    assert [row["action"] for row in authserver.audit()].count("client.secret.expire") == 1
+    assert [row["action"] for row in authserver.audit()].count("client.secret.revoke") == 1
 
 
 def test_what_is_no_secret_of_the_client_is_not_ended_nor_repeated(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, _ = authserver.create_client()
-    rotate(authserver, client, overlap=DAY)
+    rotate(authserver, client, grace_period=DAY)
     for which in (listed(authserver, other)[0].secret_id, secret, "gths_"):
         with pytest.raises(Refused, match="That names no secret of the client") as refused:
             expire(authserver, client, which)
         assert which not in str(refused.value)
     with authserver.services.database.write() as session:
         for row in session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)):
-            row.hint = "gths_aaaa"
+            row.prefix = "gths_aaaa"
     with pytest.raises(Refused, match="several secrets"):
         expire(authserver, client, "gths_aaaa")
     expire(authserver, client, listed(authserver, client)[0].secret_id)
     assert not accepted(authserver, client, secret)
 
 
-@pytest.mark.parametrize("overlap", [-1, MAX_OVERLAP + 1])
-def test_an_overlap_of_secrets_has_its_bounds(authserver: AuthServer, overlap: int) -> None:
+@pytest.mark.parametrize("grace_period", [-1, MAX_GRACE_PERIOD + 1])
+def test_an_overlap_of_secrets_has_its_bounds(authserver: AuthServer, grace_period: int) -> None:
     client, _ = authserver.create_client()
-    rotate(authserver, client, MAX_OVERLAP)
+    rotate(authserver, client, MAX_GRACE_PERIOD)
     with pytest.raises(Refused, match="at most 90 days"):
-        rotate(authserver, client, overlap)
+        rotate(authserver, client, grace_period)
 
 
 def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
     authserver: AuthServer, clock: FakeClock
 ) -> None:
     client, _ = authserver.create_client()
-    rotate(authserver, client, overlap=60)
+    rotate(authserver, client, grace_period=60)
     expire(authserver, client, listed(authserver, client)[1].secret_id)
 
     def in_the_way() -> list[str]:
@@ -211,7 +213,7 @@ def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
     assert in_the_way() == []
     clock.advance(60)
     assert in_the_way() == ["the client has no secret"]
-    assert accepted(authserver, client, rotate(authserver, client, overlap=DAY))
+    assert accepted(authserver, client, rotate(authserver, client, grace_period=DAY))
 
 
 def test_nobody_can_tell_by_the_work_how_many_secrets_a_client_has(authserver: AuthServer, clock: FakeClock) -> None:
@@ -224,7 +226,7 @@ def test_nobody_can_tell_by_the_work_how_many_secrets_a_client_has(authserver: A
 
     client, old = authserver.create_client()
     costs = {cost("agent_unknown", old), cost(client.client_id, "gths_wrong")}
-    rotate(authserver, client, overlap=60)
+    rotate(authserver, client, grace_period=60)
     assert accepted(authserver, client, old)
     costs |= {cost(client.client_id, "gths_wrong")}
     clock.advance(60)
@@ -260,9 +262,9 @@ def test_over_any_life_a_secret_works_exactly_until_its_end_and_never_more_than_
             expire(authserver, client, chosen[:9])
             ends[chosen] = min(ends[chosen], now)
         else:
-            overlap = seconds if kind == "soft" else 0
-            new = rotate(authserver, client, overlap)
-            ends.update({secret: min(ends[secret], now + overlap) for secret in before})
+            grace_period = seconds if kind == "soft" else 0
+            new = rotate(authserver, client, grace_period)
+            ends.update({secret: min(ends[secret], now + grace_period) for secret in before})
             ends[new] = float("inf")
 
     for kind, seconds, which in steps:
@@ -299,27 +301,27 @@ def _authenticates(server: AuthServer, client: Client, secret: str) -> bool:
 def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
     created = shell.json(*CREATE)
     client_id = created["client_id"]
-    rotated = shell.run("client", "secret", "rotate", client_id, "--overlap", "7d")
+    rotated = shell.run("client", "secret", "rotate", client_id, "--grace-period", "7d")
     assert rotated.exit_code == 0
     old, new = shell.json("client", "secret", "list", client_id)
     assert f"{old['prefix']} is accepted until {old['expires_at']}." in rotated.stderr
     assert "Takes effect" not in rotated.stderr
     assert (old["state"], new["state"], new["expires_at"], new["last_used_at"]) == ("live", "live", None, None)
     assert created["client_secret"].startswith(old["prefix"])
-    refusal = shell.refusal("client", "secret", "expire", client_id, old["secret_id"])
+    refusal = shell.refusal("client", "secret", "revoke", client_id, old["secret_id"])
     assert "Repeat the command with --yes" in refusal
-    left = shell.json("client", "secret", "expire", client_id, old["prefix"], "--yes")
-    assert [known["state"] for known in left] == ["over", "live"]
+    left = shell.json("client", "secret", "revoke", client_id, old["prefix"], "--yes")
+    assert [known["state"] for known in left] == ["inactive", "active"]
     event = shell.json("audit", "--action", "client.secret.rotate")[0]
-    assert event["detail"] == {"secret_id": new["secret_id"], "replaced": [old["secret_id"]], "overlap": 7 * DAY}
-    [ended] = shell.json("audit", "--action", "client.secret.expire")
+    assert event["detail"] == {"secret_id": new["secret_id"], "replaced": [old["secret_id"]], "grace_period": 7 * DAY}
+    [ended] = shell.json("audit", "--action", "client.secret.revoke")
     assert ended["detail"] == {"secret_id": old["secret_id"]}
 
 
 @pytest.mark.only_on("sqlite")
-@pytest.mark.parametrize("overlap", ["0s", "91d", "7", "7w", "-1d", "1.5d", "7 d", "", "9999999s", "\u0667d"])
-def test_an_overlap_is_a_time_between_a_second_and_90_days(shell: Shell, overlap: str) -> None:
+@pytest.mark.parametrize("grace_period", ["0s", "91d", "7", "7w", "-1d", "1.5d", "7 d", "", "9999999s", "\u0667d"])
+def test_an_overlap_is_a_time_between_a_second_and_90_days(shell: Shell, grace_period: str) -> None:
     client_id = shell.json(*CREATE)["client_id"]
-    rotate = ("client", "secret", "rotate", client_id, f"--overlap={overlap}")
+    rotate = ("client", "secret", "rotate", client_id, f"--grace-period={grace_period}")
     assert "write 90s, 15m, 12h or 7d: at least 1s, at most 90d" in shell.refusal(*rotate, code=2)
-    shell.text(*rotate[:-1], "--overlap=90d")
+    shell.text(*rotate[:-1], "--grace-period=90d")

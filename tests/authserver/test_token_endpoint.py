@@ -139,7 +139,7 @@ def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock:
 
 
 @pytest.mark.parametrize(
-    ("form", "error", "mend"),
+    ("form", "error", "remediation"),
     [
         pytest.param({"scope": "env:read"}, "invalid_request", "grant_type=client_credentials", id="none"),
         pytest.param({"grant_type": ""}, "invalid_request", "grant_type=client_credentials", id="empty"),
@@ -148,8 +148,8 @@ def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock:
         pytest.param({"grant_type": "CLIENT_CREDENTIALS"}, "unsupported_grant_type", "client_credentials", id="case"),
     ],
 )
-def test_any_other_grant_is_refused_with_the_mend(
-    authserver: AuthServer, form: dict[str, str], error: str, mend: str
+def test_any_other_grant_is_refused_with_its_remediation(
+    authserver: AuthServer, form: dict[str, str], error: str, remediation: str
 ) -> None:
     client, secret = authserver.create_client()
     basic = (client.client_id, secret)
@@ -157,7 +157,7 @@ def test_any_other_grant_is_refused_with_the_mend(
     refused = authserver.post_token(form, basic)
     assert refused.status_code == 400
     assert refused.json["error"] == error
-    assert mend in refused.json["error_description"]
+    assert remediation in refused.json["error_description"]
 
 
 def test_a_form_may_say_that_it_is_utf_8(authserver: AuthServer) -> None:

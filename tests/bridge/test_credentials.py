@@ -86,7 +86,9 @@ async def test_a_private_key_signs_assertions_for_the_issuer_alone(
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o610, 0o666])
-async def test_a_file_that_others_can_reach_is_refused_with_the_mend(file: Callable[[Any], Path], mode: int) -> None:
+async def test_a_file_that_others_can_reach_is_refused_with_its_remediation(
+    file: Callable[[Any], Path], mode: int
+) -> None:
     path = file(REGISTERED)
     assert read_credentials(settings(), path).client_id == "agent_1"
     path.chmod(mode)
@@ -111,7 +113,7 @@ async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "mend"),
+    ("content", "remediation"),
     [
         (b"", "neither a private key in PEM nor JSON"),
         (b"gths_0123456789abcdefghij", "neither a private key in PEM nor JSON"),
@@ -124,25 +126,27 @@ async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 async def test_a_file_with_something_else_in_it_is_refused(
-    file: Callable[[Any], Path], content: Any, mend: str
+    file: Callable[[Any], Path], content: Any, remediation: str
 ) -> None:
-    with pytest.raises(InvalidCredentials, match=mend) as caught:
+    with pytest.raises(InvalidCredentials, match=remediation) as caught:
         read_credentials(settings(), file(content))
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("document", "mend"),
+    ("document", "remediation"),
     [
         (pem(ec.generate_private_key(ec.SECP384R1())), "not of P-256, RSA or Ed25519"),
         (pem(ed25519.Ed25519PrivateKey.generate(), b"passphrase"), "no private key in PEM, or has a passphrase"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no private key in PEM"),
     ],
 )
-async def test_a_key_that_cannot_be_used_is_refused(file: Callable[[Any], Path], document: bytes, mend: str) -> None:
+async def test_a_key_that_cannot_be_used_is_refused(
+    file: Callable[[Any], Path], document: bytes, remediation: str
+) -> None:
     usable = pem(rsa.generate_private_key(65537, 2048))
     assert read_credentials(settings(client_id="agent_1"), file(usable)).algorithm == "RS256"
-    with pytest.raises(InvalidCredentials, match=mend):
+    with pytest.raises(InvalidCredentials, match=remediation):
         read_credentials(settings(client_id="agent_1"), file(document))
 
 

@@ -272,7 +272,7 @@ async def test_a_refusal_by_http_is_told_in_words(
     assert (failure.temporary, failure.outcome_unknown) == (temporary, unknown)
 
 
-async def test_a_certificate_that_is_not_trusted_is_named_with_the_mend() -> None:
+async def test_a_certificate_that_is_not_trusted_is_named_with_its_remediation() -> None:
     world = World()
     error = httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]")
     error.__cause__ = ssl.SSLCertVerificationError(1, "x")

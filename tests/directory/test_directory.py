@@ -1,4 +1,4 @@
-"""The rules of the directory, noun by noun."""
+"""The rules of the directory, entity by entity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +56,7 @@ async def globex(resourceserver: ResourceServer) -> Caller:
 # Members
 
 
-async def test_an_invitation_is_recorded_and_can_be_taken_back(acme: Caller, clock: FakeClock) -> None:
+async def test_an_invitation_is_recorded_and_can_be_revoked(acme: Caller, clock: FakeClock) -> None:
     invited = await acme("invite_workspace_member", email="Ada.O'Hara+1@Example.COM")
     assert invited.pop("user_id").startswith("usr_")
     assert invited == {
@@ -97,14 +97,14 @@ async def test_what_is_no_email_is_refused(acme: Caller, email: str) -> None:
 # Roles, scopes, MCP servers
 
 
-@pytest.mark.parametrize("noun", ["role", "scope"])
-async def test_a_name_is_taken_in_its_environment_only(acme: Caller, noun: str) -> None:
-    create = f"create_environment_{noun}"
+@pytest.mark.parametrize("entity", ["role", "scope"])
+async def test_a_name_is_taken_in_its_environment_only(acme: Caller, entity: str) -> None:
+    create = f"create_environment_{entity}"
     await acme(create, environment_id=acme.here, name="billing", description="Caf\u00e9")
     answer = await acme.failure(create, environment_id=acme.here, name="billing")
-    assert answer == f"There is a {noun} of that name. Choose another, or use that one."
+    assert answer == f"There is a {entity} of that name. Choose another, or use that one."
     assert await acme(create, environment_id=acme.there, name="billing")
-    (listed,) = (await acme(f"list_environment_{noun}s", environment_id=acme.here))[f"{noun}s"]
+    (listed,) = (await acme(f"list_environment_{entity}s", environment_id=acme.here))[f"{entity}s"]
     assert (listed["name"], listed["description"]) == ("billing", "Caf\u00e9")
 
 

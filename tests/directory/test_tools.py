@@ -344,6 +344,6 @@ async def test_the_trail_says_in_words_why_a_client_has_no_workspace_and_what_gi
     await acme.server.failure("list_environments", acme.server.issuer.token(workspace_id=workspace_id))
     *_, event = acme.server.audit()
     assert (event["outcome"], event["reason"]) == ("failed", reason)
-    assert event["detail"]["mend"] == (
+    assert event["detail"]["remediation"] == (
         "authserver client update agent_1 --claim workspace_id=..., with an id from: resourceserver workspace list"
     )

@@ -41,7 +41,7 @@ async def test_the_secret_can_come_from_the_file_that_registration_printed(
     stack: LocalStack, workspace_id: str, tmp_path: Path, method: str
 ) -> None:
     credentials = stack.create_client(
-        "desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--auth", method
+        "desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--auth-method", method
     )
     file = bridge.private_file(tmp_path / "client.json", credentials)
     async with bridge.start(stack, "legacy", "--credentials", str(file), "--issuer", stack.issuer) as assistant:

@@ -28,7 +28,9 @@ _names = (f"env-{number}" for number in itertools.count())
 async def test_an_agent_discovers_obtains_a_token_and_calls(
     stack: LocalStack, workspace_id: str, mode: Mode, method: str
 ) -> None:
-    credentials = stack.create_client("reader", "env:read", "--claim", f"workspace_id={workspace_id}", "--auth", method)
+    credentials = stack.create_client(
+        "reader", "env:read", "--claim", f"workspace_id={workspace_id}", "--auth-method", method
+    )
     async with connect(stack, credentials, mode) as agent:
         identity = await agent.call("whoami")
         tools = [tool.name for tool in (await agent.client.list_tools()).tools]

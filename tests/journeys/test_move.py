@@ -66,4 +66,4 @@ async def test_a_token_and_a_secret_from_before_a_move_to_postgresql_are_good_af
         assert await ping(http, old, await obtain(http, new, client)) == 200
     assert not list(new.folder.rglob("*.db")), "the new place has no file of a database"
     issued = new.run_json("authserver", "audit", "--client", client["client_id"], "--action", "token.issue")
-    assert len(issued) == 3, "the trail goes on"
+    assert len(issued) == 3, "the audit log goes on"

@@ -32,7 +32,7 @@ def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
     ):
         assert expected in done.stdout, expected
     assert re.search(r"tool\.call +create_environment +allowed", done.stdout)
-    assert re.search(r"\nreason +no token\n(.*\n)*mend +Obtain a token with resource=", done.stdout)
+    assert re.search(r"\nreason +no token\n(.*\n)*remediation +Obtain a token with resource=", done.stdout)
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -1,4 +1,4 @@
-"""A token, or all of a client's, taken back while calls go on, at resource servers that only poll."""
+"""A token, or all of a client's, revoked while calls go on, at resource servers that only poll."""
 
 import httpx2
 import pytest
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("what", ["token", "client", "key"])
-async def test_what_was_taken_back_is_refused_by_every_worker_while_calls_go_on(stack: LocalStack, what: What) -> None:
+async def test_what_was_revoked_is_refused_by_every_worker_while_calls_go_on(stack: LocalStack, what: What) -> None:
     """The windows are printed, not judged: `make measure` has more of them."""
     samples = 1 if what == "key" else 2
     windows = await measure(stack, what, samples, apart=BETWEEN_CALLS)

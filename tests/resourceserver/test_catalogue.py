@@ -207,7 +207,7 @@ def test_scopes_cannot_be_left_out() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_declaration_that_cannot_be_served_names_file_tool_and_mend(function: Any, problem: str) -> None:
+def test_a_declaration_that_cannot_be_served_names_file_tool_and_remediation(function: Any, problem: str) -> None:
     assert declare(sound)
     with pytest.raises(InvalidCatalogue) as refused:
         declare(function)

@@ -187,7 +187,7 @@ def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installe
 @pytest.mark.parametrize(
     "command", [("workspace", "list"), ("workspace", "create", "--name", "a"), ("audit",), ("serve",)], ids=" ".join
 )
-def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
+def test_a_database_that_was_not_initialized_is_refused_with_its_remediation(
     run: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     missing = run(*command)
@@ -202,7 +202,7 @@ def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "mend"),
+    ("variable", "value", "remediation"),
     [
         ("RESOURCESERVER_RESOURCE", "http://mcp.example.com/mcp", "must be https"),
         ("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp#part", "without query or fragment"),
@@ -215,13 +215,13 @@ def test_a_database_that_was_not_initialized_is_refused_with_the_mend(
     ],
 )
 def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(
-    installed: Run, variable: str, value: str, mend: str
+    installed: Run, variable: str, value: str, remediation: str
 ) -> None:
     result = installed("serve", **{variable: value})
     assert result.exit_code == 1
     shown = "" if variable == "RESOURCESERVER_DATABASE_URL" else f"={value}"
     assert result.output.startswith(f"Error: {variable}{shown}: ")
-    assert mend in result.output
+    assert remediation in result.output
     assert "hunter2" not in result.output
 
 

@@ -185,7 +185,7 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "tools", "check"])
-def test_what_cannot_be_served_stops_every_command_with_file_and_mend(
+def test_what_cannot_be_served_stops_every_command_with_file_and_remediation(
     run: Run, write: Write, command: str, change: tuple[str, str], problem: str
 ) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0

@@ -347,7 +347,7 @@ async def test_a_call_of_another_shape_is_invalid_params(resourceserver: Resourc
     assert "zzyzx" not in response.text
 
 
-# The trail
+# The audit log
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resou
     refused = await resourceserver.call("create_environment", token, name="a")
     (event,) = resourceserver.audit(request_id=error_of(refused)["data"]["request_id"])
     expected = "authserver client grant add agent_1 --resource https://mcp.example.com/mcp --scope env:write"
-    assert event["detail"]["mend"] == expected
+    assert event["detail"]["remediation"] == expected
     assert "grant add" not in refused.text
 
 

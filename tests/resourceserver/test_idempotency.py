@@ -226,7 +226,7 @@ async def test_a_key_is_kept_for_24_hours_and_void_after(
     resourceserver: ResourceServer, workspace_id: str, clock: FakeClock
 ) -> None:
     async def create() -> Any:
-        # What the server polls for in life: a status list is not trusted for a day.
+        # What the server polls for in lifetime: a status list is not trusted for a day.
         await resourceserver.statuses.refresh()
         token = resourceserver.issuer.token(workspace_id=workspace_id)
         arguments = {"email": "ada@example.com", "role": "admin", "idempotency_key": KEY}

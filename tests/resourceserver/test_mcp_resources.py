@@ -157,7 +157,7 @@ async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispat
     gate, dispatch, *_ = planning.audit(action="resource.read")
     for event in (gate, dispatch):
         assert (event["object"], event["outcome"], event["reason"]) == (PLANS_URI, "refused", "needs plan:read")
-    assert "grant add agent_1" in gate["detail"]["mend"]
+    assert "grant add agent_1" in gate["detail"]["remediation"]
 
 
 async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(

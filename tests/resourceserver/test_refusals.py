@@ -1,4 +1,4 @@
-"""Why was I refused: every request id that a refused caller has finds the private reason, and what would mend it."""
+"""Why was I refused: every request id that a refused caller has finds the private reason, and what would fix it."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ def only_event(server: ResourceServer, response: httpx2.Response) -> dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "headers", "status", "reason", "mend"),
+    ("method", "path", "headers", "status", "reason", "remediation"),
     [
         ("GET", METADATA, {"Host": "evil.example"}, 421, "Host: evil.example", "mcp.example.com"),
         ("GET", METADATA, {"Origin": "https://evil.example"}, 403, "Origin: https://evil.example", "ALLOWED_ORIGINS"),
@@ -40,7 +40,7 @@ async def test_what_is_turned_away_before_the_gate_is_found_by_its_request_id(
     headers: dict[str, str],
     status: int,
     reason: str,
-    mend: str,
+    remediation: str,
 ) -> None:
     assert (await resourceserver.http.get(ORIGIN + METADATA)).status_code == 200
     response = await resourceserver.http.request(method, ORIGIN + path, headers=headers)
@@ -49,7 +49,7 @@ async def test_what_is_turned_away_before_the_gate_is_found_by_its_request_id(
     event = only_event(resourceserver, response)
     assert (event["action"], event["outcome"], event["detail"]["status"]) == ("http.request", "refused", status)
     assert reason in event["reason"]
-    assert mend in event["detail"]["mend"]
+    assert remediation in event["detail"]["remediation"]
 
 
 async def test_a_path_that_is_not_ours_is_not_kept(resourceserver: ResourceServer) -> None:
@@ -88,21 +88,21 @@ async def test_no_refusal_before_the_gate_is_given_unrecorded(
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_a_refusal_of_the_gate_names_what_would_mend_it(resourceserver: ResourceServer) -> None:
+async def test_a_refusal_of_the_gate_names_the_remediation(resourceserver: ResourceServer) -> None:
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "x"})
     good = resourceserver.issuer.token()
     assert (await resourceserver.post(body, good, headers)).status_code == 200
     reader, foreign = resourceserver.issuer.token("env:read"), resourceserver.issuer.token(aud="https://other.example")
     unknown, unknown_headers = modern_request("tools/call", name="no_such_tool", arguments={})
-    for response, status, mend in (
+    for response, status, remediation in (
         (await resourceserver.post(body, None, headers), 401, "resource=https://mcp.example.com/mcp"),
         (await resourceserver.post(body, foreign, headers), 401, "authserver token inspect"),
         (await resourceserver.post(body, reader, headers), 403, "authserver client grant add agent_1"),
         (await resourceserver.post(unknown, good, unknown_headers), 400, "resourceserver tools"),
     ):
         assert response.status_code == status
-        assert mend in only_event(resourceserver, response)["detail"]["mend"]
-        assert mend not in response.text
+        assert remediation in only_event(resourceserver, response)["detail"]["remediation"]
+        assert remediation not in response.text
 
 
 async def test_every_action_that_is_recorded_can_be_asked_for(resourceserver: ResourceServer) -> None:

@@ -1,4 +1,4 @@
-"""Status lists at the resource server: which token was taken back, and what holds while nobody can say."""
+"""Status lists at the resource server: which token was revoked, and what holds while nobody can say."""
 
 from collections.abc import Callable
 from typing import Any
@@ -126,7 +126,7 @@ async def test_a_list_that_the_issuer_no_longer_names_is_forgotten(
 async def test_a_list_that_is_no_longer_named_is_remembered_as_long_as_its_tokens_can_live(
     issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
-    """draft-ietf-oauth-status-list 8.3: a server that fails open would take what it knows to be taken back."""
+    """draft-ietf-oauth-status-list 8.3: a server that fails open would take what it knows to be revoked."""
     lists = issuer.statuses(keys, fail_open=True)
     issuer.revoke(7)
     await lists.refresh()

@@ -1,4 +1,4 @@
-"""Streaming tools: what a caller is told while they work, what is left when it goes, and what the trail says of it."""
+"""Streaming tools: progress for the caller, what remains when it disconnects, and the audit log."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -86,7 +86,7 @@ class Importer:
 
 
 def recorded(of_transactions: list[dict[str, Any]]) -> list[str]:
-    """Return every identifier that the trail of a call holds, sorted."""
+    """Return every identifier that the audit log of a call holds, sorted."""
     return sorted(identifier for event in of_transactions for identifier in event["detail"]["changed"])
 
 

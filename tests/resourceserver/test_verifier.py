@@ -184,7 +184,7 @@ async def test_a_token_of_a_new_key_is_accepted_at_its_first_use(
 
 
 async def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(verifier: Verifier, issuer: Issuer) -> None:
-    """What nobody has signed is marked so, and cannot forge a line of the trail or carry a secret into it."""
+    """What nobody has signed is marked so, and cannot forge a line of the audit log or carry a secret into it."""
     await verifier.verify(issuer.token())
     issuer.key = SigningKey.generate("ES256")
     unknown = "kid is not in the issuer's key set"

@@ -73,11 +73,11 @@ class Admin:
         """Give an agent a new secret some time after it was made, and end the old one some time later."""
         secret = ("authserver", "client", "secret")
         (old,) = [known for known in await self.run_json(*secret, "list", agent.client_id) if not known["expires_at"]]
-        made = await self.run_json(*secret, "rotate", agent.client_id, "--overlap", "7d")
+        made = await self.run_json(*secret, "rotate", agent.client_id, "--grace-period", "7d")
         await anyio.sleep(A_WHILE)
         agent.secret = made["client_secret"]
         await anyio.sleep(A_WHILE)
-        await self.run_json(*secret, "expire", agent.client_id, old["secret_id"], "--yes")
+        await self.run_json(*secret, "revoke", agent.client_id, old["secret_id"], "--yes")
 
     async def replace_key(self, agent: LoadedAgent, name: str) -> None:
         """Give an agent a new key in the same way."""
@@ -88,11 +88,11 @@ class Admin:
         (old,) = [
             known for known in await self.run_json(*client_key, "list", agent.client_id) if not known["expires_at"]
         ]
-        await self.run_json(*client_key, "replace", agent.client_id, "--jwks", str(public), "--overlap", "7d")
+        await self.run_json(*client_key, "replace", agent.client_id, "--jwks", str(public), "--grace-period", "7d")
         await anyio.sleep(A_WHILE)
         agent.private_key = private
         await anyio.sleep(A_WHILE)
-        await self.run_json(*client_key, "expire", agent.client_id, old["thumbprint"], "--yes")
+        await self.run_json(*client_key, "revoke", agent.client_id, old["thumbprint"], "--yes")
 
 
 @pytest.fixture

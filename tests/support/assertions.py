@@ -69,7 +69,7 @@ class KeyClient:
         assert response.status_code == 200, response.text
 
     def refused(self, response: TestResponse, reason: str) -> None:
-        """Check the one answer of a failed authentication, and that the audit trail names the failed check."""
+        """Check the one answer of a failed authentication, and that the audit log names the failed check."""
         assert (response.status_code, response.json["error"]) == (401, "invalid_client")
         assert "assertion" not in response.text
         [row] = self.server.audit(request_id=response.json["request_id"])

@@ -112,7 +112,7 @@ class AuthServer:
         return header, verify(token, header, keys[header.kid or ""])
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
-        """Return the audit trail, oldest first."""
+        """Return the audit log, oldest first."""
         self._flush()
         with self.services.database.read() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]

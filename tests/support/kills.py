@@ -20,7 +20,7 @@ from gatehouse.authserver.credentials.secrets import find
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.lifecycle import Move, plan
-from gatehouse.authserver.keys.sealed_keys import Contents, life_of
+from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifetime_of
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from support.authserver import ISSUER
@@ -112,10 +112,10 @@ class Killed:
             services.audit.close()
             services.database.close()
 
-    def contents(self) -> Contents:
+    def contents(self) -> DecryptedKeys:
         """Everything that is sealed. It opens, one key is active, and the ring that a server uses has it all."""
         with self.services() as services, services.database.read() as session:
-            contents = services.rotation.cabinet.read(session)
+            contents = services.rotation.sealed_keys.read(session)
         assert contents.closed == set(), self.log()
         assert [row.state for row in contents.key_rows].count("active") == 1, self.log()
         assert len(contents.peppers) == 1, self.log()
@@ -125,13 +125,13 @@ class Killed:
         """Whether the client can authenticate by a secret now."""
         with self.services() as services, services.database.read() as session:
             client = load_client(session, self.client_id)
-            peppers = services.rotation.cabinet.read(session).peppers
+            peppers = services.rotation.sealed_keys.read(session).peppers
         assert client is not None
         found = find(secret, client.secrets, peppers)
-        return found is not None and not found.life.is_over(self.now)
+        return found is not None and not found.lifetime.is_inactive(self.now)
 
     def events(self, action: str) -> int:
-        """How many events of an action the audit trail holds."""
+        """How many events of an action the audit log holds."""
         with self.services() as services, services.database.read() as session:
             return len(session.execute(select(audit_event.c.id).where(audit_event.c.action == action)).all())
 
@@ -158,7 +158,7 @@ def rotate_keys(killed: Killed, times: int) -> None:
         _assert_moved(killed, before, due)
 
 
-def _assert_moved(killed: Killed, before: Contents, due: tuple[Move, ...]) -> None:
+def _assert_moved(killed: Killed, before: DecryptedKeys, due: tuple[Move, ...]) -> None:
     after = killed.contents()
     made, gone = after.keys.keys() - before.keys.keys(), before.keys.keys() - after.keys.keys()
     assert len(made) == sum(move.action == "publish" for move in due), killed.log()
@@ -168,7 +168,7 @@ def _assert_moved(killed: Killed, before: Contents, due: tuple[Move, ...]) -> No
     assert killed.secret_works(killed.secret), killed.log()
 
 
-def _next_move(killed: Killed, contents: Contents) -> int:
+def _next_move(killed: Killed, contents: DecryptedKeys) -> int:
     with killed.services() as services:
         policy = services.rotation.policy
     moments: dict[str, Callable[[Any], int]] = {
@@ -176,7 +176,7 @@ def _next_move(killed: Killed, contents: Contents) -> int:
         "active": policy.successor_at,
         "retiring": policy.gone_at,
     }
-    lives = [life_of(row) for row in contents.key_rows]
+    lives = [lifetime_of(row) for row in contents.key_rows]
     waiting = any(life.state == "next" for life in lives)
     return min(moments[life.state](life) for life in lives if not (life.state == "active" and waiting))
 
@@ -201,8 +201,8 @@ def reseal(killed: Killed, times: int) -> None:
 
 
 def rotate_secret(killed: Killed, times: int) -> None:
-    """The trail says that there is a new secret, and then the old one has ended, or will; or it is as it was."""
-    softly = ("client", "secret", "rotate", killed.client_id, "--overlap", "7d")
+    """The audit log says that there is a new secret, and then the old one has ended, or will; or it is as it was."""
+    softly = ("client", "secret", "rotate", killed.client_id, "--grace-period", "7d")
     at_once = ("client", "secret", "rotate", killed.client_id, "--yes")
     points = {arguments: killed.run(*arguments)[1] for arguments in (softly, at_once)}
     while killed.tally.kills < times:
@@ -222,7 +222,7 @@ def rotate_secret(killed: Killed, times: int) -> None:
 
 def _live_secrets(killed: Killed) -> list[dict[str, Any]]:
     listed = killed.shell.json("client", "secret", "list", killed.client_id)
-    return [known for known in listed if known["state"] == "live"]
+    return [known for known in listed if known["state"] == "active"]
 
 
 def migrate(killed: Killed, times: int) -> None:

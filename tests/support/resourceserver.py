@@ -183,7 +183,7 @@ class ResourceServer:
         return str(result["content"][0]["text"])
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
-        """Return what the audit trail holds on disk, oldest first."""
+        """Return what the audit log holds on disk, oldest first."""
         with self.admin_database.read() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
 

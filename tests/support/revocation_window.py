@@ -1,4 +1,4 @@
-"""How long a token is still accepted after it was taken back, measured on running servers."""
+"""How long a token is still accepted after it was revoked, measured on running servers."""
 
 import statistics
 import time
@@ -67,7 +67,7 @@ async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
 
 
 async def measure(stack: LocalStack, what: What, samples: int, apart: float, rate: float = 0) -> Windows:
-    """Take back `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
+    """Revoke `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
 
     Each token is watched until every worker refuses it, which has to come. Tokens and clients overlap, `apart` seconds
     from each other; keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls
@@ -122,7 +122,7 @@ async def _take_back(
     what: What,
     revoked_at: list[float],
 ) -> None:
-    """Take back a token, its client or its key, and note when that was on disk."""
+    """Revoke a token, its client or its key, and note when that was on disk."""
     client_id = client["client_id"]
     if what == "token":
         basic = (client_id, client["client_secret"])
@@ -136,7 +136,7 @@ async def _take_back(
     else:
         action, target = "key.revoke", jwt.get_unverified_header(token)["kid"]
         await anyio.to_thread.run_sync(stack.run, "authserver", "key", "revoke", target, "--yes")
-    # The command ends long after its change: the trail has the moment.
+    # The command ends long after its change: the audit log has the moment.
     events = await anyio.to_thread.run_sync(stack.run_json, "authserver", "audit", "--action", action)
     [event] = [event for event in events if event["object"] == target]
     revoked_at.append(datetime.fromisoformat(event["time"]).timestamp())

@@ -140,7 +140,7 @@ WRONG_URI = {"uri": "https://zzyzx.example.com/*"}
 
 EXAMPLES: dict[str, Example] = {
     "whoami": Example(of(), {"zzyzx": 1}, "does not have"),
-    "search_docs": Example(of(query="audit trail"), {"query": WRONG}, "query"),
+    "search_docs": Example(of(query="audit log"), {"query": WRONG}, "query"),
     "list_environments": Example(of(), WRONG_PAGE, "page_size"),
     "get_environment_details": Example(ENVIRONMENT, WRONG_ID, "environment_id"),
     "create_environment": Example(

@@ -16,7 +16,7 @@ from gatehouse.authserver.clients.assertions import AssertionVerifier
 from gatehouse.authserver.clients.authentication import ClientAuthenticator
 from gatehouse.authserver.clients.registry import ClientRegistry
 from gatehouse.authserver.credentials.last_use import LastUse
-from gatehouse.authserver.credentials.lifecycle import forget_credentials
+from gatehouse.authserver.credentials.lifecycle import prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
@@ -35,7 +35,7 @@ from gatehouse.authserver.errors import OAuthError, invalid_request
 from gatehouse.authserver.http import MAX_BODY, BodyIncomplete, BodyTooLarge, Request, Response
 from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
-from gatehouse.authserver.keys.sealed_keys import Cabinet
+from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.refusals import refuse
@@ -82,8 +82,8 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     """
     # One connection for each thread, one for the audit writer, one for the maintenance.
     database = Database(settings.database, pool_size=settings.threads + 2)
-    cabinet = Cabinet(partial(load_sealing_key, settings), settings.issuer)
-    rotation = Rotation(database, cabinet, policy_of(settings), AuditRows(audit_event, clock), clock)
+    sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
+    rotation = Rotation(database, sealed_keys, policy_of(settings), AuditRows(audit_event, clock), clock)
     replay = ReplayStore(database, clock)
     indices = StatusIndices(database, clock)
     last_use = LastUse(database, clock)
@@ -93,7 +93,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         authenticator=ClientAuthenticator(
             ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay), last_use, clock
         ),
-        keys=KeyStore(database, cabinet, rotation),
+        keys=KeyStore(database, sealed_keys, rotation),
         rotation=rotation,
         maintenance=Maintenance(
             database,
@@ -102,7 +102,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
                 "keys": rotation.run,
                 "spent assertions": replay.prune,
                 "status lists": indices.prune,
-                "credentials": partial(forget_credentials, database, clock),
+                "credentials": partial(prune_credentials, database, clock),
             },
             own={"last uses": last_use.write},
         ),
@@ -131,7 +131,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
     for path, (method, endpoint) in ROUTES.items():
         app.add_url_rule(path, path, _view(services, endpoint), methods=[method], provide_automatic_options=False)
     app.register_error_handler(HTTPException, partial(_no_such_endpoint, services.audit))
-    app.wsgi_app = _Outermost(app.wsgi_app, services.audit)  # type: ignore[method-assign]
+    app.wsgi_app = RequestMiddleware(app.wsgi_app, services.audit)  # type: ignore[method-assign]
     return app
 
 
@@ -191,7 +191,7 @@ def _known_path(environ: "WSGIEnvironment") -> str:
     return path if path in ROUTES else "(other)"
 
 
-class _Outermost:
+class RequestMiddleware:
     """What every response gets, whoever made it: a request id, security headers, a log line, no traceback."""
 
     def __init__(self, wsgi_app: "WSGIApplication", audit: AuditWriter) -> None:

@@ -8,9 +8,9 @@ from gatehouse.authserver.http import NO_STORE, Response, json_response
 class OAuthError(Exception):
     """A refusal (RFC 6749 5.2).
 
-    `description` is public: constant text that names the mend and repeats nothing of the request. `reason` is for
-    the operator and goes to log and audit only, and so does `mend`: the command that would allow the request, or what
-    its caller has to change, where `description` may not say so.
+    `description` is public: constant text that says how to fix it and repeats nothing of the request. `reason` is for
+    the operator and goes to log and audit only, and so does `remediation`: the command that would allow the request,
+    or what its caller has to change, where `description` may not say so.
     """
 
     def __init__(
@@ -19,7 +19,7 @@ class OAuthError(Exception):
         description: str,
         *,
         reason: str | None = None,
-        mend: str | None = None,
+        remediation: str | None = None,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -27,7 +27,7 @@ class OAuthError(Exception):
         self.error = error
         self.description = description
         self.reason = reason or description
-        self.mend = mend
+        self.remediation = remediation
         self.status = status
         self.headers = dict(headers or {})
 
@@ -37,7 +37,7 @@ def invalid_request(description: str, *, status: int = 400) -> OAuthError:
     return OAuthError("invalid_request", description, status=status)
 
 
-def invalid_client(reason: str, mend: str) -> OAuthError:
+def invalid_client(reason: str, remediation: str) -> OAuthError:
     """Return the one answer to every failed authentication, whatever failed (RFC 6749 5.2).
 
     It always asks for Basic, also of a client that used another method, so that the answer does not tell methods
@@ -47,7 +47,7 @@ def invalid_client(reason: str, mend: str) -> OAuthError:
         "invalid_client",
         "Client authentication failed. Check the client_id, the credential and the client's registered method.",
         reason=reason,
-        mend=mend,
+        remediation=remediation,
         status=401,
         headers={"WWW-Authenticate": 'Basic realm="gatehouse", charset="UTF-8"'},
     )

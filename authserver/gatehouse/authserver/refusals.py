@@ -28,7 +28,7 @@ def refuse(
         object=target,
         request_id=request_id,
         reason=error.reason,
-        detail={"error": error.error, **({"mend": error.mend} if error.mend else {})},
+        detail={"error": error.error, **({"remediation": error.remediation} if error.remediation else {})},
     )
     try:
         audit.commit_and_wait(event)

@@ -27,7 +27,7 @@ _SECRET_METHODS: Final = frozenset({"client_secret_basic", "client_secret_post"}
 
 
 class InvalidCredentials(ValueError):
-    """There are no credentials, or they cannot be used. The message names the mend and holds no secret."""
+    """There are no credentials, or they cannot be used. The message says how to fix it and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,8 @@ def _require_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
         raise InvalidCredentials(f"The credentials file {path} is not a file of yours. Replace it by one that is.")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        mend = shlex.join(["chmod", "600", str(path)])
-        raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {mend}")
+        remediation = shlex.join(["chmod", "600", str(path)])
+        raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {remediation}")
 
 
 def _from_key(document: bytes, source: str, client_id: str | None) -> Credentials:

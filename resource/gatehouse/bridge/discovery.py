@@ -94,7 +94,7 @@ async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: s
     issuer = pinned or _acceptable_issuer(resource, await _named_issuer(http, resource))
     metadata = await _first_document(http, AUTHORIZATION_SERVER, [_well_known(issuer, "oauth-authorization-server")])
     url = metadata.get("token_endpoint")
-    # To the letter: a document of another issuer would have the credentials sent there (RFC 8414 3.3).
+    # Exactly: a document of another issuer would have the credentials sent there (RFC 8414 3.3).
     if metadata.get("issuer") != issuer:
         raise Failure(f"The metadata at {issuer} is of another issuer. No credential was sent. Check --issuer.")
     if not isinstance(url, str) or not is_protected_transport(url):

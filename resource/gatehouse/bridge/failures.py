@@ -17,7 +17,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Failure(Exception):
-    """A request that was refused, or is not known to have arrived. The message is public and names the mend."""
+    """A request that was refused, or is not known to have arrived. The message is public and says how to fix it."""
 
     def __init__(self, message: str, *, temporary: bool = False, outcome_unknown: bool = False) -> None:
         """Make a failure.
@@ -110,7 +110,7 @@ def busy(server: str, url: str, status: int) -> Failure:
 
 
 def _reference(request_id: object) -> str:
-    """Name the request for the admin, whose audit trail has the private reason."""
+    """Name the request for the admin, whose audit log has the private reason."""
     if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
         return ""
     return f" (Request {request_id}.)"

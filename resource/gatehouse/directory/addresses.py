@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
 
 MAX_URI: Final = 1024
 
-# No '*': a redirect URI is compared to the letter, so a wildcard would only pretend to be one (RFC 9700 2.1).
+# No '*': a redirect URI is compared exactly, so a wildcard would only pretend to be one (RFC 9700 2.1).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9\-._~:/?\[\]@!$&'()+,;=%]+", re.ASCII)
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REVERSED_DOMAIN = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+", re.ASCII)
@@ -68,7 +68,7 @@ def _check_initiate_login_uri(text: str) -> str:
 
 
 def _check_issuer(text: str) -> str:
-    """Check an issuer, which is kept to the letter (OpenID Connect Discovery 4.3). Raises ValueError."""
+    """Check an issuer, which is kept exactly (OpenID Connect Discovery 4.3). Raises ValueError."""
     _check_server(_check_https(text))
     return text
 
@@ -96,7 +96,7 @@ RedirectUri = Annotated[
     Field(
         min_length=1,
         max_length=MAX_URI,
-        description="An absolute URI, compared to the letter: https, http on a loopback address, or a private-use "
+        description="An absolute URI, compared exactly: https, http on a loopback address, or a private-use "
         "scheme such as com.example.app:/callback. No fragment, no wildcard.",
     ),
     _explained(_check_redirect_uri),
@@ -108,7 +108,7 @@ InitiateLoginUri = Annotated[
 ]
 IssuerUrl = Annotated[
     str,
-    Field(min_length=1, max_length=512, description="The issuer of an OpenID provider: an https URL, to the letter."),
+    Field(min_length=1, max_length=512, description="The issuer of an OpenID provider: an https URL, exactly."),
     _explained(_check_issuer),
 ]
 McpServerUrl = Annotated[

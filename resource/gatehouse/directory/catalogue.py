@@ -1,4 +1,4 @@
-"""The tools that this server offers, one file per noun, and their scopes."""
+"""The tools that this server offers, one file per entity, and their scopes."""
 
 from gatehouse.directory.tools import (
     connections,

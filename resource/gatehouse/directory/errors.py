@@ -7,20 +7,20 @@ from gatehouse.shared.service.remediation import client_command
 class DirectoryError(Exception):
     """The call was allowed and cannot be carried out. The message is public and repeats no argument."""
 
-    mend: str | None = None
-    """For the operator, where an operator can mend it."""
+    remediation: str | None = None
+    """For the operator, where an operator can fix it."""
 
     @property
     def reason(self) -> str:
-        """What the audit trail says."""
+        """What the audit log says."""
         return str(self)
 
 
 class NotFound(DirectoryError):
     """There is no such object in the caller's workspace: it does not exist, or it is another's. The two are one."""
 
-    def __init__(self, noun: str, list_tool: str) -> None:
-        super().__init__(f"There is no such {noun} in this workspace. Call {list_tool} for those that exist.")
+    def __init__(self, entity: str, list_tool: str) -> None:
+        super().__init__(f"There is no such {entity} in this workspace. Call {list_tool} for those that exist.")
 
 
 class Conflict(DirectoryError):
@@ -47,7 +47,7 @@ class NoWorkspace(DirectoryError):
             "registers the client with '--claim workspace_id=wks_...'."
         )
         update = client_command("update", claims.client_id)
-        self.mend = f"{update} --claim workspace_id=..., with an id from: resourceserver workspace list"
+        self.remediation = f"{update} --claim workspace_id=..., with an id from: resourceserver workspace list"
 
     @property
     def reason(self) -> str:

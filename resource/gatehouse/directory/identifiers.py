@@ -30,8 +30,8 @@ def is_identifier(text: object, prefix: str = "[a-z]+") -> bool:
     return isinstance(text, str) and re.fullmatch(_pattern(prefix), text) is not None
 
 
-def _named(prefix: str, noun: str, list_tool: str) -> Any:
-    return Field(pattern=_pattern(prefix), description=f"Identifier of {noun}, as {list_tool} returns it.")
+def _named(prefix: str, entity: str, list_tool: str) -> Any:
+    return Field(pattern=_pattern(prefix), description=f"Identifier of {entity}, as {list_tool} returns it.")
 
 
 EnvironmentId = Annotated[str, _named("env", "an environment", "list_environments")]

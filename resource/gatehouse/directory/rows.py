@@ -1,4 +1,4 @@
-"""What every noun does alike: find a row or say that there is none, add one or say what it would contradict."""
+"""What every entity does alike: find a row or say that there is none, add one or say what it would contradict."""
 
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -17,11 +17,11 @@ MAX_PER_ENVIRONMENT: Final = 100
 """Settings of one kind in an environment: roles, scopes, connections, MCP servers, redirect URIs."""
 
 
-async def find_row(session: AsyncSession, query: Select[RowT], noun: str, list_tool: str) -> RowT:
+async def find_row(session: AsyncSession, query: Select[RowT], entity: str, list_tool: str) -> RowT:
     """Return the row of a query that is bound to the caller's workspace. Raises NotFound."""
     row = await session.scalar(query)
     if row is None:
-        raise NotFound(noun, list_tool)
+        raise NotFound(entity, list_tool)
     return row
 
 

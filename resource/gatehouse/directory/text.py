@@ -40,7 +40,7 @@ Description = Annotated[
     AfterValidator(_check_visible),
 ]
 SearchText = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=f"^{_PLAIN}+$", description="Some words, such as: audit trail.")
+    str, Field(min_length=1, max_length=200, pattern=f"^{_PLAIN}+$", description="Some words, such as: audit log.")
 ]
 EmailAddress = Annotated[
     str,

@@ -29,7 +29,7 @@ from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.tools import Dispatch
 from gatehouse.resourceserver.health import livez, readyz
 from gatehouse.resourceserver.metadata import metadata_paths, protected_resource_metadata
-from gatehouse.resourceserver.middleware import Boundary, Refusals
+from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
 from gatehouse.resourceserver.protected_resource import metadata_url
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
@@ -169,7 +169,7 @@ def create_app(
     app.state.services = services
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
-    return Boundary(app, settings, refusals)
+    return RequestMiddleware(app, settings, refusals)
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,7 @@ from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADE
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Boundary:
+class RequestMiddleware:
     """What every request meets first, and every response gets last: Host and Origin, request id, headers, log line."""
 
     def __init__(self, app: ASGIApp, settings: Settings, refusals: "Refusals") -> None:
@@ -74,11 +74,11 @@ class Boundary:
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if not _single_in(hosts, self._hosts):
-            error = PlainError(421, "invalid_request", "This server does not answer for that Host.")
+            error = HttpError(421, "invalid_request", "This server does not answer for that Host.")
             reason = _explain("Host", hosts, self._hosts, "RESOURCESERVER_RESOURCE")
             return await self._refusals.refuse(scope, error, *reason)
         if origins and not _single_in(origins, self._origins):
-            error = PlainError(403, "invalid_request", "Pages of that Origin may not call.")
+            error = HttpError(403, "invalid_request", "Pages of that Origin may not call.")
             reason = _explain("Origin", origins, self._origins, "RESOURCESERVER_ALLOWED_ORIGINS")
             return await self._refusals.refuse(scope, error, *reason)
         return None
@@ -89,7 +89,7 @@ def _single_in(values: list[str], allowed: frozenset[str]) -> bool:
 
 
 def _explain(header: str, values: list[str], allowed: frozenset[str], setting: str) -> tuple[str, str]:
-    """Return the private reason, and the mend."""
+    """Return the private reason and the remediation."""
     sent = quoted(", ".join(values))
     return (
         f"{header}: {sent or 'none'}",
@@ -98,8 +98,8 @@ def _explain(header: str, values: list[str], allowed: frozenset[str], setting: s
 
 
 @dataclass(frozen=True, slots=True)
-class PlainError:
-    """What a caller is told. The description is constant text that names the mend."""
+class HttpError:
+    """What a caller is told. The description is constant text that says how to fix it."""
 
     status: int
     error: str
@@ -125,7 +125,7 @@ class Refusals:
         return scope["path"] if scope["path"] in self._paths else "(other)"
 
     async def refuse(
-        self, scope: Scope, error: PlainError, reason: str | None = None, mend: str | None = None
+        self, scope: Scope, error: HttpError, reason: str | None = None, remediation: str | None = None
     ) -> Response:
         """Return the response to a refused request when the refusal is on disk; 503 where it cannot be recorded."""
         request_id = scope["gatehouse.request_id"]
@@ -136,19 +136,19 @@ class Refusals:
             object=self.known_path(scope),
             request_id=request_id,
             reason=reason or error.description,
-            detail={"status": error.status, **({"mend": mend} if mend else {})},
+            detail={"status": error.status, **({"remediation": remediation} if remediation else {})},
         )
         try:
             await self._audit.commit_async(event)
         except AuditUnavailable as unavailable:
             log.error("a refusal cannot be recorded", error=str(unavailable))
             text = "The server cannot judge this now. Try again after the seconds in Retry-After."
-            error = PlainError(503, "temporarily_unavailable", text, {"Retry-After": "2"})
+            error = HttpError(503, "temporarily_unavailable", text, {"Retry-After": "2"})
         return error.response(request_id)
 
     async def failed(self, request: Request, _: Exception) -> Response:
         """Answer what nobody planned for. Starlette hands the exception on, and the boundary logs it."""
-        error = PlainError(500, "server_error", "The server failed. Report the request id.")
+        error = HttpError(500, "server_error", "The server failed. Report the request id.")
         return await self.refuse(request.scope, error, "internal error; the log has its traceback")
 
     async def no_such_endpoint(self, request: Request, error: Exception) -> Response:
@@ -157,6 +157,6 @@ class Refusals:
         text = "No such endpoint or method. The MCP endpoint is the resource's own URL."
         return await self.refuse(
             request.scope,
-            PlainError(status, "invalid_request", text, headers),
-            mend=f"Send JSON-RPC by POST to {self._resource}.",
+            HttpError(status, "invalid_request", text, headers),
+            remediation=f"Send JSON-RPC by POST to {self._resource}.",
         )

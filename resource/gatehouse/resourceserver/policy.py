@@ -42,7 +42,7 @@ def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decisi
 
 
 def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decision[Resource]:
-    """Decide about one resource, by its URI to the letter, as about a tool."""
+    """Decide about one resource, by its URI exactly, as about a tool."""
     return _decide(catalogue, claims, catalogue.resources.get(uri))
 
 

@@ -49,8 +49,8 @@ def test_a_text_outside_the_grammar_is_refused_without_being_repeated(text: str)
     with pytest.raises(InvalidScopeSyntax) as refusal:
         parse_scope(text)
     spaced = text and "" in text.split(" ")
-    mend = "Separate scopes by one space" if spaced else "A scope is 1 to 128 printable ASCII characters"
-    assert str(refusal.value).startswith(mend)
+    remediation = "Separate scopes by one space" if spaced else "A scope is 1 to 128 printable ASCII characters"
+    assert str(refusal.value).startswith(remediation)
 
 
 def test_scopes_in_a_message_are_cut_between_two_of_them() -> None:
@@ -114,5 +114,5 @@ def test_the_minimal_part_implies_all_and_nothing_in_it_is_spare(
     [(7, "a:b c:d"), (6, "a:b"), (4, "a:b"), (3, "a:b"), (2, ""), (100, "a:b c:d")],
 )
 def test_a_list_that_is_cut_ends_with_a_whole_scope(length: int, cut: str) -> None:
-    """Half a scope is a scope of its own: a mend would grant it."""
+    """Half a scope is a scope of its own: a remediation would grant it."""
     assert cut_scope(["c:d", "a:b"], length) == cut

@@ -73,7 +73,7 @@ async def called_good(issuer: Issuer, token: str) -> bool:
         pytest.param({"sub": "agent_2"}, 0, False, id="another subject"),
         pytest.param({"jti": None}, 0, False, id="a claim is missing"),
         pytest.param({"status": None}, 0, False, id="no status"),
-        pytest.param(status(REVOKED), 0, False, id="taken back"),
+        pytest.param(status(REVOKED), 0, False, id="revoked"),
         pytest.param(status(LIST_SIZE - 1), 0, True, id="the last of its list"),
         pytest.param(status(LIST_SIZE), 0, False, id="beyond its list"),
         pytest.param(status(2, "https://evil.example/status-lists/0123456789ab"), 0, False, id="a list elsewhere"),

@@ -1,4 +1,4 @@
-"""Who administers, as the audit trail names them."""
+"""Who administers, as the audit log names them."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""The audit trail: what is recorded when, and that nothing is lost or forged."""
+"""The audit log: what is recorded when, and that nothing is lost or forged."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -245,17 +245,17 @@ def test_control_characters_cannot_forge_a_line(writer: AuditWriter, engine: Eng
 def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
     writer: AuditWriter, engine: Engine
 ) -> None:
-    """CWE-117, CWE-532: a mend repeats what a caller sent, and `audit --request` prints it."""
+    """CWE-117, CWE-532: a remediation repeats what a caller sent, and `audit --request` prints it."""
     secret = "gths_" + "a" * 43
     detail = {
-        "mend": f"run {secret}",
+        "remediation": f"run {secret}",
         "deep": [{"\x1b[2Jname": ("x\n2026 forged", 1, None, True)}],
         "plain": "env:read",
     }
     writer.commit_and_wait(allowed("token.issue", detail=detail))
     [row] = stored(engine)
     assert row["detail"] == {
-        "mend": "run [masked]",
+        "remediation": "run [masked]",
         "deep": [{"\\x1b[2Jname": ["x\\x0a2026 forged", 1, None, True]}],
         "plain": "env:read",
     }
@@ -268,7 +268,7 @@ def test_long_values_are_cut_to_their_column(writer: AuditWriter, engine: Engine
 
 
 def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWriter, engine: Engine) -> None:
-    """One such event must not cost the trail every later one, nor leave a request waiting for ever."""
+    """One such event must not cost the audit log every later one, nor leave a request waiting for ever."""
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("unstorable", detail={"value": object()})).result(2)
     writer.commit(allowed("next")).result(2)

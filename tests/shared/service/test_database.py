@@ -52,7 +52,7 @@ def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: st
 
 
 @pytest.mark.parametrize(
-    ("text_", "mend"),
+    ("text_", "remediation"),
     [
         ("", "write sqlite:///var/file.db or postgresql://user@host/name"),
         ("hunter2", "write sqlite:///var/file.db or postgresql://user@host/name"),
@@ -64,8 +64,8 @@ def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: st
         ("postgresql://user@host/name?password=hunter2", "write USER:PASSWORD@HOST"),
     ],
 )
-def test_anything_else_is_refused_with_the_mend_and_never_a_password(text_: str, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend) as refusal:
+def test_anything_else_is_refused_with_its_remediation_and_never_a_password(text_: str, remediation: str) -> None:
+    with pytest.raises(ValueError, match=remediation) as refusal:
         parse_database_url(text_)
     assert "hunter2" not in str(refusal.value)
     assert refusal.value.__cause__ is None
@@ -221,7 +221,7 @@ def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.only_on("postgresql")
-async def test_a_lock_that_somebody_holds_is_an_error_with_a_mend_and_no_hang(engine: Engine) -> None:
+async def test_a_lock_that_somebody_holds_is_an_error_with_a_remediation_and_no_hang(engine: Engine) -> None:
     impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
     with engine.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE parent")

@@ -16,7 +16,7 @@ from support.databases import PostgreSQL
 from support.migrations import downgrade
 
 from gatehouse.authserver.cli import main as authserver_command
-from gatehouse.authserver.credentials.lifecycle import Life, end, life_of
+from gatehouse.authserver.credentials.lifecycle import Lifetime, end, lifetime_of
 from gatehouse.authserver.db.database import Database as AuthServerDatabase
 from gatehouse.authserver.db.models import Base as AuthServerBase
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
@@ -288,9 +288,9 @@ def test_credentials_that_had_no_end_before_have_none_after_and_what_ended_does_
     with database.write() as session:
         secrets = session.scalars(select(ClientSecretRow).order_by(ClientSecretRow.secret_id)).all()
         for credential in (*secrets, *session.scalars(select(ClientKeyRow))):
-            assert life_of(credential) == Life(1)
+            assert lifetime_of(credential) == Lifetime(1)
         end(secrets[0], 2)
-        end(secrets[1], 2, overlap=1)
+        end(secrets[1], 2, grace_period=1)
     downgrade(empty_database, database.schema, "0005")
     with database.engine.begin() as connection:
         assert connection.scalars(text("SELECT secret_id FROM client_secret")).all() == ["u"]

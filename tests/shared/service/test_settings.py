@@ -1,4 +1,4 @@
-"""Settings of both servers: judged as a whole, each problem with its value and mend, and no secret repeated."""
+"""Settings of both servers: all problems at once, each with its value and how to fix it, and no secret repeated."""
 
 from pathlib import Path
 
@@ -56,9 +56,9 @@ def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch:
         monkeypatch.setenv(name, value)
     problems = problems_of(AuthServerSettings)
     assert problems.keys() == expected_names(wrong, {"AUTHSERVER_DATABASE_URL"})
-    for name, (_, mend) in wrong.items():
+    for name, (_, remediation) in wrong.items():
         [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
-        assert mend in problem
+        assert remediation in problem
     assert "hunter2" not in str(problems)
 
 
@@ -75,9 +75,9 @@ def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pyte
         monkeypatch.setenv(name, value)
     problems = problems_of(ResourceServerSettings)
     assert problems.keys() == expected_names(wrong, {"RESOURCESERVER_DATABASE_URL"})
-    for name, (_, mend) in wrong.items():
+    for name, (_, remediation) in wrong.items():
         [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
-        assert mend in problem
+        assert remediation in problem
     assert "hunter2" not in str(problems)
 
 
@@ -94,7 +94,7 @@ def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest
     assert problems_of(AuthServerSettings) == {
         "FLASK_DEBUG=1": "switches Flask's debugger on, which runs code for whoever reaches it; unset it",
         "AUTHSERVER_TOKEN_TLL": "there is no such setting; did you mean AUTHSERVER_TOKEN_TTL?",
-        "AUTHSERVER_VERBOSE": "there is no such setting; remove it or mend its name",
+        "AUTHSERVER_VERBOSE": "there is no such setting; remove it or correct its name",
         "AUTHSERVER_WORKERS=0": "must be 1 to 64",
     }
 
@@ -213,7 +213,7 @@ def test_a_resource_may_have_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "remediation"),
     [
         ("http://as.example.com", "must be https"),
         ("http://0.0.0.0:9000", "must be https"),
@@ -231,8 +231,8 @@ def test_a_resource_may_have_a_path() -> None:
         ("https://as.example.com#/", "ends with a slash"),
     ],
 )
-def test_what_is_no_issuer_is_refused_with_the_mend(url: str, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend):
+def test_what_is_no_issuer_is_refused_with_its_remediation(url: str, remediation: str) -> None:
+    with pytest.raises(ValueError, match=remediation):
         check_issuer(url)
 
 
@@ -249,7 +249,7 @@ def test_what_is_no_issuer_is_refused_with_the_mend(url: str, mend: str) -> None
     ],
 )
 def test_an_issuer_that_clients_could_not_use_is_refused(url: str) -> None:
-    """RFC 8414 2: a URL with a host. It is published, compared to the letter, and put into other URLs."""
+    """RFC 8414 2: a URL with a host. It is published, compared exactly, and put into other URLs."""
     with pytest.raises(ValueError, match=r"^(?!.*hunter2)"):
         check_issuer(url)
 

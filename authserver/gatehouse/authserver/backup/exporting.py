@@ -80,7 +80,7 @@ def _write_table(connection: Connection, table: Table, output: _Digested, progre
         for number, row in enumerate(rows.mappings(), start=1):
             line = dump_row(table, dict(row))
             if len(line) > MAX_LINE:
-                raise Refused(f"A row of {table.name} is too long. Leave the audit trail out: --without-audit")
+                raise Refused(f"A row of {table.name} is too long. Leave the audit log out: --without-audit")
             output.write(line)
             if number % PROGRESS_EVERY == 0:
                 progress(table.name, number)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.exporting import PROGRESS_EVERY, Progress
-from gatehouse.authserver.backup.reading import Damaged, ExportReader, ReadRow
+from gatehouse.authserver.backup.reading import CorruptExport, ExportReader, ReadRow
 from gatehouse.authserver.backup.tables import tables_of, tables_that_matter
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import (
@@ -131,7 +131,7 @@ def _insert(session: Session, batch: Sequence[ReadRow]) -> None:
     except (IntegrityError, DataError):
         if len(batch) == 1:
             problem = f"the row of {batch[0].table.name} is there twice, or refers to what is not in the export"
-            raise Damaged(batch[0].line, problem) from None
+            raise CorruptExport(batch[0].line, problem) from None
         half = len(batch) // 2
         _insert(session, batch[:half])
         _insert(session, batch[half:])
@@ -163,7 +163,7 @@ def _continue_numbering(session: Session) -> None:
 
 def _require_open(session: Session, settings: Settings, sealing_key: SealingKey) -> None:
     contents = open_rows(session, sealing_key, settings.issuer)
-    if contents.nothing_opens:
+    if contents.undecryptable:
         raise _wrong_sealing_key(settings, "The keys in the export were sealed with another sealing key")
     if contents.closed:
         raise Refused(

@@ -19,7 +19,7 @@ from gatehouse.shared.service.migrations import known_revisions, newest_revision
 _MAKE_IT_ANEW = "Make it anew, or fetch it again: authserver export"
 
 
-class Damaged(Refused):
+class CorruptExport(Refused):
     """The file is not as it was written. Nothing of it is imported."""
 
     def __init__(self, line: int, problem: str) -> None:
@@ -55,7 +55,7 @@ class ExportReader:
         """Yield every row. The end of the iteration is the proof that all came as they were written.
 
         Raises:
-            Damaged: a line is not as `write_export` writes it, or lines are missing, added, or out of order.
+            CorruptExport: a line is not as `write_export` writes it, or lines are missing, added, or out of order.
         """
         tables = {table.name: table for table in tables_of(keys=self.header.keys, audit=self.header.audit)}
         order = list(tables)
@@ -139,8 +139,8 @@ class ExportReader:
             raise self._damaged("the header is not as an export of this version has it")
         return Header(**named)
 
-    def _damaged(self, problem: str) -> Damaged:
-        return Damaged(self._line, problem)
+    def _damaged(self, problem: str) -> CorruptExport:
+        return CorruptExport(self._line, problem)
 
 
 def _check_schema(revision: str) -> None:

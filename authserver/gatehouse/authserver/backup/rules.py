@@ -2,7 +2,7 @@
 
 Whoever writes the file can make any client he likes, as whoever writes to the database can: these rules are no
 protection against him. They keep out what would make the server do what it never does: weak keys, resources without
-TLS, names that stand for somebody else in the audit trail, values on which a request or a command breaks.
+TLS, names that stand for somebody else in the audit log, values on which a request or a command breaks.
 """
 
 import json
@@ -26,7 +26,7 @@ _NAMES = {
     "secret_id": re.compile(r"sec_[0-9a-f]{16}", re.ASCII),
     "pepper_id": re.compile(r"pep_[0-9a-f]{16}", re.ASCII),
     "credential_id": re.compile(r"rsc_[0-9a-f]{16}", re.ASCII),
-    "hint": re.compile(r"gt[hr]s_[A-Za-z0-9_-]{4}", re.ASCII),
+    "prefix": re.compile(r"gt[hr]s_[A-Za-z0-9_-]{4}", re.ASCII),
     "kid": re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII),
     "list_id": re.compile(r"[0-9a-f]{12}", re.ASCII),
 }

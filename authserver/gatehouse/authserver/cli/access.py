@@ -131,7 +131,7 @@ def _warnings(served: Served | None) -> list[Obstacle]:
 
 
 def _records(found: Sequence[Obstacle]) -> list[dict[str, str | None]]:
-    return [{"reason": obstacle.reason, "mend": obstacle.mend} for obstacle in found]
+    return [{"reason": obstacle.reason, "remediation": obstacle.remediation} for obstacle in found]
 
 
 def _explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _tool_record(access: ToolAccess) -> dict[str, Any]:
         "through": sorted(access.through),
         "missing": sorted(access.missing),
         "reason": "; ".join(access.reasons),
-        "mend": access.mend,
+        "remediation": access.remediation,
     }
 
 
@@ -202,8 +202,8 @@ def _print_explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequ
         ],
     )
     for access in tools:
-        if access.mend:
-            click.echo(f"\nto allow {access.tool}:\n  {printable(access.mend)}")
+        if access.remediation:
+            click.echo(f"\nto allow {access.tool}:\n  {printable(access.remediation)}")
 
 
 def _origin(access: ScopeAccess) -> str:
@@ -212,7 +212,7 @@ def _origin(access: ScopeAccess) -> str:
 
 
 def _line(word: str, obstacle: Obstacle) -> str:
-    return printable(f"{word}: {obstacle.reason}." + (f" Run: {obstacle.mend}" if obstacle.mend else ""))
+    return printable(f"{word}: {obstacle.reason}." + (f" Run: {obstacle.remediation}" if obstacle.remediation else ""))
 
 
 def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:

@@ -10,10 +10,10 @@ from gatehouse.shared.service.cli import audit_options, example, print_audit
 
 ACTIONS = (
     *("client.create", "client.delete", "client.disable", "client.enable", "client.grant.add", "client.grant.remove"),
-    *("client.key.expire", "client.key.replace", "client.secret.expire", "client.secret.rotate", "client.update"),
+    *("client.key.revoke", "client.key.replace", "client.secret.revoke", "client.secret.rotate", "client.update"),
     *("http.request", "installation.export", "installation.import"),
     *("key.activate", "key.create", "key.remove", "key.reseal", "key.retire", "key.revoke"),
-    *("resource.add", "resource.credential.create", "resource.credential.expire", "resource.credential.rotate"),
+    *("resource.add", "resource.credential.create", "resource.credential.revoke", "resource.credential.rotate"),
     *("resource.remove", "resource.update", "token.introspect", "token.issue", "token.revoke"),
 )
 """What this server records."""

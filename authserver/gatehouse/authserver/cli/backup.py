@@ -29,7 +29,7 @@ from gatehouse.shared.service.migrations import newest_revision
 
 _RUNNING = (
     "A server runs on this database, or did until a moment ago. What it does from now on is not in the export: tokens "
-    "that it issues are refused where this is imported, and what it takes back is not known there. To move, stop it "
+    "that it issues are refused where this is imported, and what it revokes is not known there. To move, stop it "
     "first."
 )
 _LEFT_OUT = (
@@ -42,7 +42,7 @@ _LEFT_OUT = (
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--with-keys", is_flag=True, help="Take signing keys, peppers and secrets along, sealed as they are.")
-@click.option("--without-audit", is_flag=True, help="Leave the audit trail out.")
+@click.option("--without-audit", is_flag=True, help="Leave the audit log out.")
 @output_option
 @click.pass_context
 @example(

@@ -53,7 +53,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     help="The scopes that it may have there.",
 )
 @click.option(
-    "--auth",
+    "--auth-method",
     "auth_method",
     type=click.Choice(AUTH_METHODS),
     help="How it proves who it is.  [default: private_key_jwt with a key, else client_secret_basic]",
@@ -97,7 +97,9 @@ def create(
     """Register a client. Without a key it gets a secret, which is printed this once and cannot be shown again."""
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
-        raise click.UsageError(f"A client with keys has no secret for --auth {auth_method}. Leave out one of the two.")
+        raise click.UsageError(
+            f"A client with keys has no secret for --auth-method {auth_method}. Leave out one of the two."
+        )
     method = auth_method or ("client_secret_basic" if chosen.public is None else "private_key_jwt")
     with open_installation(ctx) as installation:
         keys, now = installation.keys(), installation.admin.now()
@@ -142,7 +144,7 @@ def show(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client disable agent_0123456789abcdef0123")
 def disable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Give a client no more tokens, and take back those that it holds."""
+    """Give a client no more tokens, and revoke those that it holds."""
     _set_disabled(ctx, client_id, output, disabled=True)
 
 
@@ -152,7 +154,7 @@ def disable(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client enable agent_0123456789abcdef0123")
 def enable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Let a disabled client have tokens again. Those that were taken back stay so."""
+    """Let a disabled client have tokens again. Those that were revoked stay so."""
     _set_disabled(ctx, client_id, output, disabled=False)
 
 
@@ -219,7 +221,7 @@ def update(
 @click.pass_context
 @example("authserver client delete agent_0123456789abcdef0123 --yes")
 def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
-    """Delete a client with its credentials and grants, and take back the tokens that it holds."""
+    """Delete a client with its credentials and grants, and revoke the tokens that it holds."""
     confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
         registration.delete_client(session, installation.admin, client_id)

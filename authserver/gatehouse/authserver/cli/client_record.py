@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.grace_period import life_record
+from gatehouse.authserver.cli.grace_period import lifetime_record
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
@@ -46,9 +46,9 @@ def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
             "kid": key.kid,
             "thumbprint": key.thumbprint,
             "algs": [verification.alg for verification in key.verification],
-            **life_record(key.life, now),
+            **lifetime_record(key.lifetime, now),
         }
-        for key in sorted(registered.keys, key=lambda key: key.life.oldest_first())
+        for key in sorted(registered.keys, key=lambda key: key.lifetime.oldest_first())
     ]
 
 
@@ -62,7 +62,7 @@ def print_client(registered: Client, now: int, output: str, **first: str) -> Non
     record["client_id_issued_at"] = iso_time(registered.created_at)
     record.pop("client_id")
     print_record({"client_id": registered.client_id, **first, **record}, output)
-    for key in (known for known in keys if known["state"] == "live"):
+    for key in (known for known in keys if known["state"] == "active"):
         used, until = key["last_used_at"] or "never", key["expires_at"] or "it is replaced"
         click.echo(f"key {printable(key['kid'])}: last used {used}, accepted until {until}")
     if not grants:

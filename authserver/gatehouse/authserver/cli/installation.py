@@ -12,7 +12,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
-from gatehouse.authserver.keys.sealed_keys import Cabinet
+from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey, has_sealed_rows
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
@@ -53,15 +53,15 @@ class Installation:
         """Return the keys in use; `to_sign`, after the moves that are due. Raises InvalidSettings or Refusal."""
         rotation = self.rotation()
         try:
-            return KeyStore(self.database, rotation.cabinet, rotation if to_sign else None).ring()
+            return KeyStore(self.database, rotation.sealed_keys, rotation if to_sign else None).ring()
         except NoUsableKey as error:
             raise Refusal(str(error)) from None
 
     def rotation(self, actor: str = SERVER) -> Rotation:
-        """Return what moves the keys, in the name of an actor of the audit trail. Raises InvalidSettings."""
+        """Return what moves the keys, in the name of an actor of the audit log. Raises InvalidSettings."""
         settings, admin = self.settings, self.admin
-        cabinet = Cabinet(self.sealing_key, settings.issuer)
-        return Rotation(self.database, cabinet, policy_of(settings), admin.audit, admin.clock, actor)
+        sealed_keys = SealedKeys(self.sealing_key, settings.issuer)
+        return Rotation(self.database, sealed_keys, policy_of(settings), admin.audit, admin.clock, actor)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from gatehouse.authserver.keys import sealing_key_rotation as resealing
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
 from gatehouse.authserver.keys.lifecycle import Key, Policy
 from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealed_keys import life_of
+from gatehouse.authserver.keys.sealed_keys import lifetime_of
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option, print_record, print_records
 
@@ -22,19 +22,19 @@ def key() -> None:
     """Signing keys: rotated by the server itself; here to see, to hasten, to revoke."""
 
 
-def _then(life: Key, policy: Policy) -> tuple[str, int]:
+def _then(lifetime: Key, policy: Policy) -> tuple[str, int]:
     """Return what a key's state ends with, and when."""
-    match life.state:
+    match lifetime.state:
         case "next":
-            return "signs", policy.signs_at(life)
+            return "signs", policy.signs_at(lifetime)
         case "active":
-            return "is followed", policy.successor_at(life) + policy.lead
+            return "is followed", policy.successor_at(lifetime) + policy.lead
         case "retiring":
-            return "is gone", policy.gone_at(life)
+            return "is gone", policy.gone_at(lifetime)
 
 
 def _record(row: SigningKeyRow, policy: Policy, *, opens: bool) -> dict[str, Any]:
-    then, at = _then(life_of(row), policy)
+    then, at = _then(lifetime_of(row), policy)
     times = {name: getattr(row, name) for name in ("published_at", "activated_at", "retired_at")}
     return {
         "kid": row.kid,
@@ -54,7 +54,7 @@ def list_(ctx: click.Context, output: str) -> None:
     with open_installation(ctx) as installation:
         rotation = installation.rotation()
         with installation.database.read() as session:
-            contents = rotation.cabinet.read(session)
+            contents = rotation.sealed_keys.read(session)
     records = [_record(row, rotation.policy, opens=row.kid in contents.keys) for row in contents.key_rows]
     columns = ("kid", "alg", "state", "published_at", "activated_at", "retired_at", "then")
     print_records(records, columns, output)
@@ -141,7 +141,7 @@ def reseal(ctx: click.Context, prepare: bool, yes: bool, output: str) -> None:
     """  # noqa: D301 - click reads the control character
     with open_installation(ctx) as installation:
         settings = installation.settings
-        # Lost, it is told with its mend before anything else is tried.
+        # Lost, it is reported with its remediation before anything else is tried.
         installation.sealing_key()
         if prepare:
             if settings.sealing_key is not None:

@@ -5,13 +5,13 @@ from typing import Any
 import click
 
 from gatehouse.authserver.cli.client_record import shown_once
-from gatehouse.authserver.cli.grace_period import life_record, overlap_option
+from gatehouse.authserver.cli.grace_period import grace_period_option, lifetime_record
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.credentials.resource_credentials import (
     ResourceCredential,
     create_credential,
-    expire_credential,
     list_credentials,
+    revoke_credential,
     rotate_credential,
 )
 from gatehouse.shared.service.cli import confirm, example, output_option, print_record, print_records
@@ -24,7 +24,7 @@ def credential() -> None:
 
 
 def _record(known: ResourceCredential, now: int) -> dict[str, Any]:
-    life = life_record(known.life, now)
+    life = lifetime_record(known.lifetime, now)
     # Only those that are accepted are listed.
     del life["state"]
     return {"credential_id": known.credential_id, "resource": known.resource, "prefix": known.prefix, **life}
@@ -52,16 +52,16 @@ def create(ctx: click.Context, url: str, output: str) -> None:
 
 @credential.command()
 @click.argument("credential_id")
-@overlap_option
+@grace_period_option
 @output_option
 @click.pass_context
-@example("authserver resource credential rotate rsc_0123456789abcdef --overlap 1d")
-def rotate(ctx: click.Context, credential_id: str, overlap: int, output: str) -> None:
-    """Replace a credential by a new one. The old one is refused after the overlap, and within one second of it."""
+@example("authserver resource credential rotate rsc_0123456789abcdef --grace-period 1d")
+def rotate(ctx: click.Context, credential_id: str, grace_period: int, output: str) -> None:
+    """Replace a credential by a new one. The old one is refused after the grace_period, and within one second of it."""
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:
-            created, secret = rotate_credential(session, installation.admin, keys, credential_id, overlap)
+            created, secret = rotate_credential(session, installation.admin, keys, credential_id, grace_period)
             _print_once(created, secret, installation.admin.now(), output)
 
 
@@ -70,13 +70,13 @@ def rotate(ctx: click.Context, credential_id: str, overlap: int, output: str) ->
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
 @click.pass_context
-@example("authserver resource credential expire rsc_0123456789abcdef --yes")
-def expire(ctx: click.Context, credential_id: str, yes: bool, output: str) -> None:
+@example("authserver resource credential revoke rsc_0123456789abcdef --yes")
+def revoke(ctx: click.Context, credential_id: str, yes: bool, output: str) -> None:
     """End a credential within one second, and list what is left. A resource can do without."""
     confirm(f"End the credential {credential_id}? Who asks with it is refused.", yes=yes)
     with open_installation(ctx) as installation:
         with installation.database.write() as session:
-            expire_credential(session, installation.admin, credential_id)
+            revoke_credential(session, installation.admin, credential_id)
             known = list_credentials(session, installation.admin.now())
         _print(known, installation.admin.now(), output)
 

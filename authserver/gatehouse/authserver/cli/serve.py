@@ -30,7 +30,7 @@ def init(ctx: click.Context, output: str) -> None:
         database.migrate()
         with database.read() as session:
             sealed_before = has_sealed_rows(session)
-        # A new sealing key could not open what is there, and would make the loss look mended.
+        # A new sealing key could not decrypt the existing rows and would hide the loss.
         created_key_file = not sealed_before and create_sealing_key(settings)
         if sealed_before and not has_sealing_key(settings):
             raise lost_sealing_key(settings)

@@ -14,7 +14,7 @@ from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client, list_clients
 from gatehouse.authserver.db.status_lists import is_live, reserve_block
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.grants.client_credentials import NotGranted, choose_resource, choose_scope
+from gatehouse.authserver.grants.client_credentials import ScopeNotGranted, choose_resource, choose_scope
 from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import list_resources
@@ -22,7 +22,7 @@ from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection, no_token
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
-from gatehouse.authserver.tokens.validation import DeadToken, TokenReader
+from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.jws import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
@@ -45,7 +45,7 @@ def token() -> None:
 @click.pass_context
 @example("authserver token issue --client agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp")
 def issue(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Issue a token as the token endpoint would, without the client's credentials. The audit trail names you."""
+    """Issue a token as the token endpoint would, without the client's credentials. The audit log names you."""
     with open_installation(ctx) as installation:
         keys = installation.keys(to_sign=True)
         with installation.database.write() as session:
@@ -75,8 +75,8 @@ def _issue(
         identifier = choose_resource(vouched, [resource])
         granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
     except OAuthError as error:
-        refusal = explain(session, error) if isinstance(error, NotGranted) else error
-        raise Refused(f"{refusal.error}: {refusal.reason}{_mend(refusal.mend)}") from None
+        refusal = explain(session, error) if isinstance(error, ScopeNotGranted) else error
+        raise Refused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, "token.issue", client_id, issued.claims)
@@ -89,9 +89,15 @@ def _read_token() -> str:
     return sys.stdin.read(MAX_TOKEN_LENGTH + 2).strip()
 
 
-def _mend(mend: str | None) -> str:
-    """Return what may mend a refusal, a command or a sentence, as the end of a message."""
-    return "" if mend is None else f". Run: {mend}" if mend.startswith("authserver ") else f". {mend}"
+def _remediation(remediation: str | None) -> str:
+    """Return what may fix a refusal, a command or a sentence, as the end of a message."""
+    return (
+        ""
+        if remediation is None
+        else f". Run: {remediation}"
+        if remediation.startswith("authserver ")
+        else f". {remediation}"
+    )
 
 
 def _take_index(session: Session, admin: Administrator, client: Client) -> Index:
@@ -129,8 +135,8 @@ def inspect(ctx: click.Context, output: str) -> None:
 
 
 @token.command()
-@click.option("--jti", help="Take back the token of this jti, as the audit trails name it.")
-@click.option("--client", "client_id", metavar="CLIENT_ID", help="Take back every token of this client.")
+@click.option("--jti", help="Revoke the token of this jti, as the audit trails name it.")
+@click.option("--client", "client_id", metavar="CLIENT_ID", help="Revoke every token of this client.")
 @output_option
 @click.pass_context
 @example(
@@ -139,7 +145,7 @@ def inspect(ctx: click.Context, output: str) -> None:
     "authserver token revoke --client agent_0123456789abcdef0123"
 )
 def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: str) -> None:
-    """Take back a token from standard input, the one of a jti, or all of a client's.
+    """Revoke a token from standard input, the one of a jti, or all of a client's.
 
     The client stays enabled, and can obtain a new one. To end that, too: authserver client disable.
     """
@@ -160,10 +166,10 @@ def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: s
 def _read_jti(installation: Installation) -> str:
     text = _read_token()
     if (mistaken := no_token(text, "revoke")) is not None:
-        raise Refused(f"Nothing to take back: {mistaken}")
+        raise Refused(f"Nothing to revoke: {mistaken}")
     reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
     try:
         claims, _ = reader.read(text, installation.keys())
-    except DeadToken as dead:
-        raise Refused(f"Nothing to take back: {dead.reason}. Ask: authserver token inspect < token.txt") from None
+    except InactiveToken as dead:
+        raise Refused(f"Nothing to revoke: {dead.reason}. Ask: authserver token inspect < token.txt") from None
     return claims.jti

@@ -12,7 +12,7 @@ from typing import Any
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.clients.request_credentials import AssertionCredentials
-from gatehouse.authserver.credentials.lifecycle import likeliest_first, over
+from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
@@ -37,8 +37,8 @@ _NEW_ASSERTION = "Make a new assertion, with a new jti, for each request."
 _CLOCKS = "Compare the client's clock with this server's."
 
 
-def _refuse(reason: str, mend: str) -> OAuthError:
-    return invalid_client(f"assertion: {reason}", mend)
+def _refuse(reason: str, remediation: str) -> OAuthError:
+    return invalid_client(f"assertion: {reason}", remediation)
 
 
 def _use_the_newer(client_id: str) -> str:
@@ -78,7 +78,7 @@ class AssertionVerifier:
         header, now = credentials.header, self._clock()
         fitting = [
             (key, verification)
-            for key in likeliest_first(keys, now)
+            for key in by_last_use(keys, now)
             for verification in key.verification
             if header.kid in {None, key.kid} and verification.alg == header.alg
         ]
@@ -104,8 +104,11 @@ class AssertionVerifier:
             raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or leave it out.")
         if signed.claims is None or signed.key is None:
             raise _refuse(signed.failure, client_command("show", client.client_id))
-        if signed.key.life.is_over(self._clock()):
-            raise _refuse(f"the key {quoted(signed.key.kid)} {over(signed.key.life)}", _use_the_newer(client.client_id))
+        if signed.key.lifetime.is_inactive(self._clock()):
+            raise _refuse(
+                f"the key {quoted(signed.key.kid)} {inactive_reason(signed.key.lifetime)}",
+                _use_the_newer(client.client_id),
+            )
         self._check_parties(signed.claims, client)
         expires_at = self._check_time(signed.claims)
         jti = signed.claims.get("jti")
@@ -135,8 +138,8 @@ class AssertionVerifier:
         if now >= expires_at + LEEWAY:
             raise _refuse(f"expired {math.floor(now - expires_at)} s ago", f"{_NEW_ASSERTION} {_CLOCKS}")
         if expires_at > now + MAX_LIFETIME + LEEWAY:
-            mend = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
-            raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", mend)
+            remediation = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
+            raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", remediation)
         for name in ("iat", "nbf"):
             begin = _numeric_date(claims, name)
             if begin is not None and begin > now + LEEWAY:
@@ -149,6 +152,6 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
         return None
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        mend = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
-        raise _refuse(f"{name} is not a whole number of seconds", mend)
+        remediation = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
+        raise _refuse(f"{name} is not a whole number of seconds", remediation)
     return value

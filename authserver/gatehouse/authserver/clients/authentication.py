@@ -1,7 +1,7 @@
 """Client authentication at the token endpoint (RFC 6749 2.3; MCP client-credentials extension).
 
 One method for each client, the registered one. Whatever fails, the caller is told the same, and the same work was
-done: which it was stands in the audit trail.
+done: which it was stands in the audit log.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from gatehouse.authserver.clients.assertions import AssertionVerifier, Signed
 from gatehouse.authserver.clients.registry import Client, ClientRegistry
 from gatehouse.authserver.clients.request_credentials import AssertionCredentials, Credentials, read_credentials
-from gatehouse.authserver.credentials.last_use import CredentialRow, LastUse
-from gatehouse.authserver.credentials.lifecycle import likeliest_first, over
+from gatehouse.authserver.credentials.last_use import LastUse, StoredCredential
+from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import invalid_client
@@ -56,7 +56,7 @@ class ClientAuthenticator:
                 f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
                 client_command("show", client.client_id),
             )
-        used: tuple[CredentialRow, *tuple[str, ...]]
+        used: tuple[StoredCredential, *tuple[str, ...]]
         if isinstance(proof, Signed):
             used = ClientKeyRow, client.client_id, self.assertions.accept(proof, client).thumbprint
         else:
@@ -70,19 +70,21 @@ class ClientAuthenticator:
         """Do the costly part before anything is known of the client, so that an unknown one costs the same."""
         if isinstance(credentials, AssertionCredentials):
             return self.assertions.examine(credentials, client.keys if client else ())
-        stored = likeliest_first(client.secrets if client else (), self.clock())
+        stored = by_last_use(client.secrets if client else (), self.clock())
         return find(credentials.secret, stored, keys.peppers)
 
     def _accept(self, secret: StoredSecret | None, client: Client) -> StoredSecret:
         if secret is None:
             raise invalid_client("wrong secret", _compare_secrets(client.client_id))
-        if secret.life.is_over(self.clock()):
-            raise invalid_client(f"the secret {secret.secret_id} {over(secret.life)}", _newer_secret(client.client_id))
+        if secret.lifetime.is_inactive(self.clock()):
+            raise invalid_client(
+                f"the secret {secret.secret_id} {inactive_reason(secret.lifetime)}", _newer_secret(client.client_id)
+            )
         return secret
 
 
 def _compare_secrets(client_id: str) -> str:
-    """Return the mend of a wrong secret. A command that may be pasted must not end the secret that is right."""
+    """Return the remediation of a wrong secret. A command that may be pasted must not end the secret that is right."""
     known = client_command("secret list", client_id)
     return (
         f"Compare how the caller's secret begins with: {known}. Only if it is lost: authserver client secret rotate, "
@@ -91,6 +93,6 @@ def _compare_secrets(client_id: str) -> str:
 
 
 def _newer_secret(client_id: str) -> str:
-    """Return the mend of a secret that is over. Nothing that may be pasted ends the one that is not."""
+    """Return the remediation of a secret that is over. Nothing that may be pasted ends the one that is not."""
     known = client_command("secret list", client_id)
     return f"Give the caller the client's newer secret: {known}. Only if it is lost: authserver client secret rotate."

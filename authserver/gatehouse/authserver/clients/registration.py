@@ -105,7 +105,7 @@ def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) ->
 
 
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
-    """Disable or enable a client. What tokens it has are taken back: disabling ends them, enabling revives none.
+    """Disable or enable a client. What tokens it has are revoked: disabling ends them, enabling revives none.
 
     Enabling a client that is not disabled leaves its tokens alone.
 

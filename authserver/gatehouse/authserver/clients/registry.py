@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.cache import OneSecondCache
-from gatehouse.authserver.credentials.lifecycle import ENDLESS, Life, life_of, live
+from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime, active, lifetime_of
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
@@ -26,7 +26,7 @@ class ClientKey:
     """RFC 7638."""
     verification: tuple[VerificationKey, ...] = field(repr=False)
     """One for each algorithm that it may verify."""
-    life: Life = ENDLESS
+    lifetime: Lifetime = ENDLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class Client:
     hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
     """For each of those resources, which scope implies which."""
     token_epoch: int = 0
-    """Counts how often all tokens of the client were taken back: what was reserved for it before is void."""
+    """Counts how often all tokens of the client were revoked: what was reserved for it before is void."""
 
     def as_of(self, now: float) -> "Client":
         """Return the client with the credentials that are accepted at a time."""
-        keys = tuple(key for key in live(self.keys, now) if key.verification)
-        return replace(self, secrets=live(self.secrets, now), keys=keys)
+        keys = tuple(key for key in active(self.keys, now) if key.verification)
+        return replace(self, secrets=active(self.secrets, now), keys=keys)
 
 
 class ClientRegistry:
@@ -107,7 +107,7 @@ def load_client(session: Session, client_id: str) -> Client | None:
         created_at=row.created_at,
         token_endpoint_audience=row.token_endpoint_audience,
         keys=tuple(_key(key_row) for key_row in key_rows),
-        secrets=tuple(StoredSecret(row.pepper_id, row.digest, row.secret_id, life_of(row)) for row in secret_rows),
+        secrets=tuple(StoredSecret(row.pepper_id, row.digest, row.secret_id, lifetime_of(row)) for row in secret_rows),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
         hierarchies=scope_hierarchies,
         token_epoch=row.token_epoch,
@@ -116,7 +116,7 @@ def load_client(session: Session, client_id: str) -> Client | None:
 
 def _key(row: ClientKeyRow) -> ClientKey:
     verification = tuple(client_verification_keys(row.jwk))
-    return ClientKey(str(row.jwk.get("kid", row.thumbprint)), row.thumbprint, verification, life_of(row))
+    return ClientKey(str(row.jwk.get("kid", row.thumbprint)), row.thumbprint, verification, lifetime_of(row))
 
 
 def list_clients(session: Session) -> list[Client]:

@@ -78,7 +78,7 @@ def read_credentials(authorization: str | None, form: Mapping[str, str]) -> Cred
 
 
 def claimed_client_id(authorization: str | None, form: Mapping[str, str]) -> str | None:
-    """Return the client_id that a request claims, for the audit trail: nothing of it is proven, but its length."""
+    """Return the client_id that a request claims, for the audit log: nothing of it is proven, but its length."""
     try:
         claimed: str | None = read_credentials(authorization, form).client_id
     except OAuthError:

@@ -9,7 +9,15 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.lookup import existing_client, locked_client
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.credentials.lifecycle import check_overlap, end, forget, life_of, named, over, split
+from gatehouse.authserver.credentials.lifecycle import (
+    check_grace_period,
+    end,
+    inactive_reason,
+    lifetime_of,
+    match,
+    partition_active,
+    prune,
+)
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, InvalidKeySet, client_verification_keys, parse_client_keys
 from gatehouse.shared.service.administrator import Administrator
@@ -34,36 +42,41 @@ def add_keys(session: Session, admin: Administrator, client_id: str, keys: Mappi
         session.add(ClientKeyRow(client_id=client_id, thumbprint=thumbprint, jwk=dict(jwk), created_at=admin.now()))
 
 
-def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: bytes, overlap: int = 0) -> Client:
-    """Make the keys of a file those of a client. Others that it has are accepted for `overlap` seconds.
+def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: bytes, grace_period: int = 0) -> Client:
+    """Make the keys of a file those of a client. Others that it has are accepted for `grace_period` seconds.
 
     A key of the file that the client has stays, and loses the end that it had. One that is over does not come back.
 
     Raises:
         Refused: unknown client, one that has a secret and no keys, keys that cannot be used, or more than 8 in all.
     """
-    check_overlap(overlap)
+    check_grace_period(grace_period)
     wanted = parse_keys(jwks)
     client, now = locked_client(session, client_id), admin.now()
     if (method := client.token_endpoint_auth_method) != "private_key_jwt":
-        mend = client_command("secret rotate", client_id)
-        raise Refused(f"The client authenticates by {method}: it has a secret, and no keys. Replace that: {mend}")
-    living, dead = split(_rows(session, client_id), now)
-    for row in dead:
-        if row.thumbprint in wanted:
-            raise Refused(f"The key {row.thumbprint} {over(life_of(row))}, and is not taken again. Make a new one.")
-    replaced = [row for row in living if row.thumbprint not in wanted]
-    if overlap and len(wanted) + len(replaced) > MAX_CLIENT_KEYS:
+        remediation = client_command("secret rotate", client_id)
         raise Refused(
-            f"The client would have more than {MAX_CLIENT_KEYS} keys until the overlap ends. End those that nobody "
-            f"uses: {client_command('key expire', client_id)} KEY; or replace them without an overlap."
+            f"The client authenticates by {method}: it has a secret, and no keys. Replace that: {remediation}"
         )
-    for row in living:
+    active, inactive = partition_active(_rows(session, client_id), now)
+    for row in inactive:
+        if row.thumbprint in wanted:
+            raise Refused(
+                f"The key {row.thumbprint} {inactive_reason(lifetime_of(row))}, and is not accepted again. "
+                "Make a new one."
+            )
+    replaced = [row for row in active if row.thumbprint not in wanted]
+    if grace_period and len(wanted) + len(replaced) > MAX_CLIENT_KEYS:
+        raise Refused(
+            f"The client would have more than {MAX_CLIENT_KEYS} keys until the grace period ends. End those that "
+            f"nobody uses: {client_command('key revoke', client_id)} KEY; or replace them without a grace period."
+        )
+    for row in active:
         if row.thumbprint in wanted:
             row.jwk, row.expires_at = wanted.pop(row.thumbprint), None
         else:
-            end(row, now, overlap)
-    forget(session, dead if overlap else [*reversed(replaced), *dead], MAX_CLIENT_KEYS)
+            end(row, now, grace_period)
+    prune(session, inactive if grace_period else [*reversed(replaced), *inactive], MAX_CLIENT_KEYS)
     add_keys(session, admin, client_id, wanted)
     admin.record(
         session,
@@ -71,12 +84,12 @@ def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: b
         client_id,
         added=sorted(wanted),
         replaced=sorted(row.thumbprint for row in replaced),
-        overlap=overlap,
+        grace_period=grace_period,
     )
     return existing_client(session, client_id)
 
 
-def expire_key(session: Session, admin: Administrator, client_id: str, which: str) -> None:
+def revoke_key(session: Session, admin: Administrator, client_id: str, which: str) -> None:
     """End one key of a client, named by its `kid` or its thumbprint, or 8 characters that it begins with.
 
     Does nothing for one that is over.
@@ -85,22 +98,22 @@ def expire_key(session: Session, admin: Administrator, client_id: str, which: st
         Refused: unknown client, no such key, or no other one that is live.
     """
     locked_client(session, client_id)
-    living, dead = split(_rows(session, client_id), admin.now())
-    found = named(living, dead, lambda row: row.jwk.get("kid") == which or _begins(row.thumbprint, which))
-    if found and found[0] in dead:
+    active, inactive = partition_active(_rows(session, client_id), admin.now())
+    found = match(active, inactive, lambda row: row.jwk.get("kid") == which or _begins(row.thumbprint, which))
+    if found and found[0] in inactive:
         return
     if len(found) != 1:
         number = "several keys" if found else "no key"
         raise Refused(f"That names {number} of the client. Give a thumbprint: {client_command('key list', client_id)}")
-    if len(living) == 1:
+    if len(active) == 1:
         raise Refused(
             "It is the only live key, and the client could not authenticate without. Give it another one: "
             f"{client_command('key replace', client_id)} --jwks FILE; or give it no more tokens: "
             + client_command("disable", client_id)
         )
     end(found[0], admin.now())
-    forget(session, [*found, *dead], MAX_CLIENT_KEYS)
-    admin.record(session, "client.key.expire", client_id, thumbprint=found[0].thumbprint)
+    prune(session, [*found, *inactive], MAX_CLIENT_KEYS)
+    admin.record(session, "client.key.revoke", client_id, thumbprint=found[0].thumbprint)
 
 
 def _begins(thumbprint: str, which: str) -> bool:

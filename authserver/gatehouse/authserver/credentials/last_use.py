@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TypeAlias, cast
 
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.clock import Clock
 
 INTERVAL = 60
@@ -19,8 +19,8 @@ INTERVAL = 60
 _AT_ONCE = 100
 """Credentials in one transaction: SQLite has one writer, and requests wait for it."""
 
-CredentialRow: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
-_Credential: TypeAlias = tuple[CredentialRow, tuple[str, ...]]
+StoredCredential: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
+_Credential: TypeAlias = tuple[StoredCredential, tuple[str, ...]]
 
 
 class LastUse:
@@ -33,7 +33,7 @@ class LastUse:
         self._written: dict[_Credential, int] = {}
         self._lock = threading.Lock()
 
-    def note(self, row: CredentialRow, *key: str) -> None:
+    def note(self, row: StoredCredential, *key: str) -> None:
         """Note that a credential, named by its primary key, was used now."""
         now = int(self._clock())
         with self._lock:
@@ -72,7 +72,7 @@ class LastUse:
         with self._database.write() as session:
             for (row, key), used_at in batch.items():
                 # A command that holds the row is not waited for, and one that was deleted is gone.
-                found = cast("LivedRow | None", session.get(row, key, with_for_update={"skip_locked": True}))
+                found = cast("CredentialRow | None", session.get(row, key, with_for_update={"skip_locked": True}))
                 if found is not None and (found.last_used_at or 0) < used_at:
                     found.last_used_at = used_at
 

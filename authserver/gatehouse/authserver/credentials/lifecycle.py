@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, LivedRow, ResourceCredentialRow
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.clock import Clock, iso_time
 
 _DAY = 24 * 3600
 
-MAX_OVERLAP = 90 * _DAY
+MAX_GRACE_PERIOD = 90 * _DAY
 """Seconds that a credential may be accepted beside the one that took its place, at most."""
 
 _REMEMBERED_FOR = 30 * _DAY
@@ -22,105 +22,105 @@ _REMEMBERED_FOR = 30 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Lifetime:
     """When a credential was made, was last used, and is over. Times are seconds since the epoch."""
 
     created_at: int
     expires_at: int | None = None
-    ended: bool = False
+    revoked: bool = False
     """Ended by an admin, whatever the clock of a node says."""
     last_used_at: int | None = None
     """Some two minutes old at most while a server runs."""
 
-    def is_over(self, now: float) -> bool:
+    def is_inactive(self, now: float) -> bool:
         """Tell whether the credential is accepted no more."""
-        return self.ended or (self.expires_at is not None and now >= self.expires_at)
+        return self.revoked or (self.expires_at is not None and now >= self.expires_at)
 
     def oldest_first(self) -> tuple[int, bool, int]:
         """Return what to sort by: of those that were made in one second, the one that ends is the older one."""
         return self.created_at, self.expires_at is None, self.expires_at or 0
 
 
-ENDLESS = Life(0)
+ENDLESS = Lifetime(0)
 """The life of a credential that nothing is known of but that it is accepted."""
 
 
-class Lived(Protocol):
+class Credential(Protocol):
     """A credential."""
 
     @property
-    def life(self) -> Life:
-        """Its life."""
+    def lifetime(self) -> Lifetime:
+        """Its lifetime."""
         ...
 
 
-LivedT = TypeVar("LivedT", bound=Lived)
-RowT = TypeVar("RowT", bound=LivedRow)
+CredentialT = TypeVar("CredentialT", bound=Credential)
+RowT = TypeVar("RowT", bound=CredentialRow)
 
 
-def life_of(row: LivedRow) -> Life:
+def lifetime_of(row: CredentialRow) -> Lifetime:
     """Read the life of a stored credential."""
-    return Life(row.created_at, row.expires_at, row.ended, row.last_used_at)
+    return Lifetime(row.created_at, row.expires_at, row.revoked, row.last_used_at)
 
 
-def live(credentials: Iterable[LivedT], now: float) -> tuple[LivedT, ...]:
+def active(credentials: Iterable[CredentialT], now: float) -> tuple[CredentialT, ...]:
     """Return the credentials that are accepted, in their order."""
-    return tuple(credential for credential in credentials if not credential.life.is_over(now))
+    return tuple(credential for credential in credentials if not credential.lifetime.is_inactive(now))
 
 
-def likeliest_first(credentials: Iterable[LivedT], now: float) -> list[LivedT]:
+def by_last_use(credentials: Iterable[CredentialT], now: float) -> list[CredentialT]:
     """Order credentials: those that are accepted, then those that are over; of each kind the latest first."""
 
-    def rank(credential: LivedT) -> tuple[bool, int]:
-        life = credential.life
-        is_over = life.is_over(now)
-        return is_over, -(life.expires_at or 0) if is_over else -life.created_at
+    def rank(credential: CredentialT) -> tuple[bool, int]:
+        lifetime = credential.lifetime
+        is_inactive = lifetime.is_inactive(now)
+        return is_inactive, -(lifetime.expires_at or 0) if is_inactive else -lifetime.created_at
 
     return sorted(credentials, key=rank)
 
 
-def over(life: Life) -> str:
-    """Say for the audit trail since when a credential is over."""
-    since = iso_time(life.expires_at or 0)
-    return f"was ended at {since}" if life.ended else f"expired at {since}"
+def inactive_reason(lifetime: Lifetime) -> str:
+    """Say for the audit log since when a credential is over."""
+    since = iso_time(lifetime.expires_at or 0)
+    return f"was revoked at {since}" if lifetime.revoked else f"expired at {since}"
 
 
-def check_overlap(overlap: int) -> None:
-    """Check seconds of an overlap. Raises Refused."""
-    if not 0 <= overlap <= MAX_OVERLAP:
-        raise Refused(f"The overlap is at most {MAX_OVERLAP // _DAY} days.")
+def check_grace_period(grace_period: int) -> None:
+    """Check seconds of a grace period. Raises Refused."""
+    if not 0 <= grace_period <= MAX_GRACE_PERIOD:
+        raise Refused(f"The grace period is at most {MAX_GRACE_PERIOD // _DAY} days.")
 
 
-def end(row: LivedRow, now: int, overlap: int = 0) -> None:
-    """Let a credential end after an overlap, but not later than it would have; at once without one."""
-    if overlap == 0:
-        row.expires_at, row.ended = now, True
+def end(row: CredentialRow, now: int, grace_period: int = 0) -> None:
+    """Let a credential end after a grace period, but not later than it would have; at once without one."""
+    if grace_period == 0:
+        row.expires_at, row.revoked = now, True
         return
-    row.expires_at = now + overlap if row.expires_at is None else min(row.expires_at, now + overlap)
+    row.expires_at = now + grace_period if row.expires_at is None else min(row.expires_at, now + grace_period)
 
 
-def split(rows: Iterable[RowT], now: int) -> tuple[list[RowT], list[RowT]]:
+def partition_active(rows: Iterable[RowT], now: int) -> tuple[list[RowT], list[RowT]]:
     """Part rows into those that are accepted and those that are over, the latest end first."""
-    living: list[RowT] = []
-    dead: list[RowT] = []
+    active: list[RowT] = []
+    inactive: list[RowT] = []
     for row in rows:
-        (dead if life_of(row).is_over(now) else living).append(row)
-    return living, sorted(dead, key=lambda row: row.expires_at or 0, reverse=True)
+        (inactive if lifetime_of(row).is_inactive(now) else active).append(row)
+    return active, sorted(inactive, key=lambda row: row.expires_at or 0, reverse=True)
 
 
-def named(living: Sequence[RowT], dead: Sequence[RowT], is_named: Callable[[RowT], bool]) -> list[RowT]:
+def match(active: Sequence[RowT], inactive: Sequence[RowT], is_named: Callable[[RowT], bool]) -> list[RowT]:
     """Return the live credentials of a name; where there is none, those that are over."""
-    return [row for row in living if is_named(row)] or [row for row in dead if is_named(row)]
+    return [row for row in active if is_named(row)] or [row for row in inactive if is_named(row)]
 
 
-def forget(session: Session, dead: Sequence[LivedRow], remembered: int) -> None:
+def prune(session: Session, inactive: Sequence[CredentialRow], remembered: int) -> None:
     """Delete all but a number of credentials that are over, given with the latest end first."""
-    for row in dead[remembered:]:
+    for row in inactive[remembered:]:
         session.delete(row)
     session.flush()
 
 
-def forget_credentials(database: Database, clock: Clock) -> None:
+def prune_credentials(database: Database, clock: Clock) -> None:
     """Delete the credentials that have been over for 30 days."""
     before = int(clock()) - _REMEMBERED_FOR
     with database.write() as session:

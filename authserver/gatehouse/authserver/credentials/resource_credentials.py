@@ -15,8 +15,8 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.clients.request_credentials import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.last_use import LastUse
-from gatehouse.authserver.credentials.lifecycle import Life, check_overlap, end, life_of, over
-from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, hint
+from gatehouse.authserver.credentials.lifecycle import Lifetime, check_grace_period, end, inactive_reason, lifetime_of
+from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, secret_prefix
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceCredentialRow
 from gatehouse.authserver.errors import invalid_client
@@ -50,7 +50,7 @@ class ResourceCredential:
     credential_id: str
     resource: str
     prefix: str
-    life: Life
+    lifetime: Lifetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class ResourceAuthenticator:
             raise invalid_client("unknown resource credential", _MEND)
         if matched is None:
             raise invalid_client("wrong secret of a resource credential", _MEND)
-        if matched.life.is_over(self._clock()):
-            raise invalid_client(f"the resource credential {over(matched.life)}", _MEND)
+        if matched.lifetime.is_inactive(self._clock()):
+            raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _MEND)
         self._last_use.note(ResourceCredentialRow, credentials.client_id)
         return AuthenticatedResource(stored.resource, credentials.client_id)
 
@@ -97,7 +97,7 @@ class ResourceAuthenticator:
             row = session.get(ResourceCredentialRow, credential_id)
         if row is None:
             return None
-        return _Stored(row.resource, StoredSecret(row.pepper_id, row.digest, life=life_of(row)))
+        return _Stored(row.resource, StoredSecret(row.pepper_id, row.digest, lifetime=lifetime_of(row)))
 
 
 def create_credential(
@@ -117,21 +117,21 @@ def create_credential(
 
 
 def rotate_credential(
-    session: Session, admin: Administrator, keys: KeyRing, credential_id: str, overlap: int = 0
+    session: Session, admin: Administrator, keys: KeyRing, credential_id: str, grace_period: int = 0
 ) -> tuple[ResourceCredential, str]:
-    """Replace a credential by a new one with an id of its own. The old one lives on for `overlap` seconds.
+    """Replace a credential by a new one with an id of its own. The old one lives on for `grace_period` seconds.
 
     Raises:
-        Refused: there is no such credential, it was replaced before, or the overlap is too long.
+        Refused: there is no such credential, it was replaced before, or the grace period is too long.
     """
-    check_overlap(overlap)
+    check_grace_period(grace_period)
     row = _locked(session, credential_id)
     if row.expires_at is not None:
         raise Refused(
             f"The credential was replaced before. Rotate the one that took its place: {_MEND}; "
-            f"or end this one: authserver resource credential expire {credential_id}"
+            f"or end this one: authserver resource credential revoke {credential_id}"
         )
-    end(row, admin.now(), overlap)
+    end(row, admin.now(), grace_period)
     created, secret = _add(session, admin, keys, row.resource)
     admin.record(
         session,
@@ -139,22 +139,22 @@ def rotate_credential(
         row.resource,
         credential_id=created.credential_id,
         replaced=credential_id,
-        overlap=overlap,
+        grace_period=grace_period,
     )
     return created, secret
 
 
-def expire_credential(session: Session, admin: Administrator, credential_id: str) -> None:
+def revoke_credential(session: Session, admin: Administrator, credential_id: str) -> None:
     """End a credential. It is refused within one second. Does nothing for one that is over.
 
     Raises:
         Refused: there is no such credential.
     """
     row = _locked(session, credential_id)
-    if life_of(row).is_over(admin.now()):
+    if lifetime_of(row).is_inactive(admin.now()):
         return
     end(row, admin.now())
-    admin.record(session, "resource.credential.expire", row.resource, credential_id=credential_id)
+    admin.record(session, "resource.credential.revoke", row.resource, credential_id=credential_id)
 
 
 def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
@@ -162,7 +162,7 @@ def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
     rows = session.scalars(
         select(ResourceCredentialRow).order_by(ResourceCredentialRow.resource, ResourceCredentialRow.created_at)
     )
-    return [_credential(row) for row in rows if not life_of(row).is_over(now)]
+    return [_credential(row) for row in rows if not lifetime_of(row).is_inactive(now)]
 
 
 def _locked(session: Session, credential_id: str) -> ResourceCredentialRow:
@@ -179,7 +179,7 @@ def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -
         resource=resource,
         pepper_id=keys.newest_pepper,
         digest=digest(keys.peppers[keys.newest_pepper], secret),
-        hint=hint(secret),
+        prefix=secret_prefix(secret),
         created_at=admin.now(),
     )
     session.add(row)
@@ -188,4 +188,4 @@ def _add(session: Session, admin: Administrator, keys: KeyRing, resource: str) -
 
 
 def _credential(row: ResourceCredentialRow) -> ResourceCredential:
-    return ResourceCredential(row.credential_id, row.resource, row.hint, life_of(row))
+    return ResourceCredential(row.credential_id, row.resource, row.prefix, lifetime_of(row))

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gatehouse.authserver.credentials.lifecycle import ENDLESS, Life
+from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime
 
 PREFIX = "gths_"
 """Lets a secret be recognised where it should not be: in a repository, a log, a message."""
@@ -34,7 +34,7 @@ class StoredSecret:
     pepper_id: str
     digest: bytes = field(repr=False)
     secret_id: str = ""
-    life: Life = ENDLESS
+    lifetime: Lifetime = ENDLESS
 
 
 def generate_secret(prefix: str = PREFIX) -> str:
@@ -42,7 +42,7 @@ def generate_secret(prefix: str = PREFIX) -> str:
     return prefix + secrets.token_urlsafe(32)
 
 
-def hint(secret: str) -> str:
+def secret_prefix(secret: str) -> str:
     """Return the beginning of a secret, by which an admin can tell two of them apart."""
     return secret[:_HINT_LENGTH]
 

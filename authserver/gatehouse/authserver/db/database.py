@@ -5,6 +5,6 @@ from gatehouse.shared.service.sessions import SessionDatabase
 
 
 class Database(SessionDatabase):
-    """Clients, resources, keys, and the audit trail."""
+    """Clients, resources, keys, and the audit log."""
 
     schema = Schema("gatehouse.authserver.db:migrations", "authserver init", landmark="client")

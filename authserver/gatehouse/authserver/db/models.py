@@ -55,17 +55,17 @@ class PepperRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class LivedRow:
+class CredentialRow:
     """What is kept of the life of every credential."""
 
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
-    ended: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
+    revoked: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
     """Over whatever a node's clock says; `expires_at` is then the time when that was decided."""
     last_used_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
-class ClientSecretRow(LivedRow, Base):
+class ClientSecretRow(CredentialRow, Base):
     """The digest of one client secret."""
 
     __tablename__ = "client_secret"
@@ -73,10 +73,10 @@ class ClientSecretRow(LivedRow, Base):
     client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), index=True)
     pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
-    hint: Mapped[str] = mapped_column(String(16))
+    prefix: Mapped[str] = mapped_column(String(16))
 
 
-class ClientKeyRow(LivedRow, Base):
+class ClientKeyRow(CredentialRow, Base):
     """A public key of a client that authenticates by private_key_jwt."""
 
     __tablename__ = "client_key"
@@ -157,7 +157,7 @@ class LeaseRow(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ResourceCredentialRow(LivedRow, Base):
+class ResourceCredentialRow(CredentialRow, Base):
     """What a resource asks about tokens with. No client: it can obtain none."""
 
     __tablename__ = "resource_credential"
@@ -165,7 +165,7 @@ class ResourceCredentialRow(LivedRow, Base):
     resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), index=True)
     pepper_id: Mapped[str] = mapped_column(ForeignKey("pepper.pepper_id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
-    hint: Mapped[str] = mapped_column(String(16))
+    prefix: Mapped[str] = mapped_column(String(16))
 
 
 class StatusListRow(Base):
@@ -192,7 +192,7 @@ class StatusBlockRow(Base):
 
 
 class RevokedTokenRow(Base):
-    """A token that was taken back by itself."""
+    """A token that was revoked by itself."""
 
     __tablename__ = "revoked_token"
     list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)

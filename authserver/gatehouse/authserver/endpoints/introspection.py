@@ -9,7 +9,7 @@ from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
-from gatehouse.authserver.tokens.validation import DeadToken
+from gatehouse.authserver.tokens.validation import InactiveToken
 from gatehouse.shared.service.audit import AuditEvent
 
 _ACTION = "token.introspect"
@@ -44,7 +44,7 @@ def _introspect(
         claims, _ = services.tokens.read(token, keys, aud=resource.resource)
         jti = claims.jti
         answer = {**claims.to_json(), "token_type": "Bearer", "active": True}
-    except DeadToken as dead:
+    except InactiveToken as dead:
         jti, reason = dead.jti, dead.reason
     event = AuditEvent(
         _ACTION,

@@ -8,7 +8,7 @@ from gatehouse.authserver.form import Form, parse_form
 from gatehouse.authserver.http import NO_STORE, Request, Response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
-from gatehouse.authserver.tokens.validation import DeadToken
+from gatehouse.authserver.tokens.validation import InactiveToken
 from gatehouse.shared.service.audit import AuditEvent
 
 _ACTION = "token.revoke"
@@ -27,7 +27,7 @@ def revocation(services: Services, request: Request) -> Response:
         client = services.authenticator.authenticate(authorization, form.parameters, keys)
         token = form.parameters.get("token")
         if token is None:
-            raise invalid_request("token is missing. Send the access token that is to be taken back.")
+            raise invalid_request("token is missing. Send the access token that is to be revoked.")
         _revoke(services, request, client, token, keys)
     except OAuthError as error:
         proven = client.client.client_id if client else None
@@ -42,7 +42,7 @@ def _revoke(services: Services, request: Request, client: AuthenticatedClient, t
     actor = client.client.client_id
     try:
         claims, index = services.tokens.read(token, keys, client_id=actor)
-    except DeadToken as dead:
+    except InactiveToken as dead:
         services.audit.commit_and_wait(
             AuditEvent(_ACTION, "refused", actor=actor, jti=dead.jti, request_id=request.request_id, reason=dead.reason)
         )

@@ -7,7 +7,12 @@ from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.form import Form, parse_form
-from gatehouse.authserver.grants.client_credentials import GrantedRequest, NotGranted, choose_resource, choose_scope
+from gatehouse.authserver.grants.client_credentials import (
+    GrantedRequest,
+    ScopeNotGranted,
+    choose_resource,
+    choose_scope,
+)
 from gatehouse.authserver.grants.explanation import explain
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.services import Services
@@ -44,7 +49,7 @@ def token(services: Services, request: Request) -> Response:
 def _refuse(
     services: Services, request: Request, error: OAuthError, form: Form, client: AuthenticatedClient | None
 ) -> Response:
-    if isinstance(error, NotGranted):
+    if isinstance(error, ScopeNotGranted):
         try:
             with services.database.read() as session:
                 error = explain(session, error)
@@ -57,7 +62,7 @@ def _refuse(
 def record_issued(services: Services, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
     """Record an issued token. Written within 200 ms, together with others."""
     claims = issued.claims
-    left_out = {"left_out": cut_scope(granted.left_out)} if granted.left_out else {}
+    scope_not_granted = {"scope_not_granted": cut_scope(granted.scope_not_granted)} if granted.scope_not_granted else {}
     structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
     services.audit.record(
         AuditEvent(
@@ -67,7 +72,7 @@ def record_issued(services: Services, request: Request, granted: GrantedRequest,
             object=claims.aud,
             jti=claims.jti,
             request_id=request.request_id,
-            detail={"scope": format_scope(claims.scope), "exp": claims.exp, **left_out},
+            detail={"scope": format_scope(claims.scope), "exp": claims.exp, **scope_not_granted},
         )
     )
 

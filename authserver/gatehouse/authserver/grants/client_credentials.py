@@ -21,14 +21,14 @@ class GrantedRequest:
     client: Client
     resource: str
     scope: frozenset[str]
-    left_out: frozenset[str] = frozenset()
+    scope_not_granted: frozenset[str] = frozenset()
     """What was asked for and is not granted."""
 
 
-class NotGranted(OAuthError):
+class ScopeNotGranted(OAuthError):
     """The client lacks the grant of a resource, or of scopes there.
 
-    `explanation.explain` knows the mend: a grant, where what is asked for exists.
+    `explanation.explain` knows the remediation: a grant, where what is asked for exists.
     """
 
     def __init__(self, client_id: str, resource: str, missing: frozenset[str] | None = None) -> None:
@@ -37,17 +37,16 @@ class NotGranted(OAuthError):
         if missing is None:
             super().__init__(
                 "invalid_target",
-                "The client has no grant at this resource. "
-                "Check the resource's identifier to the letter, path included.",
+                "The client has no grant at this resource. Check the resource's identifier exactly, path included.",
                 reason=f"no grant at {resource}",
-                mend=grant_command(client_id, resource, "..."),
+                remediation=grant_command(client_id, resource, "..."),
             )
             return
         super().__init__(
             "invalid_scope",
             "The client may not have this scope at this resource. Ask its admin for the grant.",
             reason=f"not granted at {resource}: {cut_scope(missing)}",
-            mend=grant_command(client_id, resource, cut_scope(missing)),
+            remediation=grant_command(client_id, resource, cut_scope(missing)),
         )
 
 
@@ -75,12 +74,12 @@ def choose_resource(authenticated: AuthenticatedClient, requested: Sequence[str]
     except InvalidResourceIdentifier as error:
         raise _invalid_target(str(error), f"malformed resource: {error}") from None
     if resource not in granted:
-        raise NotGranted(authenticated.client.client_id, resource)
+        raise ScopeNotGranted(authenticated.client.client_id, resource)
     return resource
 
 
-def _invalid_target(description: str, reason: str, mend: str | None = None) -> OAuthError:
-    return OAuthError("invalid_target", description, reason=reason, mend=mend)
+def _invalid_target(description: str, reason: str, remediation: str | None = None) -> OAuthError:
+    return OAuthError("invalid_target", description, reason=reason, remediation=remediation)
 
 
 def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mapping[str, str]) -> GrantedRequest:
@@ -103,5 +102,5 @@ def choose_scope(authenticated: AuthenticatedClient, resource: str, form: Mappin
     allowed = grantable(client, resource)
     scope = requested & allowed
     if not scope or (client.strict and scope != requested):
-        raise NotGranted(client.client_id, resource, requested - allowed)
+        raise ScopeNotGranted(client.client_id, resource, requested - allowed)
     return GrantedRequest(client, resource, scope, requested - scope)

@@ -21,7 +21,7 @@ class Obstacle:
     """What is in the way, and the command that would clear it."""
 
     reason: str
-    mend: str | None
+    remediation: str | None
     """None where no command can."""
 
 
@@ -48,7 +48,7 @@ class ToolAccess:
     missing: frozenset[str]
     """The fewest scopes that, by the catalogue, would have to be granted."""
     reasons: tuple[str, ...]
-    mend: str | None
+    remediation: str | None
     """The command that would allow it, or several joined by `&&`: empty if it is allowed, None where none can."""
 
     @property
@@ -133,7 +133,7 @@ def tool_access(client: Client, served: Served, tool: str) -> ToolAccess:
         through=_tool_givers(client, catalogue, needs),
         missing=missing,
         reasons=tuple(reasons),
-        mend=_mend(client, served, needs, wanted, in_the_way),
+        remediation=_remediation(client, served, needs, wanted, in_the_way),
     )
 
 
@@ -164,14 +164,14 @@ def _to_grant(served: Served, needs: frozenset[str], held: frozenset[str]) -> fr
     return frozenset([min(scopes, key=lambda scope: (scope not in known, len(hierarchy.closure([scope])), scope))])
 
 
-def _mend(
+def _remediation(
     client: Client, served: Served, needs: frozenset[str], wanted: frozenset[str], in_the_way: list[Obstacle]
 ) -> str | None:
     resource, commands = served.catalogue.resource, []
     for obstacle in in_the_way:
-        if obstacle.mend is None:
+        if obstacle.remediation is None:
             return None
-        commands.append(obstacle.mend)
+        commands.append(obstacle.remediation)
     if wanted - (served.registered.scopes.keys() if served.registered else set()):
         commands.append(served.update_command())
         # From then on a token carries what the catalogue says is implied, and nothing else.

@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.grants.client_credentials import NotGranted
+from gatehouse.authserver.grants.client_credentials import ScopeNotGranted
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
 from gatehouse.shared.protocol.scopes import cut_scope, separator_hint
 
 
-def explain(session: Session, refusal: NotGranted) -> OAuthError:
-    """Return the refusal with the reason and the mend that what is registered allows to name.
+def explain(session: Session, refusal: ScopeNotGranted) -> OAuthError:
+    """Return the refusal with the reason and the remediation that what is registered allows to name.
 
-    A grant mends it only where the resource and the scope exist.
+    A grant fixes it only where the resource and the scope exist.
     """
     identifiers = list_identifiers(session)
     declared = declared_scopes(session, refusal.resource)
     if refusal.resource not in identifiers:
-        reason, mend = _not_registered(refusal.resource, identifiers)
+        reason, remediation = _not_registered(refusal.resource, identifiers)
     elif unknown := refusal.missing - declared:
         reason = f"{refusal.resource} has no scope {cut_scope(unknown)}; it has: {cut_scope(declared)}"
-        mend = f"Ask for a scope that the resource has.{separator_hint(unknown)}"
+        remediation = f"Ask for a scope that the resource has.{separator_hint(unknown)}"
     else:
         return refusal
-    return OAuthError(refusal.error, refusal.description, reason=reason, mend=mend)
+    return OAuthError(refusal.error, refusal.description, reason=reason, remediation=remediation)
 
 
 def _not_registered(resource: str, identifiers: Sequence[str]) -> tuple[str, str]:

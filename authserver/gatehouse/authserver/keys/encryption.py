@@ -31,7 +31,7 @@ _NONCE_LENGTH = 12
 _VERSION = b"\x01"
 
 
-class CannotUnseal(Exception):
+class DecryptionFailed(Exception):
     """The value was altered, moved, or sealed with another key."""
 
 
@@ -51,7 +51,7 @@ class SealingKey:
         """Decrypt what was sealed for the same purpose.
 
         Raises:
-            CannotUnseal: it was not sealed by this key for this purpose.
+            DecryptionFailed: it was not sealed by this key for this purpose.
         """
         return self._open(sealed, purpose)[1]
 
@@ -60,20 +60,20 @@ class SealingKey:
         """The key that a reseal wraps with; None while there is only one."""
         return SealingKey(self._keys[-1]) if len(self._keys) > 1 else None
 
-    def that_opens(self, sealed: bytes, *purpose: str) -> "SealingKey":
-        """Return the one of its keys that a value was sealed with. Raises CannotUnseal."""
+    def find_key(self, sealed: bytes, *purpose: str) -> "SealingKey":
+        """Return the one of its keys that a value was sealed with. Raises DecryptionFailed."""
         return SealingKey(self._open(sealed, purpose)[0])
 
     def _open(self, sealed: bytes, purpose: tuple[str, ...]) -> tuple[bytes, bytes]:
         nonce, ciphertext = sealed[1 : 1 + _NONCE_LENGTH], sealed[1 + _NONCE_LENGTH :]
         if sealed[:1] != _VERSION:
-            raise CannotUnseal
+            raise DecryptionFailed
         for key, cipher in zip(self._keys, self._ciphers, strict=True):
             try:
                 return key, cipher.decrypt(nonce, ciphertext, _associated_data(purpose))
             except (InvalidTag, ValueError):
                 continue
-        raise CannotUnseal
+        raise DecryptionFailed
 
 
 def _associated_data(purpose: tuple[str, ...]) -> bytes:
@@ -128,7 +128,7 @@ def lost_sealing_key(settings: Settings) -> InvalidSettings:
     path = settings.keys_dir / FILE_NAME
     return InvalidSettings(
         f"The database holds signing keys and secrets that only their sealing key opens, and there is none at {path}. "
-        f"Restore {path} from its backup, or set AUTHSERVER_SEALING_KEY to it. If it is lost, begin anew with another "
+        f"Restore {path} from its backup, or set AUTHSERVER_SEALING_KEY to it. If it is lost, start again with another "
         "database: every client is to be registered again."
     )
 

@@ -9,7 +9,14 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SigningKeyRow
 from gatehouse.authserver.keys.lifecycle import Move, Policy, plan, signer
-from gatehouse.authserver.keys.sealed_keys import SEALED_OTHERWISE, Cabinet, Contents, NoUsableKey, add_key, lock_keys
+from gatehouse.authserver.keys.sealed_keys import (
+    SEALED_OTHERWISE,
+    DecryptedKeys,
+    NoUsableKey,
+    SealedKeys,
+    add_key,
+    lock_keys,
+)
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
@@ -33,7 +40,7 @@ class Rotation:
     """Moves the keys of one installation. Any number of processes may do so at once: one of them makes each move."""
 
     database: Database
-    cabinet: Cabinet
+    sealed_keys: SealedKeys
     policy: Policy
     audit: AuditRows
     clock: Clock
@@ -45,24 +52,24 @@ class Rotation:
         An installation without a key that opens is left alone: to make one would hide that they are lost.
         """
         with self.database.read() as session:
-            contents = self.cabinet.read(session)
+            contents = self.sealed_keys.read(session)
         moves = self._due(contents)
-        if contents.nothing_opens or not contents.keys or not moves:
+        if contents.undecryptable or not contents.keys or not moves:
             return False
         # Made before the lock is taken: an RSA key takes a second.
         fresh = SigningKey.generate(self.policy.alg) if any(move.kid is None for move in moves) else None
         with self.database.write() as session:
             lock_keys(session)
-            contents = self.cabinet.read(session)
+            contents = self.sealed_keys.read(session)
             # Another process may have made them meanwhile.
             self._make(session, contents, self._due(contents), fresh)
         return True
 
-    def may_sign(self, contents: Contents) -> bool:
+    def may_sign(self, contents: DecryptedKeys) -> bool:
         """Tell whether there is a key that may sign before the moves that are due are made."""
         return signer(int(self.clock()), contents.lives(), self.policy) is not None
 
-    def _due(self, contents: Contents) -> list[Move]:
+    def _due(self, contents: DecryptedKeys) -> list[Move]:
         # Of a key that does not open nothing is known; but it must not keep the place of the one that signs.
         closed = (row for row in contents.key_rows if row.kid not in contents.keys)
         displaced = [Move("retire", row.kid) for row in closed if row.state == "active"]
@@ -75,7 +82,7 @@ class Rotation:
             Refused: there is a next key, or none that opens.
         """
         lock_keys(session)
-        contents = self.cabinet.read(session)
+        contents = self.sealed_keys.read(session)
         if (waiting := next((row for row in contents.key_rows if row.state == "next"), None)) is not None:
             raise Refused(f"The next key is published already: {waiting.kid}. See: authserver key list")
         if contents.sealer is None:
@@ -95,16 +102,16 @@ class Rotation:
         if row is None:
             raise Refused(f"There is no key {kid}. List them with: authserver key list")
         self._record(session, "key.revoke", row)
-        sealer = self.cabinet.read(session).sealer
+        sealer = self.sealed_keys.read(session).sealer
         session.delete(row)
         session.flush()
-        contents = replace(self.cabinet.read(session), sealer=sealer)
-        if sealer is None or contents.nothing_opens:
+        contents = replace(self.sealed_keys.read(session), sealer=sealer)
+        if sealer is None or contents.undecryptable:
             raise Refused(CANNOT_SEAL)
         self._make(session, contents, self._due(contents))
 
     def _make(
-        self, session: Session, contents: Contents, moves: Sequence[Move], fresh: SigningKey | None = None
+        self, session: Session, contents: DecryptedKeys, moves: Sequence[Move], fresh: SigningKey | None = None
     ) -> None:
         rows = {row.kid: row for row in contents.key_rows}
         for move in moves:
@@ -115,11 +122,11 @@ class Rotation:
             if move.action != "publish":
                 self._record(session, f"key.{move.action}", row)
 
-    def _add(self, session: Session, contents: Contents, fresh: SigningKey | None) -> SigningKeyRow:
+    def _add(self, session: Session, contents: DecryptedKeys, fresh: SigningKey | None) -> SigningKeyRow:
         if contents.sealer is None:
             raise NoUsableKey(SEALED_OTHERWISE)
         key = fresh or SigningKey.generate(self.policy.alg)
-        row = add_key(session, contents.sealer, self.cabinet.issuer, key, "next", int(self.clock()))
+        row = add_key(session, contents.sealer, self.sealed_keys.issuer, key, "next", int(self.clock()))
         self._record(session, "key.create", row)
         return row
 

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
-from gatehouse.authserver.keys.encryption import CannotUnseal, SealingKey
+from gatehouse.authserver.keys.encryption import DecryptionFailed, SealingKey
 from gatehouse.authserver.keys.lifecycle import Key, State
 from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey
 from gatehouse.shared.service.settings import InvalidSettings
@@ -22,16 +22,16 @@ _parse = lru_cache(maxsize=8)(SigningKey.from_private_jwk)
 
 SEALED_OTHERWISE = (
     "The keys in the database were sealed with another sealing key, or for another issuer. Put that one back, "
-    "or begin anew with another database."
+    "or start again with another database."
 )
 
 
 class NoUsableKey(Exception):
-    """No signing key or pepper opens with the sealing key. The message names the mend."""
+    """No signing key or pepper opens with the sealing key. The message says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class DecryptedKeys:
     """The sealed rows of the database, oldest first, and what is in those that open."""
 
     key_rows: Sequence[SigningKeyRow]
@@ -48,21 +48,21 @@ class Contents:
         return names - self.keys.keys() - self.peppers.keys()
 
     @property
-    def nothing_opens(self) -> bool:
+    def undecryptable(self) -> bool:
         """Whether there are keys, or peppers, and none of them opens: the sealing key or the issuer is another."""
         return bool((self.key_rows and not self.keys) or (self.pepper_rows and not self.peppers))
 
     def lives(self) -> list[Key]:
         """Return the lives of the keys that open."""
-        return [life_of(row) for row in self.key_rows if row.kid in self.keys]
+        return [lifetime_of(row) for row in self.key_rows if row.kid in self.keys]
 
 
-def life_of(row: SigningKeyRow) -> Key:
+def lifetime_of(row: SigningKeyRow) -> Key:
     """Return what is known of a key's life, from its row."""
     return Key(row.kid, row.alg, STATES[row.state], row.published_at, row.retired_at)
 
 
-class Cabinet:
+class SealedKeys:
     """Opens the rows of one issuer; reads the sealing key again when a reseal may have replaced it."""
 
     def __init__(self, load_sealing_key: Callable[[], SealingKey], issuer: str) -> None:
@@ -70,7 +70,7 @@ class Cabinet:
         self._sealing_key = load_sealing_key()
         self.issuer = issuer
 
-    def read(self, session: Session) -> Contents:
+    def read(self, session: Session) -> DecryptedKeys:
         """Return what the database holds."""
         contents = open_rows(session, self._sealing_key, self.issuer)
         if not contents.closed:
@@ -83,7 +83,7 @@ class Cabinet:
         return open_rows(session, self._sealing_key, self.issuer)
 
 
-def open_rows(session: Session, sealing_key: SealingKey, issuer: str) -> Contents:
+def open_rows(session: Session, sealing_key: SealingKey, issuer: str) -> DecryptedKeys:
     """Read and open every sealed row."""
     key_rows = session.scalars(select(SigningKeyRow).order_by(SigningKeyRow.created_at, SigningKeyRow.kid)).all()
     pepper_rows = session.scalars(select(PepperRow).order_by(PepperRow.created_at, PepperRow.pepper_id)).all()
@@ -93,17 +93,17 @@ def open_rows(session: Session, sealing_key: SealingKey, issuer: str) -> Content
         purpose = key_purpose(issuer, row.kid, row.alg)
         try:
             keys[row.kid] = _parse(row.alg, sealing_key.unseal(row.sealed, *purpose))
-        except (CannotUnseal, InvalidKeySet):
+        except (DecryptionFailed, InvalidKeySet):
             continue
-        sealer = sealing_key.that_opens(row.sealed, *purpose)
+        sealer = sealing_key.find_key(row.sealed, *purpose)
     for pepper in pepper_rows:
         purpose = pepper_purpose(pepper.pepper_id)
         try:
             peppers[pepper.pepper_id] = sealing_key.unseal(pepper.sealed, *purpose)
-        except CannotUnseal:
+        except DecryptionFailed:
             continue
-        sealer = sealing_key.that_opens(pepper.sealed, *purpose)
-    return Contents(key_rows, pepper_rows, keys, peppers, sealer)
+        sealer = sealing_key.find_key(pepper.sealed, *purpose)
+    return DecryptedKeys(key_rows, pepper_rows, keys, peppers, sealer)
 
 
 def lock_keys(session: Session) -> None:

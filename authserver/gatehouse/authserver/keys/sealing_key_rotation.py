@@ -79,7 +79,7 @@ def _wrap(settings: Settings, database: Database, admin: Administrator) -> Resea
 
 def _wrap_rows(session: Session, sealing_key: SealingKey, newest: SealingKey, issuer: str) -> Resealed:
     contents = open_rows(session, sealing_key, issuer)
-    if contents.sealer is None or contents.nothing_opens:
+    if contents.sealer is None or contents.undecryptable:
         raise Refused("Nothing in the database opens with this sealing key. Put the right one back first.")
     for row in contents.key_rows:
         if row.kid in contents.keys:

@@ -19,9 +19,9 @@ from gatehouse.authserver.keys.lifecycle import State
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealed_keys import (
     SEALED_OTHERWISE,
-    Cabinet,
-    Contents,
+    DecryptedKeys,
     NoUsableKey,
+    SealedKeys,
     add_key,
     add_pepper,
     lock_keys,
@@ -56,13 +56,13 @@ class KeyStore:
     def __init__(
         self,
         database: Database,
-        cabinet: Cabinet,
+        sealed_keys: SealedKeys,
         rotation: Rotation | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._cabinet = cabinet
+        self._cabinet = sealed_keys
         self._rotation = rotation
         self._planned = False
         self._last_good: KeyRing | None = None
@@ -99,7 +99,7 @@ class KeyStore:
                 contents = self._read()
             self._planned = True
         self._report_closed(contents.closed)
-        if contents.nothing_opens:
+        if contents.undecryptable:
             raise NoUsableKey(SEALED_OTHERWISE)
         active = next((row.kid for row in contents.key_rows if row.state == "active"), None)
         if active not in contents.keys or not contents.peppers:
@@ -114,7 +114,7 @@ class KeyStore:
             etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
         )
 
-    def _read(self) -> Contents:
+    def _read(self) -> DecryptedKeys:
         with self._database.read() as session:
             return self._cabinet.read(session)
 
@@ -141,7 +141,7 @@ def ensure_keys(session: Session, sealing_key: SealingKey, issuer: str, alg: str
     # Of two processes that init at once, the second finds what the first made.
     lock_keys(session)
     contents = open_rows(session, sealing_key, issuer)
-    if contents.nothing_opens:
+    if contents.undecryptable:
         raise NoUsableKey(SEALED_OTHERWISE)
     sealer, now = contents.sealer or sealing_key, int(clock())
     if not contents.pepper_rows:

@@ -30,7 +30,7 @@ class Index:
     idx: int
 
     def new_jti(self) -> str:
-        """Return a `jti` that carries the index, so that a token can be taken back by its `jti` alone."""
+        """Return a `jti` that carries the index, so that a token can be revoked by its `jti` alone."""
         return f"{self.list_id}.{self.idx}.{secrets.token_urlsafe(16)}"
 
 

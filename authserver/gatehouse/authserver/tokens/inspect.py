@@ -33,7 +33,7 @@ class Inspection:
     resources: frozenset[str]
     clock: Clock
     is_live: Callable[[Index], bool]
-    """Tells whether an index was reserved, and is not taken back."""
+    """Tells whether an index was reserved, and is not revoked."""
     header: jws.Header = field(init=False)
     claims: AccessClaims = field(init=False)
 

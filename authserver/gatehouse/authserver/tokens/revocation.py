@@ -1,4 +1,4 @@
-"""What an admin takes back. Every change commits together with its audit event."""
+"""What an admin revokes. Every change commits together with its audit event."""
 
 from sqlalchemy.orm import Session
 

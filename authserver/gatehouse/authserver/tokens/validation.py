@@ -1,4 +1,4 @@
-"""Access tokens that come back: to be taken back, or to be asked about (RFC 7009, RFC 7662)."""
+"""Access tokens that come back: to be revoked, or to be asked about (RFC 7009, RFC 7662)."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ _NOWHERE = Index("0" * 12, 0)
 _published = lru_cache(maxsize=8)(jws.parse_key_set)
 
 
-class DeadToken(Exception):
+class InactiveToken(Exception):
     """The text is no token of this issuer, or no longer one.
 
     `reason` is for the operator, and so is the `jti`, where the token was signed here.
@@ -48,7 +48,7 @@ class TokenReader:
         """Return what a live token says, and where its status stands; only of this client, or for this resource.
 
         Raises:
-            DeadToken: not signed by a published key, of another client or for another resource, expired, taken back,
+            InactiveToken: not signed by a published key, of another client or for another resource, expired, revoked,
                 or issued before there were status lists.
             SQLAlchemyError: the database is away.
         """
@@ -58,21 +58,21 @@ class TokenReader:
             known = index or _NOWHERE
             live = is_live(session, known.list_id, known.idx)
         if claims is None:
-            raise DeadToken(reason)
+            raise InactiveToken(reason)
         try:
             token_validation.check_issuer(claims, self._issuer)
             token_validation.check_lifetime(claims)
             token_validation.check_time(claims, self._clock())
         except InvalidClaims as error:
-            raise DeadToken(str(error), claims.jti) from None
+            raise InactiveToken(str(error), claims.jti) from None
         if client_id not in {None, claims.client_id}:
-            raise DeadToken("the token is another client's", claims.jti)
+            raise InactiveToken("the token is another client's", claims.jti)
         if aud not in {None, claims.aud}:
-            raise DeadToken("the token is for another resource", claims.jti)
+            raise InactiveToken("the token is for another resource", claims.jti)
         if index is None:
-            raise DeadToken("the token has no status here", claims.jti)
+            raise InactiveToken("the token has no status here", claims.jti)
         if not live:
-            raise DeadToken("revoked", claims.jti)
+            raise InactiveToken("revoked", claims.jti)
         return claims, index
 
     def _verify(self, token: str, keys: KeyRing) -> tuple[AccessClaims | None, str]:

@@ -29,7 +29,7 @@ class DocumentSearch(BaseModel):
 
 @tools.tool(scopes=ANY_VALID_TOKEN, read_only=True)
 async def search_docs(query: SearchText, limit: Limit = 5) -> DocumentSearch:
-    """Search the documentation of Gatehouse: how to register clients, grant scopes, read the audit trail, and more.
+    """Search the documentation of Gatehouse: how to register clients, grant scopes, read the audit log, and more.
 
     Give the words that matter, in English; there are no operators. Use other words when nothing is found.
     """

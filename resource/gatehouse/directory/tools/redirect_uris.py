@@ -26,7 +26,7 @@ async def add_redirect_uri(directory: Directory, environment_id: EnvironmentId, 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
 async def remove_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
-    """Remove a redirect URI, to the letter as list_redirect_uris shows it. Sign-in that uses it stops working."""
+    """Remove a redirect URI, exactly as list_redirect_uris shows it. Sign-in that uses it stops working."""
     return await directory.redirect_uris.remove(environment_id, "redirect", uri)
 
 
@@ -45,7 +45,7 @@ async def add_post_logout_redirect_uri(
 async def remove_post_logout_redirect_uri(
     directory: Directory, environment_id: EnvironmentId, uri: RedirectUri
 ) -> RegisteredUri:
-    """Remove a URI for after sign-out, to the letter as list_redirect_uris shows it."""
+    """Remove a URI for after sign-out, exactly as list_redirect_uris shows it."""
     return await directory.redirect_uris.remove(environment_id, "post_logout_redirect", uri)
 
 

@@ -55,7 +55,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class _Refused(Exception):
-    """The request goes no further. All but `reason` and `mend` is for the caller; those are for the operator."""
+    """The request goes no further. All but `reason` and `remediation` is for the caller; those are for the operator."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Refused(Exception):
         reason: str | None = None,
         headers: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
-        mend: str | None = None,
+        remediation: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -75,7 +75,7 @@ class _Refused(Exception):
         self.reason = reason or message
         self.headers = headers or {}
         self.data = data or {}
-        self.mend = mend
+        self.remediation = remediation
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class Gate:
                 "Send an access token.",
                 reason="no token",
                 headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(arrival.message))},
-                mend=f"Obtain a token with resource={self.resource}, and send it as Authorization: Bearer TOKEN.",
+                remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
             )
         try:
             return await self.verifier.verify(_bearer_token(sent))
@@ -168,13 +168,13 @@ class Gate:
                 reason=error.reason,
                 headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(arrival.message))},
                 data={"error": "invalid_token"},
-                mend="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
+                remediation="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
             ) from None
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
         except StatusUnavailable:
-            mend = "Let this server reach the issuer's status lists; /readyz tells which are stale."
-            raise _unavailable("no recent status list of the issuer is known", mend) from None
+            remediation = "Let this server reach the issuer's status lists; /readyz tells which are stale."
+            raise _unavailable("no recent status list of the issuer is known", remediation) from None
 
     def _scope_to_ask_for(self, message: Message | None) -> frozenset[str]:
         """Return what a 401 names."""
@@ -188,21 +188,26 @@ class Gate:
         if message.tool_name is not None:
             decision = policy.decide(self.catalogue, claims, message.tool_name)
             if isinstance(decision, policy.Unknown):
-                text, mend = json_rpc.UNKNOWN_TOOL_MESSAGE, "resourceserver tools"
-                raise _Refused(400, json_rpc.INVALID_PARAMS, text, mend=mend)
+                text, remediation = json_rpc.UNKNOWN_TOOL_MESSAGE, "resourceserver tools"
+                raise _Refused(400, json_rpc.INVALID_PARAMS, text, remediation=remediation)
             self._require(decision, claims, "tool")
         if message.resource_uri is not None:
             read = policy.decide_read(self.catalogue, claims, message.resource_uri)
             if isinstance(read, policy.Unknown):
-                text, mend = json_rpc.UNKNOWN_RESOURCE_MESSAGE, "Ask with resources/list for the URIs that there are."
-                raise _Refused(400, json_rpc.INVALID_PARAMS, text, data={"uri": message.resource_uri}, mend=mend)
+                text, remediation = (
+                    json_rpc.UNKNOWN_RESOURCE_MESSAGE,
+                    "Ask with resources/list for the URIs that there are.",
+                )
+                raise _Refused(
+                    400, json_rpc.INVALID_PARAMS, text, data={"uri": message.resource_uri}, remediation=remediation
+                )
             self._require(read, claims, "resource")
 
     def _require(
         self,
         decision: policy.Allowed[Any] | policy.Forbidden,
         claims: AccessClaims,
-        noun: Literal["tool", "resource"],
+        entity: Literal["tool", "resource"],
     ) -> None:
         if isinstance(decision, policy.Allowed):
             return
@@ -210,11 +215,11 @@ class Gate:
         raise _Refused(
             403,
             json_rpc.INSUFFICIENT_SCOPE,
-            f"This {noun} needs the scope {needed}. Ask the admin of this client to grant it.",
+            f"This {entity} needs the scope {needed}. Ask the admin of this client to grant it.",
             reason=f"needs {needed}",
             headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
             data={"error": "insufficient_scope", "scope": needed},
-            mend=grant_command(claims.client_id, self.resource, needed),
+            remediation=grant_command(claims.client_id, self.resource, needed),
         )
 
     def _streams(self, message: Message | None, headers: Headers) -> bool:
@@ -245,7 +250,7 @@ class Gate:
         """Record a refusal, and return its response when that is on disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
-            await self.audit.commit_async(_event(refused.reason, refused.status, arrival, refused.mend))
+            await self.audit.commit_async(_event(refused.reason, refused.status, arrival, refused.remediation))
         except AuditUnavailable as error:
             refused = _unrecorded(error)
         return self._respond(refused, arrival)
@@ -268,7 +273,7 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     return match[1]
 
 
-def _event(reason: str, status: int, arrival: _Arrival, mend: str | None = None) -> AuditEvent:
+def _event(reason: str, status: int, arrival: _Arrival, remediation: str | None = None) -> AuditEvent:
     message, claims = arrival.message, arrival.claims
     action, object_ = _attempted(message)
     return AuditEvent(
@@ -279,7 +284,7 @@ def _event(reason: str, status: int, arrival: _Arrival, mend: str | None = None)
         jti=claims.jti if claims is not None else None,
         request_id=arrival.request_id,
         reason=reason,
-        detail={"status": status, **({"mend": mend} if mend else {})},
+        detail={"status": status, **({"remediation": remediation} if remediation else {})},
     )
 
 
@@ -299,14 +304,14 @@ def _unrecorded(error: AuditUnavailable) -> _Refused:
     return _unavailable(str(error))
 
 
-def _unavailable(reason: str, mend: str | None = None) -> _Refused:
+def _unavailable(reason: str, remediation: str | None = None) -> _Refused:
     return _Refused(
         503,
         json_rpc.UNAVAILABLE,
         "The server cannot judge this now. Try again after the seconds in Retry-After.",
         reason=reason,
         headers={"Retry-After": "2"},
-        mend=mend,
+        remediation=remediation,
     )
 
 

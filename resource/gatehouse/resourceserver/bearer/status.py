@@ -1,4 +1,4 @@
-"""Which tokens were taken back: the issuer's status lists, at hand before a request needs them.
+"""Which tokens were revoked: the issuer's status lists, at hand before a request needs them.
 
 Polled in the background, so that a token is judged without asking anybody (draft-ietf-oauth-status-list). Only lists
 below the issuer's own origin are asked for. A bit that was set stays set here: no replay of an older list revives a
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class StatusUnavailable(Exception):
-    """Whether the token was taken back cannot be said now."""
+    """Whether the token was revoked cannot be said now."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ _CACHE_SIZE = 4096
 class TokenRefused(Exception):
     """The token is not valid here. `reason` is for the operator: a caller learns only that it is not.
 
-    `claims` is what the token says, if the issuer signed it: whose token it was, for the audit trail.
+    `claims` is what the token says, if the issuer signed it: whose token it was, for the audit log.
     """
 
     def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
@@ -63,7 +63,7 @@ class Verifier:
         Raises:
             TokenRefused: it is not valid here and now.
             KeysUnavailable: no key of the issuer is known, so nothing can be said.
-            StatusUnavailable: whether it was taken back cannot be said now.
+            StatusUnavailable: whether it was revoked cannot be said now.
         """
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._remembered(digest)
@@ -78,7 +78,7 @@ class Verifier:
         self._cache.move_to_end(digest)
         if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
-        # Last, as the draft has it (8.3), and every time: a remembered token can be taken back, too.
+        # Last, as the draft has it (8.3), and every time: a remembered token can be revoked, too.
         if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
             raise TokenRefused(reason, verified.claims)
         return verified.claims

@@ -10,7 +10,7 @@ Name and argument schema come from the signature, the description from the docst
 return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
 without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
 seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. A tool that writes to a
-Directory is given an `idempotency_key` that callers may send. What an agent can mend, a tool tells it by raising
+Directory is given an `idempotency_key` that callers may send. What an agent can fix, a tool tells it by raising
 ToolFailed.
 """
 

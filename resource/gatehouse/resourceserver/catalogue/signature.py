@@ -29,7 +29,7 @@ ToolFunction = Callable[..., Awaitable[BaseModel]]
 
 
 class InvalidCatalogue(Exception):
-    """A declaration cannot be served. The message names the file, the tool and the mend."""
+    """A declaration cannot be served. The message names the file and the tool and says how to fix it."""
 
 
 def source_of(function: ToolFunction) -> str:

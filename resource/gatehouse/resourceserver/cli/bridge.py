@@ -26,7 +26,7 @@ def _check_url(_: click.Context, __: click.Parameter, value: str) -> str:
 
 def _check_issuer(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     try:
-        # As it was written: issuers are compared to the letter (RFC 8414 3.3).
+        # As it was written: issuers are compared exactly (RFC 8414 3.3).
         return None if value is None else check_public_url(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
@@ -56,7 +56,7 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
     """Serve the MCP server at URL over standard input and output, for a desktop assistant to start.
 
     It obtains and renews tokens by client credentials, forwards what the assistant asks, and tells it in words what
-    was refused and who can mend it. A new grant works at the next call. Logs go to standard error.
+    was refused and who can fix it. A new grant works at the next call. Logs go to standard error.
 
     \b
     The credentials come from --credentials FILE, or from the environment:

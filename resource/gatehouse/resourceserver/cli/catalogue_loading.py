@@ -50,8 +50,8 @@ def _import(module_name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise Refusal(_not_found(module_name)) from None
-        mend = "" if _package_of(error.name or "") else f" Install it for {sys.executable}."
-        raise Refusal(f"{_explain(error, module_name)}{mend}") from None
+        remediation = "" if _package_of(error.name or "") else f" Install it for {sys.executable}."
+        raise Refusal(f"{_explain(error, module_name)}{remediation}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
         raise Refusal(_explain(error, module_name)) from None
 

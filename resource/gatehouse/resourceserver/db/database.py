@@ -13,7 +13,7 @@ from gatehouse.shared.service.sessions import SessionDatabase
 
 
 class Database(SessionDatabase):
-    """The directory, and the audit trail."""
+    """The directory, and the audit log."""
 
     schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="workspace")
 

@@ -26,7 +26,7 @@ from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 
 _ACTION = "resource.read"
-"""What the audit trail calls what is done here."""
+"""What the audit log calls what is done here."""
 
 _JSON = "application/json"
 

@@ -55,7 +55,7 @@ CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension by which clients know that tokens are to be had without a user."""
 
 _ACTION = "tool.call"
-"""What the audit trail calls what is done here."""
+"""What the audit log calls what is done here."""
 
 _NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
 
@@ -139,7 +139,7 @@ class Dispatch:
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Decide, validate, run, record.
 
-        What an agent can mend comes back as a result with `isError`: wrong arguments, no such object, no workspace.
+        What an agent can fix comes back as a result with `isError`: wrong arguments, no such object, no workspace.
 
         Raises:
             MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
@@ -170,10 +170,10 @@ class Dispatch:
         try:
             return await self._runner(call.tool)(call)
         except DirectoryError as error:
-            mend = {"mend": error.mend} if error.mend else None
-            return await self._failed(call.event("failed", error.reason, mend), str(error), not_now)
+            remediation = {"remediation": error.remediation} if error.remediation else None
+            return await self._failed(call.event("failed", error.reason, remediation), str(error), not_now)
         except ToolFailed as error:
-            # Its text may repeat an argument: the trail does not keep it.
+            # Its text may repeat an argument: the audit log does not keep it.
             return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
@@ -223,7 +223,7 @@ class Dispatch:
             with anyio.CancelScope(shield=True):
                 await self._recorded(call.event("failed", "the connection was closed before the end"))
             raise
-        # Of a streaming tool, the transactions are in the trail already: this event says that there is no further one.
+        # The transactions of a streaming tool are in the audit log already: this event marks the end of the call.
         await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result.structured_content)))
         return result
 
@@ -276,7 +276,7 @@ def _outcome(result: CallToolResult) -> tuple[str, str | None]:
 
 
 def _identifiers(content: Any) -> dict[str, str]:
-    """Return the typed identifiers in a result: what the audit trail says was made, without any argument."""
+    """Return the typed identifiers in a result: what the audit log says was made, without any argument."""
     members = content if isinstance(content, dict) else {}
     return {name: value for name, value in members.items() if is_identifier(value)}
 

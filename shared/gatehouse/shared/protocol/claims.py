@@ -39,7 +39,7 @@ class InvalidClaims(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StatusReference:
-    """Which bit of which list says whether a token was taken back (draft-ietf-oauth-status-list 6.2)."""
+    """Which bit of which list says whether a token was revoked (draft-ietf-oauth-status-list 6.2)."""
 
     uri: str
     idx: int

@@ -1,7 +1,7 @@
 """Resource identifiers (RFC 8707 2; MCP 2026-07-28, "Canonical Server URI").
 
 Both servers compare identifiers as strings in one canonical form: scheme and host in lower case, no default
-port, and no path where the path is only `/`. A longer path is kept to the letter: `https://host/mcp` and
+port, and no path where the path is only `/`. A longer path is kept exactly: `https://host/mcp` and
 `https://host/mcp/` are two resources, because to treat them as one lets the one stand in for the other.
 """
 

@@ -1,4 +1,4 @@
-"""Status lists (draft-ietf-oauth-status-list): one bit for each token, set when it is taken back.
+"""Status lists (draft-ietf-oauth-status-list): one bit for each token, set when it is revoked.
 
 A list is a string of LIST_SIZE bits. Index 0 is the least significant bit of the first byte (section 4.1).
 """

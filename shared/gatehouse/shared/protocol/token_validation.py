@@ -26,7 +26,7 @@ def check_restrictions(claims: Mapping[str, Any]) -> None:
 
 
 def check_issuer(claims: AccessClaims, issuer: str) -> None:
-    """Compare the issuer to the letter (RFC 9068 4). Raises InvalidClaims."""
+    """Compare the issuer exactly (RFC 9068 4). Raises InvalidClaims."""
     if claims.iss != issuer:
         raise InvalidClaims(f"iss is {quoted(claims.iss)}, not the trusted issuer")
 
@@ -42,7 +42,7 @@ def foreign_issuer(token: str, issuer: str) -> str:
 
 
 def check_audience(claims: AccessClaims, resource: str) -> None:
-    """Compare the audience to the letter (RFC 9068 4; RFC 8707 2). Raises InvalidClaims."""
+    """Compare the audience exactly (RFC 9068 4; RFC 8707 2). Raises InvalidClaims."""
     if claims.aud != resource:
         raise InvalidClaims(f"aud is {quoted(claims.aud)}, not this resource")
 

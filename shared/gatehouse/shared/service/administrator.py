@@ -40,7 +40,7 @@ class Administrator:
 
     @property
     def actor(self) -> str:
-        """The person's name in the audit trail."""
+        """The person's name in the audit log."""
         return f"admin:{self.name}"
 
     def record_token(self, session: Session, action: str, object_: str, claims: AccessClaims) -> None:

@@ -1,4 +1,4 @@
-"""The audit trail of both servers: one table, one event, how events are found again.
+"""The audit log of both servers: one table, one event, how events are found again.
 
 What is recorded when, and with which promise, is `audit_writer`'s.
 """

@@ -1,6 +1,6 @@
 """What the two command lines have in common: output, refusals, exit codes.
 
-Exit codes: 0 done, 1 refused (the message names the mend), 2 wrong usage.
+Exit codes: 0 done, 1 refused (the message says how to fix it), 2 wrong usage.
 """
 
 import inspect
@@ -52,7 +52,7 @@ class Commands(click.Group):
     """A group whose failures are messages: no traceback, no SQL, no connection string reaches the terminal."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and turn what an operator can mend into a refusal."""
+        """Run the command, and turn what an operator can fix into a refusal."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A terminal that cannot show a character shows its escape.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -216,7 +216,7 @@ def audit_options(function: FunctionT) -> FunctionT:
             "--request",
             "request_id",
             metavar="REQUEST_ID",
-            help="Only this request, in full: why, and what would mend it.",
+            help="Only this request, in full: why, and what would fix it.",
         ),
         click.option(
             "--since",

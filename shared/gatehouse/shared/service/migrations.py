@@ -18,7 +18,7 @@ _TAKE_TURNS = {
 
 
 class SchemaMismatch(Exception):
-    """The database is not at the revision that this version works with; the message names the mend."""
+    """The database is not at the revision that this version works with; the message says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
         # Both servers number their revisions from 0001.
         server = schema.init_command.partition(" ")[0]
         raise SchemaMismatch(
-            f"This is not a database of {server}, but another program's. Mend {server.upper()}_DATABASE_URL."
+            f"This is not a database of {server}, but another program's. Remediation {server.upper()}_DATABASE_URL."
         )
     if current is not None and current not in known_revisions(schema):
         raise SchemaMismatch(

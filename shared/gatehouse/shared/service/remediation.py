@@ -1,4 +1,4 @@
-"""The command that would allow what was refused, as an admin finds it in the audit trail and may paste it."""
+"""The command that would allow what was refused, as an admin finds it in the audit log and may paste it."""
 
 import shlex
 

@@ -11,11 +11,11 @@ SECURITY_HEADERS: Final = {
 """Nothing that is served here is to be interpreted by a browser."""
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
-"""How a caller's refusal is found again in log and audit trail."""
+"""How a caller's refusal is found again in log and audit log."""
 
 
 def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
-    """Return how a request ended, in the words of the audit trail."""
+    """Return how a request ended, in the words of the audit log."""
     return "allowed" if status < 400 else "refused" if status < 500 else "failed"
 
 

@@ -46,7 +46,7 @@ class SessionDatabase:
         """Refuse a database that this version did not prepare.
 
         Raises:
-            SchemaMismatch: the message names the command that mends it.
+            SchemaMismatch: the message names the command that fixes it.
         """
         path = sqlite_path(self.url)
         if path is not None and not path.exists():

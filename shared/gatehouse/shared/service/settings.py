@@ -27,7 +27,7 @@ SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
 
 class InvalidSettings(ValueError):
-    """One line for each problem: the setting, what is wrong, and the mend."""
+    """One line for each problem: the setting, what is wrong, and how to fix it."""
 
 
 class CommandSettings(BaseSettings):
@@ -77,8 +77,8 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None,
     """Read and check the settings of a server, or of a command with settings of its own. A command's options win.
 
     Raises:
-        InvalidSettings: names every setting that cannot be used, with its value and the mend. The value of one that
-            holds a secret, or could, is not repeated.
+        InvalidSettings: names every unusable setting, its value and how to fix it. The value of one that holds a
+            secret, or could, is not repeated.
     """
     in_file = _read(env_file)
     problems = [
@@ -153,8 +153,8 @@ def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, 
     for name in sorted({name.upper() for name in (*os.environ, *in_file)}):
         if name.startswith(prefix) and name.removeprefix(prefix) not in known:
             alike = get_close_matches(name.removeprefix(prefix), known, 1)
-            mend = f"did you mean {prefix}{alike[0]}?" if alike else "remove it or mend its name"
-            yield f"{printable(name)}: there is no such setting; {mend}"
+            remediation = f"did you mean {prefix}{alike[0]}?" if alike else "remove it or correct its name"
+            yield f"{printable(name)}: there is no such setting; {remediation}"
 
 
 def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
@@ -213,7 +213,7 @@ def check_issuer(value: str) -> str:
             3.1), where this server does not serve it.
     """
     if value.endswith("/"):
-        raise ValueError("ends with a slash; remove it, because issuers are compared to the letter (RFC 8414 3.3)")
+        raise ValueError("ends with a slash; remove it, because issuers are compared exactly (RFC 8414 3.3)")
     if urlsplit(check_public_url(value)).path:
         raise ValueError("has a path; an issuer is the root of its host, such as https://auth.example.com")
     return value
