@@ -40,10 +40,11 @@ def clock() -> FakeClock:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with a database runs on both, unless it is marked with the only one that it is about."""
+    """Run a test with a database on SQLite, or on the databases that its marker names."""
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only_on")
-        metafunc.parametrize("backend", only.args if only else BACKENDS)
+        both = metafunc.definition.get_closest_marker("both_databases")
+        metafunc.parametrize("backend", only.args if only else BACKENDS if both else BACKENDS[:1])
 
 
 @pytest.fixture(scope="session")

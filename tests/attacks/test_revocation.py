@@ -40,6 +40,7 @@ def issue(server: AuthServer, basic: tuple[str, str]) -> str:
     return jti
 
 
+@pytest.mark.both_databases
 def test_a_path_that_no_database_takes_is_no_list_and_no_outage(authserver: AuthServer) -> None:
     """CWE-158: PostgreSQL refuses NUL in a text, which looked like a database that is away (503, unrecorded)."""
     basic = new_client(authserver)
@@ -99,6 +100,7 @@ def restored(authserver: AuthServer, empty_database: URL, tmp_path: Path) -> Ite
     server.close()
 
 
+@pytest.mark.both_databases
 def test_a_token_that_an_export_knows_nothing_of_takes_no_part_in_what_comes_after(restored: Restored) -> None:
     """draft-ietf-oauth-status-list, "Double Allocation": no index is given twice. After an import, others got those of
     tokens that the old place had issued, and revoked, since the export: these became good again.

@@ -253,6 +253,7 @@ def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
     return server.post_token(token_form(client_assertion_type=ASSERTION_TYPE, client_assertion=assertion))
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("method", "unstorable"),
     # Percent-encoding cannot write a lone surrogate.

@@ -3,7 +3,6 @@
 import pytest
 from support.authserver import AuthServer
 
-pytestmark = pytest.mark.only_on("sqlite")
 """What is checked here depends on no database."""
 
 

@@ -86,6 +86,7 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(source: Source, clock: Fake
     assert source.loads == ["a", "b", "c", "a"]
 
 
+@pytest.mark.both_databases
 def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     registry = ClientRegistry(authserver.services.database, monotonic=clock)

@@ -20,6 +20,7 @@ from gatehouse.shared.service.administrator import operating_system_user
 from gatehouse.shared.service.database import parse_database_url
 
 
+@pytest.mark.both_databases
 def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> None:
     first = empty.json("init")
     assert first["issuer"] == "https://as.example.com"
@@ -36,6 +37,7 @@ def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> Non
     assert (event["action"], event["object"]) == ("key.create", first["signing_key"].removeprefix("created "))
 
 
+@pytest.mark.both_databases
 def test_init_shows_no_password_of_the_database(empty: Shell) -> None:
     """The database of the test is a closed port: what is printed then is the refusal."""
     empty.environment["AUTHSERVER_DATABASE_URL"] = "postgresql://gatehouse:hunter2@127.0.0.1:1/gatehouse"
@@ -43,6 +45,7 @@ def test_init_shows_no_password_of_the_database(empty: Shell) -> None:
     assert "hunter2" not in "".join(empty.outputs)
 
 
+@pytest.mark.both_databases
 def test_a_registered_resource_is_listed_with_its_scopes(shell: Shell) -> None:
     [listed] = shell.json("resource", "list")
     assert listed == {
@@ -117,6 +120,7 @@ def test_a_client_is_printed_for_people_as_well(shell: Shell) -> None:
     assert "workspace_id=wks_1" in listed
 
 
+@pytest.mark.both_databases
 def test_a_secret_appears_once_and_is_kept_nowhere(shell: Shell) -> None:
     for output in ("json", "table"):
         created = shell.text(*CREATE, "--output", output)
@@ -148,6 +152,7 @@ def test_clients_are_disabled_and_enabled(shell: Shell) -> None:
     assert "within one second" in shell.run("client", "enable", client_id).stderr
 
 
+@pytest.mark.both_databases
 def test_grants_are_added_and_removed(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     added = shell.json("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope", "org:read env:write")
@@ -159,6 +164,7 @@ def test_grants_are_added_and_removed(shell: Shell) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
     first, second = (shell.json(*CREATE)["client_id"] for _ in range(2))
     events = shell.json("audit")
@@ -388,6 +394,7 @@ def test_a_change_is_recorded_with_who_made_it_and_not_with_what_a_variable_says
     assert shell.json("audit")[-1]["actor"] == f"admin:{operating_system_user()}"
 
 
+@pytest.mark.both_databases
 def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
     database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
     with closing(database), database.write() as session:

@@ -67,6 +67,7 @@ def test_scopes_that_are_separated_by_commas_are_refused_with_its_remediation(sh
     assert refusal.endswith("Ask for a scope that the resource has. Separate scopes by spaces.\n")
 
 
+@pytest.mark.both_databases
 def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     assert "Repeat the command with --yes" in shell.refusal("resource", "remove", RESOURCE)
@@ -86,6 +87,7 @@ def test_what_cannot_be_undone_is_asked_for(shell: Shell, answer: str) -> None:
     assert bool(shell.json("client", "list")) == (answer != "y")
 
 
+@pytest.mark.both_databases
 def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
     created = shell.json(*CREATE, "--claim", "workspace_id=wks_1", "--claim", "team=a")
     client_id = created["client_id"]
@@ -150,6 +152,7 @@ def test_the_dots_of_an_example_are_no_value(shell: Shell, dots: str) -> None:
     assert "wks_..." not in shell.text("client", "create", "--help") + shell.text("client", "update", "--help")
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -165,6 +168,7 @@ def test_an_update_that_cannot_be_made_changes_nothing(shell: Shell, options: li
     assert shell.json("client", "show", created["client_id"]) == created
 
 
+@pytest.mark.both_databases
 def test_a_client_is_deleted_with_its_credentials_and_grants(shell: Shell) -> None:
     kept, deleted = shell.json(*CREATE)["client_id"], shell.json(*CREATE)["client_id"]
     assert "Repeat the command with --yes" in shell.refusal("client", "delete", deleted)
@@ -208,6 +212,7 @@ def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver:
     assert authserver.post_token(basic=(client.client_id, old)).status_code == 401
 
 
+@pytest.mark.both_databases
 def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
     shell.json(*CREATE)
     everything = shell.json("audit")
@@ -329,6 +334,7 @@ def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, f
     assert echoed.stdout.splitlines() == words
 
 
+@pytest.mark.both_databases
 def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     refused = authserver.post_token(token_form(scope="org:read"), basic=(client.client_id, secret))
@@ -434,7 +440,6 @@ def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
     assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "status", "client"]
 
 
-@pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize(
     ("form", "told"),
     [
@@ -553,7 +558,6 @@ def test_each_check_of_a_token_can_fail(
     assert detail in failed.detail
 
 
-@pytest.mark.only_on("sqlite")
 def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shell) -> None:
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     (shell.folder / "keys" / "sealing.key").chmod(0o644)
@@ -568,7 +572,6 @@ def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shel
     assert [check["outcome"] for check in json.loads(result.stdout)] == ["failed", "failed"]
 
 
-@pytest.mark.only_on("sqlite")
 def test_check_of_an_older_database_says_only_what_is_so(shell: Shell) -> None:
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     downgrade(make_url(shell.environment["AUTHSERVER_DATABASE_URL"]), Database.schema, "0002")

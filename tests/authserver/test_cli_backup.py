@@ -36,6 +36,7 @@ def carry_sealing_key(shell: Shell, elsewhere: Shell) -> None:
     target.write_bytes((shell.folder / "keys" / "sealing.key").read_bytes())
 
 
+@pytest.mark.both_databases
 def test_an_installation_is_moved_with_two_commands(shell: Shell, elsewhere: Shell) -> None:
     created = shell.json(*CREATE)
     file = shell.folder / "installation.jsonl"
@@ -125,6 +126,7 @@ def test_keys_that_nobody_could_import_are_not_exported(shell: Shell, tmp_path: 
     assert "AUTHSERVER_SEALING_KEY apart" in shell.run("export", str(tmp_path / "1.jsonl"), "--with-keys").stderr
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("begun", ["init", "resource"])
 def test_nothing_is_imported_into_what_is_not_empty_and_its_schema_stays(
     shell: Shell, elsewhere: Shell, begun: str
@@ -154,6 +156,7 @@ def test_a_file_of_another_kind_makes_no_database(shell: Shell, tmp_path: Path) 
     assert not other.folder.exists()
 
 
+@pytest.mark.both_databases
 def test_an_import_that_is_killed_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
     """By SIGKILL, ever later in it, until one is carried out before it comes."""
     empty.text("init")

@@ -59,6 +59,7 @@ def test_a_revoked_key_is_replaced_at_once_and_the_command_says_which_tokens_die
     assert "authserver key list" in shell.refusal("key", "revoke", "unknown", "--yes")
 
 
+@pytest.mark.both_databases
 def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     shell.text("key", "rotate")
     created = shell.json(*CREATE)
@@ -80,7 +81,6 @@ def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     assert "Put that one back" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
 
 
-@pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("option", ["--yes", "--prepare"])
 def test_where_the_sealing_key_is_lost_a_reseal_says_so_and_makes_none(shell: Shell, option: str) -> None:
     shell.text("key", "reseal", "--yes")
@@ -91,6 +91,7 @@ def test_where_the_sealing_key_is_lost_a_reseal_says_so_and_makes_none(shell: Sh
     shell.text("key", "reseal", option)
 
 
+@pytest.mark.both_databases
 def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     first = authserver.post_token(basic=(client.client_id, secret))
@@ -113,6 +114,7 @@ def test_a_key_that_is_made_after_a_reseal_is_sealed_with_the_new_sealing_key(au
     assert {record["kid"]: record["state"] for record in shell.json("key", "list")}[made] == "next"
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("committed", [False, True], ids=["before its commit", "before its rename"])
 def test_an_interrupted_reseal_opens_and_is_ended_by_repeating_it(shell: Shell, committed: bool) -> None:
     before = shell.json("key", "list")

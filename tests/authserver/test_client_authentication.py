@@ -153,6 +153,7 @@ def test_authentication_comes_before_every_judgement_of_the_request(authserver: 
     assert_invalid_client(authserver.post_token(form, (client.client_id, "gths_wrong")))
 
 
+@pytest.mark.both_databases
 def test_a_disabled_client_gets_tokens_again_when_it_is_enabled(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     disable(authserver, client.client_id)
@@ -186,6 +187,7 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     return len(statements)
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_every_failed_authentication_costs_the_same_statements_and_digests(authserver: AuthServer, method: str) -> None:
     """The timing side of keycloak#26110, as counts: no client is known by the work done for it."""

@@ -50,6 +50,7 @@ def works(client: KeyClient, key: SigningKey) -> bool:
     return response.status_code == 200
 
 
+@pytest.mark.both_databases
 def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=7 * DAY)
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
@@ -91,6 +92,7 @@ def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
     assert [works(client, key) for key in (OLD, NEW, THIRD)] == [False, True, True]
 
 
+@pytest.mark.both_databases
 def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client: KeyClient) -> None:
     made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
     with pytest.raises(Refused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
@@ -123,6 +125,7 @@ def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> Non
     assert client.server.post_token(basic=(of_secret.client_id, secret)).status_code == 200
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("named_by", ["kid", "thumbprint", "beginning"])
 def test_one_key_is_ended_by_its_name_and_the_last_one_is_not(client: KeyClient, named_by: str) -> None:
     replace(client, public_jwk(NEW, kid="new"), public_jwk(OLD))
@@ -157,6 +160,7 @@ def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) 
     assert [works(client, key) for key in (NEW, OTHER, THIRD)] == [False, False, True]
 
 
+@pytest.mark.both_databases
 def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=60)
     jti = {"jti": "one"}
@@ -165,6 +169,7 @@ def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clo
     assert client.post(client.assertion(client.claims(**jti), key=NEW)).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_keys_that_are_over_are_remembered_in_a_bounded_number(client: KeyClient) -> None:
     for _ in range(MAX_CLIENT_KEYS + 3):
         replace(client, public_jwk(SigningKey.generate("ES256")))
@@ -196,7 +201,6 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "grace_period": 7 * DAY}
 
 
-@pytest.mark.only_on("sqlite")
 def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
     client_id, path = shell.json(*CREATE)["client_id"], shell.folder / "new.pem"
     replace = ("client", "key", "replace")
@@ -211,7 +215,6 @@ def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
     assert path.exists()
 
 
-@pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("kid", ["-abcdefgh", "--abcdefg", "-hbcdefgh", "-"])
 def test_a_key_whose_name_begins_like_an_option_can_be_named(shell: Shell, kid: str) -> None:
     """One thumbprint of 64 does."""

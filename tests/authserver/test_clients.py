@@ -39,6 +39,7 @@ def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, *
     return str(refused.value)
 
 
+@pytest.mark.both_databases
 def test_a_registered_client_is_what_its_registration_says(authserver: AuthServer) -> None:
     client, secret = register(
         authserver,
@@ -60,6 +61,7 @@ def test_a_registered_client_is_what_its_registration_says(authserver: AuthServe
     assert client.created_at == int(authserver.clock())
 
 
+@pytest.mark.both_databases
 def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthServer) -> None:
     client, secret = register(authserver)
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
@@ -116,6 +118,7 @@ def test_no_registered_claim_can_be_set_on_a_client(authserver: AuthServer, name
     assert f"{name} is a reserved claim" in refusal(authserver, register, claims={name: "a"})
 
 
+@pytest.mark.both_databases
 def test_grants_are_added_to_those_that_the_client_has(authserver: AuthServer) -> None:
     change(authserver, resources.add_resource, OTHER_RESOURCE, "other", [ScopeDeclaration("log:read")])
     client, _ = register(authserver)
@@ -130,6 +133,7 @@ def test_a_grant_names_its_resource_in_any_equal_form(authserver: AuthServer) ->
     assert changed.grants == {RESOURCE: {"env:read", "org:read"}}
 
 
+@pytest.mark.both_databases
 def test_removed_scopes_are_gone_and_the_others_stay(authserver: AuthServer) -> None:
     client, _ = register(authserver, scope="env:read org:read")
     changed = change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
@@ -177,6 +181,7 @@ def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: Au
             clients.existing_client(session, "")
 
 
+@pytest.mark.both_databases
 def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer) -> None:
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")
@@ -198,6 +203,7 @@ def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer)
     assert events[3]["detail"] == {"resource": RESOURCE, "scope": ["org:read"]}
 
 
+@pytest.mark.both_databases
 def test_the_trail_of_each_client_tells_what_it_lost_with_a_resource(authserver: AuthServer) -> None:
     """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
     declare(authserver, ScopeDeclaration("log:read"))
@@ -213,6 +219,7 @@ def test_the_trail_of_each_client_tells_what_it_lost_with_a_resource(authserver:
     assert authserver.audit(client=other.client_id)[-1]["action"] == "client.grant.add"
 
 
+@pytest.mark.both_databases
 def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: AuthServer) -> None:
     keys = authserver.services.keys.ring()
 
@@ -232,6 +239,7 @@ def declare(server: AuthServer, *scopes: ScopeDeclaration, name: str = "other") 
     return change(server, resources.add_resource, OTHER_RESOURCE, name, list(scopes))
 
 
+@pytest.mark.both_databases
 def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver: AuthServer) -> None:
     declare(authserver, ScopeDeclaration("log:read", "See logs"))
     declare(authserver, ScopeDeclaration("log:write"), ScopeDeclaration("log:admin", "", ("log:write",)))

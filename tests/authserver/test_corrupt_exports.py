@@ -18,6 +18,8 @@ from gatehouse.authserver.backup.reading import ExportReader
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 
+pytestmark = pytest.mark.both_databases
+
 ED25519_OF_SMALL_ORDER = {"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41}
 
 

@@ -293,6 +293,7 @@ def test_an_old_registration_names_the_scopes_that_differ() -> None:
     assert drift.remediation == f"authserver resource add {RESOURCE} --name 'the tools' --catalogue '{FILE}'"
 
 
+@pytest.mark.both_databases
 def test_what_the_registry_reads_is_explained_resource_by_resource(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE, env_read=())
     registered, _ = authserver.create_client("env:write org:read")
@@ -307,7 +308,6 @@ def test_what_the_registry_reads_is_explained_resource_by_resource(authserver: A
     ]
 
 
-@pytest.mark.only_on("sqlite")
 def test_a_granted_scope_that_another_implies_is_shown_as_both(authserver: AuthServer) -> None:
     client, _ = authserver.create_client("env:read env:write")
     both = scope_accesses(client)[0]

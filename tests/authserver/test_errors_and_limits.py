@@ -128,6 +128,7 @@ def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
@@ -163,6 +164,7 @@ def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) ->
     close_app(impatient)
 
 
+@pytest.mark.both_databases
 def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) -> None:
     """Somebody who can fill the disk must not guess on unrecorded."""
     assert authserver.post_token({}).status_code == 401
@@ -172,6 +174,7 @@ def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) 
     assert "WWW-Authenticate" not in response.headers
 
 
+@pytest.mark.both_databases
 def test_the_key_set_and_the_metadata_are_served_without_the_database(authserver: AuthServer) -> None:
     before = authserver.http.get("/.well-known/jwks.json").data
     authserver.take_database_away()

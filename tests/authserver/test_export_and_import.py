@@ -27,6 +27,8 @@ from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.audit import AuditEvent, AuditRows
 from gatehouse.shared.service.database import parse_database_url
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400
 
 

@@ -1,5 +1,6 @@
 """/livez and /readyz."""
 
+import pytest
 from sqlalchemy import update
 from support.authserver import AuthServer
 
@@ -13,6 +14,7 @@ def test_a_server_that_can_issue_tokens_is_ready(authserver: AuthServer) -> None
     assert response.json == {"status": "ok", "database": "ok", "signing_key": "ok"}
 
 
+@pytest.mark.both_databases
 def test_a_server_without_its_database_lives_and_is_not_ready(authserver: AuthServer) -> None:
     assert authserver.http.get("/readyz").status_code == 200
     authserver.take_database_away()

@@ -239,6 +239,7 @@ def test_an_introspection_without_a_token_says_what_to_send(authserver: AuthServ
     assert row["actor"] == credential[0]
 
 
+@pytest.mark.both_databases
 def test_without_its_database_an_introspection_asks_to_come_back(authserver: AuthServer, credential: Basic) -> None:
     assert post(authserver, credential, token="x").status_code == 200
     authserver.take_database_away()
@@ -246,6 +247,7 @@ def test_without_its_database_an_introspection_asks_to_come_back(authserver: Aut
     assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
 
 
+@pytest.mark.both_databases
 def test_a_rotated_credential_works_until_its_overlap_ends(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:

@@ -19,6 +19,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifet
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_header
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400
 
 

@@ -183,6 +183,7 @@ def test_a_sealing_key_that_is_named_twice_takes_no_place_of_its_own(tmp_path: P
         assert old not in str(refused.value)
 
 
+@pytest.mark.both_databases
 def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer, sealing_key: SealingKey) -> None:
     before = key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:
@@ -191,6 +192,7 @@ def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer,
     assert (after.jwks, after.peppers) == (before.jwks, before.peppers)
 
 
+@pytest.mark.both_databases
 def test_another_algorithm_gets_a_next_key_of_its_own_and_the_old_one_signs_on(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
@@ -203,6 +205,7 @@ def test_another_algorithm_gets_a_next_key_of_its_own_and_the_old_one_signs_on(
     assert published(store) == {old, new}
 
 
+@pytest.mark.both_databases
 def test_processes_that_make_keys_at_once_end_with_one_of_each(authserver: AuthServer, tmp_path: Path) -> None:
     settings, workers = settings_in(tmp_path / "race"), 4
     together = Barrier(workers)
@@ -224,6 +227,7 @@ def test_processes_that_make_keys_at_once_end_with_one_of_each(authserver: AuthS
     assert len(parse_key_set(ring.jwks)) == len(ring.peppers) == 1
 
 
+@pytest.mark.both_databases
 def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_database: URL) -> None:
     environment = {
         "AUTHSERVER_DATABASE_URL": empty_database.render_as_string(hide_password=False),
@@ -240,6 +244,7 @@ def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_datab
     assert sum('"sealing_key": "created"' in output for output in outputs) == 1
 
 
+@pytest.mark.both_databases
 def test_a_key_that_was_sealed_here_is_published_and_the_active_one_signs(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
@@ -363,6 +368,7 @@ def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer
     assert repr(pepper) not in repr(ring)
 
 
+@pytest.mark.both_databases
 def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
     authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -402,7 +408,6 @@ def test_a_sealing_key_that_is_no_file_is_refused_without_waiting_for_it(authser
         load_sealing_key(authserver.settings)
 
 
-@pytest.mark.only_on("sqlite")
 def test_a_private_half_is_read_once_however_often_its_row_is_opened(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:

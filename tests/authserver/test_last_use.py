@@ -17,6 +17,8 @@ from gatehouse.authserver.credentials.resource_credentials import create_credent
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.jws import SigningKey
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400
 KEY = SigningKey.generate("ES256")
 

@@ -13,6 +13,8 @@ from gatehouse.authserver.app import close_app, create_app, start_app
 from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow
 from gatehouse.authserver.maintenance import LEASE, Maintenance
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 86400
 
 

@@ -1,6 +1,5 @@
 """The authorization server's metadata (RFC 8414)."""
 
-import pytest
 from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
 
@@ -8,7 +7,6 @@ from gatehouse.shared.protocol.jws import SigningKey
 
 PATH = "/.well-known/oauth-authorization-server"
 
-pytestmark = pytest.mark.only_on("sqlite")
 """What is checked here depends on no database."""
 
 

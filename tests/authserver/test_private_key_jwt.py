@@ -223,6 +223,7 @@ def test_a_client_uses_the_method_that_it_is_registered_for(authserver: AuthServ
     client.refused(client.post(client.assertion(claims)), "used private_key_jwt, registered for client_secret_basic")
 
 
+@pytest.mark.both_databases
 def test_an_assertion_works_once(client: KeyClient) -> None:
     """RFC 7523 3, item 7; hydra GHSA-3p3g-vpw6-4w66."""
     assertion = client.assertion()
@@ -230,6 +231,7 @@ def test_an_assertion_works_once(client: KeyClient) -> None:
     client.refused(client.post(assertion), "assertion: jti was used before")
 
 
+@pytest.mark.both_databases
 def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
     client.accepted()
     assertion = client.assertion()
@@ -238,12 +240,14 @@ def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
     assert sorted(statuses) == [200] + [401] * 7
 
 
+@pytest.mark.both_databases
 def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) -> None:
     other = KeyClient(authserver, OTHER_KEY)
     assert other.post(other.assertion(other.claims(jti="shared"))).status_code == 200
     assert client.post(client.assertion(client.claims(jti="shared"))).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
     """keycloak#49215: a replay store that is written before the signature is verified."""
     client.accepted()
@@ -256,6 +260,7 @@ def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
     assert client.post(client.assertion(claims)).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_a_spent_jti_is_kept_until_its_assertion_is_refused_for_its_age(client: KeyClient) -> None:
     assertion = client.assertion()
     assert client.post(assertion).status_code == 200
@@ -265,6 +270,7 @@ def test_a_spent_jti_is_kept_until_its_assertion_is_refused_for_its_age(client: 
     client.refused(client.post(assertion), "assertion: expired 30 s ago")
 
 
+@pytest.mark.both_databases
 def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServer) -> None:
     store = ReplayStore(authserver.services.database, authserver.clock)
     now = int(authserver.clock())
@@ -277,6 +283,7 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
     assert not store.spend("test", "agent_1", "late", now + 300)
 
 
+@pytest.mark.both_databases
 def test_an_assertion_works_once_though_a_node_whose_clock_is_ahead_cleans_up(
     authserver: AuthServer, client: KeyClient
 ) -> None:
@@ -386,7 +393,6 @@ def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
     client.refused(client.post(client.assertion(nobody, key=OTHER_KEY)), "unknown client")
 
 
-@pytest.mark.only_on("sqlite")
 def test_a_file_of_keys_over_64_kib_is_refused_before_it_is_read(shell: Shell) -> None:
     document = json.dumps(KEY.public_jwk())
     file = shell.folder / "jwks.json"

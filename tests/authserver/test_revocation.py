@@ -39,6 +39,7 @@ def last_event(server: AuthServer) -> dict[str, Any]:
     return server.audit(action="token.revoke")[-1]
 
 
+@pytest.mark.both_databases
 def test_a_client_takes_one_of_its_own_tokens_back(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     token, other = issue(authserver, client, secret), issue(authserver, client, secret)
@@ -143,6 +144,7 @@ def test_a_revocation_without_a_token_says_what_to_send(authserver: AuthServer) 
     assert last_event(authserver)["actor"] == client.client_id
 
 
+@pytest.mark.both_databases
 def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(authserver: AuthServer) -> None:
     """Replay across endpoints (hydra GHSA-3p3g-vpw6-4w66)."""
     client = KeyClient(authserver, SigningKey.generate("ES256"))
@@ -155,6 +157,7 @@ def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(auths
     assert (accepted.status_code, live(authserver, token)) == (200, False)
 
 
+@pytest.mark.both_databases
 def test_without_its_database_a_revocation_asks_to_come_back(authserver: AuthServer) -> None:
     """RFC 7009 2.2.1: a 503 tells that the token is still live."""
     client, secret = authserver.create_client()
@@ -175,6 +178,7 @@ def inspect_exit_code(shell: Shell, token: str) -> int:
     return CliRunner().invoke(main, ["token", "inspect"], env=shell.environment, input=token).exit_code
 
 
+@pytest.mark.both_databases
 def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell: Shell, issued: dict[str, str]) -> None:
     client_id = issued["client_id"]
     again = ("token", "issue", "--client", client_id, "--resource", RESOURCE)
@@ -217,6 +221,7 @@ def test_enabling_a_client_that_is_not_disabled_ends_none_of_its_tokens(shell: S
     assert inspect_exit_code(shell, issued["access_token"]) == 1
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("end", ["disable", "delete"])
 def test_a_client_that_is_disabled_or_deleted_loses_its_tokens(shell: Shell, issued: dict[str, str], end: str) -> None:
     assert inspect_exit_code(shell, issued["access_token"]) == 0

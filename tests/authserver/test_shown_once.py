@@ -10,6 +10,8 @@ import pytest
 from support.authserver import RESOURCE
 from support.shell import CREATE, Shell
 
+pytestmark = pytest.mark.both_databases
+
 COMMAND = str(Path(sys.executable).with_name("authserver"))
 FULL = Path("/dev/full")
 

@@ -32,6 +32,8 @@ from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import parse_key_set, read_header, verify
 from gatehouse.shared.protocol.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
 
+pytestmark = pytest.mark.both_databases
+
 
 def change_client(server: AuthServer, client: Client, *, disabled: bool) -> Client:
     with server.services.database.write() as session:

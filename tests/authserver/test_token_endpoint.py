@@ -74,6 +74,7 @@ def test_every_answer_has_a_request_id_of_its_own_whatever_the_caller_sends(auth
     assert answers[2].json["request_id"] == answers[2].headers["X-Request-Id"]
 
 
+@pytest.mark.both_databases
 def test_the_token_has_the_header_and_claims_of_rfc_9068(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client("org:read env:read")
     header, claims = authserver.read_token(authserver.post_token(basic=(client.client_id, secret)))
@@ -100,6 +101,7 @@ def test_no_two_tokens_share_a_jti(authserver: AuthServer) -> None:
     assert len({claims_of(authserver, client, secret)["jti"] for _ in range(20)}) == 20
 
 
+@pytest.mark.both_databases
 def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) -> None:
     client, secret = authserver.create_client(claims={"workspace_id": "wks_1", "team": "data platform"})
     claims = claims_of(authserver, client, secret)
@@ -179,6 +181,7 @@ def test_unknown_and_empty_parameters_are_passed_over(authserver: AuthServer) ->
     assert response.json["scope"] == "env:read org:read"
 
 
+@pytest.mark.both_databases
 def test_an_issued_token_is_in_the_audit_trail_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     response = authserver.post_token(basic=(client.client_id, secret))
@@ -191,6 +194,7 @@ def test_an_issued_token_is_in_the_audit_trail_by_its_jti(authserver: AuthServer
     assert event["time"] == int(clock() * 1000)
 
 
+@pytest.mark.both_databases
 def test_a_refusal_is_on_disk_before_its_answer_leaves(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     refused = authserver.post_token(token_form(scope="env:write"), basic=(client.client_id, secret))

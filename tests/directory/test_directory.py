@@ -71,13 +71,13 @@ async def test_an_invitation_is_recorded_and_can_be_revoked(acme: Caller, clock:
     assert "There is no such member" in await acme.failure("remove_workspace_member", user_id=listed["user_id"])
 
 
+@pytest.mark.both_databases
 async def test_an_email_is_invited_once_however_it_is_cased_and_in_each_workspace(acme: Caller, globex: Caller) -> None:
     await acme("invite_workspace_member", email="ada@example.com")
     assert "There is a member of that email" in await acme.failure("invite_workspace_member", email="ADA@example.com")
     assert await globex("invite_workspace_member", email="ada@example.com")
 
 
-@pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize(
     "email",
     [
@@ -97,6 +97,7 @@ async def test_what_is_no_email_is_refused(acme: Caller, email: str) -> None:
 # Roles, scopes, MCP servers
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("entity", ["role", "scope"])
 async def test_a_name_is_taken_in_its_environment_only(acme: Caller, entity: str) -> None:
     create = f"create_environment_{entity}"
@@ -355,6 +356,7 @@ LIMITED = {
 }
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("tool", LIMITED)
 async def test_what_has_a_limit_ends_there_and_is_listed_whole_in_pages(acme: Caller, tool: str) -> None:
     make, arguments, listing, key, things, limit = LIMITED[tool]

@@ -5,7 +5,7 @@ from support.resourceserver import ResourceServer
 
 from gatehouse.directory.documentation_index import Index, Section, documents, sections_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.anyio
 
 DOCUMENT = """\
 Before any heading.

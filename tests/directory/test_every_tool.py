@@ -115,6 +115,7 @@ def test_every_tool_of_the_catalogue_has_an_example() -> None:
 # What a tool does
 
 
+@pytest.mark.both_databases
 @for_every(READS)
 async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(office: Office, tool: Tool) -> None:
     jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
@@ -127,6 +128,7 @@ async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(offic
     assert everything_in(office.server) == before
 
 
+@pytest.mark.both_databases
 @for_every(WRITES)
 async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_after_a_restart(
     tmp_path: Path, furnished: Furnished, clock: FakeClock, tool: Tool
@@ -160,7 +162,6 @@ async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_afte
 # Who may not call it
 
 
-@pytest.mark.only_on("sqlite")
 @for_every(TOOLS)
 async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
     office: Office, tool: Tool, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +183,6 @@ async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
     assert await office.result(tool, least_scope(tool))
 
 
-@pytest.mark.only_on("sqlite")
 @for_every([tool for tool in READS if tool.scopes])
 async def test_who_may_write_may_read(office: Office, tool: Tool) -> None:
     (scope,) = tool.scopes
@@ -191,7 +191,6 @@ async def test_who_may_write_may_read(office: Office, tool: Tool) -> None:
     assert await office.result(tool, writing)
 
 
-@pytest.mark.only_on("sqlite")
 @for_every(WRITES)
 async def test_who_may_read_may_not_write(office: Office, tool: Tool) -> None:
     (scope,) = tool.scopes
@@ -217,7 +216,6 @@ async def test_a_foreign_object_answers_as_one_that_does_not_exist(office: Offic
     assert await office.result(tool)
 
 
-@pytest.mark.only_on("sqlite")
 @for_every(SCOPED)
 async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Tool) -> None:
     before = everything_in(office.server)
@@ -232,7 +230,6 @@ async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Too
 # What it is told wrongly
 
 
-@pytest.mark.only_on("sqlite")
 @for_every(TOOLS)
 async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, tool: Tool) -> None:
     before, example = everything_in(office.server), EXAMPLES[tool.name]
@@ -250,6 +247,7 @@ async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, 
 # What a write leaves behind
 
 
+@pytest.mark.both_databases
 async def test_no_write_happens_without_its_event(office: Office) -> None:
     before = everything_in(office.server)
     with office.server.admin_database.write() as session:
@@ -264,7 +262,6 @@ async def test_no_write_happens_without_its_event(office: Office) -> None:
         assert await office.result(tool)
 
 
-@pytest.mark.only_on("sqlite")
 @for_every(WRITES)
 async def test_a_write_does_no_more_than_its_annotations_say(office: Office, tool: Tool) -> None:
     before = everything_in(office.server)
@@ -283,7 +280,6 @@ async def test_a_write_does_no_more_than_its_annotations_say(office: Office, too
         assert everything_in(office.server) == after
 
 
-@pytest.mark.only_on("sqlite")
 @for_every([tool for tool in WRITES if not tool.streaming])
 async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office: Office, tool: Tool) -> None:
     key = {"idempotency_key": "a-key-of-1"}
@@ -294,7 +290,6 @@ async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office
     assert everything_in(office.server) == after
 
 
-@pytest.mark.only_on("sqlite")
 async def test_the_list_publishes_scopes_and_annotations(office: Office) -> None:
     body, headers = modern_request("tools/list")
     listed = (await office.server.post(body, office.token(), headers)).json()["result"]["tools"]

@@ -160,6 +160,7 @@ async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, 
     assert listed[f"{kind}s"] == [added[0]]
 
 
+@pytest.mark.both_databases
 @pytest.mark.anyio
 async def test_an_environment_has_at_most_a_hundred_redirect_uris(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())

@@ -132,6 +132,7 @@ async def test_the_list_tells_scopes_and_effects(resourceserver: ResourceServer)
 # Pages
 
 
+@pytest.mark.both_databases
 async def test_pages_hold_every_entry_once_the_oldest_first(acme: Caller, clock: FakeClock) -> None:
     names = []
     for number in (3, 1, 4, 0, 2):
@@ -247,6 +248,7 @@ async def test_a_name_with_control_characters_is_refused(acme: Caller, name: str
     assert rows(acme.server, "organization") == len(seen)
 
 
+@pytest.mark.both_databases
 async def test_a_name_that_is_taken_is_a_conflict_and_changes_nothing(acme: Caller, globex: Caller) -> None:
     await acme("create_environment", name="staging", kind="staging")
     answer = await acme.failure("create_environment", name="staging", kind="production")
@@ -256,6 +258,7 @@ async def test_a_name_that_is_taken_is_a_conflict_and_changes_nothing(acme: Call
     assert await globex("create_environment", name="staging")
 
 
+@pytest.mark.both_databases
 async def test_an_external_id_that_is_taken_is_a_conflict_in_its_environment_only(acme: Caller) -> None:
     here = (await acme("create_environment", name="here"))["environment_id"]
     there = (await acme("create_environment", name="there"))["environment_id"]
@@ -308,6 +311,7 @@ async def test_without_a_workspace_the_result_is_an_error_and_no_challenge(
 # What is left behind
 
 
+@pytest.mark.both_databases
 async def test_a_write_and_its_event_are_on_disk_when_the_answer_is_there(acme: Caller) -> None:
     await acme("create_environment", name="staging")
     (event,) = acme.server.audit()
@@ -316,6 +320,7 @@ async def test_a_write_and_its_event_are_on_disk_when_the_answer_is_there(acme: 
     assert event["request_id"].startswith("req_")
 
 
+@pytest.mark.both_databases
 async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Caller) -> None:
     await acme("create_environment", name="before")
     with acme.server.admin_database.write() as session:
@@ -324,6 +329,7 @@ async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Call
     assert rows(acme.server, "environment") == 1
 
 
+@pytest.mark.both_databases
 async def test_a_write_that_fails_leaves_an_event_of_its_failure_only(acme: Caller) -> None:
     await acme("create_environment", name="staging")
     await acme.failure("create_environment", name="staging")

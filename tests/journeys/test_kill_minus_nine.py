@@ -7,7 +7,6 @@ from sqlalchemy import URL
 from support.kills import OPERATIONS, killed_installation
 
 
-@pytest.mark.only_on("sqlite")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_process_that_is_killed_leaves_everything_in_order(
     operation: str, tmp_path: Path, empty_database: URL

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.resourceserver import ResourceServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.anyio
 """What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"

@@ -71,6 +71,7 @@ def test_every_paragraph_of_a_help_begins_at_the_same_column(run: Run) -> None:
     assert [line for line in lines if line.startswith("  Exit code 1 when something fails.")]
 
 
+@pytest.mark.both_databases
 def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
     result = run("init")
     assert result.exit_code == 0, result.output
@@ -80,6 +81,7 @@ def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: 
     assert stat.S_IMODE(database.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.both_databases
 def test_init_can_be_repeated_and_loses_nothing(run: Run) -> None:
     assert run("init").exit_code == 0
     assert run("workspace", "create", "--name", "acme").exit_code == 0
@@ -87,6 +89,7 @@ def test_init_can_be_repeated_and_loses_nothing(run: Run) -> None:
     assert "acme" in run("workspace", "list").output
 
 
+@pytest.mark.both_databases
 def test_init_never_shows_the_password_of_a_database(run: Run) -> None:
     url = "postgresql://gatehouse:hunter2@127.0.0.1:1/none"
     result = run("init", RESOURCESERVER_DATABASE_URL=url)
@@ -121,6 +124,7 @@ def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: 
     }
 
 
+@pytest.mark.both_databases
 def test_a_workspace_that_was_created_is_listed_and_in_the_trail(installed: Run) -> None:
     created = json.loads(installed("workspace", "create", "--name", "acme", "--output", "json").output)
     assert created["workspace_id"].startswith("wks_")
@@ -151,6 +155,7 @@ def test_a_workspace_name_that_cannot_be_used_is_refused_and_changes_nothing(ins
     assert len(json.loads(installed("audit", "--output", "json").output)) == 1
 
 
+@pytest.mark.both_databases
 def test_the_trail_can_be_narrowed(installed: Run) -> None:
     for name in ("a", "b", "c"):
         installed("workspace", "create", "--name", name)
@@ -164,6 +169,7 @@ def test_the_trail_can_be_narrowed(installed: Run) -> None:
     assert installed("audit", "--client", "' OR '1'='1").stdout == "(none)\n"
 
 
+@pytest.mark.both_databases
 def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installed: Run) -> None:
     installed("workspace", "create", "--name", "a")
     assert len(json.loads(installed("audit", "--action", "workspace.create", "--output", "json").stdout)) == 1
@@ -256,6 +262,7 @@ def test_wrong_usage_has_an_exit_code_of_its_own(run: Run, arguments: tuple[str,
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.both_databases
 def test_reading_commands_do_not_wait_for_a_writer(installed: Run) -> None:
     database = Database(parse_database_url(os.environ["RESOURCESERVER_DATABASE_URL"]))
     with closing(database), database.write() as session:

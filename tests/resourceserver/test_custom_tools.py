@@ -476,6 +476,7 @@ async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_
     assert "has changed nothing" in await server.failure("build", token, name="ci")
 
 
+@pytest.mark.both_databases
 @pytest.mark.anyio
 async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors

@@ -260,6 +260,7 @@ async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
     assert "cursor" in answer["error"]["message"]
 
 
+@pytest.mark.both_databases
 async def test_what_cannot_be_recorded_is_answered_with_try_again(locked: Locked, version: str) -> None:
     """A refusal or a failure without its event would be told to the caller and to nobody else."""
     async with without_gate(locked.server, proven("door:see")) as http:

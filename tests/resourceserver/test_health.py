@@ -37,6 +37,7 @@ async def test_a_server_without_keys_is_alive_and_not_ready(
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
 
 
+@pytest.mark.both_databases
 async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver: ResourceServer) -> None:
     take_away(resourceserver.settings.database)
     ready = await resourceserver.http.get(f"{URL}/readyz")

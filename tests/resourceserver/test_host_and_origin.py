@@ -11,7 +11,7 @@ from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.anyio
 """What is checked here depends on no database."""
 
 METADATA = "https://mcp.example.com/.well-known/oauth-protected-resource"

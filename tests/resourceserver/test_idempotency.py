@@ -25,7 +25,7 @@ from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.idempotency import KEPT_FOR, MAX_RESULT, IdempotencyKeys, KeyedCall
 from gatehouse.shared.service import database as shared_database
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 KEY = "import-2026:07.28_1"
 CALL = KeyedCall("", "agent_1", "work", KEY, b"digest")

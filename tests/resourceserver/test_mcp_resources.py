@@ -104,6 +104,7 @@ async def test_the_lists_have_one_page(resourceserver: ResourceServer, version: 
     assert response.json()["error"]["code"] == -32602
 
 
+@pytest.mark.both_databases
 async def test_a_read_is_in_the_trail(resourceserver: ResourceServer, version: str) -> None:
     token = resourceserver.issuer.token(jti="jti-of-this-read")
     response = await ask(resourceserver, version, "resources/read", token, uri=CATALOGUE_URI)
@@ -114,6 +115,7 @@ async def test_a_read_is_in_the_trail(resourceserver: ResourceServer, version: s
     )
 
 
+@pytest.mark.both_databases
 async def test_a_read_that_cannot_be_recorded_is_not_answered(
     resourceserver: ResourceServer, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

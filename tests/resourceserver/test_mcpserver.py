@@ -420,7 +420,6 @@ def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.only_on("sqlite")
 async def test_guard_returns_the_application_of_the_guarded_catalogue(
     tmp_path: Path, resourceserver_template: Template
 ) -> None:

@@ -7,7 +7,7 @@ from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.only_on("sqlite")]
+pytestmark = pytest.mark.anyio
 """What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"

@@ -123,6 +123,7 @@ async def test_progress_comes_before_the_result_and_only_grows(importer: Importe
     assert answer["result"]["structuredContent"]["created"] == 110
 
 
+@pytest.mark.both_databases
 async def test_a_batch_is_committed_when_its_progress_is_told(importer: Importer, version: str) -> None:
     """Neither a transaction nor SQLite's write lock is held meanwhile: another writer goes on."""
     async with importer.streaming(version, WHOLE) as stream:
@@ -143,6 +144,7 @@ async def test_a_stream_has_the_headers_of_every_answer_and_is_not_kept_or_held_
         assert "mcp-session-id" not in stream.headers
 
 
+@pytest.mark.both_databases
 async def test_each_organization_has_its_result_by_its_index(importer: Importer) -> None:
     first = await importer.import_all(2)
     organizations = [
@@ -176,6 +178,7 @@ async def test_each_organization_has_its_result_by_its_index(importer: Importer)
     assert sorted(item["name"] for item in listed["organizations"]) == ["Customer 0", "Customer 1", "New"]
 
 
+@pytest.mark.both_databases
 async def test_an_import_can_be_repeated_and_makes_nothing_twice(importer: Importer) -> None:
     first, second = await importer.import_all(60), await importer.import_all(60)
     assert (first["created"], second["created"], second["exists"]) == (60, 0, 60)
@@ -328,6 +331,7 @@ async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
         looked.set()
 
 
+@pytest.mark.both_databases
 async def test_what_the_database_does_not_take_is_reported_item_by_item(importer: Importer, version: str) -> None:
     async with importer.streaming(version, WHOLE) as stream:
         events = stream.events()
@@ -361,6 +365,7 @@ async def test_an_import_goes_no_further_than_its_token(importer: Importer, cloc
     assert "token expired" in result["organizations"][-1]["reason"]
 
 
+@pytest.mark.both_databases
 async def test_nothing_is_made_whose_event_cannot_be_recorded(importer: Importer, version: str) -> None:
     assert (await importer.import_all(1))["created"] == 1
     await importer.execute("DROP TABLE audit_event")

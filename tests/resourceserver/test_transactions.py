@@ -25,7 +25,7 @@ from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.dispatch.progress import Progress
 from gatehouse.resourceserver.dispatch.transactions import LISTED, Transactions
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture(params=["2025-11-25", "2026-07-28"])

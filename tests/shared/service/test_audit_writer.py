@@ -13,6 +13,8 @@ from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table, f
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import create_file, new_metadata, open_engine
 
+pytestmark = pytest.mark.both_databases
+
 METADATA = new_metadata()
 TABLE = audit_table(METADATA)
 CAPACITY = 8

@@ -22,6 +22,8 @@ from gatehouse.shared.service.database import (
     parse_database_url,
 )
 
+pytestmark = pytest.mark.both_databases
+
 SECRET = "hunter2"
 only_on_sqlite = pytest.mark.only_on("sqlite")
 

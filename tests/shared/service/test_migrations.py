@@ -27,6 +27,8 @@ from gatehouse.resourceserver.db.models import EnvironmentRow, OrganizationRow, 
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.database import create_file
 
+pytestmark = pytest.mark.both_databases
+
 SERVERS = {
     "authserver": (AuthServerDatabase, AuthServerBase, authserver_command),
     "resourceserver": (ResourceServerDatabase, ResourceServerBase, resourceserver_command),
