@@ -2,6 +2,7 @@
 
 from gatehouse.resourceserver.catalogue.declaration import (
     ANY_VALID_TOKEN,
+    CATALOGUE_URI,
     Catalogue,
     Resource,
     Scope,
@@ -15,6 +16,7 @@ from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 
 __all__ = [
     "ANY_VALID_TOKEN",
+    "CATALOGUE_URI",
     "Catalogue",
     "InvalidCatalogue",
     "Resource",
