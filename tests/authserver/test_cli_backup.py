@@ -82,7 +82,7 @@ def test_an_export_goes_through_a_pipe(shell: Shell, elsewhere: Shell) -> None:
 
 
 def test_long_work_tells_how_far_it_is(shell: Shell, elsewhere: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("departure", "arrival"):
+    for module in ("exporting", "importing"):
         monkeypatch.setattr(f"gatehouse.authserver.backup.{module}.PROGRESS_EVERY", 1)
     file = str(shell.folder / "installation.jsonl")
     for done in (shell.run("export", file), elsewhere.run("import", file)):

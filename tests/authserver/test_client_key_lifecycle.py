@@ -181,7 +181,7 @@ def test_keys_that_are_over_are_remembered_in_a_bounded_number(client: KeyClient
 def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "old.pem"))["client_id"]
     [old] = shell.json("client", "key", "list", client_id)
-    assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "live", None, None)
+    assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "active", None, None)
     new_file = shell.folder / "new.pem"
     replaced = shell.run("client", "key", "replace", client_id, "--generate-key", str(new_file), "--grace-period", "7d")
     assert replaced.exit_code == 0
@@ -195,7 +195,7 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     assert f"key {new['kid']}: last used never, accepted until it is replaced\n" in shown
     assert "Repeat the command with --yes" in shell.refusal("client", "key", "revoke", client_id, old["kid"])
     left = shell.json("client", "key", "revoke", client_id, old["kid"], "--yes")
-    assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "inactive", new["kid"]: "live"}
+    assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "inactive", new["kid"]: "active"}
     assert shell.json("client", "show", client_id)["key_ids"] == [new["kid"]]
     event = shell.json("audit", "--action", "client.key.replace")[0]
     assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "grace_period": 7 * DAY}

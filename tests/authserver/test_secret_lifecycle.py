@@ -311,7 +311,7 @@ def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
     old, new = shell.json("client", "secret", "list", client_id)
     assert f"{old['prefix']} is accepted until {old['expires_at']}." in rotated.stderr
     assert "Takes effect" not in rotated.stderr
-    assert (old["state"], new["state"], new["expires_at"], new["last_used_at"]) == ("live", "live", None, None)
+    assert (old["state"], new["state"], new["expires_at"], new["last_used_at"]) == ("active", "active", None, None)
     assert created["client_secret"].startswith(old["prefix"])
     refusal = shell.refusal("client", "secret", "revoke", client_id, old["secret_id"])
     assert "Repeat the command with --yes" in refusal

@@ -90,7 +90,7 @@ def shape(database: Any) -> list[Any]:
 
 def with_revisions_of(server: str, folder: Path, *revisions: str) -> migrations.Schema:
     """Return a copy of a server's migrations, those of its revisions that are wanted."""
-    [package] = importlib.util.find_spec(f"gatehouse.{server}.store").submodule_search_locations
+    [package] = importlib.util.find_spec(f"gatehouse.{server}.db").submodule_search_locations
     shutil.copytree(Path(package) / "migrations", folder)
     wanted = {path.name for pattern in revisions or ("*.py",) for path in (folder / "versions").glob(pattern)}
     for path in (folder / "versions").glob("*.py"):
@@ -216,7 +216,7 @@ def test_an_upgrade_keeps_every_row(
     database: Any, name: str, revision: str, empty_database: URL, tmp_path: Path
 ) -> None:
     """SQLite drops a table that is rebuilt, and with it every row that refers to it, where it enforces references."""
-    package = "resource" if name == "resourceserver" else name
+    package = "resourceserver" if name == "resourceserver" else name
     older = [f"{number}_*.py" for number in revisions_of(name) if number <= revision]
     create_file(empty_database)
     migrations.upgrade(empty_database, with_revisions_of(package, tmp_path / "migrations", *older))
@@ -248,7 +248,7 @@ def test_a_migration_that_breaks_a_reference_is_refused_and_undone(
 
 
 def test_the_directory_of_the_first_version_is_kept(empty_database: URL, tmp_path: Path) -> None:
-    first = with_revisions_of("resource", tmp_path / "migrations", "0001_*.py")
+    first = with_revisions_of("resourceserver", tmp_path / "migrations", "0001_*.py")
     database = ResourceServerDatabase(empty_database)
     create_file(empty_database)
     migrations.upgrade(empty_database, first)
