@@ -104,6 +104,7 @@ def check_refusal(server: ResourceServer, response: Response, reason: str) -> No
     assert (event["actor"], event["jti"] is not None) == (("agent_1", True) if signed else (None, False))
 
 
+@pytest.mark.threat("T-001")
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE", "none ", ""])
 async def test_an_unsigned_token_is_refused_however_it_is_cased(server: ResourceServer, alg: str) -> None:
     """RFC 8725 3.2; CVE-2015-9235 and its case variants."""
@@ -132,6 +133,7 @@ def public_key_forms(key: SigningKey) -> Iterator[bytes]:
         yield public.public_bytes_raw()
 
 
+@pytest.mark.threat("T-001")
 @pytest.mark.parametrize("alg", ["HS256", "hs256", "HS384", "HS512"])
 async def test_a_public_key_is_no_hmac_secret(
     server: ResourceServer, rsa_key: SigningKey, eddsa_key: SigningKey, alg: str
@@ -151,6 +153,7 @@ async def test_an_empty_hmac_key_signs_nothing(server: ResourceServer) -> None:
     await refused(server, token, "algorithm not allowed")
 
 
+@pytest.mark.threat("T-002")
 async def test_a_key_that_a_token_brings_along_is_not_trusted(server: ResourceServer) -> None:
     """CVE-2026-27962 (Authlib before 1.6.9): `jwk` in the header."""
     attacker = SigningKey.generate("ES256")
@@ -159,6 +162,7 @@ async def test_a_key_that_a_token_brings_along_is_not_trusted(server: ResourceSe
         await refused(server, forge(header, server.issuer.claims(), signer(attacker)), "header member refused: jwk")
 
 
+@pytest.mark.threat("T-002")
 @pytest.mark.parametrize("member", ["jku", "x5u"])
 async def test_an_address_in_a_header_is_never_fetched(server: ResourceServer, member: str) -> None:
     """RFC 8725 3.10: a sentinel listens at the address, and nobody comes."""
@@ -174,6 +178,8 @@ async def test_an_address_in_a_header_is_never_fetched(server: ResourceServer, m
             sentinel.accept()
 
 
+@pytest.mark.divergence("D-07", "D-56")
+@pytest.mark.threat("T-002")
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
@@ -223,6 +229,7 @@ async def test_a_kid_of_ten_kilobytes_is_refused_by_its_length_alone(server: Res
     await refused(server, headed(server.issuer, kid="k" * 10_000), "longer than 8 KiB")
 
 
+@pytest.mark.threat("T-001")
 async def test_a_key_verifies_only_the_algorithm_it_is_published_for(
     server: ResourceServer, rsa_key: SigningKey, eddsa_key: SigningKey
 ) -> None:
@@ -246,6 +253,8 @@ async def test_an_algorithm_outside_the_list_is_refused(server: ResourceServer, 
     await refused(server, headed(server.issuer, alg=alg), "algorithm not allowed")
 
 
+@pytest.mark.divergence("D-08")
+@pytest.mark.threat("T-003")
 @pytest.mark.parametrize(
     "typ",
     [
@@ -267,6 +276,7 @@ DUPLICATE = "An object has the same member twice."
 NOT_JSON = "The text is not valid JSON."
 
 
+@pytest.mark.threat("T-008")
 @pytest.mark.parametrize(
     ("member", "reason"),
     [
@@ -317,6 +327,7 @@ async def test_claims_that_are_no_object_are_refused(server: ResourceServer, pay
     await refused(server, forge(header_of(issuer.key), payload, signer(issuer.key)), "claims are not an object")
 
 
+@pytest.mark.threat("T-007")
 @pytest.mark.parametrize("name", ["exp", "iat"])
 @pytest.mark.parametrize(
     "value",
@@ -355,6 +366,8 @@ async def test_a_token_outside_its_time_or_with_a_bound_is_refused(
     await refused(server, genuine(server.issuer, **changes), reason)
 
 
+@pytest.mark.divergence("D-61")
+@pytest.mark.threat("T-004")
 @pytest.mark.parametrize(
     ("aud", "reason"),
     [
@@ -389,6 +402,7 @@ async def test_a_token_for_another_audience_is_refused(server: ResourceServer, a
     await refused(server, genuine(server.issuer, aud=aud), reason)
 
 
+@pytest.mark.threat("T-005")
 @pytest.mark.parametrize(
     "iss",
     [
@@ -413,6 +427,7 @@ async def test_a_subject_that_is_not_the_client_is_refused(server: ResourceServe
     await refused(server, genuine(server.issuer, sub="admin"), "sub is not the client")
 
 
+@pytest.mark.threat("T-008")
 async def test_a_json_serialisation_is_refused(server: ResourceServer) -> None:
     """RFC 7515 7.2: only the compact serialisation is a JWT (RFC 7519 7.2)."""
     protected, payload, signature = genuine(server.issuer).split(".")
@@ -451,6 +466,7 @@ async def test_a_token_that_is_not_three_segments_is_refused(
     check_refusal(server, await server.post(CALL, template.format(*segments)), reason)
 
 
+@pytest.mark.threat("T-008")
 @pytest.mark.parametrize("index", [1, 2], ids=["payload", "signature"])
 async def test_a_second_spelling_of_the_same_bytes_is_refused(server: ResourceServer, index: int) -> None:
     """RFC 4648 3.5: spare bits of the last character would give one token many names."""
@@ -466,6 +482,7 @@ async def test_a_second_spelling_of_the_same_bytes_is_refused(server: ResourceSe
     await refused(server, ".".join(segments), "a segment is not canonical base64url")
 
 
+@pytest.mark.threat("T-009")
 async def test_a_token_over_eight_kibibytes_is_refused_before_it_is_read(server: ResourceServer) -> None:
     """CVE-2024-33664 class (python-jose), GHSA of Authlib before 1.6.4: cost grows with the token."""
     large, too_large = genuine(server.issuer, note="n" * 5000), genuine(server.issuer, note="n" * 6000)
@@ -475,6 +492,7 @@ async def test_a_token_over_eight_kibibytes_is_refused_before_it_is_read(server:
     await refused(server, "A" * 1_000_000, "longer than 8 KiB")
 
 
+@pytest.mark.threat("T-011")
 @pytest.mark.parametrize(
     "signature",
     [
@@ -496,6 +514,7 @@ async def test_a_degenerate_signature_verifies_nothing(
         await refused(server, token, "signature does not match")
 
 
+@pytest.mark.threat("T-011")
 async def test_a_small_order_point_verifies_nothing(server: ResourceServer, eddsa_key: SigningKey) -> None:
     """RFC 8032 5.1.7: R = the identity and S = 0 fit every message under a key of small order."""
     token = forge(header_of(eddsa_key), server.issuer.claims(), lambda _: b"\1" + bytes(63))
@@ -516,6 +535,7 @@ async def test_claims_changed_after_signing_are_refused(server: ResourceServer) 
     await refused(server, f"{protected}.{part(server.issuer.claims())}.{signature}", "signature does not match")
 
 
+@pytest.mark.threat("T-005")
 async def test_a_key_of_another_environment_is_not_trusted(server: ResourceServer) -> None:
     """RFC 8725 3.8: same claims, same algorithm, another installation's key, also under our key's name."""
     other, issuer = Issuer(server.issuer.clock), server.issuer
@@ -524,6 +544,7 @@ async def test_a_key_of_another_environment_is_not_trusted(server: ResourceServe
     await refused(server, renamed, "signature does not match")
 
 
+@pytest.mark.threat("T-028")
 async def test_a_token_in_the_query_or_the_body_is_no_credential(server: ResourceServer) -> None:
     """RFC 6750 2.2, 2.3 are not served (MCP 2026-07-28, "Token Requirements"): the answer is that of no token."""
     token = genuine(server.issuer)
@@ -546,6 +567,7 @@ async def test_a_token_in_the_query_or_the_body_is_no_credential(server: Resourc
     assert (await server.post(CALL, token)).status_code == 200
 
 
+@pytest.mark.threat("T-028")
 @pytest.mark.parametrize(
     "authorization",
     [

@@ -37,6 +37,7 @@ def counted(server: ResourceServer, query: str) -> int:
         return session.scalar(text(query)) or 0
 
 
+@pytest.mark.threat("T-046")
 @pytest.mark.both_databases
 async def test_a_call_that_is_cut_off_at_any_await_leaves_no_lock_and_no_half(resourceserver: ResourceServer) -> None:
     """CWE-667, CWE-772: a connection that was dropped within a transaction would hold SQLite's only write lock.

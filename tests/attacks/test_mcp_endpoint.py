@@ -118,6 +118,7 @@ async def test_a_token_counts_in_the_authorization_header_only(
 # Bodies
 
 
+@pytest.mark.threat("T-021")
 @pytest.mark.parametrize(
     "body",
     [
@@ -157,6 +158,7 @@ async def test_a_body_that_is_no_strict_json_object_is_refused(target: Target, b
     assert error["code"] in {-32700, -32600}
 
 
+@pytest.mark.threat("T-021")
 @pytest.mark.parametrize(
     ("member", "repeated"),
     [
@@ -261,6 +263,7 @@ async def test_another_content_type_is_refused(target: Target, content_type: str
     await target.refuses(CREATION, {"Content-Type": content_type}, status=415)
 
 
+@pytest.mark.threat("T-132")
 async def test_no_mutation_of_a_request_breaks_the_server(target: Target) -> None:
     """CWE-20. The same mutations in every run."""
     chance, statuses = random.Random(20260728), set()
@@ -279,6 +282,7 @@ async def test_no_mutation_of_a_request_breaks_the_server(target: Target) -> Non
 # Two readers of one call
 
 
+@pytest.mark.threat("T-021")
 @pytest.mark.parametrize(
     ("header", "value"),
     [
@@ -325,6 +329,7 @@ async def test_a_repeated_name_header_is_refused(target: Target, names: tuple[st
     assert target.rows() == 0
 
 
+@pytest.mark.threat("T-023")
 @pytest.mark.parametrize(
     "name",
     [
@@ -350,6 +355,7 @@ async def test_a_variant_of_a_tool_s_name_is_no_tool(target: Target, name: str, 
     assert target.rows() == 0
 
 
+@pytest.mark.threat("T-022")
 async def test_a_call_in_the_shape_of_a_notification_does_not_run(target: Target) -> None:
     """JSON-RPC 2.0, 4.1: nobody waits for its answer, so nobody would learn what it did."""
     for body in (creation(), modern_request("tools/call", name="create_environment", arguments={"name": "probe"})[0]):
@@ -370,6 +376,7 @@ async def test_a_method_cannot_be_overridden(target: Target, header: str) -> Non
 # One caller as another
 
 
+@pytest.mark.threat("T-030")
 async def test_a_session_id_opens_nothing_and_is_never_given(target: Target) -> None:
     """CWE-384; modelcontextprotocol/python-sdk issue 2100: a session bound to nobody was anybody's."""
     body = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
@@ -397,6 +404,7 @@ async def test_one_caller_s_list_is_never_shown_to_another(target: Target) -> No
             assert (own in names, others in names, result["cacheScope"]) == (True, False, "private")
 
 
+@pytest.mark.threat("T-026")
 async def test_the_workspace_comes_from_the_token_alone(target: Target) -> None:
     """OWASP API1:2023, broken object level authorization: scopes alone do not keep tenants apart."""
     theirs = target.server.create_workspace("globex")
@@ -430,6 +438,7 @@ async def test_a_page_token_of_another_workspace_shows_nothing_of_it(target: Tar
     assert page == {"environments": [], "next_page_token": None}
 
 
+@pytest.mark.threat("T-031")
 async def test_an_inbound_token_never_leaves_the_server(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -466,6 +475,7 @@ async def test_an_inbound_token_never_leaves_the_server(
 # What is told
 
 
+@pytest.mark.threat("T-050")
 @pytest.mark.parametrize(
     "name",
     [
@@ -492,6 +502,7 @@ async def test_a_stored_name_comes_back_as_data_only(target: Target, name: str) 
     assert target.rows("organization") == 1
 
 
+@pytest.mark.threat("T-049")
 async def test_a_broken_database_tells_no_sql(target: Target) -> None:
     """CWE-209."""
     assert await target.server.result("list_environments", target.token)

@@ -40,6 +40,7 @@ def issue(server: AuthServer, basic: tuple[str, str]) -> str:
     return jti
 
 
+@pytest.mark.threat("T-086")
 @pytest.mark.both_databases
 def test_a_path_that_no_database_takes_is_no_list_and_no_outage(authserver: AuthServer) -> None:
     """CWE-158: PostgreSQL refuses NUL in a text, which looked like a database that is away (503, unrecorded)."""
@@ -52,6 +53,7 @@ def test_a_path_that_no_database_takes_is_no_list_and_no_outage(authserver: Auth
         assert (response.status_code, response.json["error"]) == (404, "invalid_request"), path
 
 
+@pytest.mark.threat("T-083")
 def test_a_shared_cache_asks_each_time_so_that_it_serves_no_revoked_key(authserver: AuthServer) -> None:
     """RFC 9111 5.2.1: a cache may ignore what a request says; s-maxage (5.2.2.10) binds every shared one."""
     response = authserver.http.get("/.well-known/jwks.json")
@@ -59,6 +61,7 @@ def test_a_shared_cache_asks_each_time_so_that_it_serves_no_revoked_key(authserv
     assert "s-maxage=0" in response.headers["Cache-Control"].split(", ")
 
 
+@pytest.mark.threat("T-084")
 def test_a_clock_that_ran_ahead_for_a_while_revives_no_token(authserver: AuthServer, clock: FakeClock) -> None:
     """RFC 7009 2.2: a token that was revoked is invalid. Maintenance forgot it, as if it had expired."""
     basic = new_client(authserver)
@@ -100,6 +103,7 @@ def restored(authserver: AuthServer, empty_database: URL, tmp_path: Path) -> Ite
     server.close()
 
 
+@pytest.mark.threat("T-095")
 @pytest.mark.both_databases
 def test_a_token_that_an_export_knows_nothing_of_takes_no_part_in_what_comes_after(restored: Restored) -> None:
     """draft-ietf-oauth-status-list, "Double Allocation": no index is given twice. After an import, others got those of

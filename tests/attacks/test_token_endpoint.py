@@ -62,6 +62,8 @@ def assert_refused(response: TestResponse, error: str, status: int = 400) -> Non
     assert response.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.divergence("D-41")
+@pytest.mark.threat("T-069")
 @pytest.mark.parametrize(
     ("once", "again"),
     [
@@ -84,6 +86,8 @@ def test_a_repeated_parameter_is_refused(attacked: Attacked, once: bytes, again:
     assert_refused(post(BODY + once + again), "invalid_request")
 
 
+@pytest.mark.divergence("D-42")
+@pytest.mark.threat("T-069")
 @pytest.mark.parametrize("query", ["grant_type=client_credentials", "scope=env%3Aread", "resource=a", "x=y"])
 def test_parameters_in_the_query_are_refused(attacked: Attacked, query: str) -> None:
     """RFC 6749 3.2 and 2.3.1: in the body only; URLs end in logs and histories."""
@@ -92,6 +96,7 @@ def test_parameters_in_the_query_are_refused(attacked: Attacked, query: str) -> 
     assert_refused(attacked.post(b"", query=query), "invalid_request")
 
 
+@pytest.mark.divergence("D-42")
 def test_credentials_in_the_query_are_refused(attacked: Attacked) -> None:
     """RFC 6749 2.3.1: the parameters must not be included in the request URI."""
     client, secret = attacked.server.create_client(auth_method="client_secret_post")
@@ -101,6 +106,7 @@ def test_credentials_in_the_query_are_refused(attacked: Attacked) -> None:
     assert_refused(attacked.server.post_token(token_form(), query=query), "invalid_request")
 
 
+@pytest.mark.threat("T-069")
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
@@ -155,6 +161,8 @@ def padded_credentials(attacked: Attacked) -> str:
     return value
 
 
+@pytest.mark.divergence("D-43", "D-44")
+@pytest.mark.threat("T-068")
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -185,6 +193,8 @@ def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil
     assert_refused(attacked.post_header(f"Basic {spoil(value)}"), "invalid_client", 401)
 
 
+@pytest.mark.divergence("D-44")
+@pytest.mark.threat("T-068")
 def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
     """RFC 4648 3.5: two texts for the same credentials get past whoever counts or blocks one of them."""
     value = padded_credentials(attacked)
@@ -197,6 +207,8 @@ def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
     assert_refused(attacked.post_header(f"Basic {loose}"), "invalid_client", 401)
 
 
+@pytest.mark.divergence("D-44")
+@pytest.mark.threat("T-068")
 def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(attacked: Attacked) -> None:
     """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit log shows what was read."""
     keys = attacked.server.services.keys.ring()
@@ -253,6 +265,7 @@ def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
     return server.post_token(token_form(client_assertion_type=ASSERTION_TYPE, client_assertion=assertion))
 
 
+@pytest.mark.threat("T-070")
 @pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("method", "unstorable"),
@@ -281,6 +294,7 @@ def test_no_text_that_a_database_cannot_take_reaches_it(attacked: Attacked, meth
     assert "remediation" in row["detail"] or method == "client_secret_post"
 
 
+@pytest.mark.threat("T-076")
 @pytest.mark.parametrize(
     "scope",
     [
@@ -311,12 +325,14 @@ def test_a_scope_that_looks_like_a_granted_one_is_refused(attacked: Attacked, sc
     assert_refused(send(token_form(scope=scope), attacked.basic), "invalid_scope")
 
 
+@pytest.mark.threat("T-076")
 def test_a_scope_of_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Attacked) -> None:
     many = " ".join(["env:write", "env:read", *(f"s{number}" for number in range(5_000))])
     response = attacked.server.post_token(token_form(scope=many), attacked.basic)
     assert attacked.accepted(response)["scope"] == "env:read"
 
 
+@pytest.mark.threat("T-078")
 @pytest.mark.parametrize("parameter", ["audience", "aud", "sub", "iss", "exp", "expires_in", "ttl", "claims", "act"])
 def test_no_parameter_of_the_request_becomes_a_claim(attacked: Attacked, parameter: str) -> None:
     """Stock Authlib took the client for the audience and ignored `resource` (RFC 8707)."""
@@ -335,6 +351,8 @@ def change_row(attacked: Attacked, **columns: Any) -> None:
         connection.execute(update(ClientRow).values(**columns).where(row))
 
 
+@pytest.mark.divergence("D-55")
+@pytest.mark.threat("T-078")
 def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_claim(attacked: Attacked) -> None:
     """Authlib merges extra claims last (cf. keycloak CVE-2026-16102); here the standard ones win."""
     honest, secret = attacked.server.create_client(claims={"workspace_id": "wks_1"})
@@ -359,6 +377,7 @@ def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_cl
     assert not [name for name, value in claims.items() if value == forged[name]]
 
 
+@pytest.mark.divergence("D-36")
 def test_a_life_that_was_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
     """Authlib's default for this grant is ten days."""
     honest, secret = attacked.server.create_client(token_ttl=MAX_LIFETIME - 1)
@@ -369,6 +388,7 @@ def test_a_life_that_was_forged_in_the_database_ends_at_the_maximum(attacked: At
         assert response.json["expires_in"] == claims["exp"] - claims["iat"] == life
 
 
+@pytest.mark.threat("T-079")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -458,6 +478,8 @@ def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
         yield logs
 
 
+@pytest.mark.divergence("D-54")
+@pytest.mark.threat("T-106")
 def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:
     """CWE-532. Authlib logs whole access tokens at DEBUG; and it is not the masking that keeps ours out."""
     server = attacked.server
@@ -488,6 +510,7 @@ def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked
         assert secret not in trail
 
 
+@pytest.mark.threat("T-106")
 def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked, logs: Logs) -> None:
     """CWE-532: the two are exchanged often enough, and the audit log keeps the client_id that was claimed."""
     token = attacked.server.post_token(basic=attacked.basic).json["access_token"]
@@ -501,6 +524,8 @@ def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked,
         assert secret[:40] not in logs.written
 
 
+@pytest.mark.divergence("D-54")
+@pytest.mark.threat("T-106")
 def test_authlib_is_kept_from_logging_at_debug(logs: Logs) -> None:
     """authlib/oauth2/rfc6749/grants/client_credentials.py: `log.debug("Issue token %r to %r", token, client)`."""
     logging.getLogger("gatehouse.control").debug("marker-control")
@@ -520,6 +545,7 @@ INJECTIONS = {
 }
 
 
+@pytest.mark.threat("T-114")
 @pytest.mark.parametrize("client_id", INJECTIONS.values(), ids=INJECTIONS.keys())
 @pytest.mark.parametrize("way", ["Basic", "post"])
 def test_a_client_id_forges_no_line_of_a_log_or_report(
@@ -576,6 +602,7 @@ def test_what_a_caller_makes_up_is_cut_before_it_is_written(attacked: Attacked, 
     assert max(len(line) for line in logs.written.splitlines()) < 4096
 
 
+@pytest.mark.threat("T-077")
 def test_a_token_for_one_resource_is_not_had_by_naming_another(attacked: Attacked) -> None:
     """RFC 8707 3: the audience is the one granted resource, never what the caller would like."""
     attacked.server.add_resource(OTHER_RESOURCE)

@@ -48,6 +48,7 @@ def modulus(bits: int) -> int:
     return (1 << bits - 1) + (int(RSA_KEY.key.as_dict()["n"].encode().hex(), 16) % (1 << bits - 2) | 1)
 
 
+@pytest.mark.threat("T-010")
 @pytest.mark.parametrize("point", [*SMALL_ORDER, *NOT_CANONICAL], ids=bytes.hex)
 def test_an_ed25519_key_of_small_order_or_without_its_one_spelling_is_refused(point: bytes) -> None:
     """RFC 8032 5.1.3, 5.1.7; "Taming the Many EdDSAs" (2020): such a key fits signatures that nobody made."""
@@ -58,6 +59,7 @@ def test_an_ed25519_key_of_small_order_or_without_its_one_spelling_is_refused(po
     assert issuers.keys() == {EDDSA_KEY.kid}
 
 
+@pytest.mark.threat("T-067")
 def test_a_client_is_not_registered_with_a_key_that_fits_every_signature(authserver: AuthServer) -> None:
     """RFC 8032 5.1.7."""
     KeyClient(authserver, EDDSA_KEY).accepted()
@@ -65,6 +67,7 @@ def test_a_client_is_not_registered_with_a_key_that_fits_every_signature(authser
         KeyClient(authserver, EDDSA_KEY, jwks(ed25519(SMALL_ORDER[2])))
 
 
+@pytest.mark.threat("T-067")
 def test_a_key_that_fits_every_signature_verifies_nothing_though_it_is_in_the_database(authserver: AuthServer) -> None:
     """Whoever writes such a row opens the client to everybody, and leaves no private key to be found."""
     KeyClient(authserver, EDDSA_KEY).accepted()
@@ -76,6 +79,7 @@ def test_a_key_that_fits_every_signature_verifies_nothing_though_it_is_in_the_da
     client.refused(client.post(forged), "assertion: the client has no key of that kid and algorithm")
 
 
+@pytest.mark.threat("T-010")
 @pytest.mark.parametrize(
     "weak",
     [
@@ -102,6 +106,7 @@ def test_an_rsa_key_that_proves_nothing_or_costs_much_is_refused(weak: dict[str,
     assert parse_key_set(jwks(public_jwk(KEY), weak)).keys() == {KEY.kid}
 
 
+@pytest.mark.threat("T-067")
 def test_a_client_has_at_most_eight_keys_and_a_key_set_at_most_sixty_four() -> None:
     """Without `kid`, every key of a client is tried: a verification each for one request (CWE-400)."""
     many = [SigningKey.generate("ES256").public_jwk() for _ in range(9)]

@@ -46,6 +46,7 @@ def test_the_scopes_of_a_foreign_server_may_be_written_without_its_tools() -> No
     assert parse_catalogue(document(tools=None)).tools == {}
 
 
+@pytest.mark.threat("T-112")
 @pytest.mark.parametrize(
     ("file", "problem"),
     [

@@ -339,6 +339,8 @@ def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
     assert "AUTHSERVER_ISSUER" in shell.refusal("client", "list")
 
 
+@pytest.mark.divergence("D-57")
+@pytest.mark.threat("T-107")
 def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
     shell.text("client", "list")
@@ -350,6 +352,7 @@ def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     assert "AUTHSERVER_ISSUER=http://as.example.com: must be https" in shell.refusal("client", "list")
 
 
+@pytest.mark.threat("T-107")
 def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
     shell.text("client", "list")
     shell.environment["FLASK_DEBUG"] = "1"

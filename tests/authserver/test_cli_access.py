@@ -206,6 +206,7 @@ def test_the_matrix_answers_who_can_call_one_tool(shell: Shell, file: str) -> No
     assert "no tool delete" in shell.refusal("access-matrix", "--catalogue", file, "--tool", "delete")
 
 
+@pytest.mark.threat("T-113")
 def test_as_csv_the_matrix_holds_no_formula_and_its_warning_stands_beside_it(shell: Shell, file: str) -> None:
     client_id = created(shell, "--name", '=HYPERLINK("http://evil.example")')
     shell.text("client", "disable", client_id)

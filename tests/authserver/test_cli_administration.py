@@ -312,6 +312,7 @@ def test_a_narrowed_grant_says_what_was_left_out(authserver: AuthServer) -> None
         assert event["detail"].get("scope_not_granted") == scope_not_granted
 
 
+@pytest.mark.threat("T-110")
 @pytest.mark.parametrize(
     "form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}], ids=["scope", "resource"]
 )
@@ -405,6 +406,7 @@ def test_keys_that_are_no_jwk_are_refused_with_what_would_do(shell: Shell) -> No
         assert not new.exists()
 
 
+@pytest.mark.threat("T-108")
 def test_an_admin_issues_a_token_to_debug_with_and_is_named_for_it(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     issued = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)

@@ -36,6 +36,7 @@ def carry_sealing_key(shell: Shell, elsewhere: Shell) -> None:
     target.write_bytes((shell.folder / "keys" / "sealing.key").read_bytes())
 
 
+@pytest.mark.threat("T-091")
 @pytest.mark.both_databases
 def test_an_installation_is_moved_with_two_commands(shell: Shell, elsewhere: Shell) -> None:
     created = shell.json(*CREATE)
@@ -90,6 +91,7 @@ def test_long_work_tells_how_far_it_is(shell: Shell, elsewhere: Shell, monkeypat
         assert "rows\n" not in done.stdout
 
 
+@pytest.mark.threat("T-091")
 def test_no_file_is_written_over_and_none_is_left_unfinished(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "installation.jsonl"
     file.write_text("somebody's")
@@ -126,6 +128,7 @@ def test_keys_that_nobody_could_import_are_not_exported(shell: Shell, tmp_path: 
     assert "AUTHSERVER_SEALING_KEY apart" in shell.run("export", str(tmp_path / "1.jsonl"), "--with-keys").stderr
 
 
+@pytest.mark.threat("T-096")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("begun", ["init", "resource"])
 def test_nothing_is_imported_into_what_is_not_empty_and_its_schema_stays(
@@ -156,6 +159,7 @@ def test_a_file_of_another_kind_makes_no_database(shell: Shell, tmp_path: Path) 
     assert not other.folder.exists()
 
 
+@pytest.mark.threat("T-092")
 @pytest.mark.both_databases
 def test_an_import_that_is_killed_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
     """By SIGKILL, ever later in it, until one is carried out before it comes."""

@@ -59,6 +59,7 @@ def test_a_revoked_key_is_replaced_at_once_and_the_command_says_which_tokens_die
     assert "authserver key list" in shell.refusal("key", "revoke", "unknown", "--yes")
 
 
+@pytest.mark.threat("T-089")
 @pytest.mark.both_databases
 def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     shell.text("key", "rotate")
@@ -114,6 +115,7 @@ def test_a_key_that_is_made_after_a_reseal_is_sealed_with_the_new_sealing_key(au
     assert {record["kid"]: record["state"] for record in shell.json("key", "list")}[made] == "next"
 
 
+@pytest.mark.threat("T-089")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("committed", [False, True], ids=["before its commit", "before its rename"])
 def test_an_interrupted_reseal_opens_and_is_ended_by_repeating_it(shell: Shell, committed: bool) -> None:

@@ -26,6 +26,8 @@ def disable(server: AuthServer, client_id: str) -> None:
         set_disabled(session, server.admin, client_id, disabled=True)
 
 
+@pytest.mark.divergence("D-52")
+@pytest.mark.threat("T-062")
 @pytest.mark.parametrize(("registered", "other"), [(BASIC, POST), (POST, BASIC)])
 def test_a_client_authenticates_by_its_registered_method_only(
     authserver: AuthServer, registered: str, other: str
@@ -59,6 +61,8 @@ def test_a_client_id_beside_basic_is_no_second_method_but_must_match(authserver:
     assert_invalid_client(authserver.post_token(token_form(client_id=other.client_id), basic))
 
 
+@pytest.mark.divergence("D-40")
+@pytest.mark.threat("T-062")
 @pytest.mark.parametrize(
     ("registered", "added"),
     [
@@ -88,6 +92,8 @@ def test_two_methods_in_one_request_are_refused(authserver: AuthServer, register
     assert "one method" in refused.json["error_description"]
 
 
+@pytest.mark.divergence("D-05", "D-45")
+@pytest.mark.threat("T-061")
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_unknown_wrong_and_disabled_cannot_be_told_apart(authserver: AuthServer, method: str) -> None:
     """The enumeration of keycloak#26110, by text, status and headers."""
@@ -187,6 +193,8 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     return len(statements)
 
 
+@pytest.mark.divergence("D-45")
+@pytest.mark.threat("T-061")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_every_failed_authentication_costs_the_same_statements_and_digests(authserver: AuthServer, method: str) -> None:
@@ -228,6 +236,7 @@ def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
     assert secrets.find(secret, [], {"pep_1": pepper}) is None
 
 
+@pytest.mark.threat("T-081")
 def test_a_digest_of_zeros_in_the_database_opens_nothing() -> None:
     """The padding of absent secrets must not be a secret that can be guessed."""
     stored = [secrets.StoredSecret("gone", bytes(32))]

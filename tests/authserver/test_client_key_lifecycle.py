@@ -50,6 +50,7 @@ def works(client: KeyClient, key: SigningKey) -> bool:
     return response.status_code == 200
 
 
+@pytest.mark.threat("T-099")
 @pytest.mark.both_databases
 def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=7 * DAY)
@@ -83,6 +84,7 @@ def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClie
     assert client.post(client.assertion(kid="named")).status_code == 200
 
 
+@pytest.mark.threat("T-103")
 def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
     """It may have been ended because somebody else has it."""
     replace(client, public_jwk(NEW))

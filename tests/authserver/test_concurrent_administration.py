@@ -104,6 +104,7 @@ def test_the_tokens_of_a_client_that_is_deleted_meanwhile_are_refused_by_name(au
     assert [row["object"] for row in authserver.audit(action="token.revoke")] == [disabled.client_id]
 
 
+@pytest.mark.threat("T-109")
 def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:
     """Two active secrets, one of which the audit log calls replaced: nobody would revoke it."""
     client, _ = authserver.create_client()
@@ -114,6 +115,7 @@ def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> 
     assert answers == [401, 200]
 
 
+@pytest.mark.threat("T-101")
 def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver: AuthServer) -> None:
     """Else three secrets would be live."""
     client, _ = authserver.create_client()
@@ -152,6 +154,7 @@ def test_of_two_replacements_of_keys_at_once_the_second_counts_the_keys_of_the_f
     both(authserver, replace(1), replace(2))
 
 
+@pytest.mark.threat("T-109")
 def test_of_two_updates_at_once_none_is_lost(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     changed = both(
@@ -193,6 +196,7 @@ def test_a_scope_can_be_granted_and_taken_by_two_at_once(authserver: AuthServer)
         assert load_client(session, client.client_id).grants == {}
 
 
+@pytest.mark.threat("T-109")
 def test_a_grant_does_not_outlive_the_resource_that_is_removed_behind_it(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     granted = grant(authserver, client, "org:read")

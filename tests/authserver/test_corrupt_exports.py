@@ -64,6 +64,7 @@ def altered(line: bytes) -> bytes:
     return line[:middle] + (b"7" if line[middle : middle + 1] != b"7" else b"8") + line[middle + 1 :]
 
 
+@pytest.mark.threat("T-092")
 @pytest.mark.only_on("sqlite")
 def test_no_line_can_be_lost_doubled_cut_or_altered(lines: list[bytes]) -> None:
     def read(document: bytes) -> int:
@@ -85,6 +86,7 @@ def test_no_line_can_be_lost_doubled_cut_or_altered(lines: list[bytes]) -> None:
             read(document)
 
 
+@pytest.mark.threat("T-092")
 def test_of_an_export_with_one_altered_character_nothing_is_imported(lines: list[bytes], target: Target) -> None:
     """In the header, a row of each table, or the trailer: that no line is read over, the test before holds."""
     last_of_each_table = {json.loads(line).get("table"): number for number, line in enumerate(lines)}
@@ -95,6 +97,7 @@ def test_of_an_export_with_one_altered_character_nothing_is_imported(lines: list
     assert not is_empty(target.url)
 
 
+@pytest.mark.threat("T-093")
 def test_a_digest_that_fits_the_altered_rows_makes_none_of_these_acceptable(lines: list[bytes], target: Target) -> None:
     """As somebody alters a file who knows its format. Each refusal names the line and what is wrong with it."""
     for table, changes, said in ALTERED:
@@ -179,6 +182,7 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
 """Of the last row of a table: what is changed, and what is said of it."""
 
 
+@pytest.mark.threat("T-093")
 @pytest.mark.parametrize(
     ("table", "changes", "said"),
     [
@@ -258,6 +262,7 @@ def with_header(lines: list[bytes]) -> Iterator[Header]:
     return make
 
 
+@pytest.mark.threat("T-093")
 def test_an_export_of_another_place_time_or_kind_is_refused_with_its_remediation(
     with_header: Header, target: Target
 ) -> None:

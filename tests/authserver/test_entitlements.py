@@ -188,6 +188,7 @@ def worlds(draw: st.DrawFn) -> World:
     return World(in_step(client, registered), registered, catalogue)
 
 
+@pytest.mark.threat("T-111")
 @given(world=worlds())
 def test_a_tool_is_said_to_be_within_reach_if_and_only_if_both_servers_let_the_client_call_it(world: World) -> None:
     for tool in world.catalogue.tools:
@@ -235,6 +236,7 @@ def test_a_scope_is_listed_if_and_only_if_a_token_can_carry_it_and_each_scope_na
             assert granted.scope == {access.scope}
 
 
+@pytest.mark.threat("T-111")
 @given(world=worlds())
 def test_a_registration_that_differs_is_told_with_the_command_that_mends_it(world: World) -> None:
     drift = world.served.drift()

@@ -37,6 +37,7 @@ def test_an_unknown_path_is_a_404_in_json(authserver: AuthServer, path: str) -> 
         assert_json_error(authserver.http.open(path, method=method), 404, "invalid_request")
 
 
+@pytest.mark.threat("T-079")
 @pytest.mark.parametrize("path", ["/.well-known//jwks.json", "/.well-known///oauth-authorization-server", "/livez//"])
 def test_a_path_with_doubled_slashes_is_no_path_and_no_redirect(authserver: AuthServer, path: str) -> None:
     """A redirect would be built from the Host header of the request."""
@@ -73,6 +74,7 @@ def sized_form(server: AuthServer, length: int) -> tuple[bytes, dict[str, str]]:
     return body + b"a" * (length - len(body)), {"Authorization": basic_header(client.client_id, secret)}
 
 
+@pytest.mark.divergence("D-25")
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
 def test_a_body_of_64_kib_is_read_and_a_longer_one_is_refused(authserver: AuthServer, chunked: bool) -> None:
     def post(length: int) -> TestResponse:
@@ -116,6 +118,7 @@ def break_a_row(server: AuthServer, client_id: str) -> None:
         connection.execute(broken)
 
 
+@pytest.mark.divergence("D-25")
 def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     broken, broken_secret = authserver.create_client()
@@ -128,6 +131,8 @@ def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
 
 
+@pytest.mark.divergence("D-25")
+@pytest.mark.threat("T-128")
 @pytest.mark.both_databases
 def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
@@ -141,6 +146,7 @@ def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: A
         assert leak not in response.text.lower()
 
 
+@pytest.mark.threat("T-130")
 @pytest.mark.only_on("postgresql")
 def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) -> None:
     """CWE-400: a transaction that somebody forgot would hold every thread, one for each request."""
@@ -164,6 +170,7 @@ def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) ->
     close_app(impatient)
 
 
+@pytest.mark.threat("T-115")
 @pytest.mark.both_databases
 def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) -> None:
     """Somebody who can fill the disk must not guess on unrecorded."""
@@ -174,6 +181,7 @@ def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) 
     assert "WWW-Authenticate" not in response.headers
 
 
+@pytest.mark.threat("T-128")
 @pytest.mark.both_databases
 def test_the_key_set_and_the_metadata_are_served_without_the_database(authserver: AuthServer) -> None:
     before = authserver.http.get("/.well-known/jwks.json").data

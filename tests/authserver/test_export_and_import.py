@@ -94,6 +94,7 @@ def test_every_row_arrives_as_it_was(full: FullInstallation, moved: FullInstalla
     assert imported[0]["id"] > before["audit_event"][-1]["id"]
 
 
+@pytest.mark.threat("T-094")
 def test_with_the_keys_every_credential_goes_on_and_what_was_revoked_stays_so(
     full: FullInstallation, moved: FullInstallation
 ) -> None:
@@ -126,6 +127,7 @@ def test_indices_go_on_where_they_ended(full: FullInstallation, moved: FullInsta
     assert all(one[0] != next_[0] or one[2] <= next_[1] for one, next_ in itertools.pairwise(spans))
 
 
+@pytest.mark.threat("T-091")
 def test_an_export_holds_no_private_material_unless_it_is_asked_for(full: FullInstallation) -> None:
     documents = {keys: export_of(full.server, keys=keys) for keys in (False, True)}
     rows = rows_of(full.server.settings.database)
@@ -171,6 +173,7 @@ def test_an_import_says_what_it_made_and_how_many_clients_need_a_secret(full: Fu
     assert "audit_event" not in arrivals[False].rows
 
 
+@pytest.mark.threat("T-097")
 def test_an_old_export_never_signs_with_a_key_whose_time_is_over(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
@@ -238,6 +241,7 @@ def test_a_long_trail_takes_no_more_memory_than_a_short_one(
     assert max(*exporting, *importing) < 5_000_000
 
 
+@pytest.mark.threat("T-096")
 def test_of_two_imports_at_once_one_is_carried_out(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:

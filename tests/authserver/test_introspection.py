@@ -109,6 +109,8 @@ def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
     return texts
 
 
+@pytest.mark.divergence("D-30")
+@pytest.mark.threat("T-074")
 def test_unknown_foreign_and_dead_tokens_are_answered_alike(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
@@ -125,6 +127,7 @@ def test_unknown_foreign_and_dead_tokens_are_answered_alike(
     assert read_unverified_claims(texts["revoked"])["jti"] in told
 
 
+@pytest.mark.threat("T-074")
 def test_every_answer_costs_the_same_verifications_and_statements(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
@@ -165,6 +168,7 @@ def cost_of(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
     return verifications, sum("FROM status_block" in text or "FROM revoked_token" in text for text in statements)
 
 
+@pytest.mark.divergence("D-30")
 def test_who_is_no_resource_is_told_nothing(authserver: AuthServer, credential: Basic) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
@@ -202,6 +206,7 @@ def test_a_credential_is_sent_by_basic_and_by_nothing_else(authserver: AuthServe
     assert post(authserver, None, **by_assertion).status_code == 401
 
 
+@pytest.mark.threat("T-075")
 def test_a_resource_credential_obtains_and_revokes_no_token(authserver: AuthServer, credential: Basic) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
@@ -293,6 +298,7 @@ def test_credentials_that_cannot_be_are_refused_with_a_remediation(shell: Shell)
     assert "replaced before" in shell.refusal("resource", "credential", "rotate", created, "--grace-period", "60s")
 
 
+@pytest.mark.threat("T-100")
 def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Shell) -> None:
     """RFC 6819 5.2.3.6: an authorization server may revoke a secret. A grace period lasts for up to 90 days."""
     replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
@@ -322,6 +328,7 @@ def test_an_ended_credential_is_refused_whatever_the_clock_says(
     assert post(authserver, credential, token="x").status_code == 401
 
 
+@pytest.mark.threat("T-099")
 def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:
     keys = authserver.services.keys.ring()
     for grace_period in (-1, MAX_GRACE_PERIOD + 1):

@@ -81,6 +81,7 @@ def test_only_the_active_key_may_sign_and_only_until_its_time_is_over() -> None:
     assert signer(NOW, [successor], POLICY) is None
 
 
+@pytest.mark.threat("T-088")
 def test_of_a_backup_that_is_older_than_a_period_no_key_signs() -> None:
     backup = [key(), key("b", "next", NOW + 10), key("c", "retiring", NOW - DAY, retired_at=NOW)]
     assert plan(NOW + 20, backup, POLICY) == ()
@@ -216,6 +217,7 @@ def run_for(world: World, seconds: int) -> None:
         world.check_readers()
 
 
+@pytest.mark.threat("T-087")
 @settings(max_examples=150)
 @given(st.lists(STEPS, min_size=1, max_size=25), st.sampled_from([DAY, 7 * DAY, 30 * DAY]))
 def test_over_any_life_of_a_server_every_live_token_is_accepted_and_one_key_signs(

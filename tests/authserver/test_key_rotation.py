@@ -81,6 +81,7 @@ def test_a_rotation_publishes_signs_retires_and_removes(
     assert actions == ["key.create", "key.retire", "key.activate", "key.remove"]
 
 
+@pytest.mark.threat("T-087")
 @pytest.mark.parametrize("days", [30, 31], ids=["a follower is due", "its time is over"])
 def test_processes_that_rotate_at_once_make_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
     clock.advance(days * DAY)
@@ -100,6 +101,7 @@ def test_processes_that_rotate_at_once_make_one_key(authserver: AuthServer, cloc
     assert states(authserver) == (["active", "next"] if days == 30 else ["retiring", "active"])
 
 
+@pytest.mark.threat("T-088")
 def test_the_plan_runs_before_the_first_signature_of_a_process(authserver: AuthServer, clock: FakeClock) -> None:
     """A backup that was restored after its key's time signs with a new one."""
     [old] = rows(authserver)
@@ -131,6 +133,7 @@ def test_a_next_key_is_published_once(authserver: AuthServer) -> None:
     assert states(authserver) == ["active", "next"]
 
 
+@pytest.mark.threat("T-082")
 def test_a_revoked_key_is_gone_at_once_and_another_one_signs(authserver: AuthServer) -> None:
     [first] = rows(authserver)
     revoke(authserver, first.kid)

@@ -64,6 +64,7 @@ def test_what_is_sealed_opens_for_its_purpose() -> None:
     assert key.seal(b"a private key", "signing_key", "kid") != sealed
 
 
+@pytest.mark.threat("T-080")
 @pytest.mark.parametrize(
     "altered",
     [
@@ -108,6 +109,7 @@ def test_the_sealing_key_is_a_file_of_its_owner_and_made_once(tmp_path: Path) ->
     assert [file.name for file in settings.keys_dir.iterdir()] == ["sealing.key"]
 
 
+@pytest.mark.threat("T-098")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700 | 0o001])
 def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
     settings = settings_in(tmp_path)
@@ -119,6 +121,7 @@ def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: in
         load_sealing_key(settings)
 
 
+@pytest.mark.threat("T-098")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
 def test_an_env_file_with_the_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
     """CWE-732: the key is as exposed there as in a file of its own."""
@@ -136,6 +139,7 @@ def test_an_env_file_with_the_sealing_key_that_others_can_reach_is_refused(tmp_p
     assert load_settings(Settings, file).token_ttl == 60
 
 
+@pytest.mark.threat("T-098")
 def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
@@ -173,6 +177,7 @@ def test_the_sealing_key_may_stand_in_the_environment_instead(tmp_path: Path) ->
     assert text not in repr(settings)
 
 
+@pytest.mark.threat("T-090")
 def test_a_sealing_key_that_is_named_twice_takes_no_place_of_its_own(tmp_path: Path) -> None:
     """NIST SP 800-57 part 1, 5.3.5: a key that leaked is replaced. A reseal with itself would only look like it."""
     old, new = (base64.urlsafe_b64encode(key * 32).rstrip(b"=").decode() for key in (b"o", b"n"))
@@ -244,6 +249,7 @@ def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_datab
     assert sum('"sealing_key": "created"' in output for output in outputs) == 1
 
 
+@pytest.mark.divergence("D-53")
 @pytest.mark.both_databases
 def test_a_key_that_was_sealed_here_is_published_and_the_active_one_signs(
     authserver: AuthServer, sealing_key: SealingKey
@@ -284,6 +290,7 @@ def insert_a_sealed_pepper(server: AuthServer, sealing_key: SealingKey) -> None:
     insert_key(server, pepper.pepper_id, pepper.sealed)
 
 
+@pytest.mark.threat("T-081")
 @pytest.mark.parametrize(
     "tamper",
     [
@@ -361,6 +368,7 @@ def test_a_moved_pepper_does_not_open(authserver: AuthServer, sealing_key: Seali
     assert ring.newest_pepper == known
 
 
+@pytest.mark.threat("T-080")
 def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer) -> None:
     ring = authserver.services.keys.ring()
     assert b'"d"' not in ring.jwks

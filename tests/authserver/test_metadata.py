@@ -1,5 +1,6 @@
 """The authorization server's metadata (RFC 8414)."""
 
+import pytest
 from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
 
@@ -38,6 +39,7 @@ def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None
         assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
 
 
+@pytest.mark.divergence("D-50")
 def test_every_published_method_of_authentication_works(authserver: AuthServer) -> None:
     for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
         if method == "private_key_jwt":

@@ -34,6 +34,7 @@ def client(authserver: AuthServer) -> KeyClient:
     return KeyClient(authserver, KEY)
 
 
+@pytest.mark.divergence("D-46")
 @pytest.mark.parametrize(
     ("key", "alg"),
     [(KEY, "ES256"), (RSA_KEY, "RS256"), (RSA_KEY, "PS256"), (EDDSA_KEY, "EdDSA")],
@@ -47,6 +48,7 @@ def test_every_published_algorithm_is_accepted(authserver: AuthServer, key: Sign
     assert claims["sub"] == client.client.client_id
 
 
+@pytest.mark.divergence("D-49")
 def test_the_client_is_read_from_sub_and_a_client_id_beside_it_must_match(client: KeyClient) -> None:
     client.accepted()
     assert client.post(client.assertion(), client_id=client.client.client_id).status_code == 200
@@ -73,6 +75,8 @@ def test_a_kid_names_the_one_key_that_is_tried(authserver: AuthServer) -> None:
     )
 
 
+@pytest.mark.divergence("D-46")
+@pytest.mark.threat("T-066")
 def test_a_key_registered_for_one_algorithm_verifies_no_other(authserver: AuthServer) -> None:
     """RFC 8725 3.1."""
     client = KeyClient(authserver, RSA_KEY)
@@ -82,6 +86,7 @@ def test_a_key_registered_for_one_algorithm_verifies_no_other(authserver: AuthSe
     )
 
 
+@pytest.mark.threat("T-065")
 def test_an_assertion_of_another_clients_key_is_refused(authserver: AuthServer, client: KeyClient) -> None:
     other = KeyClient(authserver, OTHER_KEY)
     other.accepted()
@@ -100,6 +105,8 @@ PARTIES = "assertion: iss and sub are not both the client"
 AUDIENCE = "assertion: aud is {}, not this issuer as one string"
 
 
+@pytest.mark.divergence("D-22", "D-47", "D-48")
+@pytest.mark.threat("T-065")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -134,10 +141,12 @@ def test_a_claim_that_is_wrong_is_refused(client: KeyClient, changes: dict[str, 
     client.refused(client.post(client.assertion(client.claims(**changes))), reason)
 
 
+@pytest.mark.divergence("D-22")
 def test_one_slash_after_the_issuer_is_tolerated(client: KeyClient) -> None:
     assert client.post(client.assertion(client.claims(aud=f"{ISSUER}/"))).status_code == 200
 
 
+@pytest.mark.divergence("D-23")
 def test_the_token_endpoint_is_an_audience_for_a_client_that_an_admin_let_have_it(authserver: AuthServer) -> None:
     client = KeyClient(authserver, KEY, token_endpoint_audience=True)
     client.accepted()
@@ -153,6 +162,7 @@ def test_an_assertion_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(cli
     client.refused(client.post(expired), "assertion: expired 30 s ago")
 
 
+@pytest.mark.divergence("D-24", "D-48")
 def test_an_assertion_may_be_valid_for_its_maximum_and_the_leeway_from_now(client: KeyClient) -> None:
     longest = int(client.clock()) + MAX_LIFETIME + LEEWAY
     assert client.post(client.assertion(client.claims(exp=longest))).status_code == 200
@@ -161,6 +171,8 @@ def test_an_assertion_may_be_valid_for_its_maximum_and_the_leeway_from_now(clien
     )
 
 
+@pytest.mark.divergence("D-56")
+@pytest.mark.threat("T-066")
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
@@ -185,6 +197,7 @@ def test_the_types_of_a_client_assertion_are_accepted(client: KeyClient, typ: st
     assert client.post(client.assertion(typ=typ)).status_code == 200
 
 
+@pytest.mark.threat("T-065")
 def test_an_access_token_is_no_assertion(authserver: AuthServer, client: KeyClient) -> None:
     token = client.post(client.assertion()).json["access_token"]
     client.refused(client.post(token), "assertion: typ is not that of a client assertion")
@@ -223,6 +236,7 @@ def test_a_client_uses_the_method_that_it_is_registered_for(authserver: AuthServ
     client.refused(client.post(client.assertion(claims)), "used private_key_jwt, registered for client_secret_basic")
 
 
+@pytest.mark.threat("T-063")
 @pytest.mark.both_databases
 def test_an_assertion_works_once(client: KeyClient) -> None:
     """RFC 7523 3, item 7; hydra GHSA-3p3g-vpw6-4w66."""
@@ -231,6 +245,8 @@ def test_an_assertion_works_once(client: KeyClient) -> None:
     client.refused(client.post(assertion), "assertion: jti was used before")
 
 
+@pytest.mark.divergence("D-51")
+@pytest.mark.threat("T-063")
 @pytest.mark.both_databases
 def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
     client.accepted()
@@ -240,6 +256,7 @@ def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
     assert sorted(statuses) == [200] + [401] * 7
 
 
+@pytest.mark.threat("T-064")
 @pytest.mark.both_databases
 def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) -> None:
     other = KeyClient(authserver, OTHER_KEY)
@@ -247,6 +264,8 @@ def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) 
     assert client.post(client.assertion(client.claims(jti="shared"))).status_code == 200
 
 
+@pytest.mark.divergence("D-51")
+@pytest.mark.threat("T-064")
 @pytest.mark.both_databases
 def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
     """keycloak#49215: a replay store that is written before the signature is verified."""
@@ -260,6 +279,7 @@ def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
     assert client.post(client.assertion(claims)).status_code == 200
 
 
+@pytest.mark.threat("T-063")
 @pytest.mark.both_databases
 def test_a_spent_jti_is_kept_until_its_assertion_is_refused_for_its_age(client: KeyClient) -> None:
     assertion = client.assertion()
@@ -283,6 +303,7 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
     assert not store.spend("test", "agent_1", "late", now + 300)
 
 
+@pytest.mark.threat("T-063")
 @pytest.mark.both_databases
 def test_an_assertion_works_once_though_a_node_whose_clock_is_ahead_cleans_up(
     authserver: AuthServer, client: KeyClient
@@ -332,6 +353,7 @@ def test_one_jwk_without_kid_and_alg_can_be_registered(authserver: AuthServer) -
     assert client.post(client.assertion(kid=KEY.kid)).status_code == 200
 
 
+@pytest.mark.threat("T-008")
 def test_claims_that_two_readers_may_read_differently_are_refused(client: KeyClient) -> None:
     client.accepted()
     claims = b'{"sub": "%s", "sub": "agent_other"}' % client.client.client_id.encode()
@@ -354,6 +376,7 @@ def count_verifications(action: Callable[[], Any]) -> int:
     return verifications
 
 
+@pytest.mark.threat("T-061", "T-104")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "PS256", "EdDSA"])
 def test_every_refused_assertion_costs_the_verifications_of_a_client_with_the_most_keys(
     authserver: AuthServer, alg: str

@@ -29,6 +29,7 @@ def cut_off(server: AuthServer) -> TestResponse:
     return server.http.open("/token", method="POST", environ_overrides=environ)
 
 
+@pytest.mark.threat("T-115")
 @pytest.mark.parametrize(
     ("ask", "status", "target", "reason"),
     [

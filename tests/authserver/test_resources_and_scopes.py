@@ -23,6 +23,7 @@ def assert_refused(response: TestResponse, error: str) -> str:
     return str(response.json["error_description"])
 
 
+@pytest.mark.divergence("D-38", "D-39")
 @pytest.mark.parametrize(
     ("granted", "requested", "scope"),
     [
@@ -54,6 +55,7 @@ def test_implication_reaches_through_other_scopes(authserver: AuthServer) -> Non
     assert ask(authserver, registered, scope="env:read").json["scope"] == "env:read"
 
 
+@pytest.mark.divergence("D-39")
 @pytest.mark.parametrize("requested", ["env:write", "no:such", "env:write org:read"])
 def test_nothing_allowed_of_what_is_requested_is_invalid_scope(authserver: AuthServer, requested: str) -> None:
     registered = authserver.create_client("env:read")
@@ -62,6 +64,7 @@ def test_nothing_allowed_of_what_is_requested_is_invalid_scope(authserver: AuthS
     assert "Ask its admin" in description
 
 
+@pytest.mark.divergence("D-38")
 @pytest.mark.parametrize(
     ("granted", "requested"),
     [("env:read", "env:read org:read"), ("env:read", "env:read env:write"), ("env:write", "env:read no:such")],
@@ -116,6 +119,7 @@ def test_the_only_resource_of_a_client_need_not_be_named(authserver: AuthServer)
     assert authserver.read_token(ask(authserver, registered))[1]["aud"] == RESOURCE
 
 
+@pytest.mark.divergence("D-37")
 def test_a_client_of_several_resources_must_name_one(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE)
     registered = authserver.create_client("env:read")
@@ -189,6 +193,7 @@ def test_an_empty_path_and_a_slash_are_one_resource(authserver: AuthServer, text
     assert authserver.read_token(ask(authserver, registered, text))[1]["aud"] == "https://root.example.com"
 
 
+@pytest.mark.divergence("D-37")
 @pytest.mark.parametrize(
     "text",
     [

@@ -60,6 +60,8 @@ def test_a_hint_of_any_kind_changes_nothing(authserver: AuthServer) -> None:
         assert not live(authserver, token)
 
 
+@pytest.mark.divergence("D-31")
+@pytest.mark.threat("T-072")
 def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserver: AuthServer) -> None:
     """RFC 7009 2.1; attack: ending somebody else's work with a token that leaked."""
     owner, owners_secret = authserver.create_client()
@@ -144,6 +146,7 @@ def test_a_revocation_without_a_token_says_what_to_send(authserver: AuthServer) 
     assert last_event(authserver)["actor"] == client.client_id
 
 
+@pytest.mark.threat("T-073")
 @pytest.mark.both_databases
 def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(authserver: AuthServer) -> None:
     """Replay across endpoints (hydra GHSA-3p3g-vpw6-4w66)."""

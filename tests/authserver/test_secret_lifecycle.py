@@ -61,6 +61,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
+@pytest.mark.threat("T-099")
 @pytest.mark.both_databases
 def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, clock: FakeClock) -> None:
     client, old = authserver.create_client()
@@ -74,6 +75,7 @@ def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, c
     assert accepted(authserver, client, new)
 
 
+@pytest.mark.threat("T-102")
 def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_says(
     authserver: AuthServer, clock: FakeClock
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_third_live_secret_is_refused_until_one_of_the_two_is_ended(authserver
     assert [accepted(authserver, client, secret) for secret in (first, second, third)] == [False, True, True]
 
 
+@pytest.mark.threat("T-099")
 def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthServer, clock: FakeClock) -> None:
     client, first = authserver.create_client()
     rotate(authserver, client, grace_period=60)
@@ -123,6 +126,7 @@ def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthS
     assert not accepted(authserver, client, first)
 
 
+@pytest.mark.threat("T-104")
 def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_told_which_it_is(
     authserver: AuthServer, clock: FakeClock
 ) -> None:
@@ -220,6 +224,7 @@ def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
     assert accepted(authserver, client, rotate(authserver, client, grace_period=DAY))
 
 
+@pytest.mark.threat("T-104")
 def test_nobody_can_tell_by_the_work_how_many_secrets_a_client_has(authserver: AuthServer, clock: FakeClock) -> None:
     """Whether a client is being rotated, and whether it exists."""
 
@@ -246,6 +251,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.threat("T-101")
 @pytest.mark.both_databases
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)

@@ -45,6 +45,7 @@ def test_a_client_whose_secret_nobody_could_read_is_not_made(shell: Shell, full_
     assert len(shell.json("audit", "--action", "client.create")) == 1
 
 
+@pytest.mark.threat("T-105")
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, full_disk: Process, output: str) -> None:
     client_id = shell.json(*CREATE)["client_id"]
@@ -55,6 +56,7 @@ def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, fu
     assert len(shell.json("audit", "--action", "client.secret.rotate")) == 1
 
 
+@pytest.mark.threat("T-105")
 def test_a_credential_of_a_resource_that_nobody_could_read_is_neither_made_nor_takes_a_place(
     shell: Shell, full_disk: Process
 ) -> None:
@@ -76,6 +78,7 @@ def test_output_that_is_lost_is_a_failure_with_one_message(
     assert result.stderr == "Error: A file cannot be used: No space left on device.\n"
 
 
+@pytest.mark.threat("T-105")
 @pytest.mark.only_on("postgresql")
 def test_a_key_that_cannot_be_written_leaves_no_file_and_no_client(shell: Shell) -> None:
     """On SQLite the limit would stop the database before."""

@@ -100,6 +100,7 @@ def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthS
     assert len(set(taken)) == len(taken) == 240
 
 
+@pytest.mark.divergence("D-34")
 def test_issuing_writes_once_for_a_block_of_tokens(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
@@ -153,6 +154,7 @@ def test_so_many_clients_hold_blocks_and_no_more(authserver: AuthServer) -> None
     assert [index.idx for index in taken] == [0, 1, MIN_BLOCK, 2 * MIN_BLOCK]
 
 
+@pytest.mark.divergence("D-34")
 def test_disabling_a_client_sets_all_its_bits_and_nobody_else_s(authserver: AuthServer) -> None:
     client, other = authserver.create_client()[0], authserver.create_client()[0]
     indices = indices_of(authserver)
@@ -164,6 +166,7 @@ def test_disabling_a_client_sets_all_its_bits_and_nobody_else_s(authserver: Auth
     assert not any(bit(authserver, index) for index in others)
 
 
+@pytest.mark.threat("T-071")
 def test_a_token_from_a_block_that_was_held_when_its_client_was_disabled_is_dead(authserver: AuthServer) -> None:
     """A process that has not heard of it yet issues tokens for up to a second, each with its bit set."""
     client, _ = authserver.create_client()
@@ -185,6 +188,7 @@ def test_enabling_revives_no_token_and_makes_held_blocks_void(authserver: AuthSe
     assert indices.take(client).idx == after.idx + 1, "a stale view of the client voids no newer block"
 
 
+@pytest.mark.threat("T-071")
 @pytest.mark.parametrize("end", ["disable", "delete"])
 def test_no_block_is_reserved_for_a_client_that_is_disabled_or_gone(authserver: AuthServer, end: str) -> None:
     """The race between authentication and issue: the reservation sees what the cached client does not."""
@@ -201,6 +205,7 @@ def test_no_block_is_reserved_for_a_client_that_is_disabled_or_gone(authserver: 
     assert bit(authserver, held)
 
 
+@pytest.mark.threat("T-071")
 def test_of_a_reservation_and_a_disabling_at_once_the_later_sees_the_earlier(authserver: AuthServer) -> None:
     """Either the block is there to be revoked, or the client is seen disabled: no live token is left."""
     for _ in range(8):
@@ -244,6 +249,7 @@ def test_a_jti_carries_its_list_and_index(authserver: AuthServer) -> None:
         assert parse_jti(jti) is None
 
 
+@pytest.mark.divergence("D-33")
 def test_a_token_refers_to_a_list_that_is_published_and_signed(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     reference = issue(authserver, client, secret)

@@ -74,6 +74,7 @@ def test_every_answer_has_a_request_id_of_its_own_whatever_the_caller_sends(auth
     assert answers[2].json["request_id"] == answers[2].headers["X-Request-Id"]
 
 
+@pytest.mark.divergence("D-53")
 @pytest.mark.both_databases
 def test_the_token_has_the_header_and_claims_of_rfc_9068(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client("org:read env:read")
@@ -108,6 +109,7 @@ def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) ->
     assert (claims["workspace_id"], claims["team"], claims["sub"]) == ("wks_1", "data platform", client.client_id)
 
 
+@pytest.mark.divergence("D-36")
 @pytest.mark.parametrize(
     ("server_ttl", "client_ttl", "expected"),
     [

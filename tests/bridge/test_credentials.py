@@ -66,6 +66,7 @@ async def test_a_secret_comes_from_the_file_that_registration_printed(file: Call
     assert parameters == ({} if headers else {"client_id": "agent_1", "client_secret": SECRET})
 
 
+@pytest.mark.threat("T-121")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
 @pytest.mark.parametrize("place", ["file", "environment"])
 async def test_a_private_key_signs_assertions_for_the_issuer_alone(
@@ -85,6 +86,7 @@ async def test_a_private_key_signs_assertions_for_the_issuer_alone(
     assert 0 < claims["exp"] - claims["iat"] <= 60
 
 
+@pytest.mark.threat("T-119")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o610, 0o666])
 async def test_a_file_that_others_can_reach_is_refused_with_its_remediation(
     file: Callable[[Any], Path], mode: int
@@ -96,6 +98,7 @@ async def test_a_file_that_others_can_reach_is_refused_with_its_remediation(
         read_credentials(settings(), path)
 
 
+@pytest.mark.threat("T-119")
 async def test_a_link_in_place_of_the_file_is_refused(file: Callable[[Any], Path], tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(file(REGISTERED))
@@ -164,6 +167,7 @@ async def test_a_key_without_a_client_and_two_clients_at_once_are_refused(file: 
         read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
 
 
+@pytest.mark.threat("T-120")
 async def test_credentials_do_not_show_what_is_secret(file: Callable[[Any], Path]) -> None:
     key = SigningKey.generate("ES256").private_pem()
     with_key = repr(read_credentials(settings(client_id="agent_1"), file(key)))
@@ -201,6 +205,7 @@ async def test_a_misspelt_variable_stops_the_start() -> None:
     assert "BRIDGE_SECRET: there is no such setting" in result.stderr
 
 
+@pytest.mark.threat("T-118")
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -221,6 +226,7 @@ async def test_a_url_that_would_carry_secrets_in_the_clear_is_wrong_usage(
     assert problem in " ".join(result.stderr.split())
 
 
+@pytest.mark.threat("T-119")
 async def test_a_secret_cannot_be_given_where_everybody_can_see_it() -> None:
     """Arguments are in the list of processes."""
     assert run("http://127.0.0.1:1/mcp", "--client-secret", SECRET).exit_code == 2

@@ -104,6 +104,7 @@ async def test_a_slow_call_does_not_hold_up_another(foreign: ForeignServer) -> N
         group.cancel_scope.cancel()
 
 
+@pytest.mark.threat("T-122")
 @pytest.mark.parametrize(
     ("tool", "arguments"), [("read", {}), ("write", {"idempotency_key": "k1"})], ids=["reads", "has a key"]
 )
@@ -121,6 +122,7 @@ async def test_a_call_that_may_be_repeated_survives_a_broken_connection(
     assert foreign.calls[tool] == 4
 
 
+@pytest.mark.threat("T-122")
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [("write", {"note": "x"}), ("write", {"idempotency_key": ""}), ("erase", {"idempotency_key": "k1"})],
@@ -180,6 +182,7 @@ async def test_what_is_no_mcp_server_is_told_in_words(foreign: ForeignServer) ->
     assert not isinstance(caught.value, httpx2.HTTPError)
 
 
+@pytest.mark.threat("T-122")
 def test_only_what_takes_effect_once_may_be_repeated() -> None:
     schema = {"type": "object", "properties": {"idempotency_key": {"type": "string"}}}
 

@@ -42,6 +42,7 @@ async def test_a_token_is_asked_for_one_resource_and_for_all_that_was_granted() 
     assert [seen.authorization for seen in world.requests_to(RESOURCE)] == ["Bearer token-1"]
 
 
+@pytest.mark.threat("T-116")
 async def test_a_named_issuer_is_not_looked_up_at_the_resource() -> None:
     world = World(prm={"resource": RESOURCE, "authorization_servers": ["https://evil.example"]})
     assert (await call(world)).status_code == 200
@@ -49,6 +50,7 @@ async def test_a_named_issuer_is_not_looked_up_at_the_resource() -> None:
     assert world.credentials_went_to() == {TOKEN_ENDPOINT}
 
 
+@pytest.mark.threat("T-116")
 @pytest.mark.parametrize(
     "named",
     [
@@ -86,6 +88,7 @@ async def test_on_one_machine_a_resource_may_name_the_issuer() -> None:
     assert (await tokens.current()).issuer == "http://localhost:9000"
 
 
+@pytest.mark.threat("T-117")
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -105,6 +108,7 @@ async def test_metadata_of_another_issuer_or_without_https_gets_no_credential(me
     assert world.credentials_went_to() == set()
 
 
+@pytest.mark.threat("T-117")
 async def test_a_redirect_is_not_followed_with_credentials() -> None:
     world = World()
     world.refuse(TOKEN_ENDPOINT, httpx2.Response(307, headers={"Location": "https://evil.example/token"}))
@@ -164,6 +168,7 @@ async def test_a_refused_token_is_replaced_once() -> None:
     assert world.issued == 3
 
 
+@pytest.mark.threat("T-129")
 async def test_an_old_token_does_as_long_as_it_lives_while_the_issuer_is_away() -> None:
     world = World(lifetime=300)
     async with world.client() as http:
@@ -208,6 +213,7 @@ async def test_a_refusal_names_the_scope_the_command_and_the_request() -> None:
     assert len(world.requests_to(RESOURCE)) == 1
 
 
+@pytest.mark.threat("T-123")
 async def test_a_resource_does_not_choose_what_an_admin_pastes() -> None:
     """CWE-78: the scope in a challenge is the server's own text."""
     quoted = str(await failure_of(World(needed="$(id)")))
@@ -302,6 +308,7 @@ async def test_credentials_are_read_anew_for_each_token() -> None:
     assert (await tokens.replace(first)).value == "token-2"
 
 
+@pytest.mark.threat("T-118")
 async def test_a_token_never_leaves_the_machine_by_a_proxy_in_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://proxy.example.com:3128")
@@ -315,6 +322,7 @@ async def test_a_token_never_leaves_the_machine_by_a_proxy_in_plain_http(monkeyp
         assert "Proxy" in type(over_tls._pool).__name__
 
 
+@pytest.mark.threat("T-120")
 async def test_neither_a_token_nor_a_secret_is_shown_by_what_may_be_logged() -> None:
     world = World()
     token = await world.tokens().current()

@@ -139,6 +139,7 @@ async def test_a_registered_server_is_told_the_metadata_that_it_should_publish(a
     assert "Give at least one of name, scopes" in await acme.failure("update_mcp_server", **server)
 
 
+@pytest.mark.threat("T-027")
 async def test_a_server_offers_only_scopes_of_its_environment(acme: Caller) -> None:
     await acme("create_environment_scope", environment_id=acme.there, name="invoices:read")
     server = {"name": "Invoices", "url": "https://invoices.example.com/mcp"}
@@ -150,6 +151,7 @@ async def test_a_server_offers_only_scopes_of_its_environment(acme: Caller) -> N
     assert (await acme("list_mcp_servers", environment_id=acme.there))["mcp_servers"][0]["scopes"] == ["invoices:read"]
 
 
+@pytest.mark.threat("T-039")
 async def test_two_spellings_of_one_url_are_one_server(acme: Caller) -> None:
     await acme("register_mcp_server", environment_id=acme.here, name="A", url="https://mcp.example.com")
     again = {"name": "B", "url": "https://MCP.example.com:443/"}
@@ -157,6 +159,7 @@ async def test_two_spellings_of_one_url_are_one_server(acme: Caller) -> None:
     assert await acme("register_mcp_server", environment_id=acme.there, **again)
 
 
+@pytest.mark.threat("T-027")
 async def test_an_object_of_another_environment_is_not_changed_through_this_one(acme: Caller) -> None:
     server = await acme("register_mcp_server", environment_id=acme.there, name="A", url="https://mcp.example.com")
     provider = {"display_name": "A", "issuer": "https://idp.example.com", "client_id": "a"}
@@ -173,6 +176,7 @@ async def test_an_object_of_another_environment_is_not_changed_through_this_one(
 # Connections
 
 
+@pytest.mark.threat("T-038")
 async def test_a_connection_is_of_no_use_before_it_is_enabled(acme: Caller, clock: FakeClock) -> None:
     provider = {"display_name": "A", "issuer": "https://idp.example.com/", "client_id": "gatehouse"}
     created = await acme("create_environment_oidc_connection", environment_id=acme.here, **provider)
@@ -194,6 +198,8 @@ async def test_a_connection_is_of_no_use_before_it_is_enabled(acme: Caller, cloc
     assert await acme("enable_environment_connection", **enabling) == enabled
 
 
+@pytest.mark.divergence("D-29")
+@pytest.mark.threat("T-038")
 async def test_a_secret_of_a_connection_cannot_be_given(acme: Caller) -> None:
     provider = {"display_name": "A", "issuer": "https://idp.example.com", "client_id": "a"}
     create = "create_environment_oidc_connection"
@@ -280,6 +286,7 @@ async def test_a_user_has_an_email_of_an_allowed_domain(acme: Caller) -> None:
     assert await acme(create, organization_id=organization, email="Bob@Example.com")
 
 
+@pytest.mark.threat("T-027")
 async def test_a_user_has_a_role_of_the_environment(acme: Caller) -> None:
     organization = await acme.organization()
     await acme("create_environment_role", environment_id=acme.there, name="owner")
@@ -356,6 +363,7 @@ LIMITED = {
 }
 
 
+@pytest.mark.threat("T-041")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("tool", LIMITED)
 async def test_what_has_a_limit_ends_there_and_is_listed_whole_in_pages(acme: Caller, tool: str) -> None:

@@ -60,6 +60,7 @@ def test_words_are_found_in_other_forms(index: Index) -> None:
     assert len(index.search("guide scope sessions", 2)) == 2
 
 
+@pytest.mark.threat("T-040")
 @pytest.mark.parametrize(
     "query",
     [
@@ -74,6 +75,7 @@ def test_no_query_is_read_as_syntax(index: Index, query: str) -> None:
     assert headings(index, f"{query} guide")[0] == "Guide"
 
 
+@pytest.mark.threat("T-040")
 def test_a_column_cannot_be_named(index: Index) -> None:
     assert headings(index, "file:guide") == headings(index, "heading:guide") == []
 

@@ -107,6 +107,7 @@ def insufficient_scope(tool: Tool) -> str:
     )
 
 
+@pytest.mark.threat("T-025")
 def test_every_tool_of_the_catalogue_has_an_example() -> None:
     assert EXAMPLES.keys() == CATALOGUE.tools.keys()
     assert {name for name, example in EXAMPLES.items() if example.seen_by} == {tool.name for tool in WRITES}
@@ -115,6 +116,7 @@ def test_every_tool_of_the_catalogue_has_an_example() -> None:
 # What a tool does
 
 
+@pytest.mark.threat("T-026")
 @pytest.mark.both_databases
 @for_every(READS)
 async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(office: Office, tool: Tool) -> None:
@@ -162,6 +164,7 @@ async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_afte
 # Who may not call it
 
 
+@pytest.mark.threat("T-025")
 @for_every(TOOLS)
 async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
     office: Office, tool: Tool, monkeypatch: pytest.MonkeyPatch
@@ -200,6 +203,7 @@ async def test_who_may_read_may_not_write(office: Office, tool: Tool) -> None:
     assert await office.result(tool, scope)
 
 
+@pytest.mark.threat("T-025")
 @for_every(WITH_IDENTIFIERS)
 async def test_a_foreign_object_answers_as_one_that_does_not_exist(office: Office, tool: Tool) -> None:
     before = everything_in(office.server)
@@ -230,6 +234,7 @@ async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Too
 # What it is told wrongly
 
 
+@pytest.mark.threat("T-049")
 @for_every(TOOLS)
 async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, tool: Tool) -> None:
     before, example = everything_in(office.server), EXAMPLES[tool.name]
@@ -247,6 +252,7 @@ async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, 
 # What a write leaves behind
 
 
+@pytest.mark.threat("T-025")
 @pytest.mark.both_databases
 async def test_no_write_happens_without_its_event(office: Office) -> None:
     before = everything_in(office.server)
@@ -280,6 +286,7 @@ async def test_a_write_does_no_more_than_its_annotations_say(office: Office, too
         assert everything_in(office.server) == after
 
 
+@pytest.mark.threat("T-033")
 @for_every([tool for tool in WRITES if not tool.streaming])
 async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office: Office, tool: Tool) -> None:
     key = {"idempotency_key": "a-key-of-1"}

@@ -23,6 +23,8 @@ def accepted(kind: Any, text: str) -> str | None:
     return value
 
 
+@pytest.mark.divergence("D-28")
+@pytest.mark.threat("T-037")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -42,6 +44,8 @@ def test_a_redirect_uri_is_kept_to_the_letter(uri: str) -> None:
     assert accepted(RedirectUri, uri) == uri
 
 
+@pytest.mark.divergence("D-27")
+@pytest.mark.threat("T-037")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -94,6 +98,7 @@ def test_sign_in_is_initiated_over_https_only() -> None:
         assert accepted(InitiateLoginUri, uri) is None
 
 
+@pytest.mark.threat("T-038")
 def test_an_issuer_is_https_and_kept_to_the_letter() -> None:
     for issuer in ("https://idp.example.com", "https://idp.example.com/", "https://idp.example.com/t/v2.0"):
         assert accepted(IssuerUrl, issuer) == issuer
@@ -116,6 +121,7 @@ def test_an_mcp_server_is_registered_in_the_canonical_form_of_its_url() -> None:
         assert accepted(McpServerUrl, text) is None
 
 
+@pytest.mark.threat("T-037")
 @pytest.mark.anyio
 async def test_a_uri_is_added_once_and_removed_to_the_letter(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
@@ -139,6 +145,7 @@ async def test_a_uri_is_added_once_and_removed_to_the_letter(resourceserver: Res
     assert "There is no such initiate login URI" in nothing_set
 
 
+@pytest.mark.threat("T-037")
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["redirect_uri", "post_logout_redirect_uri"])
 async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, kind: str) -> None:
@@ -160,6 +167,7 @@ async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, 
     assert listed[f"{kind}s"] == [added[0]]
 
 
+@pytest.mark.threat("T-041")
 @pytest.mark.both_databases
 @pytest.mark.anyio
 async def test_an_environment_has_at_most_a_hundred_redirect_uris(resourceserver: ResourceServer) -> None:

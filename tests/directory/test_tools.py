@@ -111,6 +111,7 @@ async def test_the_list_holds_what_the_caller_may_call_in_a_fixed_order(
     assert [tool["name"] for tool in result["tools"]] == expected
 
 
+@pytest.mark.divergence("D-11")
 async def test_the_list_is_for_one_caller_and_not_to_be_kept(resourceserver: ResourceServer) -> None:
     """MCP 2026-07-28, "Caching": a filtered list that another principal is shown would be a wrong one."""
     body, headers = modern_request("tools/list")
@@ -181,6 +182,7 @@ async def test_a_page_token_that_no_list_returned_is_refused(acme: Caller, page_
 # What is refused
 
 
+@pytest.mark.threat("T-049")
 @pytest.mark.parametrize(
     ("tool", "arguments", "named"),
     [
@@ -222,6 +224,7 @@ async def test_wrong_arguments_are_explained_and_never_repeated(
     assert "zz" not in str(event)
 
 
+@pytest.mark.threat("T-050")
 @pytest.mark.parametrize(
     "name",
     [
@@ -270,6 +273,7 @@ async def test_an_external_id_that_is_taken_is_a_conflict_in_its_environment_onl
     assert await acme("create_organization", environment_id=here, name="A")
 
 
+@pytest.mark.threat("T-026")
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
@@ -294,6 +298,7 @@ async def test_an_object_of_another_workspace_answers_as_one_that_does_not_exist
     assert (await acme("list_environments"))["environments"] == []
 
 
+@pytest.mark.divergence("D-16")
 @pytest.mark.parametrize("workspace_id", [None, "wks_" + "0" * 26, "acme", "' OR '1'='1"])
 async def test_without_a_workspace_the_result_is_an_error_and_no_challenge(
     acme: Caller, workspace_id: str | None
@@ -320,6 +325,7 @@ async def test_a_write_and_its_event_are_on_disk_when_the_answer_is_there(acme: 
     assert event["request_id"].startswith("req_")
 
 
+@pytest.mark.threat("T-032")
 @pytest.mark.both_databases
 async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Caller) -> None:
     await acme("create_environment", name="before")
@@ -329,6 +335,7 @@ async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Call
     assert rows(acme.server, "environment") == 1
 
 
+@pytest.mark.threat("T-032")
 @pytest.mark.both_databases
 async def test_a_write_that_fails_leaves_an_event_of_its_failure_only(acme: Caller) -> None:
     await acme("create_environment", name="staging")

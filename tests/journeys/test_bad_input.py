@@ -90,6 +90,7 @@ MCP_REQUESTS: dict[str, tuple[int, Build]] = {
 }
 
 
+@pytest.mark.threat("T-132")
 @pytest.mark.parametrize("case", TOKEN_REQUESTS)
 def test_the_token_endpoint_says_what_to_change(stack: LocalStack, case: str) -> None:
     expected, build = TOKEN_REQUESTS[case]
@@ -102,6 +103,7 @@ def test_the_token_endpoint_says_what_to_change(stack: LocalStack, case: str) ->
     assert headers["cache-control"] == "no-store"
 
 
+@pytest.mark.threat("T-132")
 @pytest.mark.parametrize("case", MCP_REQUESTS)
 def test_the_mcp_endpoint_says_what_to_change(stack: LocalStack, case: str) -> None:
     expected, build = MCP_REQUESTS[case]

@@ -91,6 +91,7 @@ async def test_a_token_that_expires_in_mid_session_is_renewed_unnoticed(stack: L
     assert [event for event in refused if event["outcome"] != "allowed"] == []
 
 
+@pytest.mark.threat("T-129")
 async def test_a_session_outlives_restarts_of_both_servers_and_may_begin_before_them(lone_stack: LocalStack) -> None:
     stack = lone_stack
     workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
@@ -111,6 +112,7 @@ async def test_a_session_outlives_restarts_of_both_servers_and_may_begin_before_
             assert created in (await assistant.call("list_environments"))["environments"]
 
 
+@pytest.mark.threat("T-120")
 async def test_a_disabled_client_is_told_so_in_words_without_its_secret(stack: LocalStack, workspace_id: str) -> None:
     credentials = stack.create_client("desktop", "env:read", "--claim", f"workspace_id={workspace_id}", "--ttl", "1")
     env = {**bridge.by_secret(credentials), "BRIDGE_LOG_LEVEL": "DEBUG"}
@@ -161,6 +163,7 @@ async def test_a_long_call_tells_its_progress_through_the_bridge(stack: LocalSta
     assert told == [(0, 60), (25, 60), (50, 60), (60, 60)]
 
 
+@pytest.mark.threat("T-124")
 async def test_the_process_ends_with_its_standard_input_and_says_nothing(stack: LocalStack) -> None:
     credentials = stack.create_client("desktop", "env:read")
     environment = {**stack.environment, **bridge.by_secret(credentials)}

@@ -23,6 +23,7 @@ both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
 _names = (f"env-{number}" for number in itertools.count())
 
 
+@pytest.mark.divergence("D-01", "D-02")
 @both_versions
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_an_agent_discovers_obtains_a_token_and_calls(
@@ -98,6 +99,7 @@ async def test_each_key_of_an_agent_works_though_the_sdk_names_none(
             assert (await agent.call("whoami"))["client_id"] == credentials["client_id"]
 
 
+@pytest.mark.divergence("D-04")
 @both_versions
 async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
     stack: LocalStack, workspace_id: str, mode: Mode
@@ -119,6 +121,7 @@ async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
     assert agent.tokens.history[-1].scope == "env:read env:write"
 
 
+@pytest.mark.divergence("D-03")
 @both_versions
 async def test_a_token_that_expires_before_a_forbidden_call_leaves_a_clean_refusal_and_a_living_session(
     stack: LocalStack, workspace_id: str, mode: Mode

@@ -40,6 +40,7 @@ async def status_once_known(http: httpx2.AsyncClient, stack: LocalStack, token: 
             await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.threat("T-094")
 async def test_a_token_and_a_secret_from_before_a_move_to_postgresql_are_good_after_it(
     stacks: tuple[LocalStack, LocalStack],
 ) -> None:

@@ -40,6 +40,7 @@ def readiness(stack: LocalStack) -> tuple[int, dict[str, str]]:
         return error.code, json.load(error)
 
 
+@pytest.mark.threat("T-127")
 async def test_a_resource_server_that_is_started_first_becomes_ready_by_itself(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start("resourceserver")
@@ -65,6 +66,7 @@ async def test_a_resource_server_that_is_started_first_becomes_ready_by_itself(l
     assert status == 401
 
 
+@pytest.mark.threat("T-125")
 async def test_calls_with_a_live_token_go_on_after_the_authorization_server_is_killed(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start_all()

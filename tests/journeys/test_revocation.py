@@ -8,6 +8,7 @@ from support.revocation_window import BETWEEN_CALLS, What, measure, obtain, ping
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.threat("T-014")
 @pytest.mark.parametrize("what", ["token", "client", "key"])
 async def test_what_was_revoked_is_refused_by_every_worker_while_calls_go_on(stack: LocalStack, what: What) -> None:
     """The windows are printed, not judged: `make measure` has more of them."""

@@ -90,6 +90,7 @@ def test_a_catalogue_is_loaded_from_the_working_directory_by_option_or_setting(r
     assert "open_door" not in won.stdout
 
 
+@pytest.mark.threat("T-058")
 def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module(run: Run, write: Write) -> None:
     write("raise RuntimeError('imported')", "gatehouse")
     write("raise RuntimeError('imported')", "click")
@@ -97,6 +98,7 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.threat("T-051")
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -319,6 +321,7 @@ async def plain(claims: AccessClaims) -> Answer:
 SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, enclosed, paired]
 
 
+@pytest.mark.threat("T-053")
 @pytest.mark.parametrize("function", SPELLINGS, ids=lambda function: function.__name__)
 def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(function: Any) -> None:
     """CWE-290, CWE-915: the caller would write his own identity into the call."""
@@ -440,6 +443,7 @@ async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceSer
     assert "side: Input should be 'in' or 'out'" in await server.failure("open_door", token, name="front", side="up")
 
 
+@pytest.mark.threat("T-053")
 @pytest.mark.anyio
 async def test_a_caller_cannot_send_who_he_is(server: ResourceServer, doors: Doors) -> None:
     failure = await server.failure("open_door", server.issuer.token("door:open"), name="a", claims={"client_id": "x"})
@@ -465,6 +469,7 @@ async def test_only_a_tool_that_asks_for_the_directory_needs_a_workspace(server:
     assert server.audit()[-1]["detail"]["environment_id"] == built["environment_id"]
 
 
+@pytest.mark.threat("T-060")
 @pytest.mark.anyio
 async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_done(server: ResourceServer) -> None:
     """What is in the directory is undone with its event; what is elsewhere cannot be."""
@@ -476,6 +481,7 @@ async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_
     assert "has changed nothing" in await server.failure("build", token, name="ci")
 
 
+@pytest.mark.threat("T-059")
 @pytest.mark.both_databases
 @pytest.mark.anyio
 async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(

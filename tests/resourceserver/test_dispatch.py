@@ -111,6 +111,7 @@ async def test_a_client_in_memory_can_list_and_call_nothing(locked: Locked, mode
     assert locked.runs == []
 
 
+@pytest.mark.threat("T-020")
 async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, version: str) -> None:
     async with without_gate(locked.server) as http:
         for params in ({"name": "greet"}, {"name": "open_door"}, {"name": "no_such_tool"}):
@@ -122,6 +123,7 @@ async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, vers
     assert locked.runs == []
 
 
+@pytest.mark.threat("T-024")
 @pytest.mark.parametrize(
     ("method", "params"),
     [
@@ -194,6 +196,7 @@ async def test_a_verified_request_with_the_scope_runs_the_tool(locked: Locked, v
     )
 
 
+@pytest.mark.threat("T-020")
 async def test_dispatch_decides_scopes_by_itself(locked: Locked, version: str) -> None:
     async with without_gate(locked.server, proven("door:see")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
@@ -240,6 +243,7 @@ async def test_dispatch_has_no_handler_for_other_methods(
     assert answer["error"]["code"] == -32601
 
 
+@pytest.mark.threat("T-049")
 async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locked, version: str) -> None:
     async with without_gate(locked.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="break_door")

@@ -55,6 +55,7 @@ async def test_a_call_with_a_sufficient_token_runs(resourceserver: ResourceServe
 # 401
 
 
+@pytest.mark.divergence("D-58")
 async def test_a_request_without_a_token_is_challenged_without_an_error_code(resourceserver: ResourceServer) -> None:
     """RFC 6750 3.1: no error code when no authentication information was sent."""
     assert (await resourceserver.post(PING, resourceserver.issuer.token())).status_code == 200
@@ -109,6 +110,7 @@ async def test_two_authorization_headers_are_refused_even_if_both_are_valid(reso
         assert response.status_code == status
 
 
+@pytest.mark.divergence("D-03")
 @pytest.mark.parametrize(
     ("baseline", "tool", "named"),
     [
@@ -131,6 +133,7 @@ async def test_a_401_names_the_baseline_and_the_scopes_of_the_operation(
     assert challenge_of(without)["scope"] == challenge_of(expired)["scope"] == named
 
 
+@pytest.mark.divergence("D-63")
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "HEAD", "OPTIONS"])
 async def test_another_http_method_is_401_before_and_405_after_authorization(
     resourceserver: ResourceServer, method: str
@@ -147,6 +150,7 @@ async def test_another_http_method_is_401_before_and_405_after_authorization(
 # 403
 
 
+@pytest.mark.divergence("D-58")
 async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -186,6 +190,7 @@ async def test_a_scope_that_may_write_may_read(resourceserver: ResourceServer) -
     assert await resourceserver.result("list_environments", token)
 
 
+@pytest.mark.threat("T-020")
 async def test_a_scope_that_may_read_may_not_write(resourceserver: ResourceServer) -> None:
     workspace = resourceserver.create_workspace()
     refused = await resourceserver.call(
@@ -200,6 +205,7 @@ async def test_a_scope_that_may_read_may_not_write(resourceserver: ResourceServe
 # 503
 
 
+@pytest.mark.divergence("D-60")
 async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -261,6 +267,7 @@ async def test_a_caller_that_takes_no_json_is_told_what_to_accept(resourceserver
 # What a message may be
 
 
+@pytest.mark.divergence("D-12", "D-60")
 @pytest.mark.parametrize("name", ["no_such_tool", "Whoami", "tools/call", "__init__"])
 async def test_an_unknown_tool_is_invalid_params(resourceserver: ResourceServer, name: str) -> None:
     token = resourceserver.issuer.token()
@@ -270,6 +277,8 @@ async def test_an_unknown_tool_is_invalid_params(resourceserver: ResourceServer,
     assert error_of(response)["code"] == -32602
 
 
+@pytest.mark.divergence("D-17")
+@pytest.mark.threat("T-022")
 @pytest.mark.parametrize(
     "method",
     [
@@ -295,6 +304,7 @@ async def test_a_notification_is_acknowledged_and_an_unknown_one_refused(resourc
     assert error_of(unknown, None)["code"] == -32601
 
 
+@pytest.mark.threat("T-022")
 @pytest.mark.parametrize(
     ("message", "rpc_id"),
     [
@@ -395,6 +405,7 @@ async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resou
     assert "grant add" not in refused.text
 
 
+@pytest.mark.threat("T-014")
 async def test_a_revoked_token_is_challenged_as_an_invalid_one(resourceserver: ResourceServer) -> None:
     issuer = resourceserver.issuer
     claims = issuer.claims()
@@ -409,6 +420,7 @@ async def test_a_revoked_token_is_challenged_as_an_invalid_one(resourceserver: R
     assert (event["reason"], event["actor"]) == ("revoked", "agent_1")
 
 
+@pytest.mark.threat("T-126")
 async def test_a_token_whose_status_nobody_can_tell_is_503_and_never_401(
     resourceserver: ResourceServer, clock: FakeClock
 ) -> None:

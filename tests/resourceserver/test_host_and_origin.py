@@ -28,6 +28,8 @@ async def test_the_resource_s_own_host_is_served(resourceserver: ResourceServer,
     assert (await get(resourceserver, METADATA, ("Host", host))).status_code == 200
 
 
+@pytest.mark.divergence("D-62")
+@pytest.mark.threat("T-029")
 @pytest.mark.parametrize(
     "host",
     [
@@ -59,6 +61,8 @@ async def test_the_resource_s_own_origin_is_served(resourceserver: ResourceServe
     assert (await get(resourceserver, METADATA, ("Origin", OURS))).status_code == 200
 
 
+@pytest.mark.divergence("D-62")
+@pytest.mark.threat("T-029")
 @pytest.mark.parametrize(
     "origin",
     [

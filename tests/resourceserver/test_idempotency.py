@@ -93,6 +93,7 @@ async def serving(
 # A repeated call
 
 
+@pytest.mark.threat("T-033")
 async def test_a_call_that_is_repeated_with_its_key_runs_once_and_has_the_same_answer(
     resourceserver: ResourceServer, token: str, version: str
 ) -> None:
@@ -126,6 +127,7 @@ async def test_a_repeated_call_may_spell_out_the_defaults(resourceserver: Resour
     assert again == first
 
 
+@pytest.mark.threat("T-035")
 async def test_other_arguments_with_the_same_key_are_a_conflict(
     resourceserver: ResourceServer, token: str, version: str
 ) -> None:
@@ -141,6 +143,7 @@ async def test_other_arguments_with_the_same_key_are_a_conflict(
     assert again["structuredContent"] == first["structuredContent"]
 
 
+@pytest.mark.threat("T-035")
 async def test_arguments_that_are_never_written_out_are_told_apart_too(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -161,6 +164,7 @@ async def test_arguments_that_are_never_written_out_are_told_apart_too(
     assert runs == [("hunter2", "a")]
 
 
+@pytest.mark.threat("T-034")
 async def test_a_key_belongs_to_one_workspace_client_and_tool(resourceserver: ResourceServer, token: str) -> None:
     async def invite(token: str) -> str:
         member = await resourceserver.result(
@@ -176,6 +180,7 @@ async def test_a_key_belongs_to_one_workspace_client_and_tool(resourceserver: Re
     assert outcomes(resourceserver)[-1][2]
 
 
+@pytest.mark.threat("T-034")
 async def test_another_client_of_the_workspace_does_not_get_the_answer(
     resourceserver: ResourceServer, token: str, workspace_id: str
 ) -> None:
@@ -245,6 +250,7 @@ async def test_a_key_is_kept_for_24_hours_and_void_after(
     assert rows(resourceserver, IdempotencyKeyRow) == 1
 
 
+@pytest.mark.threat("T-036")
 async def test_old_keys_are_removed_at_most_once_in_a_minute(resourceserver: ResourceServer, clock: FakeClock) -> None:
     database, seconds = AsyncDatabase(resourceserver.settings.database), [0.0]
     keys = IdempotencyKeys(database, clock, monotonic=lambda: seconds[0])
@@ -295,6 +301,7 @@ async def test_a_call_that_fails_leaves_its_key_free(resourceserver: ResourceSer
     assert [replayed for _, _, replayed in outcomes(resourceserver)] == [False] * 4
 
 
+@pytest.mark.threat("T-033")
 async def test_a_call_whose_event_cannot_be_recorded_leaves_its_key_free(
     resourceserver: ResourceServer, token: str
 ) -> None:
@@ -319,6 +326,7 @@ async def test_a_repetition_whose_event_cannot_be_recorded_is_not_answered(
     assert "Try again" in await resourceserver.failure("create_environment", token, **arguments)
 
 
+@pytest.mark.threat("T-036")
 async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_changed(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -340,6 +348,7 @@ async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_
 # Who may repeat
 
 
+@pytest.mark.threat("T-034")
 async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
     resourceserver: ResourceServer, token: str, workspace_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +367,7 @@ async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
 # Two calls at once
 
 
+@pytest.mark.threat("T-033")
 async def test_of_many_calls_at_once_with_one_key_on_two_servers_exactly_one_runs(
     resourceserver: ResourceServer, token: str
 ) -> None:
@@ -411,6 +421,7 @@ async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
     assert results["second"]["structuredContent"] == last
 
 
+@pytest.mark.threat("T-036")
 async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +467,7 @@ async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
 # Declarations
 
 
+@pytest.mark.divergence("D-15")
 def test_every_tool_that_writes_in_one_transaction_takes_a_key_and_no_other_does() -> None:
     taking = {tool.name for tool in CATALOGUE.tools.values() if "idempotency_key" in tool.input_schema["properties"]}
     assert taking == {tool.name for tool in CATALOGUE.tools.values() if not (tool.read_only or tool.streaming)}

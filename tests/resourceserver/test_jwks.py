@@ -72,6 +72,7 @@ async def test_the_first_question_fetches_and_the_next_ones_do_not(keys: KeySour
     assert len(answers.etags) == 1
 
 
+@pytest.mark.threat("T-018")
 async def test_all_who_wait_for_an_unknown_kid_share_one_fetch(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:
@@ -115,6 +116,7 @@ async def test_all_who_wait_for_a_fetch_longer_than_the_cooldown_share_it_too(
     assert len(answers.etags) == 2
 
 
+@pytest.mark.threat("T-018")
 async def test_a_flood_of_invented_kids_costs_one_fetch_in_a_cooldown(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:
@@ -148,6 +150,7 @@ BAD_ANSWERS = {
 }
 
 
+@pytest.mark.threat("T-019")
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
 async def test_a_bad_answer_never_replaces_a_good_set(
     keys: KeySource, answers: Answers, answer: Fetched | FetchFailed
@@ -288,6 +291,7 @@ async def test_the_entity_tag_is_sent_back_and_304_means_unchanged(server: JwksS
     assert server.requests[0][1]["if-none-match"] == 'W/"v1"'
 
 
+@pytest.mark.threat("T-019")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(server: JwksServer, status: int) -> None:
     """A redirect would let whoever writes it choose the keys that are trusted (CVE-2026-48522 class)."""

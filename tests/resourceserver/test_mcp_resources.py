@@ -75,6 +75,7 @@ def not_to_be_kept(result: dict[str, Any], version: str) -> bool:
 # The catalogue
 
 
+@pytest.mark.divergence("D-14")
 async def test_any_caller_reads_every_tool_with_its_scopes(resourceserver: ResourceServer, version: str) -> None:
     result = await result_of(resourceserver, version, "resources/read", "no:scope", uri=CATALOGUE_URI)
     (content,) = result["contents"]
@@ -140,6 +141,7 @@ async def test_a_resource_is_read_with_its_scope_or_one_that_implies_it(planning
         assert json.loads(read["contents"][0]["text"]) == {"resource": RESOURCE, "plans": ["secret plan"]}
 
 
+@pytest.mark.threat("T-024")
 async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispatch(
     planning: ResourceServer, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,8 @@ async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(
 # What is no resource
 
 
+@pytest.mark.divergence("D-13")
+@pytest.mark.threat("T-024")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -223,6 +227,7 @@ async def test_a_header_that_names_another_resource_is_refused(resourceserver: R
 # Declarations
 
 
+@pytest.mark.threat("T-024")
 @pytest.mark.parametrize("scopes", [(), [], "", None])
 def test_a_resource_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
     with pytest.raises(InvalidCatalogue, match="gatehouse://plans has no scopes"):

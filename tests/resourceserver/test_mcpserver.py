@@ -149,6 +149,7 @@ def outcomes(server: ResourceServer) -> list[tuple[str, str, str | None]]:
 # What the policy decides
 
 
+@pytest.mark.threat("T-052")
 @pytest.mark.anyio
 async def test_a_guarded_tool_needs_its_scopes(guarded: Guarded) -> None:
     server, runs = guarded
@@ -163,6 +164,7 @@ async def test_a_guarded_tool_needs_its_scopes(guarded: Guarded) -> None:
     assert runs == ["write_note", "read_note"]
 
 
+@pytest.mark.threat("T-051")
 @pytest.mark.anyio
 async def test_a_tool_that_is_not_in_the_table_does_not_exist(guarded: Guarded) -> None:
     server, runs = guarded
@@ -174,6 +176,7 @@ async def test_a_tool_that_is_not_in_the_table_does_not_exist(guarded: Guarded) 
     assert "burn_notes" not in runs
 
 
+@pytest.mark.threat("T-051")
 @pytest.mark.anyio
 async def test_a_tool_that_is_added_after_the_table_was_read_does_not_exist(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
@@ -202,6 +205,8 @@ async def test_a_caller_is_listed_what_he_may_call_as_the_server_describes_it(gu
     assert read == {**expected, "_meta": {"io.example/own": 1, "io.gatehouse/scopes": ["note:read"]}}
 
 
+@pytest.mark.divergence("D-21")
+@pytest.mark.threat("T-051")
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("method", "params"),
@@ -221,6 +226,8 @@ async def test_prompts_of_a_guarded_server_are_not_served(
     assert runs == []
 
 
+@pytest.mark.divergence("D-21")
+@pytest.mark.threat("T-051")
 @pytest.mark.anyio
 async def test_the_only_resource_of_a_guarded_server_is_the_catalogue(guarded: Guarded) -> None:
     server, runs = guarded
@@ -237,6 +244,7 @@ async def test_the_only_resource_of_a_guarded_server_is_the_catalogue(guarded: G
     assert runs == []
 
 
+@pytest.mark.threat("T-052")
 @pytest.mark.anyio
 @pytest.mark.parametrize("verified", [True, False])
 async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
@@ -279,6 +287,7 @@ async def test_the_result_of_a_guarded_tool_is_unchanged(guarded: Guarded) -> No
     ]
 
 
+@pytest.mark.threat("T-056")
 @pytest.mark.anyio
 async def test_the_sdk_tells_a_guarded_tool_who_calls_and_nothing_after_the_call(guarded: Guarded) -> None:
     server = guarded.server
@@ -288,6 +297,7 @@ async def test_the_sdk_tells_a_guarded_tool_who_calls_and_nothing_after_the_call
     assert get_access_token() is None
 
 
+@pytest.mark.threat("T-055")
 @pytest.mark.anyio
 async def test_no_token_reaches_a_guarded_tool(guarded: Guarded) -> None:
     server = guarded.server
@@ -321,6 +331,8 @@ async def test_the_guarded_server_s_lifespan_is_its_tools(
 # What does not
 
 
+@pytest.mark.divergence("D-21")
+@pytest.mark.threat("T-057")
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("tool", "arguments", "told"),
@@ -388,6 +400,7 @@ def test_a_table_that_does_not_fit_stops_the_start(change: dict[str, Sequence[st
         guarded_catalogue(notes([]), scopes={**TABLE, **change}, declared=DECLARED)
 
 
+@pytest.mark.threat("T-054")
 @pytest.mark.parametrize(
     "options", [{"middleware": [own_middleware]}, {"extensions": [Intercepting()]}], ids=["middleware", "extension"]
 )
@@ -397,6 +410,7 @@ def test_a_server_with_a_layer_that_would_be_passed_by_stops_the_start(options: 
         guarded_catalogue(notes([], **options), scopes=TABLE, declared=DECLARED)
 
 
+@pytest.mark.threat("T-054")
 def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
     """CWE-636: its verifier may refuse what the guard accepts, and its scopes hold for every tool."""
     settings = AuthSettings.model_validate(

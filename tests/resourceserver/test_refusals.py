@@ -23,6 +23,7 @@ def only_event(server: ResourceServer, response: httpx2.Response) -> dict[str, A
     return event
 
 
+@pytest.mark.threat("T-115")
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "reason", "remediation"),
     [

@@ -52,6 +52,7 @@ async def reason_of_refusal(verifier: Verifier, token: str) -> str:
     return refusal.value.reason
 
 
+@pytest.mark.threat("T-014")
 async def test_a_revoked_token_is_refused_from_the_next_poll_on_though_it_is_remembered(
     verifier: Verifier, issuer: Issuer, lists: StatusLists
 ) -> None:
@@ -66,12 +67,15 @@ async def test_a_revoked_token_is_refused_from_the_next_poll_on_though_it_is_rem
     await verifier.verify(other)
 
 
+@pytest.mark.divergence("D-32")
+@pytest.mark.threat("T-015")
 async def test_a_token_without_status_is_refused(verifier: Verifier, issuer: Issuer) -> None:
     """Also one that a thief of a key signs: without a status, nothing could take it back."""
     await verifier.verify(issuer.token())
     assert await reason_of_refusal(verifier, issuer.token(status=None)) == "the token has no status"
 
 
+@pytest.mark.threat("T-015")
 async def test_an_index_beyond_its_list_is_refused(verifier: Verifier, issuer: Issuer) -> None:
     def token(idx: int) -> str:
         return issuer.token(status={"status_list": {"idx": idx, "uri": LIST}})
@@ -80,6 +84,7 @@ async def test_an_index_beyond_its_list_is_refused(verifier: Verifier, issuer: I
     assert await reason_of_refusal(verifier, token(LIST_SIZE)) == "the index is beyond the status list"
 
 
+@pytest.mark.threat("T-016")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -123,6 +128,7 @@ async def test_a_list_that_the_issuer_no_longer_names_is_forgotten(
         await verifier.verify(issuer.token())
 
 
+@pytest.mark.threat("T-085")
 async def test_a_list_that_is_no_longer_named_is_remembered_as_long_as_its_tokens_can_live(
     issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
@@ -188,6 +194,7 @@ async def test_an_unknown_list_is_asked_for_once_in_a_cooldown(
     assert issuer.list_fetches == [LIST, LIST]
 
 
+@pytest.mark.threat("T-126")
 async def test_a_list_is_trusted_to_its_maximum_age_and_not_a_moment_longer(
     verifier: Verifier, issuer: Issuer, lists: StatusLists, clock: FakeClock
 ) -> None:
@@ -229,6 +236,7 @@ async def test_a_list_that_has_expired_is_not_trusted_however_long_it_might_be(
         await lists.refusal(StatusReference(LIST, 1))
 
 
+@pytest.mark.threat("T-126")
 async def test_a_server_that_fails_open_accepts_what_nobody_can_judge_and_refuses_what_was_revoked(
     issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
@@ -249,6 +257,8 @@ def signed_by_a_stranger(issuer: Issuer) -> str:
     return stranger.sign("statuslist+jwt", {})
 
 
+@pytest.mark.divergence("D-33")
+@pytest.mark.threat("T-017")
 @pytest.mark.parametrize(
     ("forge", "reason"),
     [
@@ -293,6 +303,8 @@ async def test_a_bad_list_never_replaces_a_good_one(
     assert caplog.records[-1].getMessage() == f"the status list {LIST} is renewed"
 
 
+@pytest.mark.divergence("D-35")
+@pytest.mark.threat("T-017")
 async def test_an_older_list_revives_no_token_and_makes_no_list_younger(
     issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:

@@ -123,6 +123,7 @@ async def test_progress_comes_before_the_result_and_only_grows(importer: Importe
     assert answer["result"]["structuredContent"]["created"] == 110
 
 
+@pytest.mark.threat("T-043")
 @pytest.mark.both_databases
 async def test_a_batch_is_committed_when_its_progress_is_told(importer: Importer, version: str) -> None:
     """Neither a transaction nor SQLite's write lock is held meanwhile: another writer goes on."""
@@ -207,6 +208,7 @@ async def test_an_import_into_another_workspace_finds_no_environment(importer: I
 # Who gets a stream
 
 
+@pytest.mark.divergence("D-20")
 @pytest.mark.parametrize("accept", ["application/json", "application/json, text/html", "*/*"])
 async def test_a_caller_that_does_not_take_a_stream_gets_one_json_object(
     importer: Importer, version: str, accept: str
@@ -225,6 +227,7 @@ async def test_a_caller_that_does_not_ask_for_progress_gets_one_json_object(impo
     assert result["structuredContent"]["created"] == 30
 
 
+@pytest.mark.divergence("D-20")
 async def test_a_tool_that_is_not_streaming_has_no_progress_to_tell(importer: Importer, version: str) -> None:
     body, headers = tool_request(version, "whoami", {}, "p-1")
     async with streamed(importer.server.app, body, headers, importer.token) as answer:
@@ -233,6 +236,7 @@ async def test_a_tool_that_is_not_streaming_has_no_progress_to_tell(importer: Im
     assert result["structuredContent"]["client_id"] == "agent_1"
 
 
+@pytest.mark.threat("T-045")
 @pytest.mark.parametrize("scope", [None, "org:read"])
 async def test_a_refusal_has_its_status_and_opens_no_stream(
     importer: Importer, version: str, scope: str | None
@@ -265,6 +269,8 @@ async def test_a_progress_token_is_a_short_string_or_a_whole_number(
 # What is left when the caller goes
 
 
+@pytest.mark.divergence("D-18")
+@pytest.mark.threat("T-042")
 async def test_a_caller_that_leaves_stops_the_import_and_what_was_made_is_in_the_trail(
     importer: Importer, version: str
 ) -> None:
@@ -296,6 +302,8 @@ async def test_an_import_that_ends_has_an_event_of_each_transaction_and_one_of_i
     assert len({(event["jti"], event["actor"]) for event in (*of_transactions, *ends)}) == 1
 
 
+@pytest.mark.divergence("D-19")
+@pytest.mark.threat("T-048")
 async def test_a_notification_of_cancellation_has_no_effect(importer: Importer, version: str) -> None:
     """There are no sessions: nothing would keep a stranger from cancelling another's request by its id."""
     cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
@@ -308,6 +316,7 @@ async def test_a_notification_of_cancellation_has_no_effect(importer: Importer, 
     assert last["result"]["structuredContent"]["created"] == WHOLE
 
 
+@pytest.mark.threat("T-042")
 async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
@@ -331,6 +340,7 @@ async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
         looked.set()
 
 
+@pytest.mark.threat("T-042")
 @pytest.mark.both_databases
 async def test_what_the_database_does_not_take_is_reported_item_by_item(importer: Importer, version: str) -> None:
     async with importer.streaming(version, WHOLE) as stream:
@@ -350,6 +360,7 @@ async def test_what_the_database_does_not_take_is_reported_item_by_item(importer
     assert (end["outcome"], end["detail"]["done"], end["detail"]["of"]) == ("allowed", len(made), WHOLE)
 
 
+@pytest.mark.threat("T-044")
 async def test_an_import_goes_no_further_than_its_token(importer: Importer, clock: FakeClock, version: str) -> None:
     """The caller decides how fast it reads, and so how long its call takes: not how long its rights last."""
     async with importer.streaming(version, WHOLE) as stream:

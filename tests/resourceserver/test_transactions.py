@@ -147,6 +147,7 @@ async def test_a_transaction_of_many_changes_has_all_of_them_in_the_trail(
     assert len(changed) == len(set(changed)) == LISTED + 21
 
 
+@pytest.mark.threat("T-042")
 async def test_a_streaming_tool_that_breaks_leaves_its_transactions_and_an_event_of_how_far_it_came(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
@@ -214,6 +215,7 @@ async def test_a_streaming_tool_may_change_nothing(
     assert (event["outcome"], event["detail"]) == ("allowed", {"done": 2, "of": 2})
 
 
+@pytest.mark.threat("T-045")
 async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:

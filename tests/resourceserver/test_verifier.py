@@ -49,6 +49,7 @@ async def test_a_valid_token_tells_who_may_do_what(verifier: Verifier, issuer: I
     assert claims.exp - claims.iat == 300
 
 
+@pytest.mark.threat("T-007")
 @pytest.mark.parametrize("claim", ["iss", "sub", "client_id", "aud", "iat", "exp", "jti", "scope"])
 async def test_every_claim_of_an_access_token_is_required(verifier: Verifier, issuer: Issuer, claim: str) -> None:
     """RFC 9068 2.2; `scope` is ours to require, since a token without rights is of no use."""
@@ -70,6 +71,7 @@ async def test_a_scope_outside_the_grammar_is_refused(verifier: Verifier, issuer
     assert await reason_of_refusal(verifier, issuer.token(scope)) == "scope is malformed"
 
 
+@pytest.mark.threat("T-006")
 async def test_a_token_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(
     verifier: Verifier, issuer: Issuer, clock: FakeClock
 ) -> None:
@@ -80,6 +82,7 @@ async def test_a_token_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(
     assert await reason_of_refusal(verifier, token) == "expired 30 s ago"
 
 
+@pytest.mark.threat("T-013")
 async def test_an_unseen_token_expires_at_the_same_moment_as_a_remembered_one(
     verifier: Verifier, issuer: Issuer, clock: FakeClock
 ) -> None:
@@ -104,12 +107,14 @@ async def test_a_lifetime_of_up_to_an_hour_is_accepted(verifier: Verifier, issue
     assert claims.exp - claims.iat == lifetime
 
 
+@pytest.mark.threat("T-006", "T-082")
 @pytest.mark.parametrize("lifetime", [MAX_LIFETIME + 1, 10 * 365 * 86400, 0, -1])
 async def test_a_lifetime_that_is_never_issued_is_refused(verifier: Verifier, issuer: Issuer, lifetime: int) -> None:
     reason = await reason_of_refusal(verifier, issuer.token(exp=int(issuer.clock()) + lifetime))
     assert reason == f"lives for {lifetime} s; 1 to 3600 s are allowed"
 
 
+@pytest.mark.divergence("D-06")
 @pytest.mark.parametrize("aud", [[RESOURCE], [RESOURCE, "https://other.example.com"], []], ids=repr)
 async def test_a_list_of_audiences_is_refused_even_if_ours_is_in_it(
     verifier: Verifier, issuer: Issuer, aud: list[str]
@@ -119,6 +124,7 @@ async def test_a_list_of_audiences_is_refused_even_if_ours_is_in_it(
     assert await reason_of_refusal(verifier, issuer.token(aud=aud)) == "aud is not a non-empty string"
 
 
+@pytest.mark.divergence("D-09")
 @pytest.mark.parametrize("claim", ["cnf", "nbf"])
 @pytest.mark.parametrize("value", [{"jkt": "abc"}, {}, 0, False, ""], ids=repr)
 async def test_a_restriction_that_is_not_enforced_here_is_not_passed_over(
@@ -137,6 +143,7 @@ async def test_a_remembered_token_is_accepted_while_the_issuer_is_away(verifier:
     await verifier.verify(issuer.token())
 
 
+@pytest.mark.threat("T-013", "T-082")
 async def test_a_remembered_token_dies_when_its_key_leaves_the_set(
     verifier: Verifier, issuer: Issuer, keys: KeySource
 ) -> None:
@@ -221,6 +228,7 @@ async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
     assert (await verifier.verify(second)).client_id == "agent_1"
 
 
+@pytest.mark.threat("T-004")
 async def test_two_resources_do_not_take_each_others_tokens(
     verifier: Verifier, issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:

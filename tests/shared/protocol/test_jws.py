@@ -270,6 +270,7 @@ def test_an_rsa_key_whose_modulus_is_no_base64url_is_passed_over(modulus: Any) -
         parse_key_set(key_set({**jwk, "n": modulus}))
 
 
+@pytest.mark.threat("T-019")
 @pytest.mark.parametrize(
     ("document", "message"),
     [

@@ -80,6 +80,7 @@ def test_what_is_no_list_is_refused(claim: Any, reason: str) -> None:
         decode(claim)
 
 
+@pytest.mark.threat("T-017")
 def test_a_small_list_does_not_unpack_to_a_large_one() -> None:
     """A zlib bomb: a gibibyte of zeros is a mebibyte when it is packed."""
     largest = bytes(MAX_SIZE // 8)
@@ -91,6 +92,7 @@ def test_a_small_list_does_not_unpack_to_a_large_one() -> None:
         decode({"bits": 1, "lst": packed(bomb)})
 
 
+@pytest.mark.threat("T-016")
 @pytest.mark.parametrize(
     "uri",
     [

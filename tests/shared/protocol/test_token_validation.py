@@ -53,6 +53,7 @@ async def called_good(issuer: Issuer, token: str) -> bool:
     return passed(Inspection(token, ISSUER, keys, CLIENTS, frozenset({RESOURCE}), issuer.clock, is_live).run())
 
 
+@pytest.mark.threat("T-012")
 @pytest.mark.parametrize(
     ("changes", "seconds", "accepted"),
     [

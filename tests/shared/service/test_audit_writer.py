@@ -208,6 +208,7 @@ def test_what_is_lost_at_the_end_is_named_in_the_log(
     assert "token.issue the-jti" in caplog.text
 
 
+@pytest.mark.threat("T-115")
 def test_a_full_queue_refuses_and_drops_nothing(writer: AuditWriter, engine: Engine) -> None:
     take_away(engine)
     for number in range(CAPACITY):
@@ -232,6 +233,7 @@ def test_closing_without_a_database_ends(writer: AuditWriter, engine: Engine) ->
     assert actions(engine) == []
 
 
+@pytest.mark.threat("T-114")
 @pytest.mark.parametrize("member", ["actor", "object", "jti", "reason"])
 @pytest.mark.parametrize(
     "forgery", ["x\n2026-01-01 forged", "x\r", "\x1b[2Jx", "x\x00", "x\u2028", "x\u202e"], ids=repr
@@ -244,6 +246,7 @@ def test_control_characters_cannot_forge_a_line(writer: AuditWriter, engine: Eng
     assert row[member].replace("\\x", "") != forgery
 
 
+@pytest.mark.threat("T-106")
 def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
     writer: AuditWriter, engine: Engine
 ) -> None:

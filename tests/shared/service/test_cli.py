@@ -261,6 +261,7 @@ def test_every_paragraph_of_a_help_stands_at_the_same_margin() -> None:
     assert "goes on to\n  another line." in printed
 
 
+@pytest.mark.threat("T-114")
 @pytest.mark.parametrize("message", ["x\x1b[2Jforged", "x\rforged", "x\u202eforged", "x\x0bforged"], ids=ascii)
 def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) -> None:
     """CWE-150: it names files, and what a database holds."""

@@ -184,6 +184,7 @@ def settings_of_connection(engine: Engine) -> list[str]:
 BOUNDS = ("statement_timeout", "lock_timeout", "client_encoding")
 
 
+@pytest.mark.threat("T-130")
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize(
     ("query", "expected"),

@@ -90,6 +90,7 @@ def test_what_is_no_secret_is_not_masked(read: Read, format_: LogFormat) -> None
     assert "Zm9v" in output
 
 
+@pytest.mark.threat("T-114")
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("forgery", ["x\nforged", "x\r\nforged", "x\x1b[2Jforged", "x\x00forged"], ids=repr)
 def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, forgery: str) -> None:
@@ -102,6 +103,7 @@ def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, 
     assert all(line.isprintable() for line in lines)
 
 
+@pytest.mark.threat("T-114")
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("forgery", ["x\n2026-01-01 forged", "x\r2026-01-01 forged", "x\x1b[2Jforged"], ids=repr)
 def test_the_text_of_an_exception_forges_no_line_in_a_traceback(read: Read, format_: LogFormat, forgery: str) -> None:

@@ -299,6 +299,7 @@ def test_credentials_that_had_no_end_before_have_none_after_and_what_ended_does_
     database.close()
 
 
+@pytest.mark.threat("T-106")
 @pytest.mark.only_on("postgresql")
 def test_neither_init_nor_check_prints_an_option_of_the_database(
     name: str, empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -352,6 +353,7 @@ def test_a_database_file_that_others_can_change_is_refused(database: Any) -> Non
         database.require_current()
 
 
+@pytest.mark.threat("T-131")
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_cannot_hold_every_text_is_refused(

@@ -200,6 +200,7 @@ def test_the_sealing_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(settings) + str(settings.model_dump())
 
 
+@pytest.mark.divergence("D-10")
 @pytest.mark.parametrize(
     "url", ["https://as.example.com", "https://as.example.com:8443", "http://127.0.0.1:9000", "http://localhost"]
 )
@@ -212,6 +213,7 @@ def test_a_resource_may_have_a_path() -> None:
     assert check_public_url("https://mcp.example.com/mcp") == "https://mcp.example.com/mcp"
 
 
+@pytest.mark.divergence("D-26")
 @pytest.mark.parametrize(
     ("url", "remediation"),
     [
