@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-interop test-kill test-soak test-all coverage measure check format clean
+.PHONY: help setup demo run test test-interop test-kill test-soak test-all coverage measure walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -55,12 +55,14 @@ coverage: setup ## Run the unit tests and fail below 100 % of branches in the se
 measure: setup ## Print how long tokens are accepted after they, their client or their key were revoked: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
-check: setup ## ruff, mypy --strict, import-linter, file sizes
+walk: setup ## Print every function and file of this project that one request passes through
+	PYTHONPATH=examples:tests $(BIN)/python tests/bench/walk.py
+
+check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python .ci/file_sizes.py
 
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .
