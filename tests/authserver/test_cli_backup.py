@@ -140,11 +140,11 @@ def test_nothing_is_imported_into_what_is_not_empty_and_its_schema_stays(
     elsewhere.text("init")
     if begun == "resource":
         elsewhere.text("resource", "add", "https://other.example.com/mcp", "--name", "other", "--scope", "read")
-    execute(elsewhere, "UPDATE alembic_version SET version_num = '0004'")
+    execute(elsewhere, "UPDATE alembic_version SET version_num = '0000'")
     before = rows_of(_url_of(elsewhere))
     assert "is not empty" in elsewhere.refusal("import", file)
     assert rows_of(_url_of(elsewhere)) == before
-    assert execute(elsewhere, "SELECT version_num FROM alembic_version") == "0004"
+    assert execute(elsewhere, "SELECT version_num FROM alembic_version") == "0000"
 
 
 def test_a_file_of_another_kind_makes_no_database(shell: Shell, tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
-from support.migrations import downgrade
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
@@ -17,7 +16,7 @@ from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifetime_of
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_header
+from gatehouse.shared.protocol.jws import parse_key_set, read_header
 
 pytestmark = pytest.mark.both_databases
 
@@ -214,23 +213,3 @@ def test_the_database_itself_holds_one_active_key_at_most(authserver: AuthServer
     with pytest.raises(Exception, match=r"(?i)unique"), authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(state="active"))
     assert sorted(states(authserver)) == ["active", "next"]
-
-
-def test_the_newest_key_of_an_older_version_becomes_the_active_one_and_its_time_begins(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
-    database = authserver.services.database
-    other = SigningKey.generate("ES256")
-    downgrade(database.url, database.schema, "0003")
-    with database.engine.begin() as connection:
-        connection.execute(
-            text("INSERT INTO signing_key (kid, alg, sealed, created_at) SELECT :kid, alg, sealed, 5 FROM signing_key"),
-            {"kid": other.kid},
-        )
-    database.migrate()
-    old, newest = sorted(rows(authserver), key=lambda row: row.created_at)
-    assert (old.kid, old.state, old.activated_at) == (other.kid, "retiring", 5)
-    assert (newest.state, newest.activated_at, newest.retired_at) == ("active", newest.created_at, None)
-    assert old.retired_at == old.published_at == newest.published_at
-    clock.now = newest.published_at + 29 * DAY
-    assert ring_of_a_new_process(authserver).signing_key.kid == newest.kid

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import URL
 from support.kills import OPERATIONS, killed_installation
 
-pytestmark = pytest.mark.kill
+pytestmark = [pytest.mark.kill, pytest.mark.both_databases]
 
 KILLS = 25
 """For each operation on each database: 200 in all."""

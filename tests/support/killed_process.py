@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -16,6 +17,7 @@ from sqlalchemy.pool import Pool
 
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.cli import main
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.settings import Settings
 
 
@@ -62,6 +64,8 @@ class Points:
 
 def run(job: dict[str, Any], report: int) -> None:
     os.environ.update(job["environment"])
+    if job.get("migrations"):
+        Database.schema = replace(Database.schema, migrations=job["migrations"])
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)

@@ -23,12 +23,23 @@ from gatehouse.authserver.keys.lifecycle import Move, plan
 from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifetime_of
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
+from gatehouse.shared.service import migrations
+from gatehouse.shared.service.migrations import newest_revision
 from support.authserver import ISSUER
-from support.migrations import downgrade
+from support.migrations import downgrade, with_later_revision
 from support.shell import CREATE, RESOURCE, Shell
 
-BEFORE_KEYS_LIVED = "0003"
-"""The revision that a migration begins at."""
+UPGRADE = """
+    with op.batch_alter_table("signing_key") as batch:
+        batch.add_column(sa.Column("added", sa.Integer(), nullable=True))
+    op.execute("UPDATE signing_key SET added = 7")
+    with op.batch_alter_table("signing_key") as batch:
+        batch.alter_column("added", existing_type=sa.Integer(), nullable=False, server_default="7")
+"""
+DOWNGRADE = """
+    with op.batch_alter_table("signing_key") as batch:
+        batch.drop_column("added")
+"""
 
 
 @dataclass
@@ -62,11 +73,17 @@ class Killed:
         self.client_id, self.secret = created["client_id"], created["client_secret"]
         self.shell.text("key", "rotate")
 
-    def run(self, *arguments: str, now: int | None = None, kill_at: int = 0) -> tuple[int, list[bool]]:
-        """Run a command, or the maintenance at a time. Return its exit code and the points that it passed."""
+    def run(
+        self, *arguments: str, now: int | None = None, migrations: str | None = None, kill_at: int = 0
+    ) -> tuple[int, list[bool]]:
+        """Run a command, or the maintenance at a time. Return its exit code and the points that it passed.
+
+        `migrations` is a folder of migrations to use in place of the installed ones.
+        """
         job = {
             "arguments": arguments,
             "now": now,
+            "migrations": migrations,
             "kill_at": kill_at,
             "environment": self.shell.environment,
             "folder": str(self.folder),
@@ -78,7 +95,7 @@ class Killed:
         ended = json.loads(self.process.stdout.readline())
         return ended["code"], ended["passed"]
 
-    def kill(self, points: list[bool], *arguments: str, now: int | None = None) -> None:
+    def kill(self, points: list[bool], *arguments: str, now: int | None = None, migrations: str | None = None) -> None:
         """Kill a command at a random point; at every second one, where a transaction was open.
 
         One that goes on where another was killed may have fewer points than that, and end before: this is no kill.
@@ -86,7 +103,7 @@ class Killed:
         numbers = range(1, len(points) + 1)
         if self.tally.kills % 2 == 0:
             numbers = [number for number in numbers if points[number - 1]]  # type: ignore[assignment]
-        code, passed = self.run(*arguments, now=now, kill_at=self.random.choice(numbers))
+        code, passed = self.run(*arguments, now=now, migrations=migrations, kill_at=self.random.choice(numbers))
         assert code in {0, -signal.SIGKILL}, self.log()
         if code == 0:
             return
@@ -226,23 +243,23 @@ def _live_secrets(killed: Killed) -> list[dict[str, Any]]:
 
 
 def migrate(killed: Killed, times: int) -> None:
-    """The database is at the old revision or at the new one, and `init` ends what was begun."""
-    kids = _downgrade(killed)
-    code, points = killed.run("init")
+    """The database is at the old revision or at the new one, and running `init` again completes the migration."""
+    later = with_later_revision(Database.schema, killed.folder / "migrations", UPGRADE, DOWNGRADE)
+    kids = set(killed.contents().keys)
+    before = newest_revision(Database.schema)
+    assert before is not None
+    code, points = killed.run("init", migrations=later.migrations)
     assert code == 0, killed.log()
     while killed.tally.kills < times:
-        assert _downgrade(killed) == kids
-        killed.kill(points, "init")
-        assert killed.run("init")[0] == 0, killed.log()
+        downgrade(killed.url, later, before)
+        assert killed.contents().keys.keys() == kids
+        killed.kill(points, "init", migrations=later.migrations)
+        assert killed.contents().keys.keys() == kids, killed.log()
+        assert killed.run("init", migrations=later.migrations)[0] == 0, killed.log()
+        with killed.services() as services:
+            migrations.require_current(services.database.engine, later)
         assert killed.contents().keys.keys() == kids, killed.log()
         assert killed.secret_works(killed.secret)
-
-
-def _downgrade(killed: Killed) -> set[str]:
-    """Bring the database to a revision before this one. Return the kids, which are in both."""
-    kids = set(killed.contents().keys)
-    downgrade(killed.url, Database.schema, BEFORE_KEYS_LIVED)
-    return kids
 
 
 OPERATIONS: dict[str, Callable[[Killed, int], None]] = {

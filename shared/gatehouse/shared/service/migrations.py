@@ -32,7 +32,8 @@ class Schema:
     """A table that every revision has, and no other server's database."""
 
 
-def _config(migrations: str, connection: Connection | None = None) -> Config:
+def alembic_config(migrations: str, connection: Connection | None = None) -> Config:
+    """Return the configuration of Alembic's commands for a folder of migrations."""
     config = Config()
     config.set_main_option("script_location", migrations)
     config.set_main_option("path_separator", "os")
@@ -52,7 +53,7 @@ def upgrade(url: URL, schema: Schema) -> None:
             _require_utf8(connection)
             _refuse_newer(connection, schema)
             connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
-            command.upgrade(_config(schema.migrations, connection), "head")
+            command.upgrade(alembic_config(schema.migrations, connection), "head")
             _require_references(connection)
     finally:
         engine.dispose()
@@ -84,12 +85,12 @@ def require_current(engine: Engine, schema: Schema) -> None:
 
 def newest_revision(schema: Schema) -> str | None:
     """Return the revision that this version works with."""
-    return ScriptDirectory.from_config(_config(schema.migrations)).get_current_head()
+    return ScriptDirectory.from_config(alembic_config(schema.migrations)).get_current_head()
 
 
 def known_revisions(schema: Schema) -> frozenset[str]:
     """Return every revision that this version can upgrade from, and its own."""
-    script = ScriptDirectory.from_config(_config(schema.migrations))
+    script = ScriptDirectory.from_config(alembic_config(schema.migrations))
     return frozenset(revision.revision for revision in script.walk_revisions())
 
 

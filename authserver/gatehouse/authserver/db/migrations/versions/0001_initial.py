@@ -1,0 +1,237 @@
+"""The first schema."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "audit_event",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False, comment="milliseconds since the epoch"),
+        sa.Column("writer", sa.String(length=32), nullable=False, comment="the process that wrote the row"),
+        sa.Column("sequence", sa.BigInteger(), nullable=False, comment="counts the rows of one writer"),
+        sa.Column(
+            "previous",
+            sa.String(length=64),
+            nullable=True,
+            comment="reserved: authentication code of the writer's previous row",
+        ),
+        sa.Column("request_id", sa.String(length=64), nullable=True),
+        sa.Column("actor", sa.String(length=255), nullable=True),
+        sa.Column("jti", sa.String(length=64), nullable=True),
+        sa.Column("action", sa.String(length=64), nullable=False),
+        sa.Column("object", sa.String(length=512), nullable=True),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("detail", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_event")),
+    )
+    op.create_index(op.f("ix_audit_event_actor"), "audit_event", ["actor"])
+    op.create_index(op.f("ix_audit_event_jti"), "audit_event", ["jti"])
+    op.create_index(op.f("ix_audit_event_request_id"), "audit_event", ["request_id"])
+    op.create_index(op.f("ix_audit_event_time"), "audit_event", ["time"])
+    op.create_table(
+        "client",
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("client_name", sa.String(length=128), nullable=False),
+        sa.Column("token_endpoint_auth_method", sa.String(length=32), nullable=False),
+        sa.Column("token_ttl", sa.Integer(), nullable=True),
+        sa.Column("strict", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("token_endpoint_audience", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("claims", sa.JSON(), nullable=False),
+        sa.Column("disabled", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("token_epoch", sa.Integer(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("client_id", name=op.f("pk_client")),
+    )
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("holder", sa.String(length=32), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
+    op.create_table(
+        "pepper",
+        sa.Column("pepper_id", sa.String(length=32), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("pepper_id", name=op.f("pk_pepper")),
+    )
+    op.create_table(
+        "resource",
+        sa.Column("resource", sa.String(length=512), nullable=False),
+        sa.Column("resource_name", sa.String(length=128), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("resource", name=op.f("pk_resource")),
+    )
+    op.create_table(
+        "signing_key",
+        sa.Column("kid", sa.String(length=64), nullable=False),
+        sa.Column("alg", sa.String(length=16), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("published_at", sa.BigInteger(), nullable=False),
+        sa.Column("activated_at", sa.BigInteger(), nullable=True),
+        sa.Column("retired_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_key")),
+    )
+    op.create_index(
+        "uq_signing_key_active",
+        "signing_key",
+        ["state"],
+        unique=True,
+        sqlite_where=sa.text("state = 'active'"),
+        postgresql_where=sa.text("state = 'active'"),
+    )
+    op.create_table(
+        "spent_assertion",
+        sa.Column("purpose", sa.String(length=32), nullable=False),
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("jti_digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("purpose", "client_id", "jti_digest", name=op.f("pk_spent_assertion")),
+    )
+    op.create_index(op.f("ix_spent_assertion_expires_at"), "spent_assertion", ["expires_at"])
+    op.create_table(
+        "status_list",
+        sa.Column("list_id", sa.String(length=12), nullable=False),
+        sa.Column("next_index", sa.Integer(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("list_id", name=op.f("pk_status_list")),
+    )
+    op.create_table(
+        "client_key",
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("thumbprint", sa.String(length=64), nullable=False),
+        sa.Column("jwk", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["client_id"], ["client.client_id"], name=op.f("fk_client_key_client_id_client"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("client_id", "thumbprint", name=op.f("pk_client_key")),
+    )
+    op.create_table(
+        "client_secret",
+        sa.Column("secret_id", sa.String(length=32), nullable=False),
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("pepper_id", sa.String(length=32), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("prefix", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["client_id"], ["client.client_id"], name=op.f("fk_client_secret_client_id_client"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["pepper_id"], ["pepper.pepper_id"], name=op.f("fk_client_secret_pepper_id_pepper")),
+        sa.PrimaryKeyConstraint("secret_id", name=op.f("pk_client_secret")),
+    )
+    op.create_index(op.f("ix_client_secret_client_id"), "client_secret", ["client_id"])
+    op.create_table(
+        "resource_credential",
+        sa.Column("credential_id", sa.String(length=32), nullable=False),
+        sa.Column("resource", sa.String(length=512), nullable=False),
+        sa.Column("pepper_id", sa.String(length=32), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("prefix", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["pepper_id"], ["pepper.pepper_id"], name=op.f("fk_resource_credential_pepper_id_pepper")
+        ),
+        sa.ForeignKeyConstraint(
+            ["resource"],
+            ["resource.resource"],
+            name=op.f("fk_resource_credential_resource_resource"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("credential_id", name=op.f("pk_resource_credential")),
+    )
+    op.create_index(op.f("ix_resource_credential_resource"), "resource_credential", ["resource"])
+    op.create_table(
+        "resource_scope",
+        sa.Column("resource", sa.String(length=512), nullable=False),
+        sa.Column("scope", sa.String(length=128), nullable=False),
+        sa.Column("description", sa.String(length=512), nullable=False),
+        sa.Column("implies", sa.JSON(), nullable=False),
+        sa.Column("declared", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["resource"], ["resource.resource"], name=op.f("fk_resource_scope_resource_resource"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("resource", "scope", name=op.f("pk_resource_scope")),
+    )
+    op.create_table(
+        "revoked_token",
+        sa.Column("list_id", sa.String(length=12), nullable=False),
+        sa.Column("idx", sa.Integer(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["list_id"], ["status_list.list_id"], name=op.f("fk_revoked_token_list_id_status_list"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("list_id", "idx", name=op.f("pk_revoked_token")),
+    )
+    op.create_index(op.f("ix_revoked_token_expires_at"), "revoked_token", ["expires_at"])
+    op.create_table(
+        "status_block",
+        sa.Column("list_id", sa.String(length=12), nullable=False),
+        sa.Column("start", sa.Integer(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("revoked", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["list_id"], ["status_list.list_id"], name=op.f("fk_status_block_list_id_status_list"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("list_id", "start", name=op.f("pk_status_block")),
+    )
+    op.create_index(op.f("ix_status_block_client_id"), "status_block", ["client_id"])
+    op.create_index(op.f("ix_status_block_expires_at"), "status_block", ["expires_at"])
+    op.create_table(
+        "client_grant",
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("resource", sa.String(length=512), nullable=False),
+        sa.Column("scope", sa.String(length=128), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["client_id"], ["client.client_id"], name=op.f("fk_client_grant_client_id_client"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["resource", "scope"],
+            ["resource_scope.resource", "resource_scope.scope"],
+            name=op.f("fk_client_grant_resource_scope_resource_scope"),
+        ),
+        sa.PrimaryKeyConstraint("client_id", "resource", "scope", name=op.f("pk_client_grant")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("client_grant")
+    op.drop_table("status_block")
+    op.drop_table("revoked_token")
+    op.drop_table("resource_scope")
+    op.drop_table("resource_credential")
+    op.drop_table("client_secret")
+    op.drop_table("client_key")
+    op.drop_table("status_list")
+    op.drop_table("spent_assertion")
+    op.drop_table("signing_key")
+    op.drop_table("resource")
+    op.drop_table("pepper")
+    op.drop_table("lease")
+    op.drop_table("client")
+    op.drop_table("audit_event")
