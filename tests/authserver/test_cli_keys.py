@@ -98,7 +98,7 @@ def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> 
     first = authserver.post_token(basic=(client.client_id, secret))
     shell = shell_on(authserver)
     shell.text("key", "reseal", "--yes")
-    authserver.services.keys._cache._entries.clear()
+    authserver.clock.advance(1)
     second = authserver.post_token(basic=(client.client_id, secret))
     assert [response.status_code for response in (first, second)] == [200, 200]
     kids = {read_header(response.json["access_token"]).kid for response in (first, second)}

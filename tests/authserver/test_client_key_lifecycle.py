@@ -22,8 +22,7 @@ OLD, NEW, THIRD, OTHER = (SigningKey.generate("ES256") for _ in range(4))
 
 
 @pytest.fixture
-def client(authserver: AuthServer, clock: FakeClock) -> KeyClient:
-    authserver.services.authenticator.registry._cache._monotonic = clock
+def client(authserver: AuthServer) -> KeyClient:
     client = KeyClient(authserver, OLD)
     client.accepted()
     return client

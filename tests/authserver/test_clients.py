@@ -7,12 +7,13 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
+from support.clock import FakeClock
 from support.databases import everything_in
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Registration
-from gatehouse.authserver.clients.registry import list_clients, load_client
+from gatehouse.authserver.clients.registry import ClientRegistry, list_clients, load_client
 from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
 from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
@@ -286,3 +287,19 @@ def test_a_declaration_that_cannot_work_is_refused(
 def test_a_resource_name_is_bounded_and_printable_like_a_client_name(authserver: AuthServer, name: str) -> None:
     """It is printed by `resource list`, and its column holds 128 characters."""
     assert "printable" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
+
+
+def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    registry = ClientRegistry(authserver.services.database, monotonic=clock)
+    before = registry.find(client.client_id)
+    assert before == client
+    with authserver.services.database.write() as session:
+        clients.set_disabled(session, authserver.admin, client.client_id, disabled=True)
+    authserver.add_grant(client, "org:read")
+    assert registry.find(client.client_id) == before
+    clock.advance(1)
+    after = registry.find(client.client_id)
+    assert after is not None
+    assert after.disabled
+    assert after.grants == {RESOURCE: {"env:read", "org:read"}}

@@ -256,7 +256,6 @@ def test_without_its_database_an_introspection_asks_to_come_back(authserver: Aut
 def test_a_rotated_credential_works_until_its_overlap_ends(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
-    authserver.services.resource_authenticator._cache._monotonic = clock
     keys = authserver.services.keys.ring()
     with authserver.services.database.write() as session:
         created, secret = resource_credentials.rotate_credential(
@@ -318,7 +317,6 @@ def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Sh
 def test_an_ended_credential_is_refused_whatever_the_clock_says(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
-    authserver.services.resource_authenticator._cache._monotonic = clock
     assert post(authserver, credential, token="x").status_code == 200
     with authserver.services.database.write() as session:
         resource_credentials.revoke_credential(session, authserver.admin, credential[0])

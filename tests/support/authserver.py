@@ -58,7 +58,7 @@ class AuthServer:
         self.folder = folder
         self.clock = clock
         self.settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
-        self.app = create_app(self.settings, clock)
+        self.app = create_app(self.settings, clock, monotonic=clock)
         self.services: Services = self.app.extensions["gatehouse"]
         self.http = HttpClient(self.app)
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")

@@ -49,6 +49,7 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 from gatehouse.shared.service.audit import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.cache import MAX_AGE
 from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
 
 if TYPE_CHECKING:
@@ -74,8 +75,17 @@ ROUTES: dict[str, tuple[str, Endpoint]] = {
 log = structlog.stdlib.get_logger(__name__)
 
 
-def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
-    """Make the parts of the server.
+def create_services(
+    settings: Settings,
+    clock: Clock = system_clock,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    cache_age: float = MAX_AGE,
+) -> Services:
+    """Create the parts of the server.
+
+    Clients, keys and resource credentials are read again `cache_age` seconds after they were last read, measured by
+    `monotonic`.
 
     Raises:
         InvalidSettings: there is no usable sealing key.
@@ -91,9 +101,12 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         settings=settings,
         database=database,
         authenticator=ClientAuthenticator(
-            ClientRegistry(database), AssertionVerifier(settings.issuer, clock, replay), last_use, clock
+            ClientRegistry(database, max_age=cache_age, monotonic=monotonic),
+            AssertionVerifier(settings.issuer, clock, replay),
+            last_use,
+            clock,
         ),
-        keys=KeyStore(database, sealed_keys, rotation),
+        keys=KeyStore(database, sealed_keys, rotation, max_age=cache_age, monotonic=monotonic),
         rotation=rotation,
         maintenance=Maintenance(
             database,
@@ -109,19 +122,25 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         authlib=AuthlibServer(TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.take)),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
         tokens=TokenReader(database, settings.issuer, clock),
-        status_lists=StatusListPublisher(database, settings.issuer, clock),
-        resource_authenticator=ResourceAuthenticator(database, clock, last_use),
+        status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),
+        resource_authenticator=ResourceAuthenticator(database, clock, last_use, max_age=cache_age, monotonic=monotonic),
         last_use=last_use,
     )
 
 
-def create_app(settings: Settings, clock: Clock = system_clock) -> flask.Flask:
-    """Return the Flask application of one process.
+def create_app(
+    settings: Settings,
+    clock: Clock = system_clock,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    cache_age: float = MAX_AGE,
+) -> flask.Flask:
+    """Return the Flask application of one process. The parameters are those of `create_services`.
 
     Raises:
         InvalidSettings: there is no usable sealing key.
     """
-    services = create_services(settings, clock)
+    services = create_services(settings, clock, monotonic=monotonic, cache_age=cache_age)
     app = flask.Flask("gatehouse.authserver", static_folder=None)
     app.extensions["gatehouse"] = services
     # Failures pass Flask by: its own error page knows no request id.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime, active, lifetime_of
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
@@ -15,6 +14,7 @@ from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientR
 from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.shared.protocol.jws import VerificationKey, client_verification_keys
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
+from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,11 @@ class Client:
 class ClientRegistry:
     """Finds clients, known or not, with the same queries."""
 
-    def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, database: Database, *, max_age: float = MAX_AGE, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
-        self._cache: OneSecondCache[str, Client | None] = OneSecondCache(self._load, monotonic=monotonic)
+        self._cache: LoadingCache[str, Client | None] = LoadingCache(self._load, max_age=max_age, monotonic=monotonic)
 
     def find(self, client_id: str) -> Client | None:
         """Return the client, as it stood at most one second ago. Raises SQLAlchemyError."""

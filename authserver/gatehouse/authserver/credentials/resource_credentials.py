@@ -12,7 +12,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.clients.request_credentials import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.last_use import LastUse
 from gatehouse.authserver.credentials.lifecycle import Lifetime, check_grace_period, end, inactive_reason, lifetime_of
@@ -25,6 +24,7 @@ from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 PREFIX = "gtrs_"
 """Begins the secret of a resource credential."""
@@ -63,12 +63,18 @@ class ResourceAuthenticator:
     """Judges the credentials of introspection requests."""
 
     def __init__(
-        self, database: Database, clock: Clock, last_use: LastUse, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        clock: Clock,
+        last_use: LastUse,
+        *,
+        max_age: float = MAX_AGE,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._clock = clock
         self._last_use = last_use
-        self._cache: OneSecondCache[str, _Stored | None] = OneSecondCache(self._load, monotonic=monotonic)
+        self._cache: LoadingCache[str, _Stored | None] = LoadingCache(self._load, max_age=max_age, monotonic=monotonic)
 
     def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedResource:
         """Authenticate the resource of an introspection request.

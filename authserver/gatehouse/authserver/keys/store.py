@@ -11,7 +11,6 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import SealingKey
@@ -29,6 +28,7 @@ from gatehouse.authserver.keys.sealed_keys import (
 )
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class KeyStore:
         sealed_keys: SealedKeys,
         rotation: Rotation | None = None,
         *,
+        max_age: float = MAX_AGE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -68,7 +69,9 @@ class KeyStore:
         self._last_good: KeyRing | None = None
         self._outage = False
         self._reported: set[str] = set()
-        self._cache: OneSecondCache[None, KeyRing] = OneSecondCache(lambda _: self._load_or_keep(), monotonic=monotonic)
+        self._cache: LoadingCache[None, KeyRing] = LoadingCache(
+            lambda _: self._load_or_keep(), max_age=max_age, monotonic=monotonic
+        )
 
     def ring(self) -> KeyRing:
         """Return the keys in use.

@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gatehouse.authserver.cache import OneSecondCache
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.status_lists import list_ids, load_bits, version_of
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIFETIME, LIST_ID, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
+from gatehouse.shared.service.cache import LoadingCache
 
 MAX_AGE = 0.25
 """Seconds after which it is asked again whether a list has changed."""
@@ -39,10 +39,10 @@ class StatusListPublisher:
         self._database = database
         self._issuer = issuer
         self._clock = clock
-        self._versions: OneSecondCache[str, int | None] = OneSecondCache(
+        self._versions: LoadingCache[str, int | None] = LoadingCache(
             self._load_version, max_age=MAX_AGE, monotonic=monotonic
         )
-        self._ids: OneSecondCache[None, list[str]] = OneSecondCache(
+        self._ids: LoadingCache[None, list[str]] = LoadingCache(
             lambda _: self._load_ids(), max_age=MAX_AGE, monotonic=monotonic
         )
         self._signed: OrderedDict[str, tuple[tuple[int, str, int], PublishedList]] = OrderedDict()
