@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.settings import Settings as AuthServerSettings
-from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.bridge.credentials import BridgeSettings
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver.cli import main as resourceserver_command
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings

@@ -1,4 +1,4 @@
-"""The credentials of a bridge, and how `resourceserver bridge` is started."""
+"""The bridge's credentials, and the arguments of `resourceserver bridge`."""
 
 import json
 import os
@@ -11,8 +11,7 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from gatehouse.bridge.credentials import InvalidCredentials, read_credentials
-from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
 from gatehouse.resourceserver.cli import main
 from gatehouse.shared.protocol.jws import SigningKey, client_verification_keys, read_header, verify
 
@@ -33,7 +32,7 @@ def settings(**members: Any) -> BridgeSettings:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[Any], Path]:
-    """Write a file that only its owner can read."""
+    """Write a file with mode 0600."""
 
     def write(content: Any) -> Path:
         path = tmp_path / "client"
@@ -46,11 +45,11 @@ def file(tmp_path: Path) -> Callable[[Any], Path]:
 
 def pem(key: Any, passphrase: bytes | None = None) -> bytes:
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    made: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-    return made
+    document: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    return document
 
 
-async def test_a_secret_comes_from_the_environment() -> None:
+async def test_the_secret_is_read_from_the_environment() -> None:
     credentials = read_credentials(settings(client_id="agent 1", client_secret="a:b"), None)
     parameters, headers = await credentials.authenticate("https://as.example.com")
     assert parameters == {}
@@ -59,7 +58,7 @@ async def test_a_secret_comes_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
-async def test_a_secret_comes_from_the_file_that_registration_printed(file: Callable[[Any], Path], method: str) -> None:
+async def test_the_secret_is_read_from_the_registration_output(file: Callable[[Any], Path], method: str) -> None:
     credentials = read_credentials(settings(), file({**REGISTERED, "token_endpoint_auth_method": method}))
     parameters, headers = await credentials.authenticate("https://as.example.com")
     assert bool(headers) == (method == "client_secret_basic")
@@ -69,9 +68,7 @@ async def test_a_secret_comes_from_the_file_that_registration_printed(file: Call
 @pytest.mark.threat("T-121")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
 @pytest.mark.parametrize("place", ["file", "environment"])
-async def test_a_private_key_signs_assertions_for_the_issuer_alone(
-    file: Callable[[Any], Path], alg: str, place: str
-) -> None:
+async def test_assertions_are_addressed_only_to_the_issuer(file: Callable[[Any], Path], alg: str, place: str) -> None:
     key = SigningKey.generate(alg)
     in_environment = {"private_key": key.private_pem().decode()} if place == "environment" else {}
     in_file = file(key.private_pem()) if place == "file" else None
@@ -88,9 +85,7 @@ async def test_a_private_key_signs_assertions_for_the_issuer_alone(
 
 @pytest.mark.threat("T-119")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o610, 0o666])
-async def test_a_file_that_others_can_reach_is_refused_with_its_remediation(
-    file: Callable[[Any], Path], mode: int
-) -> None:
+async def test_a_credentials_file_accessible_to_others_is_rejected(file: Callable[[Any], Path], mode: int) -> None:
     path = file(REGISTERED)
     assert read_credentials(settings(), path).client_id == "agent_1"
     path.chmod(mode)
@@ -99,14 +94,14 @@ async def test_a_file_that_others_can_reach_is_refused_with_its_remediation(
 
 
 @pytest.mark.threat("T-119")
-async def test_a_link_in_place_of_the_file_is_refused(file: Callable[[Any], Path], tmp_path: Path) -> None:
+async def test_a_symlink_to_a_credentials_file_is_rejected(file: Callable[[Any], Path], tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(file(REGISTERED))
     with pytest.raises(InvalidCredentials, match="is a link"):
         read_credentials(settings(), link)
 
 
-async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+async def test_a_missing_or_special_credentials_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidCredentials, match="There is no credentials file"):
         read_credentials(settings(), tmp_path / "none")
     os.mkfifo(tmp_path / "pipe", 0o600)
@@ -116,7 +111,7 @@ async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "remediation"),
+    ("content", "problem"),
     [
         (b"", "neither a private key in PEM nor JSON"),
         (b"gths_0123456789abcdefghij", "neither a private key in PEM nor JSON"),
@@ -128,47 +123,47 @@ async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (b"x" * (16 * 1024 + 1), "larger than 16 KiB"),
     ],
 )
-async def test_a_file_with_something_else_in_it_is_refused(
-    file: Callable[[Any], Path], content: Any, remediation: str
+async def test_invalid_credentials_file_contents_are_rejected(
+    file: Callable[[Any], Path], content: Any, problem: str
 ) -> None:
-    with pytest.raises(InvalidCredentials, match=remediation) as caught:
+    with pytest.raises(InvalidCredentials, match=problem) as caught:
         read_credentials(settings(), file(content))
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("document", "remediation"),
+    ("document", "problem"),
     [
-        (pem(ec.generate_private_key(ec.SECP384R1())), "not of P-256, RSA or Ed25519"),
-        (pem(ed25519.Ed25519PrivateKey.generate(), b"passphrase"), "no private key in PEM, or has a passphrase"),
-        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no private key in PEM"),
+        (pem(ec.generate_private_key(ec.SECP384R1())), "not a P-256, RSA or Ed25519 key"),
+        (pem(ed25519.Ed25519PrivateKey.generate(), b"passphrase"), "not a private key in PEM, or has a passphrase"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a private key in PEM"),
     ],
 )
-async def test_a_key_that_cannot_be_used_is_refused(
-    file: Callable[[Any], Path], document: bytes, remediation: str
+async def test_an_unsupported_private_key_is_rejected(
+    file: Callable[[Any], Path], document: bytes, problem: str
 ) -> None:
     usable = pem(rsa.generate_private_key(65537, 2048))
     assert read_credentials(settings(client_id="agent_1"), file(usable)).algorithm == "RS256"
-    with pytest.raises(InvalidCredentials, match=remediation):
+    with pytest.raises(InvalidCredentials, match=problem):
         read_credentials(settings(client_id="agent_1"), file(document))
 
 
-async def test_a_key_without_a_client_and_two_clients_at_once_are_refused(file: Callable[[Any], Path]) -> None:
+async def test_incomplete_or_conflicting_credentials_are_rejected(file: Callable[[Any], Path]) -> None:
     with pytest.raises(InvalidCredentials, match="set BRIDGE_CLIENT_ID"):
         read_credentials(settings(), file(SigningKey.generate("ES256").private_pem()))
-    with pytest.raises(InvalidCredentials, match="another client than the one in"):
+    with pytest.raises(InvalidCredentials, match="names a different client than"):
         read_credentials(settings(client_id="agent_2"), file(REGISTERED))
     with pytest.raises(InvalidCredentials, match="BRIDGE_PRIVATE_KEY is a private key: set BRIDGE_CLIENT_ID"):
         read_credentials(settings(private_key=SigningKey.generate("ES256").private_pem().decode()), None)
     for several in ({"client_secret": "s"}, {"private_key": "k"}):
         with pytest.raises(InvalidCredentials, match="not both"):
             read_credentials(settings(client_id="agent_1", **several), file(REGISTERED))
-    with pytest.raises(InvalidCredentials, match="Give BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
+    with pytest.raises(InvalidCredentials, match="Set either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
         read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
 
 
 @pytest.mark.threat("T-120")
-async def test_credentials_do_not_show_what_is_secret(file: Callable[[Any], Path]) -> None:
+async def test_the_repr_of_credentials_contains_no_secret(file: Callable[[Any], Path]) -> None:
     key = SigningKey.generate("ES256").private_pem()
     with_key = repr(read_credentials(settings(client_id="agent_1"), file(key)))
     assert "BEGIN" not in with_key + repr(settings(private_key=key.decode()))
@@ -189,17 +184,15 @@ def run(*arguments: str, **env: str) -> Result:
     ],
     ids=str,
 )
-async def test_a_bridge_without_credentials_does_not_start_and_says_what_it_needs(env: dict[str, str]) -> None:
+async def test_without_credentials_the_bridge_refuses_to_start(env: dict[str, str]) -> None:
     result = run("http://127.0.0.1:1/mcp", **env)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert (
-        "Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give --credentials" in result.stderr
-    )
+    assert "Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY" in result.stderr
     assert SECRET not in result.stderr
 
 
-async def test_a_misspelt_variable_stops_the_start() -> None:
+async def test_an_unknown_bridge_variable_prevents_the_start() -> None:
     result = run("http://127.0.0.1:1/mcp", BRIDGE_CLIENT_ID="agent_1", BRIDGE_SECRET=SECRET)
     assert result.exit_code == 1
     assert "BRIDGE_SECRET: there is no such setting" in result.stderr
@@ -218,18 +211,16 @@ async def test_a_misspelt_variable_stops_the_start() -> None:
         ((), "Missing argument"),
     ],
 )
-async def test_a_url_that_would_carry_secrets_in_the_clear_is_wrong_usage(
-    arguments: tuple[str, ...], problem: str
-) -> None:
+async def test_an_insecure_or_invalid_url_is_a_usage_error(arguments: tuple[str, ...], problem: str) -> None:
     result = run(*arguments, BRIDGE_CLIENT_ID="agent_1", BRIDGE_CLIENT_SECRET=SECRET)
     assert result.exit_code == 2
     assert problem in " ".join(result.stderr.split())
 
 
 @pytest.mark.threat("T-119")
-async def test_a_secret_cannot_be_given_where_everybody_can_see_it() -> None:
-    """Arguments are in the list of processes."""
+async def test_a_secret_is_not_accepted_as_an_argument() -> None:
+    """Other users of the machine can read a process's arguments."""
     assert run("http://127.0.0.1:1/mcp", "--client-secret", SECRET).exit_code == 2
     env_file = CliRunner().invoke(main, ["--env-file", __file__, "bridge", "http://127.0.0.1:1/mcp"])
     assert env_file.exit_code == 2
-    assert "reads no --env-file" in env_file.stderr
+    assert "does not read --env-file" in env_file.stderr

@@ -1,4 +1,4 @@
-"""The `resourceserver bridge` process, driven by the SDK's stdio client as an assistant drives it."""
+"""The `resourceserver bridge` process, driven by the SDK's stdio client in place of a desktop client."""
 
 import json
 import os
@@ -21,42 +21,42 @@ COMMAND = Path(sys.executable).parent / "resourceserver"
 
 
 @dataclass
-class Assistant:
-    """A desktop assistant that started a bridge."""
+class DesktopClient:
+    """A desktop client that started a bridge."""
 
-    client: Client
+    mcp: Client
     notifications: list[ServerNotification]
     log: Path
-    """What the bridge wrote to standard error."""
+    """The bridge's standard error."""
 
     async def call(self, tool: str, **arguments: Any) -> Any:
-        """Return the structured result of a call that succeeds."""
-        result = await self.client.call_tool(tool, arguments)
+        """Return the structured result of a successful call."""
+        result = await self.mcp.call_tool(tool, arguments)
         assert not result.is_error, result
         return result.structured_content
 
-    async def refused(self, tool: str, **arguments: Any) -> str:
-        """Return the words of a call that is refused."""
-        return words(await self.client.call_tool(tool, arguments))
+    async def call_rejected(self, tool: str, **arguments: Any) -> str:
+        """Return the error text of a rejected call."""
+        return error_text(await self.mcp.call_tool(tool, arguments))
 
     async def call_until_granted(self, tool: str, **arguments: Any) -> Any:
-        """Repeat a call until an admin's grant has reached it: the token endpoint follows within a second."""
+        """Repeat a call until an admin's grant takes effect, which the token endpoint delays by at most a second."""
         with anyio.fail_after(10):
-            while (result := await self.client.call_tool(tool, arguments)).is_error:
+            while (result := await self.mcp.call_tool(tool, arguments)).is_error:
                 await anyio.lowlevel.checkpoint()
         return result.structured_content
 
-    async def refused_until(self, text: str, tool: str) -> str:
-        """Repeat a call until it is refused in words that hold a text."""
+    async def call_until_rejected(self, text: str, tool: str) -> str:
+        """Repeat a call until its error text contains `text`."""
         with anyio.fail_after(20):
             while True:
-                result = await self.client.call_tool(tool, {})
-                if result.is_error and text in words(result):
-                    return words(result)
+                result = await self.mcp.call_tool(tool, {})
+                if result.is_error and text in error_text(result):
+                    return error_text(result)
 
 
-def words(result: CallToolResult) -> str:
-    """Return the text of a refusal."""
+def error_text(result: CallToolResult) -> str:
+    """Return the text of an error result."""
     assert result.is_error, result
     (block,) = result.content
     assert isinstance(block, TextContent)
@@ -64,12 +64,12 @@ def words(result: CallToolResult) -> str:
 
 
 def by_secret(credentials: Mapping[str, Any]) -> dict[str, str]:
-    """Return the variables that hold a client's secret."""
+    """Return the environment variables with a client's secret."""
     return {"BRIDGE_CLIENT_ID": credentials["client_id"], "BRIDGE_CLIENT_SECRET": credentials["client_secret"]}
 
 
 def private_file(path: Path, credentials: Mapping[str, Any]) -> Path:
-    """Write what `authserver client create` printed to a file that only its owner can read."""
+    """Write the output of `authserver client create` to a file with mode 0600."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(credentials, file)
     return path
@@ -78,8 +78,8 @@ def private_file(path: Path, credentials: Mapping[str, Any]) -> Path:
 @asynccontextmanager
 async def start(
     stack: LocalStack, mode: Mode, *options: str, env: Mapping[str, str] | None = None, url: str | None = None
-) -> AsyncIterator[Assistant]:
-    """Start a bridge, and assert at its end that it had nothing unexpected to say."""
+) -> AsyncIterator[DesktopClient]:
+    """Start a bridge, and assert at the end that it logged no traceback."""
     log = stack.folder / f"bridge-{len(list(stack.folder.glob('bridge-*.log')))}.log"
     parameters = StdioServerParameters(
         command=str(COMMAND), args=["bridge", url or stack.resource, *options], env=dict(env or {}), cwd=stack.folder
@@ -91,5 +91,5 @@ async def start(
 
     with log.open("w", encoding="utf-8") as errlog:
         async with Client(stdio_client(parameters, errlog), mode=mode, message_handler=remember) as client:
-            yield Assistant(client, notifications, log)
+            yield DesktopClient(client, notifications, log)
     assert "Traceback" not in log.read_text(encoding="utf-8")

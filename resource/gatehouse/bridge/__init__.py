@@ -1,1 +1,1 @@
-"""A stdio MCP server for desktop assistants: it obtains tokens, and forwards to a remote MCP server."""
+"""The stdio bridge: an MCP server for desktop clients that obtains tokens and forwards to a remote MCP server."""

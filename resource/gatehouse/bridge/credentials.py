@@ -1,4 +1,4 @@
-"""The client's credentials: from the environment, or from a file that nobody else can read."""
+"""The client's credentials, from the environment or from a file that only its owner can read."""
 
 import os
 import shlex
@@ -13,30 +13,46 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.service.logs import LogLevel
+from gatehouse.shared.service.settings import CommandSettings
 
 _MAX_LENGTH: Final = 16 * 1024
 """Bytes of a credentials file."""
 
 _ASSERTION_LIFETIME: Final = 60
-"""Seconds. An assertion is used at once; what is left over allows for clocks that differ."""
+"""Seconds. An assertion is sent immediately; the rest allows for clock differences."""
 
 _SECRET_METHODS: Final = frozenset({"client_secret_basic", "client_secret_post"})
 
 
+class BridgeSettings(CommandSettings):
+    """Settings of the bridge. Each field is read from the variable `BRIDGE_` plus its name in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="BRIDGE_", env_ignore_empty=True)
+
+    confidential = frozenset({"client_secret", "private_key"})
+
+    client_id: str | None = Field(None, description="The client_id; not needed with a JSON credentials file.")
+    client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
+    private_key: SecretStr | None = Field(None, description="A private key in PEM, in place of a credentials file.")
+    log_level: LogLevel = Field("WARNING", description="Minimum level of log messages on standard error.")
+
+
 class InvalidCredentials(ValueError):
-    """There are no credentials, or they cannot be used. The message says how to fix it and holds no secret."""
+    """Credentials are missing or unusable. The message says how to fix it and contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the client is, and how it proves it."""
+    """A client_id, and the secret or private key that authenticates it."""
 
     client_id: str
     source: str
-    """Where the credential came from, for messages."""
+    """The file or variable that the credential was read from, for messages."""
     method: str
     """`client_secret_basic`, `client_secret_post` or `private_key_jwt`."""
     secret: str = field(default="", repr=False)
@@ -45,7 +61,7 @@ class Credentials:
     algorithm: str = ""
 
     async def authenticate(self, issuer: str) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the form parameters and the headers that authenticate a token request at the issuer."""
+        """Return the form parameters and headers that authenticate a token request to the issuer."""
         if self.method == "private_key_jwt":
             signed = SignedJWTParameters(
                 issuer=self.client_id,
@@ -60,16 +76,16 @@ class Credentials:
             }, {}
         if self.method == "client_secret_post":
             return {"client_id": self.client_id, "client_secret": self.secret}, {}
-        # Both parts are form-encoded before they are joined (RFC 6749 2.3.1).
+        # Both parts are form-encoded before they are joined (RFC 6749 section 2.3.1).
         pair = f"{quote(self.client_id, safe='')}:{quote(self.secret, safe='')}"
         return {}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 
 def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials:
-    """Return the credentials that the bridge was given.
+    """Read the credentials from the settings or from a file.
 
     Raises:
-        InvalidCredentials: there are none or several, or the file is not private, or holds something else.
+        InvalidCredentials: there are none or several, or the file is not private or has invalid contents.
     """
     secret, key = settings.client_secret, settings.private_key
     given = [
@@ -78,15 +94,15 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
         if value is not None
     ]
     if len(given) > 1:
-        raise InvalidCredentials(f"Give {given[0]} or {given[1]}, not both.")
+        raise InvalidCredentials(f"Set either {given[0]} or {given[1]}, not both.")
     if file is not None:
         return _from_file(file, settings.client_id)
     if key is not None:
         return _from_key(key.get_secret_value().encode(), "BRIDGE_PRIVATE_KEY", settings.client_id)
     if settings.client_id is None or secret is None:
         raise InvalidCredentials(
-            "There are no credentials. Set BRIDGE_CLIENT_ID, and BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or give"
-            " --credentials FILE: what `authserver client create --output json` printed, or a private key in PEM."
+            "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
+            " --credentials FILE with the output of `authserver client create --output json` or a private key in PEM."
         )
     return Credentials(
         settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=secret.get_secret_value()
@@ -135,7 +151,7 @@ def _from_key(document: bytes, source: str, client_id: str | None) -> Credential
     try:
         key = load_pem_private_key(document, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InvalidCredentials(f"{source} is no private key in PEM, or has a passphrase.") from None
+        raise InvalidCredentials(f"{source} is not a private key in PEM, or has a passphrase.") from None
     match key:
         case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1()):
             algorithm = "ES256"
@@ -144,29 +160,29 @@ def _from_key(document: bytes, source: str, client_id: str | None) -> Credential
         case ed25519.Ed25519PrivateKey():
             algorithm = "EdDSA"
         case _:
-            raise InvalidCredentials(f"The key in {source} is not of P-256, RSA or Ed25519.")
+            raise InvalidCredentials(f"The key in {source} is not a P-256, RSA or Ed25519 key.")
     return Credentials(
         client_id, source, "private_key_jwt", private_key=document.decode("ascii", "replace"), algorithm=algorithm
     )
 
 
 def _from_json(document: bytes, source: str, client_id: str | None) -> Credentials:
-    """Read what `authserver client create --output json` printed."""
+    """Parse the output of `authserver client create --output json`."""
     try:
         members = strict_json.loads(document)
     except strict_json.InvalidJson:
         members = None
     if not isinstance(members, dict) or not _is_text(members.get("client_id")):
         raise InvalidCredentials(
-            f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as"
-            " `authserver client create --output json` prints it."
+            f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as printed by"
+            " `authserver client create --output json`."
         )
     if client_id not in {None, members["client_id"]}:
-        raise InvalidCredentials(f"BRIDGE_CLIENT_ID is another client than the one in {source}. Unset it.")
+        raise InvalidCredentials(f"BRIDGE_CLIENT_ID names a different client than {source}. Unset it.")
     if not _is_text(members.get("client_secret")):
         raise InvalidCredentials(
-            f"{source} has no client_secret. A client with a key needs its PEM file: set BRIDGE_CLIENT_ID, and give"
-            " --credentials the file that private_key_file names."
+            f"{source} has no client_secret. For a client with a private key, set BRIDGE_CLIENT_ID and pass the file"
+            " that private_key_file names to --credentials."
         )
     method = members.get("token_endpoint_auth_method", "client_secret_basic")
     if method not in _SECRET_METHODS:

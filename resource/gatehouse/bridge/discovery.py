@@ -1,7 +1,7 @@
-"""Where tokens for a resource come from: the issuer that the client trusts, and its token endpoint.
+"""Finds the token endpoint for a resource: the issuer's metadata, and the resource's where no issuer is configured.
 
-A client's credentials belong to one issuer (MCP 2026-07-28, "Authorization Server Binding"). Were the MCP server
-alone to say where they go, a hostile or deceived one would collect them.
+A client's credentials belong to one issuer (MCP 2026-07-28, "Authorization Server Binding"). If the MCP server alone
+decided where they are sent, a hostile or compromised server could collect them.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 
-from gatehouse.bridge.failures import Failure, busy, not_reached
+from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
@@ -20,41 +20,43 @@ from gatehouse.shared.protocol.resource_identifiers import (
     parse_resource_identifier,
 )
 
-AUTHORIZATION_SERVER: Final = "authorization server"
-MCP_SERVER: Final = "MCP server"
-
 _TIMEOUT: Final = 20
-"""Seconds for one document, or for one token."""
+"""Seconds for one request and its whole response."""
 
 _MAX_LENGTH: Final = 64 * 1024
-"""Bytes of an answer."""
+"""Bytes of a response."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A response that was read to its end."""
+class JsonResponse:
+    """A response that was read completely."""
 
     status: int
     document: Any
-    """The JSON; None where there was none."""
+    """The parsed JSON; None if the body is too long, compressed, or not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEndpoint:
-    """Where one issuer gives tokens."""
+    """The token endpoint of an issuer."""
 
     issuer: str
     url: str
 
 
-async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Request) -> Answer:
-    """Send a request of ours and read its JSON: no redirects, at most 64 KiB, 20 s in all.
+async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Request) -> JsonResponse:
+    """Send a request and read its JSON response: no redirects, at most 64 KiB, 20 s in all.
+
+    Args:
+        http: the client to send it with.
+        server: `AUTHORIZATION_SERVER` or `MCP_SERVER`, for error messages.
+        request: the request.
 
     Raises:
-        Failure: the server does not answer, or asks to come back later.
+        BridgeError: the server does not respond, or answers 429 or 503.
     """
     url = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
-    # Unpacked, a small answer could be a large one.
+    # A small compressed response can unpack to a very large one.
     request.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
     try:
         with anyio.fail_after(_TIMEOUT):
@@ -64,10 +66,10 @@ async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Reques
             finally:
                 await response.aclose()
     except (httpx2.HTTPError, TimeoutError) as error:
-        raise not_reached(server, url, error) from None
+        raise unreachable(server, url, error) from None
     if response.status_code in {429, 503}:
-        raise busy(server, url, response.status_code)
-    return Answer(response.status_code, document)
+        raise retry_later(server, url, response.status_code)
+    return JsonResponse(response.status_code, document)
 
 
 async def _read(response: httpx2.Response) -> Any:
@@ -85,25 +87,26 @@ async def _read(response: httpx2.Response) -> Any:
 
 
 async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: str | None) -> TokenEndpoint:
-    """Return the token endpoint of the issuer that was named, or of the one that the resource may name.
+    """Return the token endpoint of the pinned issuer, or of the issuer that the resource's metadata names.
 
     Raises:
-        Failure: a document cannot be had or is not what it should be, or the issuer may not be taken on the
-            resource's word.
+        BridgeError: a metadata document is unavailable or invalid, or the resource names an issuer on another origin.
     """
-    issuer = pinned or _acceptable_issuer(resource, await _named_issuer(http, resource))
+    issuer = pinned or _require_trusted(resource, await _advertised_issuer(http, resource))
     metadata = await _first_document(http, AUTHORIZATION_SERVER, [_well_known(issuer, "oauth-authorization-server")])
     url = metadata.get("token_endpoint")
-    # Exactly: a document of another issuer would have the credentials sent there (RFC 8414 3.3).
+    # Compared exactly: another issuer's document would send the credentials to that issuer (RFC 8414 section 3.3).
     if metadata.get("issuer") != issuer:
-        raise Failure(f"The metadata at {issuer} is of another issuer. No credential was sent. Check --issuer.")
+        raise BridgeError(
+            f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check --issuer."
+        )
     if not isinstance(url, str) or not is_protected_transport(url):
-        raise Failure(f"The metadata of {issuer} names no https token endpoint. No credential was sent.")
+        raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
 
 
-async def _named_issuer(http: httpx2.AsyncClient, resource: str) -> str:
-    """Return the issuer that the protected resource metadata names (RFC 9728 3)."""
+async def _advertised_issuer(http: httpx2.AsyncClient, resource: str) -> str:
+    """Return the issuer that the protected resource metadata names (RFC 9728 section 3)."""
     metadata = await _first_document(http, MCP_SERVER, _resource_metadata_urls(resource))
     issuers = metadata.get("authorization_servers")
     try:
@@ -111,43 +114,45 @@ async def _named_issuer(http: httpx2.AsyncClient, resource: str) -> str:
     except InvalidResourceIdentifier:
         named = ""
     if named != resource:
-        raise Failure(f"The MCP server at {resource} is registered under another URL. Start the bridge with that URL.")
+        raise BridgeError(
+            f"The MCP server at {resource} is registered under another URL. Start the bridge with that URL."
+        )
     if not isinstance(issuers, list) or not issuers or not isinstance(issuers[0], str):
-        raise Failure(f"The MCP server at {resource} names no authorization server. Name it: --issuer URL")
+        raise BridgeError(f"The MCP server at {resource} names no authorization server. Set it with --issuer URL.")
     return issuers[0]
 
 
-def _acceptable_issuer(resource: str, issuer: str) -> str:
-    """Return an issuer that a resource may name: on its own origin, or on this machine as it is itself."""
+def _require_trusted(resource: str, issuer: str) -> str:
+    """Return the issuer if the resource may name it: same origin, or both on loopback. Raises BridgeError."""
     same_origin = urlsplit(issuer)[:2] == urlsplit(resource)[:2]
-    this_machine = is_loopback(issuer) and is_loopback(resource)
-    if not is_protected_transport(issuer) or not (same_origin or this_machine):
-        raise Failure(
+    both_local = is_loopback(issuer) and is_loopback(resource)
+    if not is_protected_transport(issuer) or not (same_origin or both_local):
+        raise BridgeError(
             f"The MCP server at {resource} names the authorization server {issuer[:200]}, which is on another host."
-            " No credential was sent: a server's word does not decide where credentials go. If they were issued"
-            " there, name it when you start the bridge: --issuer URL"
+            " No credential was sent, because an MCP server must not decide where credentials go. If that server"
+            " issued them, restart the bridge with --issuer URL."
         )
     return issuer
 
 
 def _resource_metadata_urls(resource: str) -> list[str]:
-    """Return where a resource's metadata may stand: before its path, then at the root (RFC 9728 3.1)."""
+    """Return both well-known URLs of a resource's metadata: with its path, then at the root (RFC 9728 section 3.1)."""
     first = _well_known(resource, "oauth-protected-resource")
     return list(dict.fromkeys((first, first.removesuffix(urlsplit(resource).path.rstrip("/")))))
 
 
 def _well_known(url: str, name: str) -> str:
-    """Return where a document stands: with the URL's path behind the well-known one (RFC 8414 3.1; RFC 9728 3.1)."""
+    """Insert `/.well-known/NAME` between a URL's host and its path (RFC 8414 section 3.1, RFC 9728 section 3.1)."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}/.well-known/{name}{parts.path.rstrip('/')}"
 
 
 async def _first_document(http: httpx2.AsyncClient, server: str, urls: list[str]) -> dict[str, Any]:
     for url in urls:
-        answer = await exchange(http, server, http.build_request("GET", url))
-        if answer.status == httpx2.codes.OK and isinstance(answer.document, dict):
-            return answer.document
-    raise Failure(
-        f"The {server} has no metadata at {urls[0]} (status {answer.status}). Check the URL and --issuer.",
-        temporary=answer.status >= 500,
+        response = await exchange(http, server, http.build_request("GET", url))
+        if response.status == httpx2.codes.OK and isinstance(response.document, dict):
+            return response.document
+    raise BridgeError(
+        f"The {server} has no metadata at {urls[0]} (status {response.status}). Check the URL and --issuer.",
+        temporary=response.status >= 500,
     )

@@ -1,7 +1,6 @@
-"""Requests to the remote MCP server, each in an exchange of its own.
+"""The remote MCP server: sends each request in its own exchange, and retries where a retry is safe.
 
-MCP 2026-07-28 has no sessions: a request stands for itself, so neither a restart of the server nor a broken connection
-takes anything away but the requests under way.
+MCP 2026-07-28 has no sessions, so a server restart or a lost connection affects only the requests in flight.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,40 +15,39 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, PARSE_ERROR, DiscoverResult, Implementation, Request
 from pydantic import BaseModel, ValidationError
 
-from gatehouse.bridge.discovery import MCP_SERVER
-from gatehouse.bridge.failures import NOT_SENT, Failure, broken_off, not_reached
+from gatehouse.bridge.errors import MCP_SERVER, NOT_SENT, BridgeError, no_response, unreachable
 
 PROTOCOL_VERSION: Final = "2026-07-28"
 
 BACKOFF: Final = (0.2, 0.4, 0.8, 1.6, 3, 3, 3)
-"""Seconds between the tries of a request that was not carried out: together, what a server takes to restart."""
+"""Seconds between the attempts of a request that was not executed. Their sum covers a server restart."""
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
 
-class _InOrder:
-    """Passes progress on, one after the other, and knows when all of it has been.
+class _OrderedProgress:
+    """Forwards progress notifications one at a time, and waits until all of them are forwarded.
 
-    The SDK runs each callback in a task of its own, and ends those that are not done when the connection closes. What
-    came before a result has begun when the result is there, and a lock lets nobody pass who came later.
+    The SDK runs each callback in its own task, and cancels unfinished ones when the connection closes. Callbacks for
+    notifications that precede a result have started when the result arrives, and the lock is first in, first out.
     """
 
-    def __init__(self, tell: ProgressFnT) -> None:
-        self._tell = tell
+    def __init__(self, forward: ProgressFnT) -> None:
+        self._forward = forward
         self._lock = anyio.Lock()
 
     async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
         async with self._lock:
-            await self._tell(progress, total, message)
+            await self._forward(progress, total, message)
 
-    async def all(self) -> None:
-        """Return when everything that came was passed on."""
+    async def drain(self) -> None:
+        """Return when every notification received so far was forwarded."""
         async with self._lock:
             return
 
 
-class Remote:
-    """The remote server, as a client sees it."""
+class RemoteServer:
+    """The remote MCP server that the bridge forwards to."""
 
     def __init__(
         self,
@@ -58,14 +56,21 @@ class Remote:
         client_info: Implementation,
         pauses: Sequence[float] = BACKOFF,
     ) -> None:
-        """Talk to the server at a URL through a client that authenticates, with pauses in seconds between tries."""
+        """Create a client of the server.
+
+        Args:
+            url: the server's resource identifier.
+            http: an HTTP client that authenticates its requests.
+            client_info: the bridge's name and version, sent with each request.
+            pauses: seconds between attempts.
+        """
         self.url = url
         self._http = http
         self._client_info = client_info
         self._pauses = pauses
 
     async def discover(self) -> DiscoverResult:
-        """Return what the server is and has. Tried once. Raises Failure, MCPError."""
+        """Return the server's name and capabilities. Makes one attempt. Raises BridgeError, MCPError."""
 
         async def send(client: Client) -> DiscoverResult:
             return DiscoverResult.model_validate(await client.session.send_discover(PROTOCOL_VERSION))
@@ -82,30 +87,30 @@ class Remote:
     ) -> ResultT:
         """Send a request and return its result.
 
-        What was not carried out is tried again for some seconds. What may have been carried out is repeated only if
-        it is `repeatable`, and once.
+        A request that was not executed is retried for some seconds. A request that may have been executed is repeated
+        only if it is `repeatable`, and only once.
 
         Raises:
-            Failure: the request was refused, or its fate is not known.
+            BridgeError: the request was rejected, or its outcome is unknown.
             MCPError: the server answered with an error.
         """
 
         async def send(client: Client) -> ResultT:
             if progress is None:
                 return await client.session.send_request(request, result_type)
-            told = _InOrder(progress)
-            result = await client.session.send_request(request, result_type, progress_callback=told)
-            await told.all()
+            ordered = _OrderedProgress(progress)
+            result = await client.session.send_request(request, result_type, progress_callback=ordered)
+            await ordered.drain()
             return result
 
         pauses = iter(self._pauses)
         while True:
             try:
                 return await self._exchange(send)
-            except Failure as failure:
-                if failure.outcome_unknown and repeatable:
+            except BridgeError as error:
+                if error.outcome_unknown and repeatable:
                     repeatable = False
-                elif not failure.temporary:
+                elif not error.temporary:
                     raise
                 if (pause := next(pauses, None)) is None:
                     raise
@@ -116,28 +121,28 @@ class Remote:
         try:
             async with Client(transport, mode=PROTOCOL_VERSION, cache=None, client_info=self._client_info) as client:
                 return await send(client)
-        except (ExceptionGroup, Failure, httpx2.HTTPError, MCPError, ValidationError) as error:
-            raise self._translate(error) from None
+        except (ExceptionGroup, BridgeError, httpx2.HTTPError, MCPError, ValidationError) as error:
+            raise self._root_cause(error) from None
 
-    def _translate(self, error: Exception) -> Exception:
-        """Return the one cause of all that ended an exchange: the first to fail takes the others with it."""
+    def _root_cause(self, error: Exception) -> Exception:
+        """Return the one error that ended an exchange; the other errors of the group follow from it."""
         causes = list(_leaves(error))
-        for kind in (Failure, httpx2.HTTPError, MCPError, ValidationError):
+        for kind in (BridgeError, httpx2.HTTPError, MCPError, ValidationError):
             for cause in causes:
                 if isinstance(cause, kind):
-                    return self._failure(cause)
+                    return self._translate(cause)
         return error
 
-    def _failure(self, cause: Exception) -> Exception:
+    def _translate(self, cause: Exception) -> Exception:
         if isinstance(cause, NOT_SENT):
-            return not_reached(MCP_SERVER, self.url, cause)
+            return unreachable(MCP_SERVER, self.url, cause)
         if isinstance(cause, httpx2.HTTPError):
-            return broken_off(self.url, type(cause).__name__)
+            return no_response(self.url, type(cause).__name__)
         if isinstance(cause, MCPError) and cause.error.code == CONNECTION_CLOSED:
-            return broken_off(self.url, "it was closed")
-        # The SDK's own code, for an answer that it cannot read.
+            return no_response(self.url, "connection closed")
+        # The SDK reports a response that it cannot parse with its own PARSE_ERROR.
         if isinstance(cause, ValidationError) or (isinstance(cause, MCPError) and cause.error.code == PARSE_ERROR):
-            return broken_off(self.url, f"it was not MCP {PROTOCOL_VERSION}")
+            return no_response(self.url, f"not MCP {PROTOCOL_VERSION}")
         return cause
 
 

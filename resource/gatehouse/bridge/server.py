@@ -1,12 +1,16 @@
-"""The stdio MCP server that a desktop assistant starts. Standard output carries JSON-RPC and nothing else."""
+"""The stdio MCP server that a desktop client starts. Standard output carries only JSON-RPC messages."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
+import anyio
+import httpx2
 import structlog
 from mcp.server import InitializationOptions, NotificationOptions, Server
 from mcp.server.context import ServerRequestContext
+from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -38,17 +42,24 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ValidationError
 
-from gatehouse.bridge.failures import Failure
-from gatehouse.bridge.remote import PROTOCOL_VERSION, Remote
-from gatehouse.bridge.tokens import TokenSource
+from gatehouse.bridge.credentials import Credentials
+from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.remote import PROTOCOL_VERSION, RemoteServer
+from gatehouse.bridge.tokens import BearerAuth, TokenSource
 
 Context = ServerRequestContext[Any, Any]
 ParamsT = TypeVar("ParamsT", bound=RequestParams)
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
+_RESPONSE_TIMEOUT: Final = 300
+"""Seconds without a byte from the remote server before a call fails."""
+
+_DISCOVERY_TIMEOUT: Final = 10
+"""Seconds that discovery of the remote server may take at start."""
+
 _RESERVED_META: Final = "io.modelcontextprotocol/"
 
-_READING: Final[Sequence[tuple[str, str, type[RequestParams], type[Any], type[BaseModel]]]] = (
+_FORWARDED_METHODS: Final[Sequence[tuple[str, str, type[RequestParams], type[Any], type[BaseModel]]]] = (
     ("resources", "resources/list", PaginatedRequestParams, ListResourcesRequest, ListResourcesResult),
     (
         "resources",
@@ -61,25 +72,65 @@ _READING: Final[Sequence[tuple[str, str, type[RequestParams], type[Any], type[Ba
     ("prompts", "prompts/list", PaginatedRequestParams, ListPromptsRequest, ListPromptsResult),
     ("prompts", "prompts/get", GetPromptRequestParams, GetPromptRequest, GetPromptResult),
 )
-"""Capability, method, parameters, request and result of what is forwarded when the remote server declares it."""
+"""Capability, method, parameters, request and result of each method that is forwarded if the remote server has it."""
 
 log = structlog.stdlib.get_logger(__name__)
 
 
+async def serve(url: str, issuer: str | None, credentials: Callable[[], Credentials]) -> None:
+    """Serve over standard input and output until the input ends.
+
+    Args:
+        url: the canonical resource identifier of the remote server.
+        issuer: the only issuer that may receive the credentials; None for the one that the remote server names.
+        credentials: called for each token request. Raises InvalidCredentials.
+    """
+    own = Implementation(name="gatehouse-bridge", version=version("gatehouse"))
+    async with create_http() as to_issuer:
+        tokens = TokenSource(to_issuer, url, issuer, credentials)
+        async with create_http(BearerAuth(tokens)) as to_remote:
+            remote = RemoteServer(url, to_remote, own)
+            server = create_server(Bridge(remote, tokens), await _discover(remote), own)
+            async with stdio_server() as (incoming, outgoing):
+                await server.run(incoming, outgoing, initialization(server))
+
+
+def create_http(auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
+    """Return an HTTP client that uses the environment's proxies for https only.
+
+    Plain http is allowed only on loopback, and a proxy would carry it to another machine.
+    """
+    return httpx2.AsyncClient(
+        auth=auth,
+        timeout=httpx2.Timeout(10, read=_RESPONSE_TIMEOUT),
+        mounts={"http://": httpx2.AsyncHTTPTransport(trust_env=False)},
+    )
+
+
+async def _discover(remote: RemoteServer) -> DiscoverResult | None:
+    """Return the remote server's name and capabilities; None if it is unavailable, and then each request says why."""
+    with anyio.move_on_after(_DISCOVERY_TIMEOUT):
+        try:
+            return await remote.discover()
+        except (BridgeError, MCPError) as error:
+            log.warning("discovery of the remote server failed; the bridge offers tools only", reason=str(error))
+    return None
+
+
 @dataclass(slots=True)
 class Bridge:
-    """Forwards requests of an assistant to the remote server."""
+    """Forwards the desktop client's requests to the remote server."""
 
-    remote: Remote
+    remote: RemoteServer
     tokens: TokenSource
     tools: dict[str, Tool] = field(default_factory=dict)
-    """As they were last listed."""
+    """The tools of the last listing, by name."""
     listed_scope: str | None = None
-    """The scope that the tools were last listed for."""
+    """The scope of the token that the tools were last listed with."""
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        """Forward tools/list. Raises MCPError with the words of a refusal."""
-        request = ListToolsRequest(params=_forwarded(params or PaginatedRequestParams()))
+        """Forward tools/list. Raises MCPError with the reason for a rejection."""
+        request = ListToolsRequest(params=_forwardable(params or PaginatedRequestParams()))
         result = await self._read(ctx, request, ListToolsResult)
         if params is None or params.cursor is None:
             self.tools.clear()
@@ -88,38 +139,38 @@ class Bridge:
         return result
 
     async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult:
-        """Forward tools/call. A refusal is a result, which the assistant reads. Raises MCPError."""
+        """Forward tools/call. A rejection becomes an error result, which the model can read. Raises MCPError."""
         progress = ctx.session.report_progress if ctx.meta is not None and "progress_token" in ctx.meta else None
         try:
             result = await self.remote.request(
-                CallToolRequest(params=_forwarded(params)),
+                CallToolRequest(params=_forwardable(params)),
                 CallToolResult,
                 repeatable=is_repeatable(self.tools.get(params.name), params.arguments or {}),
                 progress=progress,
             )
-        except Failure as failure:
-            log.warning("call not carried out", tool=params.name, reason=str(failure))
-            result = CallToolResult(content=[TextContent(text=str(failure))], is_error=True)
-        await self._tell_of_other_tools(ctx)
+        except BridgeError as error:
+            log.warning("tool call failed", tool=params.name, reason=str(error))
+            result = CallToolResult(content=[TextContent(text=str(error))], is_error=True)
+        await self._announce_changed_tools(ctx)
         return result
 
-    def reading(self, request_type: type[Any], result_type: type[BaseModel]) -> Callable[..., Awaitable[Any]]:
-        """Return the handler that forwards a method without effects."""
+    def read_handler(self, request_type: type[Any], result_type: type[BaseModel]) -> Callable[..., Awaitable[Any]]:
+        """Return a handler that forwards a read-only method."""
 
         async def forward(ctx: Context, params: RequestParams) -> BaseModel:
-            return await self._read(ctx, request_type(params=_forwarded(params)), result_type)
+            return await self._read(ctx, request_type(params=_forwardable(params)), result_type)
 
         return forward
 
     async def _read(self, ctx: Context, request: Request[Any, Any], result_type: type[ResultT]) -> ResultT:
         try:
             return await self.remote.request(request, result_type, repeatable=True)
-        except Failure as failure:
-            log.warning("request not carried out", method=ctx.method, reason=str(failure))
-            raise MCPError(INTERNAL_ERROR, str(failure)) from None
+        except BridgeError as error:
+            log.warning("request failed", method=ctx.method, reason=str(error))
+            raise MCPError(INTERNAL_ERROR, str(error)) from None
 
-    async def _tell_of_other_tools(self, ctx: Context) -> None:
-        """Have the assistant list the tools again when its rights have changed since: it sees only what it may call."""
+    async def _announce_changed_tools(self, ctx: Context) -> None:
+        """Send tools/list_changed after the scope changed: the listing contains only the tools that it allows."""
         if self.listed_scope in {None, self.tokens.scope} or ctx.protocol_version >= PROTOCOL_VERSION:
             return
         self.listed_scope = self.tokens.scope
@@ -127,7 +178,7 @@ class Bridge:
 
 
 def is_repeatable(tool: Tool | None, arguments: dict[str, Any]) -> bool:
-    """Tell whether a call can be sent twice and take effect once: it reads, is idempotent, or carries its key."""
+    """Return whether a call sent twice takes effect once: read-only, idempotent, or with an idempotency key."""
     if tool is None:
         return False
     hints = tool.annotations
@@ -136,8 +187,8 @@ def is_repeatable(tool: Tool | None, arguments: dict[str, Any]) -> bool:
     return bool(arguments.get("idempotency_key")) and "idempotency_key" in tool.input_schema.get("properties", {})
 
 
-def _forwarded(params: ParamsT) -> ParamsT:
-    """Return parameters without what belongs to one connection alone: protocol, client, progress token."""
+def _forwardable(params: ParamsT) -> ParamsT:
+    """Return the parameters without the metadata of one connection: protocol, client, progress token."""
     meta = {
         name: value
         for name, value in (params.meta or {}).items()
@@ -147,7 +198,7 @@ def _forwarded(params: ParamsT) -> ParamsT:
 
 
 def create_server(bridge: Bridge, discovered: DiscoverResult | None, own: Implementation) -> Server[Any]:
-    """Return the server to run over stdio: it has the remote server's name and capabilities, where they are known."""
+    """Return the stdio server, with the remote server's name and capabilities where they are known."""
     info = _remote_name(discovered) or own
     server: Server[Any] = Server(
         info.name,
@@ -156,11 +207,11 @@ def create_server(bridge: Bridge, discovered: DiscoverResult | None, own: Implem
         on_list_tools=bridge.list_tools,
         on_call_tool=bridge.call_tool,
     )
-    # It holds only OpenTelemetry's, and nothing here exports spans.
+    # The SDK's only default middleware is OpenTelemetry's, and the bridge exports no spans.
     server.middleware.clear()
-    for capability, method, params_type, request_type, result_type in _READING:
+    for capability, method, params_type, request_type, result_type in _FORWARDED_METHODS:
         if discovered is not None and getattr(discovered.capabilities, capability) is not None:
-            server.add_request_handler(method, params_type, bridge.reading(request_type, result_type))
+            server.add_request_handler(method, params_type, bridge.read_handler(request_type, result_type))
     return server
 
 
@@ -173,5 +224,5 @@ def _remote_name(discovered: DiscoverResult | None) -> Implementation | None:
 
 
 def initialization(server: Server[Any]) -> InitializationOptions:
-    """Return what an assistant of 2025-11-25 is told at its handshake."""
+    """Return the server's part of the handshake of MCP 2025-11-25 clients."""
     return server.create_initialization_options(NotificationOptions(tools_changed=True))

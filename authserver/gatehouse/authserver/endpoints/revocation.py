@@ -9,9 +9,9 @@ from gatehouse.authserver.http import NO_STORE, Request, Response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.validation import InactiveToken
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit import AuditEvent
 
-_ACTION = AuditAction.TOKEN_REVOKE
+_ACTION = "token.revoke"
 
 
 def revocation(services: Services, request: Request) -> Response:

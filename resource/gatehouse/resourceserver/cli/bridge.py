@@ -1,4 +1,4 @@
-"""`resourceserver bridge`: a remote MCP server for desktop assistants, which only start programs."""
+"""`resourceserver bridge`: a remote MCP server for desktop clients that support only stdio."""
 
 import logging
 import signal
@@ -8,9 +8,8 @@ from pathlib import Path
 import anyio
 import click
 
-from gatehouse.bridge.credentials import InvalidCredentials, read_credentials
-from gatehouse.bridge.serving import serve
-from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
+from gatehouse.bridge.server import serve
 from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.service.cli import Refusal, env_file_of, example
 from gatehouse.shared.service.logs import configure_logs
@@ -26,7 +25,7 @@ def _check_url(_: click.Context, __: click.Parameter, value: str) -> str:
 
 def _check_issuer(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     try:
-        # As it was written: issuers are compared exactly (RFC 8414 3.3).
+        # Not normalized, because issuers are compared exactly (RFC 8414 section 3.3).
         return None if value is None else check_public_url(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
@@ -38,13 +37,13 @@ def _check_issuer(_: click.Context, __: click.Parameter, value: str | None) -> s
     "--issuer",
     metavar="URL",
     callback=_check_issuer,
-    help="The authorization server that issued the credentials; they are sent nowhere else.",
+    help="Issuer URL of the authorization server. The credentials are sent only to it.",
 )
 @click.option(
     "--credentials",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Mode 0600: the JSON that `authserver client create --output json` printed, or a private key in PEM.",
+    help="Output of `authserver client create --output json`, or a private key in PEM. Mode 0600.",
 )
 @click.pass_context
 @example(
@@ -53,38 +52,40 @@ def _check_issuer(_: click.Context, __: click.Parameter, value: str | None) -> s
     "BRIDGE_CLIENT_ID=agent_... resourceserver bridge http://127.0.0.1:8000/mcp --credentials agent.pem"
 )
 def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path | None) -> None:
-    """Serve the MCP server at URL over standard input and output, for a desktop assistant to start.
+    """Connect a stdio MCP client to the MCP server at URL.
 
-    It obtains and renews tokens by client credentials, forwards what the assistant asks, and tells it in words what
-    was refused and who can fix it. A new grant works at the next call. Logs go to standard error.
+    Desktop MCP clients that support only stdio start this command. The bridge obtains and renews access tokens by
+    client credentials, forwards requests, and reports a rejected request with the reason and how to fix it. A new
+    grant applies from the next call. Logs go to standard error.
 
     \b
-    The credentials come from --credentials FILE, or from the environment:
-      BRIDGE_CLIENT_ID      the client_id; with a private key in FILE, too
-      BRIDGE_CLIENT_SECRET  the secret of a client_secret_basic client
-      BRIDGE_PRIVATE_KEY    or the private key of a client that has one, in PEM
+    The credentials come from --credentials FILE or from the environment:
+      BRIDGE_CLIENT_ID      client_id; also needed if FILE is a private key
+      BRIDGE_CLIENT_SECRET  secret of a client_secret_basic client
+      BRIDGE_PRIVATE_KEY    private key (PEM) of a private_key_jwt client
       BRIDGE_LOG_LEVEL      DEBUG, INFO or WARNING (the default)
 
-    FILE is read again for each token: a replaced secret needs no restart. Plain http is for loopback addresses.
+    FILE is read for each token request, so a rotated secret needs no restart. Plain http is allowed only for loopback
+    addresses.
 
-    Without --issuer, the server at URL says where tokens come from, and is believed only if that is its own origin,
-    or if both are on this machine: nobody else may choose where the credentials go.
+    Without --issuer, the MCP server's metadata names the authorization server. The bridge accepts only one on the MCP
+    server's own origin, or any loopback address if the MCP server is on loopback too.
     """  # noqa: D301 - click reads the control character
     if env_file_of(ctx) is not None:
-        raise click.UsageError("The bridge reads no --env-file. Give --credentials FILE, or variables.")
+        raise click.UsageError("The bridge does not read --env-file. Use --credentials FILE, or environment variables.")
     settings = load_settings(BridgeSettings)
     configure_logs("console", settings.log_level)
-    # What the SDK logs of a failed exchange comes back as an exception, and is told in words.
+    # The SDK also raises what it logs about a failed exchange, and the bridge reports the exception.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     read = partial(read_credentials, settings, credentials)
     try:
         read()
     except InvalidCredentials as error:
         raise Refusal(str(error)) from None
-    # At once, though a thread waits for standard input.
+    # The default handler ends the process immediately, even while a thread waits for standard input.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         anyio.run(serve, url, issuer, read)
     except* BrokenPipeError:
-        # The assistant is gone; nobody is left to tell.
+        # The desktop client has exited.
         pass

@@ -1,4 +1,4 @@
-"""An MCP server that is not ours, made with the SDK, on a real socket: it has prompts, and breaks what it answers."""
+"""A third-party MCP server built with the SDK, on a real socket: tools, a resource, a prompt, and broken responses."""
 
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
@@ -18,46 +18,45 @@ from mcp_types import Implementation, ToolAnnotations
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gatehouse.bridge.remote import Remote
-from gatehouse.bridge.server import Bridge, create_server, initialization
-from gatehouse.bridge.serving import create_http
+from gatehouse.bridge.remote import RemoteServer
+from gatehouse.bridge.server import Bridge, create_http, create_server, initialization
 from gatehouse.bridge.tokens import BearerAuth, TokenSource
-from support.token_world import CLIENT
+from support.fake_servers import CLIENT
 
 OWN = Implementation(name="gatehouse-bridge", version="1")
 
 Disturbance = Callable[[ASGIApp, Scope, Receive, Send], Any]
-"""Answers a request in the application's place, or breaks its answer."""
+"""Answers a request instead of the application, or breaks the application's response."""
 
 
 def break_after_running(content_type: str = "application/json") -> Disturbance:
-    """Carry the request out and lose the answer, as a server does that is killed in between."""
+    """Execute the request and lose the response, like a server that is killed in between."""
 
     async def break_off(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        async def lose(_: Any) -> None:
+        async def discard(_: Any) -> None:
             pass
 
-        await app(scope, receive, lose)
+        await app(scope, receive, discard)
         headers = [(b"content-type", content_type.encode()), (b"content-length", b"9")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        # The end of the application ends the connection, eight bytes early.
+        # Returning now closes the connection eight bytes early.
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
     return break_off
 
 
 async def garble(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Carry the request out, and answer what nobody can read."""
+    """Execute the request, and answer with malformed JSON."""
 
-    async def lose(_: Any) -> None:
+    async def discard(_: Any) -> None:
         pass
 
-    await app(scope, receive, lose)
+    await app(scope, receive, discard)
     await Response(b'{"jsonrpc"', media_type="application/json")(scope, receive, send)
 
 
 def refuse(status: int) -> Disturbance:
-    """Answer a status without running anything."""
+    """Answer with a status and execute nothing."""
 
     async def answer(_: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse({}, status)(scope, receive, send)
@@ -66,13 +65,13 @@ def refuse(status: int) -> Disturbance:
 
 
 @dataclass
-class ForeignServer:
-    """The server, what was called there, and what befalls the next calls."""
+class NotesServer:
+    """The server, the calls it executed, and the disturbances of the next calls."""
 
     url: str
     calls: Counter[str] = field(default_factory=Counter)
     disturb: deque[Disturbance] = field(default_factory=deque)
-    """What befalls the next calls of a tool."""
+    """One for each of the next tool calls."""
     scope: str = "notes:read"
     started: anyio.Event = field(default_factory=anyio.Event)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
@@ -122,7 +121,7 @@ class ForeignServer:
         return server.streamable_http_app(stateless_http=True)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """Add the issuer's endpoints, and the disturbances."""
+        """Add the issuer's endpoints and the disturbances."""
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             headers = dict(scope.get("headers", ()))
@@ -145,11 +144,11 @@ class ForeignServer:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[ForeignServer]:
+async def running() -> AsyncIterator[NotesServer]:
     """Serve until the end of the context."""
     port = free_port()
-    foreign = ForeignServer(f"http://127.0.0.1:{port}/mcp")
-    config = uvicorn.Config(foreign.around(foreign.build()), port=port, log_config=None, timeout_graceful_shutdown=1)
+    notes = NotesServer(f"http://127.0.0.1:{port}/mcp")
+    config = uvicorn.Config(notes.around(notes.build()), port=port, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     async with anyio.create_task_group() as group:
         group.start_soon(server._serve)
@@ -157,26 +156,26 @@ async def running() -> AsyncIterator[ForeignServer]:
             while not server.started:
                 await anyio.lowlevel.checkpoint()
         try:
-            yield foreign
+            yield notes
         finally:
             server.should_exit = True
 
 
 @asynccontextmanager
-async def bridged(foreign: ForeignServer, mode: str) -> AsyncIterator[Client]:
-    """An assistant's client of a bridge to a server, in this process."""
+async def bridged(notes: NotesServer, mode: str) -> AsyncIterator[Client]:
+    """Yield a client of a bridge to the server, all in this process."""
     async with create_http() as to_issuer:
-        tokens = TokenSource(to_issuer, foreign.url, None, lambda: CLIENT)
+        tokens = TokenSource(to_issuer, notes.url, None, lambda: CLIENT)
         async with create_http(BearerAuth(tokens)) as to_remote:
-            remote = Remote(foreign.url, to_remote, OWN, pauses=(0.0, 0.0))
+            remote = RemoteServer(notes.url, to_remote, OWN, pauses=(0.0, 0.0))
             server = create_server(Bridge(remote, tokens), await remote.discover(), OWN)
-            async with assistant(server, mode) as client:
+            async with connect(server, mode) as client:
                 yield client
 
 
 @asynccontextmanager
-async def assistant(server: Server[Any], mode: str) -> AsyncIterator[Client]:
-    """A client of a server by the messages of stdio, without its pipes."""
+async def connect(server: Server[Any], mode: str) -> AsyncIterator[Client]:
+    """Yield a client that exchanges stdio messages with a server in memory."""
 
     @asynccontextmanager
     async def transport() -> AsyncIterator[TransportStreams]:

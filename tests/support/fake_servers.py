@@ -1,4 +1,4 @@
-"""A resource and issuers that answer as a test says, without sockets: what a bridge may meet in the world."""
+"""A resource and its issuer, without sockets, that answer as a test configures."""
 
 import json
 from collections import deque
@@ -9,20 +9,25 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx2
+import pytest
 
 from gatehouse.bridge.credentials import Credentials
+from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.tokens import BearerAuth, TokenSource
 from support.clock import FakeClock
 
 RESOURCE = "https://mcp.example.com/mcp"
 ISSUER = "https://as.example.com"
+TOKEN_ENDPOINT = f"{ISSUER}/token"
+PRM = "https://mcp.example.com/.well-known/oauth-protected-resource/mcp"
+METADATA = f"{ISSUER}/.well-known/oauth-authorization-server"
 SECRET = "gths_0123456789abcdefghij"
 CLIENT = Credentials("agent_1", "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=SECRET)
 
 
 @dataclass
 class Seen:
-    """One request that reached a server."""
+    """A request that a server received."""
 
     url: str
     form: dict[str, str]
@@ -30,8 +35,8 @@ class Seen:
 
 
 @dataclass
-class World:
-    """Serves metadata, tokens numbered from 1, and the resource, which accepts the newest token only."""
+class FakeServers:
+    """Serves metadata, tokens numbered from 1, and a resource that accepts only the newest token."""
 
     prm: dict[str, Any] = field(
         default_factory=lambda: {"resource": RESOURCE, "authorization_servers": [ISSUER]},
@@ -42,30 +47,30 @@ class World:
     granted: str = "env:read"
     needed: str = "env:read"
     lifetime: Any = 300
-    refusals: dict[str, deque[httpx2.Response | Exception]] = field(default_factory=dict)
-    """What the next requests to a URL are answered in place of what they ask for."""
+    responses: dict[str, deque[httpx2.Response | Exception]] = field(default_factory=dict)
+    """Responses or errors for the next requests to a URL, by URL."""
     seen: list[Seen] = field(default_factory=list)
     issued: int = 0
     clock: FakeClock = field(default_factory=FakeClock)
 
-    def refuse(self, url: str, *answers: httpx2.Response | Exception) -> None:
-        self.refusals.setdefault(url, deque()).extend(answers)
+    def respond(self, url: str, *responses: httpx2.Response | Exception) -> None:
+        self.responses.setdefault(url, deque()).extend(responses)
 
     def requests_to(self, url: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.url == url]
 
     def credentials_went_to(self) -> set[str]:
-        """Return the URLs that saw the secret, or the client authenticate."""
+        """Return the URLs that received the secret or a token request."""
         return {seen.url for seen in self.seen if "grant_type" in seen.form or SECRET in str(seen)}
 
     async def serve(self, request: httpx2.Request) -> httpx2.Response:
         url, authorization = str(request.url), request.headers.get("Authorization")
         self.seen.append(Seen(url, dict(parse_qsl(request.content.decode())), authorization))
-        if waiting := self.refusals.get(url):
-            answer = waiting.popleft()
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+        if waiting := self.responses.get(url):
+            response = waiting.popleft()
+            if isinstance(response, Exception):
+                raise response
+            return response
         if "/.well-known/oauth-protected-resource" in url:
             return httpx2.Response(200, json=self.prm)
         if "/.well-known/" in url:
@@ -93,10 +98,24 @@ class World:
 
     @asynccontextmanager
     async def client(self, issuer: str | None = ISSUER) -> AsyncIterator[httpx2.AsyncClient]:
-        """A client of the resource whose requests bear tokens."""
+        """Yield an HTTP client that sends bearer tokens to the resource."""
         transport = httpx2.MockTransport(self.serve)
         async with httpx2.AsyncClient(transport=transport, auth=BearerAuth(self.tokens(issuer))) as http:
             yield http
+
+
+async def call(servers: FakeServers, issuer: str | None = ISSUER) -> httpx2.Response:
+    """Send one request to the resource."""
+    async with servers.client(issuer) as http:
+        return await http.post(RESOURCE, json={})
+
+
+async def error_of(servers: FakeServers, issuer: str | None = ISSUER) -> BridgeError:
+    """Return the error of a request to the resource, which must not contain the secret."""
+    with pytest.raises(BridgeError) as caught:
+        await call(servers, issuer)
+    assert SECRET not in str(caught.value)
+    return caught.value
 
 
 def oauth_error(status: int, code: str) -> httpx2.Response:

@@ -1,0 +1,138 @@
+"""The bridge's one error type, and its messages: what happened, and how to fix it."""
+
+import re
+import shlex
+import ssl
+from typing import Final
+
+import httpx2
+
+from gatehouse.shared.protocol.redaction import mask, printable
+from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
+from gatehouse.shared.service.remediation import grant_command
+
+AUTHORIZATION_SERVER: Final = "authorization server"
+MCP_SERVER: Final = "MCP server"
+
+NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+"""Errors raised before the server received any part of the request."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+class BridgeError(Exception):
+    """A request was rejected or got no usable response. The message is public and says how to fix it."""
+
+    def __init__(self, message: str, *, temporary: bool = False, outcome_unknown: bool = False) -> None:
+        """Create an error.
+
+        Args:
+            message: what happened, and what to do. Secrets and control characters are removed.
+            temporary: the request was not executed, and a retry may succeed.
+            outcome_unknown: the request was sent, and may or may not have been executed.
+        """
+        super().__init__(printable(mask(message)))
+        self.temporary = temporary
+        self.outcome_unknown = outcome_unknown
+
+
+def unreachable(server: str, url: str, error: Exception) -> BridgeError:
+    """Return the error for a request that was not sent, or that an authorization server did not answer.
+
+    Args:
+        server: `AUTHORIZATION_SERVER` or `MCP_SERVER`.
+        url: its address.
+        error: what the HTTP client raised.
+    """
+    if (problem := _tls_problem(error)) is not None:
+        return BridgeError(
+            f"The TLS connection to the {server} at {url} failed: {problem}. Nothing was sent. If a private CA issued"
+            " the server's certificate, set SSL_CERT_FILE to the CA's certificate file."
+        )
+    return BridgeError(
+        f"The {server} at {url} does not respond ({type(error).__name__}). The request was not executed; try again"
+        " later.",
+        temporary=True,
+    )
+
+
+def no_response(url: str, reason: str) -> BridgeError:
+    """Return the error for a request that was sent and got no usable response."""
+    return BridgeError(
+        f"No valid response from {url} ({reason}). The request may have been executed: check before you repeat it.",
+        outcome_unknown=True,
+    )
+
+
+def retry_later(server: str, url: str, status: int) -> BridgeError:
+    """Return the error for status 429 (RFC 6585 section 4) or 503 (RFC 9110 section 15.6.4)."""
+    return BridgeError(
+        f"The {server} at {url} asks to retry later (status {status}). The request was not executed; try again.",
+        temporary=True,
+    )
+
+
+def missing_scope(client_id: str, resource: str, needed: str | None, request_id: str | None) -> BridgeError:
+    """Return the error for a client without the scopes that the server's challenge names."""
+    try:
+        scope = format_scope(parse_scope(needed or ""))
+    except InvalidScopeSyntax:
+        return BridgeError(
+            f"This client is not allowed to do that. Ask the admin of {resource}.{_reference(request_id)}"
+        )
+    command = grant_command(client_id, resource, scope)
+    return BridgeError(
+        f"This client lacks the scope {scope}. Ask the admin to run `{command}`, then repeat the call."
+        f"{_reference(request_id)}"
+    )
+
+
+def token_rejected(issuer: str, resource: str, request_id: str | None) -> BridgeError:
+    """Return the error for a new token that the MCP server rejected."""
+    return BridgeError(
+        f"The MCP server {resource} rejected the token that {issuer} has just issued for it. Ask its admin whether the"
+        f" server trusts this issuer, and whether the clocks of both are correct.{_reference(request_id)}"
+    )
+
+
+def token_refused(
+    issuer: str, client_id: str, source: str, resource: str, code: str, request_id: str | None
+) -> BridgeError:
+    """Return the error for a refused token request, by its error code (RFC 6749 section 5.2, RFC 8707 section 2)."""
+    reference = _reference(request_id)
+    audit = shlex.join(["authserver", "audit", "--client", client_id])
+    match code:
+        case "invalid_client":
+            return BridgeError(
+                f"The authorization server {issuer} did not accept the client {client_id} with the credential from"
+                f" {source}. The credential may be wrong or replaced, or the client disabled or deleted. Ask the admin"
+                f" to run `{audit}`.{reference}"
+            )
+        case "invalid_scope" | "invalid_target" | "unauthorized_client":
+            command = grant_command(client_id, resource, "SCOPE")
+            return BridgeError(
+                f"The client {client_id} has no grants at {resource}. Ask the admin to run `{command}`."
+                f" The URL must be the one that the server is registered with.{reference}"
+            )
+        case _:
+            return BridgeError(
+                f"The authorization server {issuer} refused to issue a token ({code}). Ask the admin to run"
+                f" `{audit}`.{reference}"
+            )
+
+
+def _reference(request_id: object) -> str:
+    """Name the request, so that the admin finds the private reason in the audit log."""
+    if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
+        return ""
+    return f" (Request {request_id}.)"
+
+
+def _tls_problem(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message.rstrip(".")
+        if isinstance(error, ssl.SSLError):
+            return "the server does not speak TLS"
+        error = error.__cause__ or error.__context__
+    return None
