@@ -510,7 +510,7 @@ async def test_a_broken_database_tells_no_sql(target: Target) -> None:
         session.connection().exec_driver_sql("ALTER TABLE environment RENAME TO hidden")
     for tool, arguments in (("list_environments", {}), ("create_environment", {"name": "probe"})):
         answer = await target.server.failure(tool, target.token, **arguments)
-        assert answer == "The server cannot do this now, and has changed nothing. Try again in some seconds."
+        assert answer == "Nothing was changed. The server cannot process this request now. Try again in a few seconds."
 
 
 async def test_a_long_and_hostile_name_cannot_forge_a_line_of_the_trail(target: Target) -> None:

@@ -14,13 +14,13 @@ from support.migrations import downgrade
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
-from gatehouse.authserver.cli.audit import ACTIONS
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.client_secrets import rotate_secret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
 from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_unverified_claims
+from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
 from gatehouse.shared.service.checks import Check
 
 
@@ -376,8 +376,8 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     shell.text("resource", "remove", RESOURCE, "--yes")
     recorded = {event["action"] for event in shell.json("audit")}
     others = {"http.request", "installation.import", "key.remove", "key.retire", "token.introspect", "token.issue"}
-    assert recorded == set(ACTIONS) - others
-    for action in ACTIONS:
+    assert recorded == set(AUTHSERVER_ACTIONS) - others
+    for action in AUTHSERVER_ACTIONS:
         shell.text("audit", "--action", action)
     assert "There are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
 

@@ -148,7 +148,7 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("client", {"created_at": 253402300800}, "not a whole number"),
     ("client_secret", {"digest": "AAAA"}, "is not of 32 bytes"),
     ("client_secret", {"digest": "!" * 43}, "not base64url"),
-    ("client_secret", {"digest": "A" * 42 + "B"}, "in its one spelling"),
+    ("client_secret", {"digest": "A" * 42 + "B"}, "not canonical base64url"),
     ("client_secret", {"digest": 1}, "not base64url"),
     ("client_secret", {"client_id": "agent_" + "0" * 20}, "refers to what is not in the export"),
     ("client_secret", {"pepper_id": "pep_" + "0" * 16}, "refers to what is not in the export"),

@@ -331,7 +331,7 @@ async def test_a_write_whose_event_cannot_be_recorded_does_not_happen(acme: Call
     await acme("create_environment", name="before")
     with acme.server.admin_database.write() as session:
         session.connection().exec_driver_sql("ALTER TABLE audit_event RENAME TO hidden")
-    assert "has changed nothing" in await acme.failure("create_environment", name="after")
+    assert "Nothing was changed" in await acme.failure("create_environment", name="after")
     assert rows(acme.server, "environment") == 1
 
 

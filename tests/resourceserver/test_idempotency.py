@@ -308,7 +308,7 @@ async def test_a_call_whose_event_cannot_be_recorded_leaves_its_key_free(
     arguments = {"name": "staging", "idempotency_key": KEY}
     with resourceserver.admin_database.write() as session:
         session.execute(text("ALTER TABLE audit_event RENAME TO hidden"))
-    assert "has changed nothing" in await resourceserver.failure("create_environment", token, **arguments)
+    assert "Nothing was changed" in await resourceserver.failure("create_environment", token, **arguments)
     with resourceserver.admin_database.write() as session:
         session.execute(text("ALTER TABLE hidden RENAME TO audit_event"))
     assert (rows(resourceserver), rows(resourceserver, IdempotencyKeyRow)) == (0, 0)
@@ -445,7 +445,7 @@ async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
             go_on.set()
         assert await server.result("work", token, idempotency_key=KEY) == {}
     assert second["isError"]
-    assert "in some seconds" in second["content"][0]["text"]
+    assert "in a few seconds" in second["content"][0]["text"]
     assert runs == ["work"]
 
 

@@ -9,7 +9,7 @@ from support.logs import logging_put_back
 from support.resourceserver import ResourceServer, modern_request
 
 from gatehouse.resourceserver.catalogue import CATALOGUE_URI
-from gatehouse.resourceserver.cli.audit import ACTIONS
+from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
 from gatehouse.shared.service.logs import configure_logs
 
 pytestmark = pytest.mark.anyio
@@ -113,7 +113,7 @@ async def test_every_action_that_is_recorded_can_be_asked_for(resourceserver: Re
     for method, params in (("resources/read", {"uri": CATALOGUE_URI}), ("no/such", {})):
         await resourceserver.post({"jsonrpc": "2.0", "id": 7, "method": method, "params": params}, token)
     # `workspace create` records the other one.
-    assert {event["action"] for event in resourceserver.audit()} == set(ACTIONS) - {"workspace.create"}
+    assert {event["action"] for event in resourceserver.audit()} == set(RESOURCE_SERVER_ACTIONS) - {"workspace.create"}
 
 
 async def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(

@@ -356,7 +356,7 @@ async def test_what_the_database_does_not_take_is_reported_item_by_item(importer
     made = sorted(item["organization_id"] for item in result["organizations"] if item["status"] == "created")
     assert made == await importer.stored() == recorded(of_transactions)
     failed = {item["reason"] for item in result["organizations"] if item["status"] == "failed"}
-    assert failed == {"The server cannot do this now. Try again in some seconds."}
+    assert failed == {"The server cannot process this request now. Try again in a few seconds."}
     assert (end["outcome"], end["detail"]["done"], end["detail"]["of"]) == ("allowed", len(made), WHOLE)
 
 
@@ -383,5 +383,5 @@ async def test_nothing_is_made_whose_event_cannot_be_recorded(importer: Importer
     async with importer.streaming(version, 3) as stream:
         *_, last = [event async for event in stream.events()]
     assert last["result"]["isError"]
-    assert "may have done a part of it" in last["result"]["content"][0]["text"]
+    assert "may have been carried out in part" in last["result"]["content"][0]["text"]
     assert len(await importer.stored()) == 1

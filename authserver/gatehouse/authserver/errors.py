@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gatehouse.authserver.http import NO_STORE, Response, json_response
+from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
 
 
 class OAuthError(Exception):
@@ -57,10 +58,10 @@ def temporarily_unavailable(reason: str) -> OAuthError:
     """Return the refusal of a request that cannot be judged now; it is worth another try."""
     return OAuthError(
         "temporarily_unavailable",
-        "The server cannot answer now. Try again after the seconds in Retry-After.",
+        UNAVAILABLE,
         reason=reason,
         status=503,
-        headers={"Retry-After": "2"},
+        headers=RETRY_AFTER,
     )
 
 

@@ -4,7 +4,7 @@ import structlog
 
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.http import Response
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 
 log = structlog.stdlib.get_logger(__name__)
@@ -15,7 +15,7 @@ def refuse(
     request_id: str,
     error: OAuthError,
     *,
-    action: str = "http.request",
+    action: AuditAction = AuditAction.HTTP_REQUEST,
     actor: str | None = None,
     target: str | None = None,
 ) -> Response:

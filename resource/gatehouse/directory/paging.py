@@ -1,7 +1,5 @@
 """Lists in pages. The `page_token` is opaque to callers: the identifier that the next page starts after."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -12,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from gatehouse.directory.errors import DirectoryError
 from gatehouse.directory.identifiers import is_identifier
+from gatehouse.shared.protocol import base64url
 
 RowT = TypeVar("RowT")
 
@@ -24,14 +23,13 @@ DEFAULT_PAGE_SIZE = 50
 
 
 def _encode(identifier: str) -> str:
-    return base64.urlsafe_b64encode(identifier.encode()).rstrip(b"=").decode()
+    return base64url.encode(identifier.encode())
 
 
 def _decode(page_token: str, prefix: str) -> str:
     try:
-        padded = page_token + "=" * (-len(page_token) % 4)
-        identifier = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
+        identifier = base64url.decode(page_token).decode("ascii")
+    except ValueError:
         identifier = ""
     if not is_identifier(identifier, prefix):
         raise DirectoryError("page_token is not one that this list returned. Leave it out to start again.")

@@ -18,9 +18,16 @@ from gatehouse.resourceserver.health import PATHS as HEALTH_PATHS
 from gatehouse.resourceserver.metadata import metadata_paths
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
+from gatehouse.shared.service.responses import (
+    REQUEST_ID_HEADER,
+    RETRY_AFTER,
+    SECURITY_HEADERS,
+    UNAVAILABLE,
+    new_request_id,
+    outcome_of,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -131,7 +138,7 @@ class Refusals:
         request_id = scope["gatehouse.request_id"]
         structlog.contextvars.bind_contextvars(reason=reason or error.description)
         event = AuditEvent(
-            "http.request",
+            AuditAction.HTTP_REQUEST,
             "refused" if error.status < 500 else "failed",
             object=self.known_path(scope),
             request_id=request_id,
@@ -142,8 +149,7 @@ class Refusals:
             await self._audit.commit_async(event)
         except AuditUnavailable as unavailable:
             log.error("a refusal cannot be recorded", error=str(unavailable))
-            text = "The server cannot judge this now. Try again after the seconds in Retry-After."
-            error = HttpError(503, "temporarily_unavailable", text, {"Retry-After": "2"})
+            error = HttpError(503, "temporarily_unavailable", UNAVAILABLE, RETRY_AFTER)
         return error.response(request_id)
 
     async def failed(self, request: Request, _: Exception) -> Response:

@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 
 from gatehouse.resourceserver import json_rpc
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 
 Context = ServerRequestContext[Any, Any]
 
@@ -28,7 +28,7 @@ class VerifiedRequest:
 
     def event(
         self,
-        action: str,
+        action: AuditAction,
         object_: str,
         outcome: str,
         reason: str | None = None,

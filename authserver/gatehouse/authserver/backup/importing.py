@@ -33,6 +33,7 @@ from gatehouse.authserver.keys.sealed_keys import lock_keys, open_rows
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.database import sqlite_path
 
 _AT_ONCE = 500
@@ -187,7 +188,7 @@ def _record(
     header = reader.header
     admin.record(
         session,
-        "installation.import",
+        AuditAction.INSTALLATION_IMPORT,
         settings.issuer,
         created_at=header.created_at,
         keys=header.keys,
@@ -195,7 +196,7 @@ def _record(
         rows=dict(reader.counts),
     )
     for kid in created:
-        admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
+        admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
 
 
 def _without_secret(session: Session) -> int:

@@ -3,13 +3,15 @@
 Bytes are base64url without padding; times are seconds since the epoch, of audit events milliseconds.
 """
 
-import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, LargeBinary, String, Table
+
+from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE
 
 FORMAT = "gatehouse-authserver-export"
 VERSION = 1
@@ -22,9 +24,6 @@ _MAX_INTEGER = 2**53 - 1
 
 _MAX_INT32 = 2**30 - 1
 """Half of what PostgreSQL takes: what is counted has room to be counted on, or a client could not be disabled."""
-
-MAX_TIME = 253402300799
-"""The end of the year 9999, the last that a command can show."""
 
 _MAX_DEPTH = 32
 """Of JSON in a column."""
@@ -71,7 +70,7 @@ def dump_trailer(counts: Mapping[str, int], digest: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode() if isinstance(value, bytes) else value
+    return base64url.encode(value) if isinstance(value, bytes) else value
 
 
 def read_row(table: Table, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,12 +99,12 @@ def _read_value(column: Column[Any], value: Any) -> Any:
 
 
 def _read_bytes(column: Column[Any], value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("is not base64url")  # noqa: TRY004 - one kind of error for the caller
     try:
-        data = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-    except (TypeError, ValueError):
-        raise ValueError("is not base64url") from None
-    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != value:
-        raise ValueError("is not base64url without padding, in its one spelling")
+        data = base64url.decode(value)
+    except base64url.InvalidBase64url as error:
+        raise ValueError(f"is {error}") from None
     length = column.type.length  # type: ignore[attr-defined]
     if length is not None and len(data) != length:
         raise ValueError(f"is not of {length} bytes")
@@ -130,7 +129,7 @@ def _read_boolean(_: Column[Any], value: Any) -> bool:
 def _read_integer(column: Column[Any], value: Any) -> int:
     limit = _MAX_INTEGER if isinstance(column.type, BigInteger) else _MAX_INT32
     if column.name.endswith("_at"):
-        limit = MAX_TIME
+        limit = MAX_NUMERIC_DATE
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
         raise ValueError(f"is not a whole number from 0 to {limit}")
     return value

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gatehouse.authserver.administration import check_name
-from gatehouse.authserver.backup.lines import MAX_TIME
 from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.registration import check_values
 from gatehouse.authserver.db.status_lists import MAX_BLOCK
@@ -19,6 +18,7 @@ from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS, client_verification_keys, parse_client_keys
+from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 
 _NAMES = {
@@ -91,7 +91,7 @@ def _revoked_token(row: Row) -> None:
 
 
 def _audit_event(row: Row) -> None:
-    _require(row["time"] < (MAX_TIME + 1) * 1000, "audit_event.time is after the year 9999")
+    _require(row["time"] < (MAX_NUMERIC_DATE + 1) * 1000, "audit_event.time is after the year 9999")
     _require(isinstance(row["detail"], dict), "audit_event.detail is no object")
 
 

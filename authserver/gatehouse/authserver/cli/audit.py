@@ -6,17 +6,8 @@ import click
 
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.db.models import audit_event
+from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
 from gatehouse.shared.service.cli import audit_options, example, print_audit
-
-ACTIONS = (
-    *("client.create", "client.delete", "client.disable", "client.enable", "client.grant.add", "client.grant.remove"),
-    *("client.key.revoke", "client.key.replace", "client.secret.revoke", "client.secret.rotate", "client.update"),
-    *("http.request", "installation.export", "installation.import"),
-    *("key.activate", "key.create", "key.remove", "key.reseal", "key.retire", "key.revoke"),
-    *("resource.add", "resource.credential.create", "resource.credential.revoke", "resource.credential.rotate"),
-    *("resource.remove", "resource.update", "token.introspect", "token.issue", "token.revoke"),
-)
-"""What this server records."""
 
 
 @click.command()
@@ -26,4 +17,4 @@ ACTIONS = (
 def audit(ctx: click.Context, /, **options: Any) -> None:
     """Show tokens issued and refused, and changes by admins, oldest first."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        print_audit(session.connection(), audit_event, actions=ACTIONS, **options)
+        print_audit(session.connection(), audit_event, actions=AUTHSERVER_ACTIONS, **options)

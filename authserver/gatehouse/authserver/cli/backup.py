@@ -21,7 +21,7 @@ from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import open_rows
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.files import new_file
@@ -124,7 +124,7 @@ def _carry(installation: Installation) -> str:
 def _record(installation: Installation, header: Header, counts: dict[str, int]) -> None:
     with installation.database.write() as session:
         installation.admin.record(
-            session, "installation.export", header.issuer, keys=header.keys, audit=header.audit, rows=counts
+            session, AuditAction.INSTALLATION_EXPORT, header.issuer, keys=header.keys, audit=header.audit, rows=counts
         )
 
 

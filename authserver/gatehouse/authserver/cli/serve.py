@@ -11,7 +11,7 @@ from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing
 from gatehouse.authserver.keys.store import NoUsableKey, ensure_keys, has_sealed_rows
 from gatehouse.shared.protocol.clock import system_clock
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.gunicorn import Server
@@ -40,7 +40,7 @@ def init(ctx: click.Context, output: str) -> None:
             kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, system_clock)
             ensure_list(session, admin.now())
             for kid in kids:
-                admin.record(session, "key.create", kid, alg=settings.signing_algorithm)
+                admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
         Installation(settings, database, admin).rotation().run()
     except NoUsableKey as error:
         raise Refusal(str(error)) from None

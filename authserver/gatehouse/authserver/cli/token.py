@@ -27,6 +27,7 @@ from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.jws import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.checks import passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option, print_record, print_records
 
@@ -79,7 +80,7 @@ def _issue(
         raise Refused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
-    admin.record_token(session, "token.issue", client_id, issued.claims)
+    admin.record_token(session, AuditAction.TOKEN_ISSUE, client_id, issued.claims)
     return issued
 
 

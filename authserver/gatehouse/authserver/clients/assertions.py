@@ -18,6 +18,7 @@ from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS
+from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.remediation import client_command
 
@@ -151,7 +152,7 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
     if name not in claims:
         return None
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+    if not is_numeric_date(value):
         remediation = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
         raise _refuse(f"{name} is not a whole number of seconds", remediation)
     return value

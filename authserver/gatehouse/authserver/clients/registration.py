@@ -22,6 +22,7 @@ from gatehouse.authserver.resources.registry import list_resources, load_resourc
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def create_client(
         add_keys(session, admin, client_id, parse_keys(registration.jwks))
     admin.record(
         session,
-        "client.create",
+        AuditAction.CLIENT_CREATE,
         client_id,
         client_name=registration.name,
         token_endpoint_auth_method=registration.auth_method,
@@ -117,7 +118,7 @@ def set_disabled(session: Session, admin: Administrator, client_id: str, *, disa
     if disabled or row.disabled:
         revoke_client(session, client_id)
     row.disabled = disabled
-    admin.record(session, "client.disable" if disabled else "client.enable", client_id)
+    admin.record(session, AuditAction.CLIENT_DISABLE if disabled else AuditAction.CLIENT_ENABLE, client_id)
     return existing_client(session, client_id)
 
 
@@ -143,7 +144,7 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
         raise Refused(f"The resource {problem} scope {unknown[0]}. Its scopes are: {declared}.{hint}")
     for name in sorted(scopes):
         session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
-    admin.record(session, "client.grant.add", client_id, resource=identifier, scope=sorted(scopes))
+    admin.record(session, AuditAction.CLIENT_GRANT_ADD, client_id, resource=identifier, scope=sorted(scopes))
     return existing_client(session, client_id)
 
 
@@ -166,7 +167,7 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
             ClientGrantRow.scope.in_(scopes),
         )
     )
-    admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
+    admin.record(session, AuditAction.CLIENT_GRANT_REMOVE, client_id, resource=identifier, scope=sorted(scopes))
     return existing_client(session, client_id)
 
 
@@ -220,7 +221,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
     changed_claims = {name: value for name, value in update.claims.items() if value != client.claims.get(name)}
     if changed or changed_claims:
         detail = {**changed, **({"claims": changed_claims} if changed_claims else {})}
-        admin.record(session, "client.update", client_id, **detail)
+        admin.record(session, AuditAction.CLIENT_UPDATE, client_id, **detail)
     return existing_client(session, client_id)
 
 
@@ -230,4 +231,4 @@ def delete_client(session: Session, admin: Administrator, client_id: str) -> Non
     revoke_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))
     session.flush()
-    admin.record(session, "client.delete", client_id, client_name=client.client_name)
+    admin.record(session, AuditAction.CLIENT_DELETE, client_id, client_name=client.client_name)

@@ -21,6 +21,7 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, InvalidKeySet, client_verification_keys, parse_client_keys
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
 _SHORTEST_PREFIX = 8
@@ -80,7 +81,7 @@ def replace_keys(session: Session, admin: Administrator, client_id: str, jwks: b
     add_keys(session, admin, client_id, wanted)
     admin.record(
         session,
-        "client.key.replace",
+        AuditAction.CLIENT_KEY_REPLACE,
         client_id,
         added=sorted(wanted),
         replaced=sorted(row.thumbprint for row in replaced),
@@ -113,7 +114,7 @@ def revoke_key(session: Session, admin: Administrator, client_id: str, which: st
         )
     end(found[0], admin.now())
     prune(session, [*found, *inactive], MAX_CLIENT_KEYS)
-    admin.record(session, "client.key.revoke", client_id, thumbprint=found[0].thumbprint)
+    admin.record(session, AuditAction.CLIENT_KEY_REVOKE, client_id, thumbprint=found[0].thumbprint)
 
 
 def _begins(thumbprint: str, which: str) -> bool:

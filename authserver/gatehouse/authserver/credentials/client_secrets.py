@@ -23,6 +23,7 @@ from gatehouse.authserver.credentials.secrets import MAX_LIVE, REMEMBERED, diges
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
 
@@ -82,7 +83,12 @@ def rotate_secret(
     secret_id, secret = add_secret(session, admin, keys, client_id)
     replaced = [row.secret_id for row in active]
     admin.record(
-        session, "client.secret.rotate", client_id, secret_id=secret_id, replaced=replaced, grace_period=grace_period
+        session,
+        AuditAction.CLIENT_SECRET_ROTATE,
+        client_id,
+        secret_id=secret_id,
+        replaced=replaced,
+        grace_period=grace_period,
     )
     return existing_client(session, client_id), secret
 
@@ -114,7 +120,7 @@ def revoke_secret(session: Session, admin: Administrator, client_id: str, which:
         )
     end(found[0], admin.now())
     prune(session, [*found, *inactive], REMEMBERED)
-    admin.record(session, "client.secret.revoke", client_id, secret_id=found[0].secret_id)
+    admin.record(session, AuditAction.CLIENT_SECRET_REVOKE, client_id, secret_id=found[0].secret_id)
 
 
 def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:

@@ -24,6 +24,7 @@ from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 PREFIX = "gtrs_"
@@ -118,7 +119,7 @@ def create_credential(
     if load_resource(session, identifier) is None:
         raise Refused(f"There is no resource {identifier}. See: authserver resource list")
     created, secret = _add(session, admin, keys, identifier)
-    admin.record(session, "resource.credential.create", identifier, credential_id=created.credential_id)
+    admin.record(session, AuditAction.RESOURCE_CREDENTIAL_CREATE, identifier, credential_id=created.credential_id)
     return created, secret
 
 
@@ -141,7 +142,7 @@ def rotate_credential(
     created, secret = _add(session, admin, keys, row.resource)
     admin.record(
         session,
-        "resource.credential.rotate",
+        AuditAction.RESOURCE_CREDENTIAL_ROTATE,
         row.resource,
         credential_id=created.credential_id,
         replaced=credential_id,
@@ -160,7 +161,7 @@ def revoke_credential(session: Session, admin: Administrator, credential_id: str
     if lifetime_of(row).is_inactive(admin.now()):
         return
     end(row, admin.now())
-    admin.record(session, "resource.credential.revoke", row.resource, credential_id=credential_id)
+    admin.record(session, AuditAction.RESOURCE_CREDENTIAL_REVOKE, row.resource, credential_id=credential_id)
 
 
 def list_credentials(session: Session, now: int) -> list[ResourceCredential]:

@@ -10,6 +10,7 @@ from gatehouse.authserver.http import Request, Response
 from gatehouse.authserver.keys.store import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
+from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.audit_writer import AuditUnavailable
 
 OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable)
@@ -18,7 +19,7 @@ OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable)
 log = structlog.stdlib.get_logger(__name__)
 
 
-def unavailable(request: Request, error: Exception, *, action: str | None = None) -> Response:
+def unavailable(request: Request, error: Exception, *, action: AuditAction | None = None) -> Response:
     """Return 503 for an outage; it is logged where the request was to be recorded under an `action`."""
     name = type(error).__name__
     if action is not None:
@@ -31,7 +32,7 @@ def refuse_form(
     request: Request,
     error: OAuthError,
     *,
-    action: str,
+    action: AuditAction,
     form: Form,
     proven: str | None,
     target: str | None = None,

@@ -10,9 +10,9 @@ from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.validation import InactiveToken
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 
-_ACTION = "token.introspect"
+_ACTION = AuditAction.TOKEN_INTROSPECT
 
 
 def introspection(services: Services, request: Request) -> Response:

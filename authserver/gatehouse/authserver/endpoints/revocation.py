@@ -9,9 +9,9 @@ from gatehouse.authserver.http import NO_STORE, Request, Response
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.validation import InactiveToken
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 
-_ACTION = "token.revoke"
+_ACTION = AuditAction.TOKEN_REVOKE
 
 
 def revocation(services: Services, request: Request) -> Response:

@@ -19,9 +19,9 @@ from gatehouse.authserver.services import Services
 from gatehouse.authserver.tokens.issue import IssuedToken
 from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.protocol.scopes import cut_scope, format_scope
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 
-_ACTION = "token.issue"
+_ACTION = AuditAction.TOKEN_ISSUE
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -4,8 +4,6 @@ AES-256-GCM with a random nonce. The associated data says what the plaintext is 
 is moved to another row does not open there.
 """
 
-import base64
-import binascii
 import fcntl
 import json
 import os
@@ -19,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gatehouse.authserver.settings import Settings
+from gatehouse.shared.protocol import base64url
 from gatehouse.shared.service.files import flush_folder, new_file
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -145,8 +144,9 @@ def _require_private(path: Path, status: os.stat_result) -> None:
 
 def _decode(text: str, source: str) -> bytes:
     try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        # Another program may have written its padding.
+        key = base64url.decode(text.removesuffix("="))
+    except base64url.InvalidBase64url:
         key = b""
     if len(key) != _LENGTH:
         raise InvalidSettings(f"{source}: the sealing key must be 32 bytes in base64url")
@@ -188,7 +188,7 @@ def one_reseal_at_a_time(settings: Settings) -> Iterator[None]:
 
 def generate_sealing_key() -> str:
     """Return a new key as it is written down."""
-    return base64.urlsafe_b64encode(secrets.token_bytes(_LENGTH)).rstrip(b"=").decode()
+    return base64url.encode(secrets.token_bytes(_LENGTH))
 
 
 def _write_new(path: Path) -> bool:

@@ -20,7 +20,7 @@ from gatehouse.authserver.keys.sealed_keys import (
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
 
 CANNOT_SEAL = "No key opens with this sealing key, so none can be made. Put the right one back first."
 
@@ -101,7 +101,7 @@ class Rotation:
         row = session.get(SigningKeyRow, kid)
         if row is None:
             raise Refused(f"There is no key {kid}. List them with: authserver key list")
-        self._record(session, "key.revoke", row)
+        self._record(session, AuditAction.KEY_REVOKE, row)
         sealer = self.sealed_keys.read(session).sealer
         session.delete(row)
         session.flush()
@@ -120,17 +120,17 @@ class Rotation:
             # At once: the place of the active key has to be free before another one takes it.
             session.flush()
             if move.action != "publish":
-                self._record(session, f"key.{move.action}", row)
+                self._record(session, AuditAction(f"key.{move.action}"), row)
 
     def _add(self, session: Session, contents: DecryptedKeys, fresh: SigningKey | None) -> SigningKeyRow:
         if contents.sealer is None:
             raise NoUsableKey(SEALED_OTHERWISE)
         key = fresh or SigningKey.generate(self.policy.alg)
         row = add_key(session, contents.sealer, self.sealed_keys.issuer, key, "next", int(self.clock()))
-        self._record(session, "key.create", row)
+        self._record(session, AuditAction.KEY_CREATE, row)
         return row
 
-    def _record(self, session: Session, action: str, row: SigningKeyRow) -> None:
+    def _record(self, session: Session, action: AuditAction, row: SigningKeyRow) -> None:
         event = AuditEvent(action, "allowed", actor=self.actor, object=row.kid, detail={"alg": row.alg})
         session.execute(self.audit.insert(event))
 

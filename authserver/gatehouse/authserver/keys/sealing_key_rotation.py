@@ -22,6 +22,7 @@ from gatehouse.authserver.keys.encryption import (
 from gatehouse.authserver.keys.sealed_keys import key_purpose, lock_keys, open_rows, pepper_purpose
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _wrap(settings: Settings, database: Database, admin: Administrator) -> Resea
         done = _wrap_rows(session, sealing_key, sealing_key.newest, settings.issuer)
         admin.record(
             session,
-            "key.reseal",
+            AuditAction.SEALING_KEY_ROTATE,
             settings.issuer,
             signing_keys=done.signing_keys,
             peppers=done.peppers,

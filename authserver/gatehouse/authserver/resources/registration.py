@@ -14,6 +14,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     parse_resource_identifier,
 )
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def add_resource(
     names = [declaration.scope for declaration in scopes]
     undeclared = _withdraw(session, identifier, names)
     session.flush()
-    action = "resource.add" if known is None else "resource.update"
+    action = AuditAction.RESOURCE_ADD if known is None else AuditAction.RESOURCE_UPDATE
     admin.record(session, action, identifier, scopes=sorted(names), undeclared=undeclared)
     added = load_resource(session, identifier)
     assert added is not None  # noqa: S101 - written above, in this transaction
@@ -128,7 +129,7 @@ def remove_resource(session: Session, admin: Administrator, resource: str) -> li
     clients = _take_grants_away(session, admin, identifier)
     session.delete(session.get_one(ResourceRow, identifier))
     session.flush()
-    admin.record(session, "resource.remove", identifier, clients=clients)
+    admin.record(session, AuditAction.RESOURCE_REMOVE, identifier, clients=clients)
     return clients
 
 
@@ -147,6 +148,6 @@ def _take_grants_away(session: Session, admin: Administrator, identifier: str) -
     for grant in session.scalars(select(ClientGrantRow).where(at_resource)):
         removed.setdefault(grant.client_id, []).append(grant.scope)
     for client_id, scopes in sorted(removed.items()):
-        admin.record(session, "client.grant.remove", client_id, resource=identifier, scope=sorted(scopes))
+        admin.record(session, AuditAction.CLIENT_GRANT_REMOVE, client_id, resource=identifier, scope=sorted(scopes))
     session.execute(delete(ClientGrantRow).where(at_resource))
     return sorted(removed)

@@ -7,6 +7,7 @@ from gatehouse.authserver.clients.lookup import locked_client
 from gatehouse.authserver.db.status_lists import revoke_client, revoke_token
 from gatehouse.authserver.tokens.indices import parse_jti
 from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction
 
 
 def revoke_by_jti(session: Session, admin: Administrator, jti: str) -> str:
@@ -21,7 +22,7 @@ def revoke_by_jti(session: Session, admin: Administrator, jti: str) -> str:
     client_id = revoke_token(session, index.list_id, index.idx)
     if client_id is None:
         raise Refused("There is no live token of that jti: it has expired, or was never issued.")
-    admin.record(session, "token.revoke", client_id, jti=jti)
+    admin.record(session, AuditAction.TOKEN_REVOKE, client_id, jti=jti)
     return client_id
 
 
@@ -29,4 +30,4 @@ def revoke_all(session: Session, admin: Administrator, client_id: str) -> None:
     """Take every token of a client back, and leave it enabled. Raises Refused when there is no such client."""
     locked_client(session, client_id)
     revoke_client(session, client_id)
-    admin.record(session, "token.revoke", client_id, all=True)
+    admin.record(session, AuditAction.TOKEN_REVOKE, client_id, all=True)

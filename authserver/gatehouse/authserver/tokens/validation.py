@@ -1,6 +1,5 @@
 """Access tokens that come back: to be revoked, or to be asked about (RFC 7009, RFC 7662)."""
 
-import base64
 import contextlib
 import json
 import secrets
@@ -11,7 +10,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.status_lists import is_live
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.tokens.indices import Index
-from gatehouse.shared.protocol import jws, token_validation
+from gatehouse.shared.protocol import base64url, jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.status_list import parse_list_uri
@@ -107,11 +106,7 @@ def _spend_a_verification(alg: str) -> None:
 @lru_cache
 def _decoy(alg: str) -> tuple[str, jws.Header, jws.VerificationKey]:
     """Make a token that nobody signed, and the key of nobody to try it with."""
-
-    def segment(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
     header: Mapping[str, str] = {"alg": alg, "typ": ACCESS_TOKEN_TYPE}
     signature = secrets.token_bytes(255 if alg == "RS256" else 63)
-    token = ".".join(map(segment, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
+    token = ".".join(map(base64url.encode, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
     return token, jws.read_header(token), jws.decoy_key(alg)

@@ -27,9 +27,10 @@ from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
 from gatehouse.resourceserver.verified_request import VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.remediation import grant_command
+from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of one request."""
@@ -288,15 +289,15 @@ def _event(reason: str, status: int, arrival: _Arrival, remediation: str | None 
     )
 
 
-def _attempted(message: Message | None) -> tuple[str, str | None]:
+def _attempted(message: Message | None) -> tuple[AuditAction, str | None]:
     """Return the action and the object of what a message asks for."""
     if message is None:
-        return "mcp.request", None
+        return AuditAction.MCP_REQUEST, None
     if message.tool_name is not None:
-        return "tool.call", message.tool_name
+        return AuditAction.TOOL_CALL, message.tool_name
     if message.resource_uri is not None:
-        return "resource.read", message.resource_uri
-    return "mcp.request", message.method
+        return AuditAction.RESOURCE_READ, message.resource_uri
+    return AuditAction.MCP_REQUEST, message.method
 
 
 def _unrecorded(error: AuditUnavailable) -> _Refused:
@@ -308,9 +309,9 @@ def _unavailable(reason: str, remediation: str | None = None) -> _Refused:
     return _Refused(
         503,
         json_rpc.UNAVAILABLE,
-        "The server cannot judge this now. Try again after the seconds in Retry-After.",
+        UNAVAILABLE,
         reason=reason,
-        headers={"Retry-After": "2"},
+        headers=RETRY_AFTER,
         remediation=remediation,
     )
 

@@ -17,6 +17,7 @@ from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
 from gatehouse.shared.protocol import jws, strict_json
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.status_list import (
     MAX_LENGTH,
     PATH,
@@ -189,7 +190,7 @@ class StatusLists:
         if claims.get("sub") != known.uri:
             raise InvalidStatusList("sub is not the list's URI")
         issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._clock()
-        if type(issued_at) is not int or type(expires_at) is not int:
+        if not is_numeric_date(issued_at) or not is_numeric_date(expires_at):
             raise InvalidStatusList("iat or exp is not a whole number of seconds")
         if issued_at > now + LEEWAY or expires_at + LEEWAY <= now:
             raise InvalidStatusList("expired, or issued in the future")

@@ -6,10 +6,8 @@ import click
 
 from gatehouse.resourceserver.cli.installation import open_database, settings_of
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
 from gatehouse.shared.service.cli import audit_options, example, print_audit
-
-ACTIONS = ("http.request", "mcp.request", "resource.read", "tool.call", "workspace.create")
-"""What this server records."""
 
 
 @click.command()
@@ -19,4 +17,4 @@ ACTIONS = ("http.request", "mcp.request", "resource.read", "tool.call", "workspa
 def audit(ctx: click.Context, /, **options: Any) -> None:
     """Show tools called, resources read, calls refused, and changes by admins, oldest first."""
     with open_database(settings_of(ctx)) as database, database.read() as session:
-        print_audit(session.connection(), audit_event, actions=ACTIONS, **options)
+        print_audit(session.connection(), audit_event, actions=RESOURCE_SERVER_ACTIONS, **options)

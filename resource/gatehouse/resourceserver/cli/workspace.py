@@ -9,7 +9,7 @@ from gatehouse.resourceserver.cli.installation import open_database, settings_of
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditRows
 from gatehouse.shared.service.cli import example, output_option, print_record, print_records
 
 
@@ -37,7 +37,7 @@ def create(ctx: click.Context, name: str, output: str) -> None:
     admin = Administrator(AuditRows(audit_event))
     with open_database(settings_of(ctx)) as database, database.write() as session:
         created = create_workspace(session, name, admin.clock())
-        admin.record(session, "workspace.create", created.workspace_id)
+        admin.record(session, AuditAction.WORKSPACE_CREATE, created.workspace_id)
     print_record(_record(created), output)
 
 

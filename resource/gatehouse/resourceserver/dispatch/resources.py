@@ -22,10 +22,11 @@ from gatehouse.resourceserver import json_rpc, policy, verified_request
 from gatehouse.resourceserver.catalogue import Catalogue, Resource
 from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.responses import UNAVAILABLE
 
-_ACTION = "resource.read"
+_ACTION = AuditAction.RESOURCE_READ
 """What the audit log calls what is done here."""
 
 _JSON = "application/json"
@@ -83,7 +84,7 @@ class ResourceDispatch:
             self._audit.record(request.event(_ACTION, resource.uri, "allowed"))
         except AuditUnavailable:
             log.error("a read of %s cannot be recorded", resource.uri)
-            raise MCPError(json_rpc.UNAVAILABLE, "The server cannot do this now. Try again in some seconds.") from None
+            raise MCPError(json_rpc.UNAVAILABLE, UNAVAILABLE) from None
         return ReadResourceResult(contents=[self._contents[resource.uri]], ttl_ms=0, cache_scope="private")
 
     async def _allowed_resource(self, request: VerifiedRequest, uri: str) -> Resource:

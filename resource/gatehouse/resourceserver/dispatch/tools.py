@@ -45,8 +45,9 @@ from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.responses import UNAVAILABLE
 
 SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
@@ -54,12 +55,12 @@ SCOPES_META = "io.gatehouse/scopes"
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension by which clients know that tokens are to be had without a user."""
 
-_ACTION = "tool.call"
+_ACTION = AuditAction.TOOL_CALL
 """What the audit log calls what is done here."""
 
-_NOT_NOW = "The server cannot do this now, and has changed nothing. Try again in some seconds."
+_NOT_NOW = f"Nothing was changed. {UNAVAILABLE}"
 
-_NOT_ALL_NOW = "The server cannot finish this now, and may have done a part of it. Try again in some seconds."
+_NOT_ALL_NOW = f"The call may have been carried out in part. {UNAVAILABLE}"
 
 _INSTRUCTIONS = "Tools that this client may not call are not listed."
 

@@ -22,6 +22,7 @@ from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.responses import UNAVAILABLE
 
 LISTED: Final = 100
 """Identifiers in one audit event. A transaction that changes more has several events."""
@@ -33,7 +34,7 @@ class TransactionFailed(DirectoryError):
     """The database did not take a transaction, or did not say whether it did."""
 
     def __init__(self) -> None:
-        super().__init__("The server cannot do this now. Try again in some seconds.")
+        super().__init__(UNAVAILABLE)
 
 
 class TokenExpired(DirectoryError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
 MAX_LIFETIME = 3600
@@ -141,8 +142,7 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> int:
     if name not in claims:
         raise InvalidClaims(f"{name} is missing")
     value = claims[name]
-    # bool is an int in Python; the upper bound is the year 9999.
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 253402300799:
+    if not is_numeric_date(value):
         raise InvalidClaims(f"{name} is not a whole number of seconds")
     return value
 

@@ -5,7 +5,6 @@ vouch for: `read_header`, a choice of key by the caller, `verify`. Nothing in a 
 length and alphabet are known, and no header member can point at a key: only `alg`, `kid` and `typ` may stand there.
 """
 
-import base64
 import json
 import re
 import secrets
@@ -18,7 +17,7 @@ from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol import base64url, strict_json
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.public_keys import MAX_RSA_BITS, MIN_RSA_BITS, is_strong
 
@@ -146,14 +145,10 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _decode_segment(segment: str) -> bytes:
-    padded = segment + "=" * (-len(segment) % 4)
     try:
-        data = base64.urlsafe_b64decode(padded)
-    except ValueError:
-        _refuse("a segment is not base64url")
-    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
-        _refuse("a segment is not canonical base64url")
-    return data
+        return base64url.decode(segment)
+    except base64url.InvalidBase64url as error:
+        _refuse(f"a segment is {error}")
 
 
 def decoy_key(alg: str) -> VerificationKey:
@@ -165,7 +160,7 @@ def decoy_key(alg: str) -> VerificationKey:
     jwk = {"kid": "decoy", "alg": alg, "kty": _KEY_TYPES[alg]}
     if jwk["kty"] == "RSA":
         modulus = secrets.randbits(MIN_RSA_BITS) | 1 << MIN_RSA_BITS - 1 | 1
-        jwk |= {"n": base64.urlsafe_b64encode(modulus.to_bytes(MIN_RSA_BITS // 8)).rstrip(b"=").decode(), "e": "AQAB"}
+        jwk |= {"n": base64url.encode(modulus.to_bytes(MIN_RSA_BITS // 8)), "e": "AQAB"}
     else:
         jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
     return client_verification_keys(jwk)[0]

@@ -4,10 +4,10 @@ A key that fits every signature proves nothing of whoever holds it, and one that
 the time of whoever verifies.
 """
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gatehouse.shared.protocol import base64url
 
 MIN_RSA_BITS = 2048
 """RFC 7518 3.3."""
@@ -59,10 +59,8 @@ _JUDGES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"RSA": _is_strong_
 
 
 def _octets(member: object) -> bytes:
-    """Decode base64url without padding (RFC 7515 2) in its one spelling; anything else is no octets at all."""
-    text = member if isinstance(member, str) else ""
+    """Return the bytes of a JWK member; none if it is not canonical base64url."""
     try:
-        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        return base64url.decode(member) if isinstance(member, str) else b""
+    except base64url.InvalidBase64url:
         return b""
-    return octets if base64.urlsafe_b64encode(octets).rstrip(b"=").decode() == text else b""

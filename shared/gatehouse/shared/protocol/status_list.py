@@ -3,11 +3,12 @@
 A list is a string of LIST_SIZE bits. Index 0 is the least significant bit of the first byte (section 4.1).
 """
 
-import base64
 import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
+
+from gatehouse.shared.protocol import base64url
 
 TYPE = "statuslist+jwt"
 """The JWS `typ` of a status list token (section 5.1)."""
@@ -72,8 +73,7 @@ def set_bits(bits: bytearray, start: int, size: int = 1) -> None:
 
 def encode(bits: bytes) -> dict[str, Any]:
     """Return the `status_list` claim (section 4.2)."""
-    packed = base64.urlsafe_b64encode(zlib.compress(bits, 9)).rstrip(b"=").decode()
-    return {"bits": 1, "lst": packed}
+    return {"bits": 1, "lst": base64url.encode(zlib.compress(bits, 9))}
 
 
 def decode(claim: Any) -> bytes:
@@ -89,7 +89,7 @@ def decode(claim: Any) -> bytes:
     if not isinstance(packed, str) or not packed:
         raise InvalidStatusList("lst is not a non-empty string")
     try:
-        data = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+        data = base64url.decode(packed)
         unpacker = zlib.decompressobj()
         bits = unpacker.decompress(data, MAX_SIZE // 8 + 1)
     except (ValueError, zlib.error):

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
 
 
 def operating_system_user() -> str:
@@ -43,13 +43,15 @@ class Administrator:
         """The person's name in the audit log."""
         return f"admin:{self.name}"
 
-    def record_token(self, session: Session, action: str, object_: str, claims: AccessClaims) -> None:
+    def record_token(self, session: Session, action: AuditAction, object_: str, claims: AccessClaims) -> None:
         """Add the audit event of a token that the person had issued, joined to its use by the `jti`."""
         detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
         session.execute(self.audit.insert(event))
 
-    def record(self, session: Session, action: str, object_: str, *, jti: str | None = None, **detail: Any) -> None:
+    def record(
+        self, session: Session, action: AuditAction, object_: str, *, jti: str | None = None, **detail: Any
+    ) -> None:
         """Add the audit event of a change to the change's own transaction, joined to a token by its `jti`."""
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
         session.execute(self.audit.insert(event))

@@ -7,6 +7,7 @@ import itertools
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -34,12 +35,65 @@ CLAIMED = "claimed:"
 """Begins the actor of an event whose author is not proven."""
 
 
+class AuditAction(StrEnum):
+    """Every action that an audit event can have."""
+
+    CLIENT_CREATE = "client.create"
+    CLIENT_DELETE = "client.delete"
+    CLIENT_DISABLE = "client.disable"
+    CLIENT_ENABLE = "client.enable"
+    CLIENT_GRANT_ADD = "client.grant.add"
+    CLIENT_GRANT_REMOVE = "client.grant.remove"
+    CLIENT_KEY_REPLACE = "client.key.replace"
+    CLIENT_KEY_REVOKE = "client.key.revoke"
+    CLIENT_SECRET_REVOKE = "client.secret.revoke"  # noqa: S105 - an action
+    CLIENT_SECRET_ROTATE = "client.secret.rotate"  # noqa: S105 - an action
+    CLIENT_UPDATE = "client.update"
+    HTTP_REQUEST = "http.request"
+    INSTALLATION_EXPORT = "installation.export"
+    INSTALLATION_IMPORT = "installation.import"
+    KEY_ACTIVATE = "key.activate"
+    KEY_CREATE = "key.create"
+    KEY_REMOVE = "key.remove"
+    KEY_RETIRE = "key.retire"
+    KEY_REVOKE = "key.revoke"
+    MCP_REQUEST = "mcp.request"
+    RESOURCE_ADD = "resource.add"
+    RESOURCE_CREDENTIAL_CREATE = "resource.credential.create"
+    RESOURCE_CREDENTIAL_REVOKE = "resource.credential.revoke"
+    RESOURCE_CREDENTIAL_ROTATE = "resource.credential.rotate"
+    RESOURCE_READ = "resource.read"
+    RESOURCE_REMOVE = "resource.remove"
+    RESOURCE_UPDATE = "resource.update"
+    SEALING_KEY_ROTATE = "sealing_key.rotate"
+    TOKEN_INTROSPECT = "token.introspect"  # noqa: S105 - an action
+    TOKEN_ISSUE = "token.issue"  # noqa: S105 - an action
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105 - an action
+    TOOL_CALL = "tool.call"
+    WORKSPACE_CREATE = "workspace.create"
+
+
+RESOURCE_SERVER_ACTIONS = frozenset(
+    {
+        AuditAction.HTTP_REQUEST,
+        AuditAction.MCP_REQUEST,
+        AuditAction.RESOURCE_READ,
+        AuditAction.TOOL_CALL,
+        AuditAction.WORKSPACE_CREATE,
+    }
+)
+"""What the resource server and its catalogues record."""
+
+AUTHSERVER_ACTIONS = frozenset(AuditAction) - RESOURCE_SERVER_ACTIONS | {AuditAction.HTTP_REQUEST}
+"""What the authorization server records."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One thing that somebody did, or was refused. Never holds a token, secret, assertion or tool argument."""
 
-    action: str
-    """What was attempted: `token.issue`, `tool.call`, `client.create`, ..."""
+    action: AuditAction
+    """What was attempted."""
     outcome: str
     """`allowed`, `refused`, or `failed` (allowed, but without the wanted result)."""
     actor: str | None = None

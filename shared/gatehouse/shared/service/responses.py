@@ -10,6 +10,12 @@ SECURITY_HEADERS: Final = {
 }
 """Nothing that is served here is to be interpreted by a browser."""
 
+UNAVAILABLE: Final = "The server cannot process this request now. Try again in a few seconds."
+"""The public text of every refusal that another attempt can get past, such as an outage of the database."""
+
+RETRY_AFTER: Final = {"Retry-After": "2"}
+"""Goes with UNAVAILABLE over HTTP (RFC 9110 10.2.3)."""
+
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 """How a caller's refusal is found again in log and audit log."""
 
