@@ -366,7 +366,7 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
         ("token", "revoke", "--client", key_id),
         ("key", "rotate"),
         ("key", "revoke", shell.json("key", "list")[0]["kid"], "--yes"),
-        ("key", "reseal", "--yes"),
+        ("sealing-key", "rotate", "--yes"),
         ("export", str(shell.folder / "moved")),
     ):
         shell.text(*command)

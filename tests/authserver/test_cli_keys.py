@@ -1,4 +1,4 @@
-"""`authserver key`."""
+"""`authserver key` and `authserver sealing-key`."""
 
 import base64
 import os
@@ -35,12 +35,12 @@ def authenticate(shell: Shell, created: dict[str, str]) -> str:
         services.database.close()
 
 
-def test_a_list_says_what_happens_to_each_key_and_when(shell: Shell) -> None:
+def test_a_list_shows_the_next_transition_of_each_key(shell: Shell) -> None:
     [active] = shell.json("key", "list")
     assert (active["state"], active["alg"], active["retired_at"]) == ("active", "ES256", None)
-    assert active["then"].startswith("is followed ")
+    assert active["then"].startswith("is replaced ")
     published = shell.json("key", "rotate")
-    assert published["then"].startswith("signs ")
+    assert published["then"].startswith("signs from ")
     assert kids_by_state(shell) == {"active": active["kid"], "next": published["kid"]}
     assert published["kid"] in shell.refusal("key", "rotate")
     [event] = shell.json("audit", "--action", "key.create")[-1:]
@@ -48,20 +48,20 @@ def test_a_list_says_what_happens_to_each_key_and_when(shell: Shell) -> None:
     assert event["actor"].startswith("admin:")
 
 
-def test_a_revoked_key_is_replaced_at_once_and_the_command_says_which_tokens_die(shell: Shell) -> None:
+def test_a_revoked_key_is_replaced_at_once_and_its_tokens_are_named(shell: Shell) -> None:
     [active] = shell.json("key", "list")
     revoked = shell.json("key", "revoke", active["kid"], "--yes")
     assert revoked["tokens"].startswith("every token issued from ")
     assert kids_by_state(shell) == {"active": revoked["active"]}
     assert revoked["active"] != active["kid"]
     published = shell.json("key", "rotate")["kid"]
-    assert shell.json("key", "revoke", published, "--yes")["tokens"] == "no token, it has signed none"
+    assert shell.json("key", "revoke", published, "--yes")["tokens"] == "no token: the key has signed none"
     assert "authserver key list" in shell.refusal("key", "revoke", "unknown", "--yes")
 
 
 @pytest.mark.threat("T-089")
 @pytest.mark.both_databases
-def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
+def test_a_sealing_key_rotation_keeps_every_key_secret_and_token(shell: Shell) -> None:
     shell.text("key", "rotate")
     created = shell.json(*CREATE)
     token = shell.json("token", "issue", "--client", created["client_id"], "--resource", RESOURCE)["access_token"]
@@ -69,8 +69,8 @@ def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     before = shell.json("key", "list")
     old = (shell.folder / "keys" / "sealing.key").read_bytes()
     (shell.folder / "keys" / ".sealing-unfinished").write_bytes(b"of a process that was killed")
-    done = shell.json("key", "reseal", "--yes")
-    assert (done["signing_keys"], done["peppers"], done["left"]) == (2, 1, [])
+    done = shell.json("sealing-key", "rotate", "--yes")
+    assert (done["signing_keys"], done["peppers"], done["undecryptable"]) == (2, 1, [])
     assert (shell.folder / "keys" / "sealing.key").read_bytes() != old
     assert files(shell) == {"sealing.key"}
     assert shell.json("key", "list") == before
@@ -79,25 +79,25 @@ def test_a_reseal_keeps_every_key_secret_and_token(shell: Shell) -> None:
     assert inspected.exit_code == 0, inspected.output
     assert shell.json("check")[-1]["outcome"] == "ok"
     (shell.folder / "keys" / "sealing.key").write_bytes(old)
-    assert "Put that one back" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
+    assert "Restore that one" in shell.refusal("client", "secret", "rotate", created["client_id"], "--yes")
 
 
 @pytest.mark.parametrize("option", ["--yes", "--prepare"])
-def test_where_the_sealing_key_is_lost_a_reseal_says_so_and_makes_none(shell: Shell, option: str) -> None:
-    shell.text("key", "reseal", "--yes")
+def test_a_lost_sealing_key_is_reported_and_not_replaced(shell: Shell, option: str) -> None:
+    shell.text("sealing-key", "rotate", "--yes")
     (shell.folder / "keys").rename(shell.folder / "lost")
-    assert "Restore" in shell.refusal("key", "reseal", option)
+    assert "Restore" in shell.refusal("sealing-key", "rotate", option)
     assert not (shell.folder / "keys").exists()
     (shell.folder / "lost").rename(shell.folder / "keys")
-    shell.text("key", "reseal", option)
+    shell.text("sealing-key", "rotate", option)
 
 
 @pytest.mark.both_databases
-def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> None:
+def test_a_running_server_loads_a_rotated_sealing_key(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     first = authserver.post_token(basic=(client.client_id, secret))
     shell = shell_on(authserver)
-    shell.text("key", "reseal", "--yes")
+    shell.text("sealing-key", "rotate", "--yes")
     authserver.clock.advance(1)
     second = authserver.post_token(basic=(client.client_id, secret))
     assert [response.status_code for response in (first, second)] == [200, 200]
@@ -105,11 +105,11 @@ def test_a_running_server_follows_a_reseal_by_itself(authserver: AuthServer) -> 
     assert kids <= set(parse_key_set(authserver.services.keys.ring().jwks))
 
 
-def test_a_key_that_is_made_after_a_reseal_is_sealed_with_the_new_sealing_key(authserver: AuthServer) -> None:
-    """By a process that has read the old one at its start."""
+def test_a_key_created_after_a_rotation_uses_the_new_sealing_key(authserver: AuthServer) -> None:
+    """The process that creates it loaded the old sealing key at its start."""
     authserver.services.keys.ring()
     shell = shell_on(authserver)
-    shell.text("key", "reseal", "--yes")
+    shell.text("sealing-key", "rotate", "--yes")
     with authserver.services.database.write() as session:
         made = authserver.services.rotation.publish(session).kid
     assert {record["kid"]: record["state"] for record in shell.json("key", "list")}[made] == "next"
@@ -118,23 +118,23 @@ def test_a_key_that_is_made_after_a_reseal_is_sealed_with_the_new_sealing_key(au
 @pytest.mark.threat("T-089")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("committed", [False, True], ids=["before its commit", "before its rename"])
-def test_an_interrupted_reseal_opens_and_is_ended_by_repeating_it(shell: Shell, committed: bool) -> None:
+def test_an_interrupted_rotation_decrypts_and_is_completed_by_repeating_it(shell: Shell, committed: bool) -> None:
     before = shell.json("key", "list")
     keys = shell.folder / "keys"
     if committed:
         old = (keys / "sealing.key").read_bytes()
-        shell.text("key", "reseal", "--yes")
+        shell.text("sealing-key", "rotate", "--yes")
         (keys / "sealing.key").rename(keys / "sealing.key.next")
         (keys / "sealing.key").write_bytes(old)
         (keys / "sealing.key").chmod(0o600)
     else:
-        assert shell.json("key", "reseal", "--prepare")["outcome"] == "created"
-        assert shell.json("key", "reseal", "--prepare")["outcome"] == "present"
+        assert shell.json("sealing-key", "rotate", "--prepare")["outcome"] == "created"
+        assert shell.json("sealing-key", "rotate", "--prepare")["outcome"] == "present"
     assert files(shell) == {"sealing.key", "sealing.key.next"}
     assert shell.json("key", "list") == before
     added = shell.json("key", "rotate")["kid"]
     following = (keys / "sealing.key.next").read_bytes()
-    shell.text("key", "reseal", "--yes")
+    shell.text("sealing-key", "rotate", "--yes")
     assert (files(shell), (keys / "sealing.key").read_bytes()) == ({"sealing.key"}, following)
     assert {record["kid"]: record["state"] for record in shell.json("key", "list")} == {
         before[0]["kid"]: "active",
@@ -142,49 +142,49 @@ def test_an_interrupted_reseal_opens_and_is_ended_by_repeating_it(shell: Shell, 
     }
 
 
-def test_a_sealing_key_in_the_environment_is_replaced_by_naming_both(shell: Shell) -> None:
+def test_a_sealing_key_in_the_environment_is_rotated_by_naming_both(shell: Shell) -> None:
     before = shell.json("key", "list")
     old = (shell.folder / "keys" / "sealing.key").read_text(encoding="ascii").strip()
     (shell.folder / "keys" / "sealing.key").unlink()
     shell.environment["AUTHSERVER_SEALING_KEY"] = old
-    assert "OLD,NEW" in shell.refusal("key", "reseal", "--yes")
-    new = shell.json("key", "reseal", "--prepare")["next_sealing_key"]
+    assert "OLD,NEW" in shell.refusal("sealing-key", "rotate", "--yes")
+    new = shell.json("sealing-key", "rotate", "--prepare")["next_sealing_key"]
     shell.environment["AUTHSERVER_SEALING_KEY"] = f"{old},{new}"
     assert shell.json("key", "list") == before
     for _ in range(2):
-        shell.text("key", "reseal", "--yes")
+        shell.text("sealing-key", "rotate", "--yes")
         assert shell.json("key", "list") == before
     shell.environment["AUTHSERVER_SEALING_KEY"] = new
     assert shell.json("key", "list") == before
     shell.environment["AUTHSERVER_SEALING_KEY"] = old
-    assert shell.json("key", "list")[0]["state"] == "active, does not open"
+    assert shell.json("key", "list")[0]["state"] == "active, undecryptable"
     assert files(shell) == set()
 
 
-def test_a_row_that_does_not_open_is_left_as_it_is_and_named(authserver: AuthServer) -> None:
+def test_an_undecryptable_row_is_left_unchanged_and_named(authserver: AuthServer) -> None:
     shell = shell_on(authserver)
     added = shell.json("key", "rotate")["kid"]
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).where(SigningKeyRow.kid == added).values(sealed=b"\x01" + bytes(60)))
         session.add(PepperRow(pepper_id="pep_lost", sealed=b"\x01" + bytes(60), created_at=0))
-    assert shell.json("key", "reseal", "--yes")["left"] == sorted([added, "pep_lost"])
+    assert shell.json("sealing-key", "rotate", "--yes")["undecryptable"] == sorted([added, "pep_lost"])
     assert shell.json("key", "revoke", added, "--yes")["revoked"]
-    assert shell.json("key", "reseal", "--yes")["left"] == ["pep_lost"]
+    assert shell.json("sealing-key", "rotate", "--yes")["undecryptable"] == ["pep_lost"]
 
 
-def test_with_another_sealing_key_nothing_is_resealed(shell: Shell) -> None:
+def test_a_wrong_sealing_key_is_not_rotated(shell: Shell) -> None:
     path = shell.folder / "keys" / "sealing.key"
     right = path.read_bytes()
     path.write_bytes(base64.urlsafe_b64encode(os.urandom(32)))
-    assert "Put the right one back" in shell.refusal("key", "reseal", "--yes")
+    assert "Restore the right sealing key" in shell.refusal("sealing-key", "rotate", "--yes")
     path.write_bytes(right)
     assert shell.json("check")[-1]["outcome"] == "ok"
-    shell.text("key", "reseal", "--yes")
+    shell.text("sealing-key", "rotate", "--yes")
 
 
-def test_what_cannot_be_undone_needs_consent(shell: Shell) -> None:
+def test_irreversible_commands_need_confirmation(shell: Shell) -> None:
     before = shell.json("key", "list")
-    for arguments in (["key", "revoke", before[0]["kid"]], ["key", "reseal"]):
+    for arguments in (["key", "revoke", before[0]["kid"]], ["sealing-key", "rotate"]):
         assert "--yes" in shell.refusal(*arguments)
     assert shell.json("key", "list") == before
     assert files(shell) == {"sealing.key"}

@@ -1,4 +1,4 @@
-"""The plan of keys' lives: over any sequence of clocks, rotations, restarts and backups."""
+"""The lifecycle of signing keys, over any sequence of clock changes, rotations, restarts and backups."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatehouse.authserver.keys.lifecycle import SLACK, Key, Move, Policy, plan, signer
+from gatehouse.authserver.keys.lifecycle import SLACK, KeyLifecycle, Policy, Transition, plan, signer
 from gatehouse.shared.protocol.clock import LEEWAY
 
 DAY = 86400
@@ -16,98 +16,103 @@ POLICY = Policy(alg="ES256", period=30 * DAY)
 TICK = 30
 """Seconds between two runs of the plan in a server that is up."""
 REACTION = 20
-"""Seconds that another process may go on with what it read before a move: its cache, and a request that has begun."""
+"""Seconds that another process may use what it read before a transition: its cache, and a request in progress."""
 
 
-def key(kid: str = "a", state: str = "active", published_at: int = NOW, **changes: object) -> Key:
-    return Key(kid=kid, alg="ES256", state=state, published_at=published_at, **changes)  # type: ignore[arg-type]
+def key(kid: str = "a", state: str = "active", published_at: int = NOW, **changes: object) -> KeyLifecycle:
+    return KeyLifecycle(kid=kid, alg="ES256", state=state, published_at=published_at, **changes)  # type: ignore[arg-type]
 
 
-def test_without_a_key_one_is_made_that_signs_at_once() -> None:
-    assert plan(NOW, [], POLICY) == (Move("activate"),)
+def test_the_first_key_signs_at_once() -> None:
+    assert plan(NOW, [], POLICY) == (Transition("activate"),)
 
 
-def test_in_the_middle_of_its_life_nothing_happens_to_a_key() -> None:
+def test_a_key_in_the_middle_of_its_period_has_no_transition() -> None:
     assert plan(NOW + 15 * DAY, [key()], POLICY) == ()
 
 
-def test_the_next_key_is_published_so_early_that_it_is_known_when_the_active_one_ends() -> None:
+def test_the_next_key_is_published_before_the_active_one_ends() -> None:
     active = key()
     at = POLICY.successor_at(active)
     assert plan(at - 1, [active], POLICY) == ()
-    assert plan(at, [active], POLICY) == (Move("publish"),)
+    assert plan(at, [active], POLICY) == (Transition("publish"),)
     assert plan(at + 1, [active, key("b", "next", at)], POLICY) == ()
 
 
-def test_a_next_key_takes_over_when_no_fresh_copy_of_the_key_set_is_without_it() -> None:
+def test_a_next_key_signs_when_every_cached_key_set_contains_it() -> None:
     active, successor = key(), key("b", "next", NOW + 100)
     at = POLICY.signs_at(successor)
     assert at >= successor.published_at + POLICY.max_age
     assert plan(at - 1, [active, successor], POLICY) == ()
-    assert plan(at, [active, successor], POLICY) == (Move("retire", "a"), Move("activate", "b"))
+    assert plan(at, [active, successor], POLICY) == (Transition("retire", "a"), Transition("activate", "b"))
 
 
-def test_a_retiring_key_stays_until_its_last_token_is_refused_everywhere() -> None:
+def test_a_retiring_key_stays_until_its_last_token_has_expired() -> None:
     retiring, active = key(state="retiring", retired_at=NOW), key("b")
-    at = POLICY.gone_at(retiring)
+    at = POLICY.removed_at(retiring)
     assert at >= NOW + POLICY.lifetime + LEEWAY
     assert plan(at - 1, [retiring, active], POLICY) == ()
-    assert plan(at, [retiring, active], POLICY) == (Move("remove", "a"),)
+    assert plan(at, [retiring, active], POLICY) == (Transition("remove", "a"),)
 
 
-def test_a_change_of_algorithm_publishes_a_key_of_the_new_one_and_then_lets_it_take_over() -> None:
+def test_a_key_of_a_new_algorithm_is_published_before_it_signs() -> None:
     policy = replace(POLICY, alg="EdDSA")
     assert plan(NOW, [key()], POLICY) == ()
-    assert plan(NOW, [key()], policy) == (Move("publish"),)
+    assert plan(NOW, [key()], policy) == (Transition("publish"),)
     successor = replace(key("b", "next"), alg="EdDSA")
     assert plan(NOW + 1, [key(), successor], policy) == ()
-    assert plan(NOW + policy.lead, [key(), successor], policy) == (Move("retire", "a"), Move("activate", "b"))
+    assert plan(NOW + policy.lead, [key(), successor], policy) == (
+        Transition("retire", "a"),
+        Transition("activate", "b"),
+    )
 
 
-def test_a_key_whose_time_is_over_is_replaced_at_once_by_the_one_that_is_published() -> None:
+def test_a_key_past_its_time_is_replaced_at_once_by_the_published_one() -> None:
     active = key()
-    over = POLICY.over_at(active)
-    successor = key("b", "next", over - 10)
-    assert plan(over - 1, [active, successor], POLICY) == ()
-    assert plan(over, [active, successor], POLICY) == (Move("retire", "a"), Move("activate", "b"))
-    assert plan(over, [active], POLICY) == (Move("retire", "a"), Move("activate"))
+    deadline = POLICY.signs_until(active)
+    successor = key("b", "next", deadline - 10)
+    assert plan(deadline - 1, [active, successor], POLICY) == ()
+    assert plan(deadline, [active, successor], POLICY) == (Transition("retire", "a"), Transition("activate", "b"))
+    assert plan(deadline, [active], POLICY) == (Transition("retire", "a"), Transition("activate"))
 
 
-def test_only_the_active_key_may_sign_and_only_until_its_time_is_over() -> None:
+def test_only_the_active_key_signs_and_only_until_its_time_has_passed() -> None:
     active, successor = key(), key("b", "next")
-    over = POLICY.over_at(active)
-    assert signer(over - 1, [successor, active], POLICY) == active
-    assert signer(over, [successor, active], POLICY) is None
+    deadline = POLICY.signs_until(active)
+    assert signer(deadline - 1, [successor, active], POLICY) == active
+    assert signer(deadline, [successor, active], POLICY) is None
     assert signer(NOW, [successor], POLICY) is None
 
 
 @pytest.mark.threat("T-088")
-def test_of_a_backup_that_is_older_than_a_period_no_key_signs() -> None:
+def test_no_key_of_a_backup_older_than_a_period_signs() -> None:
     backup = [key(), key("b", "next", NOW + 10), key("c", "retiring", NOW - DAY, retired_at=NOW)]
     assert plan(NOW + 20, backup, POLICY) == ()
-    moves = plan(NOW + 31 * DAY, backup, POLICY)
-    assert set(moves[:-1]) == {Move("retire", "a"), Move("retire", "b"), Move("remove", "c")}
-    assert moves[-1] == Move("activate")
+    transitions = plan(NOW + 31 * DAY, backup, POLICY)
+    assert set(transitions[:-1]) == {Transition("retire", "a"), Transition("retire", "b"), Transition("remove", "c")}
+    assert transitions[-1] == Transition("activate")
 
 
-def test_of_two_next_keys_the_one_that_was_published_first_takes_over() -> None:
+def test_of_two_next_keys_the_one_published_first_signs() -> None:
     later, first = key("a", "next", NOW + 1), key("z", "next", NOW)
-    moves = plan(NOW + POLICY.lead + 1, [key("m", published_at=NOW - DAY), later, first], POLICY)
-    assert moves == (Move("retire", "m"), Move("activate", "z"))
+    transitions = plan(NOW + POLICY.lead + 1, [key("m", published_at=NOW - DAY), later, first], POLICY)
+    assert transitions == (Transition("retire", "m"), Transition("activate", "z"))
 
 
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        pytest.param(lambda at: [key(published_at=at)], (Move("publish"),), id="active"),
-        pytest.param(lambda at: [key(), key("b", "next", at)], (Move("retire", "b"),), id="next"),
+        pytest.param(lambda at: [key(published_at=at)], (Transition("publish"),), id="active"),
+        pytest.param(lambda at: [key(), key("b", "next", at)], (Transition("retire", "b"),), id="next"),
         pytest.param(
-            lambda at: [key(), key("b", "retiring", NOW - DAY, retired_at=at)], (Move("retire", "b"),), id="retiring"
+            lambda at: [key(), key("b", "retiring", NOW - DAY, retired_at=at)],
+            (Transition("retire", "b"),),
+            id="retiring",
         ),
     ],
 )
-def test_a_date_that_a_wrong_clock_wrote_holds_no_rotation_up(
-    keys: Callable[[int], list[Key]], expected: tuple[Move, ...]
+def test_a_date_from_a_wrong_clock_does_not_delay_rotation(
+    keys: Callable[[int], list[KeyLifecycle]], expected: tuple[Transition, ...]
 ) -> None:
     assert plan(NOW, keys(NOW + LEEWAY), POLICY) == ()
     assert plan(NOW, keys(NOW + 400 * DAY), POLICY) == expected
@@ -115,47 +120,47 @@ def test_a_date_that_a_wrong_clock_wrote_holds_no_rotation_up(
 
 @dataclass
 class World:
-    """An authorization server, every copy of its key set that readers may hold, and every token that it signed.
+    """An authorization server, every cached copy of its key set, and every token that it signed.
 
-    `now` is the true time. The server's clock is off by `offset`, which changes: that is how a clock steps back.
+    `now` is the true time. The server's clock differs by `offset`; changing it makes the clock step back.
     """
 
     policy: Policy
     now: int = NOW
     offset: int = 0
-    keys: dict[str, Key] = field(default_factory=dict)
-    made: int = 0
+    keys: dict[str, KeyLifecycle] = field(default_factory=dict)
+    created: int = 0
     served: frozenset[str] = frozenset()
-    """The key set that readers are given now."""
+    """The key set that is served now."""
     copies: list[tuple[int, frozenset[str]]] = field(default_factory=list)
-    """Earlier key sets, and when each was given away last."""
+    """Earlier key sets, and when each was served last."""
     tokens: list[tuple[int, str]] = field(default_factory=list)
-    """True end of acceptance, and kid, of every token whose life is not over."""
-    over: dict[str, int] = field(default_factory=dict)
-    """By the server's clock, the end of each key's time, as it was first told."""
+    """True end of acceptance, and kid, of every token that has not expired."""
+    deadlines: dict[str, int] = field(default_factory=dict)
+    """By the server's clock, when each key must stop signing, as first computed."""
 
     def run_plan(self, last_served: int | None = None) -> None:
-        """What a maintenance loop does, or a process that starts: readers were last served before that."""
+        """Act as the maintenance loop, or as a process that starts: readers were last served before that."""
         clock = self.now + self.offset
-        made = self.made
-        # Of processes that run the plan one after the other, the later ones find nothing to do. Only a next key that
-        # waited for most of a period takes over in the first run and is given its follower in the second.
+        created = self.created
+        # When processes run the plan one after the other, the later ones find nothing to do. Only a next key that
+        # waited for most of a period is activated in the first run and gets its successor in the second.
         for _ in range(2):
-            for move in plan(clock, list(self.keys.values()), self.policy):
-                self.make(move)
+            for transition in plan(clock, list(self.keys.values()), self.policy):
+                self.apply(transition)
             assert [each.state for each in self.keys.values()].count("active") == 1
         assert plan(clock, list(self.keys.values()), self.policy) == ()
-        assert self.made - made <= 1
+        assert self.created - created <= 1
         self.serve(last_served)
 
-    def make(self, move: Move) -> None:
-        kid, clock = move.kid, self.now + self.offset
+    def apply(self, transition: Transition) -> None:
+        kid, clock = transition.kid, self.now + self.offset
         if kid is None:
-            self.made += 1
-            kid = f"k{self.made}"
-            self.keys[kid] = Key(kid, self.policy.alg, "next", clock)
-            self.over[kid] = self.policy.over_at(self.keys[kid])
-        match move.action:
+            self.created += 1
+            kid = f"k{self.created}"
+            self.keys[kid] = KeyLifecycle(kid, self.policy.alg, "next", clock)
+            self.deadlines[kid] = self.policy.signs_until(self.keys[kid])
+        match transition.action:
             case "activate":
                 assert all(each.state != "active" for each in self.keys.values())
                 self.keys[kid] = replace(self.keys[kid], state="active")
@@ -174,13 +179,13 @@ class World:
         return next(each.kid for each in self.keys.values() if each.state == "active")
 
     def sign(self, kid: str) -> None:
-        """Issue a token that lives as long as one can, for a resource server whose clock is behind."""
+        """Issue a token of the longest lifetime, for a resource server whose clock is behind."""
         clock = self.now + self.offset
-        assert clock < self.over[kid] + REACTION, "signs after its time"
+        assert clock < self.deadlines[kid] + REACTION, "signs past its time"
         self.tokens.append((clock + self.policy.lifetime + self.policy.leeway + SLACK // 4, kid))
 
     def check_readers(self) -> None:
-        """Each token that is alive is accepted with every copy of the key set that a reader may hold now."""
+        """Check that each valid token is accepted with every copy of the key set that may still be cached."""
         self.tokens = [(end, kid) for end, kid in self.tokens if self.now < end]
         self.copies = [(last, keys) for last, keys in self.copies if self.now < last + self.policy.max_age]
         for _, kid in self.tokens:
@@ -199,20 +204,20 @@ STEPS = st.one_of(
 
 
 def run_for(world: World, seconds: int) -> None:
-    """Let a server run: dense around every moment at which something is due, sparse where nothing is."""
+    """Run a server, with a short step at every moment when a transition is due and long steps between."""
     end = world.now + seconds
     while world.now < end:
         signer = world.signer
         clock = world.now + world.offset
         dues = [world.policy.signs_at(each) for each in world.keys.values() if each.state == "next"]
-        dues += [world.policy.gone_at(each) for each in world.keys.values() if each.state == "retiring"]
+        dues += [world.policy.removed_at(each) for each in world.keys.values() if each.state == "retiring"]
         dues += [world.policy.successor_at(each) for each in world.keys.values() if each.state == "active"]
         ahead = min((due - clock for due in dues if due > clock), default=DAY)
         world.now = min(end, world.now + max(TICK, ahead - TICK))
         world.run_plan()
         world.sign(world.signer)
         if signer != world.signer and signer in world.keys:
-            # Another process, whose cache has not heard of it yet.
+            # Another process, whose cache still has the old key.
             world.sign(signer)
         world.check_readers()
 
@@ -220,9 +225,7 @@ def run_for(world: World, seconds: int) -> None:
 @pytest.mark.threat("T-087")
 @settings(max_examples=150)
 @given(st.lists(STEPS, min_size=1, max_size=25), st.sampled_from([DAY, 7 * DAY, 30 * DAY]))
-def test_over_any_life_of_a_server_every_live_token_is_accepted_and_one_key_signs(
-    steps: list[tuple[str, int]], period: int
-) -> None:
+def test_at_any_time_valid_tokens_are_accepted_and_one_key_signs(steps: list[tuple[str, int]], period: int) -> None:
     world = World(replace(POLICY, period=period))
     world.run_plan(last_served=0)
     backup = dict(world.keys)
@@ -231,7 +234,7 @@ def test_over_any_life_of_a_server_every_live_token_is_accepted_and_one_key_sign
             case "backup":
                 backup = dict(world.keys)
             case "restore":
-                # What was signed by keys that the backup knows nothing of is lost, and nothing is promised for it.
+                # Tokens signed by keys that are not in the backup are lost, and nothing is promised for them.
                 world.keys, world.tokens, world.copies = dict(backup), [], []
                 world.run_plan(last_served=0)
                 world.sign(world.signer)
@@ -244,7 +247,7 @@ def test_over_any_life_of_a_server_every_live_token_is_accepted_and_one_key_sign
                 world.sign(world.signer)
             case "rotate":
                 if not any(each.state == "next" for each in world.keys.values()):
-                    world.make(Move("publish"))
+                    world.apply(Transition("publish"))
                     world.serve()
             case "clock":
                 world.offset = amount

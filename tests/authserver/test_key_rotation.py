@@ -1,4 +1,4 @@
-"""Signing keys in the database: moved by one process at a time, before anything is signed."""
+"""Rotation of signing keys in the database: by one process at a time, and before anything is signed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +14,7 @@ from gatehouse.authserver.app import close_app, create_app, create_services
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation
-from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifetime_of
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
 
@@ -56,13 +56,13 @@ def revoke(server: AuthServer, kid: str) -> None:
         server.services.rotation.revoke(session, kid)
 
 
-def test_a_rotation_publishes_signs_retires_and_removes(
+def test_a_rotation_publishes_activates_retires_and_removes(
     authserver: AuthServer, rotation: Rotation, clock: FakeClock
 ) -> None:
     [first] = rows(authserver)
     policy = rotation.policy
     assert not rotation.run()
-    clock.now = policy.successor_at(lifetime_of(first))
+    clock.now = policy.successor_at(lifecycle_of(first))
     assert rotation.run()
     assert states(authserver) == ["active", "next"]
     clock.advance(policy.lead)
@@ -81,8 +81,8 @@ def test_a_rotation_publishes_signs_retires_and_removes(
 
 
 @pytest.mark.threat("T-087")
-@pytest.mark.parametrize("days", [30, 31], ids=["a follower is due", "its time is over"])
-def test_processes_that_rotate_at_once_make_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
+@pytest.mark.parametrize("days", [30, 31], ids=["a successor is due", "its time has passed"])
+def test_processes_that_rotate_at_once_create_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
     clock.advance(days * DAY)
     workers = 4
     together = Barrier(workers)
@@ -102,18 +102,16 @@ def test_processes_that_rotate_at_once_make_one_key(authserver: AuthServer, cloc
 
 @pytest.mark.threat("T-088")
 def test_the_plan_runs_before_the_first_signature_of_a_process(authserver: AuthServer, clock: FakeClock) -> None:
-    """A backup that was restored after its key's time signs with a new one."""
+    """A backup restored after its key's time signs with a new key."""
     [old] = rows(authserver)
     assert ring_of_a_new_process(authserver).signing_key.kid == old.kid
     clock.advance(31 * DAY)
     ring = ring_of_a_new_process(authserver)
     assert ring.signing_key.kid != old.kid
-    assert old.kid in parse_key_set(ring.jwks), "tokens that it signed last are accepted on"
+    assert old.kid in parse_key_set(ring.jwks), "the last tokens that it signed are still accepted"
 
 
-def test_a_process_that_nobody_maintains_does_not_sign_with_a_key_whose_time_is_over(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_a_process_without_maintenance_does_not_sign_past_a_keys_time(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     first = authserver.post_token(basic=(client.client_id, secret))
     clock.advance(31 * DAY)
@@ -131,7 +129,7 @@ def test_a_next_key_is_published_once(authserver: AuthServer) -> None:
 
 
 @pytest.mark.threat("T-082")
-def test_a_revoked_key_is_gone_at_once_and_another_one_signs(authserver: AuthServer) -> None:
+def test_a_revoked_key_is_removed_at_once_and_another_one_signs(authserver: AuthServer) -> None:
     [first] = rows(authserver)
     revoke(authserver, first.kid)
     [second] = rows(authserver)
@@ -141,16 +139,14 @@ def test_a_revoked_key_is_gone_at_once_and_another_one_signs(authserver: AuthSer
     assert [event["object"] for event in authserver.audit(action="key.revoke")] == [first.kid]
 
 
-def test_in_place_of_a_revoked_key_the_next_one_signs_because_readers_know_it(authserver: AuthServer) -> None:
+def test_the_published_next_key_replaces_a_revoked_key(authserver: AuthServer) -> None:
     [first] = rows(authserver)
     successor = publish(authserver)
     revoke(authserver, first.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(successor, "active")]
 
 
-def test_a_key_that_does_not_sign_can_be_revoked_and_the_active_one_stays(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_revoking_a_next_key_keeps_the_active_one(authserver: AuthServer, clock: FakeClock) -> None:
     [first] = rows(authserver)
     clock.advance(1)
     revoke(authserver, publish(authserver))
@@ -165,20 +161,20 @@ def with_another_sealing_key(server: AuthServer) -> Rotation:
     return Rotation(services.database, foreign, services.rotation.policy, services.rotation.audit, server.clock)
 
 
-def test_with_another_sealing_key_nothing_is_moved_made_or_revoked(authserver: AuthServer, clock: FakeClock) -> None:
+def test_a_wrong_sealing_key_changes_no_key(authserver: AuthServer, clock: FakeClock) -> None:
     clock.advance(31 * DAY)
     [before] = rows(authserver)
     foreign = with_another_sealing_key(authserver)
     assert not foreign.run()
-    with pytest.raises(Refused, match="Put the right one back"), authserver.services.database.write() as session:
+    with pytest.raises(Refused, match="Restore the right sealing key"), authserver.services.database.write() as session:
         foreign.publish(session)
-    with pytest.raises(Refused, match="Put the right one back"), authserver.services.database.write() as session:
+    with pytest.raises(Refused, match="Restore the right sealing key"), authserver.services.database.write() as session:
         foreign.revoke(session, before.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(before.kid, "active")]
     assert authserver.services.rotation.run()
 
 
-def test_what_is_lost_between_two_looks_is_not_hidden_by_a_new_key(authserver: AuthServer, clock: FakeClock) -> None:
+def test_keys_lost_during_a_rotation_are_not_hidden_by_a_new_one(authserver: AuthServer, clock: FakeClock) -> None:
     clock.advance(31 * DAY)
     rotation, garbage = authserver.services.rotation, b"\x01" + bytes(60)
 
@@ -191,22 +187,22 @@ def test_what_is_lost_between_two_looks_is_not_hidden_by_a_new_key(authserver: A
         return clock()
 
     lost: list[bool] = []
-    with pytest.raises(NoUsableKey, match="Put that one back"):
+    with pytest.raises(NoUsableKey, match="Restore that one"):
         replace(rotation, clock=lose_everything).run()
     assert states(authserver) == ["active"]
 
 
-def test_an_active_key_that_does_not_open_makes_room_and_can_be_revoked(authserver: AuthServer) -> None:
+def test_an_undecryptable_active_key_is_displaced_and_can_be_revoked(authserver: AuthServer) -> None:
     good = publish(authserver)
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).where(SigningKeyRow.state == "active").values(sealed=b"\x01" + bytes(60)))
     assert ring_of_a_new_process(authserver).signing_key.kid == good
-    [closed] = [row for row in rows(authserver) if row.state == "retiring"]
-    revoke(authserver, closed.kid)
+    [undecryptable] = [row for row in rows(authserver) if row.state == "retiring"]
+    revoke(authserver, undecryptable.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(good, "active")]
 
 
-def test_the_database_itself_holds_one_active_key_at_most(authserver: AuthServer) -> None:
+def test_the_database_allows_one_active_key(authserver: AuthServer) -> None:
     publish(authserver)
     with pytest.raises(Exception, match=r"(?i)unique"), authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(state="active"))

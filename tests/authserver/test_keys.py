@@ -1,4 +1,4 @@
-"""Sealing, signing keys and peppers: what a copied, altered or absent database can and cannot do."""
+"""The sealing key, signing keys and peppers, with a copied, altered or unavailable database."""
 
 import base64
 import os
@@ -18,8 +18,8 @@ from support.clock import FakeClock
 
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import DecryptionFailed, SealingKey, create_sealing_key, load_sealing_key
-from gatehouse.authserver.keys.sealed_keys import SealedKeys
-from gatehouse.authserver.keys.store import KeyStore, NoUsableKey, ensure_keys
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys
+from gatehouse.authserver.keys.store import KeyStore, ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 from gatehouse.shared.protocol.jws import SigningKey, parse_key_set
@@ -32,7 +32,7 @@ def sealing_key(authserver: AuthServer) -> SealingKey:
 
 
 def key_store(server: AuthServer, sealing_key: SealingKey, **changes: Any) -> KeyStore:
-    """A store that has read nothing yet."""
+    """Return a store that has loaded nothing yet."""
     return KeyStore(server.services.database, SealedKeys(lambda: sealing_key, ISSUER), **changes)
 
 
@@ -41,14 +41,14 @@ def published(store: KeyStore) -> set[str]:
 
 
 def insert_key(server: AuthServer, kid: str, sealed: bytes) -> None:
-    """Insert a row, as somebody with access to the database can."""
+    """Insert a row, as anyone with write access to the database can."""
     now = int(server.clock()) + 10
     with server.services.database.write() as session:
         session.add(SigningKeyRow(kid=kid, alg="ES256", sealed=sealed, created_at=now, state="next", published_at=now))
 
 
 def add_key(server: AuthServer, sealing_key: SealingKey, **purpose: Any) -> SigningKey:
-    """Insert a signing key; `purpose` changes what the sealed value says it is for."""
+    """Insert a signing key; `purpose` overrides parts of the purpose that it is sealed for."""
     key = SigningKey.generate("ES256")
     said = {"issuer": ISSUER, "kid": key.kid, "alg": "ES256", **purpose}
     sealed = sealing_key.seal(key.private_jwk(), "signing_key", said["issuer"], said["kid"], said["alg"])
@@ -56,7 +56,7 @@ def add_key(server: AuthServer, sealing_key: SealingKey, **purpose: Any) -> Sign
     return key
 
 
-def test_what_is_sealed_opens_for_its_purpose() -> None:
+def test_a_sealed_value_decrypts_for_its_purpose() -> None:
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key", "kid")
     assert key.unseal(sealed, "signing_key", "kid") == b"a private key"
@@ -78,7 +78,7 @@ def test_what_is_sealed_opens_for_its_purpose() -> None:
         pytest.param(lambda _: b"", id="empty"),
     ],
 )
-def test_an_altered_sealed_value_does_not_open(altered: Callable[[bytes], bytes]) -> None:
+def test_an_altered_sealed_value_does_not_decrypt(altered: Callable[[bytes], bytes]) -> None:
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key")
     assert key.unseal(sealed, "signing_key") == b"a private key"
@@ -87,7 +87,7 @@ def test_an_altered_sealed_value_does_not_open(altered: Callable[[bytes], bytes]
 
 
 @pytest.mark.parametrize("purpose", [("pepper", "a"), ("signing_key", "b"), ("signing_key",), ("signing_key", "a", "")])
-def test_a_sealed_value_does_not_open_for_another_purpose_or_with_another_key(purpose: tuple[str, ...]) -> None:
+def test_a_sealed_value_is_bound_to_its_purpose_and_key(purpose: tuple[str, ...]) -> None:
     key = SealingKey(os.urandom(32))
     sealed = key.seal(b"a private key", "signing_key", "a")
     assert key.unseal(sealed, "signing_key", "a") == b"a private key"
@@ -97,7 +97,7 @@ def test_a_sealed_value_does_not_open_for_another_purpose_or_with_another_key(pu
         SealingKey(os.urandom(32)).unseal(sealed, "signing_key", "a")
 
 
-def test_the_sealing_key_is_a_file_of_its_owner_and_made_once(tmp_path: Path) -> None:
+def test_the_sealing_key_file_is_private_and_created_once(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     assert create_sealing_key(settings)
     path = settings.keys_dir / "sealing.key"
@@ -111,7 +111,7 @@ def test_the_sealing_key_is_a_file_of_its_owner_and_made_once(tmp_path: Path) ->
 
 @pytest.mark.threat("T-098")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700 | 0o001])
-def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_sealing_key_that_others_can_access_is_refused(tmp_path: Path, mode: int) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
     path = settings.keys_dir / "sealing.key"
@@ -123,8 +123,8 @@ def test_a_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: in
 
 @pytest.mark.threat("T-098")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
-def test_an_env_file_with_the_sealing_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
-    """CWE-732: the key is as exposed there as in a file of its own."""
+def test_an_env_file_with_the_sealing_key_must_be_private(tmp_path: Path, mode: int) -> None:
+    """CWE-732: the key is as exposed there as in its own file."""
     key = base64.urlsafe_b64encode(bytes(32)).decode()
     file = tmp_path / "servers.env"
     file.write_text(f"AUTHSERVER_SEALING_KEY={key}\nAUTHSERVER_TOKEN_TTL=60\n", encoding="ascii")
@@ -140,7 +140,7 @@ def test_an_env_file_with_the_sealing_key_that_others_can_reach_is_refused(tmp_p
 
 
 @pytest.mark.threat("T-098")
-def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
+def test_a_symbolic_link_as_the_sealing_key_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
     assert load_sealing_key(settings)
@@ -152,7 +152,7 @@ def test_a_link_in_place_of_the_sealing_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"A" * 42, b"A" * 44, b"!" * 43, b"\xff" * 43, b"A" * 1000])
-def test_a_sealing_key_that_is_none_is_refused_without_repeating_it(tmp_path: Path, content: bytes) -> None:
+def test_a_malformed_sealing_key_is_refused_and_not_repeated(tmp_path: Path, content: bytes) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
     assert load_sealing_key(settings)
@@ -162,12 +162,12 @@ def test_a_sealing_key_that_is_none_is_refused_without_repeating_it(tmp_path: Pa
     assert not content or content.decode("latin-1") not in str(refused.value)
 
 
-def test_without_a_sealing_key_the_remediation_is_init(tmp_path: Path) -> None:
+def test_a_missing_sealing_key_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="authserver init"):
         load_sealing_key(settings_in(tmp_path))
 
 
-def test_the_sealing_key_may_stand_in_the_environment_instead(tmp_path: Path) -> None:
+def test_the_environment_can_hold_the_sealing_key(tmp_path: Path) -> None:
     text = base64.urlsafe_b64encode(b"k" * 32).rstrip(b"=").decode()
     settings = settings_in(tmp_path, sealing_key=text)
     assert not create_sealing_key(settings)
@@ -178,8 +178,8 @@ def test_the_sealing_key_may_stand_in_the_environment_instead(tmp_path: Path) ->
 
 
 @pytest.mark.threat("T-090")
-def test_a_sealing_key_that_is_named_twice_takes_no_place_of_its_own(tmp_path: Path) -> None:
-    """NIST SP 800-57 part 1, 5.3.5: a key that leaked is replaced. A reseal with itself would only look like it."""
+def test_the_same_sealing_key_twice_is_refused(tmp_path: Path) -> None:
+    """NIST SP 800-57 part 1, 5.3.5: a leaked key is replaced. Rotating to the same key would only look like it."""
     old, new = (base64.urlsafe_b64encode(key * 32).rstrip(b"=").decode() for key in (b"o", b"n"))
     load_sealing_key(settings_in(tmp_path, sealing_key=f"{old},{new}"))
     for again in (old, f" {old}="):
@@ -198,7 +198,7 @@ def test_init_again_keeps_the_signing_key_and_the_pepper(authserver: AuthServer,
 
 
 @pytest.mark.both_databases
-def test_another_algorithm_gets_a_next_key_of_its_own_and_the_old_one_signs_on(
+def test_another_algorithm_gets_a_next_key_and_the_old_one_keeps_signing(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
     old = key_store(authserver, sealing_key).ring().signing_key.kid
@@ -211,7 +211,7 @@ def test_another_algorithm_gets_a_next_key_of_its_own_and_the_old_one_signs_on(
 
 
 @pytest.mark.both_databases
-def test_processes_that_make_keys_at_once_end_with_one_of_each(authserver: AuthServer, tmp_path: Path) -> None:
+def test_processes_that_create_keys_at_once_end_with_one_of_each(authserver: AuthServer, tmp_path: Path) -> None:
     settings, workers = settings_in(tmp_path / "race"), 4
     together = Barrier(workers)
     with authserver.services.database.write() as session:
@@ -251,7 +251,7 @@ def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_datab
 
 @pytest.mark.divergence("D-53")
 @pytest.mark.both_databases
-def test_a_key_that_was_sealed_here_is_published_and_the_active_one_signs(
+def test_a_key_sealed_with_this_key_is_published_and_the_active_one_signs(
     authserver: AuthServer, sealing_key: SealingKey
 ) -> None:
     first = key_store(authserver, sealing_key).ring().signing_key.kid
@@ -302,10 +302,10 @@ def insert_a_sealed_pepper(server: AuthServer, sealing_key: SealingKey) -> None:
         insert_a_sealed_pepper,
     ],
 )
-def test_a_row_that_does_not_open_is_neither_published_nor_used(
+def test_an_undecryptable_row_is_neither_published_nor_used(
     authserver: AuthServer, sealing_key: SealingKey, tamper: Callable[[AuthServer, SealingKey], None]
 ) -> None:
-    """Somebody who can write to the database must not get a key of theirs trusted."""
+    """Write access to the database must not be enough to get a key trusted."""
     before = key_store(authserver, sealing_key).ring()
     tamper(authserver, sealing_key)
     after = key_store(authserver, sealing_key).ring()
@@ -313,15 +313,15 @@ def test_a_row_that_does_not_open_is_neither_published_nor_used(
     assert after.signing_key.kid == before.signing_key.kid
 
 
-def test_without_a_row_that_opens_there_is_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
+def test_without_a_decryptable_row_there_is_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(alg="RS256"))
-    with pytest.raises(NoUsableKey, match="Put that one back"):
+    with pytest.raises(NoUsableKey, match="Restore that one"):
         key_store(authserver, sealing_key).ring()
 
 
-def test_without_an_active_key_init_is_asked_for(authserver: AuthServer, sealing_key: SealingKey) -> None:
+def test_without_an_active_key_the_error_names_init(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
     with authserver.services.database.write() as session:
         session.execute(delete(SigningKeyRow))
@@ -329,20 +329,20 @@ def test_without_an_active_key_init_is_asked_for(authserver: AuthServer, sealing
         key_store(authserver, sealing_key).ring()
 
 
-def test_with_another_sealing_key_nothing_opens(authserver: AuthServer, sealing_key: SealingKey) -> None:
+def test_with_another_sealing_key_no_row_decrypts(authserver: AuthServer, sealing_key: SealingKey) -> None:
     assert key_store(authserver, sealing_key).ring()
     another = SealingKey(os.urandom(32))
-    with pytest.raises(NoUsableKey, match="Put that one back"):
+    with pytest.raises(NoUsableKey, match="Restore that one"):
         key_store(authserver, another).ring()
-    with pytest.raises(NoUsableKey, match="Put that one back"), authserver.services.database.write() as session:
+    with pytest.raises(NoUsableKey, match="Restore that one"), authserver.services.database.write() as session:
         ensure_keys(session, another, ISSUER, "ES256", authserver.clock)
 
 
 @pytest.mark.parametrize("failure", [InvalidSettings("gone"), PermissionError()])
-def test_what_opened_goes_on_while_the_sealing_key_cannot_be_read_again(
+def test_loaded_keys_stay_in_use_if_the_sealing_key_becomes_unreadable(
     authserver: AuthServer, sealing_key: SealingKey, failure: Exception
 ) -> None:
-    """It is read again because of a row that does not open: after a reseal, another one would."""
+    """An undecryptable row makes the process load the sealing key again, which may have been rotated."""
     reads: list[None] = []
 
     def load() -> SealingKey:
@@ -353,12 +353,12 @@ def test_what_opened_goes_on_while_the_sealing_key_cannot_be_read_again(
 
     store = KeyStore(authserver.services.database, SealedKeys(load, ISSUER))
     before = published(key_store(authserver, sealing_key))
-    insert_key(authserver, "closed", b"\x01" + bytes(60))
+    insert_key(authserver, "undecryptable", b"\x01" + bytes(60))
     assert published(store) == before
     assert len(reads) == 2
 
 
-def test_a_moved_pepper_does_not_open(authserver: AuthServer, sealing_key: SealingKey) -> None:
+def test_a_moved_pepper_does_not_decrypt(authserver: AuthServer, sealing_key: SealingKey) -> None:
     with authserver.services.database.write() as session:
         row = session.scalars(select(PepperRow)).one()
         session.add(PepperRow(pepper_id="pep_moved", sealed=row.sealed, created_at=row.created_at + 10))
@@ -369,7 +369,7 @@ def test_a_moved_pepper_does_not_open(authserver: AuthServer, sealing_key: Seali
 
 
 @pytest.mark.threat("T-080")
-def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer) -> None:
+def test_the_key_ring_shows_no_private_key_and_no_pepper(authserver: AuthServer) -> None:
     ring = authserver.services.keys.ring()
     assert b'"d"' not in ring.jwks
     [pepper] = ring.peppers.values()
@@ -377,7 +377,7 @@ def test_the_key_ring_shows_no_private_half_and_no_pepper(authserver: AuthServer
 
 
 @pytest.mark.both_databases
-def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
+def test_the_last_key_ring_stays_in_use_during_a_database_outage(
     authserver: AuthServer, sealing_key: SealingKey, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = key_store(authserver, sealing_key, monotonic=clock)
@@ -393,32 +393,32 @@ def test_the_last_good_key_ring_stays_in_use_while_the_database_is_away(
     assert caplog.text.count("the last ones stay in use") == 1, "one line for an outage, however long it lasts"
 
 
-def test_a_store_that_never_read_the_database_has_no_key_ring(authserver: AuthServer, sealing_key: SealingKey) -> None:
+def test_a_store_that_never_reached_the_database_has_no_key_ring(
+    authserver: AuthServer, sealing_key: SealingKey
+) -> None:
     assert key_store(authserver, sealing_key).ring()
     authserver.take_database_away()
     with pytest.raises(SQLAlchemyError):
         key_store(authserver, sealing_key).ring()
 
 
-def test_a_sealing_key_in_a_folder_that_others_can_write_is_refused(authserver: AuthServer) -> None:
+def test_a_sealing_key_in_a_folder_writable_by_others_is_refused(authserver: AuthServer) -> None:
     assert load_sealing_key(authserver.settings)
     authserver.settings.keys_dir.chmod(0o770)
     with pytest.raises(InvalidSettings, match="chmod go-w"):
         load_sealing_key(authserver.settings)
 
 
-def test_a_sealing_key_that_is_no_file_is_refused_without_waiting_for_it(authserver: AuthServer) -> None:
+def test_a_pipe_as_the_sealing_key_is_refused_without_blocking(authserver: AuthServer) -> None:
     path = authserver.settings.keys_dir / "sealing.key"
     assert load_sealing_key(authserver.settings)
     path.unlink()
     os.mkfifo(path, 0o600)
-    with pytest.raises(InvalidSettings, match="not a file of yours"):
+    with pytest.raises(InvalidSettings, match="not a regular file that you own"):
         load_sealing_key(authserver.settings)
 
 
-def test_a_private_half_is_read_once_however_often_its_row_is_opened(
-    authserver: AuthServer, sealing_key: SealingKey
-) -> None:
+def test_a_private_key_is_parsed_once(authserver: AuthServer, sealing_key: SealingKey) -> None:
     """Each process opens the rows once a second; of an RSA key, 50 ms of it would be waited for by requests."""
     first, second = (key_store(authserver, sealing_key).ring().signing_key for _ in range(2))
     assert first.kid == second.kid

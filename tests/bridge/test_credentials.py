@@ -106,7 +106,7 @@ async def test_a_missing_or_special_credentials_file_is_rejected(tmp_path: Path)
         read_credentials(settings(), tmp_path / "none")
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(InvalidCredentials, match="not a file of yours"):
+        with pytest.raises(InvalidCredentials, match="not a regular file that you own"):
             read_credentials(settings(), path)
 
 

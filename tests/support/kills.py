@@ -19,8 +19,8 @@ from gatehouse.authserver.clients.registry import load_client
 from gatehouse.authserver.credentials.secrets import find
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
-from gatehouse.authserver.keys.lifecycle import Move, plan
-from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifetime_of
+from gatehouse.authserver.keys.lifecycle import Transition, plan
+from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifecycle_of
 from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import migrations
@@ -133,7 +133,7 @@ class Killed:
         """Everything that is sealed. It opens, one key is active, and the ring that a server uses has it all."""
         with self.services() as services, services.database.read() as session:
             contents = services.rotation.sealed_keys.read(session)
-        assert contents.closed == set(), self.log()
+        assert contents.undecryptable_rows == set(), self.log()
         assert [row.state for row in contents.key_rows].count("active") == 1, self.log()
         assert len(contents.peppers) == 1, self.log()
         return contents
@@ -160,7 +160,7 @@ def rotate_keys(killed: Killed, times: int) -> None:
         before = killed.contents()
         killed.now = _next_move(killed, before)
         with killed.services() as services:
-            due = plan(killed.now, before.lives(), services.rotation.policy)
+            due = plan(killed.now, before.lifecycles(), services.rotation.policy)
         turn = tuple(move.action for move in due)
         if turn not in points:
             # The first turn of a kind is left alone, to learn its points.
@@ -169,19 +169,19 @@ def rotate_keys(killed: Killed, times: int) -> None:
             _assert_moved(killed, before, due)
             continue
         killed.kill(points[turn], now=killed.now)
-        if killed.contents().lives() != before.lives():
+        if killed.contents().lifecycles() != before.lifecycles():
             _assert_moved(killed, before, due)
         assert killed.run(now=killed.now + 60)[0] == 0, killed.log()
         _assert_moved(killed, before, due)
 
 
-def _assert_moved(killed: Killed, before: DecryptedKeys, due: tuple[Move, ...]) -> None:
+def _assert_moved(killed: Killed, before: DecryptedKeys, due: tuple[Transition, ...]) -> None:
     after = killed.contents()
     made, gone = after.keys.keys() - before.keys.keys(), before.keys.keys() - after.keys.keys()
     assert len(made) == sum(move.action == "publish" for move in due), killed.log()
     assert gone == {move.kid for move in due if move.action == "remove"}, killed.log()
     activated = {move.kid for move in due if move.action == "activate"}
-    assert not activated or activated == {life.kid for life in after.lives() if life.state == "active"}, killed.log()
+    assert not activated or activated == {key.kid for key in after.lifecycles() if key.state == "active"}, killed.log()
     assert killed.secret_works(killed.secret), killed.log()
 
 
@@ -191,16 +191,16 @@ def _next_move(killed: Killed, contents: DecryptedKeys) -> int:
     moments: dict[str, Callable[[Any], int]] = {
         "next": policy.signs_at,
         "active": policy.successor_at,
-        "retiring": policy.gone_at,
+        "retiring": policy.removed_at,
     }
-    lives = [lifetime_of(row) for row in contents.key_rows]
-    waiting = any(life.state == "next" for life in lives)
-    return min(moments[life.state](life) for life in lives if not (life.state == "active" and waiting))
+    lifecycles = [lifecycle_of(row) for row in contents.key_rows]
+    waiting = any(key.state == "next" for key in lifecycles)
+    return min(moments[key.state](key) for key in lifecycles if not (key.state == "active" and waiting))
 
 
-def reseal(killed: Killed, times: int) -> None:
-    """Either sealing key may be in place; everything opens, and the command ends what it began."""
-    arguments = ("key", "reseal", "--yes")
+def rotate_sealing_key(killed: Killed, times: int) -> None:
+    """Either sealing key may be in place; every row decrypts, and repeating the command completes the rotation."""
+    arguments = ("sealing-key", "rotate", "--yes")
     code, points = killed.run(*arguments)
     assert code == 0, killed.log()
     before = killed.contents()
@@ -264,7 +264,7 @@ def migrate(killed: Killed, times: int) -> None:
 
 OPERATIONS: dict[str, Callable[[Killed, int], None]] = {
     "rotation": rotate_keys,
-    "reseal": reseal,
+    "sealing key rotation": rotate_sealing_key,
     "secret rotation": rotate_secret,
     "migration": migrate,
 }

@@ -35,7 +35,7 @@ class Settings(ServerSettings):
     sealing_key: SecretStr | None = Field(
         None,
         description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR; "
-        "during a reseal OLD,NEW.",
+        "OLD,NEW while it is rotated.",
     )
     signing_algorithm: SigningAlgorithm = Field(
         "ES256",

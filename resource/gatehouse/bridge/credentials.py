@@ -1,8 +1,5 @@
 """The client's credentials, from the environment or from a file that only its owner can read."""
 
-import os
-import shlex
-import stat
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.service.files import UnsafeFile, read_private_file
 from gatehouse.shared.service.logs import LogLevel
 from gatehouse.shared.service.settings import CommandSettings
 
@@ -117,32 +115,16 @@ def _from_file(file: Path, client_id: str | None) -> Credentials:
 
 
 def _read_private(path: Path) -> bytes:
-    """Read a file that its owner alone can read. Raises InvalidCredentials."""
+    """Read a file that only its owner can access. Raises InvalidCredentials."""
     try:
-        # O_NOFOLLOW: a link could lead to a file that somebody else controls.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        document = read_private_file(path, "credentials file", limit=_MAX_LENGTH + 1)
     except FileNotFoundError:
         raise InvalidCredentials(f"There is no credentials file {path}.") from None
-    except OSError:
-        raise InvalidCredentials(
-            f"The credentials file {path} cannot be read, or is a link. Make it a file of yours."
-        ) from None
-    try:
-        _require_private(path, os.fstat(descriptor))
-        document = os.read(descriptor, _MAX_LENGTH + 1)
-    finally:
-        os.close(descriptor)
+    except UnsafeFile as error:
+        raise InvalidCredentials(str(error)) from None
     if len(document) > _MAX_LENGTH:
         raise InvalidCredentials(f"The credentials file {path} is larger than {_MAX_LENGTH // 1024} KiB.")
     return document
-
-
-def _require_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
-        raise InvalidCredentials(f"The credentials file {path} is not a file of yours. Replace it by one that is.")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        remediation = shlex.join(["chmod", "600", str(path)])
-        raise InvalidCredentials(f"The credentials file {path} is open to others. Run: {remediation}")
 
 
 def _from_key(document: bytes, source: str, client_id: str | None) -> Credentials:

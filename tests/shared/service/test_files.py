@@ -1,10 +1,11 @@
-"""Files that appear complete or not at all."""
+"""Files with secrets: written completely or not at all, and read only if nobody else can access them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from gatehouse.shared.service.files import new_file
+from gatehouse.shared.service.files import UnsafeFile, new_file, read_private_file
 
 
 def test_a_file_has_its_name_when_it_is_complete_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -36,3 +37,50 @@ def test_what_has_the_name_already_keeps_it(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "another's, made meanwhile"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    folder = tmp_path / "it's private"
+    folder.mkdir(mode=0o700)
+    with new_file(folder / "secret") as file:
+        file.write(b"a secret")
+    return folder / "secret"
+
+
+def test_a_private_file_is_read_up_to_the_limit(secret: Path) -> None:
+    assert read_private_file(secret, "test file", limit=100) == b"a secret"
+    assert read_private_file(secret, "test file", limit=3) == b"a s"
+    assert read_private_file(secret, "test file", limit=100, private_folder=True) == b"a secret"
+    with pytest.raises(FileNotFoundError):
+        read_private_file(secret.with_name("none"), "test file", limit=100)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_file_that_others_can_access_is_not_read(secret: Path, mode: int) -> None:
+    assert read_private_file(secret, "test file", limit=100)
+    secret.chmod(mode)
+    with pytest.raises(UnsafeFile, match=r"The test file .* is accessible to others. Run: chmod 600 '"):
+        read_private_file(secret, "test file", limit=100)
+
+
+def test_a_file_that_others_can_replace_is_not_read(secret: Path) -> None:
+    secret.parent.chmod(0o777)
+    assert read_private_file(secret, "test file", limit=100)
+    with pytest.raises(UnsafeFile, match=r"Others can replace the test file .* Run: chmod go-w '"):
+        read_private_file(secret, "test file", limit=100, private_folder=True)
+
+
+def test_a_link_is_not_followed(secret: Path) -> None:
+    link = secret.with_name("link")
+    link.symlink_to(secret)
+    with pytest.raises(UnsafeFile, match="is a link"):
+        read_private_file(link, "test file", limit=100)
+
+
+def test_only_a_regular_file_is_read(secret: Path) -> None:
+    pipe = secret.with_name("pipe")
+    os.mkfifo(pipe, 0o600)
+    for path in (pipe, secret.parent):
+        with pytest.raises(UnsafeFile, match="not a regular file that you own"):
+            read_private_file(path, "test file", limit=100)

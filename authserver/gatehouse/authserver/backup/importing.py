@@ -29,7 +29,7 @@ from gatehouse.authserver.keys.encryption import (
     has_sealing_key,
     load_sealing_key,
 )
-from gatehouse.authserver.keys.sealed_keys import lock_keys, open_rows
+from gatehouse.authserver.keys.sealed_keys import decrypt_rows, lock_keys
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
@@ -78,7 +78,7 @@ def import_installation(
         _check_together(session)
         _continue_numbering(session)
         if reader.header.keys:
-            _require_open(session, settings, sealing_key)
+            _require_decryptable(session, settings, sealing_key)
         created = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
         # The place that was exported may have gone on to give indices to tokens. None of them is given again.
         close_lists(session)
@@ -162,23 +162,23 @@ def _continue_numbering(session: Session) -> None:
             session.execute(select(func.setval(sequence, highest + 1, False)))
 
 
-def _require_open(session: Session, settings: Settings, sealing_key: SealingKey) -> None:
-    contents = open_rows(session, sealing_key, settings.issuer)
-    if contents.undecryptable:
+def _require_decryptable(session: Session, settings: Settings, sealing_key: SealingKey) -> None:
+    decrypted = decrypt_rows(session, sealing_key, settings.issuer)
+    if decrypted.undecryptable:
         raise _wrong_sealing_key(settings, "The keys in the export were sealed with another sealing key")
-    if contents.closed:
+    if decrypted.undecryptable_rows:
         raise Refused(
-            f"With the sealing key that is here, these do not open: {', '.join(sorted(contents.closed))}. Nothing was "
-            "imported. If they did not open where they come from, end them there (authserver key list, key revoke) and "
-            "export again, or export without --with-keys."
+            f"These do not decrypt with this sealing key: {', '.join(sorted(decrypted.undecryptable_rows))}. Nothing "
+            "was imported. If they are undecryptable in the exported installation too, remove them there (authserver "
+            "key list, key revoke) and export again, or export without --with-keys."
         )
 
 
 def _wrong_sealing_key(settings: Settings, problem: str) -> Refused:
     path = settings.keys_dir / FILE_NAME
     return Refused(
-        f"{problem}, and the export holds keys. Nothing was imported. Put the sealing key of the installation that was "
-        f"exported at {path}, mode 0600, or into AUTHSERVER_SEALING_KEY."
+        f"{problem}, and the export holds keys. Nothing was imported. Put the sealing key of the exported installation "
+        f"at {path}, mode 0600, or into AUTHSERVER_SEALING_KEY."
     )
 
 

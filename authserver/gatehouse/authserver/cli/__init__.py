@@ -11,6 +11,7 @@ from gatehouse.authserver.cli.client_secret import secret
 from gatehouse.authserver.cli.key import key
 from gatehouse.authserver.cli.resource import resource
 from gatehouse.authserver.cli.resource_credential import credential
+from gatehouse.authserver.cli.sealing_key import sealing_key
 from gatehouse.authserver.cli.serve import init, serve
 from gatehouse.authserver.cli.token import token
 from gatehouse.shared.service.cli import server_group
@@ -37,5 +38,5 @@ client.add_command(grant)
 client.add_command(secret)
 client.add_command(client_key)
 resource.add_command(credential)
-for command in (init, check, serve, resource, client, access_matrix, token, key, audit, export, import_):
+for command in (init, check, serve, resource, client, access_matrix, token, key, sealing_key, audit, export, import_):
     main.add_command(command)

@@ -19,7 +19,7 @@ from gatehouse.authserver.cli.installation import Installation, open_installatio
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
-from gatehouse.authserver.keys.sealed_keys import open_rows
+from gatehouse.authserver.keys.sealed_keys import decrypt_rows
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction, AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
@@ -104,9 +104,9 @@ def _carry(installation: Installation) -> str:
     """Say what the keys of an export open with. Raises Refusal where they do not open even here."""
     settings = installation.settings
     with installation.database.read() as session:
-        contents = open_rows(session, installation.sealing_key(), settings.issuer)
-    if contents.closed:
-        closed = ", ".join(sorted(contents.closed))
+        contents = decrypt_rows(session, installation.sealing_key(), settings.issuer)
+    if contents.undecryptable_rows:
+        closed = ", ".join(sorted(contents.undecryptable_rows))
         raise Refusal(
             f"These do not open with the sealing key that is here: {closed}. Nobody could import them. "
             "End them first (authserver key list, key revoke), or export without --with-keys."

@@ -12,8 +12,8 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
-from gatehouse.authserver.keys.sealed_keys import SealedKeys
-from gatehouse.authserver.keys.store import KeyRing, KeyStore, NoUsableKey, has_sealed_rows
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_sealed_rows
+from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditRows

@@ -7,7 +7,7 @@ from gatehouse.authserver.clients.request_credentials import claimed_actor
 from gatehouse.authserver.errors import OAuthError, render, temporarily_unavailable
 from gatehouse.authserver.form import Form
 from gatehouse.authserver.http import Request, Response
-from gatehouse.authserver.keys.store import NoUsableKey
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey
 from gatehouse.authserver.refusals import refuse
 from gatehouse.authserver.services import Services
 from gatehouse.shared.service.audit import AuditAction

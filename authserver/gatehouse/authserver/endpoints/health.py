@@ -3,7 +3,7 @@
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.http import Request, Response, json_response
-from gatehouse.authserver.keys.store import NoUsableKey
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey
 from gatehouse.authserver.services import Services
 
 _HEADERS = {"Cache-Control": "no-store"}

@@ -1,4 +1,4 @@
-"""Makes the moves that the plan of keys' lives says are due, and those that an admin asks for."""
+"""Applies the transitions of signing keys that are due, and those that an administrator requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SigningKeyRow
-from gatehouse.authserver.keys.lifecycle import Move, Policy, plan, signer
+from gatehouse.authserver.keys.lifecycle import Policy, Transition, plan, signer
 from gatehouse.authserver.keys.sealed_keys import (
-    SEALED_OTHERWISE,
+    WRONG_SEALING_KEY,
     DecryptedKeys,
     NoUsableKey,
     SealedKeys,
@@ -22,22 +22,24 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
 
-CANNOT_SEAL = "No key opens with this sealing key, so none can be made. Put the right one back first."
+CANNOT_SEAL = (
+    "No key in the database decrypts with this sealing key, so none can be added. Restore the right sealing key first."
+)
 
 SERVER = "server:maintenance"
-"""The actor of what happens by itself."""
+"""The actor of transitions that no administrator requested."""
 
 _DAY = 86400
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Return how long keys live here."""
+    """Return the lifecycle policy of an installation."""
     return Policy(alg=settings.signing_algorithm, period=settings.key_rotation_days * _DAY)
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Moves the keys of one installation. Any number of processes may do so at once: one of them makes each move."""
+    """Rotates the signing keys of one installation. Any number of processes may run it: one applies each transition."""
 
     database: Database
     sealed_keys: SealedKeys
@@ -47,55 +49,55 @@ class Rotation:
     actor: str = SERVER
 
     def run(self) -> bool:
-        """Make every move that is due, in one transaction. Tell whether there was any.
+        """Apply every transition that is due, in one transaction. Return whether there was any.
 
-        An installation without a key that opens is left alone: to make one would hide that they are lost.
+        Does nothing if no key decrypts: a new key would hide that the others are lost.
         """
         with self.database.read() as session:
-            contents = self.sealed_keys.read(session)
-        moves = self._due(contents)
-        if contents.undecryptable or not contents.keys or not moves:
+            decrypted = self.sealed_keys.read(session)
+        due = self._due(decrypted)
+        if decrypted.undecryptable or not decrypted.keys or not due:
             return False
-        # Made before the lock is taken: an RSA key takes a second.
-        fresh = SigningKey.generate(self.policy.alg) if any(move.kid is None for move in moves) else None
+        # Generated before the lock is acquired: an RSA key takes a second.
+        new_key = SigningKey.generate(self.policy.alg) if any(each.kid is None for each in due) else None
         with self.database.write() as session:
             lock_keys(session)
-            contents = self.sealed_keys.read(session)
-            # Another process may have made them meanwhile.
-            self._make(session, contents, self._due(contents), fresh)
+            decrypted = self.sealed_keys.read(session)
+            # Another process may have applied them meanwhile.
+            self._apply(session, decrypted, self._due(decrypted), new_key)
         return True
 
-    def may_sign(self, contents: DecryptedKeys) -> bool:
-        """Tell whether there is a key that may sign before the moves that are due are made."""
-        return signer(int(self.clock()), contents.lives(), self.policy) is not None
+    def may_sign(self, decrypted: DecryptedKeys) -> bool:
+        """Tell whether a key may sign before the transitions that are due are applied."""
+        return signer(int(self.clock()), decrypted.lifecycles(), self.policy) is not None
 
-    def _due(self, contents: DecryptedKeys) -> list[Move]:
-        # Of a key that does not open nothing is known; but it must not keep the place of the one that signs.
-        closed = (row for row in contents.key_rows if row.kid not in contents.keys)
-        displaced = [Move("retire", row.kid) for row in closed if row.state == "active"]
-        return [*displaced, *plan(int(self.clock()), contents.lives(), self.policy)]
+    def _due(self, decrypted: DecryptedKeys) -> list[Transition]:
+        # An undecryptable key has no plan, but must not block the place of the active key.
+        undecryptable = (row for row in decrypted.key_rows if row.kid not in decrypted.keys)
+        displaced = [Transition("retire", row.kid) for row in undecryptable if row.state == "active"]
+        return [*displaced, *plan(int(self.clock()), decrypted.lifecycles(), self.policy)]
 
     def publish(self, session: Session) -> SigningKeyRow:
-        """Publish a next key now. It takes over after the lead.
+        """Publish a next key now. It becomes active after the policy's lead.
 
         Raises:
-            Refused: there is a next key, or none that opens.
+            Refused: a next key exists, or no key decrypts.
         """
         lock_keys(session)
-        contents = self.sealed_keys.read(session)
-        if (waiting := next((row for row in contents.key_rows if row.state == "next"), None)) is not None:
-            raise Refused(f"The next key is published already: {waiting.kid}. See: authserver key list")
-        if contents.sealer is None:
+        decrypted = self.sealed_keys.read(session)
+        if (waiting := next((row for row in decrypted.key_rows if row.state == "next"), None)) is not None:
+            raise Refused(f"The next key is already published: {waiting.kid}. See: authserver key list")
+        if decrypted.sealer is None:
             raise Refused(CANNOT_SEAL)
-        fresh = SigningKey.generate(self.policy.alg)
-        self._make(session, contents, [Move("publish")], fresh)
-        return session.get_one(SigningKeyRow, fresh.kid)
+        new_key = SigningKey.generate(self.policy.alg)
+        self._apply(session, decrypted, [Transition("publish")], new_key)
+        return session.get_one(SigningKeyRow, new_key.kid)
 
     def revoke(self, session: Session, kid: str) -> None:
-        """Drop a key at once, with every token that it signed. If it was the active one, another one signs now.
+        """Delete a key at once, which invalidates every token that it signed. If it was active, another one signs.
 
         Raises:
-            Refused: there is no such key, or no other key or pepper that opens.
+            Refused: there is no such key, or no other key or pepper decrypts.
         """
         lock_keys(session)
         row = session.get(SigningKeyRow, kid)
@@ -105,28 +107,32 @@ class Rotation:
         sealer = self.sealed_keys.read(session).sealer
         session.delete(row)
         session.flush()
-        contents = replace(self.sealed_keys.read(session), sealer=sealer)
-        if sealer is None or contents.undecryptable:
+        decrypted = replace(self.sealed_keys.read(session), sealer=sealer)
+        if sealer is None or decrypted.undecryptable:
             raise Refused(CANNOT_SEAL)
-        self._make(session, contents, self._due(contents))
+        self._apply(session, decrypted, self._due(decrypted))
 
-    def _make(
-        self, session: Session, contents: DecryptedKeys, moves: Sequence[Move], fresh: SigningKey | None = None
+    def _apply(
+        self,
+        session: Session,
+        decrypted: DecryptedKeys,
+        transitions: Sequence[Transition],
+        new_key: SigningKey | None = None,
     ) -> None:
-        rows = {row.kid: row for row in contents.key_rows}
-        for move in moves:
-            row = rows[move.kid] if move.kid is not None else self._add(session, contents, fresh)
-            _move(session, row, move, int(self.clock()))
-            # At once: the place of the active key has to be free before another one takes it.
+        rows = {row.kid: row for row in decrypted.key_rows}
+        for transition in transitions:
+            row = rows[transition.kid] if transition.kid is not None else self._add(session, decrypted, new_key)
+            _update(session, row, transition, int(self.clock()))
+            # Now, because the old active key has to leave its state before another key enters it.
             session.flush()
-            if move.action != "publish":
-                self._record(session, AuditAction(f"key.{move.action}"), row)
+            if transition.action != "publish":
+                self._record(session, AuditAction(f"key.{transition.action}"), row)
 
-    def _add(self, session: Session, contents: DecryptedKeys, fresh: SigningKey | None) -> SigningKeyRow:
-        if contents.sealer is None:
-            raise NoUsableKey(SEALED_OTHERWISE)
-        key = fresh or SigningKey.generate(self.policy.alg)
-        row = add_key(session, contents.sealer, self.sealed_keys.issuer, key, "next", int(self.clock()))
+    def _add(self, session: Session, decrypted: DecryptedKeys, new_key: SigningKey | None) -> SigningKeyRow:
+        if decrypted.sealer is None:
+            raise NoUsableKey(WRONG_SEALING_KEY)
+        key = new_key or SigningKey.generate(self.policy.alg)
+        row = add_key(session, decrypted.sealer, self.sealed_keys.issuer, key, "next", int(self.clock()))
         self._record(session, AuditAction.KEY_CREATE, row)
         return row
 
@@ -135,11 +141,11 @@ class Rotation:
         session.execute(self.audit.insert(event))
 
 
-def _move(session: Session, row: SigningKeyRow, move: Move, now: int) -> None:
-    # To publish a key is to add it: a new row is a next key as it is.
-    if move.action == "activate":
+def _update(session: Session, row: SigningKeyRow, transition: Transition, now: int) -> None:
+    # "publish" needs no update: a new row is in the state next.
+    if transition.action == "activate":
         row.state, row.activated_at = "active", now
-    elif move.action == "retire":
+    elif transition.action == "retire":
         row.state, row.retired_at = "retiring", now
-    elif move.action == "remove":
+    elif transition.action == "remove":
         session.delete(row)

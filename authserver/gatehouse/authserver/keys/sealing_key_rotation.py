@@ -1,8 +1,8 @@
-"""Wraps everything that is sealed anew, with another sealing key.
+"""Replaces the sealing key: seals every private key and pepper with a new one.
 
-The order is what makes it safe to be killed at any moment: the new key is on disk (or in the environment) before the
-first row is wrapped with it, all rows are wrapped in one transaction, and the old key goes after that has committed.
-Until then every process opens with either key, so the same command, repeated, ends what was begun.
+The order makes it safe to be killed at any moment: the new key is on disk (or in the environment) before the first row
+is sealed with it, all rows are sealed in one transaction, and the old key is removed after the commit. Until then every
+process decrypts with either key, so repeating the command completes an interrupted rotation.
 """
 
 from collections.abc import Sequence
@@ -14,80 +14,84 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.encryption import (
     SealingKey,
+    activate_next_sealing_key,
     create_next_sealing_key,
     load_sealing_key,
-    one_reseal_at_a_time,
-    put_next_sealing_key_in_place,
+    sealing_key_rotation_lock,
 )
-from gatehouse.authserver.keys.sealed_keys import key_purpose, lock_keys, open_rows, pepper_purpose
+from gatehouse.authserver.keys.sealed_keys import decrypt_rows, key_purpose, lock_keys, pepper_purpose
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 
 
 @dataclass(frozen=True, slots=True)
-class Resealed:
-    """What a reseal did."""
+class SealedAgain:
+    """The outcome of a rotation: how many rows were sealed with the new key."""
 
     signing_keys: int
     peppers: int
-    left: Sequence[str]
-    """Rows that opened with neither key, before as after."""
+    undecryptable: Sequence[str]
+    """Kids and pepper ids of rows that decrypt with neither key. They were left unchanged."""
 
 
-def prepare(settings: Settings) -> bool:
-    """Write the next sealing key beside the present one, unless it is there. Raises InvalidSettings."""
+def prepare_sealing_key(settings: Settings) -> bool:
+    """Write the next sealing key beside the current one, unless it exists. Return whether it was written.
+
+    Raises:
+        InvalidSettings: there is no usable sealing key.
+    """
     load_sealing_key(settings)
     return create_next_sealing_key(settings)
 
 
-def reseal(settings: Settings, database: Database, admin: Administrator) -> Resealed:
-    """Wrap every private half and pepper with the next sealing key, and put that in place.
+def rotate_sealing_key(settings: Settings, database: Database, admin: Administrator) -> SealedAgain:
+    """Seal every signing key and pepper with the next sealing key, and make that the current one.
 
     Raises:
-        Refused: the environment holds one key only, or nothing opens with the keys that there are.
+        Refused: the environment holds one key only, or no row decrypts with the available keys.
         InvalidSettings: there is no usable sealing key.
     """
     if settings.sealing_key is not None:
-        return _wrap(settings, database, admin)
-    with one_reseal_at_a_time(settings):
-        prepare(settings)
-        done = _wrap(settings, database, admin)
-        put_next_sealing_key_in_place(settings)
-    return done
+        return _seal_again(settings, database, admin)
+    with sealing_key_rotation_lock(settings):
+        prepare_sealing_key(settings)
+        outcome = _seal_again(settings, database, admin)
+        activate_next_sealing_key(settings)
+    return outcome
 
 
-def _wrap(settings: Settings, database: Database, admin: Administrator) -> Resealed:
+def _seal_again(settings: Settings, database: Database, admin: Administrator) -> SealedAgain:
     sealing_key = load_sealing_key(settings)
-    if sealing_key.newest is None:
+    if sealing_key.next_key is None:
         raise Refused(
-            "AUTHSERVER_SEALING_KEY holds one key. Write OLD,NEW there, on every node, and then repeat the command. "
-            "A new key is printed by: authserver key reseal --prepare"
+            "AUTHSERVER_SEALING_KEY holds one key. Set it to OLD,NEW on every node, then repeat the command. "
+            "To generate a new key, run: authserver sealing-key rotate --prepare"
         )
     with database.write() as session:
         lock_keys(session)
-        done = _wrap_rows(session, sealing_key, sealing_key.newest, settings.issuer)
+        outcome = _seal_rows(session, sealing_key, sealing_key.next_key, settings.issuer)
         admin.record(
             session,
             AuditAction.SEALING_KEY_ROTATE,
             settings.issuer,
-            signing_keys=done.signing_keys,
-            peppers=done.peppers,
-            left=list(done.left),
+            signing_keys=outcome.signing_keys,
+            peppers=outcome.peppers,
+            undecryptable=list(outcome.undecryptable),
         )
-    return done
+    return outcome
 
 
-def _wrap_rows(session: Session, sealing_key: SealingKey, newest: SealingKey, issuer: str) -> Resealed:
-    contents = open_rows(session, sealing_key, issuer)
-    if contents.sealer is None or contents.undecryptable:
-        raise Refused("Nothing in the database opens with this sealing key. Put the right one back first.")
-    for row in contents.key_rows:
-        if row.kid in contents.keys:
+def _seal_rows(session: Session, sealing_key: SealingKey, next_key: SealingKey, issuer: str) -> SealedAgain:
+    decrypted = decrypt_rows(session, sealing_key, issuer)
+    if decrypted.sealer is None or decrypted.undecryptable:
+        raise Refused("No key in the database decrypts with this sealing key. Restore the right sealing key first.")
+    for row in decrypted.key_rows:
+        if row.kid in decrypted.keys:
             purpose = key_purpose(issuer, row.kid, row.alg)
-            row.sealed = newest.seal(sealing_key.unseal(row.sealed, *purpose), *purpose)
-    for pepper in contents.pepper_rows:
-        if pepper.pepper_id in contents.peppers:
-            purpose = pepper_purpose(pepper.pepper_id)
-            pepper.sealed = newest.seal(sealing_key.unseal(pepper.sealed, *purpose), *purpose)
-    return Resealed(len(contents.keys), len(contents.peppers), sorted(contents.closed))
+            row.sealed = next_key.seal(sealing_key.unseal(row.sealed, *purpose), *purpose)
+    for pepper in decrypted.pepper_rows:
+        if pepper.pepper_id in decrypted.peppers:
+            plaintext = decrypted.peppers[pepper.pepper_id]
+            pepper.sealed = next_key.seal(plaintext, *pepper_purpose(pepper.pepper_id))
+    return SealedAgain(len(decrypted.keys), len(decrypted.peppers), sorted(decrypted.undecryptable_rows))
