@@ -1,4 +1,4 @@
-"""Both servers as real processes, and clients registered there."""
+"""Both servers as real processes, and the clients registered with them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from support import interop
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in this folder drives clients from elsewhere."""
+    """Mark every test in this folder as an interop test: it runs third-party clients."""
     for item in items:
         if "interop" in item.path.parts:
             item.add_marker("interop")
@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A running installation that all clients share."""
+    """A running installation, shared by all tests."""
     running = LocalStack(tmp_path_factory.mktemp("stack"))
     running.init()
     try:
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """The Node that runs the clients."""
+    """Path of the Node.js binary that runs the clients."""
     return interop.node()
 
 
@@ -42,14 +42,14 @@ def workspace_id(stack: LocalStack) -> str:
 
 @pytest.fixture(scope="session")
 def catalogue(stack: LocalStack) -> dict[str, Any]:
-    """What `resourceserver tools` prints: every tool and the scopes that it needs."""
+    """Output of `resourceserver tools`: every tool and its required scopes."""
     printed: dict[str, Any] = stack.run_json("resourceserver", "tools")
     return printed
 
 
 @pytest.fixture(scope="session")
 def readers(stack: LocalStack, workspace_id: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Credentials of a client for each method of authentication; they may see environments, and change nothing."""
+    """Credentials of a client with env:read, for each authentication method."""
     claim, key = ("--claim", f"workspace_id={workspace_id}"), tmp_path_factory.mktemp("keys") / "reader.pem"
     return {
         "secret": stack.create_client("reader", "env:read", *claim),
@@ -59,7 +59,7 @@ def readers(stack: LocalStack, workspace_id: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def reader_token(stack: LocalStack, readers: dict[str, Any]) -> str:
-    """An access token, for clients that are handed one."""
+    """An access token, for clients that cannot request one."""
     issue = ("token", "issue", "--client", readers["secret"]["client_id"], "--resource", stack.resource)
     issued: str = stack.run_json("authserver", *issue)["access_token"]
     return issued
@@ -67,7 +67,7 @@ def reader_token(stack: LocalStack, readers: dict[str, Any]) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home directory of a client that keeps files there."""
+    """The home directory of a client process."""
     folder = tmp_path / "home"
     folder.mkdir()
     return folder

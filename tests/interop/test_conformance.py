@@ -1,4 +1,4 @@
-"""The official conformance suite, and that docs/conformance.md says what it said."""
+"""The official MCP conformance suite. docs/conformance.md must state its results."""
 
 import json
 import re
@@ -28,7 +28,7 @@ REASONS = {
     RESOURCE: re.compile(r'"uri":"test://|There is no such resource'),
     FEATURE: re.compile(r"This server does not have the method"),
 }
-"""Why a check may fail here; any other failure is one of this server's."""
+"""Accepted reasons for a failed check, by message. A failure with any other message is a defect."""
 
 NO_CODE_GRANT = ", ".join(
     f'Response body does not include valid "{member}" claim'
@@ -39,15 +39,15 @@ NO_METADATA_DOCUMENTS = 'Authorization server metadata does not include "client_
 
 @dataclass(frozen=True)
 class Check:
-    """One judgement of the suite."""
+    """One check of the suite and its outcome."""
 
     id: str
     status: str
     message: str
 
     @property
-    def why(self) -> str:
-        """The reason of a failure. Raises AssertionError for one that nobody knows."""
+    def reason(self) -> str:
+        """The accepted reason for a failure. Raises AssertionError if there is none."""
         known = [reason for reason, pattern in REASONS.items() if pattern.search(self.message)]
         assert known, self
         return known[0]
@@ -57,7 +57,7 @@ Scenarios = dict[str, list[Check]]
 
 
 def _results(folder: Path, kind: str) -> Scenarios:
-    """Read what a run left in its folder, in the order in which it ran."""
+    """Read the result files of a run, in the order of execution."""
     named = re.compile(rf"{kind}-(?P<scenario>.+?)-(?P<started>\d{{4}}-\d\d-\d\dT[\d-]+Z)")
     found = [
         (match["started"], match["scenario"], path) for path in folder.iterdir() if (match := named.match(path.name))
@@ -73,7 +73,7 @@ def _results(folder: Path, kind: str) -> Scenarios:
 
 @pytest.fixture(scope="module")
 def proxy(stack: LocalStack, workspace_id: str, catalogue: dict[str, Any]) -> Iterator[str]:
-    """The URL of a proxy that adds a token with every scope: the suite cannot have one."""
+    """URL of a proxy that adds a token with every scope, because the suite cannot send one."""
     scope = " ".join(declared["scope"] for declared in catalogue["scopes"])
     client_id = stack.create_client("conformance", scope, "--claim", f"workspace_id={workspace_id}")["client_id"]
     issued = stack.run_json("authserver", "token", "issue", "--client", client_id, "--resource", stack.resource)
@@ -83,7 +83,7 @@ def proxy(stack: LocalStack, workspace_id: str, catalogue: dict[str, Any]) -> It
 
 @pytest.fixture(scope="module")
 def runs(node: str, proxy: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scenarios]:
-    """What the suite says of this server: every scenario of every protocol version."""
+    """The suite's results for this server: every scenario of every protocol version."""
     results = {}
     for spec in VERSIONS:
         folder = tmp_path_factory.mktemp(spec)
@@ -93,7 +93,7 @@ def runs(node: str, proxy: str, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def _table(heading: str) -> list[str]:
-    """Return the rows of the table under a heading of the document, without its head."""
+    """Return the rows of the table under a heading of the document, without the header row."""
     section = DOCUMENT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("| ")][1:]
 
@@ -107,16 +107,16 @@ def _cell(checks: list[Check] | None) -> str:
         return "-"
     counts = _count(checks)
     passed, failed, warnings = counts["SUCCESS"], counts["FAILURE"], counts["WARNING"]
-    told = f"{passed} of {passed + failed}" if failed else str(passed)
-    return told + (f", {warnings} warned" if warnings else "")
+    cell = f"{passed} of {passed + failed}" if failed else str(passed)
+    return cell + (f", {warnings} warned" if warnings else "")
 
 
-def _agree(heading: str, rows: list[str]) -> None:
-    """Check that the document has these rows under a heading; print them when it has not."""
-    assert _table(heading) == rows, "\n".join([f"docs/conformance.md, {heading}, has to be:", *rows])
+def _require_rows(heading: str, rows: list[str]) -> None:
+    """Assert that the document has exactly these rows under a heading; print them otherwise."""
+    assert _table(heading) == rows, "\n".join([f"docs/conformance.md, {heading}, must be:", *rows])
 
 
-def test_the_document_counts_what_the_suite_counted(runs: dict[str, Scenarios]) -> None:
+def test_the_document_states_the_suites_counts(runs: dict[str, Scenarios]) -> None:
     rows = []
     for spec, scenarios in runs.items():
         counts = _count([check for checks in scenarios.values() for check in checks])
@@ -124,44 +124,44 @@ def test_the_document_counts_what_the_suite_counted(runs: dict[str, Scenarios]) 
         rows.append(
             f"| {spec} | {len(scenarios)} | {clean} | {counts['SUCCESS']} | {counts['FAILURE']} | {counts['WARNING']} |"
         )
-    _agree("Counts", rows)
+    _require_rows("Counts", rows)
 
 
-def test_every_scenario_passes_or_fails_for_the_reason_that_the_document_gives(runs: dict[str, Scenarios]) -> None:
+def test_the_document_lists_every_scenario_with_its_failures(runs: dict[str, Scenarios]) -> None:
     rows = []
     for name in dict.fromkeys(name for scenarios in runs.values() for name in scenarios):
-        judged = [scenarios.get(name) for scenarios in runs.values()]
-        failed = [check for checks in judged for check in checks or [] if check.status == "FAILURE"]
-        reasons = " and ".join(sorted({check.why for check in failed}))
-        rows.append((reasons, f"| {name} | {' | '.join(map(_cell, judged))} | {reasons or '-'} |"))
-    _agree("Scenarios", [row for _, row in sorted(rows, key=lambda row: row[0])])
+        results = [scenarios.get(name) for scenarios in runs.values()]
+        failed = [check for checks in results for check in checks or [] if check.status == "FAILURE"]
+        reasons = " and ".join(sorted({check.reason for check in failed}))
+        rows.append((reasons, f"| {name} | {' | '.join(map(_cell, results))} | {reasons or '-'} |"))
+    _require_rows("Scenarios", [row for _, row in sorted(rows, key=lambda row: row[0])])
 
 
-def test_the_document_names_the_checks_that_fail_in_scenarios_that_pass_for_the_rest(
+def test_the_document_lists_the_failed_checks_of_passing_scenarios(
     runs: dict[str, Scenarios],
 ) -> None:
     rows = [
-        f"| {name} | `{check.id}` | {check.why} |"
+        f"| {name} | `{check.id}` | {check.reason} |"
         for scenarios in runs.values()
         for name, checks in scenarios.items()
         if _count(checks)["SUCCESS"] > 1
         for check in checks
         if check.status == "FAILURE"
     ]
-    _agree("Scenarios that pass in part", rows)
+    _require_rows("Scenarios that pass in part", rows)
 
 
-def test_the_authorization_server_fails_only_for_the_code_grant_that_it_does_not_have(
+def test_the_authorization_server_fails_only_for_the_code_grant(
     node: str, stack: LocalStack, readers: dict[str, Any], home: Path
 ) -> None:
     credentials = readers["secret"]
     client = ("--client-id", credentials["client_id"], "--client-secret", credentials["client_secret"])
     where = ("--url", stack.issuer, "--resource", stack.resource, "-p", str(free_port()), "-o", "out")
     run([node, str(SUITE), "authorization", *where, *client], home)
-    judged = _results(home / "out", "authorization-server")
-    assert {name: [(check.status, check.message) for check in checks] for name, checks in judged.items()} == {
+    results = _results(home / "out", "authorization-server")
+    assert {name: [(check.status, check.message) for check in checks] for name, checks in results.items()} == {
         "authorization-server-metadata-endpoint": [("FAILURE", NO_CODE_GRANT), ("WARNING", NO_METADATA_DOCUMENTS)],
         "authorization-code-grant": [("FAILURE", "Invalid authorization server metadata")],
     }
-    rows = [f"| {name} | {check.status} | {check.message} |" for name, checks in judged.items() for check in checks]
-    _agree("The authorization server", rows)
+    rows = [f"| {name} | {check.status} | {check.message} |" for name, checks in results.items() for check in checks]
+    _require_rows("The authorization server", rows)

@@ -1,4 +1,4 @@
-"""MCP Inspector on its command line: it is handed a token, and shows people what an agent would see."""
+"""The command line of MCP Inspector, with a ready-made access token."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ both_eras = pytest.mark.parametrize("era", ["legacy", "modern"])
 
 
 class Inspector:
-    """Runs the command against one resource."""
+    """Runs the Inspector command against one resource."""
 
     def __init__(self, node: str, stack: LocalStack, home: Path) -> None:
         self.command = [node, str(LAUNCHER), "--cli", stack.resource, "--transport", "http", "--format", "json"]
         self.home = home
 
     def run(self, era: str, token: str | None, *arguments: str) -> tuple[int, Any]:
-        """Return the exit code, and what was printed: the result, or the error."""
-        # Without this it would open a browser for somebody to log in.
+        """Return the exit code, and the printed result or error."""
+        # Without a header or this option, Inspector opens a browser for the user to log in.
         bearer = ["--header", f"Authorization: Bearer {token}"] if token else ["--stored-auth-only"]
         done = run([*self.command, *bearer, "--protocol-era", era, *arguments], self.home)
         return done.returncode, json.loads(done.stderr.splitlines()[-1] if done.returncode else done.stdout)
@@ -35,7 +35,7 @@ def inspector(node: str, stack: LocalStack, home: Path) -> Inspector:
 
 
 @both_eras
-def test_the_inspector_shows_the_tools_of_a_token_with_schemas_and_scopes(
+def test_the_inspector_lists_the_tools_that_a_token_allows(
     inspector: Inspector, reader_token: str, catalogue: dict[str, Any], era: str
 ) -> None:
     code, printed = inspector.run(era, reader_token, "--method", "tools/list")
@@ -59,10 +59,8 @@ def test_the_inspector_calls_a_tool(inspector: Inspector, reader_token: str, rea
 
 
 @both_eras
-def test_the_inspector_does_not_find_a_tool_that_the_token_may_not_call(
-    inspector: Inspector, reader_token: str, era: str
-) -> None:
-    """It looks a tool up in the list before it calls, so the server is never asked."""
+def test_the_inspector_does_not_find_a_forbidden_tool(inspector: Inspector, reader_token: str, era: str) -> None:
+    """Inspector looks the tool up in the listing first, so the server receives no call."""
     allowed = ("--method", "tools/call", "--tool-name", "list_environments", "--tool-arg", "page_size=1")
     code, printed = inspector.run(era, reader_token, *allowed)
     assert code == 0, printed
@@ -72,7 +70,7 @@ def test_the_inspector_does_not_find_a_tool_that_the_token_may_not_call(
 
 
 @both_eras
-def test_the_inspector_without_a_token_says_that_it_needs_authorization(
+def test_the_inspector_reports_that_authorization_is_required(
     inspector: Inspector, reader_token: str, era: str
 ) -> None:
     assert inspector.run(era, reader_token, "--method", "tools/list")[0] == 0

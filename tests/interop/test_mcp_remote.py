@@ -1,4 +1,4 @@
-"""mcp-remote: a bridge for hosts that speak stdio only; it adds a bearer header to every request."""
+"""mcp-remote: a third-party stdio bridge that adds a bearer token to every request."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ BRIDGE = NODE_MODULES / "mcp-remote" / "dist" / "proxy.js"
 
 
 @pytest.mark.parametrize(("mode", "protocol"), [("legacy", "2025-11-25"), ("2026-07-28", "2026-07-28")])
-async def test_a_stdio_host_calls_through_the_bridge_and_is_refused_what_the_token_does_not_allow(
+async def test_a_stdio_client_calls_tools_through_mcp_remote(
     node: str,
     stack: LocalStack,
     readers: dict[str, Any],
@@ -29,7 +29,7 @@ async def test_a_stdio_host_calls_through_the_bridge_and_is_refused_what_the_tok
 ) -> None:
     bridge = StdioServerParameters(
         command=node,
-        # The token stays out of the arguments, which everybody on a machine can see.
+        # In the environment, because other users of the machine can read a process's arguments.
         args=[str(BRIDGE), stack.resource, "--transport", "http-only", "--header", "Authorization:${BEARER}"],
         env={"PATH": os.environ["PATH"], "HOME": str(home), "BEARER": f"Bearer {reader_token}"},
     )
@@ -47,6 +47,6 @@ async def test_a_stdio_host_calls_through_the_bridge_and_is_refused_what_the_tok
     assert identity is not None
     assert identity["client_id"] == readers["secret"]["client_id"]
     assert after == identity
-    # It answers a 403 by registering a client for itself, cannot, and says that instead of what the server said.
+    # mcp-remote answers a 403 with dynamic client registration, and reports its failure instead of the 403.
     assert "does not support dynamic client registration" in str(refused.value)
     assert reader_token not in (home / "errors").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the clients are installed from says exactly which they are, and not where they come from."""
+"""The lock file pins every client by version and digest, without download addresses."""
 
 import json
 import re
@@ -11,7 +11,7 @@ MANIFEST = json.loads((FOLDER / "package.json").read_text(encoding="utf-8"))
 CLIENTS = MANIFEST["dependencies"]
 
 
-def test_every_client_is_pinned_and_known_by_its_digest_and_none_by_an_address() -> None:
+def test_every_client_is_pinned_by_version_and_digest() -> None:
     lock = json.loads((FOLDER / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     del lock[""]
     for name, pinned in {**CLIENTS, **MANIFEST["optionalDependencies"]}.items():
@@ -21,7 +21,7 @@ def test_every_client_is_pinned_and_known_by_its_digest_and_none_by_an_address()
     assert [path for path, package in lock.items() if not package["integrity"].startswith("sha512-")] == []
 
 
-def test_the_document_names_every_client_and_its_version() -> None:
+def test_the_document_lists_every_client_with_its_version() -> None:
     named = dict(re.findall(r"^\| `([\w@/-]+)` \| (\S+) \|", DOCUMENT, flags=re.MULTILINE))
     named |= dict(re.findall(r"It is `([\w@/-]+)` (\S+),", DOCUMENT))
     assert named == {**CLIENTS, **{name: version(name) for name in ("mcp", "fastmcp-slim")}}

@@ -1,4 +1,4 @@
-"""The official SDKs and FastMCP obtain their own tokens, call tools, are refused, and step up."""
+"""The official SDKs and FastMCP: token requests, tool calls, rejected calls and step-up authorization."""
 
 import itertools
 import time
@@ -25,8 +25,8 @@ both_methods = pytest.mark.parametrize("method", ["secret", "private_key_jwt"])
 _names = (f"env-{number}" for number in itertools.count())
 
 
-def _what_the_refusal_says(program: str, answer: dict[str, Any]) -> str:
-    """Return what of a refusal reaches the code that called the tool; each client has another way to tell."""
+def _error_text(program: str, answer: dict[str, Any]) -> str:
+    """Return the text of a rejection as the calling code receives it, which differs between clients."""
     if program == "typescript_sdk_1.mjs":
         assert (answer["raised"], answer["code"]) == ("StreamableHTTPError", 403)
         return str(answer["message"])
@@ -38,13 +38,13 @@ def _what_the_refusal_says(program: str, answer: dict[str, Any]) -> str:
     return str(answer["message"])
 
 
-def _at(exchanges: list[tuple[str, str, int]], *paths: str) -> list[tuple[str, int]]:
+def _statuses(exchanges: list[tuple[str, str, int]], *paths: str) -> list[tuple[str, int]]:
     return [(path, status) for _, path, status in exchanges if path in paths]
 
 
 @every_client
 @both_methods
-def test_a_client_finds_its_token_sees_its_tools_and_calls_them(
+def test_a_client_obtains_a_token_and_calls_its_tools(
     stack: LocalStack,
     readers: dict[str, Any],
     catalogue: dict[str, Any],
@@ -72,21 +72,21 @@ def test_a_client_finds_its_token_sees_its_tools_and_calls_them(
         ("GET", "/.well-known/oauth-authorization-server", 200),
         ("POST", "/token", 200),
     ]
-    assert _at(agent.exchanges, "/token") == [("/token", 200)]
+    assert _statuses(agent.exchanges, "/token") == [("/token", 200)]
 
 
 @every_client
 @both_methods
-def test_a_forbidden_call_is_refused_after_one_step_up_and_the_session_lives(
+def test_a_forbidden_call_fails_after_one_step_up(
     stack: LocalStack, readers: dict[str, Any], program: str, protocol: str, method: str, tmp_path: Path
 ) -> None:
     with session(program, stack, readers[method], protocol, tmp_path / "errors") as agent:
         assert agent.result("whoami")["scopes"] == ["env:read"]
-        told = _what_the_refusal_says(program, agent.call("create_environment", name=next(_names)))
+        text = _error_text(program, agent.call("create_environment", name=next(_names)))
         assert agent.result("whoami")["scopes"] == ["env:read"]
-    # The first generation of the TypeScript SDK keeps the body to itself.
-    assert "403 after trying upscoping" in told or "This tool needs the scope env:write" in told
-    assert _at(agent.exchanges, "/mcp", "/token")[-5:] == [
+    # Version 1 of the TypeScript SDK does not expose the response body.
+    assert "403 after trying upscoping" in text or "This tool needs the scope env:write" in text
+    assert _statuses(agent.exchanges, "/mcp", "/token")[-5:] == [
         ("/mcp", 200),
         ("/mcp", 403),
         ("/token", 200),
@@ -96,7 +96,7 @@ def test_a_forbidden_call_is_refused_after_one_step_up_and_the_session_lives(
 
 
 @every_client
-def test_a_refused_session_steps_up_once_the_admin_has_granted(
+def test_a_client_steps_up_after_a_new_grant(
     stack: LocalStack, workspace_id: str, program: str, protocol: str, tmp_path: Path
 ) -> None:
     credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace_id}")
@@ -113,11 +113,11 @@ def test_a_refused_session_steps_up_once_the_admin_has_granted(
 
 
 def _call_until_granted(agent: Session, tool: str, **arguments: Any) -> dict[str, Any]:
-    """Repeat a call until the grant has reached it: the token endpoint follows within a second."""
+    """Repeat a call until the grant takes effect, which the token endpoint delays by at most a second."""
     deadline = time.monotonic() + 10
     while "raised" in (answer := agent.call(tool, **arguments)):
         assert time.monotonic() < deadline, answer
-        # The first generation of the TypeScript SDK steps up again only after another call has succeeded.
+        # Version 1 of the TypeScript SDK steps up again only after another call has succeeded.
         agent.result("whoami")
     assert answer["is_error"] is False, answer
     content: dict[str, Any] = answer["structured_content"]

@@ -1,4 +1,4 @@
-"""A proxy on loopback that adds an access token, for a client that cannot have one."""
+"""A loopback proxy that adds an access token, for clients that cannot send one."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ADDRESSING = {"host", "origin"}
 
 
 class _Forward(BaseHTTPRequestHandler):
-    """Hands a request on, and the answer back; nothing is streamed."""
+    """Forwards a request and its response, without streaming."""
 
     protocol_version = "HTTP/1.1"
     server: "_Proxy"
@@ -24,14 +24,14 @@ class _Forward(BaseHTTPRequestHandler):
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() in ADDRESSING:
-                # What names the proxy means the server behind it. Any other name is passed on for that to refuse.
+                # Replace the proxy's own address by the server's. Forward any other value, for the server to reject.
                 connection.putheader(name, value.replace(self.server.authority, self.server.upstream))
             elif name.lower() not in HOP_BY_HOP:
                 connection.putheader(name, value)
         connection.putheader("Authorization", f"Bearer {self.server.token}")
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
-        # A client may hang up on an answer that it no longer waits for.
+        # The client may have closed the connection already.
         with suppress(ConnectionError):
             self.answer(connection)
         connection.close()
@@ -64,7 +64,7 @@ class _Proxy(ThreadingHTTPServer):
 
 @contextmanager
 def bearer_proxy(resource: str, token: str) -> Iterator[str]:
-    """Stand before a resource until the block ends, and yield the URL to call instead of its own."""
+    """Run a proxy in front of a resource, and yield the proxy's URL for it."""
     parts = urlsplit(resource)
     with _Proxy(parts.netloc, token) as proxy:
         thread = threading.Thread(target=proxy.serve_forever)

@@ -1,4 +1,4 @@
-"""MCP clients in processes of their own, spoken to line by line: tests/interop/clients holds their programs."""
+"""Runs MCP clients as processes: those of tests/interop/clients by a line protocol, and command-line clients."""
 
 import functools
 import json
@@ -20,27 +20,31 @@ FOLDER = Path(__file__).parents[1] / "interop"
 NODE_MODULES = FOLDER / "node_modules"
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 OLDEST_NODE = 22
-GIVE_UP = 120.0
-"""Seconds after which a client that hangs is ended."""
+TIMEOUT = 120.0
+"""Seconds after which a client process is killed."""
 
 SCOPES = "io.gatehouse/scopes"
-"""The member of a tool's `_meta` that names the scopes it needs."""
+"""The member of a tool's `_meta` with the scopes that the tool requires."""
 
 
 @functools.cache
 def _missing(node: str | None) -> str | None:
-    """Return what keeps a Node from running the clients, if anything does."""
+    """Return why the Node.js clients cannot run; None if they can."""
     if not (NODE_MODULES / ".installed").exists():
-        return "the clients for Node are not installed; `make test-interop` installs them where npm is there"
+        return "the Node.js clients are not installed; run `make test-interop` with npm installed"
     if node is None:
-        return "no Node is there"
+        return "Node.js is not installed"
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    return None if int(version.strip("v\n").split(".")[0]) >= OLDEST_NODE else f"Node {OLDEST_NODE} is needed"
+    return (
+        None
+        if int(version.strip("v\n").split(".")[0]) >= OLDEST_NODE
+        else f"Node.js {OLDEST_NODE} or later is required"
+    )
 
 
 def node() -> str:
-    """Return the Node that runs the clients. Without one the test is skipped, or fails where `CI=true`."""
-    pinned = NODE_MODULES / ".bin" / "node"  # for Linux on x64; elsewhere what the machine has
+    """Return the path of the Node.js binary. Without one, skip the test, or fail it if `CI=true`."""
+    pinned = NODE_MODULES / ".bin" / "node"  # Linux on x64; other systems use their own Node.js
     found = str(pinned) if pinned.exists() else shutil.which("node")
     if missing := _missing(found):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
@@ -48,23 +52,23 @@ def node() -> str:
 
 
 def run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command-line client that may write nowhere but in one folder."""
+    """Run a command-line client with `home` as its home and working directory."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_COLOR": "1"}
     return subprocess.run(
-        command, cwd=home, env=environment, capture_output=True, text=True, timeout=GIVE_UP, check=False
+        command, cwd=home, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
 
 
 @dataclass
 class Session:
-    """A session of one client, in its process."""
+    """A session of one client process."""
 
     process: subprocess.Popen[str]
     errors: Path
     protocol: str = ""
     tools: list[dict[str, Any]] = field(default_factory=list)
     exchanges: list[tuple[str, str, int]] = field(default_factory=list)
-    """Method, path and status of every HTTP exchange; known when the session is closed."""
+    """Method, path and status of every HTTP exchange; set when the session is closed."""
 
     def write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -74,17 +78,17 @@ class Session:
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the client has ended:\n{self.errors.read_text(encoding='utf-8')}"
+        assert line, f"the client process has exited:\n{self.errors.read_text(encoding='utf-8')}"
         message: dict[str, Any] = json.loads(line)
         return message
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool, and return `is_error` and `structured_content`, or what the client `raised`."""
+        """Call a tool. Return `is_error` and `structured_content`, or the name of the exception as `raised`."""
         self.write({"tool": tool, "arguments": arguments})
         return self.read()
 
     def result(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Return the structured content of a call that succeeds."""
+        """Return the structured content of a successful call."""
         answer = self.call(tool, **arguments)
         assert answer.get("is_error") is False, answer
         content: dict[str, Any] = answer["structured_content"]
@@ -101,7 +105,7 @@ class Session:
 def session(
     program: str, stack: LocalStack, credentials: dict[str, Any], protocol: str, errors: Path
 ) -> Iterator[Session]:
-    """Open a session with credentials that `authserver client create` printed; close it in the end."""
+    """Open a session with the output of `authserver client create` as credentials; close it at the end."""
     interpreter = sys.executable if program.endswith(".py") else node()
     agent = {"resource": stack.resource, "issuer": stack.issuer, "protocol": protocol, **credentials}
     with (
@@ -114,7 +118,7 @@ def session(
             text=True,
         ) as process,
     ):
-        watchdog = threading.Timer(GIVE_UP, process.kill)
+        watchdog = threading.Timer(TIMEOUT, process.kill)
         watchdog.start()
         try:
             opened = Session(process, errors)

@@ -1,5 +1,5 @@
-// A session of either TypeScript client as tests/support/interop.py drives it: a line of JSON in for every call to
-// make, a line out for every answer.
+// The line protocol of the TypeScript clients, driven by tests/support/interop.py: one JSON line for each call and
+// answer.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
@@ -8,7 +8,7 @@ export const CLIENT_INFO = { name: 'interop', version: '1' };
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const exchanges = [];
 
-function say(message) {
+function write(message) {
     console.log(JSON.stringify(message));
 }
 
@@ -16,7 +16,7 @@ export async function readAgent() {
     return JSON.parse((await lines.next()).value);
 }
 
-// Return the provider for the credentials that an agent holds. Both generations name everything alike.
+// Return the provider for the agent's credentials. Versions 1 and 2 of the SDK use the same names.
 export function credentialsProvider({ ClientCredentialsProvider, PrivateKeyJwtProvider }, agent) {
     const options = { clientId: agent.client_id, expectedIssuer: agent.issuer };
     if (agent.private_key_file) {
@@ -42,10 +42,10 @@ async function answer(client, { tool, arguments: args }) {
 }
 
 export async function serve(client, protocol) {
-    say({ protocol, tools: (await client.listTools()).tools });
+    write({ protocol, tools: (await client.listTools()).tools });
     for await (const line of lines) {
-        say(await answer(client, JSON.parse(line)));
+        write(await answer(client, JSON.parse(line)));
     }
-    say({ exchanges });
+    write({ exchanges });
     await client.close();
 }

@@ -1,6 +1,4 @@
-"""A session of either Python client as support/interop.py drives it: a line of JSON in for every call to make, a
-line out for every answer.
-"""
+"""The line protocol of the Python clients, driven by tests/support/interop.py: one JSON line for a call or answer."""
 
 import json
 import sys
@@ -20,23 +18,23 @@ exchanges: list[tuple[str, str, int]] = []
 """Method, path and status of every HTTP exchange."""
 
 
-def say(**message: Any) -> None:
+def write(**message: Any) -> None:
     print(json.dumps(message), flush=True)
 
 
 def read_agent() -> dict[str, Any]:
-    """Return where to go and what to hold there."""
+    """Return the resource, the issuer, the protocol version and the client's credentials."""
     agent: dict[str, Any] = json.loads(sys.stdin.readline())
     return agent
 
 
 async def record(response: httpx2.Response) -> None:
-    """Remember an exchange; an event hook of httpx2."""
+    """Record an exchange; an event hook of httpx2."""
     exchanges.append((response.request.method, response.request.url.path, response.status_code))
 
 
 def assertions(agent: dict[str, Any]) -> Callable[[str], Awaitable[str]]:
-    """Return what signs the assertions of an agent that holds a key."""
+    """Return a function that signs assertions with the agent's key."""
     return SignedJWTParameters(
         issuer=agent["client_id"],
         subject=agent["client_id"],
@@ -49,14 +47,14 @@ async def answer(call_tool: CallTool, call: dict[str, Any]) -> None:
     try:
         is_error, structured_content = await call_tool(call["tool"], call["arguments"])
     except MCPError as error:
-        say(raised=type(error).__name__, message=str(error), code=error.error.code, data=error.error.data)
+        write(raised=type(error).__name__, message=str(error), code=error.error.code, data=error.error.data)
     else:
-        say(is_error=is_error, structured_content=structured_content)
+        write(is_error=is_error, structured_content=structured_content)
 
 
 async def serve(protocol: str, tools: list[dict[str, Any]], call_tool: CallTool) -> None:
-    """Tell what was connected to, and make the calls until there are no more."""
-    say(protocol=protocol, tools=tools)
+    """Write the protocol version and the tools, then make each requested call."""
+    write(protocol=protocol, tools=tools)
     while line := await anyio.to_thread.run_sync(sys.stdin.readline):
         await answer(call_tool, json.loads(line))
-    say(exchanges=exchanges)
+    write(exchanges=exchanges)

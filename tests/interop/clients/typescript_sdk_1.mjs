@@ -1,4 +1,4 @@
-// @modelcontextprotocol/sdk 1.x with its client-credentials providers; it speaks no newer protocol than 2025-11-25.
+// @modelcontextprotocol/sdk 1.x with its client-credentials providers. Its newest protocol version is 2025-11-25.
 import * as providers from '@modelcontextprotocol/sdk/client/auth-extensions.js';
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
