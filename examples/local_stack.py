@@ -91,13 +91,13 @@ class LocalStack:
         """Run a command with `--output json` and return what it said. Raises CommandRefused."""
         return json.loads(self.run(*arguments, "--output", "json"))
 
-    def init(self) -> None:
-        """Prepare both installations, and register the resource with its catalogue."""
+    def init(self, *tools: str) -> None:
+        """Prepare both installations, and register the resource with its catalogue. `tools` may be `--tools MODULE`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.run("authserver", "init")
-        self.run("resourceserver", "init")
+        self.run("resourceserver", "init", *tools)
         catalogue = self.folder / "var" / "catalogue.json"
-        catalogue.write_text(self.run("resourceserver", "tools", "--output", "json"), encoding="utf-8")
+        catalogue.write_text(self.run("resourceserver", "tools", *tools, "--output", "json"), encoding="utf-8")
         self.run("authserver", "resource", "add", self.resource, "--name", "directory", "--catalogue", str(catalogue))
 
     def create_client(self, name: str, scope: str, *options: str) -> dict[str, Any]:
@@ -106,11 +106,11 @@ class LocalStack:
         created: dict[str, Any] = self.run_json("authserver", "client", "create", *arguments)
         return created
 
-    def start(self, server: str) -> None:
+    def start(self, server: str, *options: str) -> None:
         """Start `authserver` or `resourceserver`; its log goes to a file in the folder."""
         log = (self.folder / f"{server}.log").open("ab")
         self._processes[server] = subprocess.Popen(
-            [BIN / server, "serve"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            [BIN / server, "serve", *options], cwd=self.folder, env=self.environment, stdout=log, stderr=log
         )
         log.close()
 

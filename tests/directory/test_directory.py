@@ -8,7 +8,7 @@ from sqlalchemy import insert
 from support.clock import FakeClock
 from support.resourceserver import ISSUER, ResourceServer
 
-from gatehouse.resourceserver.db.models import (
+from gatehouse.directory.models import (
     Base,
     ConnectionRow,
     EnvironmentRoleRow,

@@ -23,8 +23,7 @@ from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory
 from gatehouse.directory.identifiers import is_identifier
 from gatehouse.resourceserver.bearer.gate import Gate
-from gatehouse.resourceserver.catalogue import Tool
-from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.resourceserver.catalogue import Tool, Transactions
 from gatehouse.shared.protocol.scopes import format_scope
 
 pytestmark = pytest.mark.anyio
@@ -228,7 +227,7 @@ async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Too
         answer = await office.server.failure(tool.name, token, **office.arguments(tool))
         assert "resourceserver workspace create" in answer
     assert everything_in(office.server) == before
-    assert tool.needs(Transactions if tool.streaming else Directory)
+    assert (Transactions if tool.streaming else Directory) in tool.injected.values()
 
 
 # What it is told wrongly

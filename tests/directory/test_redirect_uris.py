@@ -8,7 +8,7 @@ from sqlalchemy import insert
 from support.resourceserver import ResourceServer
 
 from gatehouse.directory.addresses import InitiateLoginUri, IssuerUrl, McpServerUrl, RedirectUri
-from gatehouse.resourceserver.db.models import RedirectUriRow
+from gatehouse.directory.models import RedirectUriRow
 
 
 def accepted(kind: Any, text: str) -> str | None:

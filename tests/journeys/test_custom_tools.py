@@ -1,12 +1,15 @@
 """Tools that a user wrote, from an empty file to an authorized call, as their README says."""
 
 import re
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from local_stack import CommandRefused, LocalStack
 from support.documents import ROOT, commands, typed
+from support.mcp_client import connect
 
 EXAMPLE = ROOT / "examples" / "custom_tools"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
@@ -33,6 +36,28 @@ def test_from_an_empty_file_to_an_authorized_call_and_to_a_guarded_server(tmp_pa
     ):
         assert any(re.match(expected, line) for line in told), f"{expected}:\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.anyio
+async def test_custom_tools_need_no_table_of_the_directory(tmp_path: Path) -> None:
+    stack, tools = LocalStack(tmp_path), ("--tools", "mytools")
+    (tmp_path / "mytools.py").write_text((EXAMPLE / "mytools.py").read_text(encoding="utf-8"), encoding="utf-8")
+    stack.init(*tools)
+    try:
+        stack.start("authserver")
+        stack.start("resourceserver", *tools)
+        stack.wait_until_ready("authserver")
+        stack.wait_until_ready("resourceserver")
+        credentials = stack.create_client("writer", "notes:write")
+        async with connect(stack, credentials, "2026-07-28") as agent:
+            assert await agent.call("add_note", text="buy milk") == {"notes": ["buy milk"]}
+    finally:
+        stack.stop()
+    with closing(sqlite3.connect(tmp_path / "var" / "resourceserver.db")) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert tables == {"alembic_version", "audit_event", "idempotency_key"}
+    events = stack.run_json("resourceserver", "audit", "--action", "tool.call")
+    assert (events[-1]["object"], events[-1]["outcome"]) == ("add_note", "allowed")
 
 
 @pytest.mark.parametrize("name", ["mytools.py", "guarded_server.py"])

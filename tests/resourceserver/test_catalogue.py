@@ -13,11 +13,17 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from gatehouse.directory.catalogue import CATALOGUE
-from gatehouse.directory.directory import Directory
-from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, Tool, ToolGroup
+from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.resourceserver.catalogue import (
+    ANY_VALID_TOKEN,
+    Catalogue,
+    Progress,
+    Scope,
+    Tool,
+    ToolGroup,
+    Transactions,
+)
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue, read_arguments
-from gatehouse.resourceserver.dispatch.progress import Progress
-from gatehouse.resourceserver.dispatch.transactions import Transactions
 from gatehouse.shared.protocol.claims import AccessClaims
 
 READ = Scope("env:read", "See environments")
@@ -163,7 +169,8 @@ def declare(function: Any, scopes: Any = (READ.scope,), **options: Any) -> Tool:
     """Declare one tool and return it."""
     group = ToolGroup()
     group.tool(**{"scopes": scopes, "read_only": True, **options})(function)
-    return group.tools[0]
+    catalogue = Catalogue("test", [READ], [group], providers={Directory: open_directory})
+    return catalogue.tools[function.__name__]
 
 
 def group_of(*functions: Any, scopes: Any = (READ.scope,)) -> ToolGroup:
@@ -356,8 +363,8 @@ def test_injected_parameters_are_not_arguments() -> None:
     tool = declare(with_injected)
     assert dict(tool.injected) == {"_claims": AccessClaims, "directory": Directory}
     assert tool.input_schema["properties"].keys() == {"query"}
-    assert tool.needs(Directory)
-    assert not declare(sound).needs(Directory)
+    assert tool.joins_transaction
+    assert not declare(sound).joins_transaction
 
 
 @pytest.mark.parametrize("name", ["_claims", "directory"])
@@ -378,7 +385,7 @@ def test_a_declared_function_stays_callable_as_it_was() -> None:
 
 
 def test_a_catalogue_is_sorted_and_cannot_be_changed() -> None:
-    catalogue = Catalogue("test", [READ], [group_of(with_injected, sound)])
+    catalogue = Catalogue("test", [READ], [group_of(with_injected, sound)], providers={Directory: open_directory})
     assert list(catalogue.tools) == ["sound", "with_injected"]
     with pytest.raises(TypeError):
         catalogue.tools["late"] = catalogue.tools["sound"]  # type: ignore[index]

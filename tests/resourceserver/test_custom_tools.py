@@ -19,7 +19,7 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 from typing_extensions import TypeAliasType
 
-from gatehouse.directory.directory import Directory
+from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.environments import Environment
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
@@ -151,7 +151,7 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
         ),
         pytest.param(
             ('scopes=["door:open"]', 'scopes="door:open"'),
-            r'mytools\.py:\d+: open_door has a text for its scopes\. Write a list: \["door:open"\]',
+            r'mytools\.py:\d+: open_door has a string for its scopes\. Write a list: \["door:open"\]',
             id="a text for scopes",
         ),
         pytest.param(
@@ -318,6 +318,7 @@ async def plain(claims: AccessClaims) -> Answer:
     return Answer(text=claims.client_id)
 
 
+DOORS = [Scope("door:open", "Open doors")]
 SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, enclosed, paired]
 
 
@@ -327,9 +328,10 @@ def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(func
     """CWE-290, CWE-915: the caller would write his own identity into the call."""
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
-    assert group.tools[0].input_schema["properties"] == {}
+    assert Catalogue("test", DOORS, [group]).tools["plain"].input_schema["properties"] == {}
+    group.tool(scopes=["door:open"])(function)
     with pytest.raises(InvalidCatalogue, match=rf"{function.__name__} has AccessClaims within .* Write claims: Access"):
-        group.tool(scopes=["door:open"])(function)
+        Catalogue("test", DOORS, [group])
 
 
 class Unfinished(BaseModel):
@@ -343,8 +345,10 @@ def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
         """Answer."""
         return Answer(text=str(thing))
 
+    group = ToolGroup()
+    group.tool(scopes=["door:open"])(unfinished)
     with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
-        ToolGroup().tool(scopes=["door:open"])(unfinished)
+        Catalogue("test", DOORS, [group])
 
 
 def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
@@ -352,22 +356,22 @@ def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
         """Answer."""
         return Words(["a"])
 
-    group = ToolGroup()
-    with pytest.raises(InvalidCatalogue, match="words returns no JSON object"):
-        group.tool(scopes=["door:open"])(words)
-    plain.__name__ = "tür"
-    try:
-        group.tool(scopes=["door:open"])(plain)
-    finally:
-        plain.__name__ = "plain"
-    with pytest.raises(InvalidCatalogue, match="'tür' is no tool's name"):
-        Catalogue("test", [Scope("door:open", "")], [group])
+    async def named() -> Answer:
+        """Answer."""
+        return Answer(text="")
+
+    named.__name__ = "tür"
+    for function, problem in ((words, "words returns no JSON object"), (named, "'tür' is no tool's name")):
+        group = ToolGroup()
+        group.tool(scopes=["door:open"])(function)
+        with pytest.raises(InvalidCatalogue, match=problem):
+            Catalogue("test", DOORS, [group])
 
 
 def test_a_tool_that_does_not_say_that_it_only_reads_is_a_write() -> None:
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
-    assert not group.tools[0].read_only
+    assert not group.declarations[0].read_only
 
 
 # Serving
@@ -405,7 +409,14 @@ class Doors:
             self.lives.append("ended")
 
         scopes = [Scope("door:open", "Open doors"), Scope("door:see", "See doors")]
-        self.catalogue = Catalogue("Doors", scopes, [tools], instructions="Knock first.", lifespan=lifespan)
+        self.catalogue = Catalogue(
+            "Doors",
+            scopes,
+            [tools],
+            instructions="Knock first.",
+            lifespan=lifespan,
+            providers={Directory: open_directory},
+        )
 
 
 @pytest.fixture

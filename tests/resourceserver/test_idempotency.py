@@ -15,12 +15,13 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, modern_request, running_resource_server, served
 
 from gatehouse.directory.catalogue import CATALOGUE
-from gatehouse.directory.directory import Directory
+from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.directory.models import EnvironmentRow
 from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
-from gatehouse.resourceserver.db.models import EnvironmentRow, IdempotencyKeyRow
+from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.idempotency import KEPT_FOR, MAX_RESULT, IdempotencyKeys, KeyedCall
 from gatehouse.shared.service import database as shared_database
@@ -85,7 +86,7 @@ async def serving(
     """Run a server with one tool that writes."""
     group = ToolGroup()
     group.tool(scopes=scopes, read_only=False)(tool)
-    catalogue = Catalogue("test", CATALOGUE.scopes.values(), [group])
+    catalogue = Catalogue("test", CATALOGUE.scopes.values(), [group], providers={Directory: open_directory})
     async with running_resource_server(folder, template, clock, catalogue) as server:
         yield server
 
@@ -485,5 +486,7 @@ def test_a_tool_declares_no_key_of_its_own(read_only: bool) -> None:
         """Do something."""
         return Worked(text=idempotency_key)
 
+    group = ToolGroup()
+    group.tool(scopes=ANY_VALID_TOKEN, read_only=read_only)(work)
     with pytest.raises(InvalidCatalogue, match=r"test_idempotency.py:\d+: work has the argument idempotency_key"):
-        ToolGroup().tool(scopes=ANY_VALID_TOKEN, read_only=read_only)(work)
+        Catalogue("test", [], [group])

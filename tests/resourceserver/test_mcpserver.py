@@ -29,8 +29,9 @@ from support.resourceserver import (
 )
 from support.ungated import ask, nothing, proven, without_gate
 
+from gatehouse.resourceserver.app import guard
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
-from gatehouse.resourceserver.catalogue.mcpserver import guard, guarded_catalogue
+from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
@@ -390,7 +391,7 @@ async def own_middleware(ctx: Any, call_next: Any) -> Any:
         ({"read_note": []}, r"server Notes: read_note has no scopes"),
         (
             {"read_note": "note:read"},
-            r'server Notes: read_note has a text for its scopes. Write a list: \["note:read"\]',
+            r'server Notes: read_note has a string for its scopes. Write a list: \["note:read"\]',
         ),
     ],
 )

@@ -18,12 +18,13 @@ from support.streaming import Stream, streamed, tool_request
 from support.ungated import Attach, attaching, nothing, proven
 
 from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.organizations import NewOrganization
 from gatehouse.resourceserver.app import create_services
-from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolGroup
+from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolGroup, Transactions
 from gatehouse.resourceserver.db.database import Database
-from gatehouse.resourceserver.dispatch.progress import Progress
-from gatehouse.resourceserver.dispatch.transactions import LISTED, Transactions
+from gatehouse.resourceserver.dispatch.progress import CallProgress
+from gatehouse.resourceserver.dispatch.transactions import LISTED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -43,7 +44,7 @@ def catalogue_of(tool: Callable[..., Awaitable[Done]], **options: Any) -> Catalo
     """Return a catalogue with one streaming tool."""
     group = ToolGroup()
     group.tool(**{"scopes": ["env:write"], "read_only": False, "streaming": True, **options})(tool)
-    return Catalogue("test", [Scope("env:write", "Write")], [group])
+    return Catalogue("test", [Scope("env:write", "Write")], [group], providers={Directory: open_directory})
 
 
 async def result_of(stream: Stream) -> dict[str, Any]:
@@ -68,7 +69,7 @@ async def test_progress_is_told_when_there_is_more_of_it() -> None:
     async def notify(*values: Any) -> None:
         told.append(values)
 
-    progress = Progress(notify)
+    progress = CallProgress(notify)
     assert (progress.done, progress.total) == (0, None)
     for done in (0, 0, 3, 2, 5):
         await progress.report(done, 5)
@@ -85,11 +86,11 @@ async def test_a_transaction_that_began_ends_though_the_caller_left_and_no_other
     async def create_two(transactions: Transactions, progress: Progress) -> Done:
         """Create two environments."""
         await progress.report(0, 2)
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             await directory.environments.create("first", "staging")
             inside.set()
             await go_on.wait()
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             await directory.environments.create("second", "staging")
         return Done(environments=["first", "second"])
 
@@ -122,11 +123,11 @@ async def test_a_transaction_of_many_changes_has_all_of_them_in_the_trail(
     async def create_many(transactions: Transactions, progress: Progress) -> Done:
         """Create an environment with more organizations than one event lists."""
         await progress.report(0, 1)
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             environment = await directory.environments.create("first", "staging")
             batch = {index: NewOrganization(name="A", external_id=f"a-{index}") for index in range(LISTED + 20)}
             await directory.organizations.import_batch(environment.environment_id, batch)
-        async with transactions.begin():
+        async with transactions.begin(Directory):
             pass
         return Done(environments=[environment.environment_id])
 
@@ -153,10 +154,10 @@ async def test_a_streaming_tool_that_breaks_leaves_its_transactions_and_an_event
 ) -> None:
     async def break_half_way(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment, then fail in a way that nobody foresaw."""
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             await directory.environments.create("first", "staging")
         await progress.report(1, 2)
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             await directory.environments.create("second", "staging")
             raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
 
@@ -181,7 +182,7 @@ async def test_without_a_workspace_no_transaction_begins(
 ) -> None:
     async def create_one(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment."""
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             await directory.environments.create("first", "staging")
         await progress.report(1, 1)
         return Done(environments=["first"])

@@ -54,7 +54,7 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 def prepare_installation(folder: Path, **changes: Any) -> None:
     """Make what `resourceserver init` makes."""
-    database = Database(settings_in(folder, **changes).database)
+    database = Database(settings_in(folder, **changes).database, CATALOGUE.load_schema())
     database.migrate()
     database.close()
 

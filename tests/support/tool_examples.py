@@ -9,9 +9,10 @@ from sqlalchemy import URL, select
 
 from gatehouse.directory.connections import OidcProvider
 from gatehouse.directory.directory import Directory
+from gatehouse.directory.migrations import SCHEMA
+from gatehouse.directory.models import Base
 from gatehouse.directory.workspaces import create_workspace
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
-from gatehouse.resourceserver.db.models import Base
 from support.clock import FakeClock
 from support.resourceserver import ISSUER, ResourceServer
 
@@ -69,7 +70,7 @@ class Tenant:
 
 def furnish(url: URL) -> Tenant:
     """Prepare a database with two workspaces that have one of everything in them."""
-    database = Database(url)
+    database = Database(url, SCHEMA)
     database.migrate()
     with database.write() as session:
         own, foreign = (create_workspace(session, name, 0).workspace_id for name in ("acme", "globex"))
@@ -82,9 +83,8 @@ def everything_in(server: ResourceServer) -> dict[tuple[str, Any], dict[str, Any
     rows = {}
     with server.admin_database.write() as session:
         for table in Base.metadata.sorted_tables:
-            if table.name != "audit_event":
-                for row in session.execute(select(table)).mappings():
-                    rows[table.name, tuple(row[column] for column in table.primary_key)] = dict(row)
+            for row in session.execute(select(table)).mappings():
+                rows[table.name, tuple(row[column] for column in table.primary_key)] = dict(row)
     return rows
 
 

@@ -1,5 +1,6 @@
 """The tools that this server offers, one file per entity, and their scopes."""
 
+from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.tools import (
     connections,
     documentation,
@@ -36,5 +37,8 @@ CATALOGUE = Catalogue(
         organizations.tools,
         organization_users.tools,
     ],
+    providers={Directory: open_directory},
+    migrations="gatehouse.directory.migrations:SCHEMA",
+    cli="gatehouse.directory.cli:workspace",
     instructions="Call whoami to see what this client may do. Tools that it may not call are not listed.",
 )

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.directory.environments import Environments, PartOfEnvironments
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import ConnectionRow
 from gatehouse.directory.organizations import Organizations
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row, change_row, find_row, to_change, write_changes
 from gatehouse.directory.text import CreatedAt, ScopeName
-from gatehouse.resourceserver.db.models import ConnectionRow
 
 _CONFLICT: Final = (
     "There is a connection of that issuer and client_id. Call list_environment_connections, or change that one with "

@@ -6,15 +6,16 @@ from gatehouse.directory.connections import Connections
 from gatehouse.directory.environment_roles import EnvironmentRoles
 from gatehouse.directory.environment_scopes import EnvironmentScopes
 from gatehouse.directory.environments import Environments
-from gatehouse.directory.errors import NoWorkspace
+from gatehouse.directory.errors import DirectoryError, NoWorkspace
+from gatehouse.directory.identifiers import is_identifier
 from gatehouse.directory.mcp_servers import McpServers
+from gatehouse.directory.models import WorkspaceRow
 from gatehouse.directory.organization_settings import SettingsOfOrganizations
 from gatehouse.directory.organization_users import OrganizationUsers
 from gatehouse.directory.organizations import Organizations
 from gatehouse.directory.redirect_uris import RedirectUris
 from gatehouse.directory.workspace_members import WorkspaceMembers
-from gatehouse.resourceserver.db.models import WorkspaceRow
-from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.resourceserver.catalogue import ProviderCall, provider
 
 
 class Directory:
@@ -35,12 +36,14 @@ class Directory:
         self.connections = Connections(session, self.environments, self.organizations, now)
 
 
-async def open_directory(session: AsyncSession, claims: AccessClaims, now: float) -> Directory:
-    """Open the workspace that a verified token names.
+@provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
+async def open_directory(call: ProviderCall) -> Directory:
+    """Open the workspace that the caller's token names.
 
     Raises:
         NoWorkspace: it names none, or one that does not exist.
     """
-    if claims.workspace_id is None or await session.get(WorkspaceRow, claims.workspace_id) is None:
-        raise NoWorkspace(claims)
-    return Directory(session, claims.workspace_id, now)
+    workspace_id = call.claims.workspace_id
+    if workspace_id is None or await call.session.get(WorkspaceRow, workspace_id) is None:
+        raise NoWorkspace(call.claims)
+    return Directory(call.session, workspace_id, call.now)

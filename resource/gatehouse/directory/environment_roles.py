@@ -7,10 +7,10 @@ from sqlalchemy import select
 
 from gatehouse.directory.environments import PartOfEnvironments
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import EnvironmentRoleRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row, find_row
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import EnvironmentRoleRow
 
 RoleName = Annotated[
     str,

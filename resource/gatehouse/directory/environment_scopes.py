@@ -8,10 +8,10 @@ from sqlalchemy import select
 from gatehouse.directory.environments import PartOfEnvironments
 from gatehouse.directory.errors import NotFound
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import EnvironmentScopeRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import EnvironmentScopeRow
 
 
 class EnvironmentScope(BaseModel):

@@ -8,10 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import EnvironmentRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import MAX_PER_ENVIRONMENT, add_row, find_row, require_room, to_change
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import EnvironmentRow
 
 EnvironmentKind = Literal["development", "staging", "production"]
 EnvironmentName = Annotated[

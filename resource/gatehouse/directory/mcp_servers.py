@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from gatehouse.directory.environment_scopes import EnvironmentScopes
 from gatehouse.directory.environments import Environments, PartOfEnvironments
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import McpServerRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row, change_row, find_row, to_change
 from gatehouse.directory.text import CreatedAt, ScopeName
-from gatehouse.resourceserver.db.models import McpServerRow
 from gatehouse.resourceserver.protected_resource import metadata_document, metadata_url
 
 OfferedScopes = Annotated[

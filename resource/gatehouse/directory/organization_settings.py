@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.directory.errors import Conflict
+from gatehouse.directory.models import OrganizationSettingsRow
 from gatehouse.directory.organizations import Organization, Organizations
 from gatehouse.directory.rows import change_row
 from gatehouse.directory.text import EmailDomain
-from gatehouse.resourceserver.db.models import OrganizationSettingsRow
 
 DEFAULT_SESSION_LIFETIME: Final = 720
 """Minutes."""

@@ -6,12 +6,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.directory.environment_roles import EnvironmentRoles
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import OrganizationUserRow
 from gatehouse.directory.organization_settings import SettingsOfOrganizations
 from gatehouse.directory.organizations import Organizations
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import OrganizationUserRow
 
 
 class OrganizationUser(BaseModel):

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from gatehouse.directory.environments import Environments
 from gatehouse.directory.errors import NotFound
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import EnvironmentRow, OrganizationRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import find_row, to_change, write_changes
 from gatehouse.directory.text import CreatedAt, DisplayName
-from gatehouse.resourceserver.db.models import EnvironmentRow, OrganizationRow
 
 ExternalId = Annotated[
     str,

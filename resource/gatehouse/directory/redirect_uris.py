@@ -8,9 +8,9 @@ from sqlalchemy import Select, select
 from gatehouse.directory.environments import PartOfEnvironments
 from gatehouse.directory.errors import NotFound
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import RedirectUriRow
 from gatehouse.directory.rows import MAX_PER_ENVIRONMENT, find_row, require_room, to_change
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import RedirectUriRow
 
 RedirectUriKind = Literal["redirect", "post_logout_redirect"]
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from gatehouse.directory.errors import Conflict, DirectoryError, LimitReached, NotFound
-from gatehouse.resourceserver.db.models import Base
+from gatehouse.directory.models import Base
 
 RowT = TypeVar("RowT", bound=Base)
 

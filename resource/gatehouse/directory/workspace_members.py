@@ -7,10 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.models import WorkspaceMemberRow, WorkspaceRow
 from gatehouse.directory.paging import NextPageToken, fetch_page
 from gatehouse.directory.rows import add_row, find_row, require_room, to_change
 from gatehouse.directory.text import CreatedAt
-from gatehouse.resourceserver.db.models import WorkspaceMemberRow, WorkspaceRow
 
 MAX_MEMBERS: Final = 1000
 

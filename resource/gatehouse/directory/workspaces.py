@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.directory.errors import Conflict
 from gatehouse.directory.identifiers import new_identifier
-from gatehouse.resourceserver.db.models import WorkspaceRow
+from gatehouse.directory.models import WorkspaceRow
 
 MAX_NAME = 64
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx2
 from mcp.server import Server
+from mcp.server.mcpserver import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -23,7 +24,8 @@ from gatehouse.resourceserver.bearer.gate import MAX_BODY, Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.bearer.verifier import Verifier
-from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
+from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.tools import Dispatch
@@ -170,6 +172,17 @@ def create_app(
     # A redirect to the path with or without a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
     return RequestMiddleware(app, settings, refusals)
+
+
+def guard(
+    server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope], settings: Settings
+) -> ASGIApp:
+    """Return the application that serves the tools in a table of an SDK server, for any ASGI server with lifespan.
+
+    `resourceserver init` prepares the database of the settings. Arguments and errors are those of `guarded_catalogue`,
+    which `resourceserver serve --tools` serves without an ASGI server of your own.
+    """
+    return create_app(settings, guarded_catalogue(server, scopes=scopes, declared=declared))
 
 
 @contextlib.asynccontextmanager

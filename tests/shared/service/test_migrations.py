@@ -1,4 +1,4 @@
-"""Migrations of both servers: upgrades to the newest revision, and no start on any other."""
+"""Migrations of both servers and of the directory: upgrades to the newest revision, and no start on any other."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,25 +15,37 @@ from support.migrations import REBUILD_TABLES, with_later_revision
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.db.database import Database as AuthServerDatabase
 from gatehouse.authserver.db.models import Base as AuthServerBase
+from gatehouse.directory.migrations import SCHEMA
+from gatehouse.directory.models import Base as DirectoryBase
 from gatehouse.resourceserver.cli import main as resourceserver_command
 from gatehouse.resourceserver.db.database import Database as ResourceServerDatabase
 from gatehouse.resourceserver.db.models import Base as ResourceServerBase
 from gatehouse.shared.service import migrations
+from gatehouse.shared.service.sessions import SessionDatabase
 
 pytestmark = pytest.mark.both_databases
+
+
+class DirectoryDatabase(SessionDatabase):
+    """The directory's tables alone."""
+
+    schema = SCHEMA
+
 
 SERVERS = {
     "authserver": (AuthServerDatabase, AuthServerBase, authserver_command),
     "resourceserver": (ResourceServerDatabase, ResourceServerBase, resourceserver_command),
+    "directory": (DirectoryDatabase, DirectoryBase, resourceserver_command),
 }
+PROGRAMS = {"authserver": "authserver", "resourceserver": "resourceserver", "directory": "resourceserver"}
 
 SHAPE_QUERIES = {
-    "sqlite": ["SELECT name, sql FROM sqlite_master", "SELECT version_num, 1 FROM alembic_version"],
+    "sqlite": ["SELECT name, sql FROM sqlite_master", "SELECT version_num, 1 FROM {version_table}"],
     "postgresql": [
         "SELECT oid, attname, a.* FROM pg_attribute a, pg_class WHERE attrelid = oid AND relnamespace = 2200",
         "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
-        "SELECT version_num, xmin::text FROM alembic_version",
+        "SELECT version_num, xmin::text FROM {version_table}",
     ],
 }
 
@@ -52,7 +64,7 @@ def database(name: str, empty_database: URL) -> Iterator[Any]:
 
 def set_revision(database: Any, revision: str) -> None:
     with database.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        connection.exec_driver_sql(f"UPDATE {database.schema.version_table} SET version_num = '{revision}'")
 
 
 def tables(database: Any) -> set[str]:
@@ -62,10 +74,10 @@ def tables(database: Any) -> set[str]:
 def shape(database: Any) -> list[Any]:
     """Return the database's own description of its tables, indexes and constraints, and the revision."""
     with database.engine.begin() as connection:
-        found = [
-            connection.exec_driver_sql(f"{query} ORDER BY 1, 2").all()
-            for query in SHAPE_QUERIES[connection.dialect.name]
-        ]
+        found = []
+        for query in SHAPE_QUERIES[connection.dialect.name]:
+            text = query.format(version_table=database.schema.version_table)
+            found.append(connection.exec_driver_sql(f"{text} ORDER BY 1, 2").all())
     assert all(found)
     return found
 
@@ -73,10 +85,11 @@ def shape(database: Any) -> list[Any]:
 def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
     database.migrate()
     with database.engine.connect() as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        version_table = database.schema.version_table
+        options = {"compare_type": True, "compare_server_default": True, "version_table": version_table}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, SERVERS[name][1].metadata) == []
-    assert tables(database) == {*SERVERS[name][1].metadata.tables, "alembic_version"}
+    assert tables(database) == {*SERVERS[name][1].metadata.tables, version_table}
 
 
 def test_migrating_again_changes_nothing(database: Any) -> None:
@@ -88,7 +101,7 @@ def test_migrating_again_changes_nothing(database: Any) -> None:
 
 
 def test_an_empty_database_is_refused_with_the_command_to_run(database: Any, name: str) -> None:
-    with pytest.raises(migrations.SchemaMismatch, match=f"Run: {name} init"):
+    with pytest.raises(migrations.SchemaMismatch, match=f"Run: {PROGRAMS[name]} init"):
         database.require_current()
     database.migrate()
     database.require_current()
@@ -125,7 +138,7 @@ def test_init_refuses_a_newer_database(
     database: Any, name: str, empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", empty_database.render_as_string(hide_password=False))
+    monkeypatch.setenv(f"{PROGRAMS[name].upper()}_DATABASE_URL", empty_database.render_as_string(hide_password=False))
     run = CliRunner().invoke(SERVERS[name][2], ["init"])
     assert run.exit_code == 0, run.output
     set_revision(database, "9999")
@@ -140,7 +153,7 @@ def fill(connection: Connection) -> None:
     found.reflect(connection)
     rows: dict[str, dict[str, Any]] = {}
     for table in found.sorted_tables:
-        if table.name == "alembic_version":
+        if table.name in {"alembic_version", "directory_version"}:
             continue
         row = {column.name: of_type(column.type) for column in table.columns}
         for key in table.foreign_keys:
@@ -177,7 +190,7 @@ def test_an_upgrade_keeps_every_row(database: Any, name: str, empty_database: UR
     migrations.upgrade(empty_database, later)
     assert row_counts(database) == {**before, "later": 0}
     with database.engine.begin() as connection:
-        for table in before.keys() - {"alembic_version"}:
+        for table in before.keys() - {database.schema.version_table}:
             assert connection.exec_driver_sql(f"SELECT added FROM {table}").scalars().all() == [7]
     migrations.require_current(database.engine, later)
 
@@ -204,7 +217,7 @@ def test_init_and_check_print_no_option_of_the_database_url(
     """CWE-532: `sslpassword` and `passfile` are options of PostgreSQL, and startup logs are often kept."""
     monkeypatch.chdir(tmp_path)
     url = empty_database.update_query_dict({"sslpassword": "hunter2", "application_name": "hunter3"})
-    monkeypatch.setenv(f"{name.upper()}_DATABASE_URL", url.render_as_string(hide_password=False))
+    monkeypatch.setenv(f"{PROGRAMS[name].upper()}_DATABASE_URL", url.render_as_string(hide_password=False))
     for command in ("init", "check"):
         run = CliRunner().invoke(SERVERS[name][2], [command])
         assert str(url.database) in run.output

@@ -24,9 +24,7 @@ from gatehouse.directory.organizations import (
 )
 from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, PageSize, PageToken
 from gatehouse.directory.text import DisplayName
-from gatehouse.resourceserver.catalogue import ToolGroup
-from gatehouse.resourceserver.dispatch.progress import Progress
-from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.resourceserver.catalogue import Progress, ToolFailed, ToolGroup, Transactions
 
 tools = ToolGroup()
 
@@ -112,7 +110,7 @@ async def import_organizations(
             imported = await _import_batch(
                 transactions, environment_id, {index: item for index, item in batch if first[item.external_id] == index}
             )
-        except DirectoryError as error:
+        except (DirectoryError, ToolFailed) as error:
             if start == 0:
                 raise
             results += [ImportedOrganization.failed(index, item, str(error)) for index, item in items[start:]]
@@ -126,11 +124,11 @@ async def _import_batch(
     transactions: Transactions, environment_id: str, batch: dict[int, NewOrganization]
 ) -> dict[int, ImportedOrganization]:
     try:
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             return await directory.organizations.import_batch(environment_id, batch)
     except Conflict:
         # Another call created one of them meanwhile. A new transaction sees it.
-        async with transactions.begin() as directory:
+        async with transactions.begin(Directory) as directory:
             return await directory.organizations.import_batch(environment_id, batch)
 
 

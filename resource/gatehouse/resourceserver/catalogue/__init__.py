@@ -1,9 +1,8 @@
 """How tools and resources are declared: what a module of tools imports."""
 
+from gatehouse.resourceserver.catalogue.catalogue import CATALOGUE_URI, Catalogue
 from gatehouse.resourceserver.catalogue.declaration import (
     ANY_VALID_TOKEN,
-    CATALOGUE_URI,
-    Catalogue,
     Resource,
     Scope,
     Tool,
@@ -12,6 +11,7 @@ from gatehouse.resourceserver.catalogue.declaration import (
     ToolScopes,
     declare_resource,
 )
+from gatehouse.resourceserver.catalogue.providers import Progress, Provider, ProviderCall, Transactions, provider
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 
 __all__ = [
@@ -19,11 +19,16 @@ __all__ = [
     "CATALOGUE_URI",
     "Catalogue",
     "InvalidCatalogue",
+    "Progress",
+    "Provider",
+    "ProviderCall",
     "Resource",
     "Scope",
     "Tool",
     "ToolFailed",
     "ToolGroup",
     "ToolScopes",
+    "Transactions",
     "declare_resource",
+    "provider",
 ]

@@ -1,22 +1,19 @@
-"""How a tool is declared, and the closed list of all that can be called.
+"""How tools and resources are declared.
 
     tools = ToolGroup()
 
     @tools.tool(scopes=["env:read"], read_only=True)
     async def get_environment(directory: Directory, environment_id: EnvironmentId) -> Environment:
-        \"\"\"What an agent reads to decide whether to call it.\"\"\"
+        \"\"\"What an agent reads to decide whether to call the tool.\"\"\"
 
 Name and argument schema come from the signature, the description from the docstring, the result schema from the
-return type. Parameters of the types in INJECTED are given by the server and cannot be sent by a caller. A tool
-without scopes is an error: one that needs only a valid token says `scopes=ANY_VALID_TOKEN`. A tool that works for
-seconds says `streaming=True`, and takes Progress, and Transactions in place of a Directory. A tool that writes to a
-Directory is given an `idempotency_key` that callers may send. What an agent can fix, a tool tells it by raising
-ToolFailed.
+return type. The server injects parameters whose types are built in or have a provider (catalogue/providers.py); a
+caller cannot send them. A tool must declare its scopes: one that needs only a valid token says
+`scopes=ANY_VALID_TOKEN`. A tool that works for seconds says `streaming=True`; it takes Progress, and Transactions in
+place of a transactional provider's value. A tool tells an agent what to fix by raising ToolFailed.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -26,8 +23,10 @@ from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 
-from gatehouse.directory.directory import Directory
+from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Progress, Provider, Providers, Transactions
 from gatehouse.resourceserver.catalogue.signature import (
+    IDEMPOTENCY_KEY,
+    IdempotencyKey,
     InvalidCatalogue,
     ToolFunction,
     arguments_model,
@@ -35,11 +34,6 @@ from gatehouse.resourceserver.catalogue.signature import (
     read_signature,
     source_of,
 )
-from gatehouse.resourceserver.dispatch import idempotency
-from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKey
-from gatehouse.resourceserver.dispatch.progress import Progress
-from gatehouse.resourceserver.dispatch.transactions import Transactions
-from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 
 
 class _AnyValidToken(Enum):
@@ -50,27 +44,27 @@ ANY_VALID_TOKEN: Final = _AnyValidToken.ANY_VALID_TOKEN
 """The scopes of a tool that every caller with a valid token may call."""
 
 ToolScopes = Sequence[str] | _AnyValidToken
-"""What a tool needs: every one of some scopes, or ANY_VALID_TOKEN."""
-
-Lifespan = Callable[[], AbstractAsyncContextManager[None]]
-"""Entered in every process before the first call, and left after the last."""
-
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-"""MCP 2026-07-28, "Tool Names". Anything else could not stand in the Mcp-Name header."""
-
-CATALOGUE_URI: Final = "gatehouse://catalogue"
-"""The resource by which an agent sees what it could ask for."""
+"""The scopes that a tool needs, all of them, or ANY_VALID_TOKEN."""
 
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
 
 
 class ToolFailed(Exception):
-    """The call was allowed and cannot be carried out. The message goes to the agent: it says what to do next."""
+    """The call was allowed and cannot be carried out. The message is shown to the agent: it says what to do next.
+
+    `reason` and `remediation` are for the operator: they go to the audit log. Without a reason, the audit log has the
+    name of the exception's class, because the message may repeat an argument.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None, remediation: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.remediation = remediation
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A scope, in words for the admin who grants it, and the scopes that it implies."""
+    """A scope, described for the admin who grants it, and the scopes that it implies."""
 
     scope: str
     description: str
@@ -79,12 +73,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as it is called."""
+    """A tool as dispatch calls it."""
 
     name: str
     description: str
     scopes: frozenset[str]
-    """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
+    """The caller needs all of them. Empty only for ANY_VALID_TOKEN."""
     read_only: bool
     destructive: bool
     idempotent: bool
@@ -98,28 +92,40 @@ class Tool:
     output_schema: Mapping[str, Any]
     source: str
     """File and line of the declaration, for messages."""
+    providers: Mapping[type, Provider[Any]] = field(default_factory=dict)
+    """The providers of its injected values. For a tool with Transactions, those that a transaction can open."""
     described: ToolDescription | None = None
-    """How the server describes it that the function forwards to. None for a tool that was declared here."""
+    """The description of the server that the function forwards to. None for a tool that was declared here."""
 
-    def needs(self, injected: type) -> bool:
-        """Tell whether the function asks for a value of an injected type."""
-        return injected in self.injected.values()
+    @property
+    def joins_transaction(self) -> bool:
+        """Whether a value that is injected works in the transaction of the call."""
+        return not self.streaming and any(provider.transactional for provider in self.providers.values())
 
     @property
     def transactional(self) -> bool:
-        """Whether a call that fails has changed nothing: it only reads, or all it can write to is a Directory."""
-        return not self.streaming and (self.read_only or self.needs(Directory))
+        """Whether a failed call has changed nothing: the tool only reads, or it writes in the call's transaction."""
+        return not self.streaming and (self.read_only or self.joins_transaction)
+
+    @property
+    def public_errors(self) -> tuple[type[Exception], ...]:
+        """Exceptions whose text is shown to the agent."""
+        return (ToolFailed, *(error for provider in self.providers.values() for error in provider.public_errors))
+
+    def is_audited(self, value: object) -> bool:
+        """Tell whether the audit log keeps a member of the result with this value."""
+        return any(provider.audited(value) for provider in self.providers.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What a caller can read by its URI, as JSON: the same for every caller who may read it."""
+    """JSON that a caller can read by its URI: the same for every caller who may read it."""
 
     uri: str
     name: str
     description: str
     scopes: frozenset[str]
-    """Every one of them is needed. Empty only for ANY_VALID_TOKEN."""
+    """The caller needs all of them. Empty only for ANY_VALID_TOKEN."""
     read: Callable[[str], Mapping[str, Any]]
     """Returns the content, given the identifier of this server (RFC 8707). Called once, when the server starts."""
 
@@ -132,23 +138,100 @@ def declare_resource(
     description: str,
     scopes: ToolScopes,
 ) -> Resource:
-    """Declare what can be read by a URI. Raises InvalidCatalogue when it has no scopes, as for a tool."""
+    """Declare a resource.
+
+    Raises:
+        InvalidCatalogue: it has no scopes.
+    """
     return Resource(uri, name, description, read_scopes(scopes, uri, "resource"), read)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hints:
+class ToolDeclaration:
+    """A function that was declared as a tool. Its catalogue reads the signature, because it knows the providers."""
+
+    function: ToolFunction
+    source: str
+    """File and line of the function, for messages."""
+    scopes: frozenset[str]
     read_only: bool
     destructive: bool
     idempotent: bool
     streaming: bool
+
+    def read(self, providers: Providers) -> Tool:
+        """Return the tool.
+
+        Raises:
+            InvalidCatalogue: no description, a parameter or result without a usable type, or injected types that do
+                not fit the rest.
+        """
+        name, source = self.function.__name__, self.source
+        description = read_description(self.function, name, source)
+        injected, fields, result = read_signature(self.function, name, source, (*BUILT_IN, *providers))
+        used = self._used(set(injected.values()), providers)
+        self._check_injected(set(injected.values()), used)
+        if not self.read_only and not self.streaming and any(provider.transactional for provider in used.values()):
+            fields[IDEMPOTENCY_KEY] = (IdempotencyKey | None, None)
+        try:
+            arguments = arguments_model(name, fields)
+            input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
+        except PydanticUserError as error:
+            raise InvalidCatalogue(
+                f"{source}: {name} has a type that JSON cannot carry: {error.message.partition('. ')[0]}."
+            ) from None
+        if output_schema.get("type") != "object":
+            raise InvalidCatalogue(f"{source}: {name} returns no JSON object. Put its result into a member of a model.")
+        return Tool(
+            name=name,
+            description=description,
+            scopes=self.scopes,
+            read_only=self.read_only,
+            destructive=self.destructive,
+            idempotent=self.idempotent,
+            streaming=self.streaming,
+            function=self.function,
+            injected=MappingProxyType(injected),
+            arguments=arguments,
+            input_schema=MappingProxyType(input_schema),
+            output_schema=MappingProxyType(output_schema),
+            source=source,
+            providers=MappingProxyType(used),
+        )
+
+    def _used(self, injected: set[type], providers: Providers) -> Providers:
+        """Return the providers of injected values, and of what Transactions can open."""
+        return {
+            type_: provider
+            for type_, provider in providers.items()
+            if type_ in injected or (provider.transactional and Transactions in injected)
+        }
+
+    def _check_injected(self, injected: set[type], used: Providers) -> None:
+        tool = f"{self.source}: {self.function.__name__}"
+        if self.streaming != (Progress in injected):
+            raise InvalidCatalogue(
+                f"{tool} has one of streaming=True and an argument of the type Progress. Say both, or neither."
+            )
+        joining = [type_ for type_, provider in used.items() if provider.transactional and type_ in injected]
+        if self.streaming and joining:
+            raise InvalidCatalogue(
+                f"{tool} is streaming, and would hold one transaction for as long as it works. "
+                f"Take Transactions in place of the {joining[0].__name__}."
+            )
+        if Transactions not in injected:
+            return
+        if self.read_only or not self.streaming:
+            raise InvalidCatalogue(f"{tool} takes Transactions: only a streaming tool that writes can.")
+        if not used:
+            raise InvalidCatalogue(f"{tool} takes Transactions, and its catalogue has no transactional provider.")
 
 
 @dataclass(slots=True)
 class ToolGroup:
     """The tools that one module declares."""
 
-    tools: list[Tool] = field(default_factory=list)
+    declarations: list[ToolDeclaration] = field(default_factory=list)
 
     def tool(
         self,
@@ -161,202 +244,46 @@ class ToolGroup:
         idempotent: bool = False,
         streaming: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
-        """Declare an async function as a tool.
+        """Declare an async function as a tool. The catalogue that it is part of reads its signature.
 
         Args:
-            function: none; it is given where the scopes were forgotten, and the decorator has no parentheses.
-            scopes: every scope that a caller needs, or ANY_VALID_TOKEN. Left out, they are refused as an empty list is.
-            read_only: it changes nothing. The event of a tool that is not is on disk before its answer leaves: in one
-                transaction with what it changes in a Directory.
+            function: none. It is present if the decorator was written without parentheses, and so without scopes.
+            scopes: the scopes that a caller needs, all of them, or ANY_VALID_TOKEN.
+            read_only: it changes nothing. The audit event of any other tool is on disk before its answer is sent: in
+                one transaction with what it changes through a transactional provider.
             destructive: it removes or overwrites something; a hint to clients.
-            idempotent: to repeat the call changes nothing more; a hint to clients.
+            idempotent: repeating the call changes nothing more; a hint to clients.
             streaming: it reports progress while it works, and writes in transactions of its own, each with its event.
 
         Raises:
-            InvalidCatalogue: no scopes, no description, a parameter or result without a usable type, or injected types
-                that do not fit the rest.
+            InvalidCatalogue: no scopes.
         """
         if function is not None:
             read_scopes((), function.__name__, source_of(function))
 
         def declare(function: FunctionT) -> FunctionT:
-            hints = _Hints(read_only, destructive, idempotent or read_only, streaming)
-            self.tools.append(_read_declaration(function, scopes, hints))
+            source = source_of(function)
+            required = read_scopes(scopes, function.__name__, source)
+            self.declarations.append(
+                ToolDeclaration(function, source, required, read_only, destructive, idempotent or read_only, streaming)
+            )
             return function
 
         return declare
-
-
-def _read_declaration(
-    function: ToolFunction,
-    scopes: ToolScopes,
-    hints: _Hints,
-) -> Tool:
-    name, source = function.__name__, source_of(function)
-    required = read_scopes(scopes, name, source)
-    description = read_description(function, name, source)
-    injected, fields, result = read_signature(function, name, source)
-    _check_injected(name, source, set(injected.values()), hints)
-    if not hints.read_only and Directory in injected.values():
-        fields[idempotency.ARGUMENT] = (IdempotencyKey | None, None)
-    try:
-        arguments = arguments_model(name, fields)
-        input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
-    except PydanticUserError as error:
-        raise InvalidCatalogue(
-            f"{source}: {name} has a type that JSON cannot carry: {error.message.partition('. ')[0]}."
-        ) from None
-    if output_schema.get("type") != "object":
-        raise InvalidCatalogue(f"{source}: {name} returns no JSON object. Put its result into a member of a model.")
-    return Tool(
-        name=name,
-        description=description,
-        scopes=required,
-        read_only=hints.read_only,
-        destructive=hints.destructive,
-        idempotent=hints.idempotent,
-        streaming=hints.streaming,
-        function=function,
-        injected=MappingProxyType(injected),
-        arguments=arguments,
-        input_schema=MappingProxyType(input_schema),
-        output_schema=MappingProxyType(output_schema),
-        source=source,
-    )
 
 
 def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
     """Return the scopes of a tool: none for ANY_VALID_TOKEN.
 
     Raises:
-        InvalidCatalogue: there are none, or one text in place of a list.
+        InvalidCatalogue: there are none, or they are a string in place of a list.
     """
     if isinstance(scopes, _AnyValidToken):
         return frozenset()
     if isinstance(scopes, str) and scopes:
-        raise InvalidCatalogue(f'{source}: {name} has a text for its scopes. Write a list: ["{scopes}"].')
+        raise InvalidCatalogue(f'{source}: {name} has a string for its scopes. Write a list: ["{scopes}"].')
     if not scopes:
         raise InvalidCatalogue(
             f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
         )
     return frozenset(scopes)
-
-
-def _check_injected(name: str, source: str, injected: set[type], hints: _Hints) -> None:
-    if hints.streaming != (Progress in injected):
-        raise InvalidCatalogue(
-            f"{source}: {name} has one of streaming=True and an argument of the type Progress. Say both, or neither."
-        )
-    if hints.streaming and Directory in injected:
-        raise InvalidCatalogue(
-            f"{source}: {name} is streaming, and would hold one transaction for as long as it works. "
-            "Take Transactions in place of the Directory."
-        )
-    if Transactions in injected and (hints.read_only or not hints.streaming):
-        raise InvalidCatalogue(f"{source}: {name} takes Transactions: only a streaming tool that writes can.")
-
-
-class Catalogue:
-    """Every tool, resource and scope of a server. What is not in it cannot be called or read."""
-
-    def __init__(
-        self,
-        name: str,
-        scopes: Iterable[Scope],
-        groups: Iterable[ToolGroup],
-        resources: Iterable[Resource] = (),
-        *,
-        instructions: str | None = None,
-        lifespan: Lifespan = nullcontext,
-    ) -> None:
-        """Check and freeze the declarations, and add the resource that is the catalogue itself.
-
-        `instructions` tell agents how to use the server; `lifespan` holds what the tools need while they are served.
-
-        Raises:
-            InvalidCatalogue: two tools, resources or scopes of one name, a name that cannot be sent, a malformed scope,
-                or one that is not declared.
-        """
-        self.name = name
-        self.instructions = instructions
-        self.lifespan = lifespan
-        self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
-        self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
-        self.tools: Mapping[str, Tool] = MappingProxyType(self._unique_tools(groups))
-        self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
-
-    def _unique_tools(self, groups: Iterable[ToolGroup]) -> dict[str, Tool]:
-        tools: dict[str, Tool] = {}
-        for tool in sorted((tool for group in groups for tool in group.tools), key=lambda tool: tool.name):
-            if _TOOL_NAME.fullmatch(tool.name) is None:
-                raise InvalidCatalogue(f"{tool.source}: {tool.name!r} is no tool's name. Use A-Z a-z 0-9 _ . - only.")
-            if tool.name in tools:
-                raise InvalidCatalogue(
-                    f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
-                )
-            self._check_scopes(tool.scopes, f"{tool.source}: {tool.name}")
-            tools[tool.name] = tool
-        return tools
-
-    def _unique_resources(self, resources: Iterable[Resource]) -> dict[str, Resource]:
-        itself = declare_resource(
-            CATALOGUE_URI,
-            self.document,
-            name="catalogue",
-            description="Every tool of this server with the scopes that it needs, also those that you may not call.",
-            scopes=ANY_VALID_TOKEN,
-        )
-        readable: dict[str, Resource] = {}
-        for resource in sorted((itself, *resources), key=lambda resource: resource.uri):
-            self._check_scopes(resource.scopes, resource.uri)
-            if readable.setdefault(resource.uri, resource) is not resource:
-                raise InvalidCatalogue(f"The resource {resource.uri} is declared twice.")
-        return readable
-
-    def _check_scopes(self, needed: frozenset[str], what: str) -> None:
-        if unknown := sorted(needed - self.scopes.keys()):
-            raise InvalidCatalogue(
-                f"{what} needs the scope {unknown[0]}, which is not declared. "
-                f"Declared are: {', '.join(sorted(self.scopes))}."
-            )
-
-    def document(self, resource: str) -> dict[str, Any]:
-        """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""
-        return {
-            "resource": resource,
-            "scopes": [
-                {"scope": scope.scope, "description": scope.description, "implies": sorted(scope.implies)}
-                for scope in self.scopes.values()
-            ],
-            "tools": [
-                {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "scopes": sorted(tool.scopes),
-                    "read_only": tool.read_only,
-                    "streaming": tool.streaming,
-                    "input_schema": dict(tool.input_schema),
-                    "output_schema": dict(tool.output_schema),
-                }
-                for tool in self.tools.values()
-            ],
-        }
-
-
-def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
-    declared: dict[str, Scope] = {}
-    listed = list(scopes)
-    for scope in listed:
-        if not isinstance(scope, Scope) or isinstance(scope.implies, str):
-            raise InvalidCatalogue(f'{scope!r} is no scope. Write: Scope("a:write", "Change it", implies=("a:read",)).')
-    for scope in sorted(listed, key=lambda scope: scope.scope):
-        try:
-            parse_scope_token(scope.scope)
-        except InvalidScopeSyntax as error:
-            raise InvalidCatalogue(f"The scope {scope.scope!r} cannot be used: {error}") from None
-        if declared.setdefault(scope.scope, scope) is not scope:
-            raise InvalidCatalogue(f"The scope {scope.scope} is declared twice.")
-    for scope in declared.values():
-        if unknown := sorted(set(scope.implies) - declared.keys()):
-            raise InvalidCatalogue(f"The scope {scope.scope} implies {unknown[0]}, which is not declared.")
-    return declared

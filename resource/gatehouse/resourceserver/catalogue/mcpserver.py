@@ -31,20 +31,10 @@ from mcp_types import CallToolResult
 from mcp_types import Tool as ToolDescription
 from pydantic import RootModel, ValidationError
 from pydantic_core.core_schema import ErrorType
-from starlette.types import ASGIApp
 
-from gatehouse.resourceserver.app import create_app
-from gatehouse.resourceserver.catalogue.declaration import (
-    Catalogue,
-    Scope,
-    Tool,
-    ToolFailed,
-    ToolGroup,
-    ToolScopes,
-    read_scopes,
-)
+from gatehouse.resourceserver.catalogue.catalogue import Catalogue
+from gatehouse.resourceserver.catalogue.declaration import Scope, Tool, ToolFailed, ToolScopes, read_scopes
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.claims import AccessClaims
 
 _TELLING = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
@@ -57,17 +47,6 @@ class InvalidArguments(ToolFailed):
 
 class _Arguments(RootModel[dict[str, Any]]):
     """Arguments as they were sent: the guarded server validates them."""
-
-
-def guard(
-    server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope], settings: Settings
-) -> ASGIApp:
-    """Return the application that serves the tools of a server in the table, for any ASGI server with lifespan.
-
-    The database of the settings is prepared by `resourceserver init`. Arguments and errors are those of
-    `guarded_catalogue`, which `resourceserver serve --tools` serves without an ASGI server of your own.
-    """
-    return create_app(settings, guarded_catalogue(server, scopes=scopes, declared=declared))
 
 
 def guarded_catalogue(
@@ -93,13 +72,18 @@ def guarded_catalogue(
             f"It has: {', '.join(sorted(listed))}."
         )
     forwarding = _Forwarding(server)
-    group = ToolGroup(
-        [
-            _forwarded(forwarding, listed[name], read_scopes(needed, name, source), source)
-            for name, needed in scopes.items()
-        ]
+    forwarded = [
+        _forwarded(forwarding, listed[name], read_scopes(needed, name, source), source)
+        for name, needed in scopes.items()
+    ]
+    return Catalogue(
+        server.name,
+        declared,
+        groups=(),
+        instructions=server.instructions,
+        lifespan=forwarding.lifespan,
+        forwarded=forwarded,
     )
-    return Catalogue(server.name, declared, [group], instructions=server.instructions, lifespan=forwarding.lifespan)
 
 
 def _require_bare(server: MCPServer[Any], source: str) -> None:

@@ -1,29 +1,31 @@
-"""From an async function to what a caller may send it: name, description, arguments, result."""
+"""Reads a tool's function: its description, its arguments, its injected parameters and its result."""
 
 import inspect
 import json
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from gatehouse.directory.directory import Directory
-from gatehouse.resourceserver.dispatch import idempotency
-from gatehouse.resourceserver.dispatch.progress import Progress
-from gatehouse.resourceserver.dispatch.transactions import Transactions
-from gatehouse.shared.protocol.claims import AccessClaims
+IDEMPOTENCY_KEY: Final = "idempotency_key"
+"""Name of the argument that the server adds to every tool that writes in one transaction."""
 
-INJECTED: Final = (AccessClaims, Directory, Progress, Transactions)
-"""Parameter types that the server fills: the verified caller, and the directory of the caller's workspace; for a
-streaming tool its progress, and transactions on the directory."""
+IdempotencyKey = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._:-]{8,128}$",
+        description="Your own new name for this call, 8 to 128 of A-Z a-z 0-9 . _ : -. If you do not get the answer, "
+        "repeat the call with the same key and arguments within 24 hours: it does not run twice.",
+    ),
+]
 
 _RESERVED: Final = frozenset(name for name in dir(BaseModel) if name.startswith("model_"))
-"""Names that a model needs for itself."""
+"""Names that a pydantic model reserves."""
 
 ToolFunction = Callable[..., Awaitable[BaseModel]]
 
@@ -47,13 +49,19 @@ def read_description(function: ToolFunction, name: str, source: str) -> str:
 
 
 def read_signature(
-    function: ToolFunction, name: str, source: str
+    function: ToolFunction, name: str, source: str, injectable: Collection[type]
 ) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
     """Return the injected types by parameter, the fields of the arguments, and the model of the result.
 
+    Args:
+        function: the tool.
+        name: its name, for messages.
+        source: its file and line, for messages.
+        injectable: types that the server injects. Parameters of every other type are arguments.
+
     Raises:
-        InvalidCatalogue: the function is not async, has a parameter or result without a usable type, or a parameter
-            that the server gives.
+        InvalidCatalogue: the function is not async, a parameter or the result has no usable type, or an argument could
+            carry an injected type or has a name that the server adds.
     """
     if not inspect.iscoroutinefunction(function):
         raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
@@ -67,14 +75,14 @@ def read_signature(
     injected: dict[str, type] = {}
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
-        _check_parameter(parameter, hints, name, source)
-        if hints[parameter.name] in INJECTED:
+        _check_parameter(parameter, hints, name, source, injectable)
+        if hints[parameter.name] in injectable:
             injected[parameter.name] = hints[parameter.name]
-        elif (hidden := _injected_within(hints[parameter.name])) is not None:
-            # As an argument it would be the caller's to send: his own identity, for one.
+        elif (hidden := _injected_within(hints[parameter.name], injectable)) is not None:
+            # As an argument, callers could send it: their own identity, for example.
             raise InvalidCatalogue(
                 f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
-                f"Write {parameter.name}: {hidden.__name__}, and the server gives it."
+                f"Write {parameter.name}: {hidden.__name__}, and the server injects it."
             )
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
@@ -82,34 +90,36 @@ def read_signature(
     return injected, fields, result
 
 
-def _check_parameter(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str) -> None:
-    """Raise InvalidCatalogue for a parameter that can be neither sent by a caller nor given by the server."""
+def _check_parameter(
+    parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str, injectable: Collection[type]
+) -> None:
+    """Raise InvalidCatalogue for a parameter that neither a caller can send nor the server injects."""
     if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
         raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise InvalidCatalogue(f"{source}: {name} takes {parameter.name} by position only. Remove the / after it.")
-    given = hints[parameter.name] in INJECTED
-    if not given and (parameter.name.startswith("_") or parameter.name in _RESERVED):
+    injected = hints[parameter.name] in injectable
+    if not injected and (parameter.name.startswith("_") or parameter.name in _RESERVED):
         raise InvalidCatalogue(
             f"{source}: {name} has the argument {parameter.name}, which a pydantic model cannot have. Rename it."
         )
-    if parameter.name == idempotency.ARGUMENT:
+    if parameter.name == IDEMPOTENCY_KEY:
         raise InvalidCatalogue(
-            f"{source}: {name} has the argument {parameter.name}, which a tool that writes to a Directory "
-            "is given. Remove it."
+            f"{source}: {name} has the argument {parameter.name}, which the server adds to tools that write in one "
+            "transaction. Remove it."
         )
 
 
-def _injected_within(hint: Any) -> type | None:
-    """Return the injected type that an argument of a type would be read into, or hold, in whatever spelling."""
+def _injected_within(hint: Any, injectable: Collection[type]) -> type | None:
+    """Return the injected type that an argument of this type would be parsed into, or would contain."""
     config = ConfigDict(arbitrary_types_allowed=True)
     try:
         probe = create_model("probe", __config__=config, argument=(hint, ...))
         classes = list(_classes_of(probe.__pydantic_core_schema__))
     except PydanticUserError:
-        # The arguments' own model says why.
+        # Building the model of the arguments reports why.
         return None
-    return next((injected for found in classes for injected in INJECTED if issubclass(found, injected)), None)
+    return next((injected for found in classes for injected in injectable if issubclass(found, injected)), None)
 
 
 def _classes_of(schema: Any) -> Iterator[type]:

@@ -1,6 +1,7 @@
 """From the name of a module to the catalogue that it holds."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
@@ -12,6 +13,8 @@ from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.cli import Refusal
+
+_PLACED = re.compile(r"\S+\.py:\d+: ")
 
 _FORM = 'CATALOGUE = Catalogue("NAME", scopes=[Scope(...)], groups=[tools])'
 
@@ -73,9 +76,8 @@ def _package_of(module_name: str) -> str | None:
 
 
 def _placed(error: InvalidCatalogue, module_name: str) -> str:
-    """Name the file where the message does not: what is wrong with a tool begins with the tool's."""
-    place = _place(error, module_name)
-    return str(error) if str(error).startswith(f"{Path(place).name.partition(':')[0]}:") else f"{place}: {error}"
+    """Name file and line, unless the message begins with those of a tool."""
+    return str(error) if _PLACED.match(str(error)) else f"{_place(error, module_name)}: {error}"
 
 
 def _explain(error: BaseException, module_name: str) -> str:

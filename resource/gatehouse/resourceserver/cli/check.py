@@ -8,9 +8,9 @@ import httpx2
 
 from gatehouse.resourceserver.app import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, http_fetch
+from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
-from gatehouse.resourceserver.cli.installation import settings_of, tools_option
-from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import InvalidKeySet, parse_key_set
 from gatehouse.shared.service.addresses import describe_address
@@ -49,15 +49,16 @@ def check(ctx: click.Context, tools_module: str | None, explain: bool, output: s
 
 
 def _check_installation(settings: Settings) -> list[Check]:
-    database = Database(settings.database)
+    loaded: list[Catalogue] = []
 
     def catalogue() -> str:
         found = load_catalogue(settings.tools)
+        loaded.append(found)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def schema() -> str:
-        database.require_current()
-        return shown_url(settings.database)
+        with open_database(settings, loaded[0].load_schema() if loaded else None):
+            return shown_url(settings.database)
 
     def issuer_keys() -> str:
         return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"
@@ -67,11 +68,8 @@ def _check_installation(settings: Settings) -> list[Check]:
 
     # What these parts log of the same failures would stand beside the table.
     logging.getLogger("gatehouse").addHandler(logging.NullHandler())
-    try:
-        steps = (("address", address), ("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
-        return run_checks(steps, (*EXPECTED_FAILURES, FetchFailed, InvalidKeySet))
-    finally:
-        database.close()
+    steps = (("address", address), ("catalogue", catalogue), ("database", schema), ("issuer's keys", issuer_keys))
+    return run_checks(steps, (*EXPECTED_FAILURES, FetchFailed, InvalidKeySet))
 
 
 async def _count_keys(issuer: str) -> int:

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import click
 
-from gatehouse.directory.errors import DirectoryError
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.shared.service.cli import Refusal, env_file_of
+from gatehouse.shared.service.cli import env_file_of
+from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings import load_settings
 
 tools_option = click.option(
@@ -22,13 +22,11 @@ def settings_of(ctx: click.Context, tools_module: str | None = None) -> Settings
 
 
 @contextmanager
-def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database for a command; what the directory refuses becomes a refusal of the command."""
-    database = Database(settings.database)
+def open_database(settings: Settings, catalogue_schema: Schema | None = None) -> Iterator[Database]:
+    """Open the database for a command. Raises SchemaMismatch when it is not current."""
+    database = Database(settings.database, catalogue_schema)
     try:
         database.require_current()
         yield database
-    except DirectoryError as error:
-        raise Refusal(str(error)) from None
     finally:
         database.close()

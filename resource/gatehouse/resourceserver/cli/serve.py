@@ -13,13 +13,14 @@ from gatehouse.shared.service.logs import configure_logs
 
 
 @click.command()
+@tools_option
 @output_option
 @click.pass_context
-@example("resourceserver init")
-def init(ctx: click.Context, output: str) -> None:
-    """Prepare this installation: the database schema. Safe to repeat."""
-    settings = settings_of(ctx)
-    database = Database(settings.database)
+@example("resourceserver init\nresourceserver init --tools mypackage.mytools")
+def init(ctx: click.Context, tools_module: str | None, output: str) -> None:
+    """Create or upgrade the database: the gateway's tables and those of the catalogue. Safe to repeat."""
+    settings = settings_of(ctx, tools_module)
+    database = Database(settings.database, load_catalogue(settings.tools).load_schema())
     try:
         database.migrate()
     finally:
@@ -45,7 +46,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
     # Before the fork: a catalogue that cannot be served stops the start, and not one worker after the other.
     catalogue = load_catalogue(settings.tools)
     baseline_scopes(settings, catalogue)
-    with open_database(settings):
+    with open_database(settings, catalogue.load_schema()):
         pass
     Server(
         name="resourceserver",

@@ -7,22 +7,40 @@ import anyio
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gatehouse.shared.service import migrations
 from gatehouse.shared.service.database import READ_ONLY, open_async_engine
 from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.sessions import SessionDatabase
 
 
 class Database(SessionDatabase):
-    """The directory, and the audit log."""
+    """The gateway's tables, and those of the catalogue that it serves."""
 
-    schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="workspace")
+    schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="idempotency_key")
+
+    def __init__(self, url: URL, catalogue_schema: Schema | None = None) -> None:
+        """Without the schema of a catalogue, only the gateway's tables are migrated and required."""
+        super().__init__(url)
+        self._catalogue_schema = catalogue_schema
+
+    def migrate(self) -> None:
+        """Create or upgrade both schemas. Raises SchemaMismatch as SessionDatabase does."""
+        super().migrate()
+        if self._catalogue_schema is not None:
+            migrations.upgrade(self.url, self._catalogue_schema)
+
+    def require_current(self) -> None:
+        """Refuse a database of which either schema is not current. Raises SchemaMismatch as SessionDatabase does."""
+        super().require_current()
+        if self._catalogue_schema is not None:
+            migrations.require_current(self.engine, self._catalogue_schema)
 
 
 class AsyncDatabase:
     """The same database on an event loop: one process's connections for requests.
 
-    A session is not interrupted: whoever is cancelled in one ends it first. SQLAlchemy would abandon the connection
-    in the middle of a statement, and with it SQLite's write lock, until Python's garbage collector comes by.
+    A session is not interrupted: a task that is cancelled within one finishes it first. Otherwise SQLAlchemy would
+    abandon the connection in the middle of a statement, and SQLite's write lock with it, until garbage collection.
     """
 
     def __init__(self, url: URL) -> None:

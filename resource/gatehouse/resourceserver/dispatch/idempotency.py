@@ -1,8 +1,8 @@
-"""Idempotency keys: a call that is repeated with its key runs once, and is answered twice.
+"""Idempotency keys: a call that is repeated with the same key runs once, and both calls get its result.
 
-A key belongs to one workspace, client and tool, and is kept for 24 hours. Its row is the first that a write's
-transaction inserts and commits with the write: so it is there if the write is, and of two calls at once one waits for
-the other.
+A key belongs to one client, in the workspace that its token claims, and to one tool. It is kept for 24 hours. Its row
+is the first that the transaction of a write inserts, and commits with the write: the row exists exactly if the write
+does, and of two concurrent calls the second waits for the first.
 """
 
 import hashlib
@@ -11,30 +11,19 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.directory.errors import DirectoryError
+from gatehouse.resourceserver.catalogue import ToolFailed
+from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
-
-ARGUMENT: Final = "idempotency_key"
-"""Name of the argument that every tool has which writes in one transaction."""
-
-IdempotencyKey = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9._:-]{8,128}$",
-        description="Your own new name for this call, 8 to 128 of A-Z a-z 0-9 . _ : -. If you do not get the answer, "
-        "repeat the call with the same key and arguments within 24 hours: it does not run twice.",
-    ),
-]
 
 KEPT_FOR: Final = 24 * 3600
 """Seconds that a key is kept."""
@@ -54,43 +43,46 @@ _LOCK_NOT_AVAILABLE = "55P03"
 log = logging.getLogger(__name__)
 
 
-class KeyConflict(DirectoryError):
-    """The key names another call."""
+class KeyConflict(ToolFailed):
+    """The key was used for another call."""
 
     def __init__(self) -> None:
-        super().__init__(
+        text = (
             "This idempotency_key was used for this tool with other arguments within the last 24 hours. To repeat that "
             "call, send its arguments; for another call, make a new key."
         )
+        super().__init__(text, reason=text)
 
 
-class KeyInUse(DirectoryError):
+class KeyInUse(ToolFailed):
     """A call with the key is running, and may succeed or fail."""
 
     def __init__(self) -> None:
-        super().__init__("A call with this idempotency_key is in progress. Repeat yours in some seconds.")
+        text = "A call with this idempotency_key is in progress. Repeat yours in a few seconds."
+        super().__init__(text, reason=text)
 
 
 class KeyTaken(KeyInUse):
     """A call with the key committed while this one waited. A new transaction sees it."""
 
 
-class ResultTooLarge(DirectoryError):
-    """The result could not be given again, so the call must not have happened."""
+class ResultTooLarge(ToolFailed):
+    """The result cannot be kept for a repeated call, so the call is rolled back."""
 
     def __init__(self) -> None:
-        super().__init__(
+        text = (
             "The result is too large to be kept for a repeated call, so nothing was changed. "
             "Call again without idempotency_key."
         )
+        super().__init__(text, reason=text)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedCall:
-    """A call with a key: whose, of what, and with which arguments."""
+    """A call with a key: the caller, the tool, and the arguments."""
 
-    workspace_id: str
-    """Empty for a caller that acts in no workspace."""
+    workspace_claim: str
+    """The caller's claim workspace_id. Empty for a token without one."""
     client_id: str
     tool: str
     key: str
@@ -104,12 +96,12 @@ class KeyedCall:
 
 def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapping[str, Any]) -> KeyedCall | None:
     """Return the call that arguments make, validated and as they were sent, or None when there is no key among them."""
-    key = getattr(arguments, ARGUMENT, None)
+    key = getattr(arguments, IDEMPOTENCY_KEY, None)
     if key is None:
         return None
     # What was sent, because a dump leaves things out: SecretStr, and fields with exclude=True.
     values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
-    del values[ARGUMENT]
+    del values[IDEMPOTENCY_KEY]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
     return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
 

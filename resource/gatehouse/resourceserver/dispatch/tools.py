@@ -29,18 +29,15 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.directory.errors import DirectoryError
-from gatehouse.directory.identifiers import is_identifier
 from gatehouse.resourceserver import json_rpc, policy, verified_request
-from gatehouse.resourceserver.catalogue import Catalogue, Tool, ToolFailed
-from gatehouse.resourceserver.catalogue.signature import read_arguments
+from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
+from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY, read_arguments
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.progress import Progress
+from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import ResourceDispatch, refuse_cursor
-from gatehouse.resourceserver.dispatch.transactions import Transactions
+from gatehouse.resourceserver.dispatch.transactions import CallTransactions
 from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
@@ -76,7 +73,7 @@ class _Call:
     arguments: BaseModel
     sent: Mapping[str, Any]
     """The arguments before they were validated."""
-    progress: Progress
+    progress: CallProgress
     context: Context
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
@@ -152,7 +149,7 @@ class Dispatch:
             arguments = read_arguments(tool.arguments, sent)
         except ValidationError as error:
             return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
-        progress = Progress(context.session.report_progress)
+        progress = CallProgress(context.session.report_progress)
         return await self._run(_Call(tool, request, arguments, sent, progress, context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
@@ -170,12 +167,8 @@ class Dispatch:
         not_now = _NOT_NOW if call.tool.transactional else _NOT_ALL_NOW
         try:
             return await self._runner(call.tool)(call)
-        except DirectoryError as error:
-            remediation = {"remediation": error.remediation} if error.remediation else None
-            return await self._failed(call.event("failed", error.reason, remediation), str(error), not_now)
-        except ToolFailed as error:
-            # Its text may repeat an argument: the audit log does not keep it.
-            return await self._failed(call.event("failed", type(error).__name__), str(error), not_now)
+        except call.tool.public_errors as error:
+            return await self._failed(call.event("failed", *_for_operator(error)), str(error), not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
             return _error(not_now)
@@ -190,7 +183,7 @@ class Dispatch:
         return self._run_reading if tool.read_only else self._run_writing
 
     async def _run_reading(self, call: _Call) -> CallToolResult:
-        if call.tool.needs(Directory):
+        if call.tool.joins_transaction:
             async with self._database.read() as session:
                 result = _answer(await self._invoke(call, session))
         else:
@@ -213,7 +206,7 @@ class Dispatch:
 
     async def _record(self, call: _Call, session: AsyncSession, content: dict[str, Any], **detail: Any) -> None:
         """Record a write in its transaction: the change and its event are committed together, or neither is."""
-        event = call.event("allowed", objects={**_identifiers(content), **detail})
+        event = call.event("allowed", objects={**_audited(call.tool, content), **detail})
         await session.execute(self._audit.rows.insert(event))
 
     async def _run_outside(self, call: _Call) -> CallToolResult:
@@ -225,25 +218,28 @@ class Dispatch:
                 await self._recorded(call.event("failed", "the connection was closed before the end"))
             raise
         # The transactions of a streaming tool are in the audit log already: this event marks the end of the call.
-        await self._audit.commit_async(call.event(*_outcome(result), objects=_identifiers(result.structured_content)))
+        await self._audit.commit_async(
+            call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
+        )
         return result
 
     async def _invoke(self, call: _Call, session: AsyncSession | None) -> BaseModel:
-        claims = call.request.claims
-        values: dict[type, Any] = {
-            AccessClaims: claims,
-            Progress: call.progress,
-            ServerRequestContext: call.context,
-            Transactions: Transactions(
-                self._database, claims, self._clock, self._audit.rows, call.event_of_transaction
-            ),
-        }
-        if session is not None and call.tool.needs(Directory):
-            values[Directory] = await open_directory(session, claims, self._clock())
-        given = {name: values[type_] for name, type_ in call.tool.injected.items()}
-        names = type(call.arguments).model_fields.keys() - {idempotency.ARGUMENT}
+        injected = {name: await self._value(type_, call, session) for name, type_ in call.tool.injected.items()}
+        names = type(call.arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
         sent = {name: getattr(call.arguments, name) for name in names}
-        return await call.tool.function(**given, **sent)
+        return await call.tool.function(**injected, **sent)
+
+    async def _value(self, type_: type, call: _Call, session: AsyncSession | None) -> Any:
+        """Return the value of an injected parameter."""
+        tool, claims = call.tool, call.request.claims
+        if (provider := tool.providers.get(type_)) is not None:
+            transaction = session if provider.transactional else None
+            return await provider.open(ProviderCall(claims, self._clock(), transaction))
+        if type_ is Transactions:
+            return CallTransactions(
+                self._database, claims, tool.providers, self._clock, self._audit.rows, call.event_of_transaction
+            )
+        return {AccessClaims: claims, Progress: call.progress, ServerRequestContext: call.context}[type_]
 
     async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
         return _error(message if await self._recorded(event) else unrecorded)
@@ -276,10 +272,17 @@ def _outcome(result: CallToolResult) -> tuple[str, str | None]:
     return ("failed", "an error of the tool's own") if result.is_error else ("allowed", None)
 
 
-def _identifiers(content: Any) -> dict[str, str]:
-    """Return the typed identifiers in a result: what the audit log says was made, without any argument."""
+def _for_operator(error: Exception) -> tuple[str, dict[str, str]]:
+    """Return the reason and the detail that the audit log has of an error whose text is public."""
+    reason, remediation = getattr(error, "reason", None), getattr(error, "remediation", None)
+    # Without a reason of its own: the text may repeat an argument.
+    return reason or type(error).__name__, {"remediation": remediation} if remediation else {}
+
+
+def _audited(tool: Tool, content: Any) -> dict[str, Any]:
+    """Return the members of a result that the audit log keeps."""
     members = content if isinstance(content, dict) else {}
-    return {name: value for name, value in members.items() if is_identifier(value)}
+    return {name: value for name, value in members.items() if tool.is_audited(value)}
 
 
 def _describe(tool: Tool) -> ToolDescription:

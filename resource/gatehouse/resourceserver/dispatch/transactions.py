@@ -1,6 +1,6 @@
-"""Short transactions for a tool that works for long, each with its audit event.
+"""Short transactions for a tool that works for seconds, each with its audit event.
 
-SQLite has one writer: a tool that held a transaction for as long as it works would keep all others waiting.
+SQLite has one writer: a tool that held one transaction for as long as it works would block all others.
 """
 
 import logging
@@ -14,9 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.directory.errors import DirectoryError
-from gatehouse.directory.identifiers import is_identifier
+from gatehouse.resourceserver.catalogue import Provider, ProviderCall, ToolFailed, Transactions
+from gatehouse.resourceserver.catalogue.providers import ValueT
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
@@ -30,27 +29,29 @@ LISTED: Final = 100
 log = logging.getLogger(__name__)
 
 
-class TransactionFailed(DirectoryError):
-    """The database did not take a transaction, or did not say whether it did."""
+class TransactionFailed(ToolFailed):
+    """The database did not accept a transaction, or did not report whether it was committed."""
 
     def __init__(self) -> None:
-        super().__init__(UNAVAILABLE)
+        super().__init__(UNAVAILABLE, reason=UNAVAILABLE)
 
 
-class TokenExpired(DirectoryError):
-    """The caller's rights ended while its call went on."""
+class TokenExpired(ToolFailed):
+    """The caller's token expired during the call."""
 
     def __init__(self) -> None:
-        super().__init__("The access token expired meanwhile. Obtain a new one, and repeat the call.")
+        text = "The access token expired during the call. Obtain a new one, and repeat the call."
+        super().__init__(text, reason=text)
 
 
-class Transactions:
+class CallTransactions(Transactions):
     """The transactions of one call."""
 
     def __init__(
         self,
         database: AsyncDatabase,
         claims: AccessClaims,
+        providers: Mapping[type, Provider[Any]],
         clock: Clock,
         rows: AuditRows,
         make_event: Callable[[Mapping[str, Any]], AuditEvent],
@@ -58,23 +59,24 @@ class Transactions:
         """`make_event` makes an event of the call, from its detail."""
         self._database = database
         self._claims = claims
+        self._providers = providers
         self._clock = clock
         self._rows = rows
         self._make_event = make_event
         self._count = 0
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Directory]:
-        """Open the caller's workspace in a transaction that commits when the block ends, together with its event.
-
-        The block is not interrupted: when the call is cancelled meanwhile, this transaction ends as it would have,
-        and the next one does not begin.
+    async def begin(self, opened: type[ValueT]) -> AsyncIterator[ValueT]:
+        """Open a provider's value in a transaction that commits when the block ends, together with its event.
 
         Raises:
-            TokenExpired: a caller that reads slowly could stretch a call beyond its token's life.
-            NoWorkspace: the token names no workspace, or one that does not exist.
-            TransactionFailed: nothing was changed, unless the database was lost in the moment of the commit.
+            TokenExpired: a caller that reads slowly could extend a call beyond the lifetime of its token.
+            TransactionFailed: nothing was changed, unless the connection to the database broke during the commit.
+            LookupError: there is no transactional provider of that type.
         """
+        provider: Provider[ValueT] | None = self._providers.get(opened)
+        if provider is None or not provider.transactional:
+            raise LookupError(f"The catalogue has no transactional provider of {opened.__name__}.")
         await anyio.lowlevel.checkpoint_if_cancelled()
         now = self._clock()
         try:
@@ -83,8 +85,8 @@ class Transactions:
             raise TokenExpired from None
         try:
             async with self._database.write() as session:
-                changed = _watch(session)
-                yield await open_directory(session, self._claims, now)
+                changed = _watch(session, provider.audited)
+                yield await provider.open(ProviderCall(self._claims, now, session))
                 await session.flush()
                 await self._record_changes(session, list(changed))
         except SQLAlchemyError as error:
@@ -101,14 +103,14 @@ class Transactions:
         await session.execute(insert(self._rows.table), events)
 
 
-def _watch(session: AsyncSession) -> dict[str, None]:
-    """Collect the identifiers of every row that the session makes, changes or deletes, in their order."""
+def _watch(session: AsyncSession, audited: Callable[[object], bool]) -> dict[str, None]:
+    """Collect the audited keys of every row that the session inserts, updates or deletes, in their order."""
     changed: dict[str, None] = {}
 
     @event.listens_for(session.sync_session, "after_flush")
     def collect(flushed: Session, _: object) -> None:
         for row in (*flushed.new, *flushed.dirty, *flushed.deleted):
             keys = inspect(row).mapper.primary_key_from_instance(row)
-            changed.update((key, None) for key in keys if is_identifier(key))
+            changed.update((key, None) for key in keys if audited(key))
 
     return changed

@@ -81,9 +81,9 @@ def _let_go_of_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def server_group(function: Callable[..., None]) -> click.Group:
+def server_group(function: Callable[..., None], cls: type[Commands] = Commands) -> click.Group:
     """Make the group of a server's commands, with `--env-file` and `--version`."""
-    group: click.Group = click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})(
+    group: click.Group = click.group(cls=cls, context_settings={"help_option_names": ["-h", "--help"]})(
         click.option(
             "--env-file",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),

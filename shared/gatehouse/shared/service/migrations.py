@@ -30,14 +30,17 @@ class Schema:
     init_command: str
     landmark: str = ""
     """A table that every revision has, and no other server's database."""
+    version_table: str = "alembic_version"
+    """The table that holds the revision. Two schemas in one database have one each."""
 
 
-def alembic_config(migrations: str, connection: Connection | None = None) -> Config:
-    """Return the configuration of Alembic's commands for a folder of migrations."""
+def alembic_config(schema: Schema, connection: Connection | None = None) -> Config:
+    """Return the configuration of Alembic's commands for a schema. Its `env.py` reads the attributes."""
     config = Config()
-    config.set_main_option("script_location", migrations)
+    config.set_main_option("script_location", schema.migrations)
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    config.attributes["version_table"] = schema.version_table
     return config
 
 
@@ -53,7 +56,7 @@ def upgrade(url: URL, schema: Schema) -> None:
             _require_utf8(connection)
             _refuse_newer(connection, schema)
             connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
-            command.upgrade(alembic_config(schema.migrations, connection), "head")
+            command.upgrade(alembic_config(schema, connection), "head")
             _require_references(connection)
     finally:
         engine.dispose()
@@ -85,12 +88,12 @@ def require_current(engine: Engine, schema: Schema) -> None:
 
 def newest_revision(schema: Schema) -> str | None:
     """Return the revision that this version works with."""
-    return ScriptDirectory.from_config(alembic_config(schema.migrations)).get_current_head()
+    return ScriptDirectory.from_config(alembic_config(schema)).get_current_head()
 
 
 def known_revisions(schema: Schema) -> frozenset[str]:
     """Return every revision that this version can upgrade from, and its own."""
-    script = ScriptDirectory.from_config(alembic_config(schema.migrations))
+    script = ScriptDirectory.from_config(alembic_config(schema))
     return frozenset(revision.revision for revision in script.walk_revisions())
 
 
@@ -108,7 +111,8 @@ def _require_utf8(connection: Connection) -> None:
 
 def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
     """Return the database's revision, None for an empty one. Raises SchemaMismatch when this version knows it not."""
-    current = MigrationContext.configure(connection).get_current_revision()
+    context = MigrationContext.configure(connection, opts={"version_table": schema.version_table})
+    current = context.get_current_revision()
     if current is not None and schema.landmark and not inspect(connection).has_table(schema.landmark):
         # Both servers number their revisions from 0001.
         server = schema.init_command.partition(" ")[0]

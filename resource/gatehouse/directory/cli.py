@@ -1,16 +1,21 @@
 """`resourceserver workspace`: the tenants."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from gatehouse.directory.errors import DirectoryError
+from gatehouse.directory.migrations import SCHEMA
 from gatehouse.directory.workspaces import Workspace, create_workspace, list_workspaces
 from gatehouse.resourceserver.cli.installation import open_database, settings_of
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction, AuditRows
-from gatehouse.shared.service.cli import example, output_option, print_record, print_records
+from gatehouse.shared.service.cli import Refusal, example, output_option, print_record, print_records
 
 
 @click.group()
@@ -27,6 +32,16 @@ def _record(created: Workspace) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _directory(ctx: click.Context) -> Iterator[Database]:
+    """Open the database. Raises Refusal for what the directory refuses."""
+    with open_database(settings_of(ctx), SCHEMA) as database:
+        try:
+            yield database
+        except DirectoryError as error:
+            raise Refusal(str(error)) from None
+
+
 @workspace.command()
 @click.option("--name", required=True, help="What people call it; unique.")
 @output_option
@@ -35,7 +50,7 @@ def _record(created: Workspace) -> dict[str, Any]:
 def create(ctx: click.Context, name: str, output: str) -> None:
     """Create a workspace. Put its workspace_id on a client: authserver client create --claim workspace_id=..."""
     admin = Administrator(AuditRows(audit_event))
-    with open_database(settings_of(ctx)) as database, database.write() as session:
+    with _directory(ctx) as database, database.write() as session:
         created = create_workspace(session, name, admin.clock())
         admin.record(session, AuditAction.WORKSPACE_CREATE, created.workspace_id)
     print_record(_record(created), output)
@@ -47,6 +62,6 @@ def create(ctx: click.Context, name: str, output: str) -> None:
 @example("resourceserver workspace list")
 def list_(ctx: click.Context, output: str) -> None:
     """List the workspaces, the oldest first."""
-    with open_database(settings_of(ctx)) as database, database.read() as session:
+    with _directory(ctx) as database, database.read() as session:
         records = [_record(known) for known in list_workspaces(session)]
     print_records(records, ("workspace_id", "name", "created_at"), output)

@@ -1,4 +1,4 @@
-"""The first schema."""
+"""The gateway's tables: audit events and idempotency keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -37,47 +37,23 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_event_jti"), ["jti"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_event_request_id"), ["request_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_event_time"), ["time"], unique=False)
-
     op.create_table(
-        "workspace",
-        sa.Column("workspace_id", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.String(length=64), nullable=False),
+        "idempotency_key",
+        sa.Column("workspace_claim", sa.String(length=255), nullable=False),
+        sa.Column("client_id", sa.String(length=255), nullable=False),
+        sa.Column("tool", sa.String(length=255), nullable=False),
+        sa.Column("key", sa.String(length=128), nullable=False),
+        sa.Column("arguments", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("result", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("workspace_id", name=op.f("pk_workspace")),
-        sa.UniqueConstraint("name", name=op.f("uq_workspace_name")),
+        sa.PrimaryKeyConstraint("workspace_claim", "client_id", "tool", "key", name=op.f("pk_idempotency_key")),
     )
-    op.create_table(
-        "environment",
-        sa.Column("environment_id", sa.String(length=32), nullable=False),
-        sa.Column("workspace_id", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["workspace_id"], ["workspace.workspace_id"], name=op.f("fk_environment_workspace_id_workspace")
-        ),
-        sa.PrimaryKeyConstraint("environment_id", name=op.f("pk_environment")),
-        sa.UniqueConstraint("workspace_id", "name", name=op.f("uq_environment_workspace_id_name")),
-    )
-    op.create_table(
-        "organization",
-        sa.Column("organization_id", sa.String(length=32), nullable=False),
-        sa.Column("environment_id", sa.String(length=32), nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("external_id", sa.String(length=128), nullable=True),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["environment_id"], ["environment.environment_id"], name=op.f("fk_organization_environment_id_environment")
-        ),
-        sa.PrimaryKeyConstraint("organization_id", name=op.f("pk_organization")),
-        sa.UniqueConstraint("environment_id", "external_id", name=op.f("uq_organization_environment_id_external_id")),
-    )
+    op.create_index(op.f("ix_idempotency_key_created_at"), "idempotency_key", ["created_at"], unique=False)
 
 
 def downgrade() -> None:
-    op.drop_table("organization")
-    op.drop_table("environment")
-    op.drop_table("workspace")
+    op.drop_index(op.f("ix_idempotency_key_created_at"), "idempotency_key")
+    op.drop_table("idempotency_key")
     with op.batch_alter_table("audit_event") as batch_op:
         batch_op.drop_index(batch_op.f("ix_audit_event_time"))
         batch_op.drop_index(batch_op.f("ix_audit_event_request_id"))

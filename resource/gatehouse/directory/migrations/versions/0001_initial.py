@@ -1,16 +1,50 @@
-"""Members, and what belongs to environments and organizations."""
+"""The directory's tables."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0001"
+down_revision = None
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("environment", sa.Column("initiate_login_uri", sa.String(length=1024), nullable=True))
+    op.create_table(
+        "workspace",
+        sa.Column("workspace_id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("workspace_id", name=op.f("pk_workspace")),
+        sa.UniqueConstraint("name", name=op.f("uq_workspace_name")),
+    )
+    op.create_table(
+        "environment",
+        sa.Column("environment_id", sa.String(length=32), nullable=False),
+        sa.Column("workspace_id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("initiate_login_uri", sa.String(length=1024), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["workspace_id"], ["workspace.workspace_id"], name=op.f("fk_environment_workspace_id_workspace")
+        ),
+        sa.PrimaryKeyConstraint("environment_id", name=op.f("pk_environment")),
+        sa.UniqueConstraint("workspace_id", "name", name=op.f("uq_environment_workspace_id_name")),
+    )
+    op.create_table(
+        "organization",
+        sa.Column("organization_id", sa.String(length=32), nullable=False),
+        sa.Column("environment_id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("external_id", sa.String(length=128), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["environment_id"], ["environment.environment_id"], name=op.f("fk_organization_environment_id_environment")
+        ),
+        sa.PrimaryKeyConstraint("organization_id", name=op.f("pk_organization")),
+        sa.UniqueConstraint("environment_id", "external_id", name=op.f("uq_organization_environment_id_external_id")),
+    )
     op.create_table(
         "workspace_member",
         sa.Column("user_id", sa.String(length=32), nullable=False),
@@ -147,7 +181,6 @@ def downgrade() -> None:
     for table in (
         *("organization_user", "organization_settings", "redirect_uri", "mcp_server"),
         *("connection", "environment_scope", "environment_role", "workspace_member"),
+        *("organization", "environment", "workspace"),
     ):
         op.drop_table(table)
-    with op.batch_alter_table("environment") as batch_op:
-        batch_op.drop_column("initiate_login_uri")

@@ -1,0 +1,179 @@
+"""The closed list of everything that a server offers: tools, resources and scopes."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pkgutil import resolve_name
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from gatehouse.resourceserver.catalogue.declaration import (
+    ANY_VALID_TOKEN,
+    Resource,
+    Scope,
+    Tool,
+    ToolGroup,
+    declare_resource,
+)
+from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Provider, Providers
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+
+if TYPE_CHECKING:
+    import click
+
+    from gatehouse.shared.service.migrations import Schema
+
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+"""Entered in every process before the first call, and exited after the last."""
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+"""MCP 2026-07-28, "Tool Names". The Mcp-Name header can carry no other name."""
+
+CATALOGUE_URI: Final = "gatehouse://catalogue"
+"""The resource that shows an agent which scopes it could ask for."""
+
+
+class Catalogue:
+    """Every tool, resource and scope of a server. What is not in it cannot be called or read."""
+
+    def __init__(
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        groups: Iterable[ToolGroup],
+        resources: Iterable[Resource] = (),
+        *,
+        instructions: str | None = None,
+        lifespan: Lifespan = nullcontext,
+        providers: Mapping[type, Provider[Any]] | None = None,
+        forwarded: Iterable[Tool] = (),
+        migrations: str | None = None,
+        cli: str | None = None,
+    ) -> None:
+        """Check and freeze the declarations, and add the resource that is the catalogue itself.
+
+        Args:
+            name: the server's name, for clients.
+            scopes: every scope that tools and resources need.
+            groups: the declared tools.
+            resources: the declared resources.
+            instructions: tell agents how to use the server.
+            lifespan: holds what the tools need while they are served.
+            providers: by type, what makes the values of injected parameters.
+            forwarded: tools that another server carries out.
+            migrations: `package.module:NAME` of the Schema of the catalogue's own tables, imported when it is needed.
+            cli: `package.module:NAME` of a click command that `resourceserver` offers, imported when it is needed.
+
+        Raises:
+            InvalidCatalogue: a tool that cannot be read, two tools, resources or scopes of one name, a name that cannot
+                be sent, a malformed scope, or one that is not declared.
+        """
+        self.name = name
+        self.instructions = instructions
+        self.lifespan = lifespan
+        self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
+        self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
+        registered = _checked_providers(providers or {})
+        declared = (declaration.read(registered) for group in groups for declaration in group.declarations)
+        self.tools: Mapping[str, Tool] = MappingProxyType(self._unique_tools([*declared, *forwarded]))
+        self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
+        self._migrations = migrations
+        self._cli = cli
+
+    def load_schema(self) -> "Schema | None":
+        """Import the schema of the catalogue's own tables. None for a catalogue without tables."""
+        schema: Schema | None = resolve_name(self._migrations) if self._migrations is not None else None
+        return schema
+
+    def load_command(self) -> "click.Command | None":
+        """Import the command that the catalogue adds to `resourceserver`. None for a catalogue without one."""
+        command: click.Command | None = resolve_name(self._cli) if self._cli is not None else None
+        return command
+
+    def _unique_tools(self, found: Iterable[Tool]) -> dict[str, Tool]:
+        tools: dict[str, Tool] = {}
+        for tool in sorted(found, key=lambda tool: tool.name):
+            if _TOOL_NAME.fullmatch(tool.name) is None:
+                raise InvalidCatalogue(f"{tool.source}: {tool.name!r} is no tool's name. Use A-Z a-z 0-9 _ . - only.")
+            if tool.name in tools:
+                raise InvalidCatalogue(
+                    f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
+                )
+            self._check_scopes(tool.scopes, f"{tool.source}: {tool.name}")
+            tools[tool.name] = tool
+        return tools
+
+    def _unique_resources(self, resources: Iterable[Resource]) -> dict[str, Resource]:
+        itself = declare_resource(
+            CATALOGUE_URI,
+            self.document,
+            name="catalogue",
+            description="Every tool of this server with the scopes that it needs, also those that you may not call.",
+            scopes=ANY_VALID_TOKEN,
+        )
+        readable: dict[str, Resource] = {}
+        for resource in sorted((itself, *resources), key=lambda resource: resource.uri):
+            self._check_scopes(resource.scopes, resource.uri)
+            if readable.setdefault(resource.uri, resource) is not resource:
+                raise InvalidCatalogue(f"The resource {resource.uri} is declared twice.")
+        return readable
+
+    def _check_scopes(self, needed: frozenset[str], what: str) -> None:
+        if unknown := sorted(needed - self.scopes.keys()):
+            raise InvalidCatalogue(
+                f"{what} needs the scope {unknown[0]}, which is not declared. "
+                f"Declared are: {', '.join(sorted(self.scopes))}."
+            )
+
+    def document(self, resource: str) -> dict[str, Any]:
+        """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""
+        return {
+            "resource": resource,
+            "scopes": [
+                {"scope": scope.scope, "description": scope.description, "implies": sorted(scope.implies)}
+                for scope in self.scopes.values()
+            ],
+            "tools": [
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "scopes": sorted(tool.scopes),
+                    "read_only": tool.read_only,
+                    "streaming": tool.streaming,
+                    "input_schema": dict(tool.input_schema),
+                    "output_schema": dict(tool.output_schema),
+                }
+                for tool in self.tools.values()
+            ],
+        }
+
+
+def _checked_providers(providers: Mapping[type, Provider[Any]]) -> Providers:
+    for type_, provider in providers.items():
+        if type_ in BUILT_IN:
+            raise InvalidCatalogue(f"{type_.__name__} cannot have a provider: the server injects it.")
+        if not isinstance(provider, Provider):
+            raise InvalidCatalogue(
+                f"The provider of {type_.__name__} is not declared. Write @provider() before its async function."
+            )
+    return dict(providers)
+
+
+def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
+    declared: dict[str, Scope] = {}
+    listed = list(scopes)
+    for scope in listed:
+        if not isinstance(scope, Scope) or isinstance(scope.implies, str):
+            raise InvalidCatalogue(f'{scope!r} is no scope. Write: Scope("a:write", "Change it", implies=("a:read",)).')
+    for scope in sorted(listed, key=lambda scope: scope.scope):
+        try:
+            parse_scope_token(scope.scope)
+        except InvalidScopeSyntax as error:
+            raise InvalidCatalogue(f"The scope {scope.scope!r} cannot be used: {error}") from None
+        if declared.setdefault(scope.scope, scope) is not scope:
+            raise InvalidCatalogue(f"The scope {scope.scope} is declared twice.")
+    for scope in declared.values():
+        if unknown := sorted(set(scope.implies) - declared.keys()):
+            raise InvalidCatalogue(f"The scope {scope.scope} implies {unknown[0]}, which is not declared.")
+    return declared

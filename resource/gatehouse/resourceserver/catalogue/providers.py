@@ -1,0 +1,107 @@
+"""What the server injects into tools: parameters that a caller cannot send.
+
+Every catalogue has AccessClaims, Progress and Transactions. A catalogue registers providers for types of its own:
+
+    @provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
+    async def open_directory(call: ProviderCall) -> Directory: ...
+
+    CATALOGUE = Catalogue("Gatehouse", ..., providers={Directory: open_directory})
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gatehouse.shared.protocol.claims import AccessClaims
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """The call that a provider makes a value for."""
+
+    claims: AccessClaims
+    """The verified claims of the caller's token."""
+    now: float
+    """Seconds since the epoch."""
+    transaction: AsyncSession | None = None
+    """The transaction of the call. None for a provider that is not transactional."""
+
+    @property
+    def session(self) -> AsyncSession:
+        """The transaction of the call. Raises LookupError for a provider that is not transactional."""
+        if self.transaction is None:
+            raise LookupError("Only a transactional provider has a session: @provider(transactional=True).")
+        return self.transaction
+
+
+def _nothing(_: object) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Provider(Generic[ValueT]):
+    """Makes the value of an injected parameter, once for each call of a tool that asks for it."""
+
+    open: Callable[[ProviderCall], Awaitable[ValueT]]
+    transactional: bool
+    """The value works in the call's transaction. A tool that writes with it accepts an `idempotency_key`, and its audit
+    event is committed with its changes."""
+    public_errors: tuple[type[Exception], ...]
+    """Exceptions whose text is shown to the agent. Their attributes `reason` and `remediation`, texts or None, go to
+    the audit log."""
+    audited: Callable[[object], bool]
+    """Tells which members of a result the audit log keeps, by their values."""
+
+
+def provider(
+    *,
+    transactional: bool = False,
+    public_errors: tuple[type[Exception], ...] = (),
+    audited: Callable[[object], bool] = _nothing,
+) -> Callable[[Callable[[ProviderCall], Awaitable[ValueT]]], Provider[ValueT]]:
+    """Declare an async function as a provider. For the arguments see Provider."""
+
+    def declare(function: Callable[[ProviderCall], Awaitable[ValueT]]) -> Provider[ValueT]:
+        return Provider(function, transactional, public_errors, audited)
+
+    return declare
+
+
+class Progress(ABC):
+    """The progress of a streaming tool's call."""
+
+    @abstractmethod
+    async def report(self, done: int, total: int, message: str | None = None) -> None:
+        """Notify the caller that `done` of `total` items are finished.
+
+        Do not call it within a transaction: a caller that reads slowly would keep the transaction open.
+        """
+
+
+class Transactions(ABC):
+    """Short transactions of a streaming tool that writes, each with an audit event of its own."""
+
+    @abstractmethod
+    def begin(self, opened: type[ValueT]) -> AbstractAsyncContextManager[ValueT]:
+        """Open the value of a transactional provider in a transaction that commits when the block ends.
+
+        The block is not interrupted: if the call is cancelled within it, the transaction still ends normally, and the
+        next one does not begin.
+
+        Raises:
+            ToolFailed: the token expired during the call, or the database did not accept the transaction.
+            LookupError: the catalogue has no transactional provider of that type.
+        """
+
+
+BUILT_IN: Final[tuple[type, ...]] = (AccessClaims, Progress, Transactions)
+"""Types that the server injects in every catalogue."""
+
+Providers = dict[type, Provider[Any]]
+"""Provider by the type of its value."""

@@ -1,0 +1,278 @@
+"""Providers: what a catalogue of its own injects into tools, without the directory."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, running_resource_server
+
+from gatehouse.resourceserver.catalogue import (
+    Catalogue,
+    InvalidCatalogue,
+    Progress,
+    ProviderCall,
+    Scope,
+    ToolFailed,
+    ToolGroup,
+    Transactions,
+    provider,
+)
+from gatehouse.shared.protocol.claims import AccessClaims
+
+pytestmark = pytest.mark.anyio
+
+SCOPES = [Scope("ledger:use", "Use the ledger")]
+
+
+class Overdrawn(Exception):
+    """An error that the ledger's callers may see."""
+
+    reason = "the balance is 0"
+    remediation = "ledger credit"
+
+
+class Closed(Exception):
+    """Another one, without anything for the operator."""
+
+
+class Ledger:
+    """A table of entries, in the call's transaction."""
+
+    def __init__(self, session: AsyncSession, owner: str) -> None:
+        self._session = session
+        self._owner = owner
+
+    async def add(self, entry: str) -> None:
+        await self._session.execute(
+            text("INSERT INTO ledger VALUES (:owner, :entry)").bindparams(owner=self._owner, entry=entry)
+        )
+
+
+class Weather:
+    """A value that needs no transaction."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+
+class Entry(BaseModel):
+    """What the tools return."""
+
+    entry_id: str
+    note: str
+
+
+def is_entry_id(value: object) -> bool:
+    return str(value).startswith("id-")
+
+
+class Counted:
+    """A catalogue, and how often its providers were called."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+        @provider(transactional=True, public_errors=(Overdrawn, Closed), audited=is_entry_id)
+        async def open_ledger(call: ProviderCall) -> Ledger:
+            self.opened.append("ledger")
+            return Ledger(call.session, call.claims.client_id)
+
+        @provider()
+        async def look_outside(call: ProviderCall) -> Weather:
+            self.opened.append("weather")
+            assert call.transaction is None
+            return Weather(call.now)
+
+        self.providers: dict[type, Any] = {Ledger: open_ledger, Weather: look_outside}
+        self.group = ToolGroup()
+        self._declare()
+        self.catalogue = Catalogue("Ledger", SCOPES, [self.group], providers=self.providers)
+
+    def _declare(self) -> None:
+        @self.group.tool(scopes=["ledger:use"])
+        async def add_entry(ledger: Ledger, note: str) -> Entry:
+            """Add an entry."""
+            await ledger.add(note)
+            if note == "overdrawn":
+                raise Overdrawn("You have nothing left. Ask for credit.")
+            if note == "closed":
+                raise Closed("The ledger is closed.")
+            if note == "broken":
+                raise RuntimeError("hunter2")
+            return Entry(entry_id="id-1", note=note)
+
+        @self.group.tool(scopes=["ledger:use"], read_only=True)
+        async def forecast(weather: Weather) -> Entry:
+            """Look outside."""
+            return Entry(entry_id="id-2", note=f"{weather.now}")
+
+        @self.group.tool(scopes=["ledger:use"], streaming=True)
+        async def add_many(transactions: Transactions, progress: Progress, of_type: str = "ledger") -> Entry:
+            """Add an entry in a short transaction."""
+            await progress.report(0, 1)
+            async with transactions.begin(Ledger if of_type == "ledger" else Weather) as ledger:
+                await ledger.add("many")
+            return Entry(entry_id="id-3", note="many")
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+async def server(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, counted: Counted, anyio_backend: str
+) -> AsyncIterator[ResourceServer]:
+    folder = tmp_path / "rs"
+    async with running_resource_server(folder, resourceserver_template, clock, counted.catalogue) as running:
+        with running.admin_database.write() as session:
+            session.execute(text("CREATE TABLE ledger (owner TEXT, entry TEXT)"))
+        yield running
+
+
+@pytest.fixture
+def token(server: ResourceServer) -> str:
+    return server.issuer.token("ledger:use")
+
+
+def entries(server: ResourceServer) -> list[tuple[str, str]]:
+    with server.admin_database.read() as session:
+        return [(owner, entry) for owner, entry in session.execute(text("SELECT owner, entry FROM ledger"))]
+
+
+# What a tool is given
+
+
+async def test_a_value_is_made_only_for_tools_that_ask_for_it(
+    server: ResourceServer, token: str, counted: Counted, clock: FakeClock
+) -> None:
+    assert (await server.result("forecast", token))["note"] == str(float(clock()))
+    assert counted.opened == ["weather"]
+    await server.result("add_entry", token, note="milk")
+    assert counted.opened == ["weather", "ledger"]
+    assert entries(server) == [("agent_1", "milk")]
+
+
+async def test_only_tools_that_write_in_the_transaction_take_an_idempotency_key(
+    server: ResourceServer, token: str, counted: Counted
+) -> None:
+    tools = counted.catalogue.tools
+    taking = {name for name, tool in tools.items() if "idempotency_key" in tool.input_schema["properties"]}
+    assert taking == {"add_entry"}
+    first = await server.result("add_entry", token, note="milk", idempotency_key="key-00001")
+    assert await server.result("add_entry", token, note="milk", idempotency_key="key-00001") == first
+    assert entries(server) == [("agent_1", "milk")]
+
+
+async def test_transactions_open_the_transactional_provider_of_the_catalogue(
+    server: ResourceServer, token: str
+) -> None:
+    await server.result("add_many", token)
+    assert entries(server) == [("agent_1", "many")]
+    assert "Report the request id" in await server.failure("add_many", token, of_type="weather")
+    assert server.audit()[-1]["reason"] == "internal error"
+
+
+# What the audit log and the agent are told
+
+
+async def test_the_audit_log_keeps_the_members_that_the_provider_names(server: ResourceServer, token: str) -> None:
+    await server.result("add_entry", token, note="milk")
+    assert server.audit()[-1]["detail"] == {"entry_id": "id-1"}
+    await server.result("forecast", token)
+    await server.result("add_entry", token, note="id-x")
+    assert server.audit()[-1]["detail"] == {"entry_id": "id-1", "note": "id-x"}
+
+
+async def test_a_public_error_tells_the_agent_and_the_operator_what_each_can_do(
+    server: ResourceServer, token: str
+) -> None:
+    assert await server.failure("add_entry", token, note="overdrawn") == "You have nothing left. Ask for credit."
+    event = server.audit()[-1]
+    assert (event["outcome"], event["reason"], event["detail"]) == (
+        *("failed", "the balance is 0"),
+        {"remediation": "ledger credit"},
+    )
+    assert await server.failure("add_entry", token, note="closed") == "The ledger is closed."
+    assert server.audit()[-1]["reason"] == "Closed"
+    assert entries(server) == []
+
+
+async def test_any_other_error_stays_private_and_is_rolled_back(server: ResourceServer, token: str) -> None:
+    answer = await server.failure("add_entry", token, note="broken")
+    assert "hunter2" not in answer
+    assert server.audit()[-1]["reason"] == "internal error"
+    assert entries(server) == []
+
+
+def test_a_tool_may_give_the_operator_a_reason_and_a_remediation() -> None:
+    error = ToolFailed("Try a door.", reason="it is a wall", remediation="build a door")
+    assert (str(error), error.reason, error.remediation) == ("Try a door.", "it is a wall", "build a door")
+
+
+# Catalogues that cannot be served
+
+
+def test_a_provider_must_be_declared_and_for_a_type_of_the_catalogue(counted: Counted) -> None:
+    async def undeclared(call: ProviderCall) -> Ledger:
+        return Ledger(call.session, "")
+
+    with pytest.raises(InvalidCatalogue, match=r"The provider of Ledger is not declared\. Write @provider\(\)"):
+        Catalogue("Ledger", SCOPES, [], providers={Ledger: undeclared})  # type: ignore[dict-item]
+    with pytest.raises(InvalidCatalogue, match="AccessClaims cannot have a provider"):
+        Catalogue("Ledger", SCOPES, [], providers={AccessClaims: counted.providers[Ledger]})
+
+
+def test_transactions_need_a_transactional_provider(counted: Counted) -> None:
+    async def importing(transactions: Transactions, progress: Progress) -> Entry:
+        """Import."""
+        return Entry(entry_id="", note=f"{transactions} {progress}")
+
+    group = ToolGroup()
+    group.tool(scopes=["ledger:use"], streaming=True)(importing)
+    assert Catalogue("Ledger", SCOPES, [group], providers=counted.providers)
+    with pytest.raises(InvalidCatalogue, match=r"test_providers\.py:\d+: importing takes Transactions, and its cata"):
+        Catalogue("Ledger", SCOPES, [group], providers={Weather: counted.providers[Weather]})
+
+
+async def test_a_provider_without_a_transaction_has_no_session() -> None:
+    claims = AccessClaims("iss", "agent_1", "agent_1", "https://rs", 0, 1, "jti-1", frozenset())
+    with pytest.raises(LookupError, match="Only a transactional provider"):
+        _ = ProviderCall(claims, 0).session
+
+
+# What a catalogue brings
+
+
+def test_a_catalogue_loads_its_schema_and_its_command_by_name() -> None:
+    bare = Catalogue("Ledger", SCOPES, [])
+    assert (bare.load_schema(), bare.load_command()) == (None, None)
+    full = Catalogue(
+        "Ledger",
+        SCOPES,
+        [],
+        migrations="gatehouse.directory.migrations:SCHEMA",
+        cli="gatehouse.directory.cli:workspace",
+    )
+    schema, command = full.load_schema(), full.load_command()
+    assert schema is not None
+    assert schema.version_table == "directory_version"
+    assert command is not None
+    assert command.name == "workspace"
+
+
+def test_the_gateway_imports_nothing_of_the_directory() -> None:
+    script = (
+        "import gatehouse.resourceserver.app, sys;"
+        "assert not any(name.startswith('gatehouse.directory') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
