@@ -139,7 +139,7 @@ def test_a_client_without_a_key_is_told_that_no_command_helps(shell: Shell, file
     take_credentials(shell)
     assert tools_of(shell, client_id, file)["get"]["remediation"] is None
     shown = shell.text("client", "explain", client_id, "--catalogue", file)
-    assert shown.startswith("no token: the client has no usable key, and needs one by client key replace.\n")
+    assert shown.startswith("no token: the client has no usable key; add one with client key rotate.\n")
     assert "to allow" not in shown
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import update
-from support.authserver import RESOURCE, AuthServer, basic_header, settings_in, token_form
+from support.authserver import RESOURCE, AuthServer, authenticate, settings_in
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.app import create_services
@@ -24,12 +24,12 @@ def kids_by_state(shell: Shell) -> dict[str, str]:
     return {record["state"]: record["kid"] for record in shell.json("key", "list")}
 
 
-def authenticate(shell: Shell, created: dict[str, str]) -> str:
+def authenticated_client(shell: Shell, created: dict[str, str]) -> str:
     """Authenticate by a client's secret at a server that starts now. Return who that is."""
     settings = settings_in(shell.folder, database_url=shell.environment["AUTHSERVER_DATABASE_URL"])
-    services, header = create_services(settings), basic_header(created["client_id"], created["client_secret"])
+    services = create_services(settings)
     try:
-        return services.authenticator.authenticate(header, token_form(), services.keys.ring()).client.client_id
+        return authenticate(services, created["client_id"], created["client_secret"]).client_id
     finally:
         services.audit.close()
         services.database.close()
@@ -65,7 +65,7 @@ def test_a_sealing_key_rotation_keeps_every_key_secret_and_token(shell: Shell) -
     shell.text("key", "rotate")
     created = shell.json(*CREATE)
     token = shell.json("token", "issue", "--client", created["client_id"], "--resource", RESOURCE)["access_token"]
-    assert authenticate(shell, created) == created["client_id"]
+    assert authenticated_client(shell, created) == created["client_id"]
     before = shell.json("key", "list")
     old = (shell.folder / "keys" / "sealing.key").read_bytes()
     (shell.folder / "keys" / ".sealing-unfinished").write_bytes(b"of a process that was killed")
@@ -74,7 +74,7 @@ def test_a_sealing_key_rotation_keeps_every_key_secret_and_token(shell: Shell) -
     assert (shell.folder / "keys" / "sealing.key").read_bytes() != old
     assert files(shell) == {"sealing.key"}
     assert shell.json("key", "list") == before
-    assert authenticate(shell, created) == created["client_id"]
+    assert authenticated_client(shell, created) == created["client_id"]
     inspected = CliRunner().invoke(main, ["token", "inspect"], env=shell.environment, input=token)
     assert inspected.exit_code == 0, inspected.output
     assert shell.json("check")[-1]["outcome"] == "ok"

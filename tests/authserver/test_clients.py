@@ -13,7 +13,7 @@ from support.databases import everything_in
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Registration
-from gatehouse.authserver.clients.registry import ClientRegistry, list_clients, load_client
+from gatehouse.authserver.clients.registry import load_client, load_clients
 from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
 from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
@@ -111,7 +111,7 @@ def test_a_registration_that_cannot_work_is_refused_with_its_remediation(
     register(authserver)
     assert remediation in refusal(authserver, register, **changes)
     with authserver.services.database.read() as session:
-        assert len(list_clients(session)) == 1
+        assert len(load_clients(session)) == 1
 
 
 @pytest.mark.divergence("D-55")
@@ -235,7 +235,7 @@ def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: A
     with pytest.raises(Refused, match="after all"), authserver.services.database.write() as session:
         fail(session)
     with authserver.services.database.read() as session:
-        assert list_clients(session) == []
+        assert load_clients(session) == []
     assert "client.create" not in {event["action"] for event in authserver.audit()}
 
 
@@ -291,15 +291,14 @@ def test_a_resource_name_is_bounded_and_printable_like_a_client_name(authserver:
 
 def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
-    registry = ClientRegistry(authserver.services.database, monotonic=clock)
-    before = registry.find(client.client_id)
+    cache = authserver.services.authenticator.clients
+    before = cache.get(client.client_id)
     assert before == client
-    with authserver.services.database.write() as session:
-        clients.set_disabled(session, authserver.admin, client.client_id, disabled=True)
+    change(authserver, clients.set_disabled, client.client_id, disabled=True)
     authserver.add_grant(client, "org:read")
-    assert registry.find(client.client_id) == before
+    assert cache.get(client.client_id) == before
     clock.advance(1)
-    after = registry.find(client.client_id)
+    after = cache.get(client.client_id)
     assert after is not None
     assert after.disabled
     assert after.grants == {RESOURCE: {"env:read", "org:read"}}

@@ -18,7 +18,7 @@ from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope
+from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
 from gatehouse.authserver.grants.entitlements import Served, ToolAccess, obstacles, scope_accesses, tool_access
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import Resource
@@ -79,7 +79,7 @@ class World:
             return None
         vouched = AuthenticatedClient(self.client)
         try:
-            resource = choose_resource(vouched, [RESOURCE])
+            resource = choose_resource(vouched, read_resource([RESOURCE]))
         except OAuthError:
             return None
         had = set()

@@ -1,8 +1,8 @@
-"""What a caller is told when something is wrong: with its request, or with the server."""
+"""What the response says when the request is wrong, or the server fails."""
 
 import io
 import re
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import pytest
@@ -11,7 +11,7 @@ from support.authserver import FORM, AuthServer, basic_header, token_form
 from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.app import ROUTES, close_app, create_app
+from gatehouse.authserver.app import RequestMiddleware, close_app, create_app, create_routes
 from gatehouse.authserver.db.models import ClientRow
 
 LIMIT = 64 * 1024
@@ -49,13 +49,24 @@ def test_a_path_with_doubled_slashes_is_no_path_and_no_redirect(authserver: Auth
     assert_json_error(response, 404, "invalid_request")
 
 
-@pytest.mark.parametrize("path", sorted(ROUTES))
-def test_another_method_is_a_405_in_json_with_allow(authserver: AuthServer, path: str) -> None:
-    allowed = {"POST"} if ROUTES[path][0] == "POST" else {"GET", "HEAD"}
-    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - allowed:
-        response = authserver.http.open(path, method=method)
-        assert_json_error(response, 405, "invalid_request")
-        assert set(response.headers["Allow"].split(", ")) == allowed
+def test_another_method_is_a_405_in_json_with_allow(authserver: AuthServer) -> None:
+    for path, route in create_routes(authserver.services).items():
+        allowed = {"POST"} if route.method == "POST" else {"GET", "HEAD"}
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - allowed:
+            response = authserver.http.open(path, method=method)
+            assert_json_error(response, 405, "invalid_request")
+            assert set(response.headers["Allow"].split(", ")) == allowed
+
+
+def test_a_shutdown_before_the_response_is_not_hidden(authserver: AuthServer) -> None:
+    """A worker that gunicorn stops raises SystemExit in the request that it is serving."""
+
+    def stopped(*_: Any) -> NoReturn:
+        raise SystemExit(1)
+
+    middleware = RequestMiddleware(stopped, authserver.services.audit, lambda _: "/token")
+    with pytest.raises(SystemExit):
+        middleware({"REQUEST_METHOD": "POST"}, lambda *_: lambda _: None)
 
 
 def test_every_answer_has_the_security_headers_and_no_cookie(authserver: AuthServer) -> None:

@@ -409,7 +409,7 @@ def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
     client = KeyClient(authserver, KEY)
     client.accepted()
     verifier = authserver.services.authenticator.assertions
-    verifier._decoys["ES256"] = client_verification_keys(public_jwk(OTHER_KEY))[0]
+    verifier.decoys["ES256"] = client_verification_keys(public_jwk(OTHER_KEY))[0]
     forged = client.assertion(key=OTHER_KEY, kid="decoy")
     client.refused(client.post(forged), "assertion: the client has no key of that kid and algorithm")
     nobody = client.claims(iss="agent_nobody", sub="agent_nobody")

@@ -8,15 +8,15 @@ from urllib.parse import urlencode
 from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.app import Services, close_app, create_app
 from gatehouse.authserver.clients.registration import Registration, add_grant, create_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.encryption import create_sealing_key, load_sealing_key
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
-from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.jws import Header, parse_key_set, read_header, verify
 from gatehouse.shared.service.administrator import Administrator
@@ -133,6 +133,12 @@ class AuthServer:
 def basic_header(client_id: str, secret: str) -> str:
     """Return an Authorization header (RFC 6749 2.3.1)."""
     return "Basic " + b64encode(f"{client_id}:{secret}".encode()).decode()
+
+
+def authenticate(services: Services, client_id: str, secret: str) -> Client:
+    """Authenticate a client with client_secret_basic, as an endpoint does. Raises OAuthError."""
+    request = Request({"authorization": basic_header(client_id, secret)})
+    return services.authenticator.authenticate(request, Form(token_form()), services.keys.ring()).client
 
 
 def token_form(**parameters: str) -> dict[str, str]:

@@ -14,14 +14,13 @@ from typing import Any
 
 from sqlalchemy import URL, select
 
-from gatehouse.authserver.app import create_services
+from gatehouse.authserver.app import Services, create_services
 from gatehouse.authserver.clients.registry import load_client
 from gatehouse.authserver.credentials.secrets import find
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.lifecycle import Transition, plan
 from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifecycle_of
-from gatehouse.authserver.services import Services
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.migrations import newest_revision

@@ -1,17 +1,23 @@
-"""What a caller is told when it is refused, and the one place that renders it."""
+"""Refusals: what a client is told, what the audit log keeps, and the one response that is rendered from both."""
 
 from collections.abc import Mapping
 
+import structlog
+
 from gatehouse.authserver.http import NO_STORE, Response, json_response
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class OAuthError(Exception):
     """A refusal (RFC 6749 5.2).
 
-    `description` is public: constant text that says how to fix it and repeats nothing of the request. `reason` is for
-    the operator and goes to log and audit only, and so does `remediation`: the command that would allow the request,
-    or what its caller has to change, where `description` may not say so.
+    `description` is public: constant text that says how to fix the request and repeats no part of it. `reason` and
+    `remediation` are for the operator and appear in the log and the audit log only. `remediation` is the command that
+    would allow the request, or what the client has to change where `description` may not say so.
     """
 
     def __init__(
@@ -39,10 +45,10 @@ def invalid_request(description: str, *, status: int = 400) -> OAuthError:
 
 
 def invalid_client(reason: str, remediation: str) -> OAuthError:
-    """Return the one answer to every failed authentication, whatever failed (RFC 6749 5.2).
+    """Return the refusal of a failed client authentication (RFC 6749 5.2).
 
-    It always asks for Basic, also of a client that used another method, so that the answer does not tell methods
-    apart.
+    The response is the same for every cause and every method: it always asks for Basic, so that it does not reveal
+    which method the client is registered for.
     """
     return OAuthError(
         "invalid_client",
@@ -55,7 +61,7 @@ def invalid_client(reason: str, remediation: str) -> OAuthError:
 
 
 def temporarily_unavailable(reason: str) -> OAuthError:
-    """Return the refusal of a request that cannot be judged now; it is worth another try."""
+    """Return the refusal of a request that cannot be decided during an outage. The client may try again."""
     return OAuthError(
         "temporarily_unavailable",
         UNAVAILABLE,
@@ -69,3 +75,42 @@ def render(error: OAuthError, request_id: str) -> Response:
     """Return the response to a refused request."""
     content = {"error": error.error, "error_description": error.description, "request_id": request_id}
     return json_response(content, error.status, {**NO_STORE, **error.headers})
+
+
+def refuse(
+    audit: AuditWriter,
+    request_id: str,
+    error: OAuthError,
+    *,
+    action: AuditAction = AuditAction.HTTP_REQUEST,
+    actor: str | None = None,
+    target: str | None = None,
+) -> Response:
+    """Record a refusal, then return its response; return 503 if it cannot be recorded.
+
+    The event is on disk before the response leaves, so that the request id in it always leads to the reason.
+    """
+    structlog.contextvars.bind_contextvars(client_id=actor, error=error.error, reason=error.reason)
+    event = AuditEvent(
+        action,
+        "refused" if error.status < 500 else "failed",
+        actor=actor,
+        object=target,
+        request_id=request_id,
+        reason=error.reason,
+        detail={"error": error.error, **({"remediation": error.remediation} if error.remediation else {})},
+    )
+    try:
+        audit.commit_and_wait(event)
+    except AuditUnavailable as unavailable:
+        log.error("a refusal cannot be recorded", error=str(unavailable))
+        return render(temporarily_unavailable(str(unavailable)), request_id)
+    return render(error, request_id)
+
+
+def report_outage(request_id: str, error: Exception, action: AuditAction | None = None) -> Response:
+    """Return 503 for an outage. It is logged if the request would have been recorded under an `action`."""
+    name = type(error).__name__
+    if action is not None:
+        log.error("a request cannot be decided", action=action, error=name)
+    return render(temporarily_unavailable(name), request_id)

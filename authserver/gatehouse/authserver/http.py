@@ -1,45 +1,57 @@
-"""A request and a response without a framework: what every endpoint takes and gives."""
+"""HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns."""
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
+
+from werkzeug.http import parse_etags, unquote_etag
 
 MAX_BODY = 64 * 1024
 """Bytes. An OAuth form has no reason to be larger."""
 
-_MAX_LENGTH_DIGITS = 10
-
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Headers of every response that carries or concerns credentials (RFC 6749 5.1)."""
 
-
-class BodyTooLarge(Exception):
-    """The body is longer than MAX_BODY. It was not read to its end."""
-
-
-class BodyIncomplete(Exception):
-    """The body ended before its announced length: what is there may mean something else."""
+_MAX_LENGTH_DIGITS = 10
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_MAX_PARAMETERS = 32
 
 
-@dataclass(frozen=True, slots=True)
+class BadRequest(Exception):
+    """The body or the form of a request is malformed. `description` is public and says what to change."""
+
+    def __init__(self, description: str, *, status: int = 400) -> None:
+        super().__init__(description)
+        self.description = description
+        self.status = status
+
+
+@dataclass(slots=True)
 class Request:
-    """One HTTP request. Header names are in lower case; the body is complete."""
+    """One HTTP request. Header names are in lower case; the body is complete.
 
-    query: str
+    `actor` and `target` are for the audit event of a refusal. A step of the endpoint sets each as soon as it is known.
+    """
+
     headers: Mapping[str, str]
-    body: bytes
-    request_id: str
+    body: bytes = b""
+    query: str = ""
     path: str = ""
+    request_id: str = ""
+    actor: str | None = None
+    """The authenticated client or credential, or `claimed:` and the client_id that the request claims."""
+    target: str | None = None
+    """What the request is about, such as a resource."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> "Request":
         """Read a WSGI environ (PEP 3333) and its body, whether sized or chunked.
 
         Raises:
-            BodyTooLarge: the body is larger than MAX_BODY.
-            BodyIncomplete: the body is shorter than announced.
+            BadRequest: the body is larger than MAX_BODY, or shorter than its Content-Length.
         """
         headers = {
             name[5:].replace("_", "-").lower(): str(value)
@@ -48,30 +60,79 @@ class Request:
         }
         headers["content-type"] = str(environ.get("CONTENT_TYPE") or "")
         return cls(
-            query=str(environ.get("QUERY_STRING") or ""),
             headers=headers,
             body=_read_body(environ),
-            request_id=str(environ["gatehouse.request_id"]),
+            query=str(environ.get("QUERY_STRING") or ""),
             path=str(environ.get("PATH_INFO") or ""),
+            request_id=str(environ["gatehouse.request_id"]),
         )
 
 
 def _read_body(environ: Mapping[str, Any]) -> bytes:
+    too_large = BadRequest(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
     length = str(environ.get("CONTENT_LENGTH") or "")
     if length.isascii() and length.isdigit():
         if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
-            raise BodyTooLarge
+            raise too_large
         body = bytes(environ["wsgi.input"].read(int(length)))
         if len(body) < int(length):
-            raise BodyIncomplete
+            # What has arrived may mean something else than the whole.
+            raise BadRequest("The body ended before its Content-Length.")
         return body
     if not environ.get("wsgi.input_terminated"):
         return b""
     source: io.BufferedIOBase = environ["wsgi.input"]
     body = bytes(source.read(MAX_BODY + 1))
     if len(body) > MAX_BODY:
-        raise BodyTooLarge
+        raise too_large
     return body
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parameters of a request: each once, except `resource`, which RFC 8707 allows to repeat."""
+
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    resources: Sequence[str] = ()
+
+
+def parse_form(request: Request) -> Form:
+    """Parse the form in the body. Parameters anywhere else are refused (RFC 6749 3.2, 2.3.1).
+
+    Raises:
+        BadRequest: parameters in the URL, another media type, a malformed form, or a repeated parameter.
+    """
+    if request.query:
+        raise BadRequest("Parameters belong in the body, not in the URL.")
+    content_type, _, parameters = request.headers["content-type"].partition(";")
+    if content_type.strip().lower() != _FORM_TYPE:
+        raise BadRequest(f"Send the parameters as {_FORM_TYPE}.")
+    if parameters and parameters.strip().lower().replace('"', "") != "charset=utf-8":
+        raise BadRequest("The only character set is UTF-8.")
+    try:
+        pairs = parse_qsl(
+            request.body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(request.body),
+            encoding="utf-8",
+            errors="strict",
+            max_num_fields=_MAX_PARAMETERS,
+        )
+    except ValueError:
+        raise BadRequest(
+            f"The body is not a form. Send at most {_MAX_PARAMETERS} name=value pairs, percent-encoded UTF-8."
+        ) from None
+    if any("\x00" in name or "\x00" in value for name, value in pairs):
+        raise BadRequest("A parameter holds a NUL character.")
+    names = [name for name, _ in pairs if name != "resource"]
+    if len(set(names)) != len(names):
+        raise BadRequest("A parameter appears more than once (RFC 6749 3.2).")
+    # "Parameters sent without a value MUST be treated as if they were omitted" (RFC 6749 3.2).
+    present = [(name, value) for name, value in pairs if value]
+    return Form(
+        parameters={name: value for name, value in present if name != "resource"},
+        resources=[value for name, value in present if name == "resource"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +148,11 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     """Return a JSON response."""
     body = json.dumps(content, separators=(",", ":")).encode()
     return Response(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+
+def conditional_response(request: Request, body: bytes, etag: str, headers: Mapping[str, str]) -> Response:
+    """Return 304 if the request already has this entity tag, by weak comparison, else the body (RFC 9110 13.1.2)."""
+    tag, _ = unquote_etag(etag)
+    if parse_etags(request.headers.get("if-none-match")).contains_weak(tag):
+        return Response(304, headers=headers)
+    return Response(200, body, headers)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.clients.registry import Client, load_clients
 from gatehouse.authserver.grants.entitlements import (
     Obstacle,
     ScopeAccess,
@@ -82,7 +82,7 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
     with open_installation(ctx) as installation, installation.database.read() as session:
         served = _load_served(session, file)
         names = _chosen(served, chosen)
-        clients = [client.as_of(installation.admin.now()) for client in list_clients(session)]
+        clients = [client.as_of(installation.admin.now()) for client in load_clients(session)]
     rows = [(client, [tool_access(client, served, name) for name in names]) for client in clients]
     warnings = _warnings(served)
     if output == "json":

@@ -18,7 +18,7 @@ from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
 from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import list_clients
+from gatehouse.authserver.clients.registry import load_clients
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.service.cli import confirm, example, join_scopes, output_option, print_record, print_records
 
@@ -122,7 +122,7 @@ def list_(ctx: click.Context, output: str) -> None:
     """List the clients."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         now = installation.admin.now()
-        records = [client_record(registered, now) for registered in list_clients(session)]
+        records = [client_record(registered, now) for registered in load_clients(session)]
     print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
 
 

@@ -11,13 +11,13 @@ from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, list_clients
+from gatehouse.authserver.clients.registry import Client, load_clients
 from gatehouse.authserver.db.status_lists import is_live, reserve_block
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.grants.client_credentials import ScopeNotGranted, choose_resource, choose_scope
-from gatehouse.authserver.grants.explanation import explain
+from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
+from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.resources.registry import list_resources
+from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers, list_resources
 from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection, no_token
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
@@ -73,10 +73,12 @@ def _issue(
         raise Refused(f"The client is disabled. See: authserver client enable {client_id}")
     vouched = AuthenticatedClient(client)
     try:
-        identifier = choose_resource(vouched, [resource])
+        identifier = choose_resource(vouched, read_resource([resource]))
         granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
     except OAuthError as error:
-        refusal = explain(session, error) if isinstance(error, ScopeNotGranted) else error
+        refusal = error
+        if isinstance(error, ScopeNotGranted):
+            refusal = explain(error, list_identifiers(session), declared_scopes(session, error.resource))
         raise Refused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
@@ -124,7 +126,7 @@ def inspect(ctx: click.Context, output: str) -> None:
                 token=text,
                 issuer=installation.settings.issuer,
                 keys=keys,
-                clients={client.client_id: client for client in list_clients(session)},
+                clients={client.client_id: client for client in load_clients(session)},
                 resources=frozenset(resource.resource for resource in list_resources(session)),
                 clock=installation.admin.clock,
                 is_live=lambda index: is_live(session, index.list_id, index.idx),

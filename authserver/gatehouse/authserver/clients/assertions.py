@@ -1,29 +1,31 @@
-"""`private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 2.2, 3; draft-ietf-oauth-rfc7523bis).
+"""`private_key_jwt`: a client authenticates with a signed assertion (RFC 7523 2.2, 3; draft-ietf-oauth-rfc7523bis).
 
-The audience is this issuer alone. An assertion for several, or for the token endpoint of a server that the client
-mistook for ours, could be used at another one than it was made for (CVE-2025-27370, CVE-2025-27371).
+The audience is this issuer and nothing else. An assertion with several audiences, or for the token endpoint of another
+server, could be replayed at a server that it was not made for (CVE-2025-27370, CVE-2025-27371).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
-from gatehouse.authserver.clients.request_credentials import AssertionCredentials
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
-from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS
 from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.remediation import client_command
 
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""RFC 7523 2.2."""
+
 MAX_LIFETIME = 300
-"""Seconds from now that an assertion may be valid: so long, and the leeway, its use has to be remembered."""
+"""Seconds from now that an assertion may be valid. Its jti is remembered for this time and the leeway."""
 
 MAX_JTI = 256
 """Characters."""
@@ -31,9 +33,9 @@ MAX_JTI = 256
 PURPOSE = "token_endpoint"
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
-"""Values of `typ`: none, the usual one, and that of rfc7523bis. An access token's is not among them."""
+"""Accepted values of `typ`: none, the usual one, and that of rfc7523bis; never that of an access token."""
 
-
+_WELL_FORMED = "Send a compact JWT of at most 8 KiB, whose header holds alg, kid and typ only (RFC 7523 3)."
 _NEW_ASSERTION = "Make a new assertion, with a new jti, for each request."
 _CLOCKS = "Compare the client's clock with this server's."
 
@@ -42,41 +44,73 @@ def _refuse(reason: str, remediation: str) -> OAuthError:
     return invalid_client(f"assertion: {reason}", remediation)
 
 
-def _use_the_newer(client_id: str) -> str:
+def _use_newer_key(client_id: str) -> str:
     known = client_command("key list", client_id)
-    return (
-        f"Let the caller sign with a newer key of the client: {known}. To give it one: authserver client key replace."
-    )
+    return f"Sign with a newer key of the client: {known}. To register one: authserver client key rotate."
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """What the examination of an assertion's signature came to."""
+class AssertionCredentials:
+    """A signed assertion and what it claims. Nothing in it is proven yet."""
 
-    typ: str | None
-    claims: Mapping[str, Any] | None
-    """None when none of the client's keys signed it."""
-    key: ClientKey | None = None
-    """The one that did."""
+    client_id: str
+    assertion: str = field(repr=False)
+    header: jws.Header
+    claims: dict[str, Any] = field(repr=False)
+    method: str = "private_key_jwt"
+
+
+def read_assertion(form: Mapping[str, str]) -> AssertionCredentials:
+    """Read the assertion of a request, and the client from its `sub` (RFC 7523 3, item 2).
+
+    Raises:
+        OAuthError: `invalid_client`: another assertion type, a malformed assertion, or one without `sub`.
+    """
+    if form.get("client_assertion_type") != ASSERTION_TYPE:
+        raise invalid_client("client_assertion_type is not jwt-bearer", f"Send client_assertion_type={ASSERTION_TYPE}.")
+    assertion = form.get("client_assertion", "")
+    try:
+        header = jws.read_header(assertion)
+        claims = jws.read_unverified_claims(assertion)
+    except jws.InvalidToken as error:
+        raise _refuse(error.reason, _WELL_FORMED) from None
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        raise _refuse("sub is missing", "Set iss and sub to the client_id.")
+    return AssertionCredentials(subject, assertion, header, claims)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureResult:
+    """Which of a client's keys signed an assertion."""
+
+    assertion: AssertionCredentials
+    key: ClientKey | None
+    """None if no key of the client did."""
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
 class AssertionVerifier:
     """Verifies assertions made for one issuer."""
 
-    def __init__(self, issuer: str, clock: Clock, replay: ReplayStore) -> None:
-        self._issuer = issuer
-        self._clock = clock
-        self._replay = replay
-        self._decoys = {alg: jws.decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
+    issuer: str
+    replay: ReplayStore
+    decoys: dict[str, jws.VerificationKey] = field(
+        default_factory=lambda: {alg: jws.decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
+    )
+    """A key of nobody for each algorithm."""
 
-    def examine(self, credentials: AssertionCredentials, keys: Sequence[ClientKey]) -> Signed:
-        """Find the key that signed an assertion; with a `kid`, only keys of that name are tried.
+    def verify_signature(
+        self, assertion: AssertionCredentials, keys: Sequence[ClientKey], now: float
+    ) -> SignatureResult:
+        """Find the key that signed an assertion. If it has a `kid`, only keys of that name are tried.
 
-        Where none did, decoys are tried, too: whoever is refused costs as many verifications as a client with the most
-        keys, whether it is unknown, registered for another method, or has several keys (keycloak#26110).
+        If no key did, decoys are tried as well. A refused request then costs as many verifications as a client with
+        the most keys, whether the client is unknown, registered for another method, or has several keys
+        (keycloak#26110).
         """
-        header, now = credentials.header, self._clock()
+        header, claims = assertion.header, assertion.claims
         fitting = [
             (key, verification)
             for key in by_last_use(keys, now)
@@ -86,66 +120,69 @@ class AssertionVerifier:
         failure = "" if fitting else "the client has no key of that kid and algorithm"
         for key, verification in fitting[:MAX_CLIENT_KEYS]:
             try:
-                return Signed(header.typ, jws.verify(credentials.assertion, header, verification), key)
+                jws.verify(assertion.assertion, header, verification, claims)
             except jws.InvalidToken as error:
                 failure = error.reason
+            else:
+                return SignatureResult(assertion, key)
         for _ in range(MAX_CLIENT_KEYS - len(fitting)):
-            # Whatever the decoy says of an assertion, it is nobody's key.
+            # A signature that matches a decoy proves nothing: the decoy belongs to no client.
             with suppress(jws.InvalidToken):
-                jws.verify(credentials.assertion, header, self._decoys[header.alg])
-        return Signed(header.typ, None, failure=failure)
+                jws.verify(assertion.assertion, header, self.decoys[header.alg], claims)
+        return SignatureResult(assertion, None, failure)
 
-    def accept(self, signed: Signed, client: Client) -> ClientKey:
-        """Accept an examined assertion of a client, once. Return the key that signed it.
+    def accept(self, signed: SignatureResult, client: Client, now: float) -> ClientKey:
+        """Accept an assertion of a client, once. Return the key that signed it.
 
         Raises:
             OAuthError: `invalid_client`; the private reason names the failed check.
         """
-        if signed.typ not in _TYPES:
+        if signed.assertion.header.typ not in _TYPES:
             raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or leave it out.")
-        if signed.claims is None or signed.key is None:
+        key, claims = signed.key, signed.assertion.claims
+        if key is None:
             raise _refuse(signed.failure, client_command("show", client.client_id))
-        if signed.key.lifetime.is_inactive(self._clock()):
+        if key.lifetime.is_inactive(now):
             raise _refuse(
-                f"the key {quoted(signed.key.kid)} {inactive_reason(signed.key.lifetime)}",
-                _use_the_newer(client.client_id),
+                f"the key {quoted(key.kid)} {inactive_reason(key.lifetime)}", _use_newer_key(client.client_id)
             )
-        self._check_parties(signed.claims, client)
-        expires_at = self._check_time(signed.claims)
-        jti = signed.claims.get("jti")
+        self._check_parties(claims, client)
+        expires_at = _check_time(claims, now)
+        jti = claims.get("jti")
         if not isinstance(jti, str) or not 0 < len(jti) <= MAX_JTI:
             raise _refuse(f"jti is not a string of 1 to {MAX_JTI} characters", _NEW_ASSERTION)
-        # Last, because only an assertion that is good in all else may spend its jti.
-        if not self._replay.spend(PURPOSE, client.client_id, jti, expires_at):
+        # Last: only an assertion that passed every other check may spend its jti.
+        if not self.replay.spend(PURPOSE, client.client_id, jti, expires_at):
             raise _refuse("jti was used before", _NEW_ASSERTION)
-        return signed.key
+        return key
 
     def _check_parties(self, claims: Mapping[str, Any], client: Client) -> None:
         if claims.get("iss") != client.client_id or claims.get("sub") != client.client_id:
             raise _refuse("iss and sub are not both the client", f"Set iss and sub to {client.client_id}.")
-        audiences = {self._issuer, f"{self._issuer}/"}
+        audiences = {self.issuer, f"{self.issuer}/"}
         if client.token_endpoint_audience:
-            audiences.add(f"{self._issuer}/token")
+            audiences.add(f"{self.issuer}/token")
         audience = claims.get("aud")
         if not isinstance(audience, str) or audience not in audiences:
             found = f"{quoted(str(audience))}, not this issuer as one string" if "aud" in claims else "missing"
-            raise _refuse(f"aud is {found}", f"Set aud to {self._issuer}, as one string.")
+            raise _refuse(f"aud is {found}", f"Set aud to {self.issuer}, as one string.")
 
-    def _check_time(self, claims: Mapping[str, Any]) -> int:
-        now = self._clock()
-        expires_at = _numeric_date(claims, "exp")
-        if expires_at is None:
-            raise _refuse("exp is missing", f"Set exp, at most {MAX_LIFETIME} seconds from now.")
-        if now >= expires_at + LEEWAY:
-            raise _refuse(f"expired {math.floor(now - expires_at)} s ago", f"{_NEW_ASSERTION} {_CLOCKS}")
-        if expires_at > now + MAX_LIFETIME + LEEWAY:
-            remediation = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
-            raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", remediation)
-        for name in ("iat", "nbf"):
-            begin = _numeric_date(claims, name)
-            if begin is not None and begin > now + LEEWAY:
-                raise _refuse(f"{name} is in the future", _CLOCKS)
-        return expires_at
+
+def _check_time(claims: Mapping[str, Any], now: float) -> int:
+    """Check `exp`, `iat` and `nbf`. Return `exp`."""
+    expires_at = _numeric_date(claims, "exp")
+    if expires_at is None:
+        raise _refuse("exp is missing", f"Set exp, at most {MAX_LIFETIME} seconds from now.")
+    if now >= expires_at + LEEWAY:
+        raise _refuse(f"expired {math.floor(now - expires_at)} s ago", f"{_NEW_ASSERTION} {_CLOCKS}")
+    if expires_at > now + MAX_LIFETIME + LEEWAY:
+        remediation = f"Set exp at most {MAX_LIFETIME} seconds from now. {_CLOCKS}"
+        raise _refuse(f"valid for longer than {MAX_LIFETIME} s from now", remediation)
+    for name in ("iat", "nbf"):
+        begin = _numeric_date(claims, name)
+        if begin is not None and begin > now + LEEWAY:
+            raise _refuse(f"{name} is in the future", _CLOCKS)
+    return expires_at
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:

@@ -1,54 +1,94 @@
-"""Client authentication at the token endpoint (RFC 6749 2.3; MCP client-credentials extension).
+"""Client authentication (RFC 6749 2.3; RFC 7523 2.2; MCP client-credentials extension).
 
-One method for each client, the registered one. Whatever fails, the caller is told the same, and the same work was
-done: which it was stands in the audit log.
+Each client has one method, the registered one. Every failure gets the same response after the same work; only the
+audit log names the failed check.
 """
 
+import base64
+import binascii
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
-from gatehouse.authserver.clients.assertions import AssertionVerifier, Signed
-from gatehouse.authserver.clients.registry import Client, ClientRegistry
-from gatehouse.authserver.clients.request_credentials import AssertionCredentials, Credentials, read_credentials
+from gatehouse.authserver.clients.assertions import (
+    AssertionCredentials,
+    AssertionVerifier,
+    SignatureResult,
+    read_assertion,
+)
+from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.last_use import LastUse, StoredCredential
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
-from gatehouse.authserver.errors import invalid_client
+from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
+from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.audit import CLAIMED
+from gatehouse.shared.service.cache import LoadingCache
 from gatehouse.shared.service.remediation import client_command
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 """What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
 
+MAX_CREDENTIAL = 512
+"""Characters of a client_id or secret."""
+
+_SEND_ONE = "Send the credential that the client was registered with: authserver client show CLIENT_ID"
+_ENCODE = "Send base64(form-encoded client_id, colon, form-encoded secret), in UTF-8 (RFC 6749 2.3.1)."
+_NO_NUL = "Send the client_id and the credential exactly as issued: authserver client list"
+
+_FORM_ENCODED = re.compile(r"(?:[\x20-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCredentials:
+    """A client_id and a secret, and the method that they were sent by. Nothing is proven yet."""
+
+    client_id: str
+    secret: str = field(repr=False)
+    method: str
+
+
+Credentials = SecretCredentials | AssertionCredentials
+
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """A client that proved who it is, or that an admin at the command line vouches for."""
+    """A client that authenticated, or that an admin vouches for at the command line."""
 
     client: Client
 
 
 @dataclass(frozen=True, slots=True)
 class ClientAuthenticator:
-    """Judges the credentials of token requests."""
+    """Authenticates the client of a token or revocation request."""
 
-    registry: ClientRegistry
+    clients: LoadingCache[str, Client | None]
     assertions: AssertionVerifier
     last_use: LastUse
     clock: Clock
 
-    def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedClient:
-        """Authenticate the client of a token request.
+    def authenticate(self, request: Request, form: Form, keys: KeyRing) -> AuthenticatedClient:
+        """Authenticate the client of a request.
+
+        Sets the request's `actor`: to the client that it claims to be from, then to the one that it is from.
 
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
                 in one request (RFC 6749 2.3).
+            SQLAlchemyError: the database is unavailable.
         """
-        credentials = read_credentials(authorization, form)
-        client = self.registry.find(credentials.client_id)
-        proof = self._examine(credentials, client, keys)
+        credentials = read_credentials(request, form)
+        client, now = self.clients.get(credentials.client_id), self.clock()
+        # Before anything is decided about the client, so that an unknown one costs the same.
+        proof: SignatureResult | StoredSecret | None
+        if isinstance(credentials, AssertionCredentials):
+            proof = self.assertions.verify_signature(credentials, client.keys if client else (), now)
+        else:
+            proof = find(credentials.secret, by_last_use(client.secrets if client else (), now), keys.peppers)
         if client is None:
             raise invalid_client("unknown client", "authserver client list")
         if client.token_endpoint_auth_method != credentials.method:
@@ -56,43 +96,116 @@ class ClientAuthenticator:
                 f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
                 client_command("show", client.client_id),
             )
-        used: tuple[StoredCredential, *tuple[str, ...]]
-        if isinstance(proof, Signed):
-            used = ClientKeyRow, client.client_id, self.assertions.accept(proof, client).thumbprint
-        else:
-            used = ClientSecretRow, self._accept(proof, client).secret_id
+        used = self._accept(proof, client, now)
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
         self.last_use.note(*used)
+        request.actor = client.client_id
         return AuthenticatedClient(client)
 
-    def _examine(self, credentials: Credentials, client: Client | None, keys: KeyRing) -> Signed | StoredSecret | None:
-        """Do the costly part before anything is known of the client, so that an unknown one costs the same."""
-        if isinstance(credentials, AssertionCredentials):
-            return self.assertions.examine(credentials, client.keys if client else ())
-        stored = by_last_use(client.secrets if client else (), self.clock())
-        return find(credentials.secret, stored, keys.peppers)
-
-    def _accept(self, secret: StoredSecret | None, client: Client) -> StoredSecret:
-        if secret is None:
+    def _accept(
+        self, proof: SignatureResult | StoredSecret | None, client: Client, now: float
+    ) -> tuple[StoredCredential, *tuple[str, ...]]:
+        """Return the table and the primary key of the credential that was used."""
+        if isinstance(proof, SignatureResult):
+            return ClientKeyRow, client.client_id, self.assertions.accept(proof, client, now).thumbprint
+        if proof is None:
             raise invalid_client("wrong secret", _compare_secrets(client.client_id))
-        if secret.lifetime.is_inactive(self.clock()):
-            raise invalid_client(
-                f"the secret {secret.secret_id} {inactive_reason(secret.lifetime)}", _newer_secret(client.client_id)
-            )
-        return secret
+        if proof.lifetime.is_inactive(now):
+            reason = f"the secret {proof.secret_id} {inactive_reason(proof.lifetime)}"
+            raise invalid_client(reason, _use_newer_secret(client.client_id))
+        return ClientSecretRow, proof.secret_id
 
 
 def _compare_secrets(client_id: str) -> str:
-    """Return the remediation of a wrong secret. A command that may be pasted must not end the secret that is right."""
+    """Return the remediation of a wrong secret. It holds no command that would revoke the right one when pasted."""
     known = client_command("secret list", client_id)
     return (
-        f"Compare how the caller's secret begins with: {known}. Only if it is lost: authserver client secret rotate, "
-        "which ends the present secret at once."
+        f"Compare the start of the secret in use with: {known}. Only if the secret is lost: authserver client secret "
+        "rotate, which revokes the present secret at once."
     )
 
 
-def _newer_secret(client_id: str) -> str:
-    """Return the remediation of a secret that is over. Nothing that may be pasted ends the one that is not."""
+def _use_newer_secret(client_id: str) -> str:
+    """Return the remediation of an inactive secret. It holds no command that would revoke the active one."""
     known = client_command("secret list", client_id)
-    return f"Give the caller the client's newer secret: {known}. Only if it is lost: authserver client secret rotate."
+    return f"Use the client's newer secret: {known}. Only if that one is lost: authserver client secret rotate."
+
+
+def read_credentials(request: Request, form: Form) -> Credentials:
+    """Read the one credential of a request, and set the request's `actor` to the client that it claims to be from.
+
+    Raises:
+        OAuthError: `invalid_request` for two methods at once, `invalid_client` for none or a malformed one.
+    """
+    authorization, parameters = request.headers.get("authorization"), form.parameters
+    if authorization is None and "client_id" in parameters:
+        _claim(request, parameters["client_id"])
+    credentials = _read(authorization, parameters)
+    _claim(request, credentials.client_id)
+    return credentials
+
+
+def read_claimed_client(request: Request) -> None:
+    """Set the request's `actor` from its Authorization header, for a request whose form cannot be parsed."""
+    try:
+        read_credentials(request, Form())
+    except OAuthError:
+        return
+
+
+def _claim(request: Request, client_id: str) -> None:
+    request.actor = f"{CLAIMED}{client_id[:MAX_CREDENTIAL]}"
+
+
+def _read(authorization: str | None, form: Mapping[str, str]) -> Credentials:
+    presented = [authorization is not None, "client_secret" in form, "client_assertion" in form]
+    if sum(presented) > 1:
+        raise invalid_request("Use one method of client authentication, not several (RFC 6749 2.3).")
+    credentials: Credentials
+    if authorization is not None:
+        credentials = _read_basic(authorization)
+    elif "client_assertion" in form or "client_assertion_type" in form:
+        credentials = read_assertion(form)
+    elif "client_secret" in form and "client_id" in form:
+        credentials = SecretCredentials(form["client_id"], form["client_secret"], "client_secret_post")
+    else:
+        raise invalid_client("no client authentication in the request", _SEND_ONE)
+    if form.get("client_id", credentials.client_id) != credentials.client_id:
+        raise invalid_client("client_id in the body is not the one of the credentials", "Leave client_id out.")
+    secret = credentials.secret if isinstance(credentials, SecretCredentials) else ""
+    if max(len(credentials.client_id), len(secret)) > MAX_CREDENTIAL:
+        raise invalid_client(f"credentials longer than {MAX_CREDENTIAL} characters", _SEND_ONE)
+    # PostgreSQL stores no NUL in a text: the lookup would fail as if the database were unavailable. Lone surrogates,
+    # which cannot be encoded either, were refused by the strict parsers of form, Basic and JSON.
+    if "\x00" in credentials.client_id + secret:
+        raise invalid_client("credentials hold a NUL character", _NO_NUL)
+    return credentials
+
+
+def _read_basic(authorization: str) -> SecretCredentials:
+    """Decode strictly (RFC 7617 2; form encoding inside it, RFC 6749 2.3.1): two readers must not differ."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        raise invalid_client("Authorization scheme is not Basic", _SEND_ONE)
+    try:
+        decoded = base64.b64decode(encoded.strip(" "), validate=True)
+        canonical = base64.b64encode(decoded) == encoded.strip(" ").encode()
+        client_id, colon, secret = decoded.decode("ascii").partition(":")
+    except (binascii.Error, UnicodeError, ValueError):
+        canonical, client_id, colon, secret = False, "", "", ""
+    if not canonical:
+        raise invalid_client("Basic credentials are not base64 of form-encoded text", _ENCODE)
+    if not colon:
+        raise invalid_client("Basic credentials have no colon", _ENCODE)
+    return SecretCredentials(_form_decode(client_id), _form_decode(secret), "client_secret_basic")
+
+
+def _form_decode(text: str) -> str:
+    if not text or _FORM_ENCODED.fullmatch(text) is None:
+        raise invalid_client("Basic credentials are empty or not form-encoded", _ENCODE)
+    try:
+        decoded = unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid_client("Basic credentials are not UTF-8", _ENCODE) from None
+    return decoded

@@ -1,11 +1,12 @@
-"""Registered clients: what the token endpoint needs to know of one, read at most once a second."""
+"""Registered clients, as the token endpoint and the commands read them."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime, active, lifetime_of
 from gatehouse.authserver.credentials.secrets import StoredSecret
@@ -14,7 +15,6 @@ from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientR
 from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.shared.protocol.jws import VerificationKey, client_verification_keys
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
-from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class ClientKey:
     thumbprint: str
     """RFC 7638."""
     verification: tuple[VerificationKey, ...] = field(repr=False)
-    """One for each algorithm that it may verify."""
+    """The key, once for each algorithm that it may verify."""
     lifetime: Lifetime = ENDLESS
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A registered client as it stands."""
+    """A registered client at the time when it was read."""
 
     client_id: str
     client_name: str
@@ -39,65 +39,71 @@ class Client:
     token_ttl: int | None
     """Seconds; None for the server's default."""
     strict: bool
-    """Refuse a request for any scope that the client may not have, rather than narrow it."""
+    """A request for any scope that the client may not have is refused, not narrowed."""
     claims: Mapping[str, str]
     disabled: bool
     created_at: int
     token_endpoint_audience: bool
-    """Admit assertions made for the token endpoint's URL, too (docs/divergences.md)."""
+    """Assertions for the token endpoint's URL are accepted as well (docs/divergences.md)."""
     secrets: tuple[StoredSecret, ...] = field(repr=False)
-    """Those that are over, too, and so with the keys: which they are is asked at every use."""
+    """Inactive ones too, as with the keys: which ones are active is decided at every use."""
     keys: tuple[ClientKey, ...] = field(repr=False)
     grants: Mapping[str, frozenset[str]]
     """Scopes by resource identifier."""
     hierarchies: Mapping[str, ScopeHierarchy] = field(repr=False)
     """For each of those resources, which scope implies which."""
     token_epoch: int = 0
-    """Counts how often all tokens of the client were revoked: what was reserved for it before is void."""
+    """Counts how often all tokens of the client were revoked. Status list indices reserved before are void."""
 
     def as_of(self, now: float) -> "Client":
-        """Return the client with the credentials that are accepted at a time."""
+        """Return the client with the credentials that are active at a time."""
         keys = tuple(key for key in active(self.keys, now) if key.verification)
         return replace(self, secrets=active(self.secrets, now), keys=keys)
 
 
-class ClientRegistry:
-    """Finds clients, known or not, with the same queries."""
+RowT = TypeVar("RowT", ClientSecretRow, ClientKeyRow, ClientGrantRow)
 
-    def __init__(
-        self, database: Database, *, max_age: float = MAX_AGE, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._database = database
-        self._cache: LoadingCache[str, Client | None] = LoadingCache(self._load, max_age=max_age, monotonic=monotonic)
 
-    def find(self, client_id: str) -> Client | None:
-        """Return the client, as it stood at most one second ago. Raises SQLAlchemyError."""
-        return self._cache.get(client_id)
-
-    def _load(self, client_id: str) -> Client | None:
-        with self._database.read() as session:
-            return load_client(session, client_id)
+def find_client(database: Database, client_id: str) -> Client | None:
+    """Read one client in a transaction of its own. Raises SQLAlchemyError."""
+    with database.read() as session:
+        return load_client(session, client_id)
 
 
 def load_client(session: Session, client_id: str) -> Client | None:
-    """Read one client."""
-    row = session.get(ClientRow, client_id)
-    # The other queries run for an unknown client too: their time must not tell that it is unknown.
-    secret_rows = session.scalars(
-        select(ClientSecretRow).where(ClientSecretRow.client_id == client_id).order_by(ClientSecretRow.created_at)
-    ).all()
-    key_rows = session.scalars(
-        select(ClientKeyRow).where(ClientKeyRow.client_id == client_id).order_by(ClientKeyRow.created_at)
-    ).all()
-    grant_rows = session.scalars(
-        select(ClientGrantRow).where(ClientGrantRow.client_id == client_id).order_by(ClientGrantRow.resource)
-    ).all()
+    """Read one client. The queries are the same for an unknown client: their time must not reveal that."""
+    return next(iter(load_clients(session, [client_id])), None)
+
+
+def load_clients(session: Session, client_ids: Collection[str] | None = None) -> list[Client]:
+    """Read some clients, or all, by name. The number of queries does not depend on the number of clients."""
+
+    def rows_of(row: type[RowT], order: InstrumentedAttribute[Any]) -> dict[str, list[RowT]]:
+        query = select(row).order_by(order)
+        found: dict[str, list[RowT]] = defaultdict(list)
+        for found_row in session.scalars(query if client_ids is None else query.where(row.client_id.in_(client_ids))):
+            found[found_row.client_id].append(found_row)
+        return found
+
+    query = select(ClientRow).order_by(ClientRow.client_name, ClientRow.client_id)
+    clients = session.scalars(query if client_ids is None else query.where(ClientRow.client_id.in_(client_ids))).all()
+    secrets, keys = rows_of(ClientSecretRow, ClientSecretRow.created_at), rows_of(ClientKeyRow, ClientKeyRow.created_at)
+    grants = rows_of(ClientGrantRow, ClientGrantRow.resource)
+    resources = {grant.resource for granted in grants.values() for grant in granted}
+    known = hierarchies(session, resources)
+    return [_client(row, secrets[row.client_id], keys[row.client_id], grants[row.client_id], known) for row in clients]
+
+
+def _client(
+    row: ClientRow,
+    secrets: Sequence[ClientSecretRow],
+    keys: Sequence[ClientKeyRow],
+    grant_rows: Sequence[ClientGrantRow],
+    known: Mapping[str, ScopeHierarchy],
+) -> Client:
     grants: dict[str, set[str]] = {}
     for grant in grant_rows:
         grants.setdefault(grant.resource, set()).add(grant.scope)
-    scope_hierarchies = hierarchies(session, grants)
-    if row is None:
-        return None
     return Client(
         client_id=row.client_id,
         client_name=row.client_name,
@@ -108,10 +114,12 @@ def load_client(session: Session, client_id: str) -> Client | None:
         disabled=row.disabled,
         created_at=row.created_at,
         token_endpoint_audience=row.token_endpoint_audience,
-        keys=tuple(_key(key_row) for key_row in key_rows),
-        secrets=tuple(StoredSecret(row.pepper_id, row.digest, row.secret_id, lifetime_of(row)) for row in secret_rows),
+        keys=tuple(_key(key) for key in keys),
+        secrets=tuple(
+            StoredSecret(secret.pepper_id, secret.digest, secret.secret_id, lifetime_of(secret)) for secret in secrets
+        ),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
-        hierarchies=scope_hierarchies,
+        hierarchies={resource: known[resource] for resource in grants},
         token_epoch=row.token_epoch,
     )
 
@@ -119,9 +127,3 @@ def load_client(session: Session, client_id: str) -> Client | None:
 def _key(row: ClientKeyRow) -> ClientKey:
     verification = tuple(client_verification_keys(row.jwk))
     return ClientKey(str(row.jwk.get("kid", row.thumbprint)), row.thumbprint, verification, lifetime_of(row))
-
-
-def list_clients(session: Session) -> list[Client]:
-    """Read every client, by name."""
-    ids = session.scalars(select(ClientRow.client_id).order_by(ClientRow.client_name, ClientRow.client_id)).all()
-    return [client for client_id in ids if (client := load_client(session, client_id)) is not None]

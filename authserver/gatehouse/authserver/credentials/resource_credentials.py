@@ -5,20 +5,21 @@ A credential is bound to one resource. It is no client's: it can obtain no token
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.request_credentials import SecretCredentials, read_credentials
+from gatehouse.authserver.clients.authentication import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.last_use import LastUse
 from gatehouse.authserver.credentials.lifecycle import Lifetime, check_grace_period, end, inactive_reason, lifetime_of
 from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, secret_prefix
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceCredentialRow
 from gatehouse.authserver.errors import invalid_client
+from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
@@ -77,15 +78,15 @@ class ResourceAuthenticator:
         self._last_use = last_use
         self._cache: LoadingCache[str, _Stored | None] = LoadingCache(self._load, max_age=max_age, monotonic=monotonic)
 
-    def authenticate(self, authorization: str | None, form: Mapping[str, str], keys: KeyRing) -> AuthenticatedResource:
-        """Authenticate the resource of an introspection request.
+    def authenticate(self, request: Request, form: Form, keys: KeyRing) -> AuthenticatedResource:
+        """Authenticate the resource of an introspection request, and set the request's `actor`.
 
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
                 in one request.
             SQLAlchemyError: the database is away.
         """
-        credentials = read_credentials(authorization, form)
+        credentials = read_credentials(request, form)
         if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
             raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _MEND)
         stored = self._cache.get(credentials.client_id)
@@ -97,6 +98,7 @@ class ResourceAuthenticator:
         if matched.lifetime.is_inactive(self._clock()):
             raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _MEND)
         self._last_use.note(ResourceCredentialRow, credentials.client_id)
+        request.actor = credentials.client_id
         return AuthenticatedResource(stored.resource, credentials.client_id)
 
     def _load(self, credential_id: str) -> _Stored | None:

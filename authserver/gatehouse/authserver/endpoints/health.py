@@ -1,30 +1,32 @@
-"""`GET /livez` and `GET /readyz`, for whoever keeps the server running."""
+"""`GET /livez` and `GET /readyz`, for load balancers and supervisors."""
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
-from gatehouse.authserver.services import Services
+from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.shared.service.audit_writer import AuditWriter
 
 _HEADERS = {"Cache-Control": "no-store"}
 
 
-def livez(services: Services, request: Request) -> Response:
-    """Answer that the process serves requests."""
+def livez(_: Request) -> Response:
+    """Answer 200: the process serves requests."""
     return json_response({"status": "ok"}, headers=_HEADERS)
 
 
-def readyz(services: Services, request: Request) -> Response:
-    """Answer whether tokens can be issued: 200 when every check is `ok`, else 503."""
+def readyz(database: Database, keys: KeyStore, audit: AuditWriter, _: Request) -> Response:
+    """Answer whether tokens can be issued: 200 if every check is `ok`, else 503."""
     checks = {"database": "ok", "signing_key": "ok"}
     try:
-        services.database.ping()
+        database.ping()
     except SQLAlchemyError:
         checks["database"] = "does not answer"
-    if not services.audit.available:
+    if not audit.available:
         checks["database"] = "takes no audit events"
     try:
-        services.keys.ring()
+        keys.ring()
     except (SQLAlchemyError, NoUsableKey):
         checks["signing_key"] = "none is usable"
     ready = set(checks.values()) == {"ok"}

@@ -1,23 +1,20 @@
 """`GET /.well-known/jwks.json` (RFC 7517 5)."""
 
-from gatehouse.authserver.endpoints.conditional import conditional_response
-from gatehouse.authserver.endpoints.failures import OUTAGES, unavailable
-from gatehouse.authserver.http import Request, Response
+from gatehouse.authserver.http import Request, Response, conditional_response
 from gatehouse.authserver.keys.lifecycle import KEY_SET_MAX_AGE
-from gatehouse.authserver.services import Services
+from gatehouse.authserver.keys.store import KeyStore
+
+PATH = "/.well-known/jwks.json"
 
 
-def jwks(services: Services, request: Request) -> Response:
-    """Answer with the public keys; 304 to a reader that has them already (RFC 9110 13.1.2)."""
-    try:
-        keys = services.keys.ring()
-    except OUTAGES as error:
-        return unavailable(request, error)
+def jwks(keys: KeyStore, request: Request) -> Response:
+    """Answer with the public keys; 304 if the client has this version already."""
+    ring = keys.ring()
     headers = {
         "Content-Type": "application/jwk-set+json",
-        # What many readers share is asked for anew each time (RFC 9111 5.2.2.10): it may ignore that a resource server
-        # asks it to, and would serve it a key that was revoked.
+        # A shared cache must ask each time (s-maxage, RFC 9111 5.2.2.10). It may ignore the Cache-Control of a
+        # resource server's request, and would then serve it a revoked key.
         "Cache-Control": f"public, max-age={KEY_SET_MAX_AGE}, s-maxage=0",
-        "ETag": keys.etag,
+        "ETag": ring.etag,
     }
-    return conditional_response(request, keys.jwks, keys.etag, headers)
+    return conditional_response(request, ring.jwks, ring.etag, headers)

@@ -2,30 +2,29 @@
 
 from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.credentials.resource_credentials import AUTH_METHODS as RESOURCE_AUTH_METHODS
+from gatehouse.authserver.endpoints.jwks import PATH as JWKS_PATH
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
 from gatehouse.authserver.http import Request, Response, json_response
-from gatehouse.authserver.services import Services
 from gatehouse.shared.protocol.jws import ALLOWED_ALGORITHMS
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 
 PATH = "/.well-known/oauth-authorization-server"
 
 
-def metadata(services: Services, request: Request) -> Response:
-    """Answer with what this server can do, and with nothing that it cannot.
+def metadata(issuer: str, _: Request) -> Response:
+    """Answer with the server's metadata. It names only what works.
 
     Every URL comes from the configured issuer, never from the request.
     """
-    issuer = services.settings.issuer
     document = {
         "issuer": issuer,
-        # Most MCP clients refuse a document without it; /authorize itself answers that it supports nothing.
+        # Most MCP clients refuse a document without it. The endpoint itself refuses every request.
         "authorization_endpoint": f"{issuer}/authorize",
         "token_endpoint": f"{issuer}/token",
         "revocation_endpoint": f"{issuer}/revoke",
         "introspection_endpoint": f"{issuer}/introspect",
         "status_list_aggregation_endpoint": f"{issuer}{STATUS_LISTS}",
-        "jwks_uri": f"{issuer}/.well-known/jwks.json",
+        "jwks_uri": f"{issuer}{JWKS_PATH}",
         "response_types_supported": [],
         "grant_types_supported": [GRANT_TYPE],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),

@@ -1,55 +1,64 @@
-"""`POST /revoke` (RFC 7009): a client takes one of its own tokens back."""
+"""`POST /revoke` (RFC 7009): a client revokes one of its own tokens."""
 
-from gatehouse.authserver.clients.authentication import AuthenticatedClient
+from dataclasses import dataclass
+
+from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.status_lists import revoke_token
-from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
-from gatehouse.authserver.errors import OAuthError, invalid_request
-from gatehouse.authserver.form import Form, parse_form
-from gatehouse.authserver.http import NO_STORE, Request, Response
-from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.services import Services
-from gatehouse.authserver.tokens.validation import InactiveToken
+from gatehouse.authserver.errors import invalid_request
+from gatehouse.authserver.http import NO_STORE, Request, Response, parse_form
+from gatehouse.authserver.keys.store import KeyRing, KeyStore
+from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditWriter
 
-_ACTION = AuditAction.TOKEN_REVOKE
+ACTION = AuditAction.TOKEN_REVOKE
 
 
-def revocation(services: Services, request: Request) -> Response:
-    """Answer 200 whatever the token was (RFC 7009 2.2): one that is not the client's, or no token, is left alone.
+@dataclass(frozen=True, slots=True)
+class RevocationEndpoint:
+    """Answers 200 to every authenticated client, whatever the token was (RFC 7009 2.2).
 
-    `token_type_hint` is ignored (2.1): there are access tokens only.
+    A text that is not a token, and a token of another client, change nothing. `token_type_hint` is ignored (2.1):
+    there are only access tokens.
     """
-    form, client = Form(), None
-    try:
+
+    database: Database
+    keys: KeyStore
+    authenticator: ClientAuthenticator
+    tokens: TokenReader
+    audit: AuditWriter
+
+    def __call__(self, request: Request) -> Response:
+        """Answer one request. A refusal is raised as OAuthError or BadRequest."""
         form = parse_form(request)
-        authorization = request.headers.get("authorization")
-        keys = services.keys.ring()
-        client = services.authenticator.authenticate(authorization, form.parameters, keys)
+        keys = self.keys.ring()
+        client = self.authenticator.authenticate(request, form, keys)
         token = form.parameters.get("token")
         if token is None:
-            raise invalid_request("token is missing. Send the access token that is to be revoked.")
-        _revoke(services, request, client, token, keys)
-    except OAuthError as error:
-        proven = client.client.client_id if client else None
-        return refuse_form(services, request, error, action=_ACTION, form=form, proven=proven)
-    except OUTAGES as error:
-        return unavailable(request, error, action=_ACTION)
-    return Response(200, headers=NO_STORE)
+            raise invalid_request("token is missing. Send the access token to revoke.")
+        self._revoke(request, client, token, keys)
+        return Response(200, headers=NO_STORE)
 
-
-def _revoke(services: Services, request: Request, client: AuthenticatedClient, token: str, keys: KeyRing) -> None:
-    """Set the token's bit in one transaction with its audit event, or record why there was nothing to do."""
-    actor = client.client.client_id
-    try:
-        claims, index = services.tokens.read(token, keys, client_id=actor)
-    except InactiveToken as dead:
-        services.audit.commit_and_wait(
-            AuditEvent(_ACTION, "refused", actor=actor, jti=dead.jti, request_id=request.request_id, reason=dead.reason)
+    def _revoke(self, request: Request, client: AuthenticatedClient, token: str, keys: KeyRing) -> None:
+        """Set the token's bit in one transaction with its audit event, or record why nothing was revoked."""
+        actor = client.client.client_id
+        try:
+            claims, index = self.tokens.read(token, keys, client_id=actor)
+        except InactiveToken as inactive:
+            event = AuditEvent(
+                ACTION,
+                "refused",
+                actor=actor,
+                jti=inactive.jti,
+                request_id=request.request_id,
+                reason=inactive.reason,
+            )
+            self.audit.commit_and_wait(event)
+            return
+        event = AuditEvent(
+            ACTION, "allowed", actor=actor, object=claims.aud, jti=claims.jti, request_id=request.request_id
         )
-        return
-    event = AuditEvent(
-        _ACTION, "allowed", actor=actor, object=claims.aud, jti=claims.jti, request_id=request.request_id
-    )
-    with services.database.write() as session:
-        revoke_token(session, index.list_id, index.idx)
-        session.execute(services.audit.rows.insert(event))
+        with self.database.write() as session:
+            revoke_token(session, index.list_id, index.idx)
+            session.execute(self.audit.rows.insert(event))

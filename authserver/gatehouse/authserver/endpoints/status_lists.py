@@ -1,37 +1,28 @@
 """`GET /status-lists` and `GET /status-lists/ID` (draft-ietf-oauth-status-list 8, 9)."""
 
-from gatehouse.authserver.endpoints.conditional import conditional_response
-from gatehouse.authserver.endpoints.failures import OUTAGES, unavailable
 from gatehouse.authserver.errors import invalid_request
-from gatehouse.authserver.http import Request, Response, json_response
-from gatehouse.authserver.refusals import refuse
-from gatehouse.authserver.services import Services
+from gatehouse.authserver.http import Request, Response, conditional_response, json_response
+from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE, PATH, parse_list_uri
 
-# A cache between here and a resource server would make revocation wait for it.
+# A cache between this server and a resource server would delay revocation.
 _HEADERS = {"Cache-Control": "no-cache"}
 
 
-def status_lists(services: Services, request: Request) -> Response:
-    """Answer with the URI of every list, so that a resource server knows them before their first token (9.1)."""
-    try:
-        return json_response({"status_lists": services.status_lists.uris()}, headers=_HEADERS)
-    except OUTAGES as error:
-        return unavailable(request, error)
+def status_lists(publisher: StatusListPublisher, _: Request) -> Response:
+    """Answer with the URI of every list, so that a resource server knows a list before its first token (9.1)."""
+    return json_response({"status_lists": publisher.uris()}, headers=_HEADERS)
 
 
-def status_list(services: Services, request: Request) -> Response:
-    """Answer with a signed list; 304 to a reader that has it already."""
-    issuer = services.settings.issuer
-    # What is no id is not looked up: not every text can be asked for.
+def status_list(issuer: str, keys: KeyStore, publisher: StatusListPublisher, request: Request) -> Response:
+    """Answer with a signed list; 304 if the resource server has this version already."""
+    request.target = PATH
     list_id = parse_list_uri(issuer, f"{issuer}{request.path}")
-    try:
-        key = services.keys.ring().signing_key
-        published = services.status_lists.find(list_id, key) if list_id is not None else None
-    except OUTAGES as error:
-        return unavailable(request, error)
+    key = keys.ring().signing_key
+    # A malformed id is not looked up: it may hold text that the database cannot compare.
+    published = publisher.find(list_id, key) if list_id is not None else None
     if published is None:
-        gone = invalid_request("There is no such status list. Tokens that refer to it have expired.", status=404)
-        return refuse(services.audit, request.request_id, gone, target=PATH)
+        raise invalid_request("There is no such status list. Tokens that refer to it have expired.", status=404)
     headers = {**_HEADERS, "Content-Type": MEDIA_TYPE, "ETag": published.etag}
     return conditional_response(request, published.token, published.etag, headers)

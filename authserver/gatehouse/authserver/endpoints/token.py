@@ -1,87 +1,98 @@
-"""`POST /token` (RFC 6749 3.2). The function `token` reads top to bottom as what happens to a request."""
+"""`POST /token` (RFC 6749 3.2)."""
+
+from dataclasses import dataclass
+from typing import NoReturn
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.authentication import AuthenticatedClient
-from gatehouse.authserver.endpoints.failures import OUTAGES, refuse_form, unavailable
-from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.form import Form, parse_form
+from gatehouse.authserver.authlib_server import AuthlibServer
+from gatehouse.authserver.clients.authentication import ClientAuthenticator
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
-    ScopeNotGranted,
     choose_resource,
     choose_scope,
+    read_resource,
 )
-from gatehouse.authserver.grants.explanation import explain
-from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
-from gatehouse.authserver.services import Services
-from gatehouse.authserver.tokens.issue import IssuedToken
-from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
-from gatehouse.shared.protocol.scopes import cut_scope, format_scope
+from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
+from gatehouse.authserver.http import NO_STORE, Request, Response, json_response, parse_form
+from gatehouse.authserver.keys.store import KeyStore
+from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
+from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditWriter
 
-_ACTION = AuditAction.TOKEN_ISSUE
+ACTION = AuditAction.TOKEN_ISSUE
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-def token(services: Services, request: Request) -> Response:
-    """Answer a token request with a token (RFC 6749 5.1) or a refusal (5.2), recorded before it leaves."""
-    form, client = Form(), None
-    try:
+@dataclass(frozen=True, slots=True)
+class TokenEndpoint:
+    """Answers token requests with a token (RFC 6749 5.1). A refusal is raised as OAuthError or BadRequest."""
+
+    database: Database
+    keys: KeyStore
+    authenticator: ClientAuthenticator
+    authlib: AuthlibServer
+    issuer: TokenIssuer
+    audit: AuditWriter
+
+    def __call__(self, request: Request) -> Response:
+        """Answer one request."""
         form = parse_form(request)
-        authorization = request.headers.get("authorization")
-        keys = services.keys.ring()
-        client = services.authenticator.authenticate(authorization, form.parameters, keys)
-        grant_type = services.authlib.find_grant(form.parameters)
-        resource = choose_resource(client, form.resources)
-        granted = choose_scope(client, resource, form.parameters)
-        response, issued = services.authlib.issue_token(grant_type, granted, keys.signing_key)
-        record_issued(services, request, granted, issued)
-    except OAuthError as error:
-        return _refuse(services, request, error, form, client)
-    except OUTAGES as error:
-        return unavailable(request, error, action=_ACTION)
-    return json_response(response, headers=NO_STORE)
-
-
-def _refuse(
-    services: Services, request: Request, error: OAuthError, form: Form, client: AuthenticatedClient | None
-) -> Response:
-    if isinstance(error, ScopeNotGranted):
+        keys = self.keys.ring()
+        requested = read_resource(form.resources)
+        request.target = requested.identifier
+        client = self.authenticator.authenticate(request, form, keys)
+        self.authlib.find_grant(form.parameters)
         try:
-            with services.database.read() as session:
-                error = explain(session, error)
+            resource = choose_resource(client, requested)
+            granted = choose_scope(client, resource, form.parameters)
+        except ScopeNotGranted as refusal:
+            self._explain(refusal)
+        issued = self.issuer.issue(granted, keys.signing_key)
+        self._record(request, granted, issued)
+        return _respond(issued)
+
+    def _explain(self, refusal: ScopeNotGranted) -> NoReturn:
+        """Raise the refusal with the reason and remediation that the registered resources allow."""
+        try:
+            with self.database.read() as session:
+                identifiers = list_identifiers(session)
+                declared = declared_scopes(session, refusal.resource)
         except SQLAlchemyError:
-            log.warning("why a grant is missing cannot be looked up")
-    proven = client.client.client_id if client else None
-    return refuse_form(services, request, error, action=_ACTION, form=form, proven=proven, target=_target(form))
+            log.warning("the registered resources cannot be read to explain a refusal")
+            raise refusal from None
+        raise explain(refusal, identifiers, declared) from None
 
-
-def record_issued(services: Services, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
-    """Record an issued token. Written within 200 ms, together with others."""
-    claims = issued.claims
-    scope_not_granted = {"scope_not_granted": cut_scope(granted.scope_not_granted)} if granted.scope_not_granted else {}
-    structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
-    services.audit.record(
-        AuditEvent(
-            _ACTION,
-            "allowed",
-            actor=claims.client_id,
-            object=claims.aud,
-            jti=claims.jti,
-            request_id=request.request_id,
-            detail={"scope": format_scope(claims.scope), "exp": claims.exp, **scope_not_granted},
+    def _record(self, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
+        """Record an issued token. The event is written within 200 ms, together with others."""
+        claims = issued.claims
+        detail = {"scope": issued.scope, "exp": claims.exp}
+        if granted.scope_not_granted:
+            detail["scope_not_granted"] = cut_scope(granted.scope_not_granted)
+        structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        self.audit.record(
+            AuditEvent(
+                ACTION,
+                "allowed",
+                actor=claims.client_id,
+                object=claims.aud,
+                jti=claims.jti,
+                request_id=request.request_id,
+                detail=detail,
+            )
         )
-    )
 
 
-def _target(form: Form) -> str | None:
-    """Return the one resource that a request named; nothing of a text that is no identifier is kept."""
-    if len(form.resources) != 1:
-        return None
-    try:
-        return parse_resource_identifier(form.resources[0])
-    except InvalidResourceIdentifier:
-        return None
+def _respond(issued: IssuedToken) -> Response:
+    content = {
+        "token_type": "Bearer",
+        "access_token": issued.access_token,
+        "expires_in": issued.claims.exp - issued.claims.iat,
+        "scope": issued.scope,
+    }
+    return json_response(content, headers=NO_STORE)

@@ -1,28 +1,30 @@
-"""What a client can reach: which scopes, which tools, through which grant, and what would allow the rest.
+"""Which scopes and tools a client may have, through which grants, and what would allow the others.
 
-Decided from what the token endpoint would put into a token, and from the catalogue of the resource server that would
-judge it. Pure: no I/O. What a tool's arguments and the caller's workspace allow is the resource server's to say.
+The token endpoint, `client explain` and the access matrix all decide here. Tools are decided from the scopes that the
+token endpoint would put into a token, and from the catalogue of the resource server. Limits that depend on a tool's
+arguments or on the client's workspace are known to the resource server only. Pure: no I/O.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gatehouse.authserver.administration import MAX_NAME
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.resources.catalogue import Catalogue
 from gatehouse.authserver.resources.registry import Resource
-from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.protocol.scopes import cut_scope, format_scope, separator_hint
 from gatehouse.shared.service.remediation import catalogue_command, client_command, grant_command
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """What is in the way, and the command that would clear it."""
+    """A reason why a client gets no token, and the command that removes it."""
 
     reason: str
     remediation: str | None
-    """None where no command can."""
+    """None if no single command does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +44,32 @@ class ToolAccess:
 
     tool: str
     needs: frozenset[str]
-    """Every one of them; none where any valid token suffices."""
+    """All of these scopes are needed; empty if any valid token suffices."""
     through: frozenset[str]
-    """The granted scopes that give what it needs, or a part of it."""
+    """The granted scopes that cover what the tool needs, or a part of it."""
     missing: frozenset[str]
-    """The fewest scopes that, by the catalogue, would have to be granted."""
+    """The smallest set of scopes that, by the catalogue, would have to be granted."""
     reasons: tuple[str, ...]
     remediation: str | None
-    """The command that would allow it, or several joined by `&&`: empty if it is allowed, None where none can."""
+    """The command that would allow the call, or several joined by `&&`; empty if it is allowed, None if none would."""
 
     @property
     def allowed(self) -> bool:
-        """Tell whether nothing is in the way."""
+        """Whether the client can call the tool."""
         return not self.reasons
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A resource as its server declares it, beside what is registered here."""
+    """A resource as its own server declares it, and as it is registered here."""
 
     catalogue: Catalogue
     registered: Resource | None
     file: str
-    """Where the catalogue was read from, for commands."""
+    """The catalogue's file, for commands."""
 
     def drift(self) -> Obstacle | None:
-        """Return how the registered scopes differ from the catalogue, by which the resource server decides."""
+        """Return how the registered scopes differ from the catalogue, which the resource server decides by."""
         resource, registered, hierarchy = self.catalogue.resource, self.registered, self.catalogue.hierarchy
         if registered is None:
             return Obstacle(f"{resource} is not registered here", self.update_command())
@@ -88,22 +90,77 @@ class Served:
         return catalogue_command(resource, name, self.file)
 
 
+class ScopeNotGranted(OAuthError):
+    """The client has no grant at a resource, or lacks scopes there.
+
+    The public description does not reveal which resources and scopes exist. `explain` adds what an operator needs.
+    """
+
+    def __init__(self, client_id: str, resource: str, missing: frozenset[str] | None = None) -> None:
+        self.resource = resource
+        self.missing = missing or frozenset()
+        if missing is None:
+            super().__init__(
+                "invalid_target",
+                "The client has no grant at this resource. Check the resource's identifier exactly, path included.",
+                reason=f"no grant at {resource}",
+                remediation=grant_command(client_id, resource, "..."),
+            )
+            return
+        super().__init__(
+            "invalid_scope",
+            "The client may not have this scope at this resource. Ask its admin for the grant.",
+            reason=f"not granted at {resource}: {cut_scope(missing)}",
+            remediation=grant_command(client_id, resource, cut_scope(missing)),
+        )
+
+
+def explain(refusal: ScopeNotGranted, registered: Collection[str], declared: frozenset[str]) -> OAuthError:
+    """Return a refusal with the reason and the remediation for the operator; its public part stays the same.
+
+    A grant helps only if the resource and the scope exist. `registered` are the identifiers of all resources, and
+    `declared` the scopes of the refused one.
+    """
+    if refusal.resource not in registered:
+        reason, remediation = _not_registered(refusal.resource, registered)
+    elif unknown := refusal.missing - declared:
+        reason = f"{refusal.resource} has no scope {cut_scope(unknown)}; it has: {cut_scope(declared)}"
+        remediation = f"Ask for a scope that the resource has.{separator_hint(unknown)}"
+    else:
+        return refusal
+    return OAuthError(refusal.error, refusal.description, reason=reason, remediation=remediation)
+
+
+def _not_registered(resource: str, registered: Collection[str]) -> tuple[str, str]:
+    alike = [known for known in registered if _fold(known) == _fold(resource)]
+    if alike:
+        return (
+            f"{resource} is not registered; {alike[0]} is",
+            f"Name the resource as it is registered: {alike[0]}",
+        )
+    return f"{resource} is not registered", "authserver resource list"
+
+
+def _fold(resource: str) -> str:
+    return resource.rstrip("/").lower()
+
+
 def grantable(client: Client, resource: str) -> frozenset[str]:
-    """Return all that a token of the client for a resource may carry: what was granted, and what that implies."""
+    """Return every scope that a token of the client for a resource may carry: the granted ones and those they imply."""
     granted = client.grants.get(resource)
     return client.hierarchies[resource].closure(granted) if granted else frozenset()
 
 
 def obstacles(client: Client) -> list[Obstacle]:
-    """Return why the token endpoint gives this client no token at all; nothing if it does.
+    """Return why the token endpoint refuses this client every token; empty if it does not.
 
-    The client is given as of now: with the credentials that are accepted.
+    The client is given as of now, with its active credentials only.
     """
     found, method = [], client.token_endpoint_auth_method
     if client.disabled:
         found.append(Obstacle("the client is disabled", client_command("enable", client.client_id)))
     if method == "private_key_jwt" and not client.keys:
-        found.append(Obstacle("the client has no usable key, and needs one by client key replace", None))
+        found.append(Obstacle("the client has no usable key; add one with client key rotate", None))
     if method != "private_key_jwt" and not client.secrets:
         found.append(Obstacle("the client has no secret", client_command("secret rotate --yes", client.client_id)))
     return found
@@ -119,12 +176,12 @@ def scope_accesses(client: Client) -> list[ScopeAccess]:
 
 
 def tool_access(client: Client, served: Served, tool: str) -> ToolAccess:
-    """Decide about one tool of the catalogue."""
-    catalogue, in_the_way = served.catalogue, obstacles(client)
+    """Decide whether a client can call one tool of the catalogue."""
+    catalogue, blocking = served.catalogue, obstacles(client)
     needs, resource = catalogue.tools[tool], catalogue.resource
     wanted = _to_grant(served, needs, grantable(client, resource))
     missing = wanted if needs else frozenset()
-    reasons = [obstacle.reason for obstacle in in_the_way]
+    reasons = [obstacle.reason for obstacle in blocking]
     if wanted:
         reasons.append(f"needs {format_scope(missing)}" if needs else "no scope is granted there")
     return ToolAccess(
@@ -133,12 +190,12 @@ def tool_access(client: Client, served: Served, tool: str) -> ToolAccess:
         through=_tool_givers(client, catalogue, needs),
         missing=missing,
         reasons=tuple(reasons),
-        remediation=_remediation(client, served, needs, wanted, in_the_way),
+        remediation=_remediation(client, served, needs, wanted, blocking),
     )
 
 
 def _givers(client: Client, resource: str, scopes: Iterable[str]) -> frozenset[str]:
-    """Return the granted scopes of which each, alone, lets a token carry one of some scopes."""
+    """Return each granted scope that, alone, lets a token carry at least one of some scopes."""
     hierarchy, asked = client.hierarchies[resource], frozenset(scopes)
     return frozenset(scope for scope in client.grants[resource] if asked & hierarchy.closure([scope]))
 
@@ -154,27 +211,27 @@ def _tool_givers(client: Client, catalogue: Catalogue, needs: frozenset[str]) ->
 
 
 def _to_grant(served: Served, needs: frozenset[str], held: frozenset[str]) -> frozenset[str]:
-    """Return the fewest scopes that, granted beside those that are held, allow a tool."""
+    """Return the smallest set of scopes that, added to those that are held, allow a tool."""
     hierarchy = served.catalogue.hierarchy
     if needs or held:
         return hierarchy.minimal(needs - hierarchy.closure(held))
-    # Any valid token will do, and there is none without a grant: the one that lets do least.
+    # Any valid token suffices, but without a grant the client gets none: choose the scope that allows the least.
     known = served.registered.scopes if served.registered else {}
     scopes = (declaration.scope for declaration in served.catalogue.scopes)
     return frozenset([min(scopes, key=lambda scope: (scope not in known, len(hierarchy.closure([scope])), scope))])
 
 
 def _remediation(
-    client: Client, served: Served, needs: frozenset[str], wanted: frozenset[str], in_the_way: list[Obstacle]
+    client: Client, served: Served, needs: frozenset[str], wanted: frozenset[str], blocking: list[Obstacle]
 ) -> str | None:
     resource, commands = served.catalogue.resource, []
-    for obstacle in in_the_way:
+    for obstacle in blocking:
         if obstacle.remediation is None:
             return None
         commands.append(obstacle.remediation)
     if wanted - (served.registered.scopes.keys() if served.registered else set()):
         commands.append(served.update_command())
-        # From then on a token carries what the catalogue says is implied, and nothing else.
+        # After that command, a token carries exactly what the catalogue says is implied.
         wanted = _to_grant(served, needs, client.grants.get(resource, frozenset()))
     if wanted:
         commands.append(grant_command(client.client_id, resource, format_scope(wanted)))

@@ -25,6 +25,8 @@ class IssuedToken:
 
     access_token: str = field(repr=False)
     claims: AccessClaims
+    scope: str
+    """The `scope` claim as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class TokenIssuer:
             static=client.claims,
             status=StatusReference(list_uri(self.issuer, index.list_id), index.idx),
         )
-        token = key.sign(ACCESS_TOKEN_TYPE, claims.to_json())
+        payload = claims.to_json()
+        token = key.sign(ACCESS_TOKEN_TYPE, payload)
         if len(token) > MAX_TOKEN_LENGTH:
             raise OAuthError("invalid_scope", "So many scopes do not fit into one token. Ask for fewer.")
-        return IssuedToken(token, claims)
+        return IssuedToken(token, claims, payload["scope"])

@@ -197,10 +197,11 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
     return Header(alg=alg, kid=kid, typ=typ)
 
 
-def verify(token: str, header: Header, key: VerificationKey) -> dict[str, Any]:
+def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, Any] | None = None) -> dict[str, Any]:
     """Verify the signature with one key and return the claims set.
 
-    `header` is what `read_header` returned for this very token.
+    `header` is what `read_header` returned for this very token, and `claims` what `read_unverified_claims` did, if it
+    was called: the payload is then not decoded again.
 
     Raises:
         InvalidToken: the key is for another algorithm, the signature does not match, or the payload is not one
@@ -209,13 +210,14 @@ def verify(token: str, header: Header, key: VerificationKey) -> dict[str, Any]:
     if header.alg != key.alg:
         _refuse("algorithm does not match the key")
     _, payload, signature = token.split(".")
-    _decode_segment(payload)
+    if claims is None:
+        _decode_segment(payload)
     _decode_segment(signature)
     try:
         jws.deserialize_compact(token, key.key, algorithms=[key.alg])
     except (JoseError, ValueError, TypeError):
         _refuse("signature does not match")
-    return read_unverified_claims(token)
+    return read_unverified_claims(token) if claims is None else claims
 
 
 def read_unverified_claims(token: str) -> dict[str, Any]:
