@@ -447,7 +447,7 @@ def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
     [
         ("", "standard input is empty"),
         (" \n", "standard input is empty"),
-        ("Bearer {token}", "leave Bearer out"),
+        ("Bearer {token}", "remove Bearer"),
         ('{{"access_token": "{token}"}}', "this is JSON"),
         ('"{token}"', "without quotes"),
         ("gths_hunter2", "this is a client secret"),
@@ -544,7 +544,7 @@ def test_each_check_of_a_token_can_fail(
             key.sign("at+jwt", claims),
             ISSUER,
             parse_key_set(authserver.services.keys.ring().jwks),
-            clients,
+            clients.get,
             frozenset({RESOURCE}),
             authserver.clock,
             lambda index: index.idx == 0,
@@ -553,7 +553,7 @@ def test_each_check_of_a_token_can_fail(
 
     good = checks_of(claims, {client.client_id: client})
     assert {check.outcome for check in good.values()} == {"ok"}
-    assert "is gone" in checks_of(claims, {})["client"].detail
+    assert "does not exist" in checks_of(claims, {})["client"].detail
     changed = {name: value for name, value in {**claims, **changes}.items() if value is not None}
     failed = checks_of(changed, {client.client_id: client})[check]
     assert failed.outcome == "failed"

@@ -12,8 +12,8 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.db.status_lists import is_live
-from gatehouse.authserver.tokens.indices import parse_jti
+from gatehouse.authserver.tokens.status_indices import parse_jti
+from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims
 
@@ -32,7 +32,7 @@ def live(server: AuthServer, token: str) -> bool:
     index = parse_jti(read_unverified_claims(token)["jti"])
     assert index is not None
     with server.services.database.read() as session:
-        return is_live(session, index.list_id, index.idx)
+        return is_active(session, index.list_id, index.idx)
 
 
 def last_event(server: AuthServer) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserve
     response = post(authserver, (thief.client_id, thiefs_secret), token=token)
     assert (response.status_code, response.data) == (200, b"")
     assert live(authserver, token)
-    assert last_event(authserver)["reason"] == "the token is another client's"
+    assert last_event(authserver)["reason"] == "the token belongs to another client"
     post(authserver, (owner.client_id, owners_secret), token=token)
     assert not live(authserver, token)
 
@@ -81,7 +81,7 @@ def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserve
         ("x", "not a compact JWS"),
         ("a.b.c", "a segment is not"),
         ("x" * 9000, "longer than 8 KiB"),
-        ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA", "no access token under a published key"),
+        ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA", "not an access token signed with a published key"),
     ],
 )
 def test_what_is_no_token_is_answered_as_a_revoked_one(authserver: AuthServer, garbage: str, reason: str) -> None:
@@ -111,14 +111,14 @@ def test_a_token_with_a_part_exchanged_is_no_token(authserver: AuthServer) -> No
     claims = read_unverified_claims(token)
     forged = {
         token[:-8] + "AAAAAAAA": "signature does not match",
-        key.sign("JWT", claims): "no access token under a published key",
+        key.sign("JWT", claims): "not an access token signed with a published key",
         key.sign("at+jwt", {**claims, "iss": "https://evil.example"}): "iss is https://evil.example, not",
         key.sign("at+jwt", {**claims, "exp": claims["iat"] + 3601}): "lives for 3601 s",
         key.sign("at+jwt", {**claims, "cnf": {"jkt": "x"}}): "the token is bound to a key",
         key.sign("at+jwt", {**claims, "nbf": 1}): "the token has nbf",
         key.sign("at+jwt", {**claims, "scope": 7}): "scope is not a non-empty string",
-        key.sign("at+jwt", {name: value for name, value in claims.items() if name != "status"}): "no status here",
-        key.sign("at+jwt", {**claims, "status": {"status_list": {"idx": 1, "uri": "x"}}}): "no status here",
+        key.sign("at+jwt", {name: value for name, value in claims.items() if name != "status"}): "no status in a list",
+        key.sign("at+jwt", {**claims, "status": {"status_list": {"idx": 1, "uri": "x"}}}): "no status in a list",
     }
     for text, reason in forged.items():
         assert post(authserver, (client.client_id, secret), token=text).status_code == 200
@@ -203,10 +203,10 @@ def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell:
 
 def test_what_cannot_be_revoked_is_refused_with_a_remediation(shell: Shell, issued: dict[str, str]) -> None:
     assert "not both" in shell.refusal("token", "revoke", "--jti", "a", "--client", "b", code=2)
-    assert "no jti of this server's" in shell.refusal("token", "revoke", "--jti", "a")
-    assert "no live token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")
+    assert "did not issue a token with that jti" in shell.refusal("token", "revoke", "--jti", "a")
+    assert "No active token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")
     assert "There is no client" in shell.refusal("token", "revoke", "--client", "agent_x")
-    for text, told in (("abc", "was it cut"), ("", "token revoke < token.txt"), (" gths_x ", "a client secret")):
+    for text, told in (("abc", "truncated"), ("", "token revoke < token.txt"), (" gths_x ", "a client secret")):
         mistaken = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input=text)
         assert mistaken.exit_code == 1
         assert told in mistaken.stderr

@@ -1,4 +1,4 @@
-"""Status lists at the authorization server: who has which index, what is published, and when it goes."""
+"""Status lists of the authorization server: reservation of indices, revocation, publication and pruning."""
 
 import threading
 from collections.abc import Callable
@@ -12,11 +12,14 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.db import status_lists
 from gatehouse.authserver.db.models import RevokedTokenRow, StatusBlockRow, StatusListRow
-from gatehouse.authserver.db.status_lists import (
+from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.tokens import status_lists
+from gatehouse.authserver.tokens.status_indices import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
+from gatehouse.authserver.tokens.status_lists import (
     BLOCK_LIFETIME,
     MAX_BLOCK,
+    StatusListPublisher,
     list_ids,
     load_bits,
     prune_status_lists,
@@ -24,9 +27,6 @@ from gatehouse.authserver.db.status_lists import (
     revoke_client,
     revoke_token,
 )
-from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.tokens.indices import MIN_BLOCK, Index, StatusIndices, parse_jti
-from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import parse_key_set, read_header, verify
@@ -47,9 +47,9 @@ def reload(server: AuthServer, client: Client) -> Client:
     return loaded
 
 
-def indices_of(server: AuthServer) -> StatusIndices:
-    """Return the indices of another process."""
-    return StatusIndices(server.services.database, server.clock)
+def indices_of(server: AuthServer) -> StatusIndexAllocator:
+    """Return the allocator of another process."""
+    return StatusIndexAllocator(server.services.database, server.clock)
 
 
 def bit(server: AuthServer, index: Index) -> bool:
@@ -58,7 +58,7 @@ def bit(server: AuthServer, index: Index) -> bool:
 
 
 def count_writes(server: AuthServer, action: Callable[[], Any]) -> int:
-    """Return how many statements of an action change the database."""
+    """Return how many statements of an action change status lists."""
     statements: list[str] = []
 
     def remember(*arguments: Any) -> None:
@@ -96,7 +96,7 @@ def issue(server: AuthServer, client: Client, secret: str) -> dict[str, Any]:
 def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthServer) -> None:
     clients = [authserver.create_client()[0] for _ in range(3)]
     processes = [indices_of(authserver) for _ in range(2)]
-    taken = [process.take(client) for client in clients for process in processes for _ in range(40)]
+    taken = [process.allocate(client) for client in clients for process in processes for _ in range(40)]
     assert len(set(taken)) == len(taken) == 240
 
 
@@ -104,19 +104,19 @@ def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthS
 def test_issuing_writes_once_for_a_block_of_tokens(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    indices.take(client)
-    assert count_writes(authserver, lambda: [indices.take(client) for _ in range(MIN_BLOCK - 1)]) == 0
-    assert count_writes(authserver, lambda: indices.take(client)) > 0
+    indices.allocate(client)
+    assert count_writes(authserver, lambda: [indices.allocate(client) for _ in range(MIN_BLOCK - 1)]) == 0
+    assert count_writes(authserver, lambda: indices.allocate(client)) > 0
     with authserver.services.database.read() as session:
         sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
     assert sizes == [MIN_BLOCK, 2 * MIN_BLOCK]
 
 
-def test_a_client_that_uses_its_blocks_up_gets_larger_ones_up_to_the_maximum(authserver: AuthServer) -> None:
+def test_a_busy_client_gets_larger_blocks_up_to_the_maximum(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
     for _ in range(4 * MAX_BLOCK):
-        indices.take(client)
+        indices.allocate(client)
     with authserver.services.database.read() as session:
         sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
     assert sizes[0] == MIN_BLOCK
@@ -127,17 +127,17 @@ def test_a_client_that_uses_its_blocks_up_gets_larger_ones_up_to_the_maximum(aut
 def test_a_block_is_used_for_an_hour_and_no_longer(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    first = indices.take(client)
+    first = indices.allocate(client)
     clock.advance(BLOCK_LIFETIME - 1)
-    assert indices.take(client) == Index(first.list_id, first.idx + 1)
+    assert indices.allocate(client) == Index(first.list_id, first.idx + 1)
     clock.advance(1)
-    assert indices.take(client) == Index(first.list_id, first.idx + MIN_BLOCK)
+    assert indices.allocate(client) == Index(first.list_id, first.idx + MIN_BLOCK)
 
 
 def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices, taken = indices_of(authserver), []
-    threads = [threading.Thread(target=lambda: taken.append(indices.take(client))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: taken.append(indices.allocate(client))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -147,19 +147,19 @@ def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None
         assert session.scalar(select(func.count()).select_from(StatusBlockRow)) == 1
 
 
-def test_so_many_clients_hold_blocks_and_no_more(authserver: AuthServer) -> None:
-    indices = StatusIndices(authserver.services.database, authserver.clock, held=1)
+def test_the_number_of_clients_with_blocks_in_memory_is_limited(authserver: AuthServer) -> None:
+    indices = StatusIndexAllocator(authserver.services.database, authserver.clock, clients=1)
     first, second = (authserver.create_client()[0] for _ in range(2))
-    taken = [indices.take(client) for client in (first, first, second, first)]
+    taken = [indices.allocate(client) for client in (first, first, second, first)]
     assert [index.idx for index in taken] == [0, 1, MIN_BLOCK, 2 * MIN_BLOCK]
 
 
 @pytest.mark.divergence("D-34")
-def test_disabling_a_client_sets_all_its_bits_and_nobody_else_s(authserver: AuthServer) -> None:
+def test_disabling_a_client_sets_its_bits_and_no_others(authserver: AuthServer) -> None:
     client, other = authserver.create_client()[0], authserver.create_client()[0]
     indices = indices_of(authserver)
-    own = [indices.take(client) for _ in range(2 * MIN_BLOCK)]
-    others = [indices.take(other) for _ in range(2 * MIN_BLOCK)]
+    own = [indices.allocate(client) for _ in range(2 * MIN_BLOCK)]
+    others = [indices.allocate(other) for _ in range(2 * MIN_BLOCK)]
     assert not any(bit(authserver, index) for index in own + others)
     change_client(authserver, client, disabled=True)
     assert all(bit(authserver, index) for index in own)
@@ -167,47 +167,47 @@ def test_disabling_a_client_sets_all_its_bits_and_nobody_else_s(authserver: Auth
 
 
 @pytest.mark.threat("T-071")
-def test_a_token_from_a_block_that_was_held_when_its_client_was_disabled_is_dead(authserver: AuthServer) -> None:
-    """A process that has not heard of it yet issues tokens for up to a second, each with its bit set."""
+def test_a_token_from_a_block_held_before_its_client_was_disabled_is_revoked(authserver: AuthServer) -> None:
+    """A process with a cached client issues tokens for up to a second, each with its bit set."""
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    assert not bit(authserver, indices.take(client))
+    assert not bit(authserver, indices.allocate(client))
     change_client(authserver, client, disabled=True)
-    assert bit(authserver, indices.take(client))
+    assert bit(authserver, indices.allocate(client))
 
 
-def test_enabling_revives_no_token_and_makes_held_blocks_void(authserver: AuthServer) -> None:
+def test_enabling_a_client_restores_no_token_and_voids_held_blocks(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    before = indices.take(client)
+    before = indices.allocate(client)
     change_client(authserver, client, disabled=True)
     enabled = change_client(authserver, client, disabled=False)
     assert enabled.token_epoch == client.token_epoch + 2
-    after = indices.take(enabled)
+    after = indices.allocate(enabled)
     assert (bit(authserver, before), bit(authserver, after)) == (True, False)
-    assert indices.take(client).idx == after.idx + 1, "a stale view of the client voids no newer block"
+    assert indices.allocate(client).idx == after.idx + 1, "a stale view of the client voids no newer block"
 
 
 @pytest.mark.threat("T-071")
 @pytest.mark.parametrize("end", ["disable", "delete"])
-def test_no_block_is_reserved_for_a_client_that_is_disabled_or_gone(authserver: AuthServer, end: str) -> None:
+def test_no_block_is_reserved_for_a_disabled_or_deleted_client(authserver: AuthServer, end: str) -> None:
     """The race between authentication and issue: the reservation sees what the cached client does not."""
     client, _ = authserver.create_client()
-    held = indices_of(authserver).take(client)
+    held = indices_of(authserver).allocate(client)
     with authserver.services.database.write() as session:
         if end == "disable":
             set_disabled(session, authserver.admin, client.client_id, disabled=True)
         else:
             delete_client(session, authserver.admin, client.client_id)
     with pytest.raises(OAuthError) as refusal:
-        indices_of(authserver).take(client)
+        indices_of(authserver).allocate(client)
     assert refusal.value.error == "invalid_client"
     assert bit(authserver, held)
 
 
 @pytest.mark.threat("T-071")
-def test_of_a_reservation_and_a_disabling_at_once_the_later_sees_the_earlier(authserver: AuthServer) -> None:
-    """Either the block is there to be revoked, or the client is seen disabled: no live token is left."""
+def test_a_reservation_and_a_concurrent_disabling_leave_no_active_token(authserver: AuthServer) -> None:
+    """Either the block exists when the tokens are revoked, or the reservation sees that the client is disabled."""
     for _ in range(8):
         client, _ = authserver.create_client()
         taken: list[Index] = []
@@ -216,7 +216,7 @@ def test_of_a_reservation_and_a_disabling_at_once_the_later_sees_the_earlier(aut
         def reserve(client: Client = client, taken: list[Index] = taken, start: threading.Barrier = start) -> None:
             start.wait()
             try:
-                taken.append(indices_of(authserver).take(client))
+                taken.append(indices_of(authserver).allocate(client))
             except OAuthError:
                 return
 
@@ -231,7 +231,7 @@ def test_of_a_reservation_and_a_disabling_at_once_the_later_sees_the_earlier(aut
 def test_a_single_token_is_revoked_by_list_and_index(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    first, second = indices.take(client), indices.take(client)
+    first, second = indices.allocate(client), indices.allocate(client)
     for _ in range(2):
         with authserver.services.database.write() as session:
             assert revoke_token(session, first.list_id, first.idx) == client.client_id
@@ -262,9 +262,7 @@ def test_a_token_refers_to_a_list_that_is_published_and_signed(authserver: AuthS
 
 
 @pytest.mark.only_on("sqlite")
-def test_a_reader_that_has_the_list_is_told_so_until_it_changes_or_grows_old(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_an_unchanged_list_is_not_sent_again_until_it_is_renewed(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     uri = issue(authserver, client, secret)["uri"]
     publisher = StatusListPublisher(authserver.services.database, ISSUER, clock, monotonic=clock)
@@ -285,17 +283,16 @@ def test_a_reader_that_has_the_list_is_told_so_until_it_changes_or_grows_old(
     clock.advance(WINDOW)
     renewed = publisher.find(list_id, key)
     assert renewed is not None
-    assert renewed.etag != changed.etag, "its iat tells how old the word is"
+    assert renewed.etag != changed.etag, "its iat shows its age"
 
 
 @pytest.mark.only_on("sqlite")
-def test_so_many_signed_lists_are_kept_and_no_more(authserver: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehouse.authserver.tokens.status_lists._KEPT", 1)
+def test_the_number_of_signed_lists_in_memory_is_limited(authserver: AuthServer) -> None:
     key, ids = authserver.services.keys.ring().signing_key, ["0" * 12, "1" * 12]
     with authserver.services.database.write() as session:
         for list_id in ids:
             session.add(StatusListRow(list_id=list_id, next_index=0, version=0, created_at=0, expires_at=0))
-    publisher = StatusListPublisher(authserver.services.database, ISSUER, authserver.clock)
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, authserver.clock, signed_lists=1)
     first = publisher.find(ids[0], key)
     assert publisher.find(ids[0], key) is first
     publisher.find(ids[1], key)
@@ -311,20 +308,18 @@ def test_the_issuer_names_its_lists(authserver: AuthServer) -> None:
 
 
 @pytest.mark.parametrize("list_id", ["0123456789ab", "x", "..%2Ftoken", "0123456789AB", "%00", "%FF"])
-def test_a_list_that_there_is_not_is_a_404(authserver: AuthServer, list_id: str) -> None:
+def test_an_unknown_list_is_a_404(authserver: AuthServer, list_id: str) -> None:
     client, secret = authserver.create_client()
     assert fetch(authserver, issue(authserver, client, secret)["uri"]).status_code == 200
     response = authserver.http.get(f"/status-lists/{list_id}")
     assert (response.status_code, response.json["error"]) == (404, "invalid_request")
 
 
-def test_without_its_database_no_list_is_served_on(authserver: AuthServer, clock: FakeClock) -> None:
-    """Nobody knows what has changed since: a resource server decides by itself how long it goes on without word."""
+def test_no_list_is_served_during_a_database_outage(authserver: AuthServer, clock: FakeClock) -> None:
+    """It may have changed, and a resource server itself decides how long it continues without an update."""
     client, secret = authserver.create_client()
     uri = issue(authserver, client, secret)["uri"]
     assert fetch(authserver, uri).status_code == 200
-    publisher = authserver.services.status_lists
-    publisher._versions._monotonic = publisher._ids._monotonic = clock
     authserver.take_database_away()
     clock.advance(1e9)
     for path in (uri, "/status-lists"):
@@ -332,7 +327,7 @@ def test_without_its_database_no_list_is_served_on(authserver: AuthServer, clock
         assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
 
 
-def test_the_next_list_is_named_before_the_last_is_full(authserver: AuthServer) -> None:
+def test_the_next_list_is_published_before_the_last_is_full(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     now = int(authserver.clock())
 
@@ -346,15 +341,15 @@ def test_the_next_list_is_named_before_the_last_is_full(authserver: AuthServer) 
         with authserver.services.database.read() as session:
             return len(list_ids(session))
 
-    first = reserve(LIST_SIZE - status_lists._SPARE)
+    first = reserve(LIST_SIZE - status_lists.SPARE)
     assert known() == 1
     assert reserve(MAX_BLOCK) == first
     assert known() == 2
-    assert reserve(status_lists._SPARE - MAX_BLOCK) == first, "the full list's last index is used"
+    assert reserve(status_lists.SPARE - MAX_BLOCK) == first, "the full list's last index is used"
     assert reserve(1) != first
 
 
-def test_what_belongs_to_expired_tokens_is_pruned_and_nothing_before(authserver: AuthServer, clock: FakeClock) -> None:
+def test_only_the_rows_of_expired_tokens_are_pruned(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
 
@@ -370,31 +365,31 @@ def test_what_belongs_to_expired_tokens_is_pruned_and_nothing_before(authserver:
         full = reserve_block(session, client.client_id, LIST_SIZE, int(clock()))
         assert full is not None
         revoke_token(session, full.list_id, 7)
-    indices.take(client)
+    indices.allocate(client)
     assert prune() == (2, 2, 1)
     last_token_expires = BLOCK_LIFETIME + MAX_LIFETIME + LEEWAY
     clock.advance(last_token_expires)
     assert prune() == (2, 2, 1)
     clock.advance(LEEWAY + 1)
     assert prune() == (1, 0, 0)
-    assert not bit(authserver, indices.take(client))
+    assert not bit(authserver, indices.allocate(client))
 
 
-def test_taking_back_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServer) -> None:
+def test_revoking_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     before = issue(authserver, client, secret)
     with authserver.services.database.write() as session:
         revoke_client(session, client.client_id)
     assert is_set(decode(published(authserver, before["uri"])["status_list"]), before["idx"])
-    after = indices_of(authserver).take(reload(authserver, client))
+    after = indices_of(authserver).allocate(reload(authserver, client))
     assert not bit(authserver, after)
     assert reload(authserver, client).grants.keys() == {RESOURCE}
 
 
-def test_a_block_that_is_reserved_while_a_list_is_read_is_not_published_as_set(authserver: AuthServer) -> None:
-    """A resource server never clears a bit: one that is set by mistake would refuse good tokens for hours."""
+def test_a_block_reserved_while_a_list_is_read_is_not_published_as_set(authserver: AuthServer) -> None:
+    """Resource servers never clear a bit: one set by mistake would refuse valid tokens for hours."""
     client, _ = authserver.create_client()
-    list_id = indices_of(authserver).take(client).list_id
+    list_id = indices_of(authserver).allocate(client).list_id
     engine = authserver.services.database.engine
     for after in range(1, 4):
         statements: list[str] = []
@@ -405,7 +400,7 @@ def test_a_block_that_is_reserved_while_a_list_is_read_is_not_published_as_set(a
         ) -> None:
             statements.append(arguments[2])
             if len(statements) == after:
-                meanwhile.append(indices_of(authserver).take(client))
+                meanwhile.append(indices_of(authserver).allocate(client))
 
         with authserver.services.database.read() as session:
             event.listen(engine, "after_cursor_execute", reserve)

@@ -37,8 +37,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.tokens.indices import StatusIndices
 from gatehouse.authserver.tokens.issue import TokenIssuer
+from gatehouse.authserver.tokens.status_indices import StatusIndexAllocator
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.shared.protocol.clock import Clock, system_clock
@@ -131,7 +131,7 @@ def create_services(
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
     rotation = Rotation(database, sealed_keys, policy_of(settings), AuditRows(audit_event, clock), clock)
     replay = ReplayStore(database, clock)
-    indices = StatusIndices(database, clock)
+    indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
     return Services(
         settings=settings,
@@ -156,7 +156,7 @@ def create_services(
             own={"last uses": last_use.write},
         ),
         authlib=AuthlibServer(settings.issuer),
-        issuer=TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.take),
+        issuer=TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.allocate),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
         tokens=TokenReader(database, settings.issuer, clock),
         status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),

@@ -7,8 +7,8 @@ from support.clock import FakeClock
 from support.resourceserver import ISSUER, LIST, RESOURCE, Issuer
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.tokens.indices import Index
 from gatehouse.authserver.tokens.inspect import Inspection
+from gatehouse.authserver.tokens.status_indices import Index
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
@@ -46,11 +46,11 @@ async def called_good(issuer: Issuer, token: str) -> bool:
     fetched = await issuer.fetch(None)
     keys = parse_key_set(fetched.document)
 
-    def is_live(index: Index) -> bool:
+    def is_active(index: Index) -> bool:
         bits = issuer.lists.get(list_uri(ISSUER, index.list_id), b"")
         return index.idx < len(bits) * 8 and not is_set(bytes(bits), index.idx)
 
-    return passed(Inspection(token, ISSUER, keys, CLIENTS, frozenset({RESOURCE}), issuer.clock, is_live).run())
+    return passed(Inspection(token, ISSUER, keys, CLIENTS.get, frozenset({RESOURCE}), issuer.clock, is_active).run())
 
 
 @pytest.mark.threat("T-012")

@@ -21,7 +21,6 @@ from gatehouse.authserver.db.models import (
     StatusBlockRow,
     StatusListRow,
 )
-from gatehouse.authserver.db.status_lists import close_lists, ensure_list
 from gatehouse.authserver.keys.encryption import (
     FILE_NAME,
     SealingKey,
@@ -32,6 +31,7 @@ from gatehouse.authserver.keys.encryption import (
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows, lock_keys
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.tokens.status_lists import close_lists, ensure_list
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.database import sqlite_path

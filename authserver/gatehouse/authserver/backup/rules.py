@@ -13,10 +13,10 @@ from typing import Any
 from gatehouse.authserver.administration import check_name
 from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.registration import check_values
-from gatehouse.authserver.db.status_lists import MAX_BLOCK
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import parse_resource
+from gatehouse.authserver.tokens.status_lists import MAX_BLOCK
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS, client_verification_keys, parse_client_keys
 from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.status_list import LIST_SIZE

@@ -6,10 +6,10 @@ from gatehouse.authserver.app import close_app, create_app, start_app
 from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
-from gatehouse.authserver.db.status_lists import ensure_list
 from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
 from gatehouse.authserver.keys.store import ensure_keys
+from gatehouse.authserver.tokens.status_lists import ensure_list
 from gatehouse.shared.protocol.clock import system_clock
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction, AuditRows

@@ -1,4 +1,4 @@
-"""`authserver token`: for whoever has to find out why a call is refused."""
+"""`authserver token`: issue, inspect and revoke access tokens."""
 
 import sys
 from functools import partial
@@ -11,17 +11,17 @@ from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, load_clients
-from gatehouse.authserver.db.status_lists import is_live, reserve_block
+from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
 from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers, list_resources
-from gatehouse.authserver.tokens.indices import Index
-from gatehouse.authserver.tokens.inspect import Inspection, no_token
+from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
+from gatehouse.authserver.tokens.inspect import Inspection, why_not_a_token
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
+from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.status_lists import is_active, reserve_block
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.jws import parse_key_set
@@ -35,18 +35,27 @@ from gatehouse.shared.service.cli import example, join_scopes, output_option, pr
 @click.group()
 @example("authserver token inspect < token.txt")
 def token() -> None:
-    """Access tokens: take them back, issue one to debug with, or ask why one is refused."""
+    """Issue, inspect and revoke access tokens."""
 
 
 @token.command()
-@click.option("--client", "client_id", required=True, metavar="CLIENT_ID", help="Whose token it is to be.")
-@click.option("--resource", required=True, metavar="URL", help="The resource that it is for.")
-@click.option("--scope", multiple=True, callback=join_scopes, metavar='"A B"', help="[default: all that it may have]")
+@click.option("--client", "client_id", required=True, metavar="CLIENT_ID", help="The client to issue the token to.")
+@click.option("--resource", required=True, metavar="URL", help="The resource that the token is for.")
+@click.option(
+    "--scope",
+    multiple=True,
+    callback=join_scopes,
+    metavar='"A B"',
+    help="[default: every scope granted to the client at the resource]",
+)
 @output_option
 @click.pass_context
 @example("authserver token issue --client agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp")
 def issue(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Issue a token as the token endpoint would, without the client's credentials. The audit log names you."""
+    """Issue a token for debugging, as the token endpoint would, but without the client's credentials.
+
+    The audit log records that you issued it.
+    """
     with open_installation(ctx) as installation:
         keys = installation.keys(to_sign=True)
         with installation.database.write() as session:
@@ -71,16 +80,17 @@ def _issue(
     client = existing_client(session, client_id)
     if client.disabled:
         raise Refused(f"The client is disabled. See: authserver client enable {client_id}")
-    vouched = AuthenticatedClient(client)
+    # The administrator vouches for the client.
+    authenticated = AuthenticatedClient(client)
     try:
-        identifier = choose_resource(vouched, read_resource([resource]))
-        granted = choose_scope(vouched, identifier, {"scope": scope} if scope else {})
+        identifier = choose_resource(authenticated, read_resource([resource]))
+        granted = choose_scope(authenticated, identifier, {"scope": scope} if scope else {})
     except OAuthError as error:
         refusal = error
         if isinstance(error, ScopeNotGranted):
             refusal = explain(error, list_identifiers(session), declared_scopes(session, error.resource))
         raise Refused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
-    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_take_index, session, admin))
+    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_allocate_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, AuditAction.TOKEN_ISSUE, client_id, issued.claims)
     return issued
@@ -93,7 +103,7 @@ def _read_token() -> str:
 
 
 def _remediation(remediation: str | None) -> str:
-    """Return what may fix a refusal, a command or a sentence, as the end of a message."""
+    """Return the remediation of a refusal, a command or a sentence, as the end of a message."""
     return (
         ""
         if remediation is None
@@ -103,9 +113,9 @@ def _remediation(remediation: str | None) -> str:
     )
 
 
-def _take_index(session: Session, admin: Administrator, client: Client) -> Index:
+def _allocate_index(session: Session, admin: Administrator, client: Client) -> Index:
     block = reserve_block(session, client.client_id, 1, admin.now())
-    assert block is not None  # noqa: S101 - the client is there and enabled in this transaction
+    assert block is not None  # noqa: S101 - the client exists and is enabled in this transaction
     return Index(block.list_id, block.start)
 
 
@@ -114,9 +124,9 @@ def _take_index(session: Session, admin: Administrator, client: Client) -> Index
 @click.pass_context
 @example("authserver token inspect < token.txt")
 def inspect(ctx: click.Context, output: str) -> None:
-    """Read an access token from standard input: would it be accepted, and each check with its outcome.
+    """Check an access token from standard input as a resource server would, and print the outcome of each check.
 
-    Exit code 1 when it would be refused. The token itself is not printed.
+    Exits with code 1 if the token would be refused. The token itself is not printed.
     """
     text = _read_token()
     with open_installation(ctx) as installation:
@@ -126,10 +136,10 @@ def inspect(ctx: click.Context, output: str) -> None:
                 token=text,
                 issuer=installation.settings.issuer,
                 keys=keys,
-                clients={client.client_id: client for client in load_clients(session)},
-                resources=frozenset(resource.resource for resource in list_resources(session)),
+                find_client=partial(load_client, session),
+                resources=frozenset(list_identifiers(session)),
                 clock=installation.admin.clock,
-                is_live=lambda index: is_live(session, index.list_id, index.idx),
+                is_active=lambda index: is_active(session, index.list_id, index.idx),
             )
             checks = inspection.run()
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
@@ -138,7 +148,7 @@ def inspect(ctx: click.Context, output: str) -> None:
 
 
 @token.command()
-@click.option("--jti", help="Revoke the token of this jti, as the audit trails name it.")
+@click.option("--jti", help="Revoke the token with this jti, which the audit logs show.")
 @click.option("--client", "client_id", metavar="CLIENT_ID", help="Revoke every token of this client.")
 @output_option
 @click.pass_context
@@ -148,9 +158,9 @@ def inspect(ctx: click.Context, output: str) -> None:
     "authserver token revoke --client agent_0123456789abcdef0123"
 )
 def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: str) -> None:
-    """Revoke a token from standard input, the one of a jti, or all of a client's.
+    """Revoke a token from standard input, the token with a jti, or every token of a client.
 
-    The client stays enabled, and can obtain a new one. To end that, too: authserver client disable.
+    The client stays enabled and can obtain new tokens. To prevent that, run: authserver client disable
     """
     if jti is not None and client_id is not None:
         raise click.UsageError("Give --jti or --client, not both.")
@@ -162,17 +172,17 @@ def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: s
                 client_id = revoke_by_jti(session, installation.admin, jti)
             elif client_id is not None:
                 revoke_all(session, installation.admin, client_id)
-    print_record({"client_id": client_id, "jti": jti or "every one", "revoked": True}, output)
+    print_record({"client_id": client_id, "jti": jti or "all", "revoked": True}, output)
     click.echo(f"Takes effect {BY_NEXT_POLL}.", err=True)
 
 
 def _read_jti(installation: Installation) -> str:
     text = _read_token()
-    if (mistaken := no_token(text, "revoke")) is not None:
-        raise Refused(f"Nothing to revoke: {mistaken}")
+    if (problem := why_not_a_token(text, "revoke")) is not None:
+        raise Refused(f"Nothing to revoke: {problem}")
     reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
     try:
         claims, _ = reader.read(text, installation.keys())
-    except InactiveToken as dead:
-        raise Refused(f"Nothing to revoke: {dead.reason}. Ask: authserver token inspect < token.txt") from None
+    except InactiveToken as error:
+        raise Refused(f"Nothing to revoke: {error.reason}. See: authserver token inspect < token.txt") from None
     return claims.jti

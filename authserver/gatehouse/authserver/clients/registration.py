@@ -15,10 +15,10 @@ from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.client_keys import add_keys, parse_keys
 from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow
-from gatehouse.authserver.db.status_lists import revoke_client
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
+from gatehouse.authserver.tokens.status_lists import revoke_client
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 from gatehouse.shared.service.administrator import Administrator

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.status_lists import revoke_token
 from gatehouse.authserver.errors import invalid_request
 from gatehouse.authserver.http import NO_STORE, Request, Response, parse_form
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
+from gatehouse.authserver.tokens.status_lists import revoke_token
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter

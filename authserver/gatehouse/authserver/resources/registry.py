@@ -1,6 +1,6 @@
-"""Registered resources, their scopes, and which scope implies which."""
+"""Reads registered resources, their scopes, and which scope implies which."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -17,51 +17,55 @@ class Resource:
     resource: str
     resource_name: str
     scopes: Mapping[str, str]
-    """Descriptions by scope; also of what it no longer declares, because clients may hold it."""
+    """Descriptions by scope, including scopes that it no longer declares but clients may still hold."""
     declared: frozenset[str]
-    """The scopes that it declares, and that can be granted."""
+    """The scopes that it declares, which can be granted."""
     hierarchy: ScopeHierarchy
 
 
 def load_resource(session: Session, resource: str) -> Resource | None:
     """Read one resource by its canonical identifier."""
     row = session.get(ResourceRow, resource)
-    if row is None:
-        return None
-    scopes = session.scalars(
-        select(ResourceScopeRow).where(ResourceScopeRow.resource == resource).order_by(ResourceScopeRow.scope)
-    ).all()
-    return Resource(
-        resource=row.resource,
-        resource_name=row.resource_name,
-        scopes={scope.scope: scope.description for scope in scopes},
-        declared=frozenset(scope.scope for scope in scopes if scope.declared),
-        hierarchy=hierarchies(session, [resource])[resource],
-    )
+    return None if row is None else _resources(session, [row])[0]
+
+
+def list_resources(session: Session) -> list[Resource]:
+    """Read every resource, by identifier, with two queries."""
+    return _resources(session, session.scalars(select(ResourceRow).order_by(ResourceRow.resource)).all())
+
+
+def _resources(session: Session, rows: Sequence[ResourceRow]) -> list[Resource]:
+    scopes: dict[str, list[ResourceScopeRow]] = {row.resource: [] for row in rows}
+    of_resources = ResourceScopeRow.resource.in_(list(scopes))
+    for scope in session.scalars(select(ResourceScopeRow).where(of_resources).order_by(ResourceScopeRow.scope)):
+        scopes[scope.resource].append(scope)
+    return [
+        Resource(
+            resource=row.resource,
+            resource_name=row.resource_name,
+            scopes={scope.scope: scope.description for scope in scopes[row.resource]},
+            declared=frozenset(scope.scope for scope in scopes[row.resource] if scope.declared),
+            hierarchy=ScopeHierarchy(
+                {scope.scope: frozenset(scope.implies) for scope in scopes[row.resource] if scope.implies}
+            ),
+        )
+        for row in rows
+    ]
 
 
 def list_identifiers(session: Session) -> list[str]:
-    """Read the identifier of every resource, in order."""
+    """Read the identifier of every resource, in alphabetical order."""
     return list(session.scalars(select(ResourceRow.resource).order_by(ResourceRow.resource)))
 
 
 def declared_scopes(session: Session, resource: str) -> frozenset[str]:
-    """Read the scopes that a resource declares; none of one that is not registered, at the same cost."""
+    """Read the scopes that a resource declares. For an unknown resource, return none at the same cost."""
     rows = select(ResourceScopeRow.scope).where(ResourceScopeRow.resource == resource, ResourceScopeRow.declared)
     return frozenset(session.scalars(rows))
 
 
-def list_resources(session: Session) -> list[Resource]:
-    """Read every resource, by identifier."""
-    return [
-        resource
-        for identifier in list_identifiers(session)
-        if (resource := load_resource(session, identifier)) is not None
-    ]
-
-
 def hierarchies(session: Session, resources: Collection[str]) -> dict[str, ScopeHierarchy]:
-    """Read the scope hierarchies of some resources, in one query whatever their number."""
+    """Read the scope hierarchies of some resources, with one query."""
     implies: dict[str, dict[str, frozenset[str]]] = {resource: {} for resource in resources}
     rows = session.execute(
         select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies).where(

@@ -1,11 +1,11 @@
-"""Would a resource server accept this access token, and if not, which check fails? For an admin who asks why."""
+"""Explains why a resource server accepts or refuses an access token, check by check."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.tokens.indices import Index
+from gatehouse.authserver.tokens.status_indices import Index
 from gatehouse.shared.protocol import jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
@@ -15,7 +15,7 @@ from gatehouse.shared.protocol.status_list import parse_list_uri
 from gatehouse.shared.service.checks import Check, passed, run_checks
 
 _DOTS = 2
-_CLOCKS = "compare the clocks of the two servers"
+_COMPARE_CLOCKS = "compare the clocks of the two servers"
 
 
 class _Failed(Exception):
@@ -29,16 +29,17 @@ class Inspection:
     token: str = field(repr=False)
     issuer: str
     keys: Mapping[str, jws.VerificationKey]
-    clients: Mapping[str, Client]
+    find_client: Callable[[str], Client | None]
+    """Returns a registered client."""
     resources: frozenset[str]
     clock: Clock
-    is_live: Callable[[Index], bool]
-    """Tells whether an index was reserved, and is not revoked."""
+    is_active: Callable[[Index], bool]
+    """Tells whether an index is reserved and not revoked."""
     header: jws.Header = field(init=False)
     claims: AccessClaims = field(init=False)
 
     def run(self) -> list[Check]:
-        """Make every check. What a token says that is not signed here is not checked."""
+        """Run every check. The claims of a token that this server did not sign are not checked."""
         reading = (("header", self._header), ("typ", self._typ), ("signature", self._signature))
         judging = (
             ("iss", self._issuer),
@@ -55,8 +56,8 @@ class Inspection:
         return [*read, *run_checks(judging, expected)]
 
     def _header(self) -> str:
-        if (mistaken := no_token(self.token)) is not None:
-            raise _Failed(mistaken)
+        if (problem := why_not_a_token(self.token)) is not None:
+            raise _Failed(problem)
         self.header = jws.read_header(self.token)
         return f"alg {self.header.alg}, kid {self.header.kid}"
 
@@ -80,7 +81,7 @@ class Inspection:
         return self.issuer
 
     def _audience(self) -> str:
-        # Each resource server takes tokens for itself: which one it is shown to is not known here.
+        # Each resource server accepts its own tokens only: which one the token was sent to is not known here.
         if self.claims.aud not in self.resources:
             raise _Failed(f"aud is {quoted(self.claims.aud)}, which is not a registered resource")
         return self.claims.aud
@@ -94,7 +95,7 @@ class Inspection:
         try:
             token_validation.check_time(self.claims, now)
         except InvalidClaims as error:
-            raise _Failed(f"{error}" if now >= last else f"{error}: {_CLOCKS}") from None
+            raise _Failed(f"{error}" if now >= last else f"{error}: {_COMPARE_CLOCKS}") from None
         return f"accepted for {math.ceil(last - now)} s more"
 
     def _status(self) -> str:
@@ -102,27 +103,27 @@ class Inspection:
         list_id = parse_list_uri(self.issuer, status.uri) if status else None
         if status is None or list_id is None:
             raise _Failed("the token has no status in a list of this issuer")
-        if not self.is_live(Index(list_id, status.idx)):
-            raise _Failed("revoked, by itself or together with its client")
+        if not self.is_active(Index(list_id, status.idx)):
+            raise _Failed("revoked, on its own or together with all tokens of its client")
         return f"index {status.idx} of {status.uri} is not set"
 
     def _client(self) -> str:
-        client = self.clients.get(self.claims.client_id)
+        client = self.find_client(self.claims.client_id)
         if client is None or client.disabled:
-            raise _Failed(f"{self.claims.client_id} is {'gone' if client is None else 'disabled'}")
+            raise _Failed(f"{self.claims.client_id} {'does not exist' if client is None else 'is disabled'}")
         return f"{client.client_id} ({client.client_name})"
 
 
-def no_token(text: str, command: str = "inspect") -> str | None:
-    """Say what was given in place of a token, without repeating it."""
+def why_not_a_token(text: str, command: str = "inspect") -> str | None:
+    """Say what a text is instead of a token, without repeating it. Return None if it may be a token."""
     if not text:
-        return f"standard input is empty; give it a token: authserver token {command} < token.txt"
+        return f"standard input is empty; pipe a token into it: authserver token {command} < token.txt"
     if text[:7].lower() == "bearer ":
-        return "this is an Authorization header; leave Bearer out"
+        return "this is an Authorization header; remove Bearer"
     if text.startswith(("{", "[", '"')):
-        return "this is JSON; give the value of its access_token, without quotes"
+        return "this is JSON; pass the value of its access_token, without quotes"
     if text.startswith("gths_"):
-        return "this is a client secret; a token is obtained with it"
+        return "this is a client secret; use it to request a token"
     if (dots := text.count(".")) != _DOTS:
-        return f"a token has {_DOTS} dots, and this text has {dots}: was it cut, or is it another thing?"
+        return f"a token has {_DOTS} dots, and this text has {dots}: it may have been truncated"
     return None

@@ -1,4 +1,4 @@
-"""Access tokens as RFC 9068 has them."""
+"""Access tokens (RFC 9068)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.authserver.tokens.indices import Index
+from gatehouse.authserver.tokens.status_indices import Index
 from gatehouse.shared.protocol.claims import (
     ACCESS_TOKEN_TYPE,
     MAX_LIFETIME,
@@ -21,7 +21,7 @@ from gatehouse.shared.protocol.status_list import list_uri
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A signed token and what it says."""
+    """A signed token and its claims."""
 
     access_token: str = field(repr=False)
     claims: AccessClaims
@@ -31,24 +31,24 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenIssuer:
-    """Issues tokens in the name of one issuer."""
+    """Issues the tokens of one issuer."""
 
     issuer: str
     default_ttl: int
     clock: Clock
-    take_index: Callable[[Client], Index]
-    """Returns an index of a status list that no other token has. Raises OAuthError for a client that is disabled."""
+    allocate_index: Callable[[Client], Index]
+    """Returns a status list index that no other token has. Raises OAuthError if the client is disabled."""
 
     def issue(self, granted: GrantedRequest, key: SigningKey) -> IssuedToken:
         """Sign a token for a granted request.
 
         Raises:
-            OAuthError: `invalid_scope` when the token would be longer than a resource server accepts;
-                `invalid_client` when the client was disabled since it authenticated.
-            SQLAlchemyError: no index can be had.
+            OAuthError: `invalid_scope` if the token would be longer than a resource server accepts;
+                `invalid_client` if the client was disabled since it authenticated.
+            SQLAlchemyError: no index can be allocated.
         """
         client = granted.client
-        index = self.take_index(client)
+        index = self.allocate_index(client)
         now = int(self.clock())
         claims = AccessClaims(
             iss=self.issuer,

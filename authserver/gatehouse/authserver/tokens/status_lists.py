@@ -1,40 +1,229 @@
-"""Status lists as they are published (draft-ietf-oauth-status-list 5.1): signed once for each change."""
+"""Status lists: reserving and revoking their indices, and publishing them (draft-ietf-oauth-status-list 5.1).
+
+Indices are reserved in blocks, each for one client. Reserving and revoking both lock the client's row: so either the
+block exists when the client's tokens are revoked, or the reservation sees that the client is disabled. Lists are locked
+after clients, and several lists in the order of their ids.
+"""
 
 import hashlib
 import json
+import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy.orm import Session
+
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.status_lists import list_ids, load_bits, version_of
-from gatehouse.shared.protocol.clock import Clock
+from gatehouse.authserver.db.models import ClientRow, RevokedTokenRow, StatusBlockRow, StatusListRow
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
+from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.protocol.status_list import LIFETIME, LIST_ID, POLL_INTERVAL, TYPE, WINDOW, encode, list_uri
+from gatehouse.shared.protocol.status_list import (
+    LIFETIME,
+    LIST_ID,
+    LIST_SIZE,
+    POLL_INTERVAL,
+    TYPE,
+    WINDOW,
+    encode,
+    list_uri,
+    set_bits,
+)
 from gatehouse.shared.service.cache import LoadingCache
 
-MAX_AGE = 0.25
-"""Seconds after which it is asked again whether a list has changed."""
+MAX_BLOCK = 1024
+"""The largest number of indices that are reserved at once."""
 
-_KEPT = 1024
+BLOCK_LIFETIME = 3600
+"""Seconds in which tokens may be issued from a block. Indices that remain are not used."""
+
+SPARE = LIST_SIZE // 8
+"""When fewer indices than this remain, the next list is created, so that readers know it before its first token."""
+
+MAX_AGE = 0.25
+"""Seconds after which the publisher checks again whether a list has changed."""
+
+_SIGNED_LISTS = 1024
 """Signed lists that are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Indices of one list that are reserved for one client, in one epoch of the client's tokens."""
+
+    list_id: str
+    start: int
+    size: int
+    epoch: int
+    usable_until: int
+
+
+def ensure_list(session: Session, now: int) -> None:
+    """Create a list if none has enough free indices."""
+    if session.scalars(select(StatusListRow.list_id).where(_has_free(SPARE))).first() is None:
+        session.add(
+            StatusListRow(list_id=secrets.token_hex(6), next_index=0, version=0, created_at=now, expires_at=now)
+        )
+        session.flush()
+
+
+def reserve_block(session: Session, client_id: str, size: int, now: int) -> Block | None:
+    """Reserve indices for a client. Return None if the client is unknown or disabled."""
+    client = session.get(ClientRow, client_id, with_for_update=True, populate_existing=True)
+    if client is None or client.disabled:
+        return None
+    found = _lock_list(session, size)
+    if found is None:
+        ensure_list(session, now)
+        found = _lock_list(session, size)
+    assert found is not None  # noqa: S101 - a list with free indices was found, or created in this transaction
+    start, usable_until = found.next_index, now + BLOCK_LIFETIME
+    expires_at = usable_until + MAX_LIFETIME + 2 * LEEWAY
+    found.next_index += size
+    found.expires_at = max(found.expires_at, expires_at)
+    session.add(
+        StatusBlockRow(
+            list_id=found.list_id, start=start, size=size, client_id=client_id, revoked=False, expires_at=expires_at
+        )
+    )
+    session.flush()
+    ensure_list(session, now)
+    return Block(found.list_id, start, size, client.token_epoch, usable_until)
+
+
+def _has_free(size: int) -> ColumnElement[bool]:
+    return StatusListRow.next_index <= LIST_SIZE - size
+
+
+def _lock_list(session: Session, size: int) -> StatusListRow | None:
+    fullest_first = (StatusListRow.next_index.desc(), StatusListRow.list_id)
+    return session.scalars(
+        select(StatusListRow)
+        .where(_has_free(size))
+        .order_by(*fullest_first)
+        .limit(1)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).first()
+
+
+def revoke_client(session: Session, client_id: str) -> None:
+    """Set every bit of a client, and invalidate the blocks that processes hold for it.
+
+    The caller holds the lock of the client's row, or has deleted it.
+    """
+    session.execute(
+        update(ClientRow).where(ClientRow.client_id == client_id).values(token_epoch=ClientRow.token_epoch + 1)
+    )
+    of_client = and_(StatusBlockRow.client_id == client_id, StatusBlockRow.revoked.is_(False))
+    _mark_changed(session, session.scalars(select(StatusBlockRow.list_id).where(of_client).distinct()).all())
+    session.execute(update(StatusBlockRow).where(of_client).values(revoked=True))
+
+
+def revoke_token(session: Session, list_id: str, idx: int) -> str | None:
+    """Set the bit of one token. Return its client's id, or None if the index is not reserved."""
+    block = find_block(session, list_id, idx)
+    if block is None:
+        return None
+    _mark_changed(session, [list_id])
+    if session.get(RevokedTokenRow, (list_id, idx)) is None:
+        session.add(RevokedTokenRow(list_id=list_id, idx=idx, expires_at=block.expires_at))
+        session.flush()
+    return block.client_id
+
+
+def _mark_changed(session: Session, lists: Sequence[str]) -> None:
+    """Lock lists, and count up their versions so that they are signed again."""
+    ordered = select(StatusListRow.list_id).where(StatusListRow.list_id.in_(lists)).order_by(StatusListRow.list_id)
+    locked = session.scalars(ordered.with_for_update()).all()
+    session.execute(
+        update(StatusListRow).where(StatusListRow.list_id.in_(locked)).values(version=StatusListRow.version + 1)
+    )
+
+
+def find_block(session: Session, list_id: str, idx: int) -> StatusBlockRow | None:
+    """Return the block that an index belongs to."""
+    within = and_(StatusBlockRow.start <= idx, StatusBlockRow.start + StatusBlockRow.size > idx)
+    return session.scalars(select(StatusBlockRow).where(StatusBlockRow.list_id == list_id, within)).first()
+
+
+def is_active(session: Session, list_id: str, idx: int) -> bool:
+    """Tell whether an index is reserved and not revoked. The queries are the same whatever the answer."""
+    block = find_block(session, list_id, idx)
+    revoked = session.scalar(
+        select(RevokedTokenRow.idx).where(RevokedTokenRow.list_id == list_id, RevokedTokenRow.idx == idx)
+    )
+    return block is not None and not block.revoked and revoked is None
+
+
+def load_bits(session: Session, list_id: str) -> bytes:
+    """Return every bit of a list.
+
+    Reserved indices whose block no longer exists are set: their tokens have expired or are unknown here, and could not
+    be revoked.
+    """
+    bits = bytearray(LIST_SIZE // 8)
+    # Read before the blocks, so that later reservations are above it: readers never clear a bit set by mistake.
+    reserved = session.scalar(select(StatusListRow.next_index).where(StatusListRow.list_id == list_id)) or 0
+    blocks = select(StatusBlockRow.start, StatusBlockRow.size, StatusBlockRow.revoked)
+    known = 0
+    for start, size, revoked in session.execute(
+        blocks.where(StatusBlockRow.list_id == list_id).order_by(StatusBlockRow.start)
+    ):
+        set_bits(bits, known, start - known)
+        if revoked:
+            set_bits(bits, start, size)
+        known = max(known, start + size)
+    set_bits(bits, known, reserved - known)
+    for idx in session.scalars(select(RevokedTokenRow.idx).where(RevokedTokenRow.list_id == list_id)):
+        set_bits(bits, idx)
+    return bytes(bits)
+
+
+def close_lists(session: Session) -> None:
+    """Reserve no more indices of the existing lists: another installation may have issued tokens with them."""
+    session.execute(update(StatusListRow).values(next_index=LIST_SIZE))
+
+
+def list_ids(session: Session) -> list[str]:
+    """Return the ids of all lists, oldest first."""
+    return list(
+        session.scalars(select(StatusListRow.list_id).order_by(StatusListRow.created_at, StatusListRow.list_id))
+    )
+
+
+def prune_status_lists(session: Session, now: int) -> None:
+    """Delete the rows of expired tokens, and lists whose last token expired. Lists with enough free indices stay."""
+    session.execute(delete(RevokedTokenRow).where(RevokedTokenRow.expires_at < now))
+    session.execute(delete(StatusBlockRow).where(StatusBlockRow.expires_at < now))
+    session.execute(
+        delete(StatusListRow).where(StatusListRow.expires_at < now, StatusListRow.next_index > LIST_SIZE - SPARE)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedList:
-    """A signed list. The tag is the same in every process that publishes the same bits in the same window."""
+    """A signed list. Its tag is the same in every process that publishes the same bits in the same window."""
 
     token: bytes
     etag: str
 
 
 class StatusListPublisher:
-    """Signs the lists of one issuer."""
+    """Signs the lists of one issuer, once for each change and window."""
 
     def __init__(
-        self, database: Database, issuer: str, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        issuer: str,
+        clock: Clock,
+        *,
+        signed_lists: int = _SIGNED_LISTS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._issuer = issuer
@@ -45,7 +234,7 @@ class StatusListPublisher:
         self._ids: LoadingCache[None, list[str]] = LoadingCache(
             lambda _: self._load_ids(), max_age=MAX_AGE, monotonic=monotonic
         )
-        self._signed: OrderedDict[str, tuple[tuple[int, str, int], PublishedList]] = OrderedDict()
+        self._signed: LRUCache[str, tuple[tuple[int, str, int], PublishedList]] = LRUCache(signed_lists)
         self._signing = threading.Lock()
 
     def uris(self) -> list[str]:
@@ -53,13 +242,13 @@ class StatusListPublisher:
         return [list_uri(self._issuer, list_id) for list_id in self._ids.get(None)]
 
     def find(self, list_id: str, key: SigningKey) -> PublishedList | None:
-        """Return a list, signed; None if there is none of that id.
+        """Return a signed list, or None if there is none with that id.
 
         Raises:
-            SQLAlchemyError: the database is away. What was signed before is not served on: nobody knows what has
-                changed since, and a resource server decides by itself for how long it goes on without word.
+            SQLAlchemyError: the database is unavailable. An older signed list is not served then, because it may have
+                changed, and a resource server itself decides how long it continues without an update.
         """
-        # A path may hold what no database takes, and need not be remembered.
+        # A path may contain text that the database rejects, and must not fill the cache.
         version = self._versions.get(list_id) if LIST_ID.fullmatch(list_id) else None
         if version is None:
             return None
@@ -69,23 +258,20 @@ class StatusListPublisher:
             signed = self._signed.get(list_id)
             if signed is None or signed[0] != state:
                 signed = self._signed[list_id] = (state, self._sign(list_id, key, now))
-                self._signed.move_to_end(list_id)
-                if len(self._signed) > _KEPT:
-                    self._signed.popitem(last=False)
         return signed[1]
 
     def _sign(self, list_id: str, key: SigningKey, now: int) -> PublishedList:
-        # The version was read before the bits: what changes in between is signed twice, and never missed.
+        # The version was read before the bits: a change in between is signed twice, and never missed.
         with self._database.read() as session:
             bits = load_bits(session, list_id)
         claims = {"sub": list_uri(self._issuer, list_id), "status_list": encode(bits)}
-        same = json.dumps([claims, key.kid, now // WINDOW]).encode()
+        tagged = json.dumps([claims, key.kid, now // WINDOW]).encode()
         token = key.sign(TYPE, {**claims, "iat": now, "exp": now + LIFETIME, "ttl": POLL_INTERVAL})
-        return PublishedList(token.encode(), f'W/"{hashlib.sha256(same).hexdigest()[:32]}"')
+        return PublishedList(token.encode(), f'W/"{hashlib.sha256(tagged).hexdigest()[:32]}"')
 
     def _load_version(self, list_id: str) -> int | None:
         with self._database.read() as session:
-            return version_of(session, list_id)
+            return session.scalar(select(StatusListRow.version).where(StatusListRow.list_id == list_id))
 
     def _load_ids(self) -> list[str]:
         with self._database.read() as session:

@@ -1,4 +1,4 @@
-"""Access tokens that come back: to be revoked, or to be asked about (RFC 7009, RFC 7662)."""
+"""Validates the access tokens that revocation and introspection requests name (RFC 7009, RFC 7662)."""
 
 import contextlib
 import json
@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.status_lists import is_live
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.tokens.indices import Index
+from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol import base64url, jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.status_list import parse_list_uri
 
-_NOWHERE = Index("0" * 12, 0)
-"""Asked about where a token names no index, so that it costs the same queries."""
+_NO_INDEX = Index("0" * 12, 0)
+"""Looked up for a token without an index, so that it costs the same queries."""
 
-_published = lru_cache(maxsize=8)(jws.parse_key_set)
+_parse_keys = lru_cache(maxsize=8)(jws.parse_key_set)
 
 
 class InactiveToken(Exception):
-    """The text is no token of this issuer, or no longer one.
+    """The text is not a valid token of this issuer.
 
-    `reason` is for the operator, and so is the `jti`, where the token was signed here.
+    `reason` is for the operator, as is `jti`, which is set if this server signed the token.
     """
 
     def __init__(self, reason: str, jti: str | None = None) -> None:
@@ -34,7 +34,7 @@ class InactiveToken(Exception):
 
 
 class TokenReader:
-    """Tells whether a text is a live access token of one issuer, at the same cost whatever it is."""
+    """Reads access tokens of one issuer, at the same cost for valid and invalid ones."""
 
     def __init__(self, database: Database, issuer: str, clock: Clock) -> None:
         self._database = database
@@ -44,18 +44,20 @@ class TokenReader:
     def read(
         self, token: str, keys: KeyRing, *, client_id: str | None = None, aud: str | None = None
     ) -> tuple[AccessClaims, Index]:
-        """Return what a live token says, and where its status stands; only of this client, or for this resource.
+        """Return the claims of a valid token and its status index.
+
+        `client_id` and `aud` restrict the tokens to those of one client or for one resource.
 
         Raises:
             InactiveToken: not signed by a published key, of another client or for another resource, expired, revoked,
-                or issued before there were status lists.
-            SQLAlchemyError: the database is away.
+                or without a status.
+            SQLAlchemyError: the database is unavailable.
         """
         claims, reason = self._verify(token, keys)
         index = self._index(claims.status if claims else None)
         with self._database.read() as session:
-            known = index or _NOWHERE
-            live = is_live(session, known.list_id, known.idx)
+            known = index or _NO_INDEX
+            active = is_active(session, known.list_id, known.idx)
         if claims is None:
             raise InactiveToken(reason)
         try:
@@ -65,26 +67,26 @@ class TokenReader:
         except InvalidClaims as error:
             raise InactiveToken(str(error), claims.jti) from None
         if client_id not in {None, claims.client_id}:
-            raise InactiveToken("the token is another client's", claims.jti)
+            raise InactiveToken("the token belongs to another client", claims.jti)
         if aud not in {None, claims.aud}:
             raise InactiveToken("the token is for another resource", claims.jti)
         if index is None:
-            raise InactiveToken("the token has no status here", claims.jti)
-        if not live:
+            raise InactiveToken("the token has no status in a list of this issuer", claims.jti)
+        if not active:
             raise InactiveToken("revoked", claims.jti)
         return claims, index
 
     def _verify(self, token: str, keys: KeyRing) -> tuple[AccessClaims | None, str]:
-        """Verify one signature: the token's, or one that is nobody's where the token has no key to be tried."""
+        """Verify one signature: the token's, or a decoy's if no key matches the token."""
         try:
             header = jws.read_header(token)
         except jws.InvalidToken as error:
-            _spend_a_verification(keys.signing_key.alg)
+            _verify_decoy(keys.signing_key.alg)
             return None, error.reason
-        key = _published(keys.jwks).get(header.kid or "")
+        key = _parse_keys(keys.jwks).get(header.kid or "")
         if key is None or key.alg != header.alg or header.typ != ACCESS_TOKEN_TYPE:
-            _spend_a_verification(keys.signing_key.alg)
-            return None, "no access token under a published key"
+            _verify_decoy(keys.signing_key.alg)
+            return None, "not an access token signed with a published key"
         try:
             verified = jws.verify(token, header, key)
             token_validation.check_restrictions(verified)
@@ -97,7 +99,7 @@ class TokenReader:
         return Index(list_id, status.idx) if status and list_id else None
 
 
-def _spend_a_verification(alg: str) -> None:
+def _verify_decoy(alg: str) -> None:
     token, header, key = _decoy(alg)
     with contextlib.suppress(jws.InvalidToken):
         jws.verify(token, header, key)
@@ -105,7 +107,7 @@ def _spend_a_verification(alg: str) -> None:
 
 @lru_cache
 def _decoy(alg: str) -> tuple[str, jws.Header, jws.VerificationKey]:
-    """Make a token that nobody signed, and the key of nobody to try it with."""
+    """Return a token with a random signature, and a key to verify it with."""
     header: Mapping[str, str] = {"alg": alg, "typ": ACCESS_TOKEN_TYPE}
     signature = secrets.token_bytes(255 if alg == "RS256" else 63)
     token = ".".join(map(base64url.encode, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
