@@ -1,10 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-interop test-kill test-soak test-all coverage measure walk check format clean
+.PHONY: help setup demo run docs test test-interop test-kill test-soak test-all coverage measure walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 INTEROP := tests/interop/node_modules
 UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill and not soak"
 
@@ -21,11 +22,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: setup ## Start both servers, run a real agent, show what happened, stop everything
+demo: setup ## Show both servers and an agent at work, step by step; VERBOSE=1 shows the requests
 	@$(BIN)/python examples/demo.py
 
-run: setup ## Keep both servers up with a registered demo client, until Ctrl-C
+run: setup ## Run both servers with a registered client until Ctrl-C
 	@$(BIN)/python examples/demo.py --keep-running
+
+docs: $(DOCS) ## Regenerate docs/reference and build the site in build/docs
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch $@
 
 # Each worker of the journeys starts a stack of its own, with four processes: no more than two at once.
 test: setup ## Run the tests: units, then the journeys, both in parallel

@@ -1,11 +1,13 @@
-"""A machine agent: calls tools of an MCP server with the official Python SDK and client credentials.
+"""A machine agent that calls MCP tools with the official Python SDK and client credentials.
 
-It knows the server's URL, the issuer and its own credentials; everything else it discovers. When a tool is refused
-for want of a scope, it says what it lacks and repeats the call in the same session until an admin has granted it:
-the SDK obtains a token with the new scope by itself.
+It knows the server's URL, the issuer and its own credentials, and discovers everything else. When a tool needs a scope
+that the agent does not have, it prints what is missing and repeats the call in the same session until an admin has
+granted the scope. The SDK obtains the token with the new scope.
 
     AGENT_CLIENT_ID=... AGENT_CLIENT_SECRET=... python examples/agent.py
     AGENT_CLIENT_ID=... AGENT_PRIVATE_KEY_FILE=agent.pem python examples/agent.py
+
+With VERBOSE=1 it prints every HTTP request.
 """
 
 import argparse
@@ -32,38 +34,42 @@ RESOURCE = "http://127.0.0.1:8000/mcp"
 ISSUER = "http://127.0.0.1:9000"
 
 BETWEEN_TRIES = 1.0
-"""Seconds. A new grant reaches the token endpoint within one second."""
+"""Seconds. A new grant takes effect at the token endpoint within one second."""
 
 
 class ToolFailed(Exception):
-    """The tool was allowed, and could not do what it was asked."""
+    """The call was allowed and the tool reported an error."""
 
 
 class MemoryStorage(TokenStorage):
-    """Keeps the token for the life of the process."""
+    """Keeps the token in memory."""
 
     def __init__(self) -> None:
         self.tokens: OAuthToken | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
-        """Return the token, if there is one."""
+        """Return the current token, or None."""
         return self.tokens
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
-        """Keep a new token, and tell what it is for."""
+        """Store a new token and print its scope."""
         self.tokens = tokens
-        say(f"token obtained: scope {tokens.scope!r}, {tokens.expires_in} s to live")
+        say(f"token obtained: scope {tokens.scope!r}, valid for {tokens.expires_in} s")
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
-        """Return nothing: the client is registered by an admin, not by itself."""
+        """Return None: an admin registered the client."""
         return None
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep nothing."""
+        """Do nothing: the client does not register itself."""
 
 
 def credentials_provider(resource: str, issuer: str) -> OAuthClientProvider:
-    """Return the SDK's provider for the credentials in the environment. Raises KeyError for one that is missing."""
+    """Return the SDK's provider for the credentials in the environment.
+
+    Raises:
+        KeyError: a variable is missing.
+    """
     client_id, storage = os.environ["AGENT_CLIENT_ID"], MemoryStorage()
     if key_file := os.environ.get("AGENT_PRIVATE_KEY_FILE"):
         parameters = SignedJWTParameters(
@@ -81,38 +87,45 @@ def credentials_provider(resource: str, issuer: str) -> OAuthClientProvider:
 
 
 def say(text: str) -> None:
-    """Print a line of the story."""
+    """Print a line."""
     print(f"agent: {text}", flush=True)
 
 
 async def log_request(response: httpx2.Response) -> None:
-    """Show the HTTP exchange: the 401, the discovery, the token, the call."""
-    request = response.request
-    say(f"  {request.method} {request.url} -> {response.status_code}")
+    """Print a request and its status: the 401, the discovery, the token request, the call."""
+    if os.environ.get("VERBOSE"):
+        request = response.request
+        say(f"  {request.method} {request.url} -> {response.status_code}")
 
 
 async def run(options: argparse.Namespace, provider: OAuthClientProvider) -> None:
-    """Call some tools, be refused one, and succeed when the grant has come."""
+    """Call some tools, one of them repeatedly until its scope is granted."""
     async with (
         httpx2.AsyncClient(auth=provider, timeout=30, event_hooks={"response": [log_request]}) as http,
         Client(streamable_http_client(options.resource, http_client=http)) as client,
     ):
         say(f"connected to {client.server_info.name if client.server_info else options.resource}")
         say(f"whoami: {await call(client, 'whoami')}")
-        say(f"tools that I may call: {', '.join(tool.name for tool in (await client.list_tools()).tools)}")
+        say(f"tools it may call: {', '.join(tool.name for tool in (await client.list_tools()).tools)}")
         say(f"environments: {await call(client, 'list_environments')}")
+        say(f"calling create_environment with the name {options.environment!r}")
         try:
             created = await call(client, "create_environment", name=options.environment)
         except MCPError as error:
             say(f"create_environment is refused: {error}")
-            say(f"I go on trying for {options.wait} s.")
+            say(f"waiting for the grant, for up to {options.wait} s")
             created = await call_once_granted(client, options.wait, "create_environment", name=options.environment)
         say(f"created: {created}")
         say(f"environments: {await call(client, 'list_environments')}")
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> Any:
-    """Call a tool and return its structured result. Raises MCPError when refused, ToolFailed when it fails."""
+    """Call a tool and return its structured result.
+
+    Raises:
+        MCPError: the server refused the call.
+        ToolFailed: the tool reported an error.
+    """
     result = await client.call_tool(tool, arguments)
     if result.is_error:
         raise ToolFailed(f"{tool}: {result.content[0].text}")
@@ -120,7 +133,11 @@ async def call(client: Client, tool: str, **arguments: Any) -> Any:
 
 
 async def call_once_granted(client: Client, wait: float, tool: str, **arguments: Any) -> Any:
-    """Repeat a call until it is granted. Raises MCPError when it still is not after `wait` seconds."""
+    """Repeat a call until it is allowed.
+
+    Raises:
+        MCPError: the call is still refused after `wait` seconds.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     while True:
@@ -133,14 +150,14 @@ async def call_once_granted(client: Client, wait: float, tool: str, **arguments:
 
 
 def main() -> None:
-    """Read the command line and run."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--resource", default=os.environ.get("AGENT_RESOURCE", RESOURCE), help="URL of the MCP server")
     parser.add_argument("--issuer", default=os.environ.get("AGENT_ISSUER", ISSUER), help="issuer of the credentials")
     parser.add_argument("--environment", default="ci", help="name of the environment to create")
     parser.add_argument("--wait", type=int, default=60, metavar="SECONDS", help="how long to wait for a grant")
     options = parser.parse_args()
-    # What the SDK logs of a failed authorization comes back as an exception, and is told below.
+    # The SDK also raises what it logs about a failed authorization; the exception is printed below.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     try:
         provider = credentials_provider(options.resource, options.issuer)
@@ -149,15 +166,15 @@ def main() -> None:
     try:
         asyncio.run(run(options, provider))
     except* httpx2.HTTPError as group:
-        sys.exit(f"agent: no answer ({first(group)}). Are both servers up?")
+        sys.exit(f"agent: no response ({first(group)}). Are both servers running?")
     except* (MCPError, OAuthFlowError, ToolFailed) as group:
-        sys.exit(f"agent: given up: {first(group)}")
+        sys.exit(f"agent: failed: {first(group)}")
     except* KeyboardInterrupt:
         sys.exit("agent: stopped")
 
 
 def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first cause in a group of groups."""
+    """Return the first exception in nested groups."""
     cause: BaseException = group
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

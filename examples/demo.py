@@ -1,11 +1,15 @@
-"""The main path, for real: both servers, a registered client, an agent, a refusal, a grant, a step-up, the audit.
+"""The main path with real processes: two servers, an agent, a refusal, a grant, the audit log, a revocation.
 
-`make demo` runs it in a temporary folder on free ports, and leaves nothing behind. `make run` keeps the servers up
-on their default ports, with their files in var/ and keys/, and prints what to try.
+`make demo` runs it in a temporary folder on free ports and leaves nothing behind. VERBOSE=1 prints every command and
+request. `make run` keeps the servers running on their default ports, with files in var/ and keys/, and prints commands
+to try.
 """
 
 import argparse
+import base64
 import contextlib
+import itertools
+import json
 import os
 import shlex
 import signal
@@ -13,71 +17,209 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from local_stack import CommandRefused, LocalStack
 
 AGENT = Path(__file__).with_name("agent.py")
 CREDENTIALS = Path("var/demo-client.env")
+VERBOSE = bool(os.environ.get("VERBOSE"))
+COLOR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+BOLD, DIM, RED, GREEN, CYAN = "1", "2", "31", "32", "36"
+REVOCATION_TIMEOUT = 30.0
+"""Seconds that a revoked token may still be accepted before the demo fails."""
+
+_steps = itertools.count(1)
 
 
-def say(text: str) -> None:
-    """Print a line of the story."""
-    print(f"demo:  {text}", flush=True)
+def styled(text: str, style: str) -> str:
+    """Return a text in a style, on a terminal with color."""
+    return f"\x1b[{style}m{text}\x1b[0m" if COLOR else text
 
 
-def run_admin(stack: LocalStack, *arguments: str) -> None:
-    """Run an admin command, and show it with what it prints."""
-    print(f"admin: $ {shlex.join(arguments)}", flush=True)
-    for line in stack.run(*arguments).splitlines():
-        print(f"       {line.rstrip()}", flush=True)
+def step(title: str, why: str) -> None:
+    """Begin a numbered step: its title, and why it matters."""
+    print(f"\n{styled(f'{next(_steps)}. {title}', BOLD)}")
+    print(styled(textwrap.indent(textwrap.fill(why, 96), "   "), DIM), flush=True)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print what happened."""
+    text = f"   {text}"
+    print(styled(text, style) if style else text, flush=True)
+
+
+def run_admin(stack: LocalStack, *arguments: str, output: bool = VERBOSE) -> None:
+    """Run a command of an admin, and print it, with its output if that is wanted."""
+    say(f"$ {shlex.join(arguments)}", CYAN)
+    printed = stack.run(*arguments)
+    if output:
+        for line in printed.splitlines():
+            say(f"  {line.rstrip()}")
 
 
 def start(stack: LocalStack) -> None:
-    """Start the resource server first: it becomes ready when the authorization server is there."""
+    """Start the resource server first: it becomes ready when the authorization server is."""
     for server in ("resourceserver", "authserver"):
         stack.start(server)
-        say(f"started {server} with {stack.workers} workers (process {stack.pid(server)})")
     for server in ("authserver", "resourceserver"):
         stack.wait_until_ready(server)
-        say(f"{server} is ready")
+    say(f"both servers are ready: issuer {stack.issuer}, resource {stack.resource}", GREEN)
 
 
 def demo() -> None:
     """Tell the whole story once."""
     with tempfile.TemporaryDirectory(prefix="gatehouse-demo-") as folder:
         stack = LocalStack(Path(folder))
-        say(f"issuer {stack.issuer}, resource {stack.resource}, SQLite files in a temporary folder")
+        step(
+            "Two servers, one catalogue of scopes",
+            "The resource server's tools declare their scopes in code. The authorization server reads that catalogue: "
+            "it issues exactly the scopes that the tools enforce.",
+        )
         stack.init()
-        run_admin(stack, "authserver", "resource", "list")
+        run_admin(stack, "authserver", "resource", "list", output=True)
+        step(
+            "An admin registers an agent that may only read",
+            "A client gets scopes at one resource. Its secret is shown once and stored as a digest.",
+        )
         workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
-        say(f"an admin created the workspace {workspace}")
         client = stack.create_client("demo-agent", "env:read", "--claim", f"workspace_id={workspace}")
-        say(f"an admin registered {client['client_id']} with scope env:read; its secret was shown once")
+        say(f"{client['client_id']} may use env:read in the workspace {workspace}")
+        step(
+            "Both servers start",
+            "The resource server verifies tokens with keys and status lists that it fetches in the background. "
+            "No call waits for the authorization server.",
+        )
         try:
             start(stack)
-            run_agent(stack, client["client_id"], client["client_secret"])
-            say("the two audit trails, joined by jti:")
-            run_admin(stack, "authserver", "audit")
-            run_admin(stack, "resourceserver", "audit")
+            tell(stack, client)
         finally:
             stack.stop()
-    say("both servers are stopped, nothing is left behind")
+    print(TO_TRY_NEXT, flush=True)
+
+
+def tell(stack: LocalStack, client: Mapping[str, Any]) -> None:
+    """Tell what happens while both servers run."""
+    step(
+        "The agent finds its way",
+        "It knows a URL and its credentials. The 401 leads it to the metadata, the metadata to the token endpoint.",
+    )
+    run_agent(stack, client["client_id"], client["client_secret"])
+    step(
+        "The audit logs show who did what",
+        "Each server records every token, call, refusal and change. The jti of a token joins the two logs.",
+    )
+    show_audit(stack, "authserver", client["client_id"])
+    show_audit(stack, "resourceserver", client["client_id"])
+    step(
+        "An admin revokes every token of the agent",
+        "Revocation sets bits in a signed list that resource servers poll every 5 seconds. JWTs need no introspection "
+        "to be revocable.",
+    )
+    revoke(stack, client)
 
 
 def run_agent(stack: LocalStack, client_id: str, client_secret: str) -> None:
-    """Run the agent; grant what it asks for while it waits. Raises CalledProcessError when it does not succeed."""
+    """Run the agent, and grant what it lacks while it waits. Raises CalledProcessError if it fails."""
     command = [sys.executable, str(AGENT), "--resource", stack.resource, "--issuer", stack.issuer]
     environment = {**os.environ, "AGENT_CLIENT_ID": client_id, "AGENT_CLIENT_SECRET": client_secret}
     agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert agent.stdout is not None  # noqa: S101 - it is a pipe
     for line in agent.stdout:
-        print(line, end="", flush=True)
-        if "I go on trying" in line:
+        if "calling create_environment" in line:
+            step(
+                "The agent is refused a tool",
+                "Before a tool runs, the gate checks its scopes and dispatch checks them again. The refusal names the "
+                "scope that is missing.",
+            )
+        say(line.rstrip(), RED if "is refused" in line else GREEN if "created:" in line else "")
+        if "waiting for the grant" in line:
+            step(
+                "An admin grants the scope",
+                "The running session obtains a token with the new scope and repeats the call. Nothing restarts.",
+            )
             grant = ("client", "grant", "add", client_id, "--resource", stack.resource, "--scope", "env:write")
             run_admin(stack, "authserver", *grant)
     if agent.wait() != 0:
         raise subprocess.CalledProcessError(agent.returncode, command)
+
+
+def show_audit(stack: LocalStack, server: str, client_id: str) -> None:
+    """Print the events of a client, repeated ones once; with VERBOSE, everything that the command prints."""
+    command = (server, "audit", "--client", client_id)
+    if VERBOSE:
+        run_admin(stack, *command)
+        return
+    say(f"$ {shlex.join(command)}", CYAN)
+    events = [
+        f"{event['action']:<18}{event['object']:<28}{event['outcome']:<9}{event['reason'] or ''}".rstrip()
+        for event in stack.run_json(*command)
+    ]
+    for event, repeated in itertools.groupby(events):
+        count = len(list(repeated))
+        say(f"  {event}{f' ({count} times)' if count > 1 else ''}")
+
+
+def revoke(stack: LocalStack, client: Mapping[str, Any]) -> None:
+    """Revoke the client's tokens, and wait until the resource server refuses one. Raises TimeoutError."""
+    token = obtain_token(stack, client)
+    say(f"a call with a new token: HTTP {call_status(stack, token)}", GREEN)
+    began = time.monotonic()
+    run_admin(stack, "authserver", "token", "revoke", "--client", client["client_id"])
+    while (status := call_status(stack, token)) != HTTPStatus.UNAUTHORIZED:
+        if time.monotonic() - began > REVOCATION_TIMEOUT:
+            raise TimeoutError(f"the revoked token is still accepted after {REVOCATION_TIMEOUT:.0f} s")
+        time.sleep(0.2)
+    say(f"the same call {time.monotonic() - began:.1f} s later: HTTP {status}", RED)
+
+
+def obtain_token(stack: LocalStack, client: Mapping[str, Any]) -> str:
+    """Return an access token, obtained with the client's secret."""
+    basic = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
+    request = urllib.request.Request(  # noqa: S310 - a loopback URL
+        f"{stack.issuer}/token", b"grant_type=client_credentials", {"Authorization": f"Basic {basic}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - a loopback URL
+        token: str = json.load(response)["access_token"]
+        return token
+
+
+def call_status(stack: LocalStack, token: str) -> int:
+    """Return the HTTP status of a call with a token."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whoami"}})
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+    }
+    request = urllib.request.Request(stack.resource, body.encode(), headers)  # noqa: S310 - a loopback URL
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - a loopback URL
+            status: int = response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        status = error.code
+    if VERBOSE:
+        say(f"POST {stack.resource} -> {status}", DIM)
+    return status
+
+
+TO_TRY_NEXT = f"""
+{styled("Both servers are stopped, and nothing is left behind.", GREEN)}
+
+Try next:
+  VERBOSE=1 make demo     the same with every request
+  make run                keep both servers running, with commands to try
+  docs/tutorial.md        do it yourself, step by step
+  docs/tools.md           put your own tools behind the gate
+"""
 
 
 def keep_running() -> None:
@@ -86,7 +228,7 @@ def keep_running() -> None:
     for port in (stack.authserver_port, stack.resourceserver_port):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                sys.exit(f"demo:  port {port} of 127.0.0.1 is in use; stop what listens there")
+                sys.exit(f"demo: port {port} of 127.0.0.1 is in use; stop the program that listens there")
     stack.init()
     if not CREDENTIALS.exists():
         register(stack)
@@ -102,7 +244,7 @@ def keep_running() -> None:
 
 
 def register(stack: LocalStack) -> None:
-    """Register a client, and keep its credentials in a file that only its owner can read."""
+    """Register a client, and write its credentials to a file that only its owner can read."""
     known = {known["name"]: known for known in stack.run_json("resourceserver", "workspace", "list")}
     workspace = known.get("demo") or stack.run_json("resourceserver", "workspace", "create", "--name", "demo")
     client = stack.create_client("demo-agent", "env:read", "--claim", f"workspace_id={workspace['workspace_id']}")
@@ -112,22 +254,22 @@ def register(stack: LocalStack) -> None:
 
 
 TO_TRY = f"""
-Try in another terminal, in this folder:
+Copy these into another terminal, in this folder:
 
   export PATH="$PWD/.venv/bin:$PATH"
   set -a; . {CREDENTIALS}; set +a
 
-  # a token
+  # obtain a token
   printf 'user = "%s:%s"\\n' "$AGENT_CLIENT_ID" "$AGENT_CLIENT_SECRET" |
       curl -sw '\\n' -K - -d grant_type=client_credentials http://127.0.0.1:9000/token
 
-  # an agent; the first time it is refused a tool, and waits a minute for the grant
-  python examples/agent.py --environment ci-$(date +%s)
+  # run an agent in the background; the first time, it is refused a tool and waits a minute for the grant
+  python examples/agent.py --environment ci-$(date +%s) &
 
-  # the grant, meanwhile in a third terminal
-  authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write
+  # grant the scope while it waits
+  authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write; wait
 
-  # what happened
+  # see what happened
   authserver audit
   resourceserver audit
 
@@ -136,16 +278,16 @@ Logs: authserver.log and resourceserver.log. Ctrl-C stops both servers.
 
 
 def main() -> None:
-    """Read the command line and run."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--keep-running", action="store_true", help="serve on the default ports until Ctrl-C")
     story = keep_running if parser.parse_args().keep_running else demo
     try:
         story()
     except KeyboardInterrupt:
-        sys.exit("demo:  stopped")
+        sys.exit("demo: stopped")
     except (CommandRefused, TimeoutError, subprocess.CalledProcessError) as error:
-        sys.exit(f"demo:  {error}")
+        sys.exit(f"demo: {error}")
 
 
 if __name__ == "__main__":

@@ -1,92 +1,66 @@
-"""What the documents say of the code is so."""
+"""The documents agree with the code."""
 
 import json
 import re
 import subprocess
 from pathlib import Path
 
+import generate_reference
 import pytest
 from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
-from gatehouse.authserver.settings import Settings as AuthServerSettings
-from gatehouse.bridge.credentials import BridgeSettings
-from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver.cli import main as resourceserver_command
-from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 
 
-def test_the_readme_lists_every_setting_and_no_other() -> None:
-    documented = set(
-        re.findall(
-            r"`((?:AUTHSERVER|RESOURCESERVER|BRIDGE)_[A-Z_]+)`", (ROOT / "README.md").read_text(encoding="utf-8")
-        )
-    )
-    existing = {
-        f"{settings.model_config['env_prefix']}{name.upper()}"
-        for settings in (AuthServerSettings, ResourceServerSettings, BridgeSettings)
-        for name in settings.model_fields
-    }
-    assert documented == existing
+@pytest.mark.parametrize("page", sorted(generate_reference.PAGES))
+def test_the_reference_is_current(page: str) -> None:
+    committed = (generate_reference.TARGET / page).read_text(encoding="utf-8")
+    assert committed == generate_reference.PAGES[page](), "run: python docs/generate_reference.py"
 
 
-def test_the_readme_lists_every_tool_with_its_scope() -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Tools")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
-    shown = {
-        tool: frozenset(re.findall("`(.+?)`", scope)) for scope, tools in rows for tool in re.findall("`(.+?)`", tools)
-    }
-    assert shown == {tool.name: tool.scopes for tool in CATALOGUE.tools.values()}
+def test_the_reference_has_no_stale_page() -> None:
+    assert {path.name for path in generate_reference.TARGET.iterdir()} == generate_reference.PAGES.keys()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("marker", "entries"),
+    [("threat", generate_reference.threats()), ("divergence", generate_reference.divergences())],
+    ids=["threats", "divergences"],
+)
+def test_every_threat_and_divergence_is_covered_by_a_test(marker: str, entries: dict[str, str]) -> None:
+    assert len(entries) > 60
+    assert generate_reference.covering_tests(marker).keys() == entries.keys()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_test_that_a_document_names_exists(document: Path) -> None:
-    named = set(re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8")))
-    defined = {
-        name
-        for file in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    }
-    assert named - defined == set()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_to_a_heading_leads_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
+        text = (document.parent / target if target else document).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
 
 
-def test_every_departure_from_a_standard_is_held_by_a_test() -> None:
-    document = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8")
-    rows = [
-        line for line in document.splitlines() if line.startswith("| ") and not line.endswith(("Test |", "Tests |"))
-    ]
-    assert len(rows) > 30
-    assert [row for row in rows if "`test_" not in row.rsplit("|", 2)[1]] == []
-
-
-def test_the_readme_shows_the_real_help() -> None:
-    blocks = re.findall(
-        r"```console\n\$ authserver ([^\n]*--help)\n(.*?)```",
-        (ROOT / "README.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    assert len(blocks) == 5
-    for arguments, shown in blocks:
-        printed = CliRunner().invoke(authserver_command, arguments.split(), prog_name="authserver").output
-        assert shown.rstrip() == "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
-
-
-def test_every_command_of_what_now_can_be_typed() -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What now?")[2].partition("\n## ")[0]
+def test_every_command_of_the_incident_runbook_exists() -> None:
+    section = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = section.partition("## Incident runbook")[2].partition("\n## ")[0]
     commands = re.findall(r"`(authserver|resourceserver) ([^`]*)`", section)
     assert len(commands) > 12
     for program, arguments in commands:
@@ -99,13 +73,10 @@ def test_every_command_of_what_now_can_be_typed() -> None:
         assert all(option in printed.output for option in re.findall(r"--[a-z-]+", arguments)), arguments
 
 
-def test_the_readme_shows_what_is_really_said_of_who_can_call_what(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the folder and with the names of the tour; only the client_ids are this test's own."""
+def test_the_access_page_shows_the_real_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the names of the tutorial; only the client_ids differ."""
     monkeypatch.chdir(tmp_path)
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Who can call what")[2]
-    section = section.partition("\n## ")[0]
+    section = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
     printed_ids = dict(re.findall(r"^(\S+) +(agent_[0-9a-f]{20}) ", section, re.MULTILINE))
     resource, run = "http://127.0.0.1:8000/mcp", CliRunner().invoke
     assert run(authserver_command, ["init"]).exit_code == 0

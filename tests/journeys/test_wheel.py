@@ -34,8 +34,8 @@ def test_both_servers_prepare_themselves_from_the_wheel_and_its_documents_are_se
     assert (tmp_path / "var" / "authserver.db").stat().st_size > 0
     assert (tmp_path / "var" / "resourceserver.db").stat().st_size > 0
     documents = {str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
-    carried = installed / "gatehouse" / "resource" / "documents"
-    assert {str(path.relative_to(carried)) for path in carried.rglob("*") if path.is_file()} == documents
+    carried = installed / "gatehouse" / "directory" / "documents"
+    assert {str(path.relative_to(carried)) for path in carried.rglob("*.md")} == documents
     search = [sys.executable, "-c", SEARCH.format(installed=str(installed))]
     found = subprocess.run(search, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "README.md" in found.stdout.split()

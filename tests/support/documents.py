@@ -1,4 +1,4 @@
-"""What a document says to type, and a shell that types it."""
+"""The commands of a document, and a shell that runs them."""
 
 import re
 import subprocess
@@ -8,23 +8,23 @@ from local_stack import LocalStack
 
 ROOT = Path(__file__).parents[2]
 
-TIMEOUT = "300"
+TIMEOUT = "600"
 """Seconds. Many commands start Python, and a machine may be busy."""
 
 
 def commands(text: str) -> str:
-    """Return every command of a document, or of a section of one, in order."""
-    return "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
+    """Return the contents of every `sh` block of a document, in order."""
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
 
 
 def typed(script: str, stack: LocalStack, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run commands in a folder, on free ports in place of the default ones, and end what they started."""
-    assert script.count("127.0.0.1") > 5
     for default, free in (("127.0.0.1:9000", stack.issuer[7:]), ("127.0.0.1:8000", stack.resource[7:-4])):
+        assert default in script
         script = script.replace(default, free)
     script = f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{script}\nwait"
     return subprocess.run(
-        # `timeout` ends the servers, too, where a killed shell would leave them.
+        # `timeout` also ends the servers; killing the shell alone would leave them running.
         ["timeout", TIMEOUT, "bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         env={**stack.environment, **environment},

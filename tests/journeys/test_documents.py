@@ -1,4 +1,4 @@
-"""What the README says to type works."""
+"""The commands in README.md and docs/ work as they stand."""
 
 import json
 import re
@@ -13,15 +13,33 @@ from support.bridge import private_file
 from support.documents import ROOT, commands, typed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+CONTINUING = ("access.md", "operations.md")
+"""Pages whose commands use the servers and clients of the tutorial."""
 
 
-def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
-    stack = LocalStack(tmp_path)
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    tour = commands(README.partition("## Five-minute tour")[2].partition("\n## ")[0])
-    done = typed(tour, stack, tmp_path, AGENT_RESOURCE=stack.resource, AGENT_ISSUER=stack.issuer)
+def run_commands(script: str, folder: Path) -> str:
+    """Run commands as in a working copy, and return what they printed. Fails if one of them fails."""
+    stack = LocalStack(folder)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    (folder / "examples").symlink_to(ROOT / "examples")
+    done = typed(script, stack, folder, AGENT_RESOURCE=stack.resource, AGENT_ISSUER=stack.issuer)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_quickstart_ends_in_an_authorized_call(tmp_path: Path) -> None:
+    quickstart = commands(README)
+    assert len(quickstart.splitlines()) <= 30
+    printed = run_commands(f"{quickstart}\nkill $(jobs -p)", tmp_path)
+    assert '"structuredContent":{"environments":[]' in printed
+    assert '"isError":false' in printed
+
+
+def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> None:
+    tour, _, end = DOCS["tutorial.md"].partition("## Clean up")
+    printed = run_commands(commands("\n".join([tour, *(DOCS[page] for page in CONTINUING), end])), tmp_path)
     for expected in (
         'www-authenticate: Bearer scope="env:read env:write org:read org:write wks:read wks:write", resource_metadata=',
         '"authorization_servers"',
@@ -30,14 +48,18 @@ def test_the_five_minute_tour_does_what_it_says(tmp_path: Path) -> None:
         "agent: created:",
         "client.grant.add",
     ):
-        assert expected in done.stdout, expected
-    assert re.search(r"tool\.call +create_environment +allowed", done.stdout)
-    assert re.search(r"\nreason +no token\n(.*\n)*remediation +Obtain a token with resource=", done.stdout)
-    assert "Traceback" not in done.stdout + done.stderr
+        assert expected in printed, expected
+    assert re.search(r"tool\.call +create_environment +allowed", printed)
+    assert re.search(r"\nreason +no token\n(.*\n)*remediation +Obtain a token with resource=", printed)
+
+
+def test_the_commands_of_every_page_are_run() -> None:
+    run = {"tutorial.md", *CONTINUING}
+    assert {name for name, text in DOCS.items() if commands(text)} == run
 
 
 @pytest.mark.anyio
-async def test_the_blocks_for_desktop_assistants_work_as_they_stand(
+async def test_the_desktop_configurations_work_as_they_stand(
     stack: LocalStack, workspace_id: str, tmp_path: Path
 ) -> None:
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
@@ -47,8 +69,7 @@ async def test_the_blocks_for_desktop_assistants_work_as_they_stand(
     private_file(tmp_path / "var" / "client.json", with_secret)
     key = str(tmp_path / "var" / "key-agent.pem")
     with_key = stack.create_client("desktop", "env:read", *claim, "--generate-key", key)
-    section = README.partition("## Desktop assistants")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```json\n(.*?)```", section, flags=re.DOTALL)
+    blocks = re.findall(r"```json\n(.*?)```", DOCS["bridge.md"], flags=re.DOTALL)
     assert len(blocks) == 2
     for text, client in zip(blocks, (with_secret, with_key), strict=True):
         here = {
@@ -69,16 +90,17 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "demo.py"],
         cwd=tmp_path,
-        env={**LocalStack(tmp_path).environment, "TMPDIR": str(tmp_path)},
+        env={**LocalStack(tmp_path).environment, "TMPDIR": str(tmp_path), "VERBOSE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    story = ["resourceserver is ready", "-> 401", "token obtained", "-> 403", "is refused", "grant add", "created:"]
+    story = ["both servers are ready", "-> 401", "token obtained", "-> 403", "is refused", "grant add", "created:"]
     positions = [done.stdout.find(part) for part in story]
     assert -1 not in positions, dict(zip(story, positions, strict=True))
     assert positions == sorted(positions)
     assert re.search(r"tool\.call +create_environment +refused +needs env:write", done.stdout)
+    assert "\x1b" not in done.stdout, "no color outside of a terminal"
     assert list(tmp_path.iterdir()) == []
