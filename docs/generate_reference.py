@@ -56,7 +56,6 @@ ACTIONS = {
     "key.activate": "A published signing key began to sign.",
     "key.create": "A signing key was created and published.",
     "key.remove": "A retired signing key was removed from the key set.",
-    "key.reseal": "An admin replaced the sealing key.",
     "key.retire": "A signing key stopped signing; it stays published until its last token expires.",
     "key.revoke": "An admin revoked a signing key and every token that it signed.",
     "mcp.request": "A request to the MCP endpoint was refused before it named a tool or a resource.",
