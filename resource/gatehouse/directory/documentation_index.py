@@ -71,7 +71,7 @@ def documents() -> Sequence[tuple[str, str]]:
 
     A wheel carries them in this package; in a working copy they are where people read them.
     """
-    packaged = files("gatehouse.resourceserver") / "documents"
+    packaged = files("gatehouse.directory") / "documents"
     root = packaged if packaged.is_dir() else Path(__file__).parents[3]
     found = [("README.md", root / "README.md"), *_markdown_in(root / "docs", "docs")]
     return sorted((name, file.read_text(encoding="utf-8")) for name, file in found)
