@@ -17,13 +17,13 @@ from support.authserver import FORM, ISSUER, OTHER_RESOURCE, RESOURCE, AuthServe
 from support.logs import logging_put_back
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.authentication import AUTH_METHODS
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import AUTH_METHODS, Client
 from gatehouse.authserver.credentials.secrets import digest
 from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.logs import LogFormat, configure_logs
+from gatehouse.shared.service.logs import configure_logs
+from gatehouse.shared.service.settings import LogFormat
 
 BODY = b"grant_type=client_credentials"
 

@@ -1,14 +1,14 @@
 """The `authserver` command: what an admin types, reads, and is told when it cannot be done."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import click
 import pytest
 from sqlalchemy import create_engine, update
 from support.authserver import RESOURCE
+from support.commands import every_command
 from support.databases import everything_in
 from support.shell import CREATE, Shell
 
@@ -228,16 +228,8 @@ def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
     shell.refusal(*arguments, code=2)
 
 
-def every_command(group: click.Group, *path: str) -> Iterator[list[str]]:
-    """Yield the path of every command, and of every group of them."""
-    for name, command in group.commands.items():
-        yield [*path, name]
-        if isinstance(command, click.Group):
-            yield from every_command(command, *path, name)
-
-
 @pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)
-def test_every_command_has_help_with_an_example_that_starts_with_it(empty: Shell, command: list[str]) -> None:
+def test_every_command_has_help_with_an_example_that_starts_with_it(empty: Shell, command: tuple[str, ...]) -> None:
     text = empty.text(*command, "--help")
     assert "Example:" in text
     assert f"authserver {' '.join(command)}" in text.partition("Example:")[2]
@@ -300,7 +292,7 @@ def test_init_in_a_place_that_cannot_be_written_is_a_message_and_no_traceback(em
 @pytest.mark.parametrize("command", [CREATE, ["serve"]], ids=["client create", "serve"])
 def test_without_the_sealing_key_nothing_is_created_or_served(shell: Shell, command: list[str]) -> None:
     (shell.folder / "keys" / "sealing.key").unlink()
-    assert "that only their sealing key opens, and there is none at" in shell.refusal(*command)
+    assert "that can only be decrypted with their sealing key, and there is none at" in shell.refusal(*command)
     assert shell.json("client", "list") == []
 
 
@@ -376,7 +368,7 @@ def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str
     else:
         (shell.folder / "keys" / "sealing.key").unlink()
     file = shell.folder / "keys" / "sealing.key"
-    remediation = "Put that one back" if loss == "issuer" else f"Restore {file} from its backup"
+    remediation = "Restore that one" if loss == "issuer" else f"Restore {file} from its backup"
     for command in (["init"], ["serve"], ["check"]):
         told = shell.run(*command)
         assert told.exit_code == 1

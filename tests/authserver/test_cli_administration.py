@@ -379,7 +379,7 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     assert recorded == set(AUTHSERVER_ACTIONS) - others
     for action in AUTHSERVER_ACTIONS:
         shell.text("audit", "--action", action)
-    assert "There are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
+    assert "The actions are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
 
 
 def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:

@@ -24,7 +24,7 @@ from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.tokens.revocation import revoke_all
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.database import explain_failure
+from gatehouse.shared.service.failures import explain_database_failure
 
 pytestmark = pytest.mark.only_on("postgresql")
 
@@ -248,4 +248,4 @@ def test_a_row_that_is_gone_when_it_is_written_is_told_in_words(authserver: Auth
         row.strict = True
         session.flush()
     assert isinstance(failure.value, StaleDataError)
-    assert "Another command changed the same thing" in explain_failure(failure.value)
+    assert "Another command changed the same row" in explain_database_failure(failure.value)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
+from support.commands import every_command
 from support.databases import Template
 from support.logs import logging_put_back
 
@@ -43,22 +43,7 @@ def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monke
     return run
 
 
-def commands() -> list[tuple[str, ...]]:
-    """Return the path of every command, and of every group of them."""
-    found: list[tuple[str, ...]] = []
-
-    def walk(command: click.Command, path: tuple[str, ...]) -> None:
-        if path:
-            found.append(path)
-        if isinstance(command, click.Group):
-            for name, sub in command.commands.items():
-                walk(sub, (*path, name))
-
-    walk(main, ())
-    return found
-
-
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)
 def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -68,7 +53,7 @@ def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[st
 
 def test_every_paragraph_of_a_help_begins_at_the_same_column(run: Run) -> None:
     lines = run("check", "--help").output.splitlines()
-    assert [line for line in lines if line.startswith("  Exit code 1 when something fails.")]
+    assert [line for line in lines if line.startswith("  Exit code 1 if a check fails.")]
 
 
 @pytest.mark.both_databases
@@ -177,13 +162,14 @@ def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installe
     typo = installed("audit", "--action", "tool.cal")
     assert typo.exit_code == 1
     assert typo.output == (
-        "Error: There is no action tool.cal. There are: http.request, mcp.request, resource.read, tool.call, "
+        "Error: There is no action tool.cal. The actions are: http.request, mcp.request, resource.read, tool.call, "
         "workspace.create.\n"
     )
     absent = installed("audit", "--request", "req_none")
     assert absent.exit_code == 1
     assert absent.output == (
-        "Error: This trail has no request req_none. It may be in the other server's trail, or only in the log.\n"
+        "Error: This audit log has no request req_none. "
+        "It may be in the other server's audit log, or only in the log output.\n"
     )
     named = installed("audit", "--client", "ci-agent")
     assert named.exit_code == 0

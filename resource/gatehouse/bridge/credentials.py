@@ -15,8 +15,7 @@ from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.service.files import UnsafeFile, read_private_file
-from gatehouse.shared.service.logs import LogLevel
-from gatehouse.shared.service.settings import CommandSettings
+from gatehouse.shared.service.settings import CommandSettings, LogLevel
 
 _MAX_LENGTH: Final = 16 * 1024
 """Bytes of a credentials file."""

@@ -1,6 +1,6 @@
-"""What both command lines have in common: output for people and programs, refusals, exit codes."""
+"""What both command lines have in common: lazy groups, refusals, exit codes."""
 
-import json
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -12,32 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
-from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table
-from gatehouse.shared.service.cli import (
-    Commands,
-    Refusal,
-    example,
-    iso_time,
-    output_option,
-    print_audit,
-    print_record,
-    print_records,
-)
-from gatehouse.shared.service.database import new_metadata, open_engine, parse_database_url
+from gatehouse.shared.service.cli import LazyGroup, Refusal, ServerGroup, example, output_option, parse_duration
+from gatehouse.shared.service.database import open_engine, parse_database_url
 from gatehouse.shared.service.migrations import SchemaMismatch
 from gatehouse.shared.service.settings import InvalidSettings
-
-RECORDS = [
-    {"name": "one", "scopes": ["a", "b"], "disabled": False, "ttl": None, "claims": {"x": "1"}, "hidden": 7},
-    {"name": "[bold]two[/bold]", "scopes": [], "disabled": True, "ttl": 300, "claims": {}, "hidden": 8},
-]
-COLUMNS = ("name", "scopes", "disabled", "ttl", "claims", "missing")
 
 
 def run(action: Callable[[str], Any], *arguments: str) -> Result:
     """Run a command whose work is `action`, inside a group as the servers have one."""
 
-    @click.group(cls=Commands)
+    @click.group(cls=ServerGroup)
     def group() -> None:
         pass
 
@@ -50,72 +34,6 @@ def run(action: Callable[[str], Any], *arguments: str) -> Result:
 
     # As on a terminal, where click passes escape sequences on.
     return CliRunner().invoke(group, ["command", *arguments], color=True)
-
-
-def test_a_time_is_utc_to_the_second_or_the_millisecond() -> None:
-    """RFC 3339."""
-    assert iso_time(0) == "1970-01-01T00:00:00Z"
-    assert iso_time(1_800_000_000.9) == "2027-01-15T08:00:00Z"
-    assert iso_time(1_800_000_000.123, "milliseconds") == "2027-01-15T08:00:00.123Z"
-
-
-def test_a_list_is_a_table_of_the_named_columns_for_people() -> None:
-    result = run(lambda output: print_records(RECORDS, COLUMNS, output))
-    assert result.exit_code == 0
-    rows = [line.split() for line in result.output.splitlines()]
-    assert rows == [
-        ["name", "scopes", "disabled", "ttl", "claims", "missing"],
-        ["one", "a", "b", "no", "-", "x=1", "-"],
-        ["[bold]two[/bold]", "-", "yes", "300", "-", "-"],
-    ]
-
-
-def test_a_list_is_json_with_every_member_for_programs() -> None:
-    result = run(lambda output: print_records(RECORDS, COLUMNS, output), "--output", "json")
-    assert json.loads(result.output) == RECORDS
-
-
-def test_an_empty_list_says_so() -> None:
-    assert run(lambda output: print_records([], COLUMNS, output)).output == "(none)\n"
-    assert json.loads(run(lambda output: print_records([], COLUMNS, output), "--output", "json").output) == []
-
-
-def test_one_object_is_a_line_for_each_member_or_json() -> None:
-    result = run(lambda output: print_record(RECORDS[0], output))
-    assert [line.split() for line in result.output.splitlines()] == [
-        ["name", "one"],
-        ["scopes", "a", "b"],
-        ["disabled", "no"],
-        ["ttl", "-"],
-        ["claims", "x=1"],
-        ["hidden", "7"],
-    ]
-    assert json.loads(run(lambda output: print_record(RECORDS[0], output), "--output", "json").output) == RECORDS[0]
-
-
-def test_a_table_that_is_piped_is_one_line_a_record_and_cuts_nothing() -> None:
-    """`audit` is read with grep: an object has up to 512 characters."""
-    long = [{"name": "n" * 512, "object": "o" * 255, "end": "end"}]
-    result = run(lambda output: print_records(long, ("name", "object", "end"), output))
-    [_, line] = result.output.splitlines()
-    assert line.split() == ["n" * 512, "o" * 255, "end"]
-
-
-@pytest.mark.parametrize(
-    "printer",
-    [
-        lambda value, output: print_records([{"name": value}], ("name",), output),
-        lambda value, output: print_record({"name": value}, output),
-    ],
-    ids=["a-list", "one-object"],
-)
-@pytest.mark.parametrize("value", ["x\nforged", "x\x1b[2Jforged", "x\rforged"], ids=repr)
-def test_a_stored_value_cannot_forge_a_line_of_the_terminal(printer: Callable[[str, str], None], value: str) -> None:
-    """CWE-150."""
-    plain = run(lambda output: printer("plain", output)).output.splitlines()
-    forged = run(lambda output: printer(value, output)).output.split("\n")[:-1]
-    assert len(forged) == len(plain)
-    assert all(line.isprintable() for line in forged)
 
 
 def raising(error: Exception) -> Callable[[str], None]:
@@ -211,7 +129,7 @@ def test_output_that_is_collected_in_memory_is_not_reconfigured() -> None:
         click.echo("na\u00efve")
 
     with redirect_stdout(StringIO()) as collected:
-        Commands("group", commands=[speak]).main(["speak"], standalone_mode=False)
+        ServerGroup("group", commands=[speak]).main(["speak"], standalone_mode=False)
     assert collected.getvalue() == "na\u00efve\n"
 
 
@@ -226,24 +144,6 @@ def test_help_ends_with_an_example() -> None:
     result = run(lambda _: None, "--help")
     assert result.exit_code == 0
     assert "Example:\n    group command --output json" in result.output
-
-
-def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    metadata = new_metadata()
-    table = audit_table(metadata)
-    engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))
-    metadata.create_all(engine)
-    with engine.begin() as connection:
-        connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))
-        # An action of an earlier version can be asked for as long as there is one.
-        print_audit(connection, table, output="json", actions=("now.known",), action="tool.call", limit=5)
-    engine.dispose()
-    [record] = json.loads(capsys.readouterr().out)
-    assert record.pop("time") == "2027-01-15T08:00:00.123Z"
-    assert record["action"] == "tool.call"
-    assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})
 
 
 def test_every_paragraph_of_a_help_stands_at_the_same_margin() -> None:
@@ -280,7 +180,7 @@ def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) 
 def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
 ) -> None:
-    @click.group(cls=Commands)
+    @click.group(cls=ServerGroup)
     def group() -> None:
         pass
 
@@ -294,3 +194,71 @@ def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
             group.main(["command"], standalone_mode=False)
         full.flush()
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800), ("0s", 0), ("007d", 604_800)]
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "7w", "-7d", "+7d", "7 d", "7D", "1.5h", "7d7h", "1234567s", "\u0667d"])
+def test_any_other_text_is_no_duration(text: str) -> None:
+    assert parse_duration(text) is None
+
+
+@click.command()
+@click.pass_context
+def imported(ctx: click.Context) -> None:
+    """Do what the lazy command does."""
+    click.echo(f"ran {ctx.info_name}")
+
+
+def lazy_group(**options: Any) -> LazyGroup:
+    lazy = {"known": (f"{__name__}:imported", "Short help."), "absent": ("no.such.module:command", "Not imported.")}
+    return LazyGroup("group", lazy=lazy, **options)
+
+
+def test_a_lazy_group_lists_its_commands_without_importing_them() -> None:
+    result = CliRunner().invoke(lazy_group(), ["--help"])
+    assert result.exit_code == 0
+    assert [line.split(maxsplit=1) for line in result.output.partition("Commands:\n")[2].splitlines()] == [
+        ["absent", "Not imported."],
+        ["known", "Short help."],
+    ]
+
+
+def test_a_lazy_command_is_imported_when_it_is_invoked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    assert CliRunner().invoke(lazy_group(), ["known"]).output == "ran known\n"
+    assert "Do what the lazy command does." in CliRunner().invoke(lazy_group(), ["known", "--help"]).output
+    result = CliRunner().invoke(lazy_group(), ["absent"])
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+def test_further_commands_are_discovered_for_unknown_names_and_for_help() -> None:
+    calls = []
+
+    def discover(ctx: click.Context) -> dict[str, click.Command]:
+        calls.append(ctx.info_name)
+        return {"found": click.Command("found", help="From elsewhere.", callback=lambda: click.echo("found it"))}
+
+    group = lazy_group(discover=discover)
+    group.add_command(imported, "known")
+    assert CliRunner().invoke(group, ["known"]).output == "ran known\n"
+    assert calls == []
+    assert CliRunner().invoke(group, ["found"]).output == "found it\n"
+    assert "From elsewhere." in CliRunner().invoke(group, ["--help"]).output
+    unknown = CliRunner().invoke(group, ["other"])
+    assert (unknown.exit_code, "No such command 'other'" in unknown.output) == (2, True)
+
+
+def test_help_is_printed_even_if_no_commands_can_be_discovered() -> None:
+    def discover(_: click.Context) -> dict[str, click.Command]:
+        raise Refusal("The catalogue cannot be loaded.")
+
+    group = lazy_group(discover=discover)
+    assert "Short help." in CliRunner().invoke(group, ["--help"]).output
+    unknown = CliRunner().invoke(group, ["other"])
+    assert (unknown.exit_code, unknown.output) == (1, "Error: The catalogue cannot be loaded.\n")

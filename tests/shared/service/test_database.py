@@ -16,11 +16,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from gatehouse.shared.service.database import (
     READ_ONLY,
     create_file,
-    explain_failure,
     open_async_engine,
     open_engine,
     parse_database_url,
 )
+from gatehouse.shared.service.failures import explain_database_failure
 
 pytestmark = pytest.mark.both_databases
 
@@ -234,7 +234,7 @@ async def test_a_lock_that_somebody_holds_is_an_error_with_a_remediation_and_no_
     async with impatient.connect() as connection:
         assert (await connection.execute(text("SELECT * FROM parent"))).all() == []
     await impatient.dispose()
-    assert "Another process holds what the command needs" in explain_failure(failure.value)
+    assert "Another process holds a lock" in explain_database_failure(failure.value)
 
 
 @pytest.fixture
@@ -274,7 +274,9 @@ def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
     file.write_text("not a database, but notes of some length\n" * 100)
     with pytest.raises(SQLAlchemyError) as failure, open_engine(parse_database_url(f"sqlite:///{file}")).begin():
         pass
-    assert explain_failure(failure.value).startswith("The file is no SQLite database. Check the database URL")
+    assert explain_database_failure(failure.value).startswith(
+        "The file is not an SQLite database. Check the database URL"
+    )
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_a_server_that_cannot_be_reached_is_named_with_the_cause_and_without_the
     url = parse_database_url(f"postgresql://gatehouse:hunter2@{host}/gatehouse")
     with pytest.raises(SQLAlchemyError) as failure, open_engine(url).begin():
         pass
-    explained = explain_failure(failure.value)
+    explained = explain_database_failure(failure.value)
     assert explained.startswith("The database does not answer (OperationalError, ")
     assert told in explained
     assert "hunter2" not in explained

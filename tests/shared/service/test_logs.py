@@ -9,7 +9,8 @@ import structlog
 from support.logs import logging_put_back
 
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.logs import LogFormat, configure_logs
+from gatehouse.shared.service.logs import configure_logs
+from gatehouse.shared.service.settings import LogFormat
 
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
 SECRET = "gths_" + "aB3-_" * 8

@@ -113,7 +113,7 @@ def test_the_other_servers_database_is_refused_as_such(database: Any, name: str,
     database.migrate()
     other = ResourceServerDatabase(empty_database)
     for use in (other.require_current, other.migrate):
-        with pytest.raises(migrations.SchemaMismatch, match=r"^This is not a database of resourceserver, but another"):
+        with pytest.raises(migrations.SchemaMismatch, match=r"^This is another program.s database"):
             use()
     other.close()
     database.require_current()

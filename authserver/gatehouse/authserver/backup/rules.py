@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gatehouse.authserver.administration import check_name
-from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.registration import check_values
+from gatehouse.authserver.clients.registry import AUTH_METHODS
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import parse_resource

@@ -1,23 +1,30 @@
 """The `authserver` command."""
 
-from gatehouse.authserver.cli.access import access_matrix, explain
-from gatehouse.authserver.cli.audit import audit
-from gatehouse.authserver.cli.backup import export, import_
-from gatehouse.authserver.cli.check import check
-from gatehouse.authserver.cli.client import client
-from gatehouse.authserver.cli.client_grant import grant
-from gatehouse.authserver.cli.client_key import client_key
-from gatehouse.authserver.cli.client_secret import secret
-from gatehouse.authserver.cli.key import key
-from gatehouse.authserver.cli.resource import resource
-from gatehouse.authserver.cli.resource_credential import credential
-from gatehouse.authserver.cli.sealing_key import sealing_key
-from gatehouse.authserver.cli.serve import init, serve
-from gatehouse.authserver.cli.token import token
 from gatehouse.shared.service.cli import server_group
 
+_COMMANDS = {
+    "access-matrix": ("gatehouse.authserver.cli.access:access_matrix", "Show which client can call which tool."),
+    "audit": ("gatehouse.authserver.cli.audit:audit", "Show the audit log: tokens, refusals, changes by admins."),
+    "check": ("gatehouse.authserver.cli.check:check", "Check everything that the server needs to start."),
+    "client": ("gatehouse.authserver.cli.client:client", "Register clients, and manage their grants and credentials."),
+    "export": ("gatehouse.authserver.cli.backup:export", "Export this installation to a file."),
+    "import": ("gatehouse.authserver.cli.backup:import_", "Import an exported installation into an empty database."),
+    "init": ("gatehouse.authserver.cli.init:init", "Prepare this installation: keys and database schema."),
+    "key": ("gatehouse.authserver.cli.key:key", "List, rotate and revoke signing keys."),
+    "resource": (
+        "gatehouse.authserver.cli.resource:resource",
+        "Register resources and their scopes.",
+    ),
+    "sealing-key": (
+        "gatehouse.authserver.cli.sealing_key:sealing_key",
+        "Rotate the key that encrypts signing keys and peppers.",
+    ),
+    "serve": ("gatehouse.authserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
+    "token": ("gatehouse.authserver.cli.token:token", "Issue, inspect and revoke access tokens."),
+}
 
-@server_group
+
+@server_group(_COMMANDS)
 def main() -> None:
     """The Gatehouse authorization server: short-lived access tokens for machine agents.
 
@@ -31,12 +38,3 @@ def main() -> None:
       authserver client create --name agent --resource http://127.0.0.1:8000/mcp --scope env:read
       authserver serve
     """  # noqa: D301 - click reads the control character
-
-
-client.add_command(explain)
-client.add_command(grant)
-client.add_command(secret)
-client.add_command(client_key)
-resource.add_command(credential)
-for command in (init, check, serve, resource, client, access_matrix, token, key, sealing_key, audit, export, import_):
-    main.add_command(command)

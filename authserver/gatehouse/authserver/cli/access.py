@@ -25,7 +25,8 @@ from gatehouse.authserver.grants.entitlements import (
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.cli import example, output_option, print_record, print_table
+from gatehouse.shared.service.cli import example, output_option
+from gatehouse.shared.service.output import print_record, print_table
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -7,7 +7,8 @@ import click
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
-from gatehouse.shared.service.cli import audit_options, example, print_audit
+from gatehouse.shared.service.audit_command import audit_options, print_audit
+from gatehouse.shared.service.cli import example
 
 
 @click.command()

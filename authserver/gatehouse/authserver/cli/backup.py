@@ -22,10 +22,11 @@ from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction, AuditRows
-from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
+from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.files import new_file
 from gatehouse.shared.service.migrations import newest_revision
+from gatehouse.shared.service.output import print_record
 
 _RUNNING = (
     "A server runs on this database, or did until a moment ago. What it does from now on is not in the export: tokens "

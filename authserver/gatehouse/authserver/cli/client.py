@@ -16,14 +16,24 @@ from gatehouse.authserver.cli.client_record import (
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
-from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import load_clients
+from gatehouse.authserver.clients.registry import AUTH_METHODS, load_clients
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
-from gatehouse.shared.service.cli import confirm, example, join_scopes, output_option, print_record, print_records
+from gatehouse.shared.service.cli import LazyGroup, confirm, example, join_scopes, output_option
+from gatehouse.shared.service.output import print_record, print_records
+
+_COMMANDS = {
+    "explain": (
+        "gatehouse.authserver.cli.access:explain",
+        "Explain what a client can reach, and what would allow the rest.",
+    ),
+    "grant": ("gatehouse.authserver.cli.client_grant:grant", "Add and remove the scopes that a client may have."),
+    "key": ("gatehouse.authserver.cli.client_key:client_key", "Manage the public keys of private_key_jwt clients."),
+    "secret": ("gatehouse.authserver.cli.client_secret:secret", "Rotate, list and revoke client secrets."),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
 @example("authserver client list\nauthserver client explain agent_0123456789abcdef0123 --catalogue catalogue.json")
 def client() -> None:
     """Clients: the machine agents that may have tokens."""

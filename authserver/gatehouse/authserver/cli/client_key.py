@@ -11,7 +11,8 @@ from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients.lookup import existing_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.client_keys import replace_keys, revoke_key
-from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option, print_records
+from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option
+from gatehouse.shared.service.output import print_records
 
 
 @click.group("key")

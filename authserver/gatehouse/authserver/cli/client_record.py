@@ -12,7 +12,8 @@ from gatehouse.authserver.clients.registry import Client
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.cli import Refusal, print_record
+from gatehouse.shared.service.cli import Refusal
+from gatehouse.shared.service.output import print_record
 
 WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
 BY_NEXT_POLL = "at every resource server by its next poll, which is every 5 s by default"

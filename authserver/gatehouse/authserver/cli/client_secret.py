@@ -11,7 +11,8 @@ from gatehouse.authserver.cli.grace_period import (
 )
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.credentials.client_secrets import ListedSecret, list_secrets, revoke_secret, rotate_secret
-from gatehouse.shared.service.cli import confirm, example, output_option, print_records
+from gatehouse.shared.service.cli import confirm, example, output_option
+from gatehouse.shared.service.output import print_records
 
 
 @click.group()

@@ -7,7 +7,7 @@ import click
 
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD, Lifetime
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.service.durations import parse_duration
+from gatehouse.shared.service.cli import parse_duration
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

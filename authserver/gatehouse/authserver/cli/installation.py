@@ -1,4 +1,4 @@
-"""What an admin command works with: settings, an open database, and who is asking."""
+"""What admin commands work with: settings, an open database, and the administrator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from gatehouse.shared.service.settings import load_settings
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """Read the settings that a command was given. Raises InvalidSettings."""
+    """Read the settings of a command. Raises InvalidSettings."""
     return load_settings(Settings, env_file_of(ctx))
 
 
@@ -36,7 +36,7 @@ class Installation:
     admin: Administrator
 
     def sealing_key(self) -> SealingKey:
-        """Return the sealing key. Raises InvalidSettings, which tells a lost one from one that was not made yet."""
+        """Return the sealing key. Raises InvalidSettings, which tells a lost key from one not created yet."""
         if not has_sealing_key(self.settings) and self._holds_sealed_rows():
             raise lost_sealing_key(self.settings)
         return load_sealing_key(self.settings)
@@ -50,7 +50,7 @@ class Installation:
             return False
 
     def keys(self, *, to_sign: bool = False) -> KeyRing:
-        """Return the keys in use; `to_sign`, after the moves that are due. Raises InvalidSettings or Refusal."""
+        """Return the keys in use; with `to_sign`, after the moves that are due. Raises InvalidSettings or Refusal."""
         rotation = self.rotation()
         try:
             return KeyStore(self.database, rotation.sealed_keys, rotation if to_sign else None).ring()
@@ -58,7 +58,7 @@ class Installation:
             raise Refusal(str(error)) from None
 
     def rotation(self, actor: str = SERVER) -> Rotation:
-        """Return what moves the keys, in the name of an actor of the audit log. Raises InvalidSettings."""
+        """Return the key rotation, recorded under an actor of the audit log. Raises InvalidSettings."""
         settings, admin = self.settings, self.admin
         sealed_keys = SealedKeys(self.sealing_key, settings.issuer)
         return Rotation(self.database, sealed_keys, policy_of(settings), admin.audit, admin.clock, actor)
@@ -66,13 +66,11 @@ class Installation:
 
 @contextmanager
 def open_installation(ctx: click.Context, *, patient: bool = False) -> Iterator[Installation]:
-    """Open the database for a command; what the domain refuses becomes a refusal of the command."""
+    """Open the database for a command. A refusal of the domain becomes a refusal of the command."""
     settings = settings_of(ctx)
-    database = Database(settings.database, patient=patient)
-    try:
+    with Database(settings.database, patient=patient) as database:
         database.require_current()
-        yield Installation(settings, database, Administrator(AuditRows(audit_event)))
-    except Refused as refused:
-        raise Refusal(str(refused)) from None
-    finally:
-        database.close()
+        try:
+            yield Installation(settings, database, Administrator(AuditRows(audit_event)))
+        except Refused as refused:
+            raise Refusal(str(refused)) from None

@@ -11,7 +11,8 @@ from gatehouse.authserver.keys.lifecycle import KeyLifecycle, Policy
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealed_keys import lifecycle_of
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option, print_record, print_records
+from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option
+from gatehouse.shared.service.output import print_record, print_records
 
 
 @click.group()

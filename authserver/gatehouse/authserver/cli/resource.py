@@ -10,10 +10,18 @@ from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
 from gatehouse.authserver.resources.registration import add_resource, parse_resource, remove_resource
 from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
-from gatehouse.shared.service.cli import confirm, example, output_option, print_record, print_records
+from gatehouse.shared.service.cli import LazyGroup, confirm, example, output_option
+from gatehouse.shared.service.output import print_record, print_records
+
+_COMMANDS = {
+    "credential": (
+        "gatehouse.authserver.cli.resource_credential:credential",
+        "Manage the credentials of a resource for introspection.",
+    ),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
 @example("authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json")
 def resource() -> None:
     """Resources: the MCP servers that tokens are issued for, and their scopes."""

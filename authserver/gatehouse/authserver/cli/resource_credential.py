@@ -14,7 +14,8 @@ from gatehouse.authserver.credentials.resource_credentials import (
     revoke_credential,
     rotate_credential,
 )
-from gatehouse.shared.service.cli import confirm, example, output_option, print_record, print_records
+from gatehouse.shared.service.cli import confirm, example, output_option
+from gatehouse.shared.service.output import print_record, print_records
 
 
 @click.group()

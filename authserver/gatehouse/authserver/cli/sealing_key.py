@@ -5,7 +5,8 @@ import click
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME, generate_sealing_key
 from gatehouse.authserver.keys.sealing_key_rotation import prepare_sealing_key, rotate_sealing_key
-from gatehouse.shared.service.cli import confirm, example, output_option, print_record
+from gatehouse.shared.service.cli import confirm, example, output_option
+from gatehouse.shared.service.output import print_record
 
 
 @click.group("sealing-key")

@@ -1,78 +1,33 @@
-"""`authserver init` and `authserver serve`."""
+"""`authserver serve`."""
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from gatehouse.authserver.app import close_app, create_app, start_app
-from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
-from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
-from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
-from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
-from gatehouse.authserver.keys.store import ensure_keys
-from gatehouse.authserver.tokens.status_lists import ensure_list
-from gatehouse.shared.protocol.clock import system_clock
-from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditAction, AuditRows
-from gatehouse.shared.service.cli import Refusal, example, output_option, print_record
-from gatehouse.shared.service.database import shown_url
+from gatehouse.authserver.cli.installation import open_installation, settings_of
+from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
-from gatehouse.shared.service.logs import configure_logs
-
-
-@click.command()
-@output_option
-@click.pass_context
-@example("authserver init")
-def init(ctx: click.Context, output: str) -> None:
-    """Prepare this installation: sealing key, database schema, signing key. Safe to repeat."""
-    settings = settings_of(ctx)
-    database = Database(settings.database)
-    try:
-        database.migrate()
-        with database.read() as session:
-            sealed_before = has_sealed_rows(session)
-        # A new sealing key could not decrypt the existing rows and would hide the loss.
-        created_key_file = not sealed_before and create_sealing_key(settings)
-        if sealed_before and not has_sealing_key(settings):
-            raise lost_sealing_key(settings)
-        sealing_key = load_sealing_key(settings)
-        admin = Administrator(AuditRows(audit_event))
-        with database.write() as session:
-            kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, system_clock)
-            ensure_list(session, admin.now())
-            for kid in kids:
-                admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
-        Installation(settings, database, admin).rotation().run()
-    except NoUsableKey as error:
-        raise Refusal(str(error)) from None
-    finally:
-        database.close()
-    print_record(
-        {
-            "issuer": settings.issuer,
-            "database": shown_url(settings.database),
-            "sealing_key": "created" if created_key_file else "present",
-            "signing_key": f"created {kids[0]}" if kids else "present",
-        },
-        output,
-    )
 
 
 @click.command()
 @click.pass_context
 @example("AUTHSERVER_WORKERS=4 authserver serve")
 def serve(ctx: click.Context) -> None:
-    """Serve until SIGTERM or Ctrl-C. Refuses to start on settings, schema or keys that cannot work."""
+    """Serve until SIGTERM or Ctrl-C. Refuses to start if settings, schema or keys are unusable."""
     settings = settings_of(ctx)
-    configure_logs(settings.log_format, settings.log_level)
-    with open_installation(ctx) as installation:
-        installation.keys(to_sign=True)
+
+    def prepare() -> Callable[[], Any]:
+        with open_installation(ctx) as installation:
+            installation.keys(to_sign=True)
+        return lambda: start_app(create_app(settings))
+
     Server(
         name="authserver",
-        bind=settings.bind,
-        workers=settings.workers,
+        settings=settings,
         worker_class="gthread",
         threads=settings.threads,
-        create_app=lambda: start_app(create_app(settings)),
+        prepare=prepare,
         close_app=close_app,
     ).run()

@@ -29,7 +29,8 @@ from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.checks import passed
-from gatehouse.shared.service.cli import example, join_scopes, output_option, print_record, print_records
+from gatehouse.shared.service.cli import example, join_scopes, output_option
+from gatehouse.shared.service.output import print_record, print_records
 
 
 @click.group()

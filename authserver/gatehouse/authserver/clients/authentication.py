@@ -30,9 +30,6 @@ from gatehouse.shared.service.audit import CLAIMED
 from gatehouse.shared.service.cache import LoadingCache
 from gatehouse.shared.service.remediation import client_command
 
-AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
-"""What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
-
 MAX_CREDENTIAL = 512
 """Characters of a client_id or secret."""
 

@@ -9,9 +9,8 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
-from gatehouse.authserver.clients.authentication import AUTH_METHODS
 from gatehouse.authserver.clients.lookup import existing_client, locked_client
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import AUTH_METHODS, Client
 from gatehouse.authserver.credentials.client_keys import add_keys, parse_keys
 from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow

@@ -16,6 +16,9 @@ from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.shared.protocol.jws import VerificationKey, client_verification_keys
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 
+AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+"""What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:

@@ -1,6 +1,6 @@
 """`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
 
-from gatehouse.authserver.clients.authentication import AUTH_METHODS
+from gatehouse.authserver.clients.registry import AUTH_METHODS
 from gatehouse.authserver.credentials.resource_credentials import AUTH_METHODS as RESOURCE_AUTH_METHODS
 from gatehouse.authserver.endpoints.jwks import PATH as JWKS_PATH
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE

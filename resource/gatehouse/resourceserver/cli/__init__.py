@@ -1,45 +1,36 @@
 """The `resourceserver` command."""
 
-from functools import partial
+from collections.abc import Mapping
 
 import click
 
-from gatehouse.resourceserver.cli.audit import audit
-from gatehouse.resourceserver.cli.bridge import bridge
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
-from gatehouse.resourceserver.cli.check import check
-from gatehouse.resourceserver.cli.installation import settings_of
-from gatehouse.resourceserver.cli.serve import init, serve
-from gatehouse.resourceserver.cli.tools import tools
-from gatehouse.shared.service.cli import Commands, Refusal, server_group
-from gatehouse.shared.service.settings import InvalidSettings
+from gatehouse.shared.service.cli import Refusal, server_group
+
+_COMMANDS = {
+    "audit": ("gatehouse.resourceserver.cli.audit:audit", "Show the audit log: calls, refusals, changes by admins."),
+    "bridge": ("gatehouse.resourceserver.cli.bridge:bridge", "Connect a stdio MCP client to a remote MCP server."),
+    "check": ("gatehouse.resourceserver.cli.check:check", "Check everything that the server needs to start and serve."),
+    "init": ("gatehouse.resourceserver.cli.init:init", "Prepare this installation: the database schema."),
+    "serve": ("gatehouse.resourceserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
+    "tools": ("gatehouse.resourceserver.cli.tools:tools", "List every tool with the scopes that it needs."),
+}
 
 
-class CatalogueCommands(Commands):
-    """The server's commands, and the one that the configured catalogue adds."""
+def _catalogue_commands(ctx: click.Context) -> Mapping[str, click.Command]:
+    """Return the command of the configured catalogue. Raises Refusal if the catalogue cannot be loaded."""
+    # They bring the MCP SDK, which most commands do without.
+    from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue  # noqa: PLC0415
+    from gatehouse.resourceserver.cli.installation import settings_of  # noqa: PLC0415
+    from gatehouse.shared.service.settings import InvalidSettings  # noqa: PLC0415
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """List every command. A catalogue that cannot be loaded adds none."""
-        commands = super().list_commands(ctx)
-        try:
-            added = _catalogue_command(ctx)
-        except (Refusal, InvalidSettings):
-            return commands
-        return commands if added is None or added.name is None else sorted([*commands, added.name])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by its name. Raises Refusal when the catalogue that may have it cannot be loaded."""
-        if (command := super().get_command(ctx, cmd_name)) is not None:
-            return command
-        added = _catalogue_command(ctx)
-        return added if added is not None and added.name == cmd_name else None
+    try:
+        command = load_catalogue(settings_of(ctx).tools).load_command()
+    except InvalidSettings as error:
+        raise Refusal(str(error)) from None
+    return {} if command is None or command.name is None else {command.name: command}
 
 
-def _catalogue_command(ctx: click.Context) -> click.Command | None:
-    return load_catalogue(settings_of(ctx).tools).load_command()
-
-
-@partial(server_group, cls=CatalogueCommands)
+@server_group(_COMMANDS, _catalogue_commands)
 def main() -> None:
     """The Gatehouse resource server: MCP tools behind access tokens and scopes.
 
@@ -53,7 +44,3 @@ def main() -> None:
       resourceserver tools
       resourceserver serve
     """  # noqa: D301 - click reads the control character
-
-
-for command in (init, check, serve, tools, audit, bridge):
-    main.add_command(command)

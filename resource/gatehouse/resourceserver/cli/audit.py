@@ -7,7 +7,8 @@ import click
 from gatehouse.resourceserver.cli.installation import open_database, settings_of
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
-from gatehouse.shared.service.cli import audit_options, example, print_audit
+from gatehouse.shared.service.audit_command import audit_options, print_audit
+from gatehouse.shared.service.cli import example
 
 
 @click.command()

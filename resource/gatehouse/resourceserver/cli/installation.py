@@ -1,4 +1,4 @@
-"""What a command works with: settings and an open database."""
+"""What commands work with: settings and an open database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +12,23 @@ from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings import load_settings
 
 tools_option = click.option(
-    "--tools", "tools_module", metavar="MODULE", help="Module whose CATALOGUE is served, in place of the setting."
+    "--tools", "tools_module", metavar="MODULE", help="Serve the CATALOGUE of this module, whatever the setting says."
 )
 
 
 def settings_of(ctx: click.Context, tools_module: str | None = None) -> Settings:
-    """Read the settings that a command was given. Raises InvalidSettings."""
-    return load_settings(Settings, env_file_of(ctx), **({} if tools_module is None else {"tools": tools_module}))
+    """Read the settings of a command. Raises InvalidSettings."""
+    return load_settings(Settings, env_file_of(ctx), **tool_settings(tools_module))
+
+
+def tool_settings(tools_module: str | None) -> dict[str, str]:
+    """Return the settings that `--tools` overrides."""
+    return {} if tools_module is None else {"tools": tools_module}
 
 
 @contextmanager
 def open_database(settings: Settings, catalogue_schema: Schema | None = None) -> Iterator[Database]:
     """Open the database for a command. Raises SchemaMismatch when it is not current."""
-    database = Database(settings.database, catalogue_schema)
-    try:
+    with Database(settings.database, catalogue_schema) as database:
         database.require_current()
         yield database
-    finally:
-        database.close()

@@ -6,7 +6,8 @@ import click
 
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
 from gatehouse.resourceserver.cli.installation import settings_of, tools_option
-from gatehouse.shared.service.cli import example, output_option, print_records
+from gatehouse.shared.service.cli import example, output_option
+from gatehouse.shared.service.output import print_records
 
 
 @click.command()

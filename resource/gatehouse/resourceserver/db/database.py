@@ -21,19 +21,19 @@ class Database(SessionDatabase):
     def __init__(self, url: URL, catalogue_schema: Schema | None = None) -> None:
         """Without the schema of a catalogue, only the gateway's tables are migrated and required."""
         super().__init__(url)
-        self._catalogue_schema = catalogue_schema
+        self.catalogue_schema = catalogue_schema
 
     def migrate(self) -> None:
         """Create or upgrade both schemas. Raises SchemaMismatch as SessionDatabase does."""
         super().migrate()
-        if self._catalogue_schema is not None:
-            migrations.upgrade(self.url, self._catalogue_schema)
+        if self.catalogue_schema is not None:
+            migrations.upgrade(self.url, self.catalogue_schema)
 
     def require_current(self) -> None:
         """Refuse a database of which either schema is not current. Raises SchemaMismatch as SessionDatabase does."""
         super().require_current()
-        if self._catalogue_schema is not None:
-            migrations.require_current(self.engine, self._catalogue_schema)
+        if self.catalogue_schema is not None:
+            migrations.require_current(self.engine, self.catalogue_schema)
 
 
 class AsyncDatabase:

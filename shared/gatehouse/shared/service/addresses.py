@@ -1,11 +1,11 @@
-"""What the operating system refuses: an address that a server is to listen on, a file that it needs."""
+"""The address that a server is to listen on: can it be bound?"""
 
 import errno
 import socket
 
 
 def bind_probe(bind: str, setting: str) -> None:
-    """Bind `HOST:PORT` and let go of it: say at once, and in one line, what gunicorn would say after five tries.
+    """Bind `HOST:PORT` and release it, to report in one line what gunicorn reports after five attempts.
 
     Raises:
         OSError: the address cannot be bound; its `filename` is the setting.
@@ -20,18 +20,13 @@ def bind_probe(bind: str, setting: str) -> None:
             raise OSError(error.errno, error.strerror, setting) from None
 
 
-def explain_os_error(error: OSError) -> str:
-    """Say which file or address cannot be used, and why."""
-    return f"{error.filename or 'A file'} cannot be used: {error.strerror or 'input/output'}."
-
-
 def describe_address(bind: str, setting: str) -> str:
-    """Return what `check` says of an address.
+    """Return what `check` reports about an address.
 
-    One that is in use is no failure: `check` is asked of a running server, too, and cannot tell who listens.
+    An address in use is not a failure: the server itself may be running, and nothing tells who listens.
 
     Raises:
-        OSError: no process could listen there.
+        OSError: no process could listen on it.
     """
     try:
         bind_probe(bind, setting)

@@ -1,37 +1,34 @@
-"""Checks that are made one after the other and reported together: of a configuration, or of a token."""
+"""Checks that run one after the other and are reported together: of an installation, or of a token."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from gatehouse.shared.service.addresses import explain_os_error
-from gatehouse.shared.service.database import explain_failure
-from gatehouse.shared.service.settings import InvalidSettings, SettingsT
+from gatehouse.shared.service.failures import explain
 
 Outcome = Literal["ok", "failed", "not checked"]
+
+Step = tuple[str, Callable[[], str]]
+"""A check's name, and a function that returns a detail for the report or raises an expected exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check and how it came out."""
+    """The result of one check."""
 
     check: str
     outcome: Outcome
     detail: str = ""
 
     def record(self) -> dict[str, str]:
-        """Return what is printed."""
+        """Return the check as a record to print."""
         return {"check": self.check, "outcome": self.outcome, "detail": self.detail}
 
 
-def run_checks(
-    steps: Iterable[tuple[str, Callable[[], str]]], expected: tuple[type[Exception], ...], *, stop: bool = False
-) -> list[Check]:
-    """Run named steps, each of which returns a detail or raises one of the expected exceptions.
+def run_checks(steps: Iterable[Step], expected: tuple[type[Exception], ...], *, stop: bool = False) -> list[Check]:
+    """Run the steps. An expected exception fails its check; any other one is raised.
 
-    With `stop`, what follows a failure is not checked, because it would build on it.
+    With `stop`, the steps after a failure are not checked, because each builds on the one before.
     """
     checks: list[Check] = []
     failed = False
@@ -43,22 +40,8 @@ def run_checks(
             checks.append(Check(name, "ok", step()))
         except expected as error:
             failed = True
-            checks.append(Check(name, "failed", _explain(error)))
+            checks.append(Check(name, "failed", explain(error) or str(error)))
     return checks
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, SQLAlchemyError):
-        return explain_failure(error)
-    return explain_os_error(error) if isinstance(error, OSError) else str(error)
-
-
-def check_settings(load: Callable[[], SettingsT]) -> tuple[SettingsT | None, list[Check]]:
-    """Return the settings, or None, and one check for each problem with them."""
-    try:
-        return load(), [Check("settings", "ok")]
-    except InvalidSettings as error:
-        return None, [Check("settings", "failed", problem) for problem in str(error).splitlines()]
 
 
 def passed(checks: Iterable[Check]) -> bool:

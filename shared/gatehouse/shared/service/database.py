@@ -5,17 +5,13 @@ turns writer half-way fails at once with "database is locked", whatever the time
 """
 
 import os
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm.exc import StaleDataError
 
-from gatehouse.shared.protocol.redaction import quoted
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -82,8 +78,11 @@ def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, referenc
     return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
 
 
-def open_async_engine(url: URL, *, pool_size: int = 5) -> AsyncEngine:
+def open_async_engine(url: URL, *, pool_size: int = 5) -> "AsyncEngine":
     """Return an engine for use on an event loop. Connects on first use."""
+    # Only one of the servers has an event loop, and no command has one.
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
     engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
     _with_listeners(engine.sync_engine)
     return engine
@@ -138,6 +137,9 @@ def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
 
 def _hide_values(context: ExceptionContext) -> None:
     """Cut from an error what PostgreSQL quotes of the row or the parameter that it refuses."""
+    # With an engine for PostgreSQL, the driver is loaded; SQLite needs none of it.
+    import psycopg  # noqa: PLC0415
+
     cause = context.original_exception
     if not isinstance(cause, psycopg.Error) or cause.sqlstate is None:
         return
@@ -168,35 +170,3 @@ def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
-
-
-_WAITED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected)
-
-
-def explain_failure(error: SQLAlchemyError) -> str:
-    """Say what an operator can do about a failure of the database, without its SQL or its URL."""
-    cause = getattr(error, "orig", None)
-    if "locked" in str(cause):
-        return "Another process is writing to the database. Try again."
-    if isinstance(cause, _WAITED):
-        return "Another process holds what the command needs, and nothing was changed. Try again."
-    if isinstance(error, StaleDataError):
-        return "Another command changed the same thing meanwhile, and nothing was changed. Look, and try again."
-    if "file is not a database" in str(cause):
-        return "The file is no SQLite database. Check the database URL, or restore the file from its backup."
-    kind = type(cause or error).__name__
-    if isinstance(error, IntegrityError | DataError | ProgrammingError):
-        return f"The database refused the command ({kind}), and nothing was changed. Another one may have come before."
-    kind += f", {where}" if (where := _connection_failure(cause)) else ""
-    return f"The database does not answer ({kind}). Check the database URL, and that the server is up."
-
-
-_CONNECTION_FAILURE = re.compile(r'server at "([^"]*)"(?: \([^)]*\))?, port ([0-9]+) failed: ([^\n]*)')
-
-
-def _connection_failure(cause: BaseException | None) -> str:
-    """Return where a connection failed and why, in libpq's words, which name no password; empty for other causes."""
-    if not isinstance(cause, psycopg.OperationalError) or cause.sqlstate is not None:
-        return ""
-    found = _CONNECTION_FAILURE.search(str(cause))
-    return f"{found[1]}:{found[2]}: {quoted(found[3])}" if found else quoted(str(cause).partition("\n")[0])

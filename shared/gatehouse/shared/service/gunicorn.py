@@ -1,4 +1,7 @@
-"""gunicorn, started from a command line of ours with settings of ours; no file or variable of its own is read."""
+"""The `serve` command of both servers: gunicorn, configured by the server's settings alone.
+
+gunicorn reads no configuration file and no environment variable of its own.
+"""
 
 import logging
 from collections.abc import Callable
@@ -9,16 +12,18 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.addresses import bind_probe
+from gatehouse.shared.service.logs import configure_logs
+from gatehouse.shared.service.settings import ServerSettings
 
 _WORKER_TIMEOUT = 30
-"""Seconds without a sign of life after which a worker is replaced."""
+"""Seconds without a heartbeat after which a worker is replaced."""
 
 _GRACEFUL_TIMEOUT = 10
-"""Seconds that requests in flight have when the server stops."""
+"""Seconds that requests in flight get to finish when the server stops."""
 
 
 class _PropagatingLogger(Logger):
-    """Hands gunicorn's own messages to the handlers that the server configured."""
+    """Passes gunicorn's messages to the handlers that the server configured."""
 
     def setup(self, cfg: Any) -> None:
         self.error_log = logging.getLogger("gunicorn.error")
@@ -30,13 +35,13 @@ class _PropagatingLogger(Logger):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What gunicorn runs: an application made anew in every worker, after the fork."""
+    """A server to run: an application that every worker creates after the fork."""
 
     name: str
-    bind: str
-    workers: int
+    settings: ServerSettings
     worker_class: Literal["gthread", "asgi"]
-    create_app: Callable[[], Any]
+    prepare: Callable[[], Callable[[], Any]]
+    """Called once, before the fork. Checks what would stop every worker, and returns what creates the application."""
     close_app: Callable[[Any], None] = lambda _: None
     threads: int = 1
 
@@ -46,33 +51,36 @@ class Server:
         Raises:
             OSError: the address cannot be bound; its `filename` is the setting and the address.
         """
-        bind_probe(self.bind, f"{self.name.upper()}_BIND={self.bind}")
-        _Application(self).run()
+        configure_logs(self.settings.log_format, self.settings.log_level)
+        create_app = self.prepare()
+        bind_probe(self.settings.bind, f"{self.name.upper()}_BIND={self.settings.bind}")
+        _Application(self, create_app).run()
 
 
 class _Application(BaseApplication):
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, create_app: Callable[[], Any]) -> None:
         self._server = server
+        self._create_app = create_app
         super().__init__()
 
     def load_config(self) -> None:
         server = self._server
         options: dict[str, Any] = {
             "proc_name": server.name,
-            "bind": server.bind,
-            "workers": server.workers,
+            "bind": server.settings.bind,
+            "workers": server.settings.workers,
             "worker_class": server.worker_class,
             "threads": server.threads,
             "timeout": _WORKER_TIMEOUT,
             "graceful_timeout": _GRACEFUL_TIMEOUT,
             "keepalive": 75,
-            # A token of 8 KiB fits; little else does.
+            # Room for a token of 8 KiB, and little more.
             "limit_request_line": 4094,
             "limit_request_fields": 64,
             "limit_request_field_size": 16384,
             "logger_class": _PropagatingLogger,
             "control_socket_disable": True,
-            # The scheme and address a proxy claims decide nothing here: the issuer comes from the settings.
+            # No decision depends on the scheme and address that a proxy claims: the issuer comes from the settings.
             "forwarded_allow_ips": "",
             "worker_exit": lambda _arbiter, worker: self._close(worker),
         }
@@ -82,7 +90,7 @@ class _Application(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return self._server.create_app()
+        return self._create_app()
 
     def _close(self, _: Any) -> None:
         if self.callable is not None:

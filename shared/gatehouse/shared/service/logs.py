@@ -6,15 +6,13 @@ processor masks what looks like one.
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from gatehouse.shared.protocol.redaction import mask, printable
-
-LogFormat = Literal["console", "json"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING"]
+from gatehouse.shared.service.settings import LogFormat, LogLevel
 
 
 def mask_secrets(_: Any, __: str, event: EventDict) -> EventDict:

@@ -1,20 +1,31 @@
-"""Migrations by Alembic, from the installed package: `upgrade` at init, `require_current` at every start."""
+"""Migrations by Alembic, from the installed package: `upgrade` at init, `require_current` at every start.
 
+Alembic takes long to import, so only an upgrade does. Every other command reads the database's revision from the
+version table, and this version's revisions from the names of the files, `REVISION_what_it_does.py`.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, inspect
 
 from gatehouse.shared.service.database import READ_ONLY, open_engine
 
-_TAKE_TURNS = {
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_REVISION_FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py", re.ASCII)
+
+_SERIALIZE = {
     "postgresql": "SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))",
-    "sqlite": "SELECT 1",  # the transaction has the write lock since it began
+    "sqlite": "SELECT 1",  # the transaction has held the write lock since it began
 }
-"""What keeps two processes that init at once from migrating together."""
+"""Makes the second of two processes that init at the same time wait for the first."""
 
 
 class SchemaMismatch(Exception):
@@ -23,19 +34,21 @@ class SchemaMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Where a server's migrations are, and the command that runs them."""
+    """Where the migrations of a set of tables are, and the command that runs them."""
 
     migrations: str
-    """A package location, such as `gatehouse.authserver.db:migrations`."""
+    """A package location, such as `gatehouse.authserver.db:migrations`, or a folder."""
     init_command: str
     landmark: str = ""
-    """A table that every revision has, and no other server's database."""
+    """A table that every revision has, and that no other server's database has."""
     version_table: str = "alembic_version"
-    """The table that holds the revision. Two schemas in one database have one each."""
+    """The table that holds the database's revision. Two schemas in one database have one each."""
 
 
-def alembic_config(schema: Schema, connection: Connection | None = None) -> Config:
+def alembic_config(schema: Schema, connection: Connection | None = None) -> "Config":
     """Return the configuration of Alembic's commands for a schema. Its `env.py` reads the attributes."""
+    from alembic.config import Config  # noqa: PLC0415 - see the module's docstring
+
     config = Config()
     config.set_main_option("script_location", schema.migrations)
     config.set_main_option("path_separator", "os")
@@ -45,17 +58,19 @@ def alembic_config(schema: Schema, connection: Connection | None = None) -> Conf
 
 
 def upgrade(url: URL, schema: Schema) -> None:
-    """Bring the database to the newest revision in one transaction. Does nothing when it is there.
+    """Migrate the database to the newest revision in one transaction. Does nothing if it is there already.
 
     Raises:
         SchemaMismatch: the database was migrated by a newer version, or cannot hold every text.
     """
+    from alembic import command  # noqa: PLC0415 - see the module's docstring
+
     engine = open_engine(url, pool_size=1, patient=True, references=False)
     try:
         with engine.begin() as connection:
             _require_utf8(connection)
             _refuse_newer(connection, schema)
-            connection.exec_driver_sql(_TAKE_TURNS[connection.dialect.name])
+            connection.exec_driver_sql(_SERIALIZE[connection.dialect.name])
             command.upgrade(alembic_config(schema, connection), "head")
             _require_references(connection)
     finally:
@@ -63,12 +78,12 @@ def upgrade(url: URL, schema: Schema) -> None:
 
 
 def _require_references(connection: Connection) -> None:
-    """Refuse what a migration made of the rows, if one refers to another that is not there."""
+    """Refuse the result of a migration in which a row refers to a row that does not exist."""
     if connection.dialect.name != "sqlite":
         return
     if broken := {row[0] for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}:
         raise SchemaMismatch(
-            f"In {', '.join(sorted(broken))} rows refer to rows that are not there, and nothing was migrated. "
+            f"In {', '.join(sorted(broken))} rows refer to rows that do not exist, and nothing was migrated. "
             "Restore a backup, or report this."
         )
 
@@ -88,36 +103,44 @@ def require_current(engine: Engine, schema: Schema) -> None:
 
 def newest_revision(schema: Schema) -> str | None:
     """Return the revision that this version works with."""
-    return ScriptDirectory.from_config(alembic_config(schema)).get_current_head()
+    return max(known_revisions(schema), default=None)
 
 
 def known_revisions(schema: Schema) -> frozenset[str]:
     """Return every revision that this version can upgrade from, and its own."""
-    script = ScriptDirectory.from_config(alembic_config(schema))
-    return frozenset(revision.revision for revision in script.walk_revisions())
+    return frozenset(_revisions(schema.migrations))
+
+
+def _revisions(migrations: str) -> Iterator[str]:
+    package, colon, folder = migrations.partition(":")
+    location: Traversable = files(package) / folder if colon else Path(migrations)
+    for file in (location / "versions").iterdir():
+        if (name := _REVISION_FILE.fullmatch(file.name)) is not None:
+            yield name[1]
 
 
 def _require_utf8(connection: Connection) -> None:
-    """Refuse an encoding in which some texts cannot be stored, or come back as bytes. SQLite's is always Unicode."""
+    """Refuse an encoding that cannot store every text, or that returns bytes. SQLite's is always Unicode."""
     if connection.dialect.name != "postgresql":
         return
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
         raise SchemaMismatch(
-            f"The encoding of the database is {encoding}, in which not every text can be stored. "
-            "Make another one: createdb --encoding=UTF8 --template=template0 NAME"
+            f"The encoding of the database is {encoding}, which cannot store every text. "
+            "Create another database: createdb --encoding=UTF8 --template=template0 NAME"
         )
 
 
 def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
-    """Return the database's revision, None for an empty one. Raises SchemaMismatch when this version knows it not."""
-    context = MigrationContext.configure(connection, opts={"version_table": schema.version_table})
-    current = context.get_current_revision()
+    """Return the database's revision, None for an empty one. Raises SchemaMismatch if this version lacks it."""
+    current: str | None = None
+    if inspect(connection).has_table(schema.version_table):
+        current = connection.exec_driver_sql(f"SELECT version_num FROM {schema.version_table}").scalar()  # noqa: S608
     if current is not None and schema.landmark and not inspect(connection).has_table(schema.landmark):
         # Both servers number their revisions from 0001.
         server = schema.init_command.partition(" ")[0]
         raise SchemaMismatch(
-            f"This is not a database of {server}, but another program's. Remediation {server.upper()}_DATABASE_URL."
+            f"This is another program's database, not one of {server}. Correct {server.upper()}_DATABASE_URL."
         )
     if current is not None and current not in known_revisions(schema):
         raise SchemaMismatch(

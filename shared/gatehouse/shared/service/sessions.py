@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from sqlalchemy import URL, text
 from sqlalchemy.orm import Session
@@ -20,6 +21,12 @@ class SessionDatabase:
         self.url = url
         self.engine = open_engine(url, pool_size=pool_size, patient=patient)
         self._reader = self.engine.execution_options(**READ_ONLY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -21,7 +21,9 @@ from gatehouse.shared.protocol.resource_identifiers import (
 )
 from gatehouse.shared.service.database import parse_database_url
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
-from gatehouse.shared.service.logs import LogFormat, LogLevel
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING"]
 
 SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 

@@ -1,0 +1,60 @@
+"""`authserver init`: sealing key, database schema, signing key."""
+
+import click
+
+from gatehouse.authserver.cli.installation import Installation, settings_of
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
+from gatehouse.authserver.keys.store import ensure_keys
+from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.tokens.status_lists import ensure_list
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction, AuditRows
+from gatehouse.shared.service.cli import Refusal, example, output_option
+from gatehouse.shared.service.database import shown_url
+from gatehouse.shared.service.output import print_record
+
+
+@click.command()
+@output_option
+@click.pass_context
+@example("authserver init")
+def init(ctx: click.Context, output: str) -> None:
+    """Prepare this installation: sealing key, database schema, signing key. Safe to repeat."""
+    settings = settings_of(ctx)
+    try:
+        with Database(settings.database) as database:
+            created_key_file, kids = _prepare(settings, database)
+    except NoUsableKey as error:
+        raise Refusal(str(error)) from None
+    print_record(
+        {
+            "issuer": settings.issuer,
+            "database": shown_url(settings.database),
+            "sealing_key": "created" if created_key_file else "present",
+            "signing_key": f"created {kids[0]}" if kids else "present",
+        },
+        output,
+    )
+
+
+def _prepare(settings: Settings, database: Database) -> tuple[bool, list[str]]:
+    """Return whether the file of the sealing key was created, and the kids of the keys that were."""
+    database.migrate()
+    with database.read() as session:
+        sealed_before = has_sealed_rows(session)
+    # A new sealing key could not decrypt the existing rows and would hide the loss.
+    created_key_file = not sealed_before and create_sealing_key(settings)
+    if sealed_before and not has_sealing_key(settings):
+        raise lost_sealing_key(settings)
+    sealing_key = load_sealing_key(settings)
+    admin = Administrator(AuditRows(audit_event))
+    with database.write() as session:
+        kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
+        ensure_list(session, admin.now())
+        for kid in kids:
+            admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
+    Installation(settings, database, admin).rotation().run()
+    return created_key_file, kids

@@ -1,0 +1,25 @@
+"""`resourceserver init`: the tables of the gateway and of its catalogue."""
+
+import click
+
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
+from gatehouse.resourceserver.cli.installation import settings_of, tools_option
+from gatehouse.resourceserver.db.database import Database
+from gatehouse.shared.service.cli import example, output_option
+from gatehouse.shared.service.database import shown_url
+from gatehouse.shared.service.output import print_record
+
+
+@click.command()
+@tools_option
+@output_option
+@click.pass_context
+@example("resourceserver init\nresourceserver init --tools mypackage.mytools")
+def init(ctx: click.Context, tools_module: str | None, output: str) -> None:
+    """Create or upgrade the database: the gateway's tables and those of the catalogue. Safe to repeat."""
+    settings = settings_of(ctx, tools_module)
+    with Database(settings.database, load_catalogue(settings.tools).load_schema()) as database:
+        database.migrate()
+    print_record(
+        {"resource": settings.resource, "issuer": settings.issuer, "database": shown_url(settings.database)}, output
+    )

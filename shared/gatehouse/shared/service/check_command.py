@@ -1,0 +1,74 @@
+"""The `check` command of both servers: settings first, then the steps of each server."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from gatehouse.shared.service.addresses import describe_address
+from gatehouse.shared.service.checks import Check, Step, passed, run_checks
+from gatehouse.shared.service.cli import env_file_of
+from gatehouse.shared.service.database import shown_url
+from gatehouse.shared.service.failures import EXPECTED_FAILURES
+from gatehouse.shared.service.output import print_records
+from gatehouse.shared.service.sessions import SessionDatabase
+from gatehouse.shared.service.settings import InvalidSettings, ServerSettings, explain_settings, load_settings
+
+SettingsT = TypeVar("SettingsT", bound=ServerSettings)
+DatabaseT = TypeVar("DatabaseT", bound=SessionDatabase)
+
+explain_option = click.option(
+    "--explain", is_flag=True, help="List every setting with its value, the source of the value, and its purpose."
+)
+
+
+def check_server(
+    ctx: click.Context,
+    settings_class: type[SettingsT],
+    database_class: type[DatabaseT],
+    steps: Callable[[SettingsT, DatabaseT], Sequence[Step]],
+    *,
+    output: str,
+    explain: bool,
+    expected: tuple[type[Exception], ...] = (),
+    **options: Any,
+) -> None:
+    """Carry out a server's `check`: its settings, then the steps. Exit code 1 unless all pass.
+
+    With `explain`, print the settings instead. `options` are the command's own and override settings.
+    """
+    if explain:
+        columns = ("setting", "value", "source", "default", "description")
+        print_records(explain_settings(settings_class, env_file_of(ctx)), columns, output)
+        return
+    try:
+        settings = load_settings(settings_class, env_file_of(ctx), **options)
+    except InvalidSettings as error:
+        checks = [Check("settings", "failed", problem) for problem in str(error).splitlines()]
+    else:
+        # Log lines about the same failures would appear next to the table.
+        logging.getLogger("gatehouse").addHandler(logging.NullHandler())
+        with database_class(settings.database) as database:
+            made = run_checks(steps(settings, database), (*EXPECTED_FAILURES, *expected))
+        checks = [Check("settings", "ok"), *made]
+    print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
+    if not passed(checks):
+        ctx.exit(1)
+
+
+def address_step(settings: ServerSettings) -> Step:
+    """Return the check of the address that a server listens on."""
+    setting = f"{settings.model_config.get('env_prefix', '')}BIND={settings.bind}"
+    return "address", partial(describe_address, settings.bind, setting)
+
+
+def database_step(database: SessionDatabase) -> Step:
+    """Return the check that the database has this version's schema."""
+
+    def check() -> str:
+        database.require_current()
+        return shown_url(database.url)
+
+    return "database", check

@@ -1,0 +1,61 @@
+"""What commands print: one record, or a table of records, for people or as JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from gatehouse.shared.protocol.redaction import printable
+
+
+def print_record(record: Mapping[str, Any], output: str) -> None:
+    """Print one record: JSON, or a line for each member."""
+    if output == "json":
+        click.echo(json.dumps(record, indent=2))
+        return
+    width = max((len(name) for name in record), default=0)
+    for name, value in record.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str) -> None:
+    """Print records: JSON with every member, or a table of the named columns."""
+    if output == "json":
+        click.echo(json.dumps(list(records), indent=2))
+        return
+    if not records:
+        click.echo("(none)")
+        return
+    print_table(columns, [[record.get(column) for column in columns] for record in records])
+
+
+def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
+    """Print rows under the names of their columns. Names may repeat, and both may be text that others chose."""
+    # rich takes long to import, and only a table needs it.
+    from rich.cells import cell_len  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    headers, rows = [printable(column) for column in columns], [[_cell(value) for value in row] for row in values]
+    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    # One line for each record, with whole values: the next command could not use a client_id that was cut.
+    console.width = max(
+        console.width, sum(2 + max(map(cell_len, column)) for column in zip(headers, *rows, strict=True))
+    )
+    console.print(table, soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{printable(str(name))}={_cell(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(_cell(item) for item in value) or "-"
+    return printable(str(value))

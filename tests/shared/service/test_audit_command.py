@@ -1,0 +1,28 @@
+"""The `audit` command of both servers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table
+from gatehouse.shared.service.audit_command import print_audit
+from gatehouse.shared.service.database import new_metadata, open_engine, parse_database_url
+
+
+def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = new_metadata()
+    table = audit_table(metadata)
+    engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))
+        # An action of an earlier version can be asked for as long as there is one.
+        print_audit(connection, table, output="json", actions=("now.known",), action="tool.call", limit=5)
+    engine.dispose()
+    [record] = json.loads(capsys.readouterr().out)
+    assert record.pop("time") == "2027-01-15T08:00:00.123Z"
+    assert record["action"] == "tool.call"
+    assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})

@@ -1,0 +1,89 @@
+"""Records and tables that commands print."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from gatehouse.shared.service.cli import output_option
+from gatehouse.shared.service.output import print_record, print_records
+
+RECORDS = [
+    {"name": "one", "scopes": ["a", "b"], "disabled": False, "ttl": None, "claims": {"x": "1"}, "hidden": 7},
+    {"name": "[bold]two[/bold]", "scopes": [], "disabled": True, "ttl": 300, "claims": {}, "hidden": 8},
+]
+COLUMNS = ("name", "scopes", "disabled", "ttl", "claims", "missing")
+
+
+def run(action: Callable[[str], Any], *arguments: str) -> Result:
+    """Run a command that prints by `action`."""
+
+    @click.command()
+    @output_option
+    def command(output: str) -> None:
+        action(output)
+
+    # As on a terminal, where click passes escape sequences on.
+    return CliRunner().invoke(command, arguments, color=True)
+
+
+def test_a_list_is_a_table_of_the_named_columns_for_people() -> None:
+    result = run(lambda output: print_records(RECORDS, COLUMNS, output))
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.output.splitlines()]
+    assert rows == [
+        ["name", "scopes", "disabled", "ttl", "claims", "missing"],
+        ["one", "a", "b", "no", "-", "x=1", "-"],
+        ["[bold]two[/bold]", "-", "yes", "300", "-", "-"],
+    ]
+
+
+def test_a_list_is_json_with_every_member_for_programs() -> None:
+    result = run(lambda output: print_records(RECORDS, COLUMNS, output), "--output", "json")
+    assert json.loads(result.output) == RECORDS
+
+
+def test_an_empty_list_says_so() -> None:
+    assert run(lambda output: print_records([], COLUMNS, output)).output == "(none)\n"
+    assert json.loads(run(lambda output: print_records([], COLUMNS, output), "--output", "json").output) == []
+
+
+def test_one_object_is_a_line_for_each_member_or_json() -> None:
+    result = run(lambda output: print_record(RECORDS[0], output))
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["name", "one"],
+        ["scopes", "a", "b"],
+        ["disabled", "no"],
+        ["ttl", "-"],
+        ["claims", "x=1"],
+        ["hidden", "7"],
+    ]
+    assert json.loads(run(lambda output: print_record(RECORDS[0], output), "--output", "json").output) == RECORDS[0]
+
+
+def test_a_table_that_is_piped_is_one_line_a_record_and_cuts_nothing() -> None:
+    """`audit` is read with grep: an object has up to 512 characters."""
+    long = [{"name": "n" * 512, "object": "o" * 255, "end": "end"}]
+    result = run(lambda output: print_records(long, ("name", "object", "end"), output))
+    [_, line] = result.output.splitlines()
+    assert line.split() == ["n" * 512, "o" * 255, "end"]
+
+
+@pytest.mark.parametrize(
+    "printer",
+    [
+        lambda value, output: print_records([{"name": value}], ("name",), output),
+        lambda value, output: print_record({"name": value}, output),
+    ],
+    ids=["a-list", "one-object"],
+)
+@pytest.mark.parametrize("value", ["x\nforged", "x\x1b[2Jforged", "x\rforged"], ids=repr)
+def test_a_stored_value_cannot_forge_a_line_of_the_terminal(printer: Callable[[str, str], None], value: str) -> None:
+    """CWE-150."""
+    plain = run(lambda output: printer("plain", output)).output.splitlines()
+    forged = run(lambda output: printer(value, output)).output.split("\n")[:-1]
+    assert len(forged) == len(plain)
+    assert all(line.isprintable() for line in forged)
