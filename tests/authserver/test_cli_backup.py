@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, empty_database: URL) -> Shell:
     return Shell(folder, empty_database.render_as_string(hide_password=False))
 
 
-def carry_sealing_key(shell: Shell, elsewhere: Shell) -> None:
+def copy_sealing_key(shell: Shell, elsewhere: Shell) -> None:
     (elsewhere.folder / "keys").mkdir(mode=0o700)
     target = elsewhere.folder / "keys" / "sealing.key"
     target.touch(mode=0o600)
@@ -43,24 +43,24 @@ def test_an_installation_is_moved_with_two_commands(shell: Shell, elsewhere: She
     file = shell.folder / "installation.jsonl"
     exported = shell.run("export", str(file), "--with-keys", "--output", "json")
     assert json.loads(exported.stdout)["keys"] == "sealed"
-    assert f"Carry {shell.folder}/keys/sealing.key apart from it." in exported.stderr
+    assert f"Transfer {shell.folder}/keys/sealing.key separately." in exported.stderr
     assert file.stat().st_mode & 0o777 == 0o600
-    carry_sealing_key(shell, elsewhere)
+    copy_sealing_key(shell, elsewhere)
     imported = elsewhere.json("import", str(file))
     assert imported["signing_key"] == "imported"
     assert imported["rows"] == json.loads(exported.stdout)["rows"]
     assert elsewhere.json("check")[-1]["outcome"] == "ok"
     kids = [{key["kid"] for key in each.json("key", "list")} for each in (shell, elsewhere)]
-    assert kids[0] <= kids[1], "where a key's time is over, another one signs"
+    assert kids[0] <= kids[1], "a key past its time is replaced"
     assert elsewhere.json("client", "list")[0]["client_id"] == created["client_id"]
-    for trail, action in ((shell, "installation.export"), (elsewhere, "installation.import")):
-        [event] = trail.json("audit", "--action", action)
+    for installation, action in ((shell, "installation.export"), (elsewhere, "installation.import")):
+        [event] = installation.json("audit", "--action", action)
         assert event["actor"].startswith("admin:")
         assert event["detail"]["rows"]["client"] == 1
         assert event["detail"]["keys"] is True
 
 
-def test_without_the_keys_an_import_makes_new_ones_and_says_what_is_to_be_done(shell: Shell, elsewhere: Shell) -> None:
+def test_an_import_without_keys_creates_new_ones_and_names_the_next_steps(shell: Shell, elsewhere: Shell) -> None:
     created = shell.json(*CREATE)
     file = str(shell.folder / "installation.jsonl")
     exported = shell.run("export", file)
@@ -73,7 +73,7 @@ def test_without_the_keys_an_import_makes_new_ones_and_says_what_is_to_be_done(s
     assert elsewhere.json("client", "secret", "rotate", created["client_id"], "--yes")["client_secret"]
 
 
-def test_an_export_goes_through_a_pipe(shell: Shell, elsewhere: Shell) -> None:
+def test_an_export_can_be_piped(shell: Shell, elsewhere: Shell) -> None:
     shell.json(*CREATE)
     document = shell.run("export", "-", "--without-audit").stdout
     assert json.loads(document.partition("\n")[0])["audit"] is False
@@ -82,7 +82,9 @@ def test_an_export_goes_through_a_pipe(shell: Shell, elsewhere: Shell) -> None:
     assert [event["action"] for event in elsewhere.json("audit")] == ["installation.import", "key.create"]
 
 
-def test_long_work_tells_how_far_it_is(shell: Shell, elsewhere: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_exports_and_imports_report_their_progress(
+    shell: Shell, elsewhere: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("exporting", "importing"):
         monkeypatch.setattr(f"gatehouse.authserver.backup.{module}.PROGRESS_EVERY", 1)
     file = str(shell.folder / "installation.jsonl")
@@ -92,23 +94,23 @@ def test_long_work_tells_how_far_it_is(shell: Shell, elsewhere: Shell, monkeypat
 
 
 @pytest.mark.threat("T-091")
-def test_no_file_is_written_over_and_none_is_left_unfinished(shell: Shell, tmp_path: Path) -> None:
+def test_no_file_is_overwritten_or_left_unfinished(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "installation.jsonl"
     file.write_text("somebody's")
-    assert "stays as it is" in shell.refusal("export", str(file))
+    assert "was not changed" in shell.refusal("export", str(file))
     assert file.read_text() == "somebody's"
     link = tmp_path / "link.jsonl"
     link.symlink_to(tmp_path / "nowhere")
-    assert "stays as it is" in shell.refusal("export", str(link))
+    assert "was not changed" in shell.refusal("export", str(link))
     assert not (tmp_path / "nowhere").exists()
     refusal = shell.refusal("export", str(tmp_path / "no" / "folder"))
-    assert refusal == f"Error: There is no folder {tmp_path / 'no'}. Make it, or name a file in another one.\n"
+    assert refusal == f"Error: There is no folder {tmp_path / 'no'}. Create it, or name a file in another one.\n"
     shell.text("export", str(tmp_path / "new.jsonl"))
     assert not list(tmp_path.glob(".unfinished*"))
 
 
-def test_a_running_server_is_warned_of(shell: Shell, tmp_path: Path) -> None:
-    warned = "A server runs on this database"
+def test_an_export_warns_of_a_running_server(shell: Shell, tmp_path: Path) -> None:
+    warned = "A server uses this database"
     assert warned not in shell.run("export", str(tmp_path / "1.jsonl")).stderr
     execute(shell, f"INSERT INTO lease VALUES ('maintenance', 'm_1', {int(time.time()) + 30})")
     assert warned in shell.run("export", str(tmp_path / "2.jsonl")).stderr
@@ -116,24 +118,22 @@ def test_a_running_server_is_warned_of(shell: Shell, tmp_path: Path) -> None:
     assert warned not in shell.run("export", str(tmp_path / "3.jsonl")).stderr
 
 
-def test_keys_that_nobody_could_import_are_not_exported(shell: Shell, tmp_path: Path) -> None:
+def test_undecryptable_keys_are_not_exported(shell: Shell, tmp_path: Path) -> None:
     path = shell.folder / "keys" / "sealing.key"
     right = path.read_bytes()
     path.write_text("A" * 43)
-    assert "do not open with the sealing key" in shell.refusal("export", str(tmp_path / "1.jsonl"), "--with-keys")
+    assert "do not decrypt with the sealing key" in shell.refusal("export", str(tmp_path / "1.jsonl"), "--with-keys")
     path.unlink()
     assert "there is none at" in shell.refusal("export", str(tmp_path / "1.jsonl"), "--with-keys")
     assert not (tmp_path / "1.jsonl").exists()
     shell.environment["AUTHSERVER_SEALING_KEY"] = right.decode().strip()
-    assert "AUTHSERVER_SEALING_KEY apart" in shell.run("export", str(tmp_path / "1.jsonl"), "--with-keys").stderr
+    assert "AUTHSERVER_SEALING_KEY separately" in shell.run("export", str(tmp_path / "1.jsonl"), "--with-keys").stderr
 
 
 @pytest.mark.threat("T-096")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("begun", ["init", "resource"])
-def test_nothing_is_imported_into_what_is_not_empty_and_its_schema_stays(
-    shell: Shell, elsewhere: Shell, begun: str
-) -> None:
+def test_a_database_that_is_not_empty_is_not_changed_by_an_import(shell: Shell, elsewhere: Shell, begun: str) -> None:
     shell.json(*CREATE)
     file = str(shell.folder / "installation.jsonl")
     shell.text("export", file, "--without-audit")
@@ -147,8 +147,8 @@ def test_nothing_is_imported_into_what_is_not_empty_and_its_schema_stays(
     assert execute(elsewhere, "SELECT version_num FROM alembic_version") == "0000"
 
 
-def test_a_file_of_another_kind_makes_no_database(shell: Shell, tmp_path: Path) -> None:
-    """Neither does one of another issuer."""
+def test_a_wrong_file_creates_no_database(shell: Shell, tmp_path: Path) -> None:
+    """Neither does an export from another issuer."""
     file = tmp_path / "installation.jsonl"
     shell.text("export", str(file))
     other = Shell(tmp_path / "other")
@@ -161,14 +161,14 @@ def test_a_file_of_another_kind_makes_no_database(shell: Shell, tmp_path: Path) 
 
 @pytest.mark.threat("T-092")
 @pytest.mark.both_databases
-def test_an_import_that_is_killed_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
-    """By SIGKILL, ever later in it, until one is carried out before it comes."""
+def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
+    """By SIGKILL, later each time, until an import completes before it."""
     empty.text("init")
     empty.text("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
     empty.json(*CREATE)
     file = str(empty.folder / "installation.jsonl")
     empty.text("export", file, "--with-keys")
-    carry_sealing_key(empty, elsewhere)
+    copy_sealing_key(empty, elsewhere)
     database = Database(_url_of(elsewhere))
     database.migrate()
     database.close()

@@ -1,4 +1,4 @@
-"""A file that is not as an export was written is refused whole, wherever and by whomever it was altered."""
+"""An altered or incomplete export is refused as a whole."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,8 +14,8 @@ from support.migrations import with_later_revision
 from support.transfer import FullInstallation, export_of, import_into, is_empty, with_trailer
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.backup import lines as export_lines
-from gatehouse.authserver.backup.reading import ExportReader
+from gatehouse.authserver.backup import format as export_format
+from gatehouse.authserver.backup.importing import ExportReader
 from gatehouse.authserver.db.database import Database
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE
@@ -26,7 +26,7 @@ ED25519_OF_SMALL_ORDER = {"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41}
 
 
 class Target:
-    """An empty database, and the sealing key of what is imported."""
+    """An empty database, and the sealing key of the exported installation."""
 
     def __init__(self, server: AuthServer, url: URL, folder: Path) -> None:
         self.url, self.folder, self.clock = url, folder, server.clock
@@ -37,7 +37,7 @@ class Target:
         import_into(self.url, self.folder, document, self.clock)
 
     def refusal(self, document: bytes) -> str:
-        """Return why a file is refused. It must leave the database empty."""
+        """Return why a file is refused."""
         with pytest.raises(Refused) as caught:
             self.accepts(document)
         assert "Traceback" not in str(caught.value)
@@ -46,7 +46,7 @@ class Target:
 
 @pytest.fixture
 def lines(authserver: AuthServer) -> list[bytes]:
-    """The lines of an export with something of everything."""
+    """The lines of an export with a row of every table."""
     return export_of(FullInstallation(authserver).server).splitlines(keepends=True)
 
 
@@ -68,7 +68,7 @@ def altered(line: bytes) -> bytes:
 
 @pytest.mark.threat("T-092")
 @pytest.mark.only_on("sqlite")
-def test_no_line_can_be_lost_doubled_cut_or_altered(lines: list[bytes]) -> None:
+def test_a_lost_doubled_cut_or_altered_line_is_detected(lines: list[bytes]) -> None:
     def read(document: bytes) -> int:
         return len(list(ExportReader(BytesIO(document), ISSUER).rows()))
 
@@ -89,8 +89,8 @@ def test_no_line_can_be_lost_doubled_cut_or_altered(lines: list[bytes]) -> None:
 
 
 @pytest.mark.threat("T-092")
-def test_of_an_export_with_one_altered_character_nothing_is_imported(lines: list[bytes], target: Target) -> None:
-    """In the header, a row of each table, or the trailer: that no line is read over, the test before holds."""
+def test_nothing_is_imported_if_one_character_was_altered(lines: list[bytes], target: Target) -> None:
+    """In the header, a row of each table, or the trailer. The test before covers every line."""
     last_of_each_table = {json.loads(line).get("table"): number for number, line in enumerate(lines)}
     for number in (0, *last_of_each_table.values()):
         target.refusal(b"".join([*lines[:number], altered(lines[number]), *lines[number + 1 :]]))
@@ -100,9 +100,9 @@ def test_of_an_export_with_one_altered_character_nothing_is_imported(lines: list
 
 
 @pytest.mark.threat("T-093")
-def test_a_digest_that_fits_the_altered_rows_makes_none_of_these_acceptable(lines: list[bytes], target: Target) -> None:
-    """As somebody alters a file who knows its format. Each refusal names the line and what is wrong with it."""
-    for table, changes, said in ALTERED:
+def test_invalid_rows_are_refused_even_with_a_matching_digest(lines: list[bytes], target: Target) -> None:
+    """The format is public: anyone can compute a digest. Each refusal names the line and its problem."""
+    for table, changes, text in ALTERED:
         at = number_of(lines, table)
         record = json.loads(lines[at])
         record["row"] = {
@@ -113,7 +113,7 @@ def test_a_digest_that_fits_the_altered_rows_makes_none_of_these_acceptable(line
         document = with_trailer([*lines[:at], json.dumps(record).encode() + b"\n", *lines[at + 1 :]])
         message = target.refusal(document)
         assert message.startswith(f"Line {at + 1} of the export: "), (changes, message)
-        assert said in message, (changes, message)
+        assert text in message, (changes, message)
         assert "Nothing was imported" in message
     assert is_empty(target.url)
     target.accepts(with_trailer(lines))
@@ -129,34 +129,34 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("client", {"surplus": 1}, "has no such column"),
     ("client", {"strict": ABSENT}, "client.strict is missing"),
     ("client", {"strict": 1}, "neither true nor false"),
-    ("client", {"client_name": None}, "client.client_name is not a text"),
+    ("client", {"client_name": None}, "client.client_name is not a string"),
     ("client", {"client_name": ""}, "A client name is"),
     ("client", {"client_name": "two\nlines"}, "A client name is"),
     ("client", {"client_name": "a" * 129}, "longer than 128 characters"),
     ("client", {"client_name": "a\0b"}, "without NUL"),
-    ("client", {"client_id": "admin:root"}, "client.client_id is none that"),
+    ("client", {"client_id": "admin:root"}, "client.client_id is not an identifier that"),
     ("client", {"token_endpoint_auth_method": "none"}, "token_endpoint_auth_method is unknown"),
     ("client", {"token_ttl": 86400}, "The TTL must be"),
     ("client", {"token_ttl": True}, "not a whole number"),
     ("client", {"token_epoch": -1}, "not a whole number"),
-    # One more, and PostgreSQL could not count on: the client could not be disabled, no token be revoked (CWE-190).
+    # The next increment would fail on PostgreSQL: the client could not be disabled, no token revoked (CWE-190).
     ("client", {"token_epoch": 2**31 - 1}, "not a whole number"),
     ("status_list", {"version": 2**31 - 1}, "not a whole number"),
     ("client", {"claims": {"sub": "somebody"}}, "reserved claim"),
-    ("client", {"claims": {"workspace_id": 1}}, "no object of texts"),
+    ("client", {"claims": {"workspace_id": 1}}, "not an object of strings"),
     ("client", {"claims": None}, "is null"),
     ("client", {"created_at": 253402300800}, "not a whole number"),
-    ("client_secret", {"digest": "AAAA"}, "is not of 32 bytes"),
+    ("client_secret", {"digest": "AAAA"}, "is not 32 bytes long"),
     ("client_secret", {"digest": "!" * 43}, "not base64url"),
     ("client_secret", {"digest": "A" * 42 + "B"}, "not canonical base64url"),
     ("client_secret", {"digest": 1}, "not base64url"),
-    ("client_secret", {"client_id": "agent_" + "0" * 20}, "refers to what is not in the export"),
-    ("client_secret", {"pepper_id": "pep_" + "0" * 16}, "refers to what is not in the export"),
-    ("client_secret", {"prefix": "whatever"}, "client_secret.prefix is none that"),
+    ("client_secret", {"client_id": "agent_" + "0" * 20}, "refers to a row that is not in the export"),
+    ("client_secret", {"pepper_id": "pep_" + "0" * 16}, "refers to a row that is not in the export"),
+    ("client_secret", {"prefix": "whatever"}, "client_secret.prefix is not an identifier that"),
     ("client_key", {"jwk": ED25519_OF_SMALL_ORDER}, "a key is not allowed"),
     ("client_key", {"jwk": WEAK_RSA}, "a key is not allowed"),
     ("client_key", {"jwk": json.loads(SigningKey.generate("ES256").private_jwk())}, "private or symmetric"),
-    ("client_key", {"jwk": SigningKey.generate("ES256").public_jwk()}, "or not of that thumbprint"),
+    ("client_key", {"jwk": SigningKey.generate("ES256").public_jwk()}, "or does not have that thumbprint"),
     ("client_key", {"jwk": ["no object"]}, "private or symmetric"),
     ("resource", {"resource": "http://mcp.example.com/mcp"}, "A resource must be https"),
     ("resource", {"resource": "HTTPS://mcp.example.com/other"}, "not in its canonical form"),
@@ -164,49 +164,53 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("resource_scope", {"scope": "two words"}, "A scope cannot be used"),
     ("resource_scope", {"implies": "env:read"}, "a list 'implies'"),
     ("resource_scope", {"description": "\x07"}, "printable"),
-    ("client_grant", {"scope": "org:delete"}, "refers to what is not in the export"),
+    ("client_grant", {"scope": "org:delete"}, "refers to a row that is not in the export"),
     ("signing_key", {"alg": "HS256"}, "signing_key.alg is unknown"),
     ("signing_key", {"state": "eternal"}, "signing_key.state is unknown"),
-    ("signing_key", {"kid": "../../etc"}, "signing_key.kid is none that"),
-    ("spent_assertion", {"jti_digest": ""}, "is not of 32 bytes"),
-    ("resource_credential", {"resource": "https://elsewhere.example.com/mcp"}, "refers to what is not in the export"),
+    ("signing_key", {"kid": "../../etc"}, "signing_key.kid is not an identifier that"),
+    ("spent_assertion", {"jti_digest": ""}, "is not 32 bytes long"),
+    (
+        "resource_credential",
+        {"resource": "https://elsewhere.example.com/mcp"},
+        "refers to a row that is not in the export",
+    ),
     ("status_list", {"next_index": LIST_SIZE + 1}, "is beyond"),
     ("status_list", {"list_id": "../../../../x"}, "longer than 12"),
     ("status_block", {"start": LIST_SIZE}, "indices within the list"),
     ("status_block", {"size": 0}, "indices within the list"),
     ("revoked_token", {"idx": LIST_SIZE}, "is beyond the list"),
     ("audit_event", {"id": 2**53}, "not a whole number"),
-    ("audit_event", {"id": 1}, "is there twice"),
+    ("audit_event", {"id": 1}, "is a duplicate"),
     ("audit_event", {"time": 2**53 - 1}, "after the year 9999"),
-    ("audit_event", {"detail": []}, "is no object"),
+    ("audit_event", {"detail": []}, "is not an object"),
     ("audit_event", {"detail": NESTED}, "more than 32 levels"),
 ]
-"""Of the last row of a table: what is changed, and what is said of it."""
+"""A table, the changes to its last row, and part of the error."""
 
 
 @pytest.mark.threat("T-093")
 @pytest.mark.parametrize(
-    ("table", "changes", "said"),
+    ("table", "changes", "text"),
     [
-        ("resource_scope", {"implies": ["org:delete"]}, "implies what is no scope there"),
-        ("status_list", {"next_index": 0}, "belong to a client and are free"),
-        ("signing_key", {"alg": "RS256"}, "With the sealing key that is here, these do not open"),
-        ("pepper", {"pepper_id": "pep_" + "0" * 16}, "refers to what is not in the export"),
+        ("resource_scope", {"implies": ["org:delete"]}, "implies an unknown scope"),
+        ("status_list", {"next_index": 0}, "status list indices that are free"),
+        ("signing_key", {"alg": "RS256"}, "These do not decrypt with this sealing key"),
+        ("pepper", {"pepper_id": "pep_" + "0" * 16}, "refers to a row that is not in the export"),
         ("pepper", {"sealed": ""}, "sealed with another sealing key"),
     ],
 )
-def test_rows_that_are_wrong_together_are_refused(
-    lines: list[bytes], target: Target, table: str, changes: dict[str, Any], said: str
+def test_rows_that_contradict_each_other_are_refused(
+    lines: list[bytes], target: Target, table: str, changes: dict[str, Any], text: str
 ) -> None:
     at = number_of(lines, table)
     record = json.loads(lines[at])
     record["row"] |= changes
-    assert said in target.refusal(with_trailer([*lines[:at], json.dumps(record).encode() + b"\n", *lines[at + 1 :]]))
+    assert text in target.refusal(with_trailer([*lines[:at], json.dumps(record).encode() + b"\n", *lines[at + 1 :]]))
     assert is_empty(target.url)
     target.accepts(with_trailer(lines))
 
 
-def test_lines_that_are_no_rows_are_refused(
+def test_lines_that_are_not_rows_are_refused(
     lines: list[bytes], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = number_of(lines, "client")
@@ -214,16 +218,16 @@ def test_lines_that_are_no_rows_are_refused(
     def with_line(line: bytes) -> str:
         return target.refusal(b"".join([*lines[:at], line, *lines[at:]]))
 
-    for line, said in {
+    for line, text in {
         b"\n": "not valid JSON",
-        b"[]\n": "is no JSON object",
+        b"[]\n": "is not a JSON object",
         b"{}\n": "neither a row nor the last line",
         b'{"table":"client","table":"client","row":{}}\n': "the same member twice",
         b'{"table":"lease","row":{}}\n': "has no table lease",
         b'{"table":["client"],"row":{}}\n': "has no table",
         b'{"table":"alembic_version","row":{}}\n': "has no table alembic_version",
-        b'{"table":"client","row":[]}\n': "'row' is no object",
-        lines[number_of(lines, "audit_event")]: "a row of audit_event stands behind those of client",
+        b'{"table":"client","row":[]}\n': "'row' is not an object",
+        lines[number_of(lines, "audit_event")]: "a row of audit_event comes after rows of client",
         b'{"table":"client","row":{},"beside":1}\n': "neither a row nor the last line",
         b'{"rows":{},"sha256":""}\n': "the numbers of rows",
         b'{"table":"client","row":{"client_name":"\xff"}}\n': "not valid UTF-8",
@@ -232,23 +236,21 @@ def test_lines_that_are_no_rows_are_refused(
         b"[" * 100_000 + b"\n": "not valid JSON",
     }.items():
         message = with_line(line)
-        assert said in message, line[:80]
+        assert text in message, line[:80]
         assert message.startswith(f"Line {at + 1} of the export: ")
-    monkeypatch.setattr("gatehouse.authserver.backup.reading.MAX_LINE", max(map(len, lines)))
+    monkeypatch.setattr("gatehouse.authserver.backup.importing.MAX_LINE", max(map(len, lines)))
     assert "is longer than" in with_line(b'{"table":"client","row":{}}' + b" " * max(map(len, lines)) + b"\n")
     assert is_empty(target.url)
     target.accepts(b"".join(lines))
 
 
-def test_a_row_that_no_reader_would_take_is_not_written(
-    authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_too_long_to_import_is_not_exported(authserver: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     authserver.create_client()
     document = export_of(authserver)
     monkeypatch.setattr("gatehouse.authserver.backup.exporting.MAX_LINE", max(map(len, document.splitlines())))
     with pytest.raises(Refused, match="--without-audit"):
         export_of(authserver)
-    assert max(map(len, document.splitlines(keepends=True))) < export_lines.MAX_LINE
+    assert max(map(len, document.splitlines(keepends=True))) < export_format.MAX_LINE
 
 
 Header = Callable[..., bytes]
@@ -265,24 +267,22 @@ def with_header(lines: list[bytes]) -> Iterator[Header]:
 
 
 @pytest.mark.threat("T-093")
-def test_an_export_of_another_place_time_or_kind_is_refused_with_its_remediation(
-    with_header: Header, target: Target
-) -> None:
-    for changes, said in (
+def test_an_export_that_does_not_fit_is_refused_with_a_remediation(with_header: Header, target: Target) -> None:
+    for changes, text in (
         ({"format": "something-else"}, "gatehouse-authserver-export"),
         ({"version": 2}, "Import it with the version of the program that made it"),
         ({"version": "1"}, "format version 1"),
         ({"schema": "9999"}, "or a newer one"),
         ({"issuer": "https://elsewhere.example.com"}, "set AUTHSERVER_ISSUER to that of the export"),
-        ({"keys": ABSENT}, "the header is not"),
-        ({"keys": 1}, "the header is not"),
-        ({"created_at": True}, "the header is not"),
-        ({"beside": 1}, "the header is not"),
+        ({"keys": ABSENT}, "the header does not have the members"),
+        ({"keys": 1}, "the header does not have the members"),
+        ({"created_at": True}, "the header does not have the members"),
+        ({"beside": 1}, "the header does not have the members"),
         ({"keys": False}, "has no table pepper"),
         ({"audit": False}, "has no table audit_event"),
     ):
         message = target.refusal(with_header(**changes))
-        assert said in message, (changes, message)
+        assert text in message, (changes, message)
     assert "the file ends here" in target.refusal(b"")
     assert "not valid UTF-8" in target.refusal(b"\x1f\x8b\x08\x00compressed\n")
     target.accepts(with_header())
@@ -293,7 +293,7 @@ def test_an_export_of_an_older_schema_is_refused(
 ) -> None:
     document = with_header()
     monkeypatch.setattr(Database, "schema", with_later_revision(Database.schema, tmp_path / "migrations"))
-    assert "authserver init. Then export it again" in target.refusal(document)
+    assert "running authserver init. Then export it again" in target.refusal(document)
 
 
 def test_a_foreign_installation_is_named_without_acting_on_the_terminal(

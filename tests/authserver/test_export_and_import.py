@@ -1,4 +1,4 @@
-"""An installation that is moved from one database to another, by whoever holds the file and the sealing key."""
+"""Moving an installation from one database to another with export and import."""
 
 import itertools
 import json
@@ -17,9 +17,9 @@ from support.databases import PostgreSQL
 from support.transfer import FullInstallation, Moved, export_of, import_into, is_empty, rows_of
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.backup.importing import Arrival
-from gatehouse.authserver.backup.lines import _READERS
-from gatehouse.authserver.backup.tables import PART_OF, Part
+from gatehouse.authserver.backup.exporting import PART_OF, Part
+from gatehouse.authserver.backup.format import READERS
+from gatehouse.authserver.backup.importing import Imported
 from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.authserver.maintenance import LEASE, is_led
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
@@ -34,7 +34,7 @@ DAY = 86400
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """An empty database, of either kind whatever the kind of the first."""
+    """An empty database of each kind, whatever the kind of the first."""
     if request.param == "sqlite":
         yield parse_database_url(f"sqlite:///{tmp_path}/other/var/moved.db")
         return
@@ -60,7 +60,7 @@ def moved(full: FullInstallation, other_database: URL, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture
-def begun_anew(full: FullInstallation, other_database: URL, tmp_path: Path) -> Iterator[FullInstallation]:
+def without_keys(full: FullInstallation, other_database: URL, tmp_path: Path) -> Iterator[FullInstallation]:
     """The same installation on another database, without its keys."""
     source = full.server
     template = Moved(other_database, export_of(source, keys=False), source.clock)
@@ -69,23 +69,25 @@ def begun_anew(full: FullInstallation, other_database: URL, tmp_path: Path) -> I
     server.close()
 
 
-def test_every_table_and_every_kind_of_column_has_its_place_in_an_export() -> None:
+def test_the_format_covers_every_table_and_column_type() -> None:
     assert set(PART_OF) == set(Base.metadata.tables)
     for table in Base.metadata.sorted_tables:
         for column in table.columns:
-            assert isinstance(column.type, tuple(_READERS)), f"{table.name}.{column.name}"
+            assert isinstance(column.type, tuple(READERS)), f"{table.name}.{column.name}"
 
 
-def test_every_row_arrives_as_it_was(full: FullInstallation, moved: FullInstallation) -> None:
+def test_every_row_is_imported_unchanged(full: FullInstallation, moved: FullInstallation) -> None:
     before, after = (rows_of(installation.server.settings.database) for installation in (full, moved))
     exported = {name for name, part in PART_OF.items() if part is not Part.NEVER}
-    assert [name for name in exported if not before[name]] == [], "the test has a row of every table"
+    assert [name for name in exported if not before[name]] == [], "every table has a row"
     known = len(before["audit_event"])
     imported = after["audit_event"][known:]
     after["audit_event"] = after["audit_event"][:known]
     closed = [{**row, "next_index": LIST_SIZE} for row in before["status_list"]]
     fresh = [row for row in after["status_list"] if row not in closed]
-    assert [row["next_index"] for row in fresh] == [0], "no index is given that may have been given elsewhere"
+    assert [row["next_index"] for row in fresh] == [0], (
+        "no index is reserved that the exported installation may have reserved"
+    )
     before["status_list"], after["status_list"] = closed, [row for row in after["status_list"] if row in closed]
     assert {name: after[name] for name in exported} == {name: before[name] for name in exported}
     assert imported[0]["action"] == "installation.import"
@@ -95,7 +97,7 @@ def test_every_row_arrives_as_it_was(full: FullInstallation, moved: FullInstalla
 
 
 @pytest.mark.threat("T-094")
-def test_with_the_keys_every_credential_goes_on_and_what_was_revoked_stays_so(
+def test_with_keys_credentials_keep_working_and_revoked_tokens_stay_revoked(
     full: FullInstallation, moved: FullInstallation
 ) -> None:
     assert full.is_active(full.token)
@@ -107,7 +109,7 @@ def test_with_the_keys_every_credential_goes_on_and_what_was_revoked_stays_so(
     moved.keyed.refused(moved.keyed.post(moved.assertion), "assertion: jti was used before")
 
 
-def test_with_the_keys_a_token_from_before_verifies_with_the_keys_that_are_published_now(
+def test_with_keys_an_earlier_token_verifies_with_the_published_keys(
     moved: FullInstallation,
 ) -> None:
     kid = read_header(moved.token).kid
@@ -117,8 +119,8 @@ def test_with_the_keys_a_token_from_before_verifies_with_the_keys_that_are_publi
     assert moved.is_active(fresh)
 
 
-def test_indices_go_on_where_they_ended(full: FullInstallation, moved: FullInstallation) -> None:
-    """No bit that was reserved before is another token's now."""
+def test_reserved_indices_are_not_reserved_again(full: FullInstallation, moved: FullInstallation) -> None:
+    """No bit that was reserved before the export is reserved for another token after the import."""
     before = {(row["list_id"], row["start"]) for row in rows_of(full.server.settings.database)["status_block"]}
     assert moved.issue().status_code == 200
     blocks = rows_of(moved.server.settings.database)["status_block"]
@@ -128,7 +130,7 @@ def test_indices_go_on_where_they_ended(full: FullInstallation, moved: FullInsta
 
 
 @pytest.mark.threat("T-091")
-def test_an_export_holds_no_private_material_unless_it_is_asked_for(full: FullInstallation) -> None:
+def test_an_export_holds_private_material_only_on_request(full: FullInstallation) -> None:
     documents = {keys: export_of(full.server, keys=keys) for keys in (False, True)}
     rows = rows_of(full.server.settings.database)
     private = [name for name, part in PART_OF.items() if part is Part.KEYS]
@@ -145,36 +147,36 @@ def test_an_export_holds_no_private_material_unless_it_is_asked_for(full: FullIn
     assert (full.server.settings.keys_dir / "sealing.key").read_bytes().strip() not in documents[True]
 
 
-def test_without_the_keys_clients_with_keys_go_on_and_the_others_need_a_new_secret(
-    full: FullInstallation, begun_anew: FullInstallation
+def test_without_keys_only_clients_with_a_secret_need_a_new_one(
+    full: FullInstallation, without_keys: FullInstallation
 ) -> None:
-    begun_anew.keyed.accepted()
-    begun_anew.keyed.refused(begun_anew.keyed.post(begun_anew.assertion), "assertion: jti was used before")
-    assert begun_anew.issue().status_code == 401
-    published = parse_key_set(begun_anew.server.http.get("/.well-known/jwks.json").data)
+    without_keys.keyed.accepted()
+    without_keys.keyed.refused(without_keys.keyed.post(without_keys.assertion), "assertion: jti was used before")
+    assert without_keys.issue().status_code == 401
+    published = parse_key_set(without_keys.server.http.get("/.well-known/jwks.json").data)
     assert read_header(full.token).kid not in published
-    after = rows_of(begun_anew.server.settings.database)
+    after = rows_of(without_keys.server.settings.database)
     assert after["revoked_token"] == rows_of(full.server.settings.database)["revoked_token"] != []
     actions = [event["action"] for event in after["audit_event"]]
     assert actions[actions.index("installation.import") + 1] == "key.create"
 
 
-def test_an_import_says_what_it_made_and_how_many_clients_need_a_secret(full: FullInstallation, tmp_path: Path) -> None:
-    arrivals = {}
+def test_an_import_returns_new_keys_and_the_clients_without_a_secret(full: FullInstallation, tmp_path: Path) -> None:
+    outcomes = {}
     for keys in (True, False):
         folder = tmp_path / f"keys-{keys}"
         folder.mkdir()
         if keys:
             (folder / "keys").symlink_to(full.server.settings.keys_dir)
         url = parse_database_url(f"sqlite:///{folder}/moved.db")
-        arrivals[keys] = import_into(url, folder, export_of(full.server, keys=keys, audit=keys), full.server.clock)
-    assert (arrivals[True].created, arrivals[True].without_secret) == ([], 0)
-    assert (len(arrivals[False].created), arrivals[False].without_secret) == (1, 2)
-    assert "audit_event" not in arrivals[False].rows
+        outcomes[keys] = import_into(url, folder, export_of(full.server, keys=keys, audit=keys), full.server.clock)
+    assert (outcomes[True].created, outcomes[True].without_secret) == ([], 0)
+    assert (len(outcomes[False].created), outcomes[False].without_secret) == (1, 2)
+    assert "audit_event" not in outcomes[False].rows
 
 
 @pytest.mark.threat("T-097")
-def test_an_old_export_never_signs_with_a_key_whose_time_is_over(
+def test_an_old_export_never_signs_with_a_key_past_its_time(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     document, kid = export_of(full.server), read_header(full.issue().json["access_token"]).kid
@@ -189,9 +191,9 @@ def test_an_old_export_never_signs_with_a_key_whose_time_is_over(
     server.close()
 
 
-def test_an_export_is_one_picture_of_a_database_that_goes_on_changing(full: FullInstallation) -> None:
+def test_an_export_is_a_snapshot_of_a_changing_database(full: FullInstallation) -> None:
     class Changing(BytesIO):
-        """Registers another client when the first row was read."""
+        """Registers another client once the first row has been read."""
 
         def write(self, line: bytes) -> int:  # type: ignore[override]
             if line.startswith(b'{"table"') and not created:
@@ -208,7 +210,7 @@ def test_an_export_is_one_picture_of_a_database_that_goes_on_changing(full: Full
 
 @contextmanager
 def peak_of_memory() -> Iterator[list[int]]:
-    """Note how many bytes were allocated at most while the block ran."""
+    """Measure the peak of allocated bytes while the block runs."""
     peak: list[int] = []
     tracemalloc.start()
     try:
@@ -218,7 +220,7 @@ def peak_of_memory() -> Iterator[list[int]]:
         tracemalloc.stop()
 
 
-def test_a_long_trail_takes_no_more_memory_than_a_short_one(
+def test_the_memory_use_does_not_grow_with_the_audit_log(
     authserver: AuthServer, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     rows = AuditRows(audit_event, clock)
@@ -236,13 +238,13 @@ def test_a_long_trail_takes_no_more_memory_than_a_short_one(
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / "keys").symlink_to(authserver.settings.keys_dir)
     with peak_of_memory() as importing:
-        arrived = import_into(empty_database, tmp_path / "moved", document, clock)
-    assert arrived.rows["audit_event"] > 10_000
+        imported = import_into(empty_database, tmp_path / "moved", document, clock)
+    assert imported.rows["audit_event"] > 10_000
     assert max(*exporting, *importing) < 5_000_000
 
 
 @pytest.mark.threat("T-096")
-def test_of_two_imports_at_once_one_is_carried_out(
+def test_of_two_concurrent_imports_one_succeeds(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     document = export_of(full.server)
@@ -250,7 +252,7 @@ def test_of_two_imports_at_once_one_is_carried_out(
     folder.mkdir()
     (folder / "keys").symlink_to(full.server.settings.keys_dir)
 
-    def attempt(_: int) -> Arrival | Refused:
+    def attempt(_: int) -> Imported | Refused:
         try:
             return import_into(empty_database, folder, document, clock)
         except Refused as refused:
@@ -258,12 +260,12 @@ def test_of_two_imports_at_once_one_is_carried_out(
 
     with ThreadPoolExecutor(2) as threads:
         outcomes = sorted(threads.map(attempt, range(2)), key=lambda outcome: isinstance(outcome, Refused))
-    assert isinstance(outcomes[0], Arrival)
+    assert isinstance(outcomes[0], Imported)
     assert "is not empty" in str(outcomes[1])
     assert len(rows_of(empty_database)["client"]) == len(rows_of(full.server.settings.database)["client"])
 
 
-def test_nothing_is_imported_where_the_keys_do_not_open(
+def test_nothing_is_imported_if_the_keys_do_not_decrypt(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     document = export_of(full.server)
@@ -282,13 +284,13 @@ def test_nothing_is_imported_where_the_keys_do_not_open(
     assert not is_empty(empty_database)
 
 
-def test_a_server_that_works_on_the_database_is_noticed_until_its_lease_is_over(authserver: AuthServer) -> None:
-    def is_noticed() -> bool:
+def test_a_running_server_is_detected_until_its_lease_expires(authserver: AuthServer) -> None:
+    def is_detected() -> bool:
         with authserver.services.database.read() as session:
             return is_led(session, int(authserver.clock()))
 
-    assert not is_noticed()
+    assert not is_detected()
     assert authserver.services.maintenance.run_once()
-    assert is_noticed()
+    assert is_detected()
     authserver.clock.advance(LEASE)
-    assert not is_noticed()
+    assert not is_detected()

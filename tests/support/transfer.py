@@ -13,9 +13,8 @@ from sqlalchemy import URL, select
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.backup.exporting import write_export
-from gatehouse.authserver.backup.importing import Arrival, import_installation
-from gatehouse.authserver.backup.lines import Header
-from gatehouse.authserver.backup.reading import ExportReader
+from gatehouse.authserver.backup.format import Header
+from gatehouse.authserver.backup.importing import ExportReader, Imported, import_installation
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.credentials.resource_credentials import create_credential
 from gatehouse.authserver.db.database import Database
@@ -50,7 +49,7 @@ def export_of(
     return target.getvalue() if isinstance(target, BytesIO) else b""
 
 
-def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **changes: Any) -> Arrival:
+def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **changes: Any) -> Imported:
     """Import an export into a database, with the sealing key in a folder."""
     settings = settings_in(folder, database_url=url.render_as_string(hide_password=False), **changes)
     database = Database(settings.database)

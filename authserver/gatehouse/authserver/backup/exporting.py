@@ -1,28 +1,66 @@
-"""Writes an export: one consistent picture of the database, row by row."""
+"""Writes an export: a consistent snapshot of the database, row by row."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from typing import BinaryIO
 
 from sqlalchemy import Connection, Table, select
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.backup.lines import MAX_LINE, Header, dump, dump_row, dump_trailer
-from gatehouse.authserver.backup.tables import tables_of
+from gatehouse.authserver.backup.format import MAX_LINE, Header, dump, dump_row, dump_trailer
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import Base
 from gatehouse.shared.service.database import READ_ONLY
 
 PROGRESS_EVERY = 100_000
-"""Rows of a table after which it is told how far the work is."""
+"""Rows of a table after which progress is reported."""
 
-Progress = Callable[[str, int], None]
-"""Is told the name of a table, and how many of its rows are done."""
-
-_AT_ONCE = 500
+BATCH = 500
 """Rows that are held in memory."""
 
-_ONE_PICTURE = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+Progress = Callable[[str, int], None]
+"""Called with the name of a table, and how many of its rows are done."""
+
+_SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+class Part(Enum):
+    """When a table is exported."""
+
+    ALWAYS = "always"
+    KEYS = "with the keys"
+    """Private material, though sealed, and the digests that are useless without it."""
+    AUDIT = "unless omitted"
+    NEVER = "never"
+    """Rows about the processes that use this database."""
+
+
+PART_OF: Mapping[str, Part] = {
+    "audit_event": Part.AUDIT,
+    "client": Part.ALWAYS,
+    "client_grant": Part.ALWAYS,
+    "client_key": Part.ALWAYS,
+    "client_secret": Part.KEYS,
+    "lease": Part.NEVER,
+    "pepper": Part.KEYS,
+    "resource": Part.ALWAYS,
+    "resource_credential": Part.KEYS,
+    "resource_scope": Part.ALWAYS,
+    "revoked_token": Part.ALWAYS,
+    "signing_key": Part.KEYS,
+    "spent_assertion": Part.ALWAYS,
+    "status_block": Part.ALWAYS,
+    "status_list": Part.ALWAYS,
+}
+"""Every table of the schema. A table is exported with all of its columns."""
+
+
+def exported_tables(*, keys: bool, audit: bool) -> list[Table]:
+    """Return the tables of an export, in the order of their rows: referenced tables come first."""
+    parts = {Part.ALWAYS, *({Part.KEYS} if keys else ()), *({Part.AUDIT} if audit else ())}
+    return [table for table in Base.metadata.sorted_tables if PART_OF[table.name] in parts]
 
 
 def write_export(
@@ -32,20 +70,20 @@ def write_export(
     record: Callable[[dict[str, int]], None],
     progress: Progress,
 ) -> dict[str, int]:
-    """Write an export. Return how many rows of each table are in it.
+    """Write an export. Return the number of rows of each table.
 
-    `record` is told these numbers, and has to have recorded the export when it returns: only then the last line is
-    written, without which nobody can import what was written before.
+    `record` is called with these numbers and must record the export in the audit log before it returns: only then is
+    the last line written, without which the file cannot be imported.
 
     Raises:
-        Refused: a row is longer than a reader would take.
-        OSError, SQLAlchemyError: the file cannot be written, or the database is away.
+        Refused: a row is longer than the format allows.
+        OSError, SQLAlchemyError: the file cannot be written, or the database is unavailable.
     """
-    output = _Digested(file)
+    output = _HashingWriter(file)
     output.write(dump(header.to_json()))
     counts = {}
-    with _picture(database) as connection:
-        for table in tables_of(keys=header.keys, audit=header.audit):
+    with _snapshot(database) as connection:
+        for table in exported_tables(keys=header.keys, audit=header.audit):
             counts[table.name] = _write_table(connection, table, output, progress)
     record(counts)
     file.write(dump_trailer(counts, output.digest.hexdigest()))
@@ -53,9 +91,7 @@ def write_export(
     return counts
 
 
-class _Digested:
-    """Writes, and sums up what was written."""
-
+class _HashingWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
@@ -66,21 +102,21 @@ class _Digested:
 
 
 @contextmanager
-def _picture(database: Database) -> Iterator[Connection]:
-    """Open a transaction that sees the database as it is at its first query; on SQLite, every one does."""
-    isolated = _ONE_PICTURE if database.engine.dialect.name == "postgresql" else {}
+def _snapshot(database: Database) -> Iterator[Connection]:
+    """Open a transaction that sees the database as of its first query. On SQLite, every transaction does."""
+    isolated = _SNAPSHOT if database.engine.dialect.name == "postgresql" else {}
     with database.engine.execution_options(**READ_ONLY, **isolated).connect() as connection:
         yield connection
 
 
-def _write_table(connection: Connection, table: Table, output: _Digested, progress: Progress) -> int:
+def _write_table(connection: Connection, table: Table, output: _HashingWriter, progress: Progress) -> int:
     query = select(table).order_by(*table.primary_key.columns)
     number = 0
-    with connection.execute(query, execution_options={"stream_results": True, "yield_per": _AT_ONCE}) as rows:
+    with connection.execute(query, execution_options={"stream_results": True, "yield_per": BATCH}) as rows:
         for number, row in enumerate(rows.mappings(), start=1):
             line = dump_row(table, dict(row))
             if len(line) > MAX_LINE:
-                raise Refused(f"A row of {table.name} is too long. Leave the audit log out: --without-audit")
+                raise Refused(f"A row of {table.name} is too long. Omit the audit log: --without-audit")
             output.write(line)
             if number % PROGRESS_EVERY == 0:
                 progress(table.name, number)

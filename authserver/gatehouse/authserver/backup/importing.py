@@ -1,19 +1,24 @@
-"""Reads an export into an empty database, in one transaction: all of it is there in the end, or nothing."""
+"""Reads an export into an empty database, in one transaction: either everything is imported, or nothing.
 
-from collections.abc import Mapping, Sequence
+Nothing in the file is trusted until its last line has proven it complete and unaltered.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Any, BinaryIO
 
-from sqlalchemy import func, insert, inspect, select, text
+from sqlalchemy import Table, func, insert, inspect, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.backup.exporting import PROGRESS_EVERY, Progress
-from gatehouse.authserver.backup.reading import CorruptExport, ExportReader, ReadRow
-from gatehouse.authserver.backup.tables import tables_of, tables_that_matter
+from gatehouse.authserver.backup.exporting import BATCH, PART_OF, PROGRESS_EVERY, Part, Progress, exported_tables
+from gatehouse.authserver.backup.format import MAX_LINE, Header, dump_trailer, read_row
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import (
+    Base,
     ClientKeyRow,
     ClientRow,
     ClientSecretRow,
@@ -32,37 +37,139 @@ from gatehouse.authserver.keys.sealed_keys import decrypt_rows, lock_keys
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.status_lists import close_lists, ensure_list
+from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.database import sqlite_path
 
-_AT_ONCE = 500
-"""Rows that are held in memory, and sent together."""
+
+class CorruptExport(Refused):
+    """The file was altered or is incomplete. Nothing of it is imported."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        problem = problem.rstrip(".")
+        super().__init__(
+            f"Line {line} of the export: {problem}. Nothing was imported. Export or copy it again: authserver export"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """What an import did."""
+class ImportedRow:
+    """A row and its line number in the file."""
+
+    line: int
+    table: Table
+    values: dict[str, Any]
+
+
+class ExportReader:
+    """Reads a file once, from its beginning."""
+
+    def __init__(self, file: BinaryIO, issuer: str) -> None:
+        """Read the header.
+
+        Raises:
+            Refused: the file is not an export, or has another format version, schema or issuer.
+        """
+        self._file = file
+        self._line = 0
+        self._digest = hashlib.sha256()
+        self.header = self._read_header(issuer)
+        self._tables = {table.name: table for table in exported_tables(keys=self.header.keys, audit=self.header.audit)}
+        self.counts = dict.fromkeys(self._tables, 0)
+        """Rows of each table that were read."""
+
+    def rows(self) -> Iterator[ImportedRow]:
+        """Yield every row. When the iteration ends, the file is proven complete and unaltered.
+
+        Raises:
+            CorruptExport: a line is not as `write_export` writes it, or lines are missing, added, or out of order.
+        """
+        order = list(self._tables)
+        at = 0
+        while (members := self._next_row()) is not None:
+            name, values = members["table"], members["row"]
+            if not isinstance(name, str) or name not in order:
+                raise self._corrupt(f"the export has no table {quoted(str(name))}")
+            if order.index(name) < at:
+                raise self._corrupt(f"a row of {name} comes after rows of {order[at]}")
+            if not isinstance(values, dict):
+                raise self._corrupt("'row' is not an object")
+            at = order.index(name)
+            try:
+                row = read_row(self._tables[name], values)
+            except (Refused, ValueError) as error:
+                raise self._corrupt(str(error)) from None
+            self.counts[name] += 1
+            yield ImportedRow(self._line, self._tables[name], row)
+
+    def _next_row(self) -> dict[str, Any] | None:
+        """Return the members of the next line, or None after a correct trailer."""
+        line, members = self._next_line()
+        if members.keys() == {"table", "row"}:
+            self._digest.update(line)
+            return members
+        if members.keys() != {"rows", "sha256"}:
+            raise self._corrupt("is neither a row nor the last line")
+        if members["rows"] != self.counts:
+            raise self._corrupt("the numbers of rows are not those of the file")
+        if line != dump_trailer(self.counts, self._digest.hexdigest()):
+            raise self._corrupt("the digest is not that of the file")
+        if self._file.read(1):
+            raise self._corrupt("the file continues after the last line")
+        return None
+
+    def _next_line(self) -> tuple[bytes, dict[str, Any]]:
+        self._line += 1
+        line = self._file.readline(MAX_LINE + 1)
+        if len(line) > MAX_LINE:
+            raise self._corrupt(f"is longer than {MAX_LINE} bytes")
+        if not line.endswith(b"\n"):
+            raise self._corrupt("the file ends here, before its last line")
+        try:
+            members = strict_json.loads(line)
+        except strict_json.InvalidJson as error:
+            raise self._corrupt(str(error)) from None
+        if not isinstance(members, dict):
+            raise self._corrupt("is not a JSON object")
+        return line, members
+
+    def _read_header(self, issuer: str) -> Header:
+        line, members = self._next_line()
+        self._digest.update(line)
+        try:
+            return Header.from_json(members, issuer)
+        except ValueError as error:
+            raise self._corrupt(str(error)) from None
+
+    def _corrupt(self, problem: str) -> CorruptExport:
+        return CorruptExport(self._line, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The outcome of an import."""
 
     rows: Mapping[str, int]
     created: Sequence[str]
-    """The signing keys that were made, because none came."""
+    """The kids of signing keys that were created because the export held none."""
     without_secret: int
-    """Clients that have to be given a new secret."""
+    """The number of clients that need a new secret."""
 
 
 def import_installation(
     settings: Settings, database: Database, admin: Administrator, reader: ExportReader, progress: Progress
-) -> Arrival:
-    """Make an empty database, or none at all, the installation that an export is of, ready to serve.
+) -> Imported:
+    """Turn an empty or missing database into the exported installation, ready to serve.
 
     Raises:
         Refused: the database is not empty, the sealing key is not the one that the keys were sealed with, or the file
-            is damaged. The database is empty still.
+            is corrupt. The database is still empty.
         InvalidSettings: the sealing key cannot be used.
-        SchemaMismatch: the database is another program's, or of a newer version.
+        SchemaMismatch: the database belongs to another program, or to a newer version.
     """
-    # Before anything is made or migrated.
+    # Checked before anything is created or migrated.
     if reader.header.keys and not has_sealing_key(settings):
         raise _wrong_sealing_key(settings, "There is no sealing key")
     require_empty(database)
@@ -72,23 +179,23 @@ def import_installation(
         create_sealing_key(settings)
     sealing_key = load_sealing_key(settings)
     with database.write() as session:
-        _keep_others_out(session)
+        _lock_tables(session)
         _require_no_rows(session, database)
         _insert_all(session, reader, progress)
-        _check_together(session)
-        _continue_numbering(session)
+        _check_across_rows(session)
+        _advance_sequences(session)
         if reader.header.keys:
             _require_decryptable(session, settings, sealing_key)
         created = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
-        # The place that was exported may have gone on to give indices to tokens. None of them is given again.
+        # The exported installation may have issued tokens with further indices. None of them is issued again.
         close_lists(session)
         ensure_list(session, admin.now())
         _record(session, settings, admin, reader, created)
-        return Arrival(reader.counts, created, _without_secret(session))
+        return Imported(reader.counts, created, _count_without_credentials(session))
 
 
 def require_empty(database: Database) -> None:
-    """Refuse a database that holds an installation, of whatever schema. Raises Refused."""
+    """Refuse a database that holds an installation, whatever its schema. Raises Refused."""
     path = sqlite_path(database.url)
     if path is not None and not path.exists():
         return
@@ -96,66 +203,71 @@ def require_empty(database: Database) -> None:
         _require_no_rows(session, database)
 
 
+def _installation_tables() -> list[Table]:
+    """Return the tables whose rows belong to an installation."""
+    return [table for table in Base.metadata.sorted_tables if PART_OF[table.name] is not Part.NEVER]
+
+
 def _require_no_rows(session: Session, database: Database) -> None:
     present = set(inspect(session.connection()).get_table_names())
-    for table in tables_that_matter():
+    for table in _installation_tables():
         if table.name in present and session.execute(select(text("1")).select_from(table).limit(1)).first():
             raise Refused(
-                f"The database {database.url.database} is not empty. Name one in AUTHSERVER_DATABASE_URL that is, "
-                "or that is not there yet: the import makes it ready, without authserver init."
+                f"The database {database.url.database} is not empty. Set AUTHSERVER_DATABASE_URL to one that is empty "
+                "or does not exist yet: the import prepares it, without authserver init."
             )
 
 
-def _keep_others_out(session: Session) -> None:
-    """Let nobody else write until the transaction ends. On SQLite, a writer has the lock since it began."""
+def _lock_tables(session: Session) -> None:
+    """Block other writers until the transaction ends. On SQLite, a writer holds the write lock already."""
     lock_keys(session)
     if session.get_bind().dialect.name == "postgresql":
-        names = ", ".join(table.name for table in tables_that_matter())
+        names = ", ".join(table.name for table in _installation_tables())
         session.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def _insert_all(session: Session, reader: ExportReader, progress: Progress) -> None:
     for table, rows in groupby(reader.rows(), key=lambda row: row.table):
         done = 0
-        while batch := list(islice(rows, _AT_ONCE)):
+        while batch := list(islice(rows, BATCH)):
             _insert(session, batch)
             done += len(batch)
             if done % PROGRESS_EVERY == 0:
                 progress(table.name, done)
 
 
-def _insert(session: Session, batch: Sequence[ReadRow]) -> None:
-    """Insert rows of one table; of those that the database refuses, name the first."""
+def _insert(session: Session, batch: Sequence[ImportedRow]) -> None:
+    """Insert rows of one table. If the database refuses some, report the first of them."""
     try:
         with session.begin_nested():
             session.execute(insert(batch[0].table), [row.values for row in batch])
     except (IntegrityError, DataError):
         if len(batch) == 1:
-            problem = f"the row of {batch[0].table.name} is there twice, or refers to what is not in the export"
+            problem = f"the row of {batch[0].table.name} is a duplicate, or refers to a row that is not in the export"
             raise CorruptExport(batch[0].line, problem) from None
         half = len(batch) // 2
         _insert(session, batch[:half])
         _insert(session, batch[half:])
 
 
-def _check_together(session: Session) -> None:
-    """Judge what rows are only right or wrong together, and what no constraint of the database holds."""
+def _check_across_rows(session: Session) -> None:
+    """Check what no single row shows and no constraint of the database enforces."""
     rows = session.execute(select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies)).all()
     scopes = {(row.resource, row.scope) for row in rows}
     for resource, scope, implies in rows:
         if any((resource, implied) not in scopes for implied in implies):
-            raise Refused(f"In the export, {scope} of {resource} implies what is no scope there. Nothing was imported.")
+            raise Refused(f"In the export, {scope} of {resource} implies an unknown scope. Nothing was imported.")
     of_list = StatusListRow.list_id == StatusBlockRow.list_id
     is_free = StatusBlockRow.start + StatusBlockRow.size > StatusListRow.next_index
     if session.scalar(select(StatusBlockRow.list_id).join(StatusListRow, of_list).where(is_free).limit(1)):
-        raise Refused("In the export, indices of a status list belong to a client and are free. Nothing was imported.")
+        raise Refused("In the export, a client's block has status list indices that are free. Nothing was imported.")
 
 
-def _continue_numbering(session: Session) -> None:
-    """Let the database number on behind the ids that came. SQLite does so by itself."""
+def _advance_sequences(session: Session) -> None:
+    """Make the database number new rows after the imported ids. SQLite does so by itself."""
     if session.get_bind().dialect.name != "postgresql":
         return
-    for table in tables_of(keys=True, audit=True):
+    for table in exported_tables(keys=True, audit=True):
         if (column := table.autoincrement_column) is not None:
             sequence = func.pg_get_serial_sequence(table.name, column.name)
             highest = func.coalesce(func.max(column), 0)
@@ -199,7 +311,7 @@ def _record(
         admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
 
 
-def _without_secret(session: Session) -> int:
+def _count_without_credentials(session: Session) -> int:
     has_secret = select(ClientSecretRow.client_id).where(ClientSecretRow.client_id == ClientRow.client_id).exists()
     has_key = select(ClientKeyRow.client_id).where(ClientKeyRow.client_id == ClientRow.client_id).exists()
     return session.scalar(select(func.count()).select_from(ClientRow).where(~has_key, ~has_secret)) or 0

@@ -1,4 +1,4 @@
-"""`authserver export` and `authserver import`: an installation on its way to another database."""
+"""`authserver export` and `authserver import`: move an installation to another database."""
 
 import os
 import sys
@@ -12,9 +12,8 @@ import click
 from gatehouse.authserver import maintenance
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.exporting import write_export
-from gatehouse.authserver.backup.importing import import_installation
-from gatehouse.authserver.backup.lines import Header
-from gatehouse.authserver.backup.reading import ExportReader
+from gatehouse.authserver.backup.format import Header
+from gatehouse.authserver.backup.importing import ExportReader, import_installation
 from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
@@ -29,21 +28,21 @@ from gatehouse.shared.service.migrations import newest_revision
 from gatehouse.shared.service.output import print_record
 
 _RUNNING = (
-    "A server runs on this database, or did until a moment ago. What it does from now on is not in the export: tokens "
-    "that it issues are refused where this is imported, and what it revokes is not known there. To move, stop it "
-    "first."
+    "A server uses this database, or did until a moment ago. Its further changes are not in the export: tokens that it "
+    "issues from now on will be refused after the import, and its revocations will be missing. To move the "
+    "installation, stop the server first."
 )
-_LEFT_OUT = (
-    "Left out: signing keys, peppers, the secrets of clients and the credentials of resources. Where this is imported, "
-    "tokens that are out are refused, every client with a secret needs authserver client secret rotate, and every "
-    "resource that asks about tokens authserver resource credential create. To take them along: --with-keys"
+_WITHOUT_KEYS = (
+    "Omitted: signing keys, peppers, client secrets and resource credentials. After the import, tokens issued before "
+    "are refused, every client with a secret needs authserver client secret rotate, and every resource that uses "
+    "introspection needs authserver resource credential create. To include them: --with-keys"
 )
 
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--with-keys", is_flag=True, help="Take signing keys, peppers and secrets along, sealed as they are.")
-@click.option("--without-audit", is_flag=True, help="Leave the audit log out.")
+@click.option("--with-keys", is_flag=True, help="Include keys, peppers and secrets, still sealed.")
+@click.option("--without-audit", is_flag=True, help="Omit the audit log.")
 @output_option
 @click.pass_context
 @example(
@@ -52,10 +51,10 @@ _LEFT_OUT = (
     "authserver export - | gzip > installation.jsonl.gz"
 )
 def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, output: str) -> None:
-    """Write this installation to a new FILE, or to standard output (-), to be imported elsewhere.
+    """Export this installation to a new FILE, or to standard output (-).
 
-    Private keys and secrets stay out of it, unless you ask for them: then they are in it as they are in the database,
-    sealed. The sealing key is never in it.
+    Private keys and secrets are only included with --with-keys, encrypted as in the database. The sealing key is never
+    included.
     """
     with open_installation(ctx, patient=True) as installation:
         header = Header(
@@ -68,11 +67,15 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
         with _output(file) as target:
             _warn(installation, header)
             counts = write_export(
-                installation.database, target, header, lambda counts: _record(installation, header, counts), _tell
+                installation.database,
+                target,
+                header,
+                lambda counts: _record(installation, header, counts),
+                _report_progress,
             )
-    record = {"file": file, "issuer": header.issuer, "keys": "sealed" if with_keys else "left out", "rows": counts}
+    summary = {"file": file, "issuer": header.issuer, "keys": "sealed" if with_keys else "omitted", "rows": counts}
     if file != "-":
-        print_record(record, output)
+        print_record(summary, output)
 
 
 @contextmanager
@@ -80,17 +83,17 @@ def _output(file: str) -> Iterator[BinaryIO]:
     if file == "-":
         yield sys.stdout.buffer
         return
-    there = Refused(f"There is something at {file} already, which stays as it is. Name a new file.")
-    # Said before the work, and by the file system once more after it.
+    exists = Refused(f"{file} already exists, and was not changed. Name a new file.")
+    # Checked before the work, and by the file system again after it.
     if os.path.lexists(file):
-        raise there
+        raise exists
     if not (folder := Path(file).parent).is_dir():
-        raise Refused(f"There is no folder {folder}. Make it, or name a file in another one.")
+        raise Refused(f"There is no folder {folder}. Create it, or name a file in another one.")
     try:
         with new_file(Path(file)) as target:
             yield target
     except FileExistsError:
-        raise there from None
+        raise exists from None
 
 
 def _warn(installation: Installation, header: Header) -> None:
@@ -98,27 +101,27 @@ def _warn(installation: Installation, header: Header) -> None:
         running = maintenance.is_led(session, header.created_at)
     if running:
         click.echo(_RUNNING, err=True)
-    click.echo(_carry(installation) if header.keys else _LEFT_OUT, err=True)
+    click.echo(_key_notice(installation) if header.keys else _WITHOUT_KEYS, err=True)
 
 
-def _carry(installation: Installation) -> str:
-    """Say what the keys of an export open with. Raises Refusal where they do not open even here."""
+def _key_notice(installation: Installation) -> str:
+    """Say which sealing key the export needs. Raises Refusal if its keys do not decrypt with the current one."""
     settings = installation.settings
     with installation.database.read() as session:
-        contents = decrypt_rows(session, installation.sealing_key(), settings.issuer)
-    if contents.undecryptable_rows:
-        closed = ", ".join(sorted(contents.undecryptable_rows))
+        decrypted = decrypt_rows(session, installation.sealing_key(), settings.issuer)
+    if decrypted.undecryptable_rows:
+        names = ", ".join(sorted(decrypted.undecryptable_rows))
         raise Refusal(
-            f"These do not open with the sealing key that is here: {closed}. Nobody could import them. "
-            "End them first (authserver key list, key revoke), or export without --with-keys."
+            f"These do not decrypt with the sealing key: {names}. They could not be imported. Remove them first "
+            "(authserver key list, key revoke), or export without --with-keys."
         )
     files = [settings.keys_dir / name for name in (FILE_NAME, NEXT_FILE_NAME)]
     where = " and ".join(str(file) for file in files if file.exists())
     if settings.sealing_key is not None:
-        where = "what is in AUTHSERVER_SEALING_KEY"
+        where = "the value of AUTHSERVER_SEALING_KEY"
     return (
-        "The keys and peppers in the export open with the sealing key only, which is not in it. "
-        f"Carry {where} apart from it."
+        "The keys and peppers in the export decrypt only with the sealing key, which is not in it. "
+        f"Transfer {where} separately."
     )
 
 
@@ -129,7 +132,7 @@ def _record(installation: Installation, header: Header, counts: dict[str, int]) 
         )
 
 
-def _tell(table: str, done: int) -> None:
+def _report_progress(table: str, done: int) -> None:
     click.echo(f"{table}: {done} rows", err=True)
 
 
@@ -139,18 +142,19 @@ def _tell(table: str, done: int) -> None:
 @click.pass_context
 @example("authserver import installation.jsonl && authserver serve")
 def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
-    """Make an empty database the installation in FILE, or on standard input (-): all of it, or nothing.
+    """Import the installation in FILE, or from standard input (-), into an empty database.
 
-    It takes the place of init. The issuer has to be that of the export; if it holds keys, their sealing key has to be
-    here. The file is trusted as the database itself is: take it from nobody else.
+    Use it instead of authserver init. AUTHSERVER_ISSUER must be the issuer of the export. If the export holds keys,
+    their sealing key must be present. Only import files that you trust as much as the database: a file can define any
+    client.
     """
     settings = settings_of(ctx)
     database = Database(settings.database, patient=True)
     admin = Administrator(AuditRows(audit_event))
     try:
         reader = ExportReader(file, settings.issuer)
-        arrived = import_installation(settings, database, admin, reader, _tell)
-        # Keys whose time is over by now sign nothing here either.
+        imported = import_installation(settings, database, admin, reader, _report_progress)
+        # Keys past their time do not sign here either.
         Installation(settings, database, admin).rotation().run()
     except Refused as refused:
         raise Refusal(str(refused)) from None
@@ -159,10 +163,10 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
     record: dict[str, Any] = {
         "issuer": settings.issuer,
         "database": shown_url(settings.database),
-        "signing_key": f"created {arrived.created[0]}" if arrived.created else "imported",
-        "rows": arrived.rows,
+        "signing_key": f"created {imported.created[0]}" if imported.created else "imported",
+        "rows": imported.rows,
     }
     print_record(record, output)
-    if arrived.without_secret:
+    if imported.without_secret:
         command = "authserver client secret rotate CLIENT_ID"
-        click.echo(f"Clients that need a new secret: {arrived.without_secret}. For each: {command}", err=True)
+        click.echo(f"Clients that need a new secret: {imported.without_secret}. For each: {command}", err=True)
