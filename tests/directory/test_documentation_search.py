@@ -3,7 +3,7 @@
 import pytest
 from support.resourceserver import ResourceServer
 
-from gatehouse.directory.documentation_index import Index, Section, documents, sections_of
+from gatehouse.directory.documentation import Index, Section, documents, sections_of
 
 pytestmark = pytest.mark.anyio
 

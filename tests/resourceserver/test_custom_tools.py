@@ -20,7 +20,7 @@ from support.resourceserver import ResourceServer, running_resource_server
 from typing_extensions import TypeAliasType
 
 from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.directory.environments import Environment
+from gatehouse.directory.environments import Environment, create_environment
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.cli import main
@@ -400,7 +400,7 @@ class Doors:
         @tools.tool(scopes=["door:open"])
         async def build(directory: Directory, name: str) -> Environment:
             """Create an environment."""
-            return await directory.environments.create(name, "development")
+            return await create_environment(directory, name)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:

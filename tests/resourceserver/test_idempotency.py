@@ -16,6 +16,7 @@ from support.resourceserver import ResourceServer, modern_request, running_resou
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.directory.environments import create_environment
 from gatehouse.directory.models import EnvironmentRow
 from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
@@ -333,7 +334,7 @@ async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_
 ) -> None:
     async def work(directory: Directory, size: int) -> Worked:
         """Create an environment, and return much text."""
-        await directory.environments.create(f"made-{size}", "staging")
+        await create_environment(directory, f"made-{size}", "staging")
         return Worked(text="x" * (size - len('{"text": ""}')))
 
     async with serving(tmp_path, resourceserver_template, clock, work, ["env:write"]) as server:

@@ -15,7 +15,7 @@ from support.databases import Template
 from support.resourceserver import ALL_SCOPES, ResourceServer, running_resource_server
 from support.streaming import Stream, streamed, tool_request
 
-from gatehouse.directory.tools.organizations import IMPORT_BATCH
+from gatehouse.directory.organization_import import IMPORT_BATCH
 from gatehouse.shared.protocol.clock import LEEWAY
 
 pytestmark = pytest.mark.anyio

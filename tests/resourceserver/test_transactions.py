@@ -19,7 +19,8 @@ from support.ungated import Attach, attaching, nothing, proven
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.directory.organizations import NewOrganization
+from gatehouse.directory.environments import create_environment
+from gatehouse.directory.organization_import import NewOrganization, import_batch
 from gatehouse.resourceserver.app import create_services
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolGroup, Transactions
 from gatehouse.resourceserver.db.database import Database
@@ -87,11 +88,11 @@ async def test_a_transaction_that_began_ends_though_the_caller_left_and_no_other
         """Create two environments."""
         await progress.report(0, 2)
         async with transactions.begin(Directory) as directory:
-            await directory.environments.create("first", "staging")
+            await create_environment(directory, "first", "staging")
             inside.set()
             await go_on.wait()
         async with transactions.begin(Directory) as directory:
-            await directory.environments.create("second", "staging")
+            await create_environment(directory, "second", "staging")
         return Done(environments=["first", "second"])
 
     async with running_resource_server(
@@ -124,9 +125,9 @@ async def test_a_transaction_of_many_changes_has_all_of_them_in_the_trail(
         """Create an environment with more organizations than one event lists."""
         await progress.report(0, 1)
         async with transactions.begin(Directory) as directory:
-            environment = await directory.environments.create("first", "staging")
+            environment = await create_environment(directory, "first", "staging")
             batch = {index: NewOrganization(name="A", external_id=f"a-{index}") for index in range(LISTED + 20)}
-            await directory.organizations.import_batch(environment.environment_id, batch)
+            await import_batch(directory, environment.environment_id, batch)
         async with transactions.begin(Directory):
             pass
         return Done(environments=[environment.environment_id])
@@ -155,10 +156,10 @@ async def test_a_streaming_tool_that_breaks_leaves_its_transactions_and_an_event
     async def break_half_way(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment, then fail in a way that nobody foresaw."""
         async with transactions.begin(Directory) as directory:
-            await directory.environments.create("first", "staging")
+            await create_environment(directory, "first", "staging")
         await progress.report(1, 2)
         async with transactions.begin(Directory) as directory:
-            await directory.environments.create("second", "staging")
+            await create_environment(directory, "second", "staging")
             raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
 
     async with running_resource_server(
@@ -183,7 +184,7 @@ async def test_without_a_workspace_no_transaction_begins(
     async def create_one(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment."""
         async with transactions.begin(Directory) as directory:
-            await directory.environments.create("first", "staging")
+            await create_environment(directory, "first", "staging")
         await progress.report(1, 1)
         return Done(environments=["first"])
 

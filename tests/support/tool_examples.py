@@ -7,14 +7,23 @@ from typing import Any
 import anyio
 from sqlalchemy import URL, select
 
-from gatehouse.directory.connections import OidcProvider
+from gatehouse.directory.connections import create_environment_oidc_connection
 from gatehouse.directory.directory import Directory
+from gatehouse.directory.environment_roles import create_environment_role
+from gatehouse.directory.environment_scopes import create_environment_scope
+from gatehouse.directory.environments import create_environment
+from gatehouse.directory.mcp_servers import register_mcp_server
 from gatehouse.directory.migrations import SCHEMA
 from gatehouse.directory.models import Base
+from gatehouse.directory.organization_users import create_organization_user
+from gatehouse.directory.organizations import create_organization
+from gatehouse.directory.redirect_uris import add_post_logout_redirect_uri, add_redirect_uri, set_initiate_login_uri
+from gatehouse.directory.workspace_members import invite_workspace_member
 from gatehouse.directory.workspaces import create_workspace
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.shared.protocol.claims import AccessClaims
 from support.clock import FakeClock
-from support.resourceserver import ISSUER, ResourceServer
+from support.resourceserver import ISSUER, RESOURCE, ResourceServer
 
 REDIRECT_URI = "https://app.example.com/callback"
 LOGOUT_URI = "https://app.example.com/bye"
@@ -41,20 +50,23 @@ async def seed(url: URL, workspace_id: str) -> Seeded:
     """Fill a workspace."""
     database = AsyncDatabase(url)
     async with database.write() as session:
-        directory = Directory(session, workspace_id, FakeClock()())
-        environment = (await directory.environments.create("seeded", "staging")).environment_id
-        organization = (await directory.organizations.create(environment, "Seeded", "seeded")).organization_id
-        await directory.roles.create(environment, "seeded", "")
-        await directory.scopes.create(environment, "seeded:read", "")
-        await directory.redirect_uris.add(environment, "redirect", REDIRECT_URI)
-        await directory.redirect_uris.add(environment, "post_logout_redirect", LOGOUT_URI)
-        await directory.redirect_uris.set_initiate_login(environment, LOGIN_URI)
-        provider = OidcProvider("Seeded", PROVIDER, "seeded", ["openid"], "none")
-        connection = await directory.connections.create(environment, organization, provider)
+        now = FakeClock()()
+        claims = AccessClaims(ISSUER, "agent_1", "agent_1", RESOURCE, int(now), int(now) + 300, "jti-1", frozenset())
+        directory = Directory(session, claims, workspace_id, now)
+        environment = (await create_environment(directory, "seeded", "staging")).environment_id
+        organization = (await create_organization(directory, environment, "Seeded", "seeded")).organization_id
+        await create_environment_role(directory, environment, "seeded")
+        await create_environment_scope(directory, environment, "seeded:read")
+        await add_redirect_uri(directory, environment, REDIRECT_URI)
+        await add_post_logout_redirect_uri(directory, environment, LOGOUT_URI)
+        await set_initiate_login_uri(directory, environment, LOGIN_URI)
+        connection = await create_environment_oidc_connection(
+            directory, environment, "Seeded", PROVIDER, "seeded", organization, ["openid"], "none"
+        )
         url_of_server = "https://seeded.example.com/mcp"
-        registered = await directory.mcp_servers.register(environment, "Seeded", url_of_server, ["seeded:read"], ISSUER)
-        await directory.organization_users.create(organization, "seeded@example.com", None, "seeded")
-        member = await directory.members.invite("seeded@example.com", "admin")
+        registered = await register_mcp_server(directory, environment, "Seeded", url_of_server, ["seeded:read"])
+        await create_organization_user(directory, organization, "seeded@example.com", role="seeded")
+        member = await invite_workspace_member(directory, "seeded@example.com", "admin")
     await database.close()
     return Seeded(environment, organization, connection.connection_id, registered.mcp_server_id, member.user_id)
 

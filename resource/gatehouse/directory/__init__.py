@@ -1,1 +1,1 @@
-"""The directory that the tools work on: workspaces with their members and environments, and what is in those."""
+"""The bundled catalogue: workspaces with their members, environments and organizations, and the tools for them."""

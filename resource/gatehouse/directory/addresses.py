@@ -1,4 +1,4 @@
-"""URLs and URIs that callers register. None of them is ever fetched."""
+"""Types for URL and URI arguments. The server never fetches them."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
 
 MAX_URI: Final = 1024
 
-# No '*': a redirect URI is compared exactly, so a wildcard would only pretend to be one (RFC 9700 2.1).
+# Without '*': redirect URIs are compared exactly, so a wildcard would have no effect (RFC 9700 section 2.1).
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9\-._~:/?\[\]@!$&'()+,;=%]+", re.ASCII)
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REVERSED_DOMAIN = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+", re.ASCII)
@@ -25,7 +25,7 @@ _REFUSED = "address_refused"
 
 
 def _check_redirect_uri(text: str) -> str:
-    """Check where a browser may be sent (RFC 9700 2.1, RFC 8252 7.1 and 7.3). Raises ValueError."""
+    """Check a redirect URI (RFC 9700 section 2.1, RFC 8252 sections 7.1 and 7.3). Raises ValueError."""
     if _URI.fullmatch(text) is None or _ESCAPE.search(text):
         raise ValueError("must be an absolute URI in ASCII, without fragment and without wildcard")
     if any(unquote(segment) in {".", ".."} for segment in urlsplit(text).path.split("/")):
@@ -68,13 +68,13 @@ def _check_initiate_login_uri(text: str) -> str:
 
 
 def _check_issuer(text: str) -> str:
-    """Check an issuer, which is kept exactly (OpenID Connect Discovery 4.3). Raises ValueError."""
+    """Check an issuer, which is stored unchanged (OpenID Connect Discovery section 4.3). Raises ValueError."""
     _check_server(_check_https(text))
     return text
 
 
 def _check_resource(text: str) -> str:
-    """Return the canonical form of an MCP server's URL (RFC 8707 2). Raises ValueError."""
+    """Return the canonical form of an MCP server's URL (RFC 8707 section 2). Raises ValueError."""
     canonical = _check_server(text)
     if not is_protected_transport(canonical):
         raise ValueError("must be https; http is for loopback addresses only")
@@ -108,7 +108,11 @@ InitiateLoginUri = Annotated[
 ]
 IssuerUrl = Annotated[
     str,
-    Field(min_length=1, max_length=512, description="The issuer of an OpenID provider: an https URL, exactly."),
+    Field(
+        min_length=1,
+        max_length=512,
+        description="Issuer of an OpenID provider: its https URL, exactly.",
+    ),
     _explained(_check_issuer),
 ]
 McpServerUrl = Annotated[
@@ -117,7 +121,7 @@ McpServerUrl = Annotated[
         min_length=1,
         max_length=512,
         description="The server's resource identifier (RFC 8707): the https URL that MCP clients call, without query "
-        "or fragment.",
+        "and fragment.",
     ),
     _explained(_check_resource),
 ]

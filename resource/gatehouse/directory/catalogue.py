@@ -1,18 +1,21 @@
-"""The tools that this server offers, one file per entity, and their scopes."""
+"""The bundled catalogue: the directory's tools and their scopes. One file per entity has its schema and its tools."""
 
-from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.directory.tools import (
+from gatehouse.directory import (
     connections,
     documentation,
-    environment_access,
+    environment_roles,
+    environment_scopes,
     environments,
     identity,
     mcp_servers,
+    organization_import,
+    organization_settings,
     organization_users,
     organizations,
     redirect_uris,
     workspace_members,
 )
+from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.resourceserver.catalogue import Catalogue, Scope
 
 CATALOGUE = Catalogue(
@@ -30,11 +33,14 @@ CATALOGUE = Catalogue(
         documentation.tools,
         workspace_members.tools,
         environments.tools,
-        environment_access.tools,
+        environment_roles.tools,
+        environment_scopes.tools,
         connections.tools,
         mcp_servers.tools,
         redirect_uris.tools,
         organizations.tools,
+        organization_settings.tools,
+        organization_import.tools,
         organization_users.tools,
     ],
     providers={Directory: open_directory},

@@ -1,24 +1,25 @@
-"""Connections: the OpenID providers that users of an environment, or of one organization, sign in with.
+"""Connections: the OpenID providers of an environment or of one organization.
 
-No secret is taken or kept: a connection authenticates at its provider by a key (`private_key_jwt`), or not at all.
+No client secret is accepted or stored: a connection authenticates to its provider with a key (`private_key_jwt`), or
+is a public client.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Select, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import select
 
-from gatehouse.directory.environments import Environments, PartOfEnvironments
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.addresses import IssuerUrl
+from gatehouse.directory.directory import Directory, Entity, change_row, locked
+from gatehouse.directory.environments import find_environment, require_room_in
+from gatehouse.directory.errors import NotFound
+from gatehouse.directory.identifiers import ConnectionId, EnvironmentId, OrganizationId
 from gatehouse.directory.models import ConnectionRow
-from gatehouse.directory.organizations import Organizations
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row, change_row, find_row, to_change, write_changes
-from gatehouse.directory.text import CreatedAt, ScopeName
+from gatehouse.directory.organizations import find_organization
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
+from gatehouse.resourceserver.catalogue import ToolGroup
 
 _CONFLICT: Final = (
     "There is a connection of that issuer and client_id. Call list_environment_connections, or change that one with "
@@ -26,11 +27,11 @@ _CONFLICT: Final = (
 )
 
 ClientId = Annotated[
-    str, Field(pattern=r"^[\x21-\x7e]{1,255}$", description="The client_id that the provider knows this connection by.")
+    str, Field(pattern=r"^[\x21-\x7e]{1,255}$", description="The client_id of this connection at the provider.")
 ]
 AuthMethod = Annotated[
     Literal["private_key_jwt", "none"],
-    Field(description="How the connection authenticates at the provider: by a key, or not at all as a public client."),
+    Field(description="How the connection authenticates to the provider: with a key, or none for a public client."),
 ]
 
 
@@ -42,36 +43,27 @@ def _check_openid(scopes: list[str]) -> list[str]:
 
 OidcScopes = Annotated[
     list[ScopeName],
-    Field(min_length=1, max_length=20, description="What to ask the provider for; openid is one of them."),
+    Field(min_length=1, max_length=20, description="Scopes to request from the provider, including openid."),
     AfterValidator(_check_openid),
 ]
 DEFAULT_SCOPES: Final = ("email", "openid", "profile")
 
-
-@dataclass(frozen=True, slots=True)
-class OidcProvider:
-    """What a connection needs to know of its provider, all of it public."""
-
-    display_name: str
-    issuer: str
-    client_id: str
-    scopes: Sequence[str]
-    token_endpoint_auth_method: AuthMethod
+tools = ToolGroup()
 
 
-class Connection(BaseModel):
+class Connection(Entity):
     """A connection."""
 
     connection_id: str
     environment_id: str
-    organization_id: str | None = Field(description="The organization that it is for; null for the environment.")
+    organization_id: str | None = Field(description="The organization that it is for; null for the whole environment.")
     kind: Literal["oidc"]
     display_name: str
     issuer: str
     client_id: str
     scopes: list[str]
     token_endpoint_auth_method: AuthMethod
-    enabled_at: int | None = Field(description="When it was enabled, as created_at; null while nobody can use it.")
+    enabled_at: int | None = Field(description="When it was enabled, like created_at; null while it is disabled.")
     created_at: CreatedAt
 
 
@@ -82,85 +74,125 @@ class ConnectionPage(BaseModel):
     next_page_token: NextPageToken
 
 
-class Connections(PartOfEnvironments):
-    """The connections of one workspace's environments."""
-
-    def __init__(
-        self, session: AsyncSession, environments: Environments, organizations: Organizations, now: float
-    ) -> None:
-        super().__init__(session, environments, now)
-        self._organizations = organizations
-
-    async def page(self, environment_id: str, page_token: str | None, page_size: int) -> ConnectionPage:
-        """Return one page. Raises NotFound for the environment, DirectoryError for a page_token that is none."""
-        environment = await self._environments.find(environment_id)
-        query = select(ConnectionRow).where(ConnectionRow.environment_id == environment.environment_id)
-        return await self._page(query, page_token, page_size)
-
-    async def page_of_organization(
-        self, organization_id: str, page_token: str | None, page_size: int
-    ) -> ConnectionPage:
-        """Return one page of an organization's own connections. Raises as `page` does."""
-        organization = await self._organizations.find(organization_id)
-        query = select(ConnectionRow).where(ConnectionRow.organization_id == organization.organization_id)
-        return await self._page(query, page_token, page_size)
-
-    async def _page(self, query: Select[ConnectionRow], page_token: str | None, page_size: int) -> ConnectionPage:
-        key = ConnectionRow.connection_id
-        rows, next_page_token = await fetch_page(self._session, query, key, "conn", page_token, page_size)
-        return ConnectionPage(connections=[_connection(row) for row in rows], next_page_token=next_page_token)
-
-    async def create(self, environment_id: str, organization_id: str | None, provider: OidcProvider) -> Connection:
-        """Create a connection that nobody can use before it is enabled.
-
-        Raises:
-            NotFound: the environment, or the organization in it.
-            Conflict: the environment has a connection of that issuer and client_id.
-            LimitReached: the environment has as many connections as it may have.
-        """
-        environment_id = await self._room_in(
-            environment_id, ConnectionRow.environment_id, "connections in an environment"
-        )
-        if organization_id is not None:
-            await self._organizations.require_in(environment_id, organization_id)
-        row = ConnectionRow(
-            connection_id=new_identifier("conn", self._now),
-            environment_id=environment_id,
-            organization_id=organization_id,
-            kind="oidc",
-            display_name=provider.display_name,
-            issuer=provider.issuer,
-            client_id=provider.client_id,
-            scopes=sorted(set(provider.scopes)),
-            token_endpoint_auth_method=provider.token_endpoint_auth_method,
-            enabled_at=None,
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, _CONFLICT)
-        return _connection(row)
-
-    async def update(self, environment_id: str, connection_id: str, changes: Mapping[str, object]) -> Connection:
-        """Change what is not None among `changes`. Raises NotFound, Conflict, DirectoryError for no change."""
-        row = await self._find(environment_id, connection_id)
-        change_row(row, changes)
-        row.scopes = sorted(set(row.scopes))
-        await write_changes(self._session, _CONFLICT)
-        return _connection(row)
-
-    async def enable(self, environment_id: str, connection_id: str) -> Connection:
-        """Let users sign in with a connection. Raises NotFound."""
-        row = await self._find(environment_id, connection_id)
-        if row.enabled_at is None:
-            row.enabled_at = int(self._now)
-        return _connection(row)
-
-    async def _find(self, environment_id: str, connection_id: str) -> ConnectionRow:
-        environment = await self._environments.find(environment_id)
-        query = select(ConnectionRow).where(
-            ConnectionRow.connection_id == connection_id, ConnectionRow.environment_id == environment.environment_id
-        )
-        return await find_row(self._session, to_change(query), "connection", "list_environment_connections")
+async def _find(directory: Directory, environment_id: str, connection_id: str) -> ConnectionRow:
+    """Return a connection of an environment of the workspace, locked. Raises NotFound."""
+    await find_environment(directory, environment_id)
+    query = select(ConnectionRow).where(
+        ConnectionRow.connection_id == connection_id, ConnectionRow.environment_id == environment_id
+    )
+    return await directory.find(locked(query), "connection", "list_environment_connections")
 
 
-def _connection(row: ConnectionRow) -> Connection:
-    return Connection.model_validate(row, from_attributes=True)
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_environment_connections(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> ConnectionPage:
+    """List the connections of one environment, including those of its organizations, the oldest first.
+
+    If next_page_token is not null, call again with it as page_token.
+    """
+    await find_environment(directory, environment_id)
+    query = select(ConnectionRow).where(ConnectionRow.environment_id == environment_id)
+    key = ConnectionRow.connection_id
+    return await fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+
+
+@tools.tool(scopes=["org:read"], read_only=True)
+async def list_organization_connections(
+    directory: Directory,
+    organization_id: OrganizationId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> ConnectionPage:
+    """List the connections of one organization itself, the oldest first.
+
+    If next_page_token is not null, call again with it as page_token.
+    """
+    await find_organization(directory, organization_id)
+    query = select(ConnectionRow).where(ConnectionRow.organization_id == organization_id)
+    key = ConnectionRow.connection_id
+    return await fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+
+
+@tools.tool(scopes=["env:write"], read_only=False)
+async def create_environment_oidc_connection(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    display_name: DisplayName,
+    issuer: IssuerUrl,
+    client_id: ClientId,
+    organization_id: OrganizationId | None = None,
+    scopes: OidcScopes | None = None,
+    token_endpoint_auth_method: AuthMethod = "private_key_jwt",  # noqa: S107 - the name of a method
+) -> Connection:
+    """Create a connection to an OpenID provider in one environment, or for one organization if organization_id is set.
+
+    No client secret is accepted: the connection authenticates with a key, or is a public client. The default scopes
+    are email, openid and profile. Nobody can sign in with the connection before enable_environment_connection.
+    """
+    await require_room_in(directory, environment_id, ConnectionRow.environment_id, "connections")
+    if organization_id is not None:
+        organization = await find_organization(directory, organization_id)
+        if organization.environment_id != environment_id:
+            raise NotFound("organization", "list_organizations")
+    row = ConnectionRow(
+        connection_id=directory.new_identifier("conn"),
+        environment_id=environment_id,
+        organization_id=organization_id,
+        kind="oidc",
+        display_name=display_name,
+        issuer=issuer,
+        client_id=client_id,
+        scopes=sorted(set(scopes or DEFAULT_SCOPES)),
+        token_endpoint_auth_method=token_endpoint_auth_method,
+        enabled_at=None,
+        created_at=int(directory.now),
+    )
+    await directory.insert(_CONFLICT, row)
+    return Connection.model_validate(row)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def update_environment_oidc_connection(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    connection_id: ConnectionId,
+    display_name: DisplayName | None = None,
+    issuer: IssuerUrl | None = None,
+    client_id: ClientId | None = None,
+    scopes: OidcScopes | None = None,
+    token_endpoint_auth_method: AuthMethod | None = None,
+) -> Connection:
+    """Change a connection. Members that you omit keep their values.
+
+    The issuer decides who the users are: before you change it, make sure that it is the right one.
+    """
+    row = await _find(directory, environment_id, connection_id)
+    changes = {
+        "display_name": display_name,
+        "issuer": issuer,
+        "client_id": client_id,
+        "scopes": scopes,
+        "token_endpoint_auth_method": token_endpoint_auth_method,
+    }
+    change_row(row, changes)
+    row.scopes = sorted(set(row.scopes))
+    await directory.flush(_CONFLICT)
+    return Connection.model_validate(row)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
+async def enable_environment_connection(
+    directory: Directory, environment_id: EnvironmentId, connection_id: ConnectionId
+) -> Connection:
+    """Let users sign in with a connection. Has no effect if it is enabled already.
+
+    Check its issuer and client_id with list_environment_connections first.
+    """
+    row = await _find(directory, environment_id, connection_id)
+    if row.enabled_at is None:
+        row.enabled_at = int(directory.now)
+    return Connection.model_validate(row)

@@ -5,12 +5,13 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
-from gatehouse.directory.environments import PartOfEnvironments
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.environments import find_environment, require_room_in
+from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentRoleRow
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row, find_row
-from gatehouse.directory.text import CreatedAt
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, Description
+from gatehouse.resourceserver.catalogue import ToolGroup
 
 RoleName = Annotated[
     str,
@@ -20,8 +21,10 @@ RoleName = Annotated[
     ),
 ]
 
+tools = ToolGroup()
 
-class EnvironmentRole(BaseModel):
+
+class EnvironmentRole(Entity):
     """A role that users of an environment's organizations can have."""
 
     role_id: str
@@ -38,42 +41,44 @@ class EnvironmentRolePage(BaseModel):
     next_page_token: NextPageToken
 
 
-class EnvironmentRoles(PartOfEnvironments):
-    """The roles of one workspace's environments."""
-
-    async def page(self, environment_id: str, page_token: str | None, page_size: int) -> EnvironmentRolePage:
-        """Return one page. Raises NotFound for the environment, DirectoryError for a page_token that is none."""
-        environment = await self._environments.find(environment_id)
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(EnvironmentRoleRow).where(EnvironmentRoleRow.environment_id == environment.environment_id),
-            EnvironmentRoleRow.role_id,
-            "role",
-            page_token,
-            page_size,
-        )
-        return EnvironmentRolePage(roles=[_role(row) for row in rows], next_page_token=next_page_token)
-
-    async def create(self, environment_id: str, name: str, description: str) -> EnvironmentRole:
-        """Create a role. Raises NotFound for the environment, Conflict for a name that is taken, LimitReached."""
-        owner = EnvironmentRoleRow.environment_id
-        row = EnvironmentRoleRow(
-            role_id=new_identifier("role", self._now),
-            environment_id=await self._room_in(environment_id, owner, "roles in an environment"),
-            name=name,
-            description=description,
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, "There is a role of that name. Choose another, or use that one.")
-        return _role(row)
-
-    async def find(self, environment_id: str, name: str) -> EnvironmentRoleRow:
-        """Return a role of an environment that is the caller's. Raises NotFound."""
-        query = select(EnvironmentRoleRow).where(
-            EnvironmentRoleRow.environment_id == environment_id, EnvironmentRoleRow.name == name
-        )
-        return await find_row(self._session, query, "role", "list_environment_roles")
+async def find_role(directory: Directory, environment_id: str, name: str) -> EnvironmentRoleRow:
+    """Return a role, by its name, of an environment of the workspace. Raises NotFound."""
+    query = select(EnvironmentRoleRow).where(
+        EnvironmentRoleRow.environment_id == environment_id, EnvironmentRoleRow.name == name
+    )
+    return await directory.find(query, "role", "list_environment_roles")
 
 
-def _role(row: EnvironmentRoleRow) -> EnvironmentRole:
-    return EnvironmentRole.model_validate(row, from_attributes=True)
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_environment_roles(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> EnvironmentRolePage:
+    """List the roles that users can have in one environment, the oldest first.
+
+    create_organization_user accepts the name of a role. If next_page_token is not null, call again with it as
+    page_token.
+    """
+    await find_environment(directory, environment_id)
+    query = select(EnvironmentRoleRow).where(EnvironmentRoleRow.environment_id == environment_id)
+    key = EnvironmentRoleRow.role_id
+    return await fetch_page(directory, EnvironmentRolePage, query, key, "role", page_token, page_size)
+
+
+@tools.tool(scopes=["env:write"], read_only=False)
+async def create_environment_role(
+    directory: Directory, environment_id: EnvironmentId, name: RoleName, description: Description = ""
+) -> EnvironmentRole:
+    """Create a role in one environment. The name must be new there; check with list_environment_roles first."""
+    await require_room_in(directory, environment_id, EnvironmentRoleRow.environment_id, "roles")
+    row = EnvironmentRoleRow(
+        role_id=directory.new_identifier("role"),
+        environment_id=environment_id,
+        name=name,
+        description=description,
+        created_at=int(directory.now),
+    )
+    await directory.insert("There is a role of that name. Choose another, or use that one.", row)
+    return EnvironmentRole.model_validate(row)

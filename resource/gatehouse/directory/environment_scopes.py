@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 from sqlalchemy import select
 
-from gatehouse.directory.environments import PartOfEnvironments
+from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.errors import NotFound
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentScopeRow
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row
-from gatehouse.directory.text import CreatedAt
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, Description, ScopeName
+from gatehouse.resourceserver.catalogue import ToolGroup
+
+tools = ToolGroup()
 
 
-class EnvironmentScope(BaseModel):
+class EnvironmentScope(Entity):
     """A scope that an environment's MCP servers can offer."""
 
     scope_id: str
@@ -31,45 +34,52 @@ class EnvironmentScopePage(BaseModel):
     next_page_token: NextPageToken
 
 
-class EnvironmentScopes(PartOfEnvironments):
-    """The scopes of one workspace's environments."""
+async def require_scopes(directory: Directory, environment_id: str, names: Iterable[str]) -> list[str]:
+    """Return the names sorted and without duplicates. Raises NotFound if one is not a scope of the environment.
 
-    async def page(self, environment_id: str, page_token: str | None, page_size: int) -> EnvironmentScopePage:
-        """Return one page. Raises NotFound for the environment, DirectoryError for a page_token that is none."""
-        environment = await self._environments.find(environment_id)
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(EnvironmentScopeRow).where(EnvironmentScopeRow.environment_id == environment.environment_id),
-            EnvironmentScopeRow.scope_id,
-            "scp",
-            page_token,
-            page_size,
-        )
-        return EnvironmentScopePage(scopes=[_scope(row) for row in rows], next_page_token=next_page_token)
-
-    async def create(self, environment_id: str, name: str, description: str) -> EnvironmentScope:
-        """Create a scope. Raises NotFound for the environment, Conflict for a name that is taken, LimitReached."""
-        owner = EnvironmentScopeRow.environment_id
-        row = EnvironmentScopeRow(
-            scope_id=new_identifier("scp", self._now),
-            environment_id=await self._room_in(environment_id, owner, "scopes in an environment"),
-            name=name,
-            description=description,
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, "There is a scope of that name. Choose another, or use that one.")
-        return _scope(row)
-
-    async def require(self, environment_id: str, names: Iterable[str]) -> list[str]:
-        """Return the names, sorted and each once. Raises NotFound when one is no scope of the caller's environment."""
-        wanted = sorted(set(names))
-        query = select(EnvironmentScopeRow.name).where(
-            EnvironmentScopeRow.environment_id == environment_id, EnvironmentScopeRow.name.in_(wanted)
-        )
-        if len((await self._session.scalars(query)).all()) < len(wanted):
-            raise NotFound("scope", "list_environment_scopes")
-        return wanted
+    The environment must be one of the workspace.
+    """
+    wanted = sorted(set(names))
+    query = select(EnvironmentScopeRow.name).where(
+        EnvironmentScopeRow.environment_id == environment_id, EnvironmentScopeRow.name.in_(wanted)
+    )
+    if len((await directory.session.scalars(query)).all()) < len(wanted):
+        raise NotFound("scope", "list_environment_scopes")
+    return wanted
 
 
-def _scope(row: EnvironmentScopeRow) -> EnvironmentScope:
-    return EnvironmentScope.model_validate(row, from_attributes=True)
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_environment_scopes(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> EnvironmentScopePage:
+    """List the scopes that MCP servers of one environment can offer, the oldest first.
+
+    register_mcp_server accepts their names. If next_page_token is not null, call again with it as page_token.
+    """
+    await find_environment(directory, environment_id)
+    query = select(EnvironmentScopeRow).where(EnvironmentScopeRow.environment_id == environment_id)
+    key = EnvironmentScopeRow.scope_id
+    return await fetch_page(directory, EnvironmentScopePage, query, key, "scp", page_token, page_size)
+
+
+@tools.tool(scopes=["env:write"], read_only=False)
+async def create_environment_scope(
+    directory: Directory, environment_id: EnvironmentId, name: ScopeName, description: Description = ""
+) -> EnvironmentScope:
+    """Create a scope in one environment, for its MCP servers to offer.
+
+    The name must be new there; check with list_environment_scopes first. This does not change your own scopes.
+    """
+    await require_room_in(directory, environment_id, EnvironmentScopeRow.environment_id, "scopes")
+    row = EnvironmentScopeRow(
+        scope_id=directory.new_identifier("scp"),
+        environment_id=environment_id,
+        name=name,
+        description=description,
+        created_at=int(directory.now),
+    )
+    await directory.insert("There is a scope of that name. Choose another, or use that one.", row)
+    return EnvironmentScope.model_validate(row)

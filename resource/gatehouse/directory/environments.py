@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.directory import MAX_PER_ENVIRONMENT, Directory, Entity, locked
+from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentRow
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import MAX_PER_ENVIRONMENT, add_row, find_row, require_room, to_change
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt
+from gatehouse.resourceserver.catalogue import ToolGroup
 
 EnvironmentKind = Literal["development", "staging", "production"]
 EnvironmentName = Annotated[
@@ -22,8 +22,10 @@ EnvironmentName = Annotated[
     ),
 ]
 
+tools = ToolGroup()
 
-class Environment(BaseModel):
+
+class Environment(Entity):
     """An environment."""
 
     environment_id: str
@@ -39,66 +41,60 @@ class EnvironmentPage(BaseModel):
     next_page_token: NextPageToken
 
 
-class Environments:
-    """The environments of one workspace; those of others do not exist here."""
-
-    def __init__(self, session: AsyncSession, workspace_id: str, now: float) -> None:
-        self._session = session
-        self.workspace_id = workspace_id
-        self._now = now
-
-    async def page(self, page_token: str | None, page_size: int) -> EnvironmentPage:
-        """Return one page. Raises DirectoryError for a page_token that is none."""
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(EnvironmentRow).where(EnvironmentRow.workspace_id == self.workspace_id),
-            EnvironmentRow.environment_id,
-            "env",
-            page_token,
-            page_size,
-        )
-        return EnvironmentPage(environments=[_environment(row) for row in rows], next_page_token=next_page_token)
-
-    async def get(self, environment_id: str) -> Environment:
-        """Return one environment. Raises NotFound."""
-        return _environment(await self.find(environment_id))
-
-    async def find(self, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
-        """Return the row of an environment; locked, for a change to what belongs to it. Raises NotFound."""
-        query = select(EnvironmentRow).where(
-            EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == self.workspace_id
-        )
-        return await find_row(self._session, to_change(query) if lock else query, "environment", "list_environments")
-
-    async def create(self, name: str, kind: EnvironmentKind) -> Environment:
-        """Create an environment. Raises Conflict when the name is taken."""
-        row = EnvironmentRow(
-            environment_id=new_identifier("env", self._now),
-            workspace_id=self.workspace_id,
-            name=name,
-            kind=kind,
-            created_at=int(self._now),
-        )
-        await add_row(
-            self._session, row, "There is an environment of that name. Choose another, or call list_environments."
-        )
-        return _environment(row)
+async def find_environment(directory: Directory, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
+    """Return an environment of the workspace, locked if what belongs to it is to change. Raises NotFound."""
+    query = select(EnvironmentRow).where(
+        EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == directory.workspace_id
+    )
+    return await directory.find(locked(query) if lock else query, "environment", "list_environments")
 
 
-class PartOfEnvironments:
-    """A kind of thing that belongs to the environments of one workspace."""
+async def require_room_in(
+    directory: Directory, environment_id: str, owner: InstrumentedAttribute[str], things: str
+) -> None:
+    """Lock an environment, and check that it may have one more row. Raises NotFound, LimitReached.
 
-    def __init__(self, session: AsyncSession, environments: Environments, now: float) -> None:
-        self._session = session
-        self._environments = environments
-        self._now = now
-
-    async def _room_in(self, environment_id: str, owner: InstrumentedAttribute[str], things: str) -> str:
-        """Lock an environment for one more row. Returns its identifier. Raises NotFound, LimitReached."""
-        environment = await self._environments.find(environment_id, lock=True)
-        await require_room(self._session, owner, environment.environment_id, MAX_PER_ENVIRONMENT, things)
-        return environment.environment_id
+    `owner` is the column with the rows' environment_id, and `things` says what they are.
+    """
+    await find_environment(directory, environment_id, lock=True)
+    await directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, f"{things} in an environment")
 
 
-def _environment(row: EnvironmentRow) -> Environment:
-    return Environment.model_validate(row, from_attributes=True)
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_environments(
+    directory: Directory, page_token: PageToken | None = None, page_size: PageSize = DEFAULT_PAGE_SIZE
+) -> EnvironmentPage:
+    """List the environments of your workspace, the oldest first.
+
+    Other tools accept the environment_id from here. If next_page_token is not null, call again with it as page_token.
+    """
+    query = select(EnvironmentRow).where(EnvironmentRow.workspace_id == directory.workspace_id)
+    key = EnvironmentRow.environment_id
+    return await fetch_page(directory, EnvironmentPage, query, key, "env", page_token, page_size)
+
+
+@tools.tool(scopes=["env:read"], read_only=True)
+async def get_environment_details(directory: Directory, environment_id: EnvironmentId) -> Environment:
+    """Get one environment of your workspace by its environment_id."""
+    return Environment.model_validate(await find_environment(directory, environment_id))
+
+
+@tools.tool(scopes=["env:write"], read_only=False)
+async def create_environment(
+    directory: Directory, name: EnvironmentName, kind: EnvironmentKind = "development"
+) -> Environment:
+    """Create an environment in your workspace.
+
+    The name must be new in the workspace; check with list_environments first. The result contains the environment_id
+    that create_organization needs.
+    """
+    await directory.require_workspace()
+    row = EnvironmentRow(
+        environment_id=directory.new_identifier("env"),
+        workspace_id=directory.workspace_id,
+        name=name,
+        kind=kind,
+        created_at=int(directory.now),
+    )
+    await directory.insert("There is an environment of that name. Choose another, or call list_environments.", row)
+    return Environment.model_validate(row)

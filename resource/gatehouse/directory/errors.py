@@ -1,41 +1,41 @@
-"""Why a tool could not do what it was asked. The text is for the agent: it says what to do next."""
+"""Errors of the directory's tools. The text is for the agent and says what to do next."""
 
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.remediation import client_command
 
 
 class DirectoryError(Exception):
-    """The call was allowed and cannot be carried out. The message is public and repeats no argument."""
+    """The call was allowed and failed. The message is public and repeats no argument."""
 
     remediation: str | None = None
-    """For the operator, where an operator can fix it."""
+    """What an operator can do about it, if anything."""
 
     @property
     def reason(self) -> str:
-        """What the audit log says."""
+        """The reason in the audit log."""
         return str(self)
 
 
 class NotFound(DirectoryError):
-    """There is no such object in the caller's workspace: it does not exist, or it is another's. The two are one."""
+    """The caller's workspace has no such object. Objects of other workspaces get the same message."""
 
     def __init__(self, entity: str, list_tool: str) -> None:
         super().__init__(f"There is no such {entity} in this workspace. Call {list_tool} for those that exist.")
 
 
 class Conflict(DirectoryError):
-    """The object would contradict one that exists."""
+    """The object conflicts with an existing one."""
 
 
 class LimitReached(DirectoryError):
-    """There are as many as there may be."""
+    """The maximum number of objects exists already."""
 
     def __init__(self, limit: int, things: str) -> None:
         super().__init__(f"There can be at most {limit} {things}. Remove or change one that exists instead.")
 
 
 class NoWorkspace(DirectoryError):
-    """The token names no workspace, or one that does not exist. More scopes would not help, so this is no 403."""
+    """The token names no workspace, or one that does not exist. Not a 403, because more scopes would not help."""
 
     def __init__(self, claims: AccessClaims) -> None:
         self._workspace_id = claims.workspace_id
@@ -51,7 +51,7 @@ class NoWorkspace(DirectoryError):
 
     @property
     def reason(self) -> str:
-        """Name the claim, which an admin set."""
+        """The reason in the audit log. It contains the claim, which an admin has set."""
         if self._workspace_id is None:
             return "the token has no claim workspace_id"
         return f"workspace {self._workspace_id} does not exist"

@@ -1,12 +1,12 @@
-"""Typed identifiers: `env_` and 26 characters that sort by the time of their making."""
+"""Typed identifiers: a prefix such as `env_` and 26 characters that sort by creation time."""
 
 import re
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32, in lower case."""
 
 _TIME_CHARACTERS, _RANDOM_CHARACTERS = 10, 16
@@ -26,16 +26,16 @@ def _pattern(prefix: str) -> str:
 
 
 def is_identifier(text: object, prefix: str = "[a-z]+") -> bool:
-    """Tell whether something is an identifier: of a kind, or of any."""
+    """Return whether a value is an identifier, with the given prefix or any."""
     return isinstance(text, str) and re.fullmatch(_pattern(prefix), text) is not None
 
 
-def _named(prefix: str, entity: str, list_tool: str) -> Any:
-    return Field(pattern=_pattern(prefix), description=f"Identifier of {entity}, as {list_tool} returns it.")
+def _identifier(prefix: str, entity: str, list_tool: str) -> Any:
+    return Field(pattern=_pattern(prefix), description=f"Identifier of {entity}, as returned by {list_tool}.")
 
 
-EnvironmentId = Annotated[str, _named("env", "an environment", "list_environments")]
-OrganizationId = Annotated[str, _named("org", "an organization", "list_organizations")]
-ConnectionId = Annotated[str, _named("conn", "a connection", "list_environment_connections")]
-McpServerId = Annotated[str, _named("mcps", "an MCP server", "list_mcp_servers")]
-MemberId = Annotated[str, _named("usr", "a member of the workspace", "list_workspace_members")]
+EnvironmentId = Annotated[str, _identifier("env", "an environment", "list_environments")]
+OrganizationId = Annotated[str, _identifier("org", "an organization", "list_organizations")]
+ConnectionId = Annotated[str, _identifier("conn", "a connection", "list_environment_connections")]
+McpServerId = Annotated[str, _identifier("mcps", "an MCP server", "list_mcp_servers")]
+MemberId = Annotated[str, _identifier("usr", "a member of the workspace", "list_workspace_members")]

@@ -1,28 +1,30 @@
-"""The registry of MCP servers: the protected resources of an environment's applications. None is ever called."""
+"""MCP servers of an environment: a registry of protected resources. The server never calls them."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.directory.environment_scopes import EnvironmentScopes
-from gatehouse.directory.environments import Environments, PartOfEnvironments
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.addresses import McpServerUrl
+from gatehouse.directory.directory import Directory, Entity, change_row, locked
+from gatehouse.directory.environment_scopes import require_scopes
+from gatehouse.directory.environments import find_environment, require_room_in
+from gatehouse.directory.identifiers import EnvironmentId, McpServerId
 from gatehouse.directory.models import McpServerRow
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row, change_row, find_row, to_change
-from gatehouse.directory.text import CreatedAt, ScopeName
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
+from gatehouse.resourceserver.catalogue import ToolGroup
 from gatehouse.resourceserver.protected_resource import metadata_document, metadata_url
 
 OfferedScopes = Annotated[
     list[ScopeName],
-    Field(max_length=100, description="Scopes that the server's tools need; each one is a scope of the environment."),
+    Field(max_length=100, description="Scopes that the server's tools need. Each must be a scope of the environment."),
 ]
 
+tools = ToolGroup()
 
-class McpServer(BaseModel):
+
+class McpServer(Entity):
     """A registered MCP server."""
 
     mcp_server_id: str
@@ -41,7 +43,7 @@ class McpServerPage(BaseModel):
 
 
 class ProtectedResourceMetadata(BaseModel):
-    """The document that the registered server should publish (RFC 9728)."""
+    """The metadata document that the registered server should publish (RFC 9728)."""
 
     resource: str
     authorization_servers: list[str]
@@ -51,79 +53,83 @@ class ProtectedResourceMetadata(BaseModel):
 
 
 class RegisteredMcpServer(McpServer):
-    """A registered MCP server, and what it should publish."""
+    """A registered MCP server, and the metadata that it should publish."""
 
     protected_resource_metadata: ProtectedResourceMetadata
-    protected_resource_metadata_url: str = Field(description="Where it should stand, readable without a token.")
-
-
-class McpServers(PartOfEnvironments):
-    """The MCP servers of one workspace's environments."""
-
-    def __init__(
-        self, session: AsyncSession, environments: Environments, scopes: EnvironmentScopes, now: float
-    ) -> None:
-        super().__init__(session, environments, now)
-        self._scopes = scopes
-
-    async def page(self, environment_id: str, page_token: str | None, page_size: int) -> McpServerPage:
-        """Return one page. Raises NotFound for the environment, DirectoryError for a page_token that is none."""
-        environment = await self._environments.find(environment_id)
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(McpServerRow).where(McpServerRow.environment_id == environment.environment_id),
-            McpServerRow.mcp_server_id,
-            "mcps",
-            page_token,
-            page_size,
-        )
-        return McpServerPage(mcp_servers=[_server(row) for row in rows], next_page_token=next_page_token)
-
-    async def register(
-        self, environment_id: str, name: str, url: str, scopes: Sequence[str], issuer: str
-    ) -> RegisteredMcpServer:
-        """Register a server by its canonical URL; tokens for it come from `issuer`.
-
-        Raises:
-            NotFound: the environment, or one of the scopes in it.
-            Conflict: the environment has a server of that URL.
-            LimitReached: the environment has as many servers as it may have.
-        """
-        row = McpServerRow(
-            mcp_server_id=new_identifier("mcps", self._now),
-            environment_id=await self._room_in(
-                environment_id, McpServerRow.environment_id, "MCP servers in an environment"
-            ),
-            name=name,
-            url=url,
-            scopes=await self._scopes.require(environment_id, scopes),
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, "There is an MCP server of that URL. Call list_mcp_servers.")
-        return _registered(row, issuer)
-
-    async def update(
-        self, environment_id: str, mcp_server_id: str, name: str | None, scopes: Sequence[str] | None, issuer: str
-    ) -> RegisteredMcpServer:
-        """Change what is not None. Raises NotFound, also for a scope; DirectoryError for no change."""
-        environment = await self._environments.find(environment_id)
-        query = select(McpServerRow).where(
-            McpServerRow.mcp_server_id == mcp_server_id, McpServerRow.environment_id == environment.environment_id
-        )
-        row = await find_row(self._session, to_change(query), "MCP server", "list_mcp_servers")
-        known = await self._scopes.require(environment_id, scopes) if scopes is not None else None
-        change_row(row, {"name": name, "scopes": known})
-        return _registered(row, issuer)
-
-
-def _server(row: McpServerRow) -> McpServer:
-    return McpServer.model_validate(row, from_attributes=True)
+    protected_resource_metadata_url: str = Field(description="Where to publish it, readable without a token.")
 
 
 def _registered(row: McpServerRow, issuer: str) -> RegisteredMcpServer:
     document = metadata_document(row.url, issuer, row.scopes, row.name)
     return RegisteredMcpServer(
-        **_server(row).model_dump(),
+        **McpServer.model_validate(row).model_dump(),
         protected_resource_metadata=ProtectedResourceMetadata(**document),
         protected_resource_metadata_url=metadata_url(row.url),
     )
+
+
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_mcp_servers(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> McpServerPage:
+    """List the MCP servers registered in one environment, the oldest first.
+
+    If next_page_token is not null, call again with it as page_token.
+    """
+    await find_environment(directory, environment_id)
+    query = select(McpServerRow).where(McpServerRow.environment_id == environment_id)
+    key = McpServerRow.mcp_server_id
+    return await fetch_page(directory, McpServerPage, query, key, "mcps", page_token, page_size)
+
+
+@tools.tool(scopes=["env:write"], read_only=False)
+async def register_mcp_server(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    name: DisplayName,
+    url: McpServerUrl,
+    scopes: OfferedScopes | None = None,
+) -> RegisteredMcpServer:
+    """Register an MCP server in one environment, with the scopes that its tools need.
+
+    Create the scopes with create_environment_scope first. The result contains the protected resource metadata
+    (RFC 9728) that the server should publish, and the URL to publish it at. The server is not called. Before clients
+    can obtain tokens for it, an admin registers its URL with the authorization server: authserver resource add URL.
+    """
+    await require_room_in(directory, environment_id, McpServerRow.environment_id, "MCP servers")
+    row = McpServerRow(
+        mcp_server_id=directory.new_identifier("mcps"),
+        environment_id=environment_id,
+        name=name,
+        url=url,
+        scopes=await require_scopes(directory, environment_id, scopes or []),
+        created_at=int(directory.now),
+    )
+    await directory.insert("There is an MCP server of that URL. Call list_mcp_servers.", row)
+    return _registered(row, directory.claims.iss)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def update_mcp_server(
+    directory: Directory,
+    environment_id: EnvironmentId,
+    mcp_server_id: McpServerId,
+    name: DisplayName | None = None,
+    scopes: OfferedScopes | None = None,
+) -> RegisteredMcpServer:
+    """Change the name or the scopes of a registered MCP server. Members that you omit keep their values.
+
+    scopes replaces the whole list. For another URL, register another server. The result contains the metadata that
+    the server should now publish.
+    """
+    await find_environment(directory, environment_id)
+    query = select(McpServerRow).where(
+        McpServerRow.mcp_server_id == mcp_server_id, McpServerRow.environment_id == environment_id
+    )
+    row = await directory.find(locked(query), "MCP server", "list_mcp_servers")
+    offered = await require_scopes(directory, environment_id, scopes) if scopes is not None else None
+    change_row(row, {"name": name, "scopes": offered})
+    return _registered(row, directory.claims.iss)

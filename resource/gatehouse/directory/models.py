@@ -47,7 +47,7 @@ class OrganizationRow(Base):
 
 
 class WorkspaceMemberRow(Base):
-    """Somebody who was invited to a workspace."""
+    """A member of a workspace, or an invitation."""
 
     __tablename__ = "workspace_member"
     __table_args__ = (UniqueConstraint("workspace_id", "email"),)
@@ -60,7 +60,7 @@ class WorkspaceMemberRow(Base):
 
 
 class EnvironmentRoleRow(Base):
-    """A role that users can have in an environment."""
+    """A role of an environment, for the users of its organizations."""
 
     __tablename__ = "environment_role"
     __table_args__ = (UniqueConstraint("environment_id", "name"),)
@@ -72,7 +72,7 @@ class EnvironmentRoleRow(Base):
 
 
 class EnvironmentScopeRow(Base):
-    """A scope that the MCP servers of an environment can offer."""
+    """A scope of an environment, for its MCP servers."""
 
     __tablename__ = "environment_scope"
     __table_args__ = (UniqueConstraint("environment_id", "name"),)
@@ -84,7 +84,7 @@ class EnvironmentScopeRow(Base):
 
 
 class ConnectionRow(Base):
-    """A way to sign in, for a whole environment or for one organization. Holds no secret."""
+    """An identity provider of an environment or of one organization. Contains no secret."""
 
     __tablename__ = "connection"
     __table_args__ = (UniqueConstraint("environment_id", "issuer", "client_id"),)
@@ -102,7 +102,7 @@ class ConnectionRow(Base):
 
 
 class McpServerRow(Base):
-    """An MCP server that an environment's clients may be given tokens for."""
+    """A registered MCP server of an environment."""
 
     __tablename__ = "mcp_server"
     __table_args__ = (UniqueConstraint("environment_id", "url"),)
@@ -115,7 +115,7 @@ class McpServerRow(Base):
 
 
 class RedirectUriRow(Base):
-    """Where a browser may be sent after it signed in, or out."""
+    """A redirect URI or post-logout redirect URI of an environment."""
 
     __tablename__ = "redirect_uri"
     __table_args__ = (UniqueConstraint("environment_id", "kind", "uri"),)
@@ -127,7 +127,7 @@ class RedirectUriRow(Base):
 
 
 class OrganizationSettingsRow(Base):
-    """The settings of an organization that were ever changed."""
+    """The settings of an organization. There is no row while all have their defaults."""
 
     __tablename__ = "organization_settings"
     organization_id: Mapped[str] = mapped_column(ForeignKey("organization.organization_id"), primary_key=True)
@@ -147,4 +147,9 @@ class OrganizationUserRow(Base):
     name: Mapped[str | None] = mapped_column(String(128))
     role_id: Mapped[str | None] = mapped_column(ForeignKey("environment_role.role_id"))
     created_at: Mapped[int] = mapped_column(BigInteger)
-    role: Mapped[EnvironmentRoleRow | None] = relationship(lazy="joined")
+    environment_role: Mapped[EnvironmentRoleRow | None] = relationship(lazy="joined")
+
+    @property
+    def role(self) -> str | None:
+        """The name of the user's role; None for none."""
+        return self.environment_role.name if self.environment_role is not None else None

@@ -2,26 +2,29 @@
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.directory.environment_roles import EnvironmentRoles
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.environment_roles import RoleName, find_role
+from gatehouse.directory.errors import Conflict
+from gatehouse.directory.identifiers import OrganizationId
 from gatehouse.directory.models import OrganizationUserRow
-from gatehouse.directory.organization_settings import SettingsOfOrganizations
-from gatehouse.directory.organizations import Organizations
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row
-from gatehouse.directory.text import CreatedAt
+from gatehouse.directory.organization_settings import find_settings
+from gatehouse.directory.organizations import find_organization
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, DisplayName, EmailAddress
+from gatehouse.resourceserver.catalogue import ToolGroup
+
+tools = ToolGroup()
 
 
-class OrganizationUser(BaseModel):
+class OrganizationUser(Entity):
     """A user of an organization."""
 
     user_id: str
     organization_id: str
     email: str
     name: str | None
-    role: str | None = Field(description="The name of a role of the environment; null for none.")
+    role: str | None = Field(description="Name of a role of the environment; null for none.")
     created_at: CreatedAt
 
 
@@ -32,64 +35,47 @@ class OrganizationUserPage(BaseModel):
     next_page_token: NextPageToken
 
 
-class OrganizationUsers:
-    """The users of one workspace's organizations."""
+@tools.tool(scopes=["org:read"], read_only=True)
+async def list_organization_users(
+    directory: Directory,
+    organization_id: OrganizationId,
+    page_token: PageToken | None = None,
+    page_size: PageSize = DEFAULT_PAGE_SIZE,
+) -> OrganizationUserPage:
+    """List the users of one organization, the oldest first.
 
-    def __init__(
-        self,
-        session: AsyncSession,
-        organizations: Organizations,
-        settings: SettingsOfOrganizations,
-        roles: EnvironmentRoles,
-        now: float,
-    ) -> None:
-        self._session = session
-        self._organizations = organizations
-        self._settings = settings
-        self._roles = roles
-        self._now = now
-
-    async def page(self, organization_id: str, page_token: str | None, page_size: int) -> OrganizationUserPage:
-        """Return one page. Raises NotFound for the organization, DirectoryError for a page_token that is none."""
-        organization = await self._organizations.find(organization_id)
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(OrganizationUserRow).where(OrganizationUserRow.organization_id == organization.organization_id),
-            OrganizationUserRow.user_id,
-            "usr",
-            page_token,
-            page_size,
-        )
-        return OrganizationUserPage(users=[_user(row) for row in rows], next_page_token=next_page_token)
-
-    async def create(self, organization_id: str, email: str, name: str | None, role: str | None) -> OrganizationUser:
-        """Create a user.
-
-        Raises:
-            NotFound: the organization, or the role in its environment.
-            Conflict: the organization has a user of that email, or does not admit its domain.
-        """
-        organization = await self._organizations.find(organization_id, lock=True)
-        await self._settings.require_admitted(organization.organization_id, email)
-        found = await self._roles.find(organization.environment_id, role) if role is not None else None
-        row = OrganizationUserRow(
-            user_id=new_identifier("usr", self._now),
-            organization_id=organization.organization_id,
-            email=email,
-            name=name,
-            role=found,
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, "There is a user of that email. Call list_organization_users.")
-        return _user(row)
+    If next_page_token is not null, call again with it as page_token.
+    """
+    await find_organization(directory, organization_id)
+    query = select(OrganizationUserRow).where(OrganizationUserRow.organization_id == organization_id)
+    key = OrganizationUserRow.user_id
+    return await fetch_page(directory, OrganizationUserPage, query, key, "usr", page_token, page_size)
 
 
-def _user(row: OrganizationUserRow) -> OrganizationUser:
-    return OrganizationUser(
-        user_id=row.user_id,
-        organization_id=row.organization_id,
-        email=row.email,
-        name=row.name,
-        role=row.role.name if row.role is not None else None,
-        created_at=row.created_at,
+@tools.tool(scopes=["org:write"], read_only=False)
+async def create_organization_user(
+    directory: Directory,
+    organization_id: OrganizationId,
+    email: EmailAddress,
+    name: DisplayName | None = None,
+    role: RoleName | None = None,
+) -> OrganizationUser:
+    """Create a user in one organization. No email is sent.
+
+    The email must be new in the organization, of a domain that its settings allow (get_organization_details). role is
+    the name of a role of the environment, as returned by list_environment_roles.
+    """
+    organization = await find_organization(directory, organization_id, lock=True)
+    domains = (await find_settings(directory, organization_id)).allowed_email_domains
+    if domains and email.rpartition("@")[2] not in domains:
+        raise Conflict("The organization does not admit that email domain. Call get_organization_details.")
+    row = OrganizationUserRow(
+        user_id=directory.new_identifier("usr"),
+        organization_id=organization_id,
+        email=email,
+        name=name,
+        environment_role=await find_role(directory, organization.environment_id, role) if role is not None else None,
+        created_at=int(directory.now),
     )
+    await directory.insert("There is a user of that email. Call list_organization_users.", row)
+    return OrganizationUser.model_validate(row)

@@ -1,25 +1,24 @@
-"""Lists in pages. The `page_token` is opaque to callers: the identifier that the next page starts after."""
+"""Paged lists. A `page_token` is opaque to callers and contains the identifier after which the next page starts."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Select
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from gatehouse.directory.directory import Directory
 from gatehouse.directory.errors import DirectoryError
 from gatehouse.directory.identifiers import is_identifier
 from gatehouse.shared.protocol import base64url
 
-RowT = TypeVar("RowT")
+PageT = TypeVar("PageT", bound=BaseModel)
 
 PageToken = Annotated[
-    str, Field(min_length=1, max_length=64, description="next_page_token of the page before; leave out for the first.")
+    str, Field(min_length=1, max_length=64, description="next_page_token of the previous page; omit for the first.")
 ]
 NextPageToken = Annotated[str | None, Field(description="Token of the next page; null at the end.")]
-PageSize = Annotated[int, Field(ge=1, le=100, description="Entries in a page, 100 at most.")]
-DEFAULT_PAGE_SIZE = 50
+PageSize = Annotated[int, Field(ge=1, le=100, description="Maximum number of entries in a page, up to 100.")]
+DEFAULT_PAGE_SIZE: Final = 50
 
 
 def _encode(identifier: str) -> str:
@@ -37,20 +36,40 @@ def _decode(page_token: str, prefix: str) -> str:
 
 
 async def fetch_page(
-    session: AsyncSession,
-    query: Select[RowT],
+    directory: Directory,
+    model: type[PageT],
+    query: Select[Any],
     key: InstrumentedAttribute[str],
     prefix: str,
     page_token: str | None,
     page_size: int,
-) -> tuple[Sequence[RowT], str | None]:
-    """Return one page in the order of `key`, and the token of the next one, or None at the end.
+) -> PageT:
+    """Return one page of a list.
 
-    `key` is the column of the rows' identifiers, which begin with `prefix`.
+    Args:
+        directory: the caller's workspace.
+        model: the page: a list of entities, which are read from the rows' attributes, and `next_page_token`.
+        query: the whole list, restricted to the workspace.
+        key: the column of the rows' identifiers. The list is sorted by it, so the oldest rows come first.
+        prefix: the prefix of these identifiers.
+        page_token: `next_page_token` of the previous page; None for the first.
+        page_size: the maximum number of entries.
+
+    Raises:
+        DirectoryError: the page token is invalid.
+        NoWorkspace: the workspace does not exist.
     """
-    bounded: Select[Any] = query.order_by(key).limit(page_size + 1)
+    bounded = query.order_by(key).limit(page_size + 1)
     if page_token is not None:
-        bounded = bounded.where(key > _decode(page_token, prefix))
-    rows = (await session.scalars(bounded)).all()
+        try:
+            bounded = bounded.where(key > _decode(page_token, prefix))
+        except DirectoryError:
+            await directory.require_workspace()
+            raise
+    rows = (await directory.session.scalars(bounded)).all()
+    if not rows:
+        await directory.require_workspace()
     page = rows[:page_size]
-    return page, _encode(getattr(page[-1], key.key)) if len(rows) > page_size else None
+    entries = next(name for name in model.model_fields if name != "next_page_token")
+    last = _encode(getattr(page[-1], key.key)) if len(rows) > page_size else None
+    return model.model_validate({entries: page, "next_page_token": last})

@@ -1,24 +1,27 @@
-"""Where the applications of an environment may send a browser: after it signed in, after it signed out, to sign in."""
+"""Redirect URIs of an environment: after sign-in, after sign-out, and the URI that initiates sign-in."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Select, select
 
-from gatehouse.directory.environments import PartOfEnvironments
+from gatehouse.directory.addresses import InitiateLoginUri, RedirectUri
+from gatehouse.directory.directory import MAX_PER_ENVIRONMENT, Directory, Entity, locked
+from gatehouse.directory.environments import find_environment
 from gatehouse.directory.errors import NotFound
-from gatehouse.directory.identifiers import new_identifier
+from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import RedirectUriRow
-from gatehouse.directory.rows import MAX_PER_ENVIRONMENT, find_row, require_room, to_change
 from gatehouse.directory.text import CreatedAt
+from gatehouse.resourceserver.catalogue import ToolGroup
 
 RedirectUriKind = Literal["redirect", "post_logout_redirect"]
 
-_LIST_TOOL = "list_redirect_uris"
-_NOUNS: dict[RedirectUriKind, str] = {"redirect": "redirect URI", "post_logout_redirect": "post-logout redirect URI"}
+_LIST_TOOL: Final = "list_redirect_uris"
+
+tools = ToolGroup()
 
 
-class RegisteredUri(BaseModel):
+class RegisteredUri(Entity):
     """A redirect URI of an environment."""
 
     redirect_uri_id: str
@@ -29,72 +32,17 @@ class RegisteredUri(BaseModel):
 
 
 class InitiateLogin(BaseModel):
-    """Where an environment's sign-in begins."""
+    """The URI that initiates sign-in at an environment."""
 
     environment_id: str
-    initiate_login_uri: str | None = Field(description="Null when there is none.")
+    initiate_login_uri: str | None = Field(description="Null if none is set.")
 
 
 class RedirectUriList(InitiateLogin):
-    """Every URI of an environment, the oldest first: at most 100, so there are no pages."""
+    """Every URI of an environment, the oldest first. There are at most 100, so the list has no pages."""
 
     redirect_uris: list[RegisteredUri]
     post_logout_redirect_uris: list[RegisteredUri]
-
-
-class RedirectUris(PartOfEnvironments):
-    """The redirect URIs of one workspace's environments."""
-
-    async def all_of(self, environment_id: str) -> RedirectUriList:
-        """Return every URI of an environment. Raises NotFound."""
-        environment = await self._environments.find(environment_id)
-        query = select(RedirectUriRow).where(RedirectUriRow.environment_id == environment.environment_id)
-        rows = (await self._session.scalars(query.order_by(RedirectUriRow.redirect_uri_id))).all()
-        return RedirectUriList(
-            environment_id=environment.environment_id,
-            initiate_login_uri=environment.initiate_login_uri,
-            redirect_uris=[_uri(row) for row in rows if row.kind == "redirect"],
-            post_logout_redirect_uris=[_uri(row) for row in rows if row.kind == "post_logout_redirect"],
-        )
-
-    async def add(self, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
-        """Add a URI, or return it when it is there. Raises NotFound for the environment, LimitReached."""
-        environment = await self._environments.find(environment_id, lock=True)
-        row = await self._session.scalar(_query(environment.environment_id, kind, uri))
-        if row is None:
-            owner, things = RedirectUriRow.environment_id, "redirect URIs in an environment"
-            await require_room(self._session, owner, environment.environment_id, MAX_PER_ENVIRONMENT, things)
-            row = RedirectUriRow(
-                redirect_uri_id=new_identifier("uri", self._now),
-                environment_id=environment.environment_id,
-                kind=kind,
-                uri=uri,
-                created_at=int(self._now),
-            )
-            self._session.add(row)
-        return _uri(row)
-
-    async def remove(self, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
-        """Remove a URI, and return what it was. Raises NotFound."""
-        environment = await self._environments.find(environment_id)
-        query = to_change(_query(environment.environment_id, kind, uri))
-        row = await find_row(self._session, query, _NOUNS[kind], _LIST_TOOL)
-        await self._session.delete(row)
-        return _uri(row)
-
-    async def set_initiate_login(self, environment_id: str, uri: str) -> InitiateLogin:
-        """Set where sign-in begins, in place of what was set. Raises NotFound for the environment."""
-        environment = await self._environments.find(environment_id, lock=True)
-        environment.initiate_login_uri = uri
-        return InitiateLogin(environment_id=environment.environment_id, initiate_login_uri=uri)
-
-    async def remove_initiate_login(self, environment_id: str) -> InitiateLogin:
-        """Remove where sign-in begins. Raises NotFound for the environment, or when nothing is set."""
-        environment = await self._environments.find(environment_id, lock=True)
-        if environment.initiate_login_uri is None:
-            raise NotFound("initiate login URI", _LIST_TOOL)
-        environment.initiate_login_uri = None
-        return InitiateLogin(environment_id=environment.environment_id, initiate_login_uri=None)
 
 
 def _query(environment_id: str, kind: RedirectUriKind, uri: str) -> Select[RedirectUriRow]:
@@ -103,5 +51,101 @@ def _query(environment_id: str, kind: RedirectUriKind, uri: str) -> Select[Redir
     )
 
 
-def _uri(row: RedirectUriRow) -> RegisteredUri:
-    return RegisteredUri.model_validate(row, from_attributes=True)
+async def _add(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
+    """Add a URI, or return the existing one. Raises NotFound for the environment, LimitReached."""
+    await find_environment(directory, environment_id, lock=True)
+    row = await directory.session.scalar(_query(environment_id, kind, uri))
+    if row is None:
+        owner, things = RedirectUriRow.environment_id, "redirect URIs in an environment"
+        await directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, things)
+        row = RedirectUriRow(
+            redirect_uri_id=directory.new_identifier("uri"),
+            environment_id=environment_id,
+            kind=kind,
+            uri=uri,
+            created_at=int(directory.now),
+        )
+        directory.session.add(row)
+    return RegisteredUri.model_validate(row)
+
+
+async def _remove(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
+    """Remove a URI, and return it. Raises NotFound."""
+    await find_environment(directory, environment_id)
+    entity = "redirect URI" if kind == "redirect" else "post-logout redirect URI"
+    row = await directory.find(locked(_query(environment_id, kind, uri)), entity, _LIST_TOOL)
+    await directory.session.delete(row)
+    return RegisteredUri.model_validate(row)
+
+
+@tools.tool(scopes=["env:read"], read_only=True)
+async def list_redirect_uris(directory: Directory, environment_id: EnvironmentId) -> RedirectUriList:
+    """List all redirect URIs and post-logout redirect URIs of one environment, and its initiate-login URI."""
+    environment = await find_environment(directory, environment_id)
+    query = select(RedirectUriRow).where(RedirectUriRow.environment_id == environment_id)
+    rows = await directory.session.scalars(query.order_by(RedirectUriRow.redirect_uri_id))
+    uris = [RegisteredUri.model_validate(row) for row in rows]
+    return RedirectUriList(
+        environment_id=environment_id,
+        initiate_login_uri=environment.initiate_login_uri,
+        redirect_uris=[uri for uri in uris if uri.kind == "redirect"],
+        post_logout_redirect_uris=[uri for uri in uris if uri.kind == "post_logout_redirect"],
+    )
+
+
+@tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
+async def add_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
+    """Allow the applications of one environment to send a browser to a URI after sign-in.
+
+    Authorization codes are sent there, so add only URIs that your organization controls. An existing URI is returned
+    unchanged.
+    """
+    return await _add(directory, environment_id, "redirect", uri)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def remove_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
+    """Remove a redirect URI, written exactly as list_redirect_uris returns it. Sign-in that uses it stops working."""
+    return await _remove(directory, environment_id, "redirect", uri)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
+async def add_post_logout_redirect_uri(
+    directory: Directory, environment_id: EnvironmentId, uri: RedirectUri
+) -> RegisteredUri:
+    """Allow the applications of one environment to send a browser to a URI after sign-out.
+
+    An existing URI is returned unchanged.
+    """
+    return await _add(directory, environment_id, "post_logout_redirect", uri)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def remove_post_logout_redirect_uri(
+    directory: Directory, environment_id: EnvironmentId, uri: RedirectUri
+) -> RegisteredUri:
+    """Remove a post-logout redirect URI, written exactly as list_redirect_uris returns it."""
+    return await _remove(directory, environment_id, "post_logout_redirect", uri)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def set_initiate_login_uri(
+    directory: Directory, environment_id: EnvironmentId, uri: InitiateLoginUri
+) -> InitiateLogin:
+    """Set the https URL at which a third party can initiate sign-in at one environment.
+
+    Each environment has one, and the new value replaces it. Check with list_redirect_uris first.
+    """
+    environment = await find_environment(directory, environment_id, lock=True)
+    environment.initiate_login_uri = uri
+    return InitiateLogin(environment_id=environment_id, initiate_login_uri=uri)
+
+
+@tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
+async def remove_initiate_login_uri(directory: Directory, environment_id: EnvironmentId) -> InitiateLogin:
+    """Remove the URL at which a third party can initiate sign-in at one environment."""
+    environment = await find_environment(directory, environment_id, lock=True)
+    if environment.initiate_login_uri is None:
+        raise NotFound("initiate login URI", _LIST_TOOL)
+    environment.initiate_login_uri = None
+    return InitiateLogin(environment_id=environment_id, initiate_login_uri=None)

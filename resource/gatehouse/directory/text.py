@@ -1,4 +1,4 @@
-"""Text that people and agents write: bounded, and without characters that act on a terminal or that nobody sees."""
+"""Types for text arguments: limited in length, without control characters and invisible characters."""
 
 import unicodedata
 from typing import Annotated, Final
@@ -14,11 +14,11 @@ _DOMAIN: Final = rf"(?:{_LABEL}\.)+[A-Za-z]{{2,63}}"
 _MAILBOX: Final = r"[A-Za-z0-9_%+'-]+(?:\.[A-Za-z0-9_%+'-]+)*"
 
 _JOINERS: Final = frozenset("\u200c\u200d")
-"""Persian, the scripts of India and emoji are written with them."""
+"""Persian, Indic scripts and emoji need these."""
 
 
 def _check_visible(text: str) -> str:
-    """Refuse what turns the direction of text, or spells words that an agent reads and a person does not see."""
+    """Reject characters that reverse text direction, or that an agent reads and a person does not see."""
     if any(unicodedata.category(character) == "Cf" for character in text if character not in _JOINERS):
         raise PydanticCustomError("text_invisible", "must not have invisible characters")
     return text
@@ -30,17 +30,17 @@ DisplayName = Annotated[
         min_length=1,
         max_length=128,
         pattern=f"^{_PLAIN}+$",
-        description="What people call it; no control characters.",
+        description="Display name, without control characters.",
     ),
     AfterValidator(_check_visible),
 ]
 Description = Annotated[
     str,
-    Field(max_length=512, pattern=f"^{_PLAIN}*$", description="What it is for, in one line; no control characters."),
+    Field(max_length=512, pattern=f"^{_PLAIN}*$", description="Purpose, in one line without control characters."),
     AfterValidator(_check_visible),
 ]
 SearchText = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=f"^{_PLAIN}+$", description="Some words, such as: audit log.")
+    str, Field(min_length=1, max_length=200, pattern=f"^{_PLAIN}+$", description="Search words, such as: audit log.")
 ]
 EmailAddress = Annotated[
     str,
@@ -48,19 +48,19 @@ EmailAddress = Annotated[
     Field(
         max_length=254,
         pattern=f"^{_MAILBOX}@{_DOMAIN}$",
-        description="An ASCII email address; kept in lower case.",
+        description="An ASCII email address; stored in lower case.",
     ),
 ]
 EmailDomain = Annotated[
     str,
     StringConstraints(to_lower=True),
-    Field(max_length=253, pattern=f"^{_DOMAIN}$", description="What stands behind the @; kept in lower case."),
+    Field(max_length=253, pattern=f"^{_DOMAIN}$", description="Domain part of an email address; stored in lower case."),
 ]
 ScopeName = Annotated[
     str,
     Field(
         pattern=f"^{SCOPE_TOKEN.pattern}$",
-        description="A scope as OAuth writes it, such as invoices:read: no space, quote or backslash.",
+        description="An OAuth scope such as invoices:read, without spaces, quotes and backslashes.",
     ),
 ]
 CreatedAt = Annotated[int, Field(description="Seconds since 1970-01-01T00:00:00Z.")]

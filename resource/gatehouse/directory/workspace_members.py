@@ -1,24 +1,26 @@
-"""Members of a workspace: the people who were invited to it."""
+"""Members of a workspace, including invited people."""
 
 from typing import Final, Literal
 
 from pydantic import BaseModel
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.directory.identifiers import new_identifier
-from gatehouse.directory.models import WorkspaceMemberRow, WorkspaceRow
-from gatehouse.directory.paging import NextPageToken, fetch_page
-from gatehouse.directory.rows import add_row, find_row, require_room, to_change
-from gatehouse.directory.text import CreatedAt
+from gatehouse.directory.directory import Directory, Entity, locked
+from gatehouse.directory.identifiers import MemberId
+from gatehouse.directory.models import WorkspaceMemberRow
+from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
+from gatehouse.directory.text import CreatedAt, EmailAddress
+from gatehouse.resourceserver.catalogue import ToolGroup
 
 MAX_MEMBERS: Final = 1000
 
 MemberRole = Literal["admin", "member"]
 MemberStatus = Literal["invited", "active"]
 
+tools = ToolGroup()
 
-class WorkspaceMember(BaseModel):
+
+class WorkspaceMember(Entity):
     """A member of the workspace."""
 
     user_id: str
@@ -35,53 +37,52 @@ class WorkspaceMemberPage(BaseModel):
     next_page_token: NextPageToken
 
 
-class WorkspaceMembers:
-    """The members of one workspace."""
+@tools.tool(scopes=["wks:read"], read_only=True)
+async def list_workspace_members(
+    directory: Directory, page_token: PageToken | None = None, page_size: PageSize = DEFAULT_PAGE_SIZE
+) -> WorkspaceMemberPage:
+    """List the members of your workspace, including invited people, the first invited first.
 
-    def __init__(self, session: AsyncSession, workspace_id: str, now: float) -> None:
-        self._session = session
-        self._workspace_id = workspace_id
-        self._now = now
-
-    async def page(self, page_token: str | None, page_size: int) -> WorkspaceMemberPage:
-        """Return one page. Raises DirectoryError for a page_token that is none."""
-        rows, next_page_token = await fetch_page(
-            self._session,
-            select(WorkspaceMemberRow).where(WorkspaceMemberRow.workspace_id == self._workspace_id),
-            WorkspaceMemberRow.user_id,
-            "usr",
-            page_token,
-            page_size,
-        )
-        return WorkspaceMemberPage(members=[_member(row) for row in rows], next_page_token=next_page_token)
-
-    async def invite(self, email: str, role: MemberRole) -> WorkspaceMember:
-        """Record an invitation. Raises Conflict for an email that is a member's, LimitReached."""
-        workspace = select(WorkspaceRow).where(WorkspaceRow.workspace_id == self._workspace_id)
-        await self._session.execute(to_change(workspace))
-        owner = WorkspaceMemberRow.workspace_id
-        await require_room(self._session, owner, self._workspace_id, MAX_MEMBERS, "members in a workspace")
-        row = WorkspaceMemberRow(
-            user_id=new_identifier("usr", self._now),
-            workspace_id=self._workspace_id,
-            email=email,
-            role=role,
-            status="invited",
-            created_at=int(self._now),
-        )
-        await add_row(self._session, row, "There is a member of that email. Call list_workspace_members.")
-        return _member(row)
-
-    async def remove(self, user_id: str) -> WorkspaceMember:
-        """Remove a member and return what it was. Raises NotFound."""
-        query = select(WorkspaceMemberRow).where(
-            WorkspaceMemberRow.user_id == user_id, WorkspaceMemberRow.workspace_id == self._workspace_id
-        )
-        row = await find_row(self._session, to_change(query), "member", "list_workspace_members")
-        removed = _member(row)
-        await self._session.delete(row)
-        return removed
+    If next_page_token is not null, call again with it as page_token.
+    """
+    query = select(WorkspaceMemberRow).where(WorkspaceMemberRow.workspace_id == directory.workspace_id)
+    key = WorkspaceMemberRow.user_id
+    return await fetch_page(directory, WorkspaceMemberPage, query, key, "usr", page_token, page_size)
 
 
-def _member(row: WorkspaceMemberRow) -> WorkspaceMember:
-    return WorkspaceMember.model_validate(row, from_attributes=True)
+@tools.tool(scopes=["wks:write"], read_only=False)
+async def invite_workspace_member(
+    directory: Directory, email: EmailAddress, role: MemberRole = "member"
+) -> WorkspaceMember:
+    """Record the invitation of a person to your workspace. No email is sent: tell the person yourself.
+
+    The email must be new in the workspace; check with list_workspace_members first.
+    """
+    await directory.require_workspace(lock=True)
+    owner = WorkspaceMemberRow.workspace_id
+    await directory.require_room(owner, directory.workspace_id, MAX_MEMBERS, "members in a workspace")
+    row = WorkspaceMemberRow(
+        user_id=directory.new_identifier("usr"),
+        workspace_id=directory.workspace_id,
+        email=email,
+        role=role,
+        status="invited",
+        created_at=int(directory.now),
+    )
+    await directory.insert("There is a member of that email. Call list_workspace_members.", row)
+    return WorkspaceMember.model_validate(row)
+
+
+@tools.tool(scopes=["wks:write"], read_only=False, destructive=True, idempotent=True)
+async def remove_workspace_member(directory: Directory, user_id: MemberId) -> WorkspaceMember:
+    """Remove a member or revoke an invitation, and return what was removed. This cannot be undone.
+
+    Get the user_id from list_workspace_members, and make sure that it is the person you mean.
+    """
+    query = select(WorkspaceMemberRow).where(
+        WorkspaceMemberRow.user_id == user_id, WorkspaceMemberRow.workspace_id == directory.workspace_id
+    )
+    row = await directory.find(locked(query), "member", "list_workspace_members")
+    removed = WorkspaceMember.model_validate(row)
+    await directory.session.delete(row)
+    return removed

@@ -1,4 +1,4 @@
-"""Workspaces: the tenants. Admins create them; a client acts in the one that its token names."""
+"""Workspaces: the tenants. Admins create them, and a client acts in the one that its token names."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ def create_workspace(session: Session, name: str, now: float) -> Workspace:
     """Create a workspace.
 
     Raises:
-        Conflict: the name is taken, empty, too long or not printable.
+        Conflict: the name exists, or is empty, too long or not printable.
     """
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters.")

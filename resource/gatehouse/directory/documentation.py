@@ -1,4 +1,4 @@
-"""The documents of this project, searched by section with SQLite's FTS5. One index in memory for each process."""
+"""Search in this project's documentation, by section, with SQLite's FTS5. Each process has one index in memory."""
 
 import functools
 import re
@@ -9,9 +9,15 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Annotated, Final
 
 import anyio.to_thread
+from pydantic import BaseModel, Field
+
+from gatehouse.directory.text import SearchText
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, ToolGroup
+
+Limit = Annotated[int, Field(ge=1, le=20, description="Maximum number of sections, up to 20.")]
 
 _EXCERPT_WORDS: Final = 48
 
@@ -21,12 +27,44 @@ _FENCE = re.compile(r" {0,3}(```|~~~)")
 _SEARCH = f"""
 SELECT file, heading, snippet(section, 2, '', '', '...', {_EXCERPT_WORDS})
 FROM section WHERE section MATCH ? ORDER BY bm25(section, 0, 4, 1), rowid LIMIT ?
-"""  # noqa: S608 - the number is ours
+"""  # noqa: S608 - a constant
+
+
+tools = ToolGroup()
+
+
+class DocumentSection(BaseModel):
+    """A section of a document that contains some of the words."""
+
+    file: str
+    heading: str
+    excerpt: str = Field(description="Text around the words, in Markdown; '...' marks omissions.")
+
+
+class DocumentSearch(BaseModel):
+    """The sections found, the best match first."""
+
+    sections: list[DocumentSection]
+
+
+@tools.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+async def search_docs(query: SearchText, limit: Limit = 5) -> DocumentSearch:
+    """Search the documentation of Gatehouse: how to register clients, grant scopes, read the audit log, and more.
+
+    Send the significant words, in English. There are no operators. If nothing is found, try other words.
+    """
+    # In a thread, because the first search in a process builds the index.
+    found = await anyio.to_thread.run_sync(lambda: _index().search(query, limit))
+    return DocumentSearch(
+        sections=[
+            DocumentSection(file=section.file, heading=section.heading, excerpt=section.text) for section in found
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading of a document and what stands below it, up to the next heading."""
+    """A heading of a document and the text below it, up to the next heading."""
 
     file: str
     heading: str
@@ -34,7 +72,7 @@ class Section:
 
 
 class Index:
-    """Sections that can be searched, from any thread."""
+    """A full-text index of sections, usable from any thread."""
 
     def __init__(self, sections: Iterator[Section]) -> None:
         self._lock = Lock()
@@ -46,19 +84,14 @@ class Index:
         self._database.executemany("INSERT INTO section VALUES (?, ?, ?)", rows)
 
     def search(self, query: str, limit: int) -> list[Section]:
-        """Return the sections with any of the query's words, the best match first, their texts cut to excerpts."""
-        # Each word is a string of FTS5's own syntax, so that no operator or column of a caller is read.
+        """Return the sections with any of the query's words, the best match first, with excerpts as their text."""
+        # Each word is quoted as an FTS5 string, so the caller's operators and column names have no effect.
         words = " OR ".join('"' + word.replace('"', '""') + '"' for word in query.replace("\0", " ").split())
         if not words:
             return []
         with self._lock:
             rows = self._database.execute(_SEARCH, (words, limit)).fetchall()
         return [Section(file, heading, " ".join(excerpt.split())) for file, heading, excerpt in rows]
-
-
-async def search(query: str, limit: int) -> list[Section]:
-    """Search this project's documents, off the event loop. The first call in a process builds the index."""
-    return await anyio.to_thread.run_sync(lambda: _index().search(query, limit))
 
 
 @functools.cache
@@ -69,7 +102,7 @@ def _index() -> Index:
 def documents() -> Sequence[tuple[str, str]]:
     """Return the name and the text of every document, sorted by name.
 
-    A wheel carries them in this package; in a working copy they are where people read them.
+    A wheel contains them in this package. In a working copy they are in the repository's root.
     """
     packaged = files("gatehouse.directory") / "documents"
     root = packaged if packaged.is_dir() else Path(__file__).parents[3]
@@ -86,7 +119,7 @@ def _markdown_in(folder: Traversable, name: str) -> Iterator[tuple[str, Traversa
 
 
 def sections_of(file: str, text: str) -> Iterator[Section]:
-    """Cut a Markdown document at its headings; a `#` in a block of code is none."""
+    """Split a Markdown document at its headings, ignoring `#` in code blocks."""
     heading, lines, fence = file, list[str](), None
     for line in text.splitlines():
         if mark := _FENCE.match(line):

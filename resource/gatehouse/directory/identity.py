@@ -1,4 +1,4 @@
-"""Who is calling."""
+"""The calling client."""
 
 from pydantic import BaseModel, Field
 
@@ -9,19 +9,19 @@ tools = ToolGroup()
 
 
 class Identity(BaseModel):
-    """The caller, as its access token says."""
+    """The calling client, according to its access token."""
 
     client_id: str
-    scopes: list[str] = Field(description="What the token was granted, sorted.")
+    scopes: list[str] = Field(description="Scopes of the token, sorted.")
     workspace_id: str | None = Field(description="The workspace that every other tool works in.")
     expires_at: int = Field(description="When the token expires, in seconds since 1970-01-01T00:00:00Z.")
 
 
 @tools.tool(scopes=ANY_VALID_TOKEN, read_only=True)
 async def whoami(claims: AccessClaims) -> Identity:
-    """Tell who you are here: your client_id, the scopes and expiry of your token, and your workspace.
+    """Return your identity: your client_id, the scopes and expiry of your token, and your workspace.
 
-    Call it first when another tool is refused or missing: what you may call follows from the scopes.
+    Call it first if another tool is rejected or missing: the scopes decide what you may call.
     """
     return Identity(
         client_id=claims.client_id,
