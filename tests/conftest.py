@@ -11,10 +11,13 @@ from support import authserver as authserver_support
 from support import resourceserver as resourceserver_support
 from support.authserver import AuthServer
 from support.clock import FakeClock
-from support.databases import BACKENDS, PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template, running_postgresql
+from support.databases import BACKENDS, PostgreSQL, Template, Templates, running_postgresql
+from support.dialects import use_test_dialects
 from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.shared.service.database import parse_database_url
+
+use_test_dialects()
 
 # No test judges by the time that it took.
 hypothesis.settings.register_profile("gatehouse", deadline=None)
@@ -50,54 +53,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """A PostgreSQL server, started for the first test that needs it."""
-    with running_postgresql(tmp_path_factory.getbasetemp().parent) as server:
+    base = tmp_path_factory.getbasetemp()
+    # The base of one of several processes is a folder in the base of all.
+    with running_postgresql(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def sqlite_authserver_template(tmp_path_factory: pytest.TempPathFactory) -> SQLiteTemplate:
-    folder = tmp_path_factory.mktemp("authserver")
-    authserver_support.prepare_installation(folder, FakeClock())
-    return SQLiteTemplate(folder, "authserver.db")
-
-
-@pytest.fixture(scope="session")
-def postgresql_authserver_template(
-    tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL
-) -> PostgreSQLTemplate:
-    folder, url = tmp_path_factory.mktemp("authserver"), postgresql.create_database()
-    authserver_support.prepare_installation(folder, FakeClock(), database_url=url.render_as_string(hide_password=False))
-    return PostgreSQLTemplate(folder, postgresql, url)
-
-
-@pytest.fixture(scope="session")
-def sqlite_resourceserver_template(tmp_path_factory: pytest.TempPathFactory) -> SQLiteTemplate:
-    folder = tmp_path_factory.mktemp("resourceserver")
-    resourceserver_support.prepare_installation(folder)
-    return SQLiteTemplate(folder, "resourceserver.db")
-
-
-@pytest.fixture(scope="session")
-def postgresql_resourceserver_template(
-    tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL
-) -> PostgreSQLTemplate:
-    folder, url = tmp_path_factory.mktemp("resourceserver"), postgresql.create_database()
-    resourceserver_support.prepare_installation(folder, database_url=url.render_as_string(hide_password=False))
-    return PostgreSQLTemplate(folder, postgresql, url)
+def templates(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Installations that are made once on each database and copied for every test."""
+    return Templates(tmp_path_factory.mktemp, lambda: request.getfixturevalue("postgresql"))
 
 
 @pytest.fixture
-def authserver_template(request: pytest.FixtureRequest, backend: str) -> Iterator[Template]:
-    """An initialized installation, made once on each database and copied for every test."""
-    template: Template = request.getfixturevalue(f"{backend}_authserver_template")
+def authserver_template(templates: Templates, backend: str) -> Iterator[Template]:
+    """An initialized authorization server with one resource: env:read, env:write (implies env:read), org:read."""
+    template = templates.get(backend, "authserver", authserver_support.prepare_installation)
     yield template
     template.discard()
 
 
 @pytest.fixture
-def resourceserver_template(request: pytest.FixtureRequest, backend: str) -> Iterator[Template]:
-    """An initialized installation, made once on each database and copied for every test."""
-    template: Template = request.getfixturevalue(f"{backend}_resourceserver_template")
+def resourceserver_template(templates: Templates, backend: str) -> Iterator[Template]:
+    """An initialized resource server."""
+    template = templates.get(backend, "resourceserver", resourceserver_support.prepare_installation)
     yield template
     template.discard()
 
@@ -116,9 +95,8 @@ def empty_database(request: pytest.FixtureRequest, backend: str, tmp_path: Path)
 
 @pytest.fixture
 def authserver(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> Iterator[AuthServer]:
-    """An authorization server with one resource registered: env:read, env:write (implies env:read), org:read."""
+    """An authorization server with the template's resource."""
     server = AuthServer(tmp_path / "authserver", authserver_template, clock)
-    server.add_resource()
     yield server
     server.close()
 

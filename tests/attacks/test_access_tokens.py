@@ -11,9 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from httpx2 import Response
 from support.clock import FakeClock
-from support.databases import SQLiteTemplate
+from support.databases import Templates
 from support.forging import decode, encode, forge, header_of, hs256, part, signer
-from support.resourceserver import ISSUER, RESOURCE, Issuer, ResourceServer, running_resource_server
+from support.resourceserver import (
+    ISSUER,
+    RESOURCE,
+    Issuer,
+    ResourceServer,
+    prepare_installation,
+    running_resource_server,
+)
 
 from gatehouse.shared.protocol.jws import SigningKey
 
@@ -54,7 +61,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def server(
     tmp_path_factory: pytest.TempPathFactory,
-    sqlite_resourceserver_template: SQLiteTemplate,
+    templates: Templates,
     rsa_key: SigningKey,
     eddsa_key: SigningKey,
     anyio_backend: str,
@@ -63,8 +70,9 @@ async def server(
     clock = FakeClock()
     issuer = Issuer(clock)
     issuer.published += [rsa_key.public_jwk(), eddsa_key.public_jwk()]
+    template = templates.get("sqlite", "resourceserver", prepare_installation)
     folder = tmp_path_factory.mktemp("attacked")
-    async with running_resource_server(folder, sqlite_resourceserver_template, clock, keys_of=issuer) as running:
+    async with running_resource_server(folder, template, clock, keys_of=issuer) as running:
         yield running
 
 

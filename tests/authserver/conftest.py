@@ -1,10 +1,11 @@
 """Fixtures of the authorization server's tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.authserver import RESOURCE
-from support.databases import Template
+from support.authserver import RESOURCE, initialize
+from support.databases import Templates
 from support.shell import Shell
 
 
@@ -15,9 +16,14 @@ def empty(tmp_path: Path) -> Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, authserver_template: Template) -> Shell:
+def shell(tmp_path: Path, templates: Templates, backend: str) -> Iterator[Shell]:
     """An initialized installation with one resource."""
-    shell = Shell(tmp_path, authserver_template.install(tmp_path))
+    template = templates.get(backend, "shell", prepare_shell)
+    yield Shell(tmp_path, template.install(tmp_path))
+    template.discard()
+
+
+def prepare_shell(folder: Path, database_url: str) -> None:
+    initialize(folder, database_url)
     scopes = ("--scope", "env:read=See environments", "--scope", "env:write", "--scope", "org:read")
-    shell.text("resource", "add", RESOURCE, "--name", "tools", *scopes)
-    return shell
+    Shell(folder, database_url).text("resource", "add", RESOURCE, "--name", "tools", *scopes)

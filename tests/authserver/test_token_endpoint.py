@@ -25,7 +25,6 @@ def configured(tmp_path: Path, authserver_template: Template, clock: FakeClock) 
     def run(**changes: Any) -> AuthServer:
         server = AuthServer(tmp_path / f"server{len(servers)}", authserver_template, clock, **changes)
         servers.append(server)
-        server.add_resource()
         return server
 
     yield run

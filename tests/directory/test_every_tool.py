@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 from support.clock import FakeClock
-from support.databases import PostgreSQL, PostgreSQLTemplate, SQLiteTemplate, Template
+from support.databases import Template, Templates
 from support.resourceserver import (
     ALL_SCOPES,
     ResourceServer,
@@ -45,24 +45,20 @@ Furnished = tuple[Template, Tenant]
 
 
 @pytest.fixture(scope="session")
-def furnished_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
-    folder = tmp_path_factory.mktemp("furnished")
-    tenant = furnish(settings_in(folder).database)
-    return SQLiteTemplate(folder, "resourceserver.db"), tenant
-
-
-@pytest.fixture(scope="session")
-def furnished_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgreSQL) -> Furnished:
-    url = postgresql.create_database()
-    tenant = furnish(url)
-    return PostgreSQLTemplate(tmp_path_factory.mktemp("furnished"), postgresql, url), tenant
+def tenants() -> dict[str, Tenant]:
+    """For each database, what its template holds."""
+    return {}
 
 
 @pytest.fixture
-def furnished(request: pytest.FixtureRequest, backend: str) -> Iterator[Furnished]:
+def furnished(templates: Templates, backend: str, tenants: dict[str, Tenant]) -> Iterator[Furnished]:
     """Two workspaces with one of everything in them, made once on each database and copied for every test."""
-    template, tenant = request.getfixturevalue(f"furnished_{backend}")
-    yield template, tenant
+
+    def prepare(folder: Path, database_url: str) -> None:
+        tenants[backend] = furnish(settings_in(folder, database_url=database_url).database)
+
+    template = templates.get(backend, "furnished", prepare)
+    yield template, tenants[backend]
     template.discard()
 
 

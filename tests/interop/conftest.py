@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from local_stack import LocalStack
 from support import interop
+from support.prepared_stack import running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,14 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A running installation, shared by all tests."""
-    running = LocalStack(tmp_path_factory.mktemp("stack"))
-    running.init()
-    try:
-        running.start_all()
-        yield running
-    finally:
-        running.stop()
+    """A running installation shared by all tests."""
+    with running(tmp_path_factory.mktemp("stack") / "stack") as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

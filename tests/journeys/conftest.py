@@ -1,35 +1,37 @@
 """Both servers as real gunicorn processes with two workers each."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from local_stack import LocalStack
+from support.prepared_stack import PreparedStack, StackTemplate, initialized, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in this folder is a journey."""
+    """Mark every test in this folder as a journey, and keep those that share a stack in one process."""
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker("journey")
+            shared = "stack" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("stack" if shared else item.path.stem))
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A running installation that all journeys share; none of them stops it."""
-    running = LocalStack(tmp_path_factory.mktemp("stack"))
-    running.init()
-    try:
-        running.start_all()
-        yield running
-    finally:
-        running.stop()
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedStack]:
+    """A running installation that journeys share; none of them stops it."""
+    with running(tmp_path_factory.mktemp("stack") / "stack") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def stack_template(tmp_path_factory: pytest.TempPathFactory) -> StackTemplate:
+    return StackTemplate(initialized(tmp_path_factory.mktemp("stack") / "stack"))
 
 
 @pytest.fixture
-def lone_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def lone_stack(stack_template: StackTemplate, tmp_path: Path) -> Iterator[PreparedStack]:
     """An installation whose servers a journey starts and kills as it likes."""
-    prepared = LocalStack(tmp_path_factory.mktemp("lone-stack"))
-    prepared.init()
+    prepared = stack_template.copy(tmp_path / "lone-stack")
     try:
         yield prepared
     finally:
@@ -37,6 +39,6 @@ def lone_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]
 
 
 @pytest.fixture(scope="session")
-def workspace_id(stack: LocalStack) -> str:
+def workspace_id(stack: PreparedStack) -> str:
     created: str = stack.run_json("resourceserver", "workspace", "create", "--name", "journeys")["workspace_id"]
     return created

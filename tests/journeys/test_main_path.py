@@ -11,6 +11,7 @@ import pytest
 from local_stack import LocalStack
 from mcp_types import TextResourceContents
 from support.mcp_client import Mode, connect
+from support.prepared_stack import PreparedStack
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver import json_rpc
@@ -102,7 +103,7 @@ async def test_each_key_of_an_agent_works_though_the_sdk_names_none(
 @pytest.mark.divergence("D-04")
 @both_versions
 async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
-    stack: LocalStack, workspace_id: str, mode: Mode
+    stack: PreparedStack, workspace_id: str, mode: Mode
 ) -> None:
     credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace_id}")
     name = next(_names)
@@ -112,7 +113,7 @@ async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
         assert refusal.error.code == json_rpc.INSUFFICIENT_SCOPE
         assert refusal.error.data["scope"] == "env:write"
         await agent.call("whoami")
-        stack.run(
+        stack.run_process(
             *("authserver", "client", "grant", "add", credentials["client_id"]),
             *("--resource", stack.resource, "--scope", "env:write"),
         )
@@ -173,7 +174,7 @@ async def test_the_two_audit_trails_are_joined_by_the_token(stack: LocalStack, w
     }
 
 
-async def test_a_disabled_client_gets_no_token_within_a_second_and_an_enabled_one_does(stack: LocalStack) -> None:
+async def test_a_disabled_client_gets_no_token_within_a_second_and_an_enabled_one_does(stack: PreparedStack) -> None:
     credentials = stack.create_client("switched", "env:read")
 
     def request_token() -> int:
@@ -194,7 +195,7 @@ async def test_a_disabled_client_gets_no_token_within_a_second_and_an_enabled_on
                 await anyio.lowlevel.checkpoint()
 
     await until(200)
-    stack.run("authserver", "client", "disable", credentials["client_id"])
+    stack.run_process("authserver", "client", "disable", credentials["client_id"])
     await until(401)
     stack.run("authserver", "client", "enable", credentials["client_id"])
     await until(200)

@@ -1,10 +1,12 @@
 """An authorization server in this process: real application, real database, no network."""
 
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from sqlalchemy.orm import Session
 from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
@@ -40,15 +42,32 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**defaults, **changes})
 
 
-def prepare_installation(folder: Path, clock: FakeClock, **changes: Any) -> None:
-    """Make what `authserver init` makes."""
-    settings = settings_in(folder, **changes)
+def initialize(folder: Path, database_url: str) -> None:
+    """Do what `authserver init` does."""
+    settings = settings_in(folder, database_url=database_url)
     create_sealing_key(settings)
-    database = Database(settings.database)
-    database.migrate()
-    with database.write() as session:
-        ensure_keys(session, load_sealing_key(settings), settings.issuer, settings.signing_algorithm, clock)
-    database.close()
+    with closing(Database(settings.database)) as database:
+        database.migrate()
+        with database.write() as session:
+            ensure_keys(session, load_sealing_key(settings), settings.issuer, settings.signing_algorithm, FakeClock())
+
+
+def prepare_installation(folder: Path, database_url: str) -> None:
+    """Do what `authserver init` does, and register RESOURCE."""
+    initialize(folder, database_url)
+    clock = FakeClock()
+    settings = settings_in(folder, database_url=database_url)
+    with closing(Database(settings.database)) as database, database.write() as session:
+        register_resource(session, Administrator(AuditRows(audit_event, clock), clock, "tester"))
+
+
+def register_resource(
+    session: Session, admin: Administrator, resource: str = RESOURCE, **scopes: tuple[str, ...]
+) -> None:
+    """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
+    declared = scopes or {"env_read": (), "env_write": ("env:read",), "org_read": ()}
+    scopes_of_resource = [ScopeDeclaration(name.replace("_", ":"), "", implies) for name, implies in declared.items()]
+    add_resource(session, admin, resource, "test", scopes_of_resource)
 
 
 class AuthServer:
@@ -64,16 +83,9 @@ class AuthServer:
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
 
     def add_resource(self, resource: str = RESOURCE, **scopes: tuple[str, ...]) -> None:
-        """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
-        declared = scopes or {"env_read": (), "env_write": ("env:read",), "org_read": ()}
+        """Register a resource, with the scopes of the template's unless others are given."""
         with self.services.database.write() as session:
-            add_resource(
-                session,
-                self.admin,
-                resource,
-                "test",
-                [ScopeDeclaration(name.replace("_", ":"), "", implies) for name, implies in declared.items()],
-            )
+            register_resource(session, self.admin, resource, **scopes)
 
     def create_client(self, scope: str = "env:read", resource: str = RESOURCE, **changes: Any) -> tuple[Client, str]:
         """Register a client, and return it with its secret."""

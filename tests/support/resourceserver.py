@@ -52,9 +52,9 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     return Settings(**{**defaults, **changes})
 
 
-def prepare_installation(folder: Path, **changes: Any) -> None:
-    """Make what `resourceserver init` makes."""
-    database = Database(settings_in(folder, **changes).database, CATALOGUE.load_schema())
+def prepare_installation(folder: Path, database_url: str) -> None:
+    """Do what `resourceserver init` does."""
+    database = Database(settings_in(folder, database_url=database_url).database, CATALOGUE.load_schema())
     database.migrate()
     database.close()
 
