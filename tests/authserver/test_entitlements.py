@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
@@ -189,12 +189,14 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @pytest.mark.threat("T-111")
+@settings(max_examples=40)
 @given(world=worlds())
 def test_a_tool_is_said_to_be_within_reach_if_and_only_if_both_servers_let_the_client_call_it(world: World) -> None:
     for tool in world.catalogue.tools:
         assert world.access(tool).allowed == world.can_call(tool)
 
 
+@settings(max_examples=40)
 @given(world=worlds())
 def test_the_command_that_is_named_allows_the_call_and_asks_for_no_more_scopes_than_it_takes(world: World) -> None:
     for tool in world.catalogue.tools:
@@ -211,6 +213,7 @@ def test_the_command_that_is_named_allows_the_call_and_asks_for_no_more_scopes_t
                 assert not fixed.without(scope).can_call(tool)
 
 
+@settings(max_examples=40)
 @given(world=worlds())
 def test_the_grants_through_which_a_tool_is_reached_suffice_alone(world: World) -> None:
     for tool in world.catalogue.tools:
@@ -221,6 +224,7 @@ def test_the_grants_through_which_a_tool_is_reached_suffice_alone(world: World) 
             assert replace(world, client=in_step(client, world.registered)).can_call(tool)
 
 
+@settings(max_examples=40)
 @given(world=worlds())
 def test_a_scope_is_listed_if_and_only_if_a_token_can_carry_it_and_each_scope_named_gives_it(world: World) -> None:
     open_ = replace(world, client=replace(world.client, disabled=False, secrets=(StoredSecret("", b""),)))
@@ -237,6 +241,7 @@ def test_a_scope_is_listed_if_and_only_if_a_token_can_carry_it_and_each_scope_na
 
 
 @pytest.mark.threat("T-111")
+@settings(max_examples=40)
 @given(world=worlds())
 def test_a_registration_that_differs_is_told_with_the_command_that_mends_it(world: World) -> None:
     drift = world.served.drift()

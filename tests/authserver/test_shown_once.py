@@ -10,8 +10,6 @@ import pytest
 from support.authserver import RESOURCE
 from support.shell import CREATE, Shell
 
-pytestmark = pytest.mark.both_databases
-
 COMMAND = str(Path(sys.executable).with_name("authserver"))
 FULL = Path("/dev/full")
 
@@ -37,6 +35,7 @@ def assert_not_printed(result: "subprocess.CompletedProcess[str]") -> None:
     assert (result.returncode, result.stderr) == (1, f"Error: {problem}\n")
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_a_client_whose_secret_nobody_could_read_is_not_made(shell: Shell, full_disk: Process, output: str) -> None:
     made = shell.json(*CREATE)
@@ -94,7 +93,6 @@ def test_a_key_that_cannot_be_written_leaves_no_file_and_no_client(shell: Shell)
     assert len(shell.json("client", "list")) == 1
 
 
-@pytest.mark.only_on("sqlite")
 def test_a_client_that_is_refused_leaves_no_key_behind(shell: Shell) -> None:
     path = shell.folder / "agent.pem"
     create = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--generate-key", str(path)]

@@ -62,7 +62,7 @@ def prepare_installation(folder: Path, database_url: str) -> None:
 
 
 def register_resource(
-    session: Session, admin: Administrator, resource: str = RESOURCE, **scopes: tuple[str, ...]
+    session: Session, admin: Administrator, resource: str = RESOURCE, /, **scopes: tuple[str, ...]
 ) -> None:
     """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
     declared = scopes or {"env_read": (), "env_write": ("env:read",), "org_read": ()}
@@ -82,7 +82,7 @@ class AuthServer:
         self.http = HttpClient(self.app)
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
 
-    def add_resource(self, resource: str = RESOURCE, **scopes: tuple[str, ...]) -> None:
+    def add_resource(self, resource: str = RESOURCE, /, **scopes: tuple[str, ...]) -> None:
         """Register a resource, with the scopes of the template's unless others are given."""
         with self.services.database.write() as session:
             register_resource(session, self.admin, resource, **scopes)
