@@ -1,5 +1,6 @@
 """The audit log: what is recorded when, and that nothing is lost or forged."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -129,8 +130,14 @@ def test_closing_writes_what_is_pending_and_then_refuses(writer: AuditWriter, en
     assert actions(engine) == ["last"]
 
 
-def test_a_writer_that_was_never_used_closes(engine: Engine) -> None:
-    AuditWriter(engine, AuditRows(TABLE)).close()
+def test_a_writer_that_was_never_used_starts_no_thread_and_refuses_after_closing(engine: Engine) -> None:
+    before = set(threading.enumerate())
+    writer = AuditWriter(engine, AuditRows(TABLE))
+    writer.close()
+    with pytest.raises(AuditUnavailable):
+        writer.record(allowed("too.late"))
+    assert set(threading.enumerate()) == before
+    assert actions(engine) == []
 
 
 def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_later(

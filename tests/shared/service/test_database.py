@@ -265,8 +265,12 @@ def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None
         assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
 
 
-def test_creating_the_file_of_a_server_does_nothing() -> None:
+def test_a_database_of_a_server_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     create_file(parse_database_url("postgresql://user@host/name"))
+    assert list(tmp_path.iterdir()) == []
+    create_file(parse_database_url("sqlite:///name"))
+    assert [file.name for file in tmp_path.iterdir()] == ["name"]
 
 
 def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""The file of `--env-file`, read as strictly as the variables in it: what cannot be read limits nothing."""
+"""The file of `--env-file`, read strictly: a setting on a line that is skipped would silently have no effect."""
 
 import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+# Not documented by python-dotenv. Its documented `dotenv_values` skips a line that it cannot read and tells only the
+# log, which names neither the file nor the line for the refusal.
 from dotenv.parser import Binding, parse_stream
 
 from gatehouse.shared.protocol.redaction import printable
@@ -17,18 +19,18 @@ class InvalidEnvFile(ValueError):
 
 
 def read_env_file(path: Path | None) -> Mapping[str, str]:
-    """Return the variables that a file sets, as it spells them; none where there is no file.
+    """Return the variables that a file sets, with their names as written; none if there is no file.
 
     Raises:
-        InvalidEnvFile: no regular file, not text in UTF-8, or a line that is neither NAME=VALUE, a comment nor empty.
-            The library that reads it next would leave such a line out.
+        InvalidEnvFile: not a regular file, not text in UTF-8, or a line that is not NAME=VALUE, a comment or empty.
+            pydantic-settings, which reads the file next, would skip such a line.
         OSError: it cannot be read.
     """
     if path is None:
         return {}
     name = printable(str(path))
     if not path.is_file():
-        # A pipe would be empty when it is read again.
+        # A pipe would be empty at the second read.
         raise InvalidEnvFile(f"{name}: not a regular file")
     try:
         text = path.read_bytes().decode("utf-8")
@@ -56,6 +58,6 @@ def _problem(binding: Binding) -> str | None:
 
 
 def _line(binding: Binding) -> int:
-    """Return the line of a statement, which begins after the empty lines that belong to it."""
+    """Return the line number of a statement, which includes the empty lines before it."""
     statement = binding.original.string
     return binding.original.line + statement[: len(statement) - len(statement.lstrip())].count("\n")
