@@ -19,7 +19,7 @@ from support.databases import Template
 from support.resourceserver import LIST, Issuer, ResourceServer, lifespan, modern_request, settings_in
 
 from gatehouse.directory.catalogue import CATALOGUE
-from gatehouse.resourceserver.app import create_app
+from gatehouse.resourceserver.app import build_app, create_services
 from gatehouse.resourceserver.bearer.fetch import http_fetch
 
 pytestmark = pytest.mark.anyio
@@ -454,7 +454,7 @@ async def test_an_inbound_token_never_leaves_the_server(
     network = httpx2.AsyncClient(transport=httpx2.ASGITransport(Starlette(routes=[Route("/{path:path}", published)])))
     folder = tmp_path / "rs"
     settings = settings_in(folder, database_url=resourceserver_template.install(folder))
-    app = create_app(settings, CATALOGUE, clock, partial(http_fetch, network))
+    app = build_app(create_services(settings, CATALOGUE, clock, partial(http_fetch, network)))
     async with network, lifespan(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         target = Target(ResourceServer(app, settings, issuer, http))
         environment = await target.server.result("create_environment", target.token, name="staging")

@@ -18,11 +18,11 @@ from support.resourceserver import (
     settings_in,
 )
 from support.tool_examples import EXAMPLES, Tenant, arguments_to_see, everything_in, furnish
+from support.ungated import ask, proven, without_gate
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory
 from gatehouse.directory.identifiers import is_identifier
-from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.catalogue import Tool, Transactions
 from gatehouse.shared.protocol.scopes import format_scope
 
@@ -161,9 +161,7 @@ async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_afte
 
 @pytest.mark.threat("T-025")
 @for_every(TOOLS)
-async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
-    office: Office, tool: Tool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(office: Office, tool: Tool) -> None:
     before, arguments = everything_in(office.server), office.arguments(tool)
     assert (await office.server.call(tool.name, None, **arguments)).status_code == 401
     if tool.scopes:
@@ -171,8 +169,9 @@ async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(
         refused = await office.server.call(tool.name, office.token(scope), **arguments)
         assert refused.status_code == 403
         assert f'scope="{format_scope(tool.scopes)}"' in refused.headers["www-authenticate"]
-        monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
-        passed = (await office.server.call(tool.name, office.token(scope), **arguments)).json()
+        attach = proven(*scope.split(), workspace_id=office.workspace_id)
+        async with without_gate(office.server.services.server, attach) as http:
+            passed = await ask(http, "2025-11-25", "tools/call", name=tool.name, arguments=arguments)
         assert passed["error"]["code"] == -32043
         assert passed["error"]["data"]["scope"] == format_scope(tool.scopes)
         events = [(event["object"], event["outcome"]) for event in office.server.audit()]

@@ -19,13 +19,14 @@ from support.databases import Template
 from support.resourceserver import RESOURCE, Issuer, ResourceServer, running_resource_server, settings_in
 from support.ungated import ask, claims_of, proven, without_gate
 
-from gatehouse.resourceserver import verified_request
+from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resourceserver.catalogue import declaration as declarations
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.tools import Dispatch
-from gatehouse.resourceserver.verified_request import VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditRows, find_events
 from gatehouse.shared.service.audit_writer import AuditWriter
@@ -87,9 +88,9 @@ async def locked(
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
-    yield Locked(
-        Dispatch(recording_catalogue(runs), database, audit, clock, RESOURCE).build_server(), runs, admin_database
-    )
+    keys = IdempotencyKeys(database, clock)
+    dispatch = Dispatch(recording_catalogue(runs), database, audit, keys, clock, RESOURCE)
+    yield Locked(dispatch.build_server(), runs, admin_database)
     audit.close()
     admin_database.close()
     await database.close()

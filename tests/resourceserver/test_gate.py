@@ -412,7 +412,7 @@ async def test_a_revoked_token_is_challenged_as_an_invalid_one(resourceserver: R
     token = issuer.key.sign("at+jwt", claims)
     assert (await resourceserver.call("whoami", token)).status_code == 200
     issuer.revoke(claims["status"]["status_list"]["idx"])
-    await resourceserver.statuses.refresh()
+    await resourceserver.services.statuses.refresh()
     response = await resourceserver.call("whoami", token)
     assert response.status_code == 401
     assert 'error="invalid_token"' in response.headers["www-authenticate"]

@@ -13,12 +13,12 @@ from sqlalchemy.exc import OperationalError
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, modern_request, running_resource_server, served
+from support.ungated import ask, proven, without_gate
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.environments import create_environment
 from gatehouse.directory.models import EnvironmentRow
-from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
@@ -234,7 +234,7 @@ async def test_a_key_is_kept_for_24_hours_and_void_after(
 ) -> None:
     async def create() -> Any:
         # What the server polls for in lifetime: a status list is not trusted for a day.
-        await resourceserver.statuses.refresh()
+        await resourceserver.services.statuses.refresh()
         token = resourceserver.issuer.token(workspace_id=workspace_id)
         arguments = {"email": "ada@example.com", "role": "admin", "idempotency_key": KEY}
         member = await resourceserver.result("invite_workspace_member", token, **arguments)
@@ -253,38 +253,40 @@ async def test_a_key_is_kept_for_24_hours_and_void_after(
 
 
 @pytest.mark.threat("T-036")
-async def test_old_keys_are_removed_at_most_once_in_a_minute(resourceserver: ResourceServer, clock: FakeClock) -> None:
-    database, seconds = AsyncDatabase(resourceserver.settings.database), [0.0]
-    keys = IdempotencyKeys(database, clock, monotonic=lambda: seconds[0])
+async def test_old_keys_are_removed_once_a_minute(resourceserver: ResourceServer, clock: FakeClock) -> None:
+    database, slept = AsyncDatabase(resourceserver.settings.database), list[float]()
+    keys = IdempotencyKeys(database, clock)
 
     async def keep(key: str) -> None:
         async with database.write() as session:
-            await keys.take(session, KeyedCall("", "agent_1", "work", key, b"digest"))
+            await keys.reserve(session, KeyedCall("", "agent_1", "work", key, b"digest"))
 
     await keep("old-key-1")
     clock.advance(KEPT_FOR)
     await keep("new-key-1")
-    for now, left in ((59.9, 2), (60.0, 1)):
-        seconds[0] = now
-        await keys.prune()
-        assert rows(resourceserver, IdempotencyKeyRow) == left
-    clock.advance(KEPT_FOR)
-    for now, left in ((119.9, 1), (120.0, 0)):
-        seconds[0] = now
-        await keys.prune()
-        assert rows(resourceserver, IdempotencyKeyRow) == left
+    left: list[int] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        left.append(rows(resourceserver, IdempotencyKeyRow))
+        if len(left) == 2:
+            clock.advance(KEPT_FOR)
+        if len(left) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await keys.prune_regularly(sleep)
+    assert (left, slept) == ([2, 1, 0], [60.0] * 3)
     await database.close()
 
 
 async def test_a_removal_that_fails_stops_no_call(
     resourceserver: ResourceServer, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database, seconds = AsyncDatabase(resourceserver.settings.database), [0.0]
-    keys = IdempotencyKeys(database, clock, monotonic=lambda: seconds[0])
+    database = AsyncDatabase(resourceserver.settings.database)
     with resourceserver.admin_database.write() as session:
         session.execute(text("DROP TABLE idempotency_key"))
-    seconds[0] = 60.0
-    await keys.prune()
+    await IdempotencyKeys(database, clock).prune()
     await database.close()
     assert "old idempotency keys were not removed" in caplog.text
 
@@ -352,17 +354,18 @@ async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_
 
 @pytest.mark.threat("T-034")
 async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
-    resourceserver: ResourceServer, token: str, workspace_id: str, monkeypatch: pytest.MonkeyPatch
+    resourceserver: ResourceServer, token: str, workspace_id: str
 ) -> None:
     arguments = {"name": "staging", "idempotency_key": KEY}
     first = await resourceserver.result("create_environment", token, **arguments)
     narrowed = resourceserver.issuer.token("env:read", workspace_id=workspace_id)
     refused = await resourceserver.call("create_environment", narrowed, **arguments)
     assert refused.status_code == 403
-    monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
-    passed = await resourceserver.call("create_environment", narrowed, **arguments)
-    assert passed.json()["error"]["code"] == -32043
-    assert first["environment_id"] not in refused.text + passed.text
+    attach = proven("env:read", workspace_id=workspace_id)
+    async with without_gate(resourceserver.services.server, attach) as http:
+        passed = await ask(http, "2025-11-25", "tools/call", name="create_environment", arguments=arguments)
+    assert passed["error"]["code"] == -32043
+    assert first["environment_id"] not in refused.text + str(passed)
     assert await resourceserver.result("create_environment", token, **arguments) == first
 
 
@@ -458,11 +461,11 @@ async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
     database = AsyncDatabase(resourceserver.settings.database)
     keys = IdempotencyKeys(database, clock)
     async with database.write() as first:
-        assert await keys.take(first, CALL) is None
+        assert await keys.reserve(first, CALL) is None
         with pytest.raises(OperationalError, match="QueryCanceled"):
             async with database.write() as second:
                 await second.execute(text("SET LOCAL statement_timeout = 50"))
-                await keys.take(second, CALL)
+                await keys.reserve(second, CALL)
     await database.close()
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from support import ungated
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import RESOURCE, ResourceServer, modern_request, running_resource_server
+from support.ungated import proven, without_gate
 
 from gatehouse.directory.catalogue import CATALOGUE
-from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.catalogue import (
     ANY_VALID_TOKEN,
     CATALOGUE_URI,
@@ -143,7 +144,7 @@ async def test_a_resource_is_read_with_its_scope_or_one_that_implies_it(planning
 
 @pytest.mark.threat("T-024")
 async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispatch(
-    planning: ResourceServer, version: str, monkeypatch: pytest.MonkeyPatch
+    planning: ResourceServer, version: str
 ) -> None:
     token = planning.issuer.token("other:scope")
     refused = await ask(planning, version, "resources/read", token, uri=PLANS_URI)
@@ -153,11 +154,11 @@ async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispat
     assert refused.json()["error"]["data"]["scope"] == "plan:read"
     listed = await result_of(planning, version, "resources/list", "other:scope")
     assert [entry["uri"] for entry in listed["resources"]] == [CATALOGUE_URI]
-    monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
-    passed = await ask(planning, version, "resources/read", token, uri=PLANS_URI)
-    assert passed.json()["error"]["code"] == -32043
-    assert passed.json()["error"]["data"]["scope"] == "plan:read"
-    assert "secret plan" not in refused.text + passed.text
+    async with without_gate(planning.services.server, proven("other:scope")) as http:
+        passed = await ungated.ask(http, version, "resources/read", uri=PLANS_URI)
+    assert passed["error"]["code"] == -32043
+    assert passed["error"]["data"]["scope"] == "plan:read"
+    assert "secret plan" not in refused.text + str(passed)
     gate, dispatch, *_ = planning.audit(action="resource.read")
     for event in (gate, dispatch):
         assert (event["object"], event["outcome"], event["reason"]) == (PLANS_URI, "refused", "needs plan:read")
@@ -190,9 +191,7 @@ async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(
         *("file:///etc/passwd", "catalogue", "whoami"),
     ],
 )
-async def test_an_unknown_resource_is_invalid_params(
-    resourceserver: ResourceServer, version: str, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unknown_resource_is_invalid_params(resourceserver: ResourceServer, version: str, uri: str) -> None:
     """MCP SEP-2164: -32602 and the URI, and no empty list of contents."""
     token = resourceserver.issuer.token()
     assert await result_of(resourceserver, version, "resources/read", uri=CATALOGUE_URI)
@@ -200,8 +199,8 @@ async def test_an_unknown_resource_is_invalid_params(
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["code"], error["data"]["uri"]) == (-32602, uri)
-    monkeypatch.setattr(Gate, "_authorize", lambda *_: None)
-    passed = (await ask(resourceserver, version, "resources/read", token, uri=uri)).json()
+    async with without_gate(resourceserver.services.server, proven()) as http:
+        passed = await ungated.ask(http, version, "resources/read", uri=uri)
     assert (passed["error"]["code"], passed["error"]["data"]["uri"]) == (-32602, uri)
 
 

@@ -35,6 +35,7 @@ from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.tools import Dispatch
 from gatehouse.shared.service.audit import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
@@ -255,7 +256,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
-    dispatch = Dispatch(catalogue, database, audit, clock, settings.resource)
+    dispatch = Dispatch(catalogue, database, audit, IdempotencyKeys(database, clock), clock, settings.resource)
     codes = []
     async with without_gate(dispatch.build_server(), proven("note:read") if verified else nothing) as http:
         for name, arguments in (("read_note", {"number": 1}), ("write_note", {"text": "a"}), ("burn_notes", {})):

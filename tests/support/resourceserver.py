@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.workspaces import create_workspace
-from gatehouse.resourceserver.app import create_app
+from gatehouse.resourceserver.app import Services, build_app, create_services
 from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
@@ -134,20 +134,15 @@ class Issuer:
 
 
 class ResourceServer:
-    """A running application and what a test asks of it."""
+    """A running application, and the requests that tests send to it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, issuer: Issuer, http: httpx2.AsyncClient) -> None:
+    def __init__(self, app: ASGIApp, services: Services, issuer: Issuer, http: httpx2.AsyncClient) -> None:
         self.app = app
-        self.settings = settings
+        self.services = services
+        self.settings = settings = services.settings
         self.issuer = issuer
         self.http = http
         self.admin_database = Database(settings.database)
-
-    @property
-    def statuses(self) -> StatusLists:
-        """The status lists that the server knows."""
-        statuses: StatusLists = self.app._app.state.services.statuses  # type: ignore[attr-defined]
-        return statuses
 
     def create_workspace(self, name: str = "acme") -> str:
         with self.admin_database.write() as session:
@@ -206,11 +201,12 @@ async def running_resource_server(
 @asynccontextmanager
 async def served(settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE) -> AsyncIterator[ResourceServer]:
     """Run an application on a database that is there: the way to start one again after its block ended."""
-    app = create_app(settings, catalogue, issuer.clock, issuer.fetch_from)
+    services = create_services(settings, catalogue, issuer.clock, issuer.fetch_from)
+    app = build_app(services)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))
         http = await stack.enter_async_context(httpx2.AsyncClient(transport=httpx2.ASGITransport(app)))
-        server = ResourceServer(app, settings, issuer, http)
+        server = ResourceServer(app, services, issuer, http)
         stack.callback(server.admin_database.close)
         yield server
 

@@ -9,8 +9,8 @@ from mcp.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gatehouse.resourceserver import verified_request
-from gatehouse.resourceserver.verified_request import VerifiedRequest
+from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from support.resourceserver import RESOURCE, modern_request
 
@@ -22,14 +22,14 @@ def nothing(_: Scope) -> None:
     """Attach nothing."""
 
 
-def claims_of(*scopes: str) -> AccessClaims:
-    """Return the claims of a token that outlives every test."""
-    return AccessClaims("iss", "agent_1", "agent_1", RESOURCE, 0, 2**40, "jti-1", frozenset(scopes))
+def claims_of(*scopes: str, **static: str) -> AccessClaims:
+    """Return the claims of a token that does not expire during a test, with static claims such as workspace_id."""
+    return AccessClaims("iss", "agent_1", "agent_1", RESOURCE, 0, 2**40, "jti-1", frozenset(scopes), static=static)
 
 
-def proven(*scopes: str) -> Attach:
-    """Attach what the gate attaches when it verified a token."""
-    return lambda scope: verified_request.attach(scope, VerifiedRequest(claims_of(*scopes), "req_1"))
+def proven(*scopes: str, **static: str) -> Attach:
+    """Attach what the gate attaches when it has verified a token."""
+    return lambda scope: verified_request.attach(scope, VerifiedRequest(claims_of(*scopes, **static), "req_1"))
 
 
 def attaching(app: ASGIApp, attach: Attach) -> ASGIApp:

@@ -14,7 +14,7 @@ from gatehouse.directory.models import McpServerRow
 from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
 from gatehouse.resourceserver.catalogue import ToolGroup
-from gatehouse.resourceserver.protected_resource import metadata_document, metadata_url
+from gatehouse.shared.protocol.resource_metadata import metadata_document, metadata_url
 
 OfferedScopes = Annotated[
     list[ScopeName],

@@ -28,13 +28,14 @@ from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.tools import Dispatch
 from gatehouse.resourceserver.health import livez, readyz
 from gatehouse.resourceserver.metadata import metadata_paths, protected_resource_metadata
 from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
-from gatehouse.resourceserver.protected_resource import metadata_url
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE
 from gatehouse.shared.service.audit import AuditRows
@@ -42,7 +43,7 @@ from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.settings import InvalidSettings
 
 FetchFrom = Callable[[str], Fetch]
-"""Given a URL of the issuer's, returns what fetches it."""
+"""Returns a fetch of one URL of the issuer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,13 @@ class Services:
     http_client: httpx2.AsyncClient
     keys: KeySource
     statuses: StatusLists
+    idempotency_keys: IdempotencyKeys
+    server: Server[Any]
+    """The SDK's server with the handlers of dispatch."""
     sessions: StreamableHTTPSessionManager
     streams: StreamableHTTPSessionManager
     """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
+    clock: Clock
 
 
 def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
@@ -81,20 +86,21 @@ def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """Return whom the process trusts over TLS. Made once: to read the authorities takes longer than all else here."""
+    """Return the TLS context of the process. Made once, because reading the certificate authorities is slow."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 def create_services(
     settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
 ) -> Services:
-    """Make the parts of the server. `fetch_from` replaces what asks the issuer over HTTP."""
-    # The environment's proxies are not asked: they would see whom this server trusts.
+    """Make the parts of the server. `fetch_from` replaces fetching from the issuer over HTTP."""
+    # No proxies from the environment: they would learn which issuer this server trusts.
     http_client = httpx2.AsyncClient(trust_env=False, verify=_tls_context())
     database = AsyncDatabase(settings.database)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
-    server = Dispatch(catalogue, database, audit, clock, settings.resource).build_server()
+    idempotency_keys = IdempotencyKeys(database, clock)
+    server = Dispatch(catalogue, database, audit, idempotency_keys, clock, settings.resource).build_server()
     fetch_from = fetch_from or partial(_fetch_from, http_client)
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
@@ -113,8 +119,11 @@ def create_services(
             max_age=settings.status_max_age,
             fail_open=settings.status_failure == "open",
         ),
+        idempotency_keys=idempotency_keys,
+        server=server,
         sessions=_session_manager(server, json_response=True),
         streams=_session_manager(server, json_response=False),
+        clock=clock,
     )
 
 
@@ -124,7 +133,7 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
         json_response=json_response,
         stateless=True,
         max_request_body_size=MAX_BODY,
-        # Host and Origin were checked by our own outermost layer, before anything else was read.
+        # RequestMiddleware has checked Host and Origin before anything else was read.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
@@ -134,20 +143,27 @@ def _fetch_from(client: httpx2.AsyncClient, url: str) -> Fetch:
     return http_fetch(client, url, content_types=types)
 
 
-def create_app(
-    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
-) -> ASGIApp:
+def create_app(settings: Settings, catalogue: Catalogue) -> ASGIApp:
     """Return the ASGI application of one process.
 
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
     """
-    services = create_services(settings, catalogue, clock, fetch_from)
+    return build_app(create_services(settings, catalogue))
+
+
+def build_app(services: Services) -> ASGIApp:
+    """Return the ASGI application made of the parts of the server, which its lifespan starts and stops.
+
+    Raises:
+        InvalidSettings: a baseline scope is not in the catalogue.
+    """
+    settings, catalogue = services.settings, services.catalogue
     gate = Gate(
         app=StreamableHTTPASGIApp(services.sessions),
         streaming_app=StreamableHTTPASGIApp(services.streams),
         catalogue=catalogue,
-        verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, clock),
+        verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, services.clock),
         challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
@@ -168,8 +184,7 @@ def create_app(
         lifespan=lambda _: _lifespan(services),
         exception_handlers={404: refusals.no_such_endpoint, 405: refusals.no_such_endpoint, Exception: refusals.failed},
     )
-    app.state.services = services
-    # A redirect to the path with or without a slash would send a client, and its token, to another resource.
+    # A redirect that adds or removes a slash would send a client, and its token, to another resource.
     app.router.redirect_slashes = False
     return RequestMiddleware(app, settings, refusals)
 
@@ -197,12 +212,13 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
         ):
             tasks.start_soon(services.keys.poll)
             tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
+            tasks.start_soon(services.idempotency_keys.prune_regularly)
             try:
                 yield
             finally:
                 tasks.cancel_scope.cancel()
     finally:
-        # After the calls: one that is cancelled at the end records how far it came.
+        # After the calls: one that is cancelled by the shutdown records its progress.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(services.audit.close)
             services.audit_database.close()

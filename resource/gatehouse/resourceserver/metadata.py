@@ -4,15 +4,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gatehouse.resourceserver.catalogue import Catalogue
-from gatehouse.resourceserver.protected_resource import WELL_KNOWN, metadata_document, metadata_url
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_document, metadata_url
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:
-    """Return the paths that the document stands at: the path form first (RFC 9728 3.1), then the root form."""
+    """Return the paths that serve the document: the path form first (RFC 9728 3.1), then the root form."""
     return tuple(dict.fromkeys((urlsplit(metadata_url(settings.resource)).path, WELL_KNOWN)))
 
 
 def protected_resource_metadata(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
-    """Return the document. Scopes come from the catalogue, so that they cannot differ from what is enforced."""
+    """Return the document. Its scopes come from the catalogue, which the policy enforces."""
     return metadata_document(settings.resource, settings.issuer, catalogue.scopes, catalogue.name)

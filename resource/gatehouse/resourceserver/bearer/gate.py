@@ -8,7 +8,7 @@ verified claims to dispatch, which decides again.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
@@ -17,14 +17,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as ASGIMessage
 
-from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver import json_rpc, policy
+from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.challenge import Challenge
 from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
+from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.denial import Kind, deny
 from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
-from gatehouse.resourceserver.verified_request import VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
@@ -48,6 +50,12 @@ NOTIFICATIONS: Final = frozenset(
     f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
 )
 """Notifications are acknowledged and have no effect: every request stands for itself."""
+
+_LISTED_BY: Final[dict[Kind, str]] = {
+    "tool": "resourceserver tools",
+    "resource": "List the URIs with resources/list.",
+}
+"""How to see which tools and resources there are."""
 
 _ACCEPTS_JSON = re.compile(r"application/json|application/\*|\*/\*", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
@@ -187,40 +195,31 @@ class Gate:
         if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
             raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
         if message.tool_name is not None:
-            decision = policy.decide(self.catalogue, claims, message.tool_name)
-            if isinstance(decision, policy.Unknown):
-                text, remediation = json_rpc.UNKNOWN_TOOL_MESSAGE, "resourceserver tools"
-                raise _Refused(400, json_rpc.INVALID_PARAMS, text, remediation=remediation)
-            self._require(decision, claims, "tool")
+            decided = policy.decide(self.catalogue, claims, message.tool_name)
+            if not isinstance(decided, policy.Allowed):
+                raise self._denied(decided, "tool", message.tool_name, claims)
         if message.resource_uri is not None:
             read = policy.decide_read(self.catalogue, claims, message.resource_uri)
-            if isinstance(read, policy.Unknown):
-                text, remediation = (
-                    json_rpc.UNKNOWN_RESOURCE_MESSAGE,
-                    "Ask with resources/list for the URIs that there are.",
-                )
-                raise _Refused(
-                    400, json_rpc.INVALID_PARAMS, text, data={"uri": message.resource_uri}, remediation=remediation
-                )
-            self._require(read, claims, "resource")
+            if not isinstance(read, policy.Allowed):
+                raise self._denied(read, "resource", message.resource_uri, claims)
 
-    def _require(
-        self,
-        decision: policy.Allowed[Any] | policy.Forbidden,
-        claims: AccessClaims,
-        entity: Literal["tool", "resource"],
-    ) -> None:
-        if isinstance(decision, policy.Allowed):
-            return
-        needed = format_scope(decision.scope)
-        raise _Refused(
-            403,
-            json_rpc.INSUFFICIENT_SCOPE,
-            f"This {entity} needs the scope {needed}. Ask the admin of this client to grant it.",
-            reason=f"needs {needed}",
-            headers={"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)},
-            data={"error": "insufficient_scope", "scope": needed},
-            remediation=grant_command(claims.client_id, self.resource, needed),
+    def _denied(
+        self, decision: policy.Forbidden | policy.Unknown, kind: Kind, name: str, claims: AccessClaims
+    ) -> _Refused:
+        denial = deny(decision, kind, name)
+        headers: dict[str, str] = {}
+        remediation = _LISTED_BY[kind]
+        if isinstance(decision, policy.Forbidden):
+            headers = {"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)}
+            remediation = grant_command(claims.client_id, self.resource, format_scope(decision.scope))
+        return _Refused(
+            denial.status,
+            denial.code,
+            denial.message,
+            reason=denial.reason,
+            headers=headers,
+            data=denial.data,
+            remediation=remediation,
         )
 
     def _streams(self, message: Message | None, headers: Headers) -> bool:

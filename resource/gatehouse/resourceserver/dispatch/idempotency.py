@@ -8,11 +8,11 @@ does, and of two concurrent calls the second waits for the first.
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
+import anyio
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
@@ -32,13 +32,13 @@ MAX_RESULT: Final = 64 * 1024
 """Characters of a result that is kept, as JSON."""
 
 LOCK_TIMEOUT = 5000
-"""Milliseconds that a call on PostgreSQL waits for another of its key, and holds a connection. SQLite waits as long."""
+"""Milliseconds that a call on PostgreSQL waits for another with its key while it holds a connection, as on SQLite."""
 
-_PRUNE_INTERVAL = 60.0
-"""Seconds between two removals of what is too old, in one process."""
+PRUNE_INTERVAL: Final = 60.0
+"""Seconds between two removals of old keys, in one process."""
 
 _LOCK_NOT_AVAILABLE = "55P03"
-"""PostgreSQL's SQLSTATE for a wait that lasted too long."""
+"""PostgreSQL's SQLSTATE for a lock timeout."""
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapp
 
 
 class Record(Protocol):
-    """Records a result in the transaction of its call, and whether it was given before."""
+    """Records a result in the transaction of its call, and whether it is a replay."""
 
     async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
 
@@ -115,13 +115,9 @@ class Record(Protocol):
 class IdempotencyKeys:
     """The keys of a server's callers."""
 
-    def __init__(
-        self, database: AsyncDatabase, clock: Clock, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, database: AsyncDatabase, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._monotonic = monotonic
-        self._pruned_at = monotonic()
 
     async def run_once(
         self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
@@ -130,10 +126,9 @@ class IdempotencyKeys:
 
         Raises:
             KeyConflict: the key was used with other arguments.
-            KeyInUse: another call with the key goes on for longer than this one may wait.
-            ResultTooLarge: it cannot be kept. As with whatever `run` raises, nothing was changed.
+            KeyInUse: another call with the key runs for longer than this one may wait.
+            ResultTooLarge: it cannot be kept. As with every exception of `run`, nothing was changed.
         """
-        await self.prune()
         try:
             return await self._run(call, run, record)
         except KeyTaken:
@@ -143,7 +138,7 @@ class IdempotencyKeys:
         self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
     ) -> dict[str, Any]:
         async with self._database.write() as session:
-            kept = await self.take(session, call)
+            kept = await self.reserve(session, call)
             if kept is not None:
                 await record(session, kept, replayed=True)
                 return kept
@@ -152,13 +147,13 @@ class IdempotencyKeys:
             await _keep(session, call, result)
             return result
 
-    async def take(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
-        """Return the result that the call had, or take its key in this transaction and return None.
+    async def reserve(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+        """Return the result that the call had, or insert its key in this transaction and return None.
 
         Raises:
             KeyConflict: the key was used with other arguments.
-            KeyInUse: another call with the key goes on for longer than this one may wait.
-            KeyTaken: another call with the key committed meanwhile.
+            KeyInUse: another call with the key runs for longer than this one may wait.
+            KeyTaken: another call with the key committed in the meantime.
         """
         now = int(self._clock())
         found = await _find(session, call)
@@ -180,12 +175,14 @@ class IdempotencyKeys:
             raise
         return None
 
+    async def prune_regularly(self, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+        """Prune once a minute, for ever."""
+        while True:
+            await sleep(PRUNE_INTERVAL)
+            await self.prune()
+
     async def prune(self) -> None:
-        """Remove what is too old, at most once in a minute. What fails is tried again a minute later."""
-        now = self._monotonic()
-        if now - self._pruned_at < _PRUNE_INTERVAL:
-            return
-        self._pruned_at = now
+        """Remove keys that are too old. A failure is logged, and the next attempt follows a minute later."""
         row = IdempotencyKeyRow
         try:
             async with self._database.write() as session:
@@ -205,7 +202,7 @@ async def _limit_waiting(session: AsyncSession) -> None:
 
 
 async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
-    # A key that somebody else took anew meanwhile stays, and is found to be taken.
+    # A key that another call inserted in the meantime stays, and the insert after this one fails.
     await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
 
 

@@ -1,6 +1,6 @@
-"""The lock before resources, as dispatch is before tools: here the policy decides again.
+"""The only way to a resource: the policy decides here again, as dispatch/tools.py does for tools.
 
-Nothing that is read here is read from a database: what is the same for every caller is made once.
+The contents are the same for every caller, so they are made once, when the server starts.
 """
 
 import json
@@ -18,10 +18,11 @@ from mcp_types import (
 )
 from mcp_types import Resource as ResourceDescription
 
-from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver import json_rpc, policy
+from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Resource
-from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
-from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import UNAVAILABLE
@@ -33,7 +34,7 @@ _JSON = "application/json"
 
 log = logging.getLogger(__name__)
 
-Refuse = Callable[[AuditEvent, MCPError], Awaitable[MCPError]]
+Refuse = Callable[[AuditEvent, Denial], Awaitable[MCPError]]
 """Records a refusal, and returns the error to raise."""
 
 
@@ -91,16 +92,12 @@ class ResourceDispatch:
         decision = policy.decide_read(self._catalogue, request.claims, uri)
         if isinstance(decision, policy.Allowed):
             return decision.target
-        if isinstance(decision, policy.Unknown):
-            error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_RESOURCE_MESSAGE, {"uri": uri})
-            raise await self._refuse(request.event(_ACTION, uri, "refused", "unknown resource"), error)
-        needed = format_scope(decision.scope)
-        error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This resource needs the scope {needed}.", {"scope": needed})
-        raise await self._refuse(request.event(_ACTION, uri, "refused", f"needs {needed}"), error)
+        denial = deny(decision, "resource", uri)
+        raise await self._refuse(request.event(_ACTION, uri, "refused", denial.reason), denial)
 
 
 def refuse_cursor(params: PaginatedRequestParams | None) -> None:
-    """Refuse to go on in a list that has one page, as all lists here have. Raises MCPError."""
+    """Refuse a cursor: every list here has one page. Raises MCPError."""
     if params is not None and params.cursor is not None:
         raise MCPError(json_rpc.INVALID_PARAMS, "The list has one page: send no cursor.")
 

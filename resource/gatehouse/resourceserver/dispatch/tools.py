@@ -1,7 +1,7 @@
-"""The lock: no tool runs but through here, and here the policy decides again.
+"""The only way to a tool: the policy decides here again, whatever the gate decided.
 
-The gate explains to HTTP clients what they lack; it could be missing, or mistaken about a body, and still nothing
-would run that the policy does not allow.
+The gate explains to HTTP clients what they lack. If it were missing, or misread a body, dispatch would still run only
+what the policy allows.
 """
 
 import json
@@ -29,19 +29,20 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.resourceserver import json_rpc, policy, verified_request
+from gatehouse.resourceserver import json_rpc, policy
+from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY, read_arguments
 from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import ResourceDispatch, refuse_cursor
 from gatehouse.resourceserver.dispatch.transactions import CallTransactions
-from gatehouse.resourceserver.verified_request import Context, VerifiedRequest
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import UNAVAILABLE
@@ -50,7 +51,7 @@ SCOPES_META = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
 
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
-"""The extension by which clients know that tokens are to be had without a user."""
+"""The extension that tells clients that tokens are issued without a user."""
 
 _ACTION = AuditAction.TOOL_CALL
 """What the audit log calls what is done here."""
@@ -66,20 +67,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An allowed call on its way through dispatch."""
+    """An allowed call."""
 
     tool: Tool
     request: VerifiedRequest
     arguments: BaseModel
     sent: Mapping[str, Any]
     """The arguments before they were validated."""
-    progress: CallProgress
+    progress: CallProgress | None
+    """None for a tool that is not streaming."""
     context: Context
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
-        """Return the event of how the call ended: a streaming tool's says how far it came."""
-        came = {"done": self.progress.done, "of": self.progress.total} if self.tool.streaming else {}
+        """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
+        came = {"done": self.progress.done, "of": self.progress.total} if self.progress is not None else {}
         return self.request.event(_ACTION, self.tool.name, outcome, reason, {**came, **(objects or {})})
+
+    @property
+    def not_now(self) -> str:
+        """What the caller is told when the call cannot be finished or recorded."""
+        return _NOT_NOW if self.tool.transactional else _NOT_ALL_NOW
 
     def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
         """Return the event that commits with one transaction of a streaming tool."""
@@ -90,15 +97,22 @@ class Dispatch:
     """Lists and calls the tools of a catalogue, for callers that the gate verified."""
 
     def __init__(
-        self, catalogue: Catalogue, database: AsyncDatabase, audit: AuditWriter, clock: Clock, resource: str
+        self,
+        catalogue: Catalogue,
+        database: AsyncDatabase,
+        audit: AuditWriter,
+        keys: IdempotencyKeys,
+        clock: Clock,
+        resource: str,
     ) -> None:
         """`resource` is the identifier of this server (RFC 8707)."""
         self._catalogue = catalogue
         self._database = database
         self._audit = audit
         self._clock = clock
-        self._keys = IdempotencyKeys(database, clock)
+        self._keys = keys
         self._resources = ResourceDispatch(catalogue, resource, audit, self._refused)
+        self._runners = {tool.name: self._runner(tool) for tool in catalogue.tools.values()}
         self._descriptions = {tool.name: _describe(tool) for tool in catalogue.tools.values()}
 
     def build_server(self) -> Server[Any]:
@@ -137,7 +151,7 @@ class Dispatch:
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Decide, validate, run, record.
 
-        What an agent can fix comes back as a result with `isError`: wrong arguments, no such object, no workspace.
+        What an agent can fix is a result with `isError`: wrong arguments, or an error whose text is public.
 
         Raises:
             MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
@@ -149,45 +163,46 @@ class Dispatch:
             arguments = read_arguments(tool.arguments, sent)
         except ValidationError as error:
             return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
-        progress = CallProgress(context.session.report_progress)
+        progress = CallProgress(context.session.report_progress) if tool.streaming else None
         return await self._run(_Call(tool, request, arguments, sent, progress, context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
         if isinstance(decision, policy.Allowed):
             return decision.target
-        if isinstance(decision, policy.Unknown):
-            error = MCPError(json_rpc.INVALID_PARAMS, json_rpc.UNKNOWN_TOOL_MESSAGE)
-            raise await self._refused(request.event(_ACTION, tool_name, "refused", "unknown tool"), error)
-        needed = format_scope(decision.scope)
-        error = MCPError(json_rpc.INSUFFICIENT_SCOPE, f"This tool needs the scope {needed}.", {"scope": needed})
-        raise await self._refused(request.event(_ACTION, tool_name, "refused", f"needs {needed}"), error)
+        denial = deny(decision, "tool", tool_name)
+        raise await self._refused(request.event(_ACTION, tool_name, "refused", denial.reason), denial)
 
     async def _run(self, call: _Call) -> CallToolResult:
-        not_now = _NOT_NOW if call.tool.transactional else _NOT_ALL_NOW
         try:
-            return await self._runner(call.tool)(call)
+            return await self._runners[call.tool.name](call)
         except call.tool.public_errors as error:
-            return await self._failed(call.event("failed", *_for_operator(error)), str(error), not_now)
+            return await self._failed(call.event("failed", *_for_operator(error)), str(error), call.not_now)
         except (SQLAlchemyError, AuditUnavailable) as error:
             log.error("tool %s: %s", call.tool.name, type(error).__name__)
-            return _error(not_now)
+            return _error(call.not_now)
         except Exception:
             log.exception("tool %s failed", call.tool.name)
             message = f"The tool failed. Report the request id {call.request.request_id}."
-            return await self._failed(call.event("failed", "internal error"), message, not_now)
+            return await self._failed(call.event("failed", "internal error"), message, call.not_now)
 
     def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[CallToolResult]]:
         if not tool.transactional:
             return self._run_outside
-        return self._run_reading if tool.read_only else self._run_writing
+        if not tool.read_only:
+            return self._run_writing
+        return self._run_reading if tool.joins_transaction else self._run_alone
+
+    async def _run_alone(self, call: _Call) -> CallToolResult:
+        """Run a tool that only reads, and nothing from the database."""
+        return self._read(call, _answer(await self._invoke(call, None)))
 
     async def _run_reading(self, call: _Call) -> CallToolResult:
-        if call.tool.joins_transaction:
-            async with self._database.read() as session:
-                result = _answer(await self._invoke(call, session))
-        else:
-            result = _answer(await self._invoke(call, None))
+        async with self._database.read() as session:
+            result = _answer(await self._invoke(call, session))
+        return self._read(call, result)
+
+    def _read(self, call: _Call, result: CallToolResult) -> CallToolResult:
         self._audit.record(call.event(*_outcome(result)))
         return result
 
@@ -195,11 +210,11 @@ class Dispatch:
         run, record = partial(self._content, call), partial(self._record, call)
         keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments, call.sent)
         if keyed is not None:
-            return _structured(await self._keys.run_once(keyed, run, record))
+            return _answer(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:
             content = await run(session)
             await record(session, content)
-        return _structured(content)
+        return _answer(content)
 
     async def _content(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
         return (await self._invoke(call, session)).model_dump(mode="json")
@@ -210,7 +225,7 @@ class Dispatch:
         await session.execute(self._audit.rows.insert(event))
 
     async def _run_outside(self, call: _Call) -> CallToolResult:
-        """Run a tool whose changes are not in a transaction of this call's: in several of its own, or elsewhere."""
+        """Run a tool whose changes are not in one transaction of the call: in several short ones, or elsewhere."""
         try:
             result = _answer(await self._invoke(call, None))
         except anyio.get_cancelled_exc_class():
@@ -244,8 +259,9 @@ class Dispatch:
     async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOT_NOW) -> CallToolResult:
         return _error(message if await self._recorded(event) else unrecorded)
 
-    async def _refused(self, event: AuditEvent, error: MCPError) -> MCPError:
+    async def _refused(self, event: AuditEvent, denial: Denial) -> MCPError:
         """Record a refusal, and return the error to raise."""
+        error = MCPError(denial.code, denial.message, dict(denial.data) or None)
         return error if await self._recorded(event) else MCPError(json_rpc.UNAVAILABLE, _NOT_NOW)
 
     async def _recorded(self, event: AuditEvent) -> bool:
@@ -257,15 +273,16 @@ class Dispatch:
         return True
 
 
-def _answer(result: BaseModel) -> CallToolResult:
-    """Return what a caller gets: an object as text and as structure, or the answer that another server has made."""
+def _answer(result: BaseModel | dict[str, Any]) -> CallToolResult:
+    """Return what is sent for a tool's result: its JSON as text and as structure.
+
+    The result of a tool that another server carried out is sent unchanged.
+    """
     if isinstance(result, CallToolResult):
         return result
-    return _structured(result.model_dump(mode="json"))
-
-
-def _structured(result: dict[str, Any]) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=json.dumps(result, ensure_ascii=False))], structured_content=result)
+    content = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+    text = json.dumps(content, ensure_ascii=False)
+    return CallToolResult(content=[TextContent(text=text)], structured_content=content)
 
 
 def _outcome(result: CallToolResult) -> tuple[str, str | None]:
@@ -309,7 +326,7 @@ def _error(message: str) -> CallToolResult:
 
 
 def _explain(error: ValidationError) -> str:
-    """Say which argument is wrong and what it must be, without repeating what was sent."""
+    """Say which argument is wrong and what it must be, without repeating its value."""
     problems = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False)[:10]:
         if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What the gate proved of a request, on its way to dispatch inside the ASGI scope."""
+"""What the gate verified of a request, handed to dispatch inside the ASGI scope."""
 
 import logging
 from collections.abc import Mapping, MutableMapping
@@ -34,7 +34,7 @@ class VerifiedRequest:
         reason: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> AuditEvent:
-        """Return the event of what the caller did, or was refused, with an object: a tool, a resource."""
+        """Return an audit event of the caller about a tool or a resource."""
         return AuditEvent(
             action,
             outcome,
@@ -48,18 +48,18 @@ class VerifiedRequest:
 
 
 def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:
-    """Hand a verified request on. An ASGI scope is made by the server: no client can write this key."""
+    """Attach a verified request to its ASGI scope. The server makes the scope: no client can write this key."""
     scope[_KEY] = request
 
 
 def find(scope: Mapping[str, Any]) -> VerifiedRequest | None:
-    """Return what the gate attached, or None: then nothing is proven, and nothing may run."""
+    """Return what the gate attached. None means that no token was verified, and nothing may run."""
     request = scope.get(_KEY)
     return request if isinstance(request, VerifiedRequest) else None
 
 
 def require(context: Context) -> VerifiedRequest:
-    """Return what the gate attached to the request that the SDK serves. Raises MCPError where it attached nothing."""
+    """Return what the gate attached to the request that the SDK serves. Raises MCPError when there is nothing."""
     request = find(context.request.scope) if context.request is not None else None
     if request is None:
         log.error("a request reached dispatch without a verified token; it is refused")

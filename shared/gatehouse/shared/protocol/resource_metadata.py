@@ -1,4 +1,4 @@
-"""Protected resource metadata (RFC 9728): where it stands, and what it says."""
+"""Protected resource metadata (RFC 9728): its URL and its content."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,10 +8,7 @@ WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 
 def metadata_url(resource: str) -> str:
-    """Return the URL of a resource's document: the well-known path before the resource's own (RFC 9728 3.1).
-
-    Challenges point to it (RFC 9728 5.1).
-    """
+    """Return the URL of a resource's document: the well-known path before the resource's own (RFC 9728 3.1)."""
     parts = urlsplit(resource)
     return f"{parts.scheme}://{parts.netloc}{WELL_KNOWN}{'' if parts.path == '/' else parts.path}"
 
