@@ -1,4 +1,4 @@
-"""A server that was written for the SDK, and what it takes to put it behind the guard."""
+"""A server that was written for the SDK, and the table that protects it."""
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import MCPServer
@@ -13,7 +13,7 @@ BELLS = {"noon": 12, "curfew": 9}
 
 @server.tool(annotations=ToolAnnotations(read_only_hint=True))
 def caller() -> str:
-    """Tell who calls."""
+    """Return the client_id of the caller."""
     token = get_access_token()
     if token is None:
         raise PermissionError("called without the guard")
@@ -39,7 +39,7 @@ def melt_bells() -> str:
     return "molten"
 
 
-# That is the server as it was. This is the guard:
+# The server is unchanged up to here. The table:
 
 CATALOGUE = guarded_catalogue(
     server,

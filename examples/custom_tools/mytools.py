@@ -15,7 +15,7 @@ tools = ToolGroup()
 
 
 class Notes(BaseModel):
-    """What both tools answer."""
+    """The result of both tools."""
 
     notes: list[str]
 
@@ -59,7 +59,7 @@ def _add(client_id: str, text: str) -> list[str]:
 CATALOGUE = Catalogue(
     "Notes",
     scopes=[
-        Scope("notes:read", "See one's notes"),
+        Scope("notes:read", "See your own notes"),
         Scope("notes:write", "Add notes", implies=("notes:read",)),
     ],
     groups=[tools],

@@ -454,9 +454,10 @@ async def test_an_inbound_token_never_leaves_the_server(
     network = httpx2.AsyncClient(transport=httpx2.ASGITransport(Starlette(routes=[Route("/{path:path}", published)])))
     folder = tmp_path / "rs"
     settings = settings_in(folder, database_url=resourceserver_template.install(folder))
-    app = build_app(create_services(settings, CATALOGUE, clock, partial(http_fetch, network)))
+    services = create_services(settings, CATALOGUE, clock, partial(http_fetch, network))
+    app = build_app(services)
     async with network, lifespan(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
-        target = Target(ResourceServer(app, settings, issuer, http))
+        target = Target(ResourceServer(app, services, issuer, http))
         environment = await target.server.result("create_environment", target.token, name="staging")
         for tool in CATALOGUE.tools:
             sent = {"environment_id": environment["environment_id"], "name": "a"}

@@ -1,4 +1,4 @@
-"""`GET /livez` and `GET /readyz`, for whoever keeps the server running."""
+"""`GET /livez` and `GET /readyz`, for load balancers and process supervisors."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +12,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.shared.service.audit_writer import AuditWriter
 
 PATHS = frozenset({"/livez", "/readyz"})
-"""Served for any Host: a load balancer asks by address."""
+"""Served for any Host, because load balancers send an IP address."""
 
 _HEADERS = {"Cache-Control": "no-store"}
 
@@ -25,9 +25,9 @@ async def livez(_: Request) -> Response:
 
 
 def readyz(database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter) -> Endpoint:
-    """Return the endpoint that answers whether calls can be served: 200 when every check is `ok`, else 503.
+    """Return the endpoint that reports whether calls can be served: 200 when every check is `ok`, else 503.
 
-    Status lists that are stale do not count where the server is set to fail open: calls are served then.
+    Stale status lists do not count when the server is set to fail open, because calls are served then.
     """
 
     async def endpoint(_: Request) -> Response:
@@ -37,7 +37,7 @@ def readyz(database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audi
         except SQLAlchemyError:
             checks["database"] = "does not answer"
         if not audit.available:
-            checks["database"] = "takes no audit events"
+            checks["database"] = "accepts no audit events"
         ready = set(checks.values()) == {"ok"} and statuses.ready
         content = {"status": "ok" if ready else "unavailable", **checks, "status_lists": statuses.state}
         return JSONResponse(content, 200 if ready else 503, _HEADERS)

@@ -1,4 +1,4 @@
-"""JSON-RPC as far as the gate reads it, and the errors that both the gate and dispatch answer with."""
+"""The reader of JSON-RPC requests, and the error codes and bodies of the gate and dispatch."""
 
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
@@ -10,7 +10,7 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
-# Ours, in the range that JSON-RPC leaves to servers; the last two digits are those of the HTTP status.
+# In the range that JSON-RPC leaves to servers; the last two digits are those of the HTTP status.
 UNAUTHENTICATED: Final = -32041
 INSUFFICIENT_SCOPE: Final = -32043
 UNAVAILABLE: Final = -32053
@@ -27,7 +27,7 @@ _AN_ID = f"a string of at most {_MAX_ID_LENGTH} characters, or a whole number of
 
 
 class InvalidMessage(Exception):
-    """The body is no JSON-RPC message that this server reads. The text is public and says what to send."""
+    """The body is not a JSON-RPC message that this server accepts. The text is public and says what to send."""
 
     def __init__(self, code: int, message: str, request_id: RequestId = None) -> None:
         super().__init__(message)
@@ -37,22 +37,22 @@ class InvalidMessage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a body asks for. Without an id it is a notification."""
+    """A request. Without an id, it is a notification."""
 
     id: RequestId
     method: str
     tool_name: str | None
     """`params.name` of a `tools/call`."""
     progress_token: str | int | None = None
-    """`params._meta.progressToken`: the caller asks for progress."""
+    """`params._meta.progressToken`, with which the caller asks for progress notifications."""
     resource_uri: str | None = None
     """`params.uri` of a `resources/read`."""
 
 
 def read_message(body: bytes) -> Message:
-    """Read one JSON-RPC request or notification, so that no other reader can take it for another one.
+    """Read one JSON-RPC request or notification, strictly, so that no other parser can read it differently.
 
-    Whatever would be malformed to the SDK behind us is refused here: its answers quote what was sent.
+    A message that the SDK would find malformed is refused here, because the SDK's errors quote what was sent.
 
     Raises:
         InvalidMessage: not strict JSON, a batch, a response, another version, a malformed id or params.
@@ -114,5 +114,5 @@ def _is_id(value: object) -> TypeGuard[str | int]:
 
 
 def error_body(code: int, message: str, request_id: RequestId, data: dict[str, Any]) -> dict[str, Any]:
-    """Return an error response (JSON-RPC 2.0, 5.1). SDK clients hand `message` to the agent."""
+    """Return an error response (JSON-RPC 2.0, 5.1). SDK clients show `message` to the agent."""
     return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message, "data": data}}

@@ -1,7 +1,7 @@
-"""What every request meets first, and every response gets last, whichever part of the server makes it.
+"""The outermost layer of the server: it handles every request first, and every response last.
 
-What is refused here is refused in plain JSON: no JSON-RPC message is known that it could answer. As at the gate, a
-refusal is recorded before it leaves, so that its request id leads an operator to the reason.
+Its refusals are plain JSON, because no JSON-RPC message has been read that they could answer. As at the gate, the audit
+event of a refusal is on disk before the response is sent, so that its request id leads an operator to the reason.
 """
 
 import time
@@ -33,7 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """What every request meets first, and every response gets last: Host and Origin, request id, headers, log line."""
+    """Checks Host and Origin, and adds the request id, the security headers and the log line."""
 
     def __init__(self, app: ASGIApp, settings: Settings, refusals: "Refusals") -> None:
         self._app = app
@@ -61,7 +61,7 @@ class RequestMiddleware:
             respond = await self._refuse_foreign(scope) or self._app
             await respond(scope, receive, send_with_headers)
         except Exception:
-            # Starlette has answered by `Refusals.failed`, and hands the exception on to be logged.
+            # Starlette has answered with `Refusals.failed`, and raised the exception again.
             log.exception("request failed")
         finally:
             log.info(
@@ -75,7 +75,7 @@ class RequestMiddleware:
             structlog.contextvars.clear_contextvars()
 
     async def _refuse_foreign(self, scope: Scope) -> Response | None:
-        """Stop DNS rebinding: a page elsewhere must not reach this server by a name of its own (CVE-2025-66416)."""
+        """Prevent DNS rebinding: a web page must not reach this server under its own host name (CVE-2025-66416)."""
         if scope["path"] in HEALTH_PATHS:
             return None
         headers = Headers(scope=scope)
@@ -106,7 +106,7 @@ def _explain(header: str, values: list[str], allowed: frozenset[str], setting: s
 
 @dataclass(frozen=True, slots=True)
 class HttpError:
-    """What a caller is told. The description is constant text that says how to fix it."""
+    """A refusal as the caller sees it. The description is constant text that says how to fix it."""
 
     status: int
     error: str
@@ -120,7 +120,7 @@ class HttpError:
 
 
 class Refusals:
-    """Records what is refused before a message was read, or after everything failed, and answers it."""
+    """Records and answers requests that are refused before a message is read, or that fail unexpectedly."""
 
     def __init__(self, settings: Settings, audit: AuditWriter) -> None:
         self._paths = {settings.endpoint_path, *metadata_paths(settings), *HEALTH_PATHS}
@@ -128,13 +128,13 @@ class Refusals:
         self._audit = audit
 
     def known_path(self, scope: Scope) -> str:
-        """Return the path of a request if it is one of ours: any other may hold anything, credentials included."""
+        """Return the path of a request if it is one of the server's: any other may contain credentials."""
         return scope["path"] if scope["path"] in self._paths else "(other)"
 
     async def refuse(
         self, scope: Scope, error: HttpError, reason: str | None = None, remediation: str | None = None
     ) -> Response:
-        """Return the response to a refused request when the refusal is on disk; 503 where it cannot be recorded."""
+        """Return the response of a refusal when its audit event is on disk, or a 503 if it cannot be recorded."""
         request_id = scope["gatehouse.request_id"]
         structlog.contextvars.bind_contextvars(reason=reason or error.description)
         event = AuditEvent(
@@ -153,7 +153,7 @@ class Refusals:
         return error.response(request_id)
 
     async def failed(self, request: Request, _: Exception) -> Response:
-        """Answer what nobody planned for. Starlette hands the exception on, and the boundary logs it."""
+        """Answer an unexpected exception. Starlette raises it again, and RequestMiddleware logs it."""
         error = HttpError(500, "server_error", "The server failed. Report the request id.")
         return await self.refuse(request.scope, error, "internal error; the log has its traceback")
 

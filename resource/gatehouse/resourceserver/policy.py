@@ -1,6 +1,6 @@
-"""May this caller call this tool, or read this resource? Pure: no I/O, no clock.
+"""Decides whether a caller may call a tool or read a resource. Pure: no I/O, no clock.
 
-The gate and dispatch both ask here, and only here.
+The gate and dispatch both decide with these functions.
 """
 
 from collections.abc import Iterable
@@ -22,27 +22,27 @@ class Allowed(Generic[TargetT]):
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """The tool or resource exists, and the caller's scopes do not suffice."""
+    """The tool or resource exists, and the caller lacks a scope."""
 
     scope: frozenset[str]
-    """The smallest set that suffices for the whole operation, whatever the caller has of it already."""
+    """The smallest set that suffices for the operation, including scopes that the caller already has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """There is no such tool or resource."""
+    """The catalogue has no such tool or resource."""
 
 
 Decision = Allowed[TargetT] | Forbidden | Unknown
 
 
 def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
-    """Decide about one call. Every scope of the tool must be among the caller's, or be implied by one of them."""
+    """Decide about a call. The caller needs every scope of the tool, itself or through one that implies it."""
     return _decide(catalogue, claims, catalogue.tools.get(tool_name))
 
 
 def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decision[Resource]:
-    """Decide about one resource, by its URI exactly, as about a tool."""
+    """Decide about reading a resource, by its exact URI."""
     return _decide(catalogue, claims, catalogue.resources.get(uri))
 
 
@@ -55,12 +55,12 @@ def _decide(catalogue: Catalogue, claims: AccessClaims, target: TargetT | None) 
 
 
 def _suffices(held: frozenset[str], target: Tool | Resource) -> bool:
-    """Tell whether a closed set of scopes has every one that a target needs."""
+    """Tell whether a closed set of scopes contains every scope that a target needs."""
     return target.scopes <= held
 
 
 def required_scope(catalogue: Catalogue, tool_name: str | None, uri: str | None = None) -> frozenset[str]:
-    """Return the smallest scopes that suffice to call a tool or read a resource: empty for an unknown one, or none."""
+    """Return the smallest scopes that suffice for a tool or a resource. Empty for an unknown one, or for neither."""
     target = catalogue.tools.get(tool_name or "") or catalogue.resources.get(uri or "")
     return catalogue.hierarchy.minimal(target.scopes) if target is not None else frozenset()
 

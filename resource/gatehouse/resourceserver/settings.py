@@ -23,12 +23,12 @@ class Settings(ServerSettings):
 
     resource: str = Field(
         "http://127.0.0.1:8000/mcp",
-        description="The resource identifier: the URL that clients call, and the audience of every token accepted.",
+        description="The resource identifier: the URL that clients call, and the audience of every accepted token.",
     )
     issuer: str = Field(
-        "http://127.0.0.1:9000", description="The issuer identifier of the one authorization server that is trusted."
+        "http://127.0.0.1:9000", description="The issuer identifier of the only trusted authorization server."
     )
-    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     database_url: str = Field(
         "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
@@ -37,11 +37,12 @@ class Settings(ServerSettings):
     )
     baseline_scopes: str | None = Field(
         None,
-        description="Scopes that every 401 asks for beside the operation's own. Default: every scope of the catalogue, "
-        "because client SDKs replace their scope by what a 401 names.",
+        description="Scopes that every 401 names, together with the operation's own. Default: all of the catalogue, "
+        "because client SDKs replace their scope with what a 401 names.",
     )
     allowed_origins: str = Field(
-        "", description="Origins of web pages that may call, separated by spaces, beside the resource's own origin."
+        "",
+        description="Origins of web pages that may call, separated by spaces, besides the resource's own origin.",
     )
 
     status_poll_interval: int = Field(
@@ -51,10 +52,11 @@ class Settings(ServerSettings):
         900,
         ge=2 * WINDOW,
         le=LIFETIME,
-        description="Seconds that a status list is trusted without newer word from the issuer.",
+        description="Maximum age of a status list, in seconds since it was issued.",
     )
     status_failure: Literal["closed", "open"] = Field(
-        "closed", description="What happens to tokens after that: closed refuses them with 503, open accepts them."
+        "closed",
+        description="What to do with tokens after that: closed refuses them with 503, open accepts them.",
     )
 
     @field_validator("resource")
@@ -63,7 +65,7 @@ class Settings(ServerSettings):
         resource = check_public_url(parse_resource_identifier(value))
         path = urlsplit(resource).path
         if path in {"/livez", "/readyz"} or path.startswith("/.well-known/") or "%" in path:
-            raise ValueError("has a path that this server needs for something else, or that is percent-encoded")
+            raise ValueError("has a path that this server reserves, or that is percent-encoded")
         return resource
 
     @field_validator("issuer")
@@ -100,21 +102,21 @@ class Settings(ServerSettings):
 
     @property
     def endpoint_path(self) -> str:
-        """The path of the MCP endpoint, which is the resource's own."""
+        """The path of the MCP endpoint: that of the resource identifier."""
         return urlsplit(self.resource).path or "/"
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Values of `Host` that are served: the resource's own; on loopback, every name of this machine."""
+        """Accepted values of `Host`: the resource's own; on loopback, every name of this machine."""
         parts = urlsplit(self.resource)
         name, port = parts.netloc.removesuffix(f":{parts.port}"), parts.port
         names = {name, "127.0.0.1", "localhost", "[::1]"} if is_loopback(self.resource) else {name}
-        # A default port may stand there or not (RFC 9110 4.2.3); the canonical resource never has it.
+        # `Host` may contain a default port (RFC 9110 4.2.3); the canonical resource identifier never does.
         ports = {f":{port}"} if port else {"", ":443" if parts.scheme == "https" else ":80"}
         return frozenset(name + port for name in names for port in ports)
 
     @property
     def origins(self) -> frozenset[str]:
-        """Values of `Origin` that are served (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
+        """Accepted values of `Origin` (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
         scheme = urlsplit(self.resource).scheme
         return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.lower().split()))

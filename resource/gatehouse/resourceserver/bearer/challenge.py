@@ -8,16 +8,16 @@ from gatehouse.shared.protocol.scopes import format_scope
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Builds the challenges of one resource. Every value is constant or a checked scope: none needs escaping."""
+    """Builds the challenges of one resource. Every value is a constant or a validated scope, so none needs escaping."""
 
     resource_metadata: str
 
     def no_token(self, scope: Iterable[str]) -> str:
-        """Answer a request without a token: no error code, since nothing was wrong with it (RFC 6750 3.1)."""
+        """Challenge a request without a token. It has no error code (RFC 6750 3.1)."""
         return self._build(scope)
 
     def invalid_token(self, scope: Iterable[str]) -> str:
-        """Answer a token that is expired, revoked, malformed or not for here: one text for all."""
+        """Challenge an expired, revoked, malformed or foreign token. All have the same text."""
         return self._build(
             scope, error="invalid_token", error_description="The access token is not valid here. Obtain a new one."
         )

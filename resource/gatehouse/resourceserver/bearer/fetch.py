@@ -31,14 +31,14 @@ Fetch = Callable[[str | None], Awaitable[Fetched | None]]
 def http_fetch(
     client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
 ) -> Fetch:
-    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 s in all, JSON only, or what else is expected."""
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 seconds in all, and only the expected content types."""
 
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
             "Accept": ", ".join(sorted(content_types, reverse=True)),
-            # Unpacked, a small answer could be a large one.
+            # A small compressed answer could decompress to a large one.
             "Accept-Encoding": "identity",
-            # A cache in between must ask again: it might still hold a key that was revoked (RFC 9111 5.2.1.4).
+            # A cache in between must revalidate: it might still hold a revoked key (RFC 9111 5.2.1.4).
             "Cache-Control": "no-cache",
         }
         if etag is not None:
@@ -71,5 +71,5 @@ async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fe
         if len(document) > _MAX_LENGTH:
             raise FetchFailed("larger than 64 KiB")
     etag = response.headers.get("etag", "")
-    # It goes back in a request header, whose text is ASCII to the client library.
+    # It is sent back in a request header, which the client library encodes as ASCII.
     return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)

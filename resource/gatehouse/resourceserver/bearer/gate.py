@@ -1,8 +1,7 @@
-"""The gate before the MCP endpoint: who calls, with which rights, in a request that can be read in one way only.
+"""The gate before the MCP endpoint: it authenticates the caller, and authorizes the operation that the body asks for.
 
-It answers with the status and challenge that each refusal has in HTTP (RFC 6750 3.1; MCP 2026-07-28,
-"Error Handling"), and with a JSON-RPC error that tells an agent what to do. What it lets through carries the
-verified claims to dispatch, which decides again.
+A refusal has the status and the challenge of HTTP (RFC 6750 3.1; MCP 2026-07-28, "Error Handling"), and a JSON-RPC
+error that tells an agent what to do. An admitted request carries the verified claims to dispatch, which decides again.
 """
 
 import re
@@ -38,18 +37,18 @@ MAX_BODY: Final = 1024 * 1024
 """Bytes of one request."""
 
 MAX_UNPROVEN_BODY: Final = 64 * 1024
-"""Bytes of a body that is read before the caller is known. Reading costs time that a stranger must not spend."""
+"""Bytes of a body that is parsed before the caller is known: parsing costs time, and a stranger must not spend it."""
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
     | {"resources/list", "resources/templates/list", "resources/read"}
 )
-"""The closed table of requests. What is not in it is refused, even if the SDK would have a handler."""
+"""The closed table of requests. Any other is refused, even if the SDK has a handler for it."""
 
 NOTIFICATIONS: Final = frozenset(
     f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
 )
-"""Notifications are acknowledged and have no effect: every request stands for itself."""
+"""Notifications are acknowledged and have no effect, because there are no sessions."""
 
 _LISTED_BY: Final[dict[Kind, str]] = {
     "tool": "resourceserver tools",
@@ -64,7 +63,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class _Refused(Exception):
-    """The request goes no further. All but `reason` and `remediation` is for the caller; those are for the operator."""
+    """The request is refused. `reason` and `remediation` are for the operator, everything else for the caller."""
 
     def __init__(
         self,
@@ -88,17 +87,17 @@ class _Refused(Exception):
 
 
 @dataclass(slots=True)
-class _Arrival:
-    """A request as far as it is understood: what a refusal can say of it."""
+class _Received:
+    """What is known of a request so far, for a refusal."""
 
     request_id: str
     message: Message | None = None
     claims: AccessClaims | None = None
-    """What a token that the issuer signed says, valid here or not."""
+    """The claims of a token that the issuer signed, even if it is not valid here."""
     rpc_id: json_rpc.RequestId = None
 
     def read(self, body: bytes) -> _Refused | None:
-        """Read the message. Return why it cannot be read, which is told to callers with a valid token only."""
+        """Parse the message. Return the error of a malformed one, which only callers with a valid token may see."""
         try:
             self.message = json_rpc.read_message(body)
             self.rpc_id = self.message.id
@@ -121,41 +120,41 @@ class Gate:
     challenge: Challenge
     resource: str
     baseline: frozenset[str]
-    """Scopes that every 401 names beside the operation's."""
+    """Scopes that every 401 names in addition to the operation's."""
     audit: AuditWriter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         request = Request(scope, receive)
-        arrival = _Arrival(scope["gatehouse.request_id"])
+        received = _Received(scope["gatehouse.request_id"])
         try:
             body = await _read_body(request)
-            claims = await self._admit(request, body, arrival)
+            claims = await self._admit(request, body, received)
         except _Refused as refused:
-            response = await self._refuse(refused, arrival)
+            response = await self._refuse(refused, received)
             await response(scope, receive, send)
             return
         except ClientDisconnect:
             return
-        verified_request.attach(scope, VerifiedRequest(claims, arrival.request_id))
-        app = self.streaming_app if self._streams(arrival.message, request.headers) else self.app
-        await app(scope, _replay(body, receive), self._recording(arrival, scope, receive, send))
+        verified_request.attach(scope, VerifiedRequest(claims, received.request_id))
+        app = self.streaming_app if self._streams(received.message, request.headers) else self.app
+        await app(scope, _replay(body, receive), self._recording(received, scope, receive, send))
 
-    async def _admit(self, request: Request, body: bytes, arrival: _Arrival) -> AccessClaims:
-        """Return the verified claims of a caller that may do what the body asks. Raises _Refused."""
-        # A 401 names the scopes of the operation, so a body of usual size is read before the caller is known.
-        malformed = arrival.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
-        claims = arrival.claims = await self._authenticate(request.headers, arrival)
+    async def _admit(self, request: Request, body: bytes, received: _Received) -> AccessClaims:
+        """Return the verified claims of a caller that may perform the operation of the body. Raises _Refused."""
+        # A 401 names the scopes of the operation, so a body of usual size is parsed before the caller is known.
+        malformed = received.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
+        claims = received.claims = await self._authenticate(request.headers, received)
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
         _check_http(request)
         if len(body) > MAX_UNPROVEN_BODY:
-            malformed = arrival.read(body)
-        if malformed is not None or arrival.message is None:
+            malformed = received.read(body)
+        if malformed is not None or received.message is None:
             raise malformed or _unavailable("no message was read")
-        self._authorize(arrival.message, claims)
+        self._authorize(received.message, claims)
         return claims
 
-    async def _authenticate(self, headers: Headers, arrival: _Arrival) -> AccessClaims:
+    async def _authenticate(self, headers: Headers, received: _Received) -> AccessClaims:
         sent = headers.getlist("authorization")
         if not sent:
             raise _Refused(
@@ -163,21 +162,21 @@ class Gate:
                 json_rpc.UNAUTHENTICATED,
                 "Send an access token.",
                 reason="no token",
-                headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(arrival.message))},
+                headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(received.message))},
                 remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
             )
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
-            arrival.claims = error.claims
+            received.claims = error.claims
             raise _Refused(
                 401,
                 json_rpc.UNAUTHENTICATED,
                 "The access token is not valid here. Obtain a new one.",
                 reason=error.reason,
-                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(arrival.message))},
+                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(received.message))},
                 data={"error": "invalid_token"},
-                remediation="Obtain a new token. What is wrong with one, this tells: authserver token inspect",
+                remediation="Obtain a new token. To see why one is not valid, run: authserver token inspect",
             ) from None
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
@@ -186,7 +185,7 @@ class Gate:
             raise _unavailable("no recent status list of the issuer is known", remediation) from None
 
     def _scope_to_ask_for(self, message: Message | None) -> frozenset[str]:
-        """Return what a 401 names."""
+        """Return the scopes that a 401 names."""
         if message is None:
             return self.baseline
         return self.baseline | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
@@ -223,43 +222,43 @@ class Gate:
         )
 
     def _streams(self, message: Message | None, headers: Headers) -> bool:
-        """Tell whether the caller asked for the progress of a tool that reports it, and takes a stream."""
+        """Tell whether the caller accepts a stream and asked for the progress of a tool that reports it."""
         if message is None or message.progress_token is None or not _accepts_stream(headers):
             return False
         tool = self.catalogue.tools.get(message.tool_name or "")
         return tool is not None and tool.streaming
 
-    def _recording(self, arrival: _Arrival, scope: Scope, receive: Receive, send: Send) -> Send:
-        """Record what the SDK behind the gate refuses, such as a header that contradicts the body."""
+    def _recording(self, received: _Received, scope: Scope, receive: Receive, send: Send) -> Send:
+        """Record requests that the SDK behind the gate refuses, such as one with a header that contradicts the body."""
         replaced = False
 
         async def recording(message: ASGIMessage) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 try:
-                    await self.audit.commit_async(_event("refused by the protocol layer", message["status"], arrival))
+                    await self.audit.commit_async(_event("refused by the protocol layer", message["status"], received))
                 except AuditUnavailable as error:
                     replaced = True
-                    await self._respond(_unrecorded(error), arrival)(scope, receive, send)
+                    await self._respond(_unrecorded(error), received)(scope, receive, send)
             if not replaced:
                 await send(message)
 
         return recording
 
-    async def _refuse(self, refused: _Refused, arrival: _Arrival) -> Response:
-        """Record a refusal, and return its response when that is on disk."""
+    async def _refuse(self, refused: _Refused, received: _Received) -> Response:
+        """Return the response of a refusal when its audit event is on disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
-            await self.audit.commit_async(_event(refused.reason, refused.status, arrival, refused.remediation))
+            await self.audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
         except AuditUnavailable as error:
             refused = _unrecorded(error)
-        return self._respond(refused, arrival)
+        return self._respond(refused, received)
 
     @staticmethod
-    def _respond(refused: _Refused, arrival: _Arrival) -> Response:
-        data = {**refused.data, "request_id": arrival.request_id}
+    def _respond(refused: _Refused, received: _Received) -> Response:
+        data = {**refused.data, "request_id": received.request_id}
         return JSONResponse(
-            json_rpc.error_body(refused.code, refused.message, arrival.rpc_id, data),
+            json_rpc.error_body(refused.code, refused.message, received.rpc_id, data),
             refused.status,
             {"Cache-Control": "no-store", **refused.headers},
         )
@@ -273,8 +272,8 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     return match[1]
 
 
-def _event(reason: str, status: int, arrival: _Arrival, remediation: str | None = None) -> AuditEvent:
-    message, claims = arrival.message, arrival.claims
+def _event(reason: str, status: int, received: _Received, remediation: str | None = None) -> AuditEvent:
+    message, claims = received.message, received.claims
     action, object_ = _attempted(message)
     return AuditEvent(
         action,
@@ -282,14 +281,14 @@ def _event(reason: str, status: int, arrival: _Arrival, remediation: str | None 
         actor=claims.client_id if claims is not None else None,
         object=object_,
         jti=claims.jti if claims is not None else None,
-        request_id=arrival.request_id,
+        request_id=received.request_id,
         reason=reason,
         detail={"status": status, **({"remediation": remediation} if remediation else {})},
     )
 
 
 def _attempted(message: Message | None) -> tuple[AuditAction, str | None]:
-    """Return the action and the object of what a message asks for."""
+    """Return the audit action and object of a message."""
     if message is None:
         return AuditAction.MCP_REQUEST, None
     if message.tool_name is not None:
@@ -325,7 +324,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _check_http(request: Request) -> None:
-    """Refuse what is no JSON POST. GET and DELETE belong to sessions, which this server does not have."""
+    """Refuse anything but a POST of JSON. GET and DELETE belong to sessions, which this server does not have."""
     if request.method != "POST":
         raise _Refused(405, json_rpc.INVALID_REQUEST, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
     content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
@@ -341,7 +340,7 @@ def _accepts_stream(headers: Headers) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body to the next reader once; after it, the server's own messages, such as a disconnect."""
+    """Replay the body to the next reader once, and then the server's messages, such as a disconnect."""
     messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> ASGIMessage:

@@ -1,8 +1,7 @@
-"""The issuer's keys, at hand before a request needs them (RFC 7517).
+"""The issuer's key set (RFC 7517), polled in the background so that a request rarely waits for it.
 
-Polled in the background. A `kid` that is not known triggers one fetch for all who wait, and then none for a
-cooldown: a flood of invented kids costs the authorization server one request. Whatever a fetch brings, a set that
-cannot be used never replaces one that can.
+An unknown `kid` triggers one fetch for all requests that wait for it, and then none for a cooldown: a flood of invented
+kids costs the authorization server one request. A set that cannot be used never replaces one that can.
 """
 
 import logging
@@ -15,22 +14,22 @@ from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.shared.protocol.jws import VerificationKey, parse_key_set
 
 POLL_INTERVAL = 5.0
-"""Seconds between two polls. A key that leaves the set is trusted for this long, and while the issuer is away."""
+"""Seconds between two polls. A key that left the set is trusted until the next successful one."""
 
 COOLDOWN = 5.0
-"""Seconds after a fetch in which an unknown kid does not cause another."""
+"""Seconds after a fetch in which an unknown kid triggers no other fetch."""
 
 FIRST_RETRY = 0.5
-"""Seconds between two tries while no key is known: the resource server may start before its issuer."""
+"""Seconds between two attempts while no key is known: the resource server may start before its issuer."""
 
 FIRST_COOLDOWN = 0.125
-"""Seconds after a fetch in which a request does not cause another while no key is known."""
+"""Seconds after a fetch in which a request triggers no other fetch while no key is known."""
 
 log = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """No key of the issuer is known yet, so no token can be judged."""
+    """No key of the issuer is known yet, so no token can be verified."""
 
 
 class KeySource:
@@ -52,11 +51,11 @@ class KeySource:
         return bool(self._keys)
 
     def known(self, kid: str) -> VerificationKey | None:
-        """Return a key of the present set, without fetching."""
+        """Return a key of the current set, without fetching."""
         return self._keys.get(kid)
 
     async def find(self, kid: str) -> VerificationKey | None:
-        """Return the key of that name; fetch the set anew if it is unknown and the cooldown is over.
+        """Return a key by its kid. Fetch the set again if the kid is unknown and the cooldown has passed.
 
         Raises:
             KeysUnavailable: no key at all is known.
@@ -71,24 +70,24 @@ class KeySource:
     async def _refresh_once(self, cooldown: float) -> None:
         fetches = self._fetches
         async with self._fetching:
-            # A fetch that ended while this one waited for its turn was its own.
+            # A fetch that finished while this task waited for the lock serves it, too.
             if self._fetches == fetches and self._monotonic() - self._last_fetch >= cooldown:
                 await self.refresh()
 
     async def refresh(self) -> None:
-        """Fetch the set; keep the last good one when that fails."""
+        """Fetch the set. Keep the last good one when that fails."""
         try:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
                 self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the last good set stays in use
-            # One line for an outage, however long it lasts.
+        except Exception as error:  # noqa: BLE001 - whatever fails, the last good set stays in use
+            # One log line for an outage, however long it lasts.
             if self._failure != str(error):
                 log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
             self._failure = str(error)
             return
         finally:
-            # The cooldown begins at the end, because a fetch may take longer than it.
+            # The cooldown starts at the end, because a fetch may take longer than the cooldown.
             self._fetches += 1
             self._last_fetch = self._monotonic()
         if self._failure is not None:
@@ -96,7 +95,7 @@ class KeySource:
         self._failure = None
 
     async def poll(self) -> None:
-        """Refresh for ever: often until the first key is known, then at the poll interval."""
+        """Refresh for ever: every half second until the first key is known, then at the poll interval."""
         while True:
             async with self._fetching:
                 await self.refresh()

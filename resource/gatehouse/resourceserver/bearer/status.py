@@ -1,8 +1,8 @@
-"""Which tokens were revoked: the issuer's status lists, at hand before a request needs them.
+"""The issuer's status lists, which say which tokens were revoked (draft-ietf-oauth-status-list).
 
-Polled in the background, so that a token is judged without asking anybody (draft-ietf-oauth-status-list). Only lists
-below the issuer's own origin are asked for. A bit that was set stays set here: no replay of an older list revives a
-token. How old the issuer's word is, the signed `iat` of the list tells.
+They are polled in the background, so that a request waits for none of them. Only lists of the issuer's own origin are
+fetched. A bit that was set stays set: replaying an older list does not make a token valid again. The signed `iat` of a
+list determines its age.
 """
 
 import logging
@@ -29,16 +29,16 @@ from gatehouse.shared.protocol.status_list import (
 )
 
 COOLDOWN = 1.0
-"""Seconds after a fetch in which a request for a list that is not known does not cause another."""
+"""Seconds after a fetch in which a request for an unknown list triggers no other fetch."""
 
 FIRST_RETRY = 0.5
-"""Seconds between two polls while a list is not known, or stale: the resource server may start before its issuer."""
+"""Seconds between two polls while a list is unknown or stale: the resource server may start before its issuer."""
 
 MAX_LISTS = 1024
-"""Lists that are known at once."""
+"""Lists that are kept at once."""
 
 _REMEMBERED_FOR = MAX_LIFETIME + 2 * LEEWAY
-"""Seconds for which a list is remembered that the issuer no longer names: a token may refer to it for that long."""
+"""Seconds for which a list is kept after the issuer stopped naming it: a token may refer to it for that long."""
 
 _TOGETHER = 8
 """Lists that are fetched at the same time."""
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class StatusUnavailable(Exception):
-    """Whether the token was revoked cannot be said now."""
+    """No recent status list says whether the token was revoked."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class _List:
     last_fetch: float = float("-inf")
     failure: str | None = None
     unnamed_since: float | None = None
-    """When the issuer was first seen to name it no more. It is not asked for then, and not missed."""
+    """When the issuer was first seen to name it no longer. From then on it is not polled, and not reported as stale."""
 
 
 class StatusLists:
@@ -98,7 +98,7 @@ class StatusLists:
 
     @property
     def state(self) -> str:
-        """Say in words how things stand: `ok`, or what keeps tokens from being judged."""
+        """`ok`, or why tokens cannot be checked, in words."""
         if not self._named:
             return "none is known"
         polled = self._polled()
@@ -107,14 +107,14 @@ class StatusLists:
 
     @property
     def ready(self) -> bool:
-        """Whether tokens can be judged, or are let through without."""
+        """Whether tokens can be checked, or are accepted without a check."""
         return self._fail_open or self.state == "ok"
 
     async def refusal(self, reference: StatusReference | None) -> str | None:
-        """Return why a token is refused for its status; None if it is not.
+        """Return why a token's status makes it invalid, or None for a valid token.
 
         Raises:
-            StatusUnavailable: the issuer's word is too old, and the server is set to fail closed.
+            StatusUnavailable: the list is too old, and the server is set to fail closed.
         """
         if reference is None:
             return "the token has no status"
@@ -140,7 +140,7 @@ class StatusLists:
         )
 
     async def _obtain(self, uri: str) -> _List:
-        """Fetch a list that is not known yet: once for all who wait, and then not again for the cooldown."""
+        """Fetch an unknown list: once for all requests that wait for it, and then not again for the cooldown."""
         known = self._know(uri)
         fetches = known.fetches
         async with known.fetching:
@@ -157,15 +157,15 @@ class StatusLists:
         return known
 
     async def _refresh(self, known: _List) -> None:
-        """Fetch a list; what is known of it stays when that fails."""
+        """Fetch a list. Keep the known one when that fails."""
         try:
             fetched = await known.fetch(known.etag)
             if fetched is not None:
                 await self._accept(known, fetched.document)
                 known.etag = fetched.etag
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, what is known stays in use
+        except Exception as error:  # noqa: BLE001 - whatever fails, the known list stays in use
             reason = "no key of the issuer is known" if isinstance(error, KeysUnavailable) else str(error)
-            # One line for an outage, however long it lasts.
+            # One log line for an outage, however long it lasts.
             if known.failure != reason:
                 log.warning("the status list %s was not renewed: %s", known.uri, reason)
             known.failure = reason
@@ -178,7 +178,13 @@ class StatusLists:
         known.failure = None
 
     async def _accept(self, known: _List, document: bytes) -> None:
-        """Take a status list token over (section 8.3). Raises InvalidStatusList, InvalidToken, KeysUnavailable."""
+        """Validate and store a status list token (section 8.3).
+
+        Raises:
+            InvalidStatusList: it is not a list of this URI, expired, or shorter than before.
+            InvalidToken: its signature or form is invalid.
+            KeysUnavailable: no key of the issuer is known.
+        """
         token = document.decode("ascii", "replace")
         header = jws.read_header(token, MAX_LENGTH)
         if header.typ != TYPE:
@@ -198,12 +204,12 @@ class StatusLists:
         if len(bits) < len(known.bits):
             raise InvalidStatusList("the list is shorter than it was")
         known.bits = _united(known.bits, bits)
-        # An older list than the known one says nothing new, and does not make the newer one older.
+        # An older list than the known one must not lower its age.
         if known.issued_at is None or issued_at > known.issued_at:
             known.issued_at, known.expires_at = issued_at, expires_at
 
     async def refresh(self) -> None:
-        """Ask for the names of the lists, and for every list that is known."""
+        """Fetch the names of the lists, and then every list."""
         named = await self._fetch_named()
         if named is not None:
             self._follow(named)
@@ -221,7 +227,7 @@ class StatusLists:
         return [known for known in self._lists.values() if known.unnamed_since is None]
 
     def _follow(self, named: list[str]) -> None:
-        """Know the lists that the issuer names, and forget others when no token can refer to them any more."""
+        """Add the lists that the issuer names, and drop others when no token can refer to them any more."""
         now = self._monotonic()
         for uri, known in list(self._lists.items()):
             if uri in named:
@@ -236,16 +242,16 @@ class StatusLists:
             self._know(uri)
 
     async def _fetch_named(self) -> list[str] | None:
-        """Return every list that the issuer names, also those that have no token yet (section 9.2)."""
+        """Return every list that the issuer names, including those without tokens (section 9.2)."""
         try:
             fetched = await self._fetch_names(None)
             document = strict_json.loads(fetched.document) if fetched is not None else None
             names = document.get("status_lists") if isinstance(document, dict) else None
             if not isinstance(names, list):
                 raise FetchFailed("no list of status lists")  # noqa: TRY301
-        except Exception as error:  # noqa: BLE001 - the lists that are known are polled on
+        except Exception as error:  # noqa: BLE001 - known lists are still polled
             if self._failure != str(error):
-                log.warning("the issuer's status lists were not learned: %s", error)
+                log.warning("the names of the issuer's status lists were not fetched: %s", error)
             self._failure = str(error)
             return None
         self._named, self._failure = True, None
@@ -253,7 +259,7 @@ class StatusLists:
         return list(own)[:MAX_LISTS]
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        """Refresh for ever: at the interval, and more often while a list is not known, or stale."""
+        """Refresh for ever: at the interval, and more often while a list is unknown or stale."""
         while True:
             await self.refresh()
             await sleep(interval if self.state == "ok" else min(FIRST_RETRY, interval))

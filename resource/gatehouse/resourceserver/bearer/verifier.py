@@ -1,12 +1,13 @@
-"""Decides whether an access token is valid here and now (RFC 9068 4; RFC 8725).
+"""Decides whether an access token is valid (RFC 9068 4; RFC 8725).
 
-A token that was verified before is remembered by its digest, bound to the key that signed it: it is accepted again
-until it expires or that key leaves the set. Whatever depends on the moment is judged every time.
+The result of verifying a signature is cached by the token's digest, bound to the key that signed it: the token is
+accepted again until it expires or that key leaves the set. Expiry and revocation are checked on every request.
 """
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
@@ -18,9 +19,9 @@ _CACHE_SIZE = 4096
 
 
 class TokenRefused(Exception):
-    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not.
+    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not valid.
 
-    `claims` is what the token says, if the issuer signed it: whose token it was, for the audit log.
+    `claims` are those of a token that the issuer signed. They tell the audit log whose token it was.
     """
 
     def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
@@ -54,19 +55,18 @@ class Verifier:
         self._keys = keys
         self._statuses = statuses
         self._clock = clock
-        self._cache_size = cache_size
-        self._cache: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._cache: LRUCache[bytes, _Verified] = LRUCache(cache_size)
 
     async def verify(self, token: str) -> AccessClaims:
-        """Return what a valid token says.
+        """Return the claims of a valid token.
 
         Raises:
-            TokenRefused: it is not valid here and now.
-            KeysUnavailable: no key of the issuer is known, so nothing can be said.
-            StatusUnavailable: whether it was revoked cannot be said now.
+            TokenRefused: it is not valid.
+            KeysUnavailable: no key of the issuer is known.
+            StatusUnavailable: no recent status list says whether it was revoked.
         """
         digest = hashlib.sha256(token.encode()).digest()
-        verified = self._remembered(digest)
+        verified = self._cached(digest)
         if verified is None:
             verified = await self._verify_signature(token)
             self._check_identity(verified.claims)
@@ -75,15 +75,12 @@ class Verifier:
         except InvalidClaims as error:
             raise TokenRefused(str(error), verified.claims) from None
         self._cache[digest] = verified
-        self._cache.move_to_end(digest)
-        if len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
-        # Last, as the draft has it (8.3), and every time: a remembered token can be revoked, too.
+        # Last, as in the draft (8.3), and every time: a cached token can be revoked, too.
         if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
             raise TokenRefused(reason, verified.claims)
         return verified.claims
 
-    def _remembered(self, digest: bytes) -> _Verified | None:
+    def _cached(self, digest: bytes) -> _Verified | None:
         verified = self._cache.get(digest)
         if verified is None:
             return None
