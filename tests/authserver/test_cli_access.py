@@ -159,7 +159,7 @@ def test_one_tool_is_explained_alone_and_the_exit_code_tells_whether_it_can_be_c
 def test_a_client_without_grants_is_explained(shell: Shell, file: str) -> None:
     client_id = created(shell)
     shell.text("client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "env:read")
-    assert "may have nothing" in shell.text("client", "explain", client_id)
+    assert "No grants" in shell.text("client", "explain", client_id)
     tool = tools_of(shell, client_id, file)["client_id"]
     assert tool["reason"] == "no scope is granted there"
     run_all(shell, tool["remediation"])

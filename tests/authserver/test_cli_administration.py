@@ -133,7 +133,7 @@ def test_an_update_of_nothing_is_wrong_usage(shell: Shell) -> None:
 
 def test_a_client_without_a_workspace_is_told_of(shell: Shell) -> None:
     """Claims of other names are legal, so a misspelt one can only be noted."""
-    note = "This client acts in no workspace; tools of this project's resource server need --claim workspace_id=wks_..."
+    note = "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_..."
     made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
     assert note in made.stderr
     client_id = json.loads(made.stdout)["client_id"]
@@ -196,9 +196,7 @@ def test_a_rotated_secret_replaces_the_old_one(shell: Shell) -> None:
 def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "agent.pem"))["client_id"]
     refusal = shell.refusal("client", "secret", "rotate", client_id, "--yes")
-    assert (
-        f"it has keys, and no secret. Replace those: authserver client key replace {client_id} --jwks FILE" in refusal
-    )
+    assert f"it has keys and no secret. Rotate those: authserver client key rotate {client_id} --jwks FILE" in refusal
     assert shell.json("client", "secret", "list", client_id) == []
 
 
@@ -357,7 +355,7 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     for command in (
         ("client", "secret", "rotate", client_id, *soft),
         ("client", "secret", "revoke", client_id, old["secret_id"], "--yes"),
-        ("client", "key", "replace", key_id, "--generate-key", f"{shell.folder}/b.pem", *soft),
+        ("client", "key", "rotate", key_id, "--generate-key", f"{shell.folder}/b.pem", *soft),
         ("client", "key", "revoke", key_id, old_key["kid"], "--yes"),
         *(("client", "grant", "add", *grant), ("client", "grant", "remove", *grant)),
         *(("client", "update", client_id, "--ttl", "60"), ("client", "secret", "rotate", client_id, "--yes")),

@@ -11,7 +11,7 @@ from support.clock import FakeClock
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.credentials.client_keys import replace_keys, revoke_key
+from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
@@ -32,7 +32,7 @@ def replace(client: KeyClient, *keys: dict[str, Any], grace_period: int = 0) -> 
     """Replace, and let the second pass in which the old state may be remembered."""
     server = client.server
     with server.services.database.write() as session:
-        replace_keys(session, server.admin, client.client.client_id, jwks(*keys), grace_period)
+        rotate_keys(session, server.admin, client.client.client_id, jwks(*keys), grace_period)
     server.clock.advance(1)
 
 
@@ -87,7 +87,7 @@ def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClie
 def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
     """It may have been ended because somebody else has it."""
     replace(client, public_jwk(NEW))
-    with pytest.raises(Refused, match=rf"The key {OLD.kid} was revoked at .* Make a new one\."):
+    with pytest.raises(Refused, match=rf"The key {OLD.kid} was revoked at .* Generate a new one\."):
         replace(client, public_jwk(OLD), public_jwk(NEW))
     replace(client, public_jwk(THIRD), public_jwk(NEW))
     assert [works(client, key) for key in (OLD, NEW, THIRD)] == [False, True, True]
@@ -98,7 +98,7 @@ def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client
     made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
     with pytest.raises(Refused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
         replace(client, *(public_jwk(key) for key in made), grace_period=DAY)
-    assert "more than 8 keys" in str(refused.value)
+    assert "more than 8 active keys" in str(refused.value)
     replace(client, *(public_jwk(key) for key in made[1:]), grace_period=DAY)
     assert [works(client, key) for key in (OLD, *made)] == [True, False, *[True] * 7]
     replace(client, *(public_jwk(key) for key in made))
@@ -121,7 +121,7 @@ def test_keys_that_are_not_registered_at_creation_are_not_taken_as_a_replacement
 def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> None:
     of_secret, secret = client.server.create_client()
     client.client = of_secret
-    with pytest.raises(Refused, match="authenticates by client_secret_basic: it has a secret, and no keys"):
+    with pytest.raises(Refused, match="authenticates by client_secret_basic: it has a secret and no keys"):
         replace(client, public_jwk(NEW))
     assert client.server.post_token(basic=(of_secret.client_id, secret)).status_code == 200
 
@@ -135,9 +135,9 @@ def test_one_key_is_ended_by_its_name_and_the_last_one_is_not(client: KeyClient,
         expire(client, name)
     assert [works(client, key) for key in (OLD, NEW)] == [True, False]
     assert [row["action"] for row in client.server.audit()].count("client.key.revoke") == 1
-    with pytest.raises(Refused, match="the only live key") as refused:
+    with pytest.raises(Refused, match="the only active key") as refused:
         expire(client, OLD.kid)
-    assert f"authserver client key replace {client.client.client_id} --jwks FILE" in str(refused.value)
+    assert f"authserver client key rotate {client.client.client_id} --jwks FILE" in str(refused.value)
     assert f"authserver client disable {client.client.client_id}" in str(refused.value)
     assert works(client, OLD)
 
@@ -184,7 +184,7 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     [old] = shell.json("client", "key", "list", client_id)
     assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "active", None, None)
     new_file = shell.folder / "new.pem"
-    replaced = shell.run("client", "key", "replace", client_id, "--generate-key", str(new_file), "--grace-period", "7d")
+    replaced = shell.run("client", "key", "rotate", client_id, "--generate-key", str(new_file), "--grace-period", "7d")
     assert replaced.exit_code == 0
     assert new_file.read_text(encoding="ascii").startswith("-----BEGIN PRIVATE KEY-----")
     listed = {known["kid"]: known for known in shell.json("client", "key", "list", client_id)}
@@ -198,14 +198,14 @@ def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
     left = shell.json("client", "key", "revoke", client_id, old["kid"], "--yes")
     assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "inactive", new["kid"]: "active"}
     assert shell.json("client", "show", client_id)["key_ids"] == [new["kid"]]
-    event = shell.json("audit", "--action", "client.key.replace")[0]
+    event = shell.json("audit", "--action", "client.key.rotate")[0]
     assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "grace_period": 7 * DAY}
 
 
 def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
     client_id, path = shell.json(*CREATE)["client_id"], shell.folder / "new.pem"
-    replace = ("client", "key", "replace")
-    assert "it has a secret, and no keys" in shell.refusal(
+    replace = ("client", "key", "rotate")
+    assert "it has a secret and no keys" in shell.refusal(
         *replace, client_id, "--generate-key", str(path), "--grace-period", "1d"
     )
     assert not path.exists()

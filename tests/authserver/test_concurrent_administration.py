@@ -16,7 +16,7 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
-from gatehouse.authserver.credentials.client_keys import replace_keys
+from gatehouse.authserver.credentials.client_keys import rotate_keys
 from gatehouse.authserver.credentials.client_secrets import list_secrets, revoke_secret, rotate_secret
 from gatehouse.authserver.db.models import ClientRow
 from gatehouse.authserver.resources import registration as resources
@@ -119,7 +119,7 @@ def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> 
 def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver: AuthServer) -> None:
     """Else three secrets would be live."""
     client, _ = authserver.create_client()
-    with pytest.raises(Refused, match="has 2 live secrets"):
+    with pytest.raises(Refused, match="has 2 active secrets"):
         both(authserver, rotate(authserver, client, grace_period=60), rotate(authserver, client, grace_period=60))
     with authserver.services.database.read() as session:
         assert len(list_secrets(session, client.client_id)) == 2
@@ -135,7 +135,7 @@ def test_of_two_secrets_that_are_ended_at_once_one_is_left(authserver: AuthServe
     def end(secret_id: str) -> Change:
         return lambda session: revoke_secret(session, authserver.admin, client.client_id, secret_id)
 
-    with pytest.raises(Refused, match="the only live secret"):
+    with pytest.raises(Refused, match="the only active secret"):
         both(authserver, end(first), end(second))
 
 
@@ -147,9 +147,9 @@ def test_of_two_replacements_of_keys_at_once_the_second_counts_the_keys_of_the_f
 
     def replace(number: int) -> Change:
         keys = some(number)
-        return lambda session: replace_keys(session, authserver.admin, client.client_id, keys, 60)
+        return lambda session: rotate_keys(session, authserver.admin, client.client_id, keys, 60)
 
-    with pytest.raises(Refused, match="more than 8 keys"):
+    with pytest.raises(Refused, match="more than 8 active keys"):
         both(authserver, replace(4), replace(4))
     both(authserver, replace(1), replace(2))
 

@@ -14,8 +14,7 @@ from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.clock import FakeClock
 
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, ClientKey
+from gatehouse.authserver.clients.registry import Client, ClientKey, existing_client
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource

@@ -15,11 +15,10 @@ from support.shell import CREATE, Shell
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import create_services
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import Client, existing_client
 from gatehouse.authserver.credentials.client_secrets import ListedSecret, list_secrets, revoke_secret, rotate_secret
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
-from gatehouse.authserver.credentials.secrets import EXAMINED, MAX_LIVE
+from gatehouse.authserver.credentials.secrets import EXAMINED, MAX_ACTIVE
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.entitlements import obstacles
@@ -149,14 +148,14 @@ def test_the_only_live_secret_is_not_ended_and_the_remediation_is_named(
 ) -> None:
     client, secret = authserver.create_client()
     [only] = listed(authserver, client)
-    with pytest.raises(Refused, match="the only live secret") as refused:
+    with pytest.raises(Refused, match="the only active secret") as refused:
         expire(authserver, client, only.secret_id)
     assert f"authserver client secret rotate {client.client_id}" in str(refused.value)
     assert f"authserver client disable {client.client_id}" in str(refused.value)
     assert accepted(authserver, client, secret)
     rotate(authserver, client, grace_period=60)
     clock.advance(60)
-    with pytest.raises(Refused, match="the only live secret"):
+    with pytest.raises(Refused, match="the only active secret"):
         expire(authserver, client, listed(authserver, client)[1].secret_id)
 
 
@@ -271,11 +270,11 @@ def test_over_any_life_a_secret_works_exactly_until_its_end_and_never_more_than_
         before = live()
         refused = _is_refused(lambda step=step, arguments=(kind, seconds, which): step(*arguments))
         if kind == "soft":
-            assert refused == (len(before) == MAX_LIVE)
+            assert refused == (len(before) == MAX_ACTIVE)
         if kind in {"hard", "wait"}:
             assert not refused
         assert [secret for secret in ends if _authenticates(authserver, client, secret)] == live()
-        assert len(live()) <= MAX_LIVE
+        assert len(live()) <= MAX_ACTIVE
     with authserver.services.database.read() as session:
         kept = select(func.count()).where(ClientSecretRow.client_id == client.client_id)
         assert session.scalar(kept) <= EXAMINED

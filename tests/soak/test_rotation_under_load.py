@@ -88,7 +88,7 @@ class Admin:
         (old,) = [
             known for known in await self.run_json(*client_key, "list", agent.client_id) if not known["expires_at"]
         ]
-        await self.run_json(*client_key, "replace", agent.client_id, "--jwks", str(public), "--grace-period", "7d")
+        await self.run_json(*client_key, "rotate", agent.client_id, "--jwks", str(public), "--grace-period", "7d")
         await anyio.sleep(A_WHILE)
         agent.private_key = private
         await anyio.sleep(A_WHILE)

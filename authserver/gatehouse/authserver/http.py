@@ -69,11 +69,10 @@ class Request:
 
 
 def _read_body(environ: Mapping[str, Any]) -> bytes:
-    too_large = BadRequest(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
     length = str(environ.get("CONTENT_LENGTH") or "")
     if length.isascii() and length.isdigit():
         if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
-            raise too_large
+            raise _too_large()
         body = bytes(environ["wsgi.input"].read(int(length)))
         if len(body) < int(length):
             # What has arrived may mean something else than the whole.
@@ -84,8 +83,12 @@ def _read_body(environ: Mapping[str, Any]) -> bytes:
     source: io.BufferedIOBase = environ["wsgi.input"]
     body = bytes(source.read(MAX_BODY + 1))
     if len(body) > MAX_BODY:
-        raise too_large
+        raise _too_large()
     return body
+
+
+def _too_large() -> BadRequest:
+    return BadRequest(f"The body is larger than {MAX_BODY // 1024} KiB.", status=413)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, load_clients
+from gatehouse.authserver.clients.registry import Client, existing_client, load_clients
 from gatehouse.authserver.grants.entitlements import (
     Obstacle,
     ScopeAccess,
@@ -185,7 +184,7 @@ def _print_explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequ
     if scopes:
         print_table(("resource", "scope", "from"), [(scope.resource, scope.scope, _origin(scope)) for scope in scopes])
     else:
-        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
+        click.echo("No grants. Add one with: authserver client grant add")
     if not tools:
         return
     click.echo()

@@ -7,17 +7,15 @@ import click
 
 from gatehouse.authserver.cli.client_record import (
     ENDS_TOKENS,
-    WITHIN_A_SECOND,
     client_record,
     note_workspace,
     print_client,
-    print_secret,
 )
+from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND, shown_once
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import AUTH_METHODS, load_clients
+from gatehouse.authserver.clients.registry import AUTH_METHODS, existing_client, load_clients
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records
@@ -118,7 +116,8 @@ def create(
         with chosen.written(), installation.database.write() as session:
             created, secret = registration.create_client(session, installation.admin, keys, registered)
             if secret is not None:
-                print_secret(created, now, output, secret)
+                with shown_once("client_secret", output):
+                    print_client(created, now, output, client_secret=secret)
     if secret is None:
         print_client(created, now, output, **chosen.record())
     note_workspace(created)

@@ -2,7 +2,8 @@
 
 import click
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, print_client
+from gatehouse.authserver.cli.client_record import print_client
+from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients import registration
 from gatehouse.shared.service.cli import example, join_scopes, output_option

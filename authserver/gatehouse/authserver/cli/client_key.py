@@ -1,24 +1,51 @@
-"""`authserver client key`: what a client signs its assertions with; only the public halves are here."""
+"""`authserver client key`: the public keys of a client that authenticates by private_key_jwt."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 
-from gatehouse.authserver.cli.client_record import WITHIN_A_SECOND, key_records, print_client
-from gatehouse.authserver.cli.grace_period import LIFETIME_COLUMNS, grace_period_option, note_grace_period
+from gatehouse.authserver.cli.client_record import key_records, print_client
+from gatehouse.authserver.cli.credentials import (
+    LIFETIME_COLUMNS,
+    WITHIN_A_SECOND,
+    grace_period_option,
+    list_credentials,
+    note_grace_period,
+    revoke_credential,
+)
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.credentials.client_keys import replace_keys, revoke_key
+from gatehouse.authserver.clients.registry import existing_client
+from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
 from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option
-from gatehouse.shared.service.output import print_records
+
+_COLUMNS = ("kid", "thumbprint", "algs", *LIFETIME_COLUMNS)
+
+
+def _listing(client_id: str, session: Session, now: int) -> list[dict[str, Any]]:
+    return key_records(existing_client(session, client_id), now)
 
 
 @click.group("key")
-@example("authserver client key replace agent_0123456789abcdef0123 --jwks jwks.json --grace-period 7d")
+@example("authserver client key rotate agent_0123456789abcdef0123 --jwks jwks.json --grace-period 7d")
 def client_key() -> None:
-    """Public keys of a client that authenticates by private_key_jwt. At most 8 are live."""
+    """Public keys of a client that authenticates by private_key_jwt. A client has at most 8 active ones."""
+
+
+@client_key.command("list")
+@click.argument("client_id")
+@output_option
+@click.pass_context
+@example("authserver client key list agent_0123456789abcdef0123")
+def list_(ctx: click.Context, client_id: str, output: str) -> None:
+    """List the keys of a client.
+
+    The last use is at most some two minutes old. The last 8 inactive keys are listed for 30 days.
+    """
+    list_credentials(ctx, partial(_listing, client_id), _COLUMNS, output)
 
 
 @client_key.command()
@@ -29,10 +56,10 @@ def client_key() -> None:
 @output_option
 @click.pass_context
 @example(
-    "authserver client key replace agent_0123456789abcdef0123 --generate-key ci-agent-2.pem --grace-period 7d\n"
-    "authserver client key replace agent_0123456789abcdef0123 --jwks jwks.json --yes"
+    "authserver client key rotate agent_0123456789abcdef0123 --generate-key ci-agent-2.pem --grace-period 7d\n"
+    "authserver client key rotate agent_0123456789abcdef0123 --jwks jwks.json --yes"
 )
-def replace(
+def rotate(
     ctx: click.Context,
     /,
     client_id: str,
@@ -42,19 +69,19 @@ def replace(
     yes: bool,
     output: str,
 ) -> None:
-    """Give a client the keys of a file, or a new one. Without --grace-period, every other is refused within one second.
+    """Give a client the keys of a file, or a new one. Without --grace-period, its others are revoked at once.
 
-    A key of the file that the client has already stays. One that is over is not taken again.
+    A key of the file that the client has already stays. An inactive key cannot become active again.
     """
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is None:
         raise click.UsageError("Give --jwks FILE or --generate-key FILE.")
     if not grace_period:
-        confirm(f"Replace the keys of {client_id}? The old ones stop working.", yes=yes)
+        confirm(f"Rotate the keys of {client_id}? The present ones stop working.", yes=yes)
     with open_installation(ctx) as installation:
         now = installation.admin.now()
         with chosen.written(), installation.database.write() as session:
-            changed = replace_keys(session, installation.admin, client_id, chosen.public, grace_period)
+            changed = rotate_keys(session, installation.admin, client_id, chosen.public, grace_period)
     print_client(changed, now, output, **chosen.record())
     note_grace_period((f"The key {key.kid}", key.lifetime) for key in changed.keys)
     if not grace_period:
@@ -69,29 +96,7 @@ def replace(
 @click.pass_context
 @example("authserver client key revoke agent_0123456789abcdef0123 KID --yes")
 def revoke(ctx: click.Context, client_id: str, key: str, yes: bool, output: str) -> None:
-    """End one of several keys, named by its kid or how its thumbprint begins, and list what is left."""
-    confirm(f"End a key of {client_id}? Who signs with it is refused.", yes=yes)
-    with open_installation(ctx) as installation:
-        with installation.database.write() as session:
-            revoke_key(session, installation.admin, client_id, key)
-            changed = existing_client(session, client_id)
-        _print(changed, installation.admin.now(), output)
-    click.echo(WITHIN_A_SECOND, err=True)
-
-
-@client_key.command("list")
-@click.argument("client_id")
-@output_option
-@click.pass_context
-@example("authserver client key list agent_0123456789abcdef0123")
-def list_(ctx: click.Context, client_id: str, output: str) -> None:
-    """List the keys of a client: when each was registered and last used, and until when it is accepted.
-
-    The last use is some two minutes old at most. Of those that are over, the last 8 are shown for 30 days.
-    """
-    with open_installation(ctx) as installation, installation.database.read() as session:
-        _print(existing_client(session, client_id), installation.admin.now(), output)
-
-
-def _print(registered: Client, now: int, output: str) -> None:
-    print_records(key_records(registered, now), ("kid", "thumbprint", "algs", *LIFETIME_COLUMNS), output)
+    """Revoke one key of a client, given by its kid or the start of its thumbprint, and list the others."""
+    confirm(f"Revoke a key of {client_id}? Requests that use it are rejected.", yes=yes)
+    change = partial(revoke_key, client_id=client_id, which=key)
+    revoke_credential(ctx, change, partial(_listing, client_id), _COLUMNS, output)

@@ -1,27 +1,22 @@
-"""How a client is printed, by every command that shows or changes one."""
+"""Prints a client, for every command that shows or changes one."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from gatehouse.authserver.cli.grace_period import lifetime_record
+from gatehouse.authserver.cli.credentials import lifetime_record
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.output import print_record
 
-WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
 BY_NEXT_POLL = "at every resource server by its next poll, which is every 5 s by default"
-ENDS_TOKENS = f"Takes effect at the token endpoint within one second, and for tokens that are out {BY_NEXT_POLL}."
+ENDS_TOKENS = f"Takes effect at the token endpoint within one second, and for issued tokens {BY_NEXT_POLL}."
 
 
 def client_record(registered: Client, now: int) -> dict[str, Any]:
-    """Return a client under the standards' names (RFC 7591 2)."""
+    """Return a client with the member names of RFC 7591 2."""
     return {
         "client_id": registered.client_id,
         "client_name": registered.client_name,
@@ -41,7 +36,7 @@ def client_record(registered: Client, now: int) -> dict[str, Any]:
 
 
 def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
-    """Return the keys of a client with their lives."""
+    """Return the keys of a client with their lifetimes, the oldest first."""
     return [
         {
             "kid": key.kid,
@@ -54,7 +49,7 @@ def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
 
 
 def print_client(registered: Client, now: int, output: str, **first: str) -> None:
-    """Print a client, after what is shown this once."""
+    """Print a client, after the members that are shown only once."""
     record = client_record(registered, now)
     if output == "json":
         print_record({**first, **record}, output)
@@ -67,38 +62,16 @@ def print_client(registered: Client, now: int, output: str, **first: str) -> Non
         used, until = key["last_used_at"] or "never", key["expires_at"] or "it is replaced"
         click.echo(f"key {printable(key['kid'])}: last used {used}, accepted until {until}")
     if not grants:
-        click.echo("may have nothing: authserver client grant add gives it a scope at a resource")
+        click.echo("No grants. Add one with: authserver client grant add")
     for entry in grants:
         click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
 
 
-@contextmanager
-def shown_once(name: str, output: str) -> Iterator[None]:
-    """Print a new secret, as the member `name`, in the block: before the transaction that made it commits.
-
-    Raises:
-        Refusal: standard output does not take it, and nobody could have the secret again.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        raise Refusal(f"The secret cannot be printed ({error.strerror}), so nothing was changed.") from None
-    if output == "table":
-        click.echo(f"Keep {name} now: it is not stored and cannot be shown again.", err=True)
-
-
-def print_secret(registered: Client, now: int, output: str, secret: str) -> None:
-    """Print a client and its new secret, before the transaction that made it commits. Raises Refusal."""
-    with shown_once("client_secret", output):
-        print_client(registered, now, output, client_secret=secret)
-
-
 def note_workspace(registered: Client) -> None:
-    """Say what a client without a workspace cannot do: every other claim is legal, and so is a misspelt name."""
+    """Warn about a client without a workspace. A misspelt claim name is a legal claim and would not be noticed."""
     if "workspace_id" not in registered.claims:
         click.echo(
-            "This client acts in no workspace; tools of this project's resource server need "
-            "--claim workspace_id=wks_... See: resourceserver workspace list",
+            "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_... "
+            "See: resourceserver workspace list",
             err=True,
         )

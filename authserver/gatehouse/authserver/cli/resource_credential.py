@@ -1,34 +1,36 @@
-"""`authserver resource credential`: what a resource asks about tokens with."""
+"""`authserver resource credential`: the credentials that resources use at the introspection endpoint."""
 
+from functools import partial
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 
-from gatehouse.authserver.cli.client_record import shown_once
-from gatehouse.authserver.cli.grace_period import grace_period_option, lifetime_record
-from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.credentials.resource_credentials import (
-    ResourceCredential,
-    create_credential,
+from gatehouse.authserver.cli.credentials import (
+    grace_period_option,
+    lifetime_record,
     list_credentials,
     revoke_credential,
-    rotate_credential,
+    shown_once,
 )
+from gatehouse.authserver.cli.installation import open_installation
+from gatehouse.authserver.credentials import resource_credentials
+from gatehouse.authserver.credentials.resource_credentials import ResourceCredential
 from gatehouse.shared.service.cli import confirm, example, output_option
-from gatehouse.shared.service.output import print_record, print_records
+from gatehouse.shared.service.output import print_record
 
-
-@click.group()
-@example("authserver resource credential create https://mcp.example.com/mcp")
-def credential() -> None:
-    """Credentials for introspection: made here, shown once, kept as digests. They obtain no token."""
+_COLUMNS = ("credential_id", "resource", "prefix", "created_at", "last_used_at", "expires_at")
 
 
 def _record(known: ResourceCredential, now: int) -> dict[str, Any]:
-    life = lifetime_record(known.lifetime, now)
-    # Only those that are accepted are listed.
-    del life["state"]
-    return {"credential_id": known.credential_id, "resource": known.resource, "prefix": known.prefix, **life}
+    lifetime = lifetime_record(known.lifetime, now)
+    # Every listed credential is active.
+    del lifetime["state"]
+    return {"credential_id": known.credential_id, "resource": known.resource, "prefix": known.prefix, **lifetime}
+
+
+def _listing(session: Session, now: int) -> list[dict[str, Any]]:
+    return [_record(known, now) for known in resource_credentials.list_credentials(session, now)]
 
 
 def _print_once(created: ResourceCredential, secret: str, now: int, output: str) -> None:
@@ -37,18 +39,33 @@ def _print_once(created: ResourceCredential, secret: str, now: int, output: str)
         print_record({"credential_id": record.pop("credential_id"), "secret": secret, **record}, output)
 
 
+@click.group()
+@example("authserver resource credential create https://mcp.example.com/mcp")
+def credential() -> None:
+    """Credentials for introspection. Each is generated, shown once and stored as a digest. They obtain no token."""
+
+
 @credential.command()
 @click.argument("url")
 @output_option
 @click.pass_context
 @example("authserver resource credential create https://mcp.example.com/mcp")
 def create(ctx: click.Context, url: str, output: str) -> None:
-    """Give the resource URL a credential to ask with whether tokens for it are live."""
+    """Create a credential with which the resource URL can introspect tokens for it."""
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:
-            created, secret = create_credential(session, installation.admin, keys, url)
+            created, secret = resource_credentials.create_credential(session, installation.admin, keys, url)
             _print_once(created, secret, installation.admin.now(), output)
+
+
+@credential.command("list")
+@output_option
+@click.pass_context
+@example("authserver resource credential list")
+def list_(ctx: click.Context, output: str) -> None:
+    """List the active credentials of all resources."""
+    list_credentials(ctx, _listing, _COLUMNS, output)
 
 
 @credential.command()
@@ -58,12 +75,12 @@ def create(ctx: click.Context, url: str, output: str) -> None:
 @click.pass_context
 @example("authserver resource credential rotate rsc_0123456789abcdef --grace-period 1d")
 def rotate(ctx: click.Context, credential_id: str, grace_period: int, output: str) -> None:
-    """Replace a credential by a new one. The old one is refused after the grace_period, and within one second of it."""
+    """Replace a credential with a new one. Without --grace-period, the old one is revoked at once."""
     with open_installation(ctx) as installation:
-        keys = installation.keys()
+        keys, admin = installation.keys(), installation.admin
         with installation.database.write() as session:
-            created, secret = rotate_credential(session, installation.admin, keys, credential_id, grace_period)
-            _print_once(created, secret, installation.admin.now(), output)
+            created, secret = resource_credentials.rotate_credential(session, admin, keys, credential_id, grace_period)
+            _print_once(created, secret, admin.now(), output)
 
 
 @credential.command()
@@ -73,26 +90,7 @@ def rotate(ctx: click.Context, credential_id: str, grace_period: int, output: st
 @click.pass_context
 @example("authserver resource credential revoke rsc_0123456789abcdef --yes")
 def revoke(ctx: click.Context, credential_id: str, yes: bool, output: str) -> None:
-    """End a credential within one second, and list what is left. A resource can do without."""
-    confirm(f"End the credential {credential_id}? Who asks with it is refused.", yes=yes)
-    with open_installation(ctx) as installation:
-        with installation.database.write() as session:
-            revoke_credential(session, installation.admin, credential_id)
-            known = list_credentials(session, installation.admin.now())
-        _print(known, installation.admin.now(), output)
-
-
-@credential.command("list")
-@output_option
-@click.pass_context
-@example("authserver resource credential list")
-def list_(ctx: click.Context, output: str) -> None:
-    """List the credentials that are accepted: whose they are, how each begins, when it was made and last used."""
-    with open_installation(ctx) as installation, installation.database.read() as session:
-        now = installation.admin.now()
-        _print(list_credentials(session, now), now, output)
-
-
-def _print(known: list[ResourceCredential], now: int, output: str) -> None:
-    columns = ("credential_id", "resource", "prefix", "created_at", "last_used_at", "expires_at")
-    print_records([_record(one, now) for one in known], columns, output)
+    """Revoke a credential within one second, and list the others. A resource can work without one."""
+    confirm(f"Revoke the credential {credential_id}? Requests that use it are rejected.", yes=yes)
+    change = partial(resource_credentials.revoke_credential, credential_id=credential_id)
+    revoke_credential(ctx, change, _listing, _COLUMNS, output)

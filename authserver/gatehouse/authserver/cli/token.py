@@ -10,8 +10,7 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
-from gatehouse.authserver.clients.lookup import existing_client
-from gatehouse.authserver.clients.registry import Client, load_client
+from gatehouse.authserver.clients.registry import Client, existing_client, load_client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
 from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain

@@ -1,4 +1,4 @@
-"""What an admin does to clients. Every change commits together with its audit event."""
+"""Registers, changes and deletes clients. Every change commits together with its audit event."""
 
 import secrets
 from collections.abc import Mapping
@@ -9,8 +9,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused, check_name
-from gatehouse.authserver.clients.lookup import existing_client, locked_client
-from gatehouse.authserver.clients.registry import AUTH_METHODS, Client
+from gatehouse.authserver.clients.registry import AUTH_METHODS, Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.client_keys import add_keys, parse_keys
 from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow
@@ -26,7 +25,7 @@ from gatehouse.shared.service.audit import AuditAction
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an admin says of a new client."""
+    """A client to register."""
 
     name: str
     resource: str
@@ -43,12 +42,14 @@ class Registration:
 def create_client(
     session: Session, admin: Administrator, keys: KeyRing, registration: Registration
 ) -> tuple[Client, str | None]:
-    """Register a client. Return it and, unless it has keys, its secret, which is nowhere to be had again.
+    """Register a client. Return it and, unless it has keys, its secret, which cannot be shown again.
 
     Raises:
         Refused: an unknown resource or scope, a reserved claim, or a value out of bounds.
     """
     _check(registration)
+    identifier, scopes = parse_resource(registration.resource), _parse_scope(registration.scope)
+    lock_resource(session, identifier, shared=True)
     client_id = f"agent_{secrets.token_hex(10)}"
     session.add(
         ClientRow(
@@ -78,7 +79,7 @@ def create_client(
         token_endpoint_audience=registration.token_endpoint_audience,
         claims=dict(registration.claims),
     )
-    add_grant(session, admin, client_id, registration.resource, registration.scope)
+    _add_grant(session, admin, client_id, identifier, scopes)
     return existing_client(session, client_id), secret
 
 
@@ -91,7 +92,7 @@ def _check(registration: Registration) -> None:
 
 
 def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -> None:
-    """Check what an admin says of a client. Raises Refused."""
+    """Check the name, the TTL and the claims of a client. Raises Refused."""
     check_name("client", name)
     if token_ttl is not None and not 1 <= token_ttl <= MAX_LIFETIME:
         raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
@@ -105,14 +106,14 @@ def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) ->
 
 
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
-    """Disable or enable a client. What tokens it has are revoked: disabling ends them, enabling revives none.
+    """Disable or enable a client, and revoke its tokens: none becomes valid again when it is enabled.
 
-    Enabling a client that is not disabled leaves its tokens alone.
+    Enabling a client that is not disabled does not change its tokens.
 
     Raises:
         Refused: there is no such client.
     """
-    locked_client(session, client_id)
+    lock_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
     if disabled or row.disabled:
         revoke_client(session, client_id)
@@ -122,14 +123,19 @@ def set_disabled(session: Session, admin: Administrator, client_id: str, *, disa
 
 
 def add_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
-    """Let a client have scopes at a resource, beside those that it has.
+    """Grant scopes at a resource to a client, in addition to those that it has.
 
     Raises:
         Refused: unknown client, resource or scope.
     """
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     lock_resource(session, identifier, shared=True)
-    locked_client(session, client_id)
+    lock_client(session, client_id)
+    _add_grant(session, admin, client_id, identifier, scopes)
+    return existing_client(session, client_id)
+
+
+def _add_grant(session: Session, admin: Administrator, client_id: str, identifier: str, scopes: frozenset[str]) -> None:
     registered = load_resource(session, identifier)
     if registered is None:
         known = ", ".join(known.resource for known in list_resources(session)) or "none"
@@ -144,11 +150,10 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     for name in sorted(scopes):
         session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
     admin.record(session, AuditAction.CLIENT_GRANT_ADD, client_id, resource=identifier, scope=sorted(scopes))
-    return existing_client(session, client_id)
 
 
 def remove_grant(session: Session, admin: Administrator, client_id: str, resource: str, scope: str) -> Client:
-    """Take scopes at a resource away from a client. Tokens that it holds live on until they expire.
+    """Remove scopes at a resource from a client. Issued tokens keep them until they expire.
 
     Raises:
         Refused: the client is unknown, or does not have one of the scopes.
@@ -179,23 +184,23 @@ def _parse_scope(scope: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What an admin changes of a client; None leaves a member as it is."""
+    """Changes of a client. A member that is None stays as it is."""
 
     name: str | None = None
     token_ttl: int | None = None
     default_ttl: bool = False
-    """Take the client's own TTL away."""
+    """Remove the client's own TTL."""
     strict: bool | None = None
     token_endpoint_audience: bool | None = None
     claims: Mapping[str, str | None] = field(default_factory=dict)
-    """Claims by name; None takes one away."""
+    """Claims by name; None removes one."""
 
 
 def update_client(session: Session, admin: Administrator, client_id: str, update: Update) -> Client:
-    """Change a client. Tokens that it holds keep what they say. The event names what is different from before.
+    """Change a client. Issued tokens keep their claims. The audit event names what changed.
 
     Raises:
-        Refused: unknown client, a reserved claim, a value out of bounds, or a claim to take away that it does not have.
+        Refused: unknown client, a reserved claim, a value out of bounds, or a claim to remove that it does not have.
     """
     client = locked_client(session, client_id)
     absent = sorted(name for name, value in update.claims.items() if value is None and name not in client.claims)
@@ -225,7 +230,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
 
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
-    """Delete a client with its credentials and grants, and take its tokens back. Raises Refused."""
+    """Delete a client with its credentials and grants, and revoke its tokens. Raises Refused."""
     client = locked_client(session, client_id)
     revoke_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime, active, lifetime_of
+from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active, lifetime_of
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
@@ -29,7 +30,7 @@ class ClientKey:
     """RFC 7638."""
     verification: tuple[VerificationKey, ...] = field(repr=False)
     """The key, once for each algorithm that it may verify."""
-    lifetime: Lifetime = ENDLESS
+    lifetime: Lifetime = NEVER_EXPIRES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,43 @@ def find_client(database: Database, client_id: str) -> Client | None:
 def load_client(session: Session, client_id: str) -> Client | None:
     """Read one client. The queries are the same for an unknown client: their time must not reveal that."""
     return next(iter(load_clients(session, [client_id])), None)
+
+
+def existing_client(session: Session, client_id: str) -> Client:
+    """Read one client, with what this transaction changed. Raises Refused if there is none."""
+    _check_id(client_id)
+    session.flush()
+    client = load_client(session, client_id)
+    if client is None:
+        raise _no_client(client_id)
+    return client
+
+
+def lock_client(session: Session, client_id: str) -> None:
+    """Keep other transactions from changing a client until this one ends. Raises Refused if there is none.
+
+    SQLite ignores the clause: the transaction holds the only write lock since it began. A transaction that also locks
+    a resource locks that first, so that two transactions cannot wait for each other.
+    """
+    _check_id(client_id)
+    locked = select(ClientRow.client_id).where(ClientRow.client_id == client_id).with_for_update()
+    if session.scalar(locked) is None:
+        raise _no_client(client_id)
+
+
+def locked_client(session: Session, client_id: str) -> Client:
+    """Lock a client, and read it. Raises Refused if there is none."""
+    lock_client(session, client_id)
+    return existing_client(session, client_id)
+
+
+def _check_id(client_id: str) -> None:
+    if not client_id:
+        raise Refused("The client_id is empty. List the clients with: authserver client list")
+
+
+def _no_client(client_id: str) -> Refused:
+    return Refused(f"There is no client {client_id}. List them with: authserver client list")
 
 
 def load_clients(session: Session, client_ids: Collection[str] | None = None) -> list[Client]:

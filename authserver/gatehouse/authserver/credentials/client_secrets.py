@@ -1,4 +1,4 @@
-"""What an admin does to the secrets of a client. Every change commits together with its audit event."""
+"""The secrets of clients: created, rotated, revoked and listed. Every change commits together with its audit event."""
 
 import secrets
 from collections.abc import Sequence
@@ -8,23 +8,22 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.lookup import existing_client, locked_client
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
+    Kind,
     Lifetime,
+    StoredCredentials,
     check_grace_period,
-    end,
     lifetime_of,
-    match,
-    partition_active,
-    prune,
 )
-from gatehouse.authserver.credentials.secrets import MAX_LIVE, REMEMBERED, digest, generate_secret, secret_prefix
+from gatehouse.authserver.credentials.secrets import MAX_ACTIVE, MAX_INACTIVE, digest, generate_secret, secret_prefix
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
+
+_KIND = Kind("secret", "id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class ListedSecret:
 
 
 def add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id: str) -> tuple[str, str]:
-    """Give a client a secret. Return its id and itself, which is nowhere to be had again."""
+    """Create a secret for a client. Return its id and the secret itself, which cannot be shown again."""
     secret_id, secret = f"sec_{secrets.token_hex(8)}", generate_secret()
     session.add(
         ClientSecretRow(
@@ -55,33 +54,32 @@ def add_secret(session: Session, admin: Administrator, keys: KeyRing, client_id:
 def rotate_secret(
     session: Session, admin: Administrator, keys: KeyRing, client_id: str, grace_period: int = 0
 ) -> tuple[Client, str]:
-    """Give a client a new secret. The old one is accepted for `grace_period` seconds, and every old one ends without.
+    """Create a new secret for a client, and let the others expire after `grace_period` seconds.
+
+    Without a grace period, the others are revoked at once.
 
     Raises:
-        Refused: unknown client, one that has keys and no secret, a grace period that is too long, or one for which
-            there
-            are two live secrets already.
+        Refused: an unknown client, one that authenticates with keys, a grace period that is too long, or a grace
+            period for a client that has two active secrets already.
     """
     check_grace_period(grace_period)
-    client, now = locked_client(session, client_id), admin.now()
+    client = locked_client(session, client_id)
     method = client.token_endpoint_auth_method
     if method == "private_key_jwt":
         raise Refused(
-            "The client authenticates by private_key_jwt: it has keys, and no secret. Replace those: "
-            f"{client_command('key replace', client_id)} --jwks FILE"
+            "The client authenticates by private_key_jwt: it has keys and no secret. Rotate those: "
+            f"{client_command('key rotate', client_id)} --jwks FILE"
         )
-    active, inactive = partition_active(_rows(session, client_id), now)
-    if grace_period and len(active) >= MAX_LIVE:
-        known = " and ".join(f"{row.secret_id} ({row.prefix}...)" for row in active)
-        remediation = client_command("secret revoke", client_id)
+    stored = _stored(session, client_id, admin.now())
+    if grace_period and len(stored.active) >= MAX_ACTIVE:
+        known = " and ".join(f"{row.secret_id} ({row.prefix}...)" for row in stored.active)
         raise Refused(
-            f"The client has {MAX_LIVE} live secrets: {known}. End the one that nobody uses: {remediation} SECRET_ID"
+            f"The client has {MAX_ACTIVE} active secrets: {known}. Revoke the one that is not in use: "
+            f"{client_command('secret revoke', client_id)} SECRET_ID"
         )
-    for row in active:
-        end(row, now, grace_period)
-    prune(session, inactive if grace_period else [*reversed(active), *inactive], REMEMBERED)
+    replaced = [row.secret_id for row in stored.active]
+    stored.replace(stored.active, grace_period)
     secret_id, secret = add_secret(session, admin, keys, client_id)
-    replaced = [row.secret_id for row in active]
     admin.record(
         session,
         AuditAction.CLIENT_SECRET_ROTATE,
@@ -94,33 +92,16 @@ def rotate_secret(
 
 
 def revoke_secret(session: Session, admin: Administrator, client_id: str, which: str) -> None:
-    """End one secret of a client, named by its id or by how it begins. It is refused within one second.
-
-    Does nothing for one that is over.
+    """Revoke one secret of a client, named by its id or its prefix. Does nothing if it is inactive already.
 
     Raises:
-        Refused: unknown client, no such secret, or no other one that is live.
+        Refused: an unknown client, no such secret, several, or the only active one.
     """
-    locked_client(session, client_id)
-    active, inactive = partition_active(_rows(session, client_id), admin.now())
-    found = match(active, inactive, lambda row: which in {row.secret_id, row.prefix})
-    if found and found[0] in inactive:
-        return
-    if len(found) != 1:
-        # Whoever mistook the argument for the secret itself does not see it repeated.
-        raise Refused(
-            f"That names {'several secrets' if found else 'no secret'} of the client. Give the id that is shown by: "
-            + client_command("secret list", client_id)
-        )
-    if len(active) == 1:
-        raise Refused(
-            "It is the only live secret, and the client could not authenticate without. Give it another one: "
-            f"{client_command('secret rotate', client_id)}; or give it no more tokens: "
-            + client_command("disable", client_id)
-        )
-    end(found[0], admin.now())
-    prune(session, [*found, *inactive], REMEMBERED)
-    admin.record(session, AuditAction.CLIENT_SECRET_REVOKE, client_id, secret_id=found[0].secret_id)
+    lock_client(session, client_id)
+    stored = _stored(session, client_id, admin.now())
+    revoked = stored.revoke(client_id, _KIND, lambda row: which in {row.secret_id, row.prefix})
+    if revoked is not None:
+        admin.record(session, AuditAction.CLIENT_SECRET_REVOKE, client_id, secret_id=revoked.secret_id)
 
 
 def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:
@@ -128,6 +109,10 @@ def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:
     existing_client(session, client_id)
     listed = [ListedSecret(row.secret_id, row.prefix, lifetime_of(row)) for row in _rows(session, client_id)]
     return sorted(listed, key=lambda known: known.lifetime.oldest_first())
+
+
+def _stored(session: Session, client_id: str, now: int) -> StoredCredentials[ClientSecretRow]:
+    return StoredCredentials(session, _rows(session, client_id), now, kept=MAX_INACTIVE)
 
 
 def _rows(session: Session, client_id: str) -> Sequence[ClientSecretRow]:

@@ -1,8 +1,13 @@
-"""The life of a credential: the same for a client's secrets and keys, and for the credentials of a resource."""
+"""The lifecycle of a credential: one set of rules for client secrets, client keys and resource credentials.
+
+A credential is active until it expires or an admin revokes it. Rotation replaces credentials: the old ones expire after
+a grace period, or are revoked at once without one. Inactive ones are kept for a while, so that the audit log can tell
+their use from that of an unknown credential.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -11,42 +16,44 @@ from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.clock import Clock, iso_time
+from gatehouse.shared.service.remediation import client_command
 
 _DAY = 24 * 3600
 
 MAX_GRACE_PERIOD = 90 * _DAY
-"""Seconds that a credential may be accepted beside the one that took its place, at most."""
+"""Seconds for which a replaced credential may stay active, at most."""
 
-_REMEMBERED_FOR = 30 * _DAY
-"""Seconds for which a credential that is over is kept, so that its use can be told from a wrong one."""
+_KEPT_FOR = 30 * _DAY
+"""Seconds for which an inactive credential is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """When a credential was made, was last used, and is over. Times are seconds since the epoch."""
+    """When a credential was created, was last used, and expires. Times are seconds since the epoch."""
 
     created_at: int
     expires_at: int | None = None
+    """None: never."""
     revoked: bool = False
-    """Ended by an admin, whatever the clock of a node says."""
+    """Inactive whatever the clock of a node says; `expires_at` is then the time of the revocation."""
     last_used_at: int | None = None
-    """Some two minutes old at most while a server runs."""
+    """While a server runs, at most some two minutes old."""
 
     def is_inactive(self, now: float) -> bool:
-        """Tell whether the credential is accepted no more."""
+        """Whether the credential has expired or was revoked."""
         return self.revoked or (self.expires_at is not None and now >= self.expires_at)
 
     def oldest_first(self) -> tuple[int, bool, int]:
-        """Return what to sort by: of those that were made in one second, the one that ends is the older one."""
+        """Return a sort key. Of credentials created in the same second, the one that expires is the older one."""
         return self.created_at, self.expires_at is None, self.expires_at or 0
 
 
-ENDLESS = Lifetime(0)
-"""The life of a credential that nothing is known of but that it is accepted."""
+NEVER_EXPIRES = Lifetime(0)
+"""The default lifetime."""
 
 
 class Credential(Protocol):
-    """A credential."""
+    """A credential that was loaded."""
 
     @property
     def lifetime(self) -> Lifetime:
@@ -59,17 +66,17 @@ RowT = TypeVar("RowT", bound=CredentialRow)
 
 
 def lifetime_of(row: CredentialRow) -> Lifetime:
-    """Read the life of a stored credential."""
+    """Return the lifetime of a stored credential."""
     return Lifetime(row.created_at, row.expires_at, row.revoked, row.last_used_at)
 
 
 def active(credentials: Iterable[CredentialT], now: float) -> tuple[CredentialT, ...]:
-    """Return the credentials that are accepted, in their order."""
+    """Return the active credentials, in their order."""
     return tuple(credential for credential in credentials if not credential.lifetime.is_inactive(now))
 
 
 def by_last_use(credentials: Iterable[CredentialT], now: float) -> list[CredentialT]:
-    """Order credentials: those that are accepted, then those that are over; of each kind the latest first."""
+    """Sort credentials by how likely they are in use: active ones before inactive ones, the newest first."""
 
     def rank(credential: CredentialT) -> tuple[bool, int]:
         lifetime = credential.lifetime
@@ -80,49 +87,97 @@ def by_last_use(credentials: Iterable[CredentialT], now: float) -> list[Credenti
 
 
 def inactive_reason(lifetime: Lifetime) -> str:
-    """Say for the audit log since when a credential is over."""
+    """Return, for the audit log, why a credential is inactive and since when."""
     since = iso_time(lifetime.expires_at or 0)
     return f"was revoked at {since}" if lifetime.revoked else f"expired at {since}"
 
 
-def check_grace_period(grace_period: int) -> None:
-    """Check seconds of a grace period. Raises Refused."""
-    if not 0 <= grace_period <= MAX_GRACE_PERIOD:
+def check_grace_period(seconds: int) -> None:
+    """Raise Refused unless a grace period is within its bounds."""
+    if not 0 <= seconds <= MAX_GRACE_PERIOD:
         raise Refused(f"The grace period is at most {MAX_GRACE_PERIOD // _DAY} days.")
 
 
-def end(row: CredentialRow, now: int, grace_period: int = 0) -> None:
-    """Let a credential end after a grace period, but not later than it would have; at once without one."""
-    if grace_period == 0:
-        row.expires_at, row.revoked = now, True
-        return
-    row.expires_at = now + grace_period if row.expires_at is None else min(row.expires_at, now + grace_period)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What commands and messages call the credentials of a client."""
+
+    name: str
+    """`secret` or `key`, as in `authserver client secret rotate`."""
+    identifier: str
+    """What names one of them: `id` or `thumbprint`."""
+    rotate_options: str = ""
+    """What has to follow the rotate command."""
 
 
-def partition_active(rows: Iterable[RowT], now: int) -> tuple[list[RowT], list[RowT]]:
-    """Part rows into those that are accepted and those that are over, the latest end first."""
-    active: list[RowT] = []
-    inactive: list[RowT] = []
-    for row in rows:
-        (inactive if lifetime_of(row).is_inactive(now) else active).append(row)
-    return active, sorted(inactive, key=lambda row: row.expires_at or 0, reverse=True)
+class StoredCredentials(Generic[RowT]):
+    """The credentials of one owner, in a transaction that holds the owner's lock.
 
+    `kept` is how many inactive ones stay in the database, the most recent first; None for all of them.
+    """
 
-def match(active: Sequence[RowT], inactive: Sequence[RowT], is_named: Callable[[RowT], bool]) -> list[RowT]:
-    """Return the live credentials of a name; where there is none, those that are over."""
-    return [row for row in active if is_named(row)] or [row for row in inactive if is_named(row)]
+    def __init__(self, session: Session, rows: Iterable[RowT], now: int, *, kept: int | None = None) -> None:
+        self._session = session
+        self._now = now
+        self._kept = kept
+        self.active: list[RowT] = []
+        inactive: list[RowT] = []
+        for row in rows:
+            (inactive if lifetime_of(row).is_inactive(now) else self.active).append(row)
+        self.inactive = sorted(inactive, key=lambda row: row.expires_at or 0, reverse=True)
 
+    def replace(self, replaced: Sequence[RowT], grace_period: int) -> None:
+        """Let active credentials expire after a grace period, but no later than before; revoke them without one."""
+        if not grace_period:
+            self._revoke(*replaced)
+            return
+        expires_at = self._now + grace_period
+        for row in replaced:
+            row.expires_at = expires_at if row.expires_at is None else min(row.expires_at, expires_at)
+        self._prune()
 
-def prune(session: Session, inactive: Sequence[CredentialRow], remembered: int) -> None:
-    """Delete all but a number of credentials that are over, given with the latest end first."""
-    for row in inactive[remembered:]:
-        session.delete(row)
-    session.flush()
+    def revoke(self, client_id: str, kind: Kind, is_named: Callable[[RowT], bool]) -> RowT | None:
+        """Revoke one credential of a client at once. Return it, or None if it is inactive already.
+
+        Active credentials are searched first.
+
+        Raises:
+            Refused: no credential has that name, several have, or it is the only active one.
+        """
+        found = [row for row in self.active if is_named(row)]
+        if not found and any(is_named(row) for row in self.inactive):
+            return None
+        if len(found) != 1:
+            # The name is not repeated: somebody may have given the secret itself.
+            raise Refused(
+                f"That names {f'several {kind.name}s' if found else f'no {kind.name}'} of the client. Give the "
+                f"{kind.identifier} that is shown by: {client_command(f'{kind.name} list', client_id)}"
+            )
+        if len(self.active) == 1:
+            raise Refused(
+                f"It is the only active {kind.name}, and the client could not authenticate without it. Give it "
+                f"another one: {client_command(f'{kind.name} rotate', client_id)}{kind.rotate_options}; or disable "
+                f"the client: {client_command('disable', client_id)}"
+            )
+        self._revoke(found[0])
+        return found[0]
+
+    def _revoke(self, *rows: RowT) -> None:
+        for row in rows:
+            row.expires_at, row.revoked = self._now, True
+        self.inactive[:0] = reversed(rows)
+        self._prune()
+
+    def _prune(self) -> None:
+        if self._kept is not None:
+            for row in self.inactive[self._kept :]:
+                self._session.delete(row)
+        self._session.flush()
 
 
 def prune_credentials(database: Database, clock: Clock) -> None:
-    """Delete the credentials that have been over for 30 days."""
-    before = int(clock()) - _REMEMBERED_FOR
+    """Delete the credentials that have been inactive for 30 days."""
+    before = int(clock()) - _KEPT_FOR
     with database.write() as session:
         for row in (ClientSecretRow, ClientKeyRow, ResourceCredentialRow):
             session.execute(delete(row).where(row.expires_at < before))

@@ -1,6 +1,6 @@
-"""What a resource proves itself by when it asks about a token (RFC 7662 2.1).
+"""The credentials that resources use at the introspection endpoint (RFC 7662 2.1), and their authentication.
 
-A credential is bound to one resource. It is no client's: it can obtain no token, and revoke none.
+A credential belongs to one resource and to no client: it cannot obtain or revoke a token.
 """
 
 import secrets
@@ -14,7 +14,14 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.authentication import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.last_use import LastUse
-from gatehouse.authserver.credentials.lifecycle import Lifetime, check_grace_period, end, inactive_reason, lifetime_of
+from gatehouse.authserver.credentials.lifecycle import (
+    Lifetime,
+    StoredCredentials,
+    active,
+    check_grace_period,
+    inactive_reason,
+    lifetime_of,
+)
 from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, secret_prefix
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceCredentialRow
@@ -29,17 +36,17 @@ from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 PREFIX = "gtrs_"
-"""Begins the secret of a resource credential."""
+"""Starts the secret of every resource credential."""
 
 AUTH_METHODS = ("client_secret_basic",)
-"""How a credential is sent: its id and its secret in place of a client's (RFC 6749 2.3.1)."""
+"""A credential is sent like a client's: its id and its secret (RFC 6749 2.3.1)."""
 
-_MEND = "authserver resource credential list"
+_LIST = "authserver resource credential list"
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedResource:
-    """A resource that proved who it is."""
+    """A resource that authenticated."""
 
     resource: str
     credential_id: str
@@ -62,7 +69,7 @@ class _Stored:
 
 
 class ResourceAuthenticator:
-    """Judges the credentials of introspection requests."""
+    """Authenticates the resource of an introspection request."""
 
     def __init__(
         self,
@@ -84,19 +91,19 @@ class ResourceAuthenticator:
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
                 in one request.
-            SQLAlchemyError: the database is away.
+            SQLAlchemyError: the database is unavailable.
         """
         credentials = read_credentials(request, form)
         if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
-            raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _MEND)
+            raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _LIST)
         stored = self._cache.get(credentials.client_id)
         matched = find(credentials.secret, [stored.secret] if stored else (), keys.peppers)
         if stored is None:
-            raise invalid_client("unknown resource credential", _MEND)
+            raise invalid_client("unknown resource credential", _LIST)
         if matched is None:
-            raise invalid_client("wrong secret of a resource credential", _MEND)
+            raise invalid_client("wrong secret of a resource credential", _LIST)
         if matched.lifetime.is_inactive(self._clock()):
-            raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _MEND)
+            raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _LIST)
         self._last_use.note(ResourceCredentialRow, credentials.client_id)
         request.actor = credentials.client_id
         return AuthenticatedResource(stored.resource, credentials.client_id)
@@ -112,7 +119,7 @@ class ResourceAuthenticator:
 def create_credential(
     session: Session, admin: Administrator, keys: KeyRing, resource: str
 ) -> tuple[ResourceCredential, str]:
-    """Give a resource a credential. Return it and its secret, which is nowhere to be had again.
+    """Create a credential for a resource. Return it and its secret, which cannot be shown again.
 
     Raises:
         Refused: there is no such resource.
@@ -128,7 +135,9 @@ def create_credential(
 def rotate_credential(
     session: Session, admin: Administrator, keys: KeyRing, credential_id: str, grace_period: int = 0
 ) -> tuple[ResourceCredential, str]:
-    """Replace a credential by a new one with an id of its own. The old one lives on for `grace_period` seconds.
+    """Replace a credential with a new one that has its own id. The old one expires after `grace_period` seconds.
+
+    Without a grace period, the old one is revoked at once.
 
     Raises:
         Refused: there is no such credential, it was replaced before, or the grace period is too long.
@@ -137,10 +146,10 @@ def rotate_credential(
     row = _locked(session, credential_id)
     if row.expires_at is not None:
         raise Refused(
-            f"The credential was replaced before. Rotate the one that took its place: {_MEND}; "
-            f"or end this one: authserver resource credential revoke {credential_id}"
+            f"The credential was replaced before. Rotate the one that replaced it: {_LIST}; "
+            f"or revoke this one: authserver resource credential revoke {credential_id}"
         )
-    end(row, admin.now(), grace_period)
+    StoredCredentials(session, [row], admin.now()).replace([row], grace_period)
     created, secret = _add(session, admin, keys, row.resource)
     admin.record(
         session,
@@ -154,30 +163,32 @@ def rotate_credential(
 
 
 def revoke_credential(session: Session, admin: Administrator, credential_id: str) -> None:
-    """End a credential. It is refused within one second. Does nothing for one that is over.
+    """Revoke a credential. Does nothing if it is inactive already.
+
+    The last one of a resource can be revoked: a resource server works without introspection.
 
     Raises:
         Refused: there is no such credential.
     """
     row = _locked(session, credential_id)
-    if lifetime_of(row).is_inactive(admin.now()):
-        return
-    end(row, admin.now())
-    admin.record(session, AuditAction.RESOURCE_CREDENTIAL_REVOKE, row.resource, credential_id=credential_id)
+    stored = StoredCredentials(session, [row], admin.now())
+    if stored.active:
+        stored.replace([row], grace_period=0)
+        admin.record(session, AuditAction.RESOURCE_CREDENTIAL_REVOKE, row.resource, credential_id=credential_id)
 
 
 def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
-    """Read the credentials that can be used, by resource."""
+    """Return the active credentials, by resource."""
     rows = session.scalars(
         select(ResourceCredentialRow).order_by(ResourceCredentialRow.resource, ResourceCredentialRow.created_at)
     )
-    return [_credential(row) for row in rows if not lifetime_of(row).is_inactive(now)]
+    return list(active(map(_credential, rows), now))
 
 
 def _locked(session: Session, credential_id: str) -> ResourceCredentialRow:
     row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
     if row is None:
-        raise Refused(f"There is no resource credential {credential_id}. See: {_MEND}")
+        raise Refused(f"There is no resource credential {credential_id}. See: {_LIST}")
     return row
 
 

@@ -1,7 +1,7 @@
-"""Client secrets: 256 random bits, shown once, kept as HMAC-SHA-256 under a pepper.
+"""Secrets: 256 random bits, shown once, stored as HMAC-SHA-256 under a pepper.
 
-A slow password hash protects guessable passwords. These cannot be guessed, and the token endpoint would be held to
-some tens of requests a second by it (docs/decisions/0003-client-secrets.md).
+A slow password hash protects passwords that can be guessed. These cannot, and such a hash would limit the token
+endpoint to some tens of requests a second (docs/decisions/0003-client-secrets.md).
 """
 
 import hashlib
@@ -10,31 +10,31 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gatehouse.authserver.credentials.lifecycle import ENDLESS, Lifetime
+from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime
 
 PREFIX = "gths_"
-"""Lets a secret be recognised where it should not be: in a repository, a log, a message."""
+"""Starts every client secret, so that scanners recognise one in a repository, a log or a message."""
 
-MAX_LIVE = 2
-"""Secrets of one client that are accepted at once."""
+MAX_ACTIVE = 2
+"""Secrets of one client that are active at once."""
 
-REMEMBERED = 2
-"""Secrets that are over, and are kept to tell their use from that of a wrong one."""
+MAX_INACTIVE = 2
+"""Inactive secrets of one client that are kept, so that their use can be told from that of a wrong secret."""
 
-EXAMINED = MAX_LIVE + REMEMBERED
-"""Digests that are made at every check, whoever asks: nobody can tell by the work how many secrets there are."""
+EXAMINED = MAX_ACTIVE + MAX_INACTIVE
+"""Digests computed at every check, for every client: the work does not reveal how many secrets there are."""
 
-_HINT_LENGTH = len(PREFIX) + 4
+_PREFIX_LENGTH = len(PREFIX) + 4
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """What is kept of a secret."""
+    """What is stored of a secret."""
 
     pepper_id: str
     digest: bytes = field(repr=False)
     secret_id: str = ""
-    lifetime: Lifetime = ENDLESS
+    lifetime: Lifetime = NEVER_EXPIRES
 
 
 def generate_secret(prefix: str = PREFIX) -> str:
@@ -43,26 +43,26 @@ def generate_secret(prefix: str = PREFIX) -> str:
 
 
 def secret_prefix(secret: str) -> str:
-    """Return the beginning of a secret, by which an admin can tell two of them apart."""
-    return secret[:_HINT_LENGTH]
+    """Return the start of a secret, by which an admin can tell two of them apart."""
+    return secret[:_PREFIX_LENGTH]
 
 
 def digest(pepper: bytes, secret: str) -> bytes:
-    """Return the 32 bytes that are kept of a secret."""
+    """Return the 32 bytes that are stored of a secret."""
     return hmac.digest(pepper, secret.encode(), hashlib.sha256)
 
 
 def find(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> StoredSecret | None:
-    """Return the first of the stored secrets, or of the first EXAMINED of them, that a secret is; None if it is none.
+    """Return the first of the first EXAMINED stored secrets that a secret matches; None if it matches none.
 
-    The work is the same for any secret and any client, known or not: EXAMINED digests and comparisons.
+    The work is the same for every secret and every client, known or not: EXAMINED digests and comparisons.
     """
     found = None
     padding = [StoredSecret("", bytes(32))] * EXAMINED
     for candidate in [*stored, *padding][:EXAMINED]:
         pepper = peppers.get(candidate.pepper_id)
         computed = digest(pepper if pepper is not None else bytes(32), secret)
-        # No digest is all zeros: a padding never matches, and neither does a secret whose pepper is gone.
+        # No digest is all zeros: padding never matches, and neither does a secret whose pepper is gone.
         if hmac.compare_digest(computed, candidate.digest if pepper is not None else bytes(32)) and found is None:
             found = candidate
     return found

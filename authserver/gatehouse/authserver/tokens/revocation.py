@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.lookup import locked_client
+from gatehouse.authserver.clients.registry import lock_client
 from gatehouse.authserver.tokens.status_indices import parse_jti
 from gatehouse.authserver.tokens.status_lists import revoke_client, revoke_token
 from gatehouse.shared.service.administrator import Administrator
@@ -30,6 +30,6 @@ def revoke_by_jti(session: Session, admin: Administrator, jti: str) -> str:
 
 def revoke_all(session: Session, admin: Administrator, client_id: str) -> None:
     """Revoke every token of a client, and leave it enabled. Raises Refused if there is no such client."""
-    locked_client(session, client_id)
+    lock_client(session, client_id)
     revoke_client(session, client_id)
     admin.record(session, AuditAction.TOKEN_REVOKE, client_id, all=True)

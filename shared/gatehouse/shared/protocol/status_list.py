@@ -6,6 +6,7 @@ A list is a string of LIST_SIZE bits. Index 0 is the least significant bit of th
 import re
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from gatehouse.shared.protocol import base64url
@@ -44,6 +45,7 @@ class InvalidStatusList(ValueError):
     """The document is no status list. The message is for the operator."""
 
 
+@lru_cache(maxsize=1024)
 def list_uri(issuer: str, list_id: str) -> str:
     """Return the URI of a list, which is also the `sub` of its token."""
     return f"{issuer}{PATH}/{list_id}"

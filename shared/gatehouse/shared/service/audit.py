@@ -44,7 +44,7 @@ class AuditAction(StrEnum):
     CLIENT_ENABLE = "client.enable"
     CLIENT_GRANT_ADD = "client.grant.add"
     CLIENT_GRANT_REMOVE = "client.grant.remove"
-    CLIENT_KEY_REPLACE = "client.key.replace"
+    CLIENT_KEY_ROTATE = "client.key.rotate"
     CLIENT_KEY_REVOKE = "client.key.revoke"
     CLIENT_SECRET_REVOKE = "client.secret.revoke"  # noqa: S105 - an action
     CLIENT_SECRET_ROTATE = "client.secret.rotate"  # noqa: S105 - an action
