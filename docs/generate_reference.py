@@ -46,7 +46,6 @@ ACTIONS = {
     "client.grant.remove": "An admin removed scopes at a resource from a client.",
     "client.key.revoke": "An admin revoked a public key of a client.",
     "client.key.rotate": "An admin replaced the public keys of a client.",
-    "client.key.rotate": "An admin rotated the public keys of a client.",
     "client.secret.revoke": "An admin revoked a secret of a client.",
     "client.secret.rotate": "An admin replaced the secret of a client.",
     "client.update": "An admin changed a client.",
