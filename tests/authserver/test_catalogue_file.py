@@ -1,4 +1,4 @@
-"""The catalogue file that a resource server writes, as the authorization server reads it."""
+"""Reading the catalogue file of a resource server."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ RESOURCE = "https://a.example/mcp"
 
 
 def document(**changes: Any) -> bytes:
-    """Return a catalogue file that can be read, with some members changed; None takes one away."""
+    """Return a valid catalogue file with some members changed. None removes a member."""
     members = {
         "resource": RESOURCE,
         "scopes": [{"scope": "a:read", "description": "See"}, {"scope": "a:write", "implies": ["a:read"]}],
@@ -25,7 +25,7 @@ def document(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
 
 
-def test_what_the_resource_server_writes_is_read_with_every_scope_and_tool() -> None:
+def test_the_output_of_the_resource_server_is_read_completely() -> None:
     read = parse_catalogue(json.dumps(CATALOGUE.document(RESOURCE)).encode())
     assert read.resource == RESOURCE
     assert {scope.scope: scope.implies for scope in read.scopes} == {
@@ -36,13 +36,13 @@ def test_what_the_resource_server_writes_is_read_with_every_scope_and_tool() -> 
         assert read.hierarchy.closure([scope]) == CATALOGUE.hierarchy.closure([scope])
 
 
-def test_members_that_are_not_known_are_left_alone() -> None:
+def test_unknown_members_are_ignored() -> None:
     read = parse_catalogue(document())
     assert read.scopes == (ScopeDeclaration("a:read", "See"), ScopeDeclaration("a:write", "", ("a:read",)))
     assert read.tools == {"get": {"a:read"}, "whoami": frozenset()}
 
 
-def test_the_scopes_of_a_foreign_server_may_be_written_without_its_tools() -> None:
+def test_a_catalogue_may_list_scopes_without_tools() -> None:
     assert parse_catalogue(document(tools=None)).tools == {}
 
 
@@ -57,11 +57,11 @@ def test_the_scopes_of_a_foreign_server_may_be_written_without_its_tools() -> No
         pytest.param(document(scopes=[]), "at least one scope", id="an empty list of scopes"),
         pytest.param(document(scopes=["a"]), "'scopes'", id="scopes are texts"),
         pytest.param(document(scopes=[{"description": "a"}]), "'scope'", id="scope without a name"),
-        pytest.param(document(scopes=[{"scope": "a b"}]), "cannot be used", id="scope syntax"),
+        pytest.param(document(scopes=[{"scope": "a b"}]), "Invalid scope", id="scope syntax"),
         pytest.param(document(scopes=[{"scope": "a"}, {"scope": "a"}]), "each scope once", id="a scope twice"),
         pytest.param(document(scopes=[{"scope": "a", "implies": "b"}]), "'implies'", id="implies is a text"),
         pytest.param(document(scopes=[{"scope": "a", "implies": [1]}]), "'implies'", id="implies a number"),
-        pytest.param(document(scopes=[{"scope": "a", "implies": ["\u0430"]}]), "cannot be used", id="implied syntax"),
+        pytest.param(document(scopes=[{"scope": "a", "implies": ["\u0430"]}]), "Invalid scope", id="implied syntax"),
         pytest.param(document(scopes=[{"scope": "a", "description": "\x1b[2J"}]), "printable", id="an escape"),
         pytest.param(document(resource=None), "'resource'", id="no resource"),
         pytest.param(document(resource=1), "'resource'", id="resource is a number"),
@@ -79,7 +79,7 @@ def test_the_scopes_of_a_foreign_server_may_be_written_without_its_tools() -> No
         pytest.param(document(tools=[{"name": "get", "scopes": []}] * 2), "twice", id="a tool twice"),
     ],
 )
-def test_a_catalogue_that_is_none_is_refused(file: bytes, problem: str) -> None:
+def test_an_invalid_catalogue_is_refused(file: bytes, problem: str) -> None:
     assert parse_catalogue(document()).resource == RESOURCE
     with pytest.raises(Refused, match=problem):
         parse_catalogue(file)

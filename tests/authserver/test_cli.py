@@ -70,7 +70,7 @@ def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
     add = ["resource", "add", "--name", "logs", "--catalogue", str(catalogue)]
     added = shell.json(*add, "https://logs.example.com/mcp")
     assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"], "declared": True}
-    assert "The catalogue is of https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
+    assert "The catalogue belongs to https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
 
 
 @pytest.mark.parametrize(

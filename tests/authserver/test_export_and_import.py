@@ -21,7 +21,7 @@ from gatehouse.authserver.backup.exporting import PART_OF, Part
 from gatehouse.authserver.backup.format import READERS
 from gatehouse.authserver.backup.importing import Imported
 from gatehouse.authserver.db.models import Base, audit_event
-from gatehouse.authserver.maintenance import LEASE, is_led
+from gatehouse.authserver.maintenance import LEASE, has_leader
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.audit import AuditEvent, AuditRows
@@ -287,7 +287,7 @@ def test_nothing_is_imported_if_the_keys_do_not_decrypt(
 def test_a_running_server_is_detected_until_its_lease_expires(authserver: AuthServer) -> None:
     def is_detected() -> bool:
         with authserver.services.database.read() as session:
-            return is_led(session, int(authserver.clock()))
+            return has_leader(session, int(authserver.clock()))
 
     assert not is_detected()
     assert authserver.services.maintenance.run_once()

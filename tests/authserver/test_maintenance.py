@@ -1,4 +1,4 @@
-"""The maintenance loop: one process of all does the work, and another one when that is gone."""
+"""Background maintenance: one process does the work, and another one takes over if it stops."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ DAY = 86400
 
 
 class Worker:
-    """A maintenance that counts how often it did its task."""
+    """A maintenance thread that counts how often its task ran."""
 
     def __init__(self, server: AuthServer) -> None:
         self.done = 0
@@ -41,14 +41,14 @@ def turn(workers: list[Worker]) -> list[bool]:
     return [worker.maintenance.run_once() for worker in workers]
 
 
-def test_one_of_all_processes_does_the_work(workers: list[Worker], clock: FakeClock) -> None:
+def test_one_process_does_the_work(workers: list[Worker], clock: FakeClock) -> None:
     for _ in range(5):
         assert turn(workers) == [True, False]
         clock.advance(10)
     assert [worker.done for worker in workers] == [5, 0]
 
 
-def test_a_leader_that_is_not_heard_of_is_replaced_after_its_lease(workers: list[Worker], clock: FakeClock) -> None:
+def test_a_leader_that_stops_renewing_its_lease_is_replaced(workers: list[Worker], clock: FakeClock) -> None:
     first, second = workers
     assert turn(workers) == [True, False]
     clock.advance(LEASE - 1)
@@ -58,7 +58,7 @@ def test_a_leader_that_is_not_heard_of_is_replaced_after_its_lease(workers: list
     assert not first.maintenance.run_once()
 
 
-def test_of_two_that_find_the_lease_free_one_gets_it(authserver: AuthServer, clock: FakeClock) -> None:
+def test_of_two_processes_that_find_the_lease_free_one_acquires_it(authserver: AuthServer, clock: FakeClock) -> None:
     together = threading.Barrier(4)
     workers = [Worker(authserver) for _ in range(4)]
     outcomes: list[bool] = []
@@ -78,7 +78,7 @@ def test_of_two_that_find_the_lease_free_one_gets_it(authserver: AuthServer, clo
         clock.advance(LEASE)
 
 
-def test_a_lease_of_a_wrong_clock_is_taken_over(workers: list[Worker], clock: FakeClock) -> None:
+def test_a_lease_written_by_a_wrong_clock_is_replaced(workers: list[Worker], clock: FakeClock) -> None:
     first, second = workers
     clock.advance(400 * DAY)
     assert first.maintenance.run_once()
@@ -86,7 +86,7 @@ def test_a_lease_of_a_wrong_clock_is_taken_over(workers: list[Worker], clock: Fa
     assert second.maintenance.run_once()
 
 
-def test_a_process_that_stops_gives_the_lease_back(workers: list[Worker]) -> None:
+def test_a_process_that_stops_releases_its_lease(workers: list[Worker]) -> None:
     first, second = workers
     first.maintenance.start()
     while not first.done:
@@ -95,7 +95,7 @@ def test_a_process_that_stops_gives_the_lease_back(workers: list[Worker]) -> Non
     assert second.maintenance.run_once()
 
 
-def test_a_process_that_stops_leaves_the_lease_of_another_alone(authserver: AuthServer, workers: list[Worker]) -> None:
+def test_a_process_that_stops_keeps_the_lease_of_another(authserver: AuthServer, workers: list[Worker]) -> None:
     first, second = workers
     assert turn(workers) == [True, False]
     looked = threading.Event()
@@ -106,7 +106,7 @@ def test_a_process_that_stops_leaves_the_lease_of_another_alone(authserver: Auth
     assert (first.maintenance.run_once(), second.maintenance.run_once()) == (True, False)
 
 
-def test_a_task_that_fails_is_tried_again_and_keeps_no_other_from_its_turn(
+def test_a_failed_task_is_retried_and_does_not_block_others(
     authserver: AuthServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcomes = iter([SQLAlchemyError(), SQLAlchemyError(), None, None])
@@ -127,12 +127,12 @@ def test_a_task_that_fails_is_tried_again_and_keeps_no_other_from_its_turn(
     assert done == ["second", "second", "first", "second", "first", "second"]
     messages = [record.getMessage() for record in caplog.records if "maintenance" in record.name]
     assert messages == [
-        "maintenance: first failed, and is tried again: SQLAlchemyError",
+        "maintenance: first failed and will be retried: SQLAlchemyError",
         "maintenance: first works again",
     ]
 
 
-def test_what_a_process_has_of_its_own_it_does_whether_it_leads_or_not(authserver: AuthServer) -> None:
+def test_every_process_runs_its_own_tasks(authserver: AuthServer) -> None:
     done: list[int] = []
     several = [
         Maintenance(authserver.services.database, authserver.clock, {}, own={"own": lambda n=number: done.append(n)})
@@ -142,15 +142,13 @@ def test_what_a_process_has_of_its_own_it_does_whether_it_leads_or_not(authserve
     assert done == [0, 1]
 
 
-def test_without_its_database_the_loop_goes_on(authserver: AuthServer, workers: list[Worker]) -> None:
+def test_the_loop_continues_during_a_database_outage(authserver: AuthServer, workers: list[Worker]) -> None:
     assert turn(workers) == [True, False]
     authserver.take_database_away()
     assert turn(workers) == [False, False]
 
 
-def test_a_server_rotates_its_keys_and_forgets_spent_assertions_by_itself(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_a_server_rotates_keys_and_prunes_spent_assertions(authserver: AuthServer, clock: FakeClock) -> None:
     services = authserver.services
     with services.database.write() as session:
         session.add(SpentAssertionRow(purpose="p", client_id="c", jti_digest=b"a" * 32, expires_at=int(clock()) - 1))

@@ -1,4 +1,4 @@
-"""Which resource and which scopes a token request is granted (RFC 8707 2, RFC 6749 3.3)."""
+"""The resource and the scopes that a token request is granted (RFC 8707 2, RFC 6749 3.3)."""
 
 import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, token_form
@@ -38,7 +38,7 @@ def assert_refused(response: TestResponse, error: str) -> str:
         pytest.param("env:write org:read", None, "env:write org:read", id="no scope parameter"),
     ],
 )
-def test_the_grant_is_what_is_requested_and_allowed(
+def test_the_grant_is_the_intersection_of_requested_and_allowed_scopes(
     authserver: AuthServer, granted: str, requested: str | None, scope: str
 ) -> None:
     registered = authserver.create_client(granted)
@@ -49,7 +49,7 @@ def test_the_grant_is_what_is_requested_and_allowed(
     assert authserver.read_token(response)[1]["scope"] == scope
 
 
-def test_implication_reaches_through_other_scopes(authserver: AuthServer) -> None:
+def test_implication_is_transitive(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE, admin=("env:write",), env_write=("env:read",), env_read=())
     registered = authserver.create_client("admin", OTHER_RESOURCE)
     assert ask(authserver, registered, scope="env:read").json["scope"] == "env:read"
@@ -57,7 +57,7 @@ def test_implication_reaches_through_other_scopes(authserver: AuthServer) -> Non
 
 @pytest.mark.divergence("D-39")
 @pytest.mark.parametrize("requested", ["env:write", "no:such", "env:write org:read"])
-def test_nothing_allowed_of_what_is_requested_is_invalid_scope(authserver: AuthServer, requested: str) -> None:
+def test_an_empty_intersection_is_invalid_scope(authserver: AuthServer, requested: str) -> None:
     registered = authserver.create_client("env:read")
     assert ask(authserver, registered, scope=f"env:read {requested}").status_code == 200
     description = assert_refused(ask(authserver, registered, scope=requested), "invalid_scope")
@@ -69,7 +69,7 @@ def test_nothing_allowed_of_what_is_requested_is_invalid_scope(authserver: AuthS
     ("granted", "requested"),
     [("env:read", "env:read org:read"), ("env:read", "env:read env:write"), ("env:write", "env:read no:such")],
 )
-def test_a_strict_client_is_refused_any_scope_that_it_may_not_have(
+def test_a_strict_client_is_refused_any_scope_that_it_was_not_granted(
     authserver: AuthServer, granted: str, requested: str
 ) -> None:
     narrowed = authserver.create_client(granted, strict=False)
@@ -79,7 +79,7 @@ def test_a_strict_client_is_refused_any_scope_that_it_may_not_have(
     assert_refused(ask(authserver, strict, scope=requested), "invalid_scope")
 
 
-def test_a_strict_client_gets_what_its_scopes_imply(authserver: AuthServer) -> None:
+def test_a_strict_client_gets_implied_scopes(authserver: AuthServer) -> None:
     strict = authserver.create_client("env:write", strict=True)
     assert ask(authserver, strict, scope="env:read env:write").json["scope"] == "env:read env:write"
     assert ask(authserver, strict).json["scope"] == "env:write"
@@ -105,7 +105,7 @@ def test_a_scope_outside_the_grammar_is_invalid_scope(authserver: AuthServer, sc
 
 
 def test_scopes_that_do_not_fit_into_a_token_are_refused(authserver: AuthServer) -> None:
-    """RFC 9068 tokens travel in a header: one longer than the resource server reads would be of no use."""
+    """The resource server would refuse a token that is longer than the header that it reads."""
     names = [f"scope_{number:03}_{'x' * 100}" for number in range(80)]
     authserver.add_resource(OTHER_RESOURCE, **dict.fromkeys(names, ()))
     scopes = [name.replace("_", ":") for name in names]
@@ -139,7 +139,7 @@ def test_a_scope_of_one_resource_is_not_granted_at_another(authserver: AuthServe
     assert_refused(ask(authserver, registered, RESOURCE, scope="org:read"), "invalid_scope")
 
 
-def test_the_hierarchy_of_one_resource_does_not_hold_at_another(authserver: AuthServer) -> None:
+def test_the_hierarchy_of_one_resource_does_not_apply_at_another(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE, env_read=(), env_write=())
     registered = authserver.create_client("env:write")
     authserver.add_grant(registered[0], "env:write", OTHER_RESOURCE)
@@ -180,8 +180,8 @@ def test_a_request_names_one_resource(authserver: AuthServer, resources: list[st
         pytest.param("https://mcp.example.com:443/mcp", id="default port"),
     ],
 )
-def test_one_resource_may_be_written_in_several_ways(authserver: AuthServer, text: str) -> None:
-    """The audience of the token is the registered identifier all the same."""
+def test_a_resource_is_recognised_in_equivalent_spellings(authserver: AuthServer, text: str) -> None:
+    """The audience of the token is the registered identifier."""
     response = ask(authserver, authserver.create_client(), text)
     assert authserver.read_token(response)[1]["aud"] == RESOURCE
 
@@ -237,14 +237,14 @@ def test_another_resource_is_invalid_target(authserver: AuthServer, text: str) -
     ],
 )
 def test_a_malformed_resource_is_invalid_target(authserver: AuthServer, text: str) -> None:
-    """RFC 8707 2: an absolute URI without fragment; the rest has no place in an identifier."""
+    """RFC 8707 2: an absolute URI without fragment. Userinfo and the like are refused too."""
     registered = authserver.create_client()
     assert ask(authserver, registered, RESOURCE).status_code == 200
     assert "resource" in assert_refused(ask(authserver, registered, text), "invalid_target")
 
 
 def test_a_scope_that_its_resource_no_longer_declares_implies_nothing(authserver: AuthServer) -> None:
-    """A catalogue that drops a broad scope must not leave its reach to those who hold it."""
+    """A catalogue that drops a broad scope must end its effect for clients that still hold it."""
     client, secret = authserver.create_client("env:write")
     basic = (client.client_id, secret)
     assert authserver.post_token(token_form(scope="env:read"), basic).status_code == 200

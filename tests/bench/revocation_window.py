@@ -14,7 +14,7 @@ def main() -> None:
     """Measure, and print a line for each kind of revocation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=30, help="revocations of each kind")
-    parser.add_argument("--rate", type=float, default=20, help="token requests a second beside it, and as many calls")
+    parser.add_argument("--rate", type=float, default=20, help="background token requests, and calls, per second")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gatehouse-measure-") as folder:
         stack = LocalStack(Path(folder))
@@ -24,7 +24,7 @@ def main() -> None:
             for what in ("token", "client", "key"):
                 windows = anyio.run(partial(measure, stack, what, options.samples, apart=0.37, rate=options.rate))
                 print(f"revocation window of a {windows.line()}", flush=True)
-                print(f"  beside it: {windows.load.line()}", flush=True)
+                print(f"  in the background: {windows.load.line()}", flush=True)
         finally:
             stack.stop()
 

@@ -1,4 +1,4 @@
-"""kill -9 at any point of what changes keys, secrets or the schema: nothing is lost, nothing is there twice."""
+"""kill -9 at any point of a change of keys, secrets or the schema: nothing is lost or done twice."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ KILLS = 25
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_nothing_is_lost_wherever_a_process_is_killed(operation: str, tmp_path: Path, empty_database: URL) -> None:
+def test_nothing_is_lost_when_a_process_is_killed(operation: str, tmp_path: Path, empty_database: URL) -> None:
     with killed_installation(tmp_path, empty_database) as killed:
         OPERATIONS[operation](killed, KILLS)
     backend = empty_database.get_backend_name()

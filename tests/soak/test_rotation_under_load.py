@@ -1,7 +1,7 @@
-"""Keys and secrets are replaced while agents ask for tokens and call tools: not one request fails.
+"""Rotation of keys and secrets under load: no request fails.
 
-The wall clock of both servers, their commands and the agents runs ten times as fast, so that keys live through all of
-their states in minutes: a key is published 7 minutes before it signs, and for more than an hour after.
+The wall clock of both servers, their commands and the agents runs ten times as fast, so that keys pass through all
+states in minutes: a key is published 7 minutes before it signs, and for more than an hour after.
 """
 
 import json
@@ -24,17 +24,17 @@ pytestmark = [pytest.mark.soak, pytest.mark.anyio]
 SPEED = 10
 KEY_ROTATIONS = 5
 SECRET_ROTATIONS = 2
-"""As many replacements of a client's own key."""
+"""The number of secret rotations, and of client key rotations."""
 
 RATE = 20.0
 ENOUGH = 5000
-"""Token requests, and calls, at least."""
+"""The minimum number of token requests, and of calls."""
 
 A_WHILE = 5.0
-"""Seconds in which an agent goes on with an old credential beside the new one, and with the new one beside the old."""
+"""Seconds that an agent uses the old credential while the new one exists, and the new one while the old one does."""
 
 PATIENCE = 900.0
-"""Seconds after which the journey is given up."""
+"""Seconds after which the test fails."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def fast_stack(tmp_path: Path) -> Iterator[LocalStack]:
 
 
 class Admin:
-    """Rotates, and waits for what follows by itself."""
+    """Rotates credentials and keys, and waits until the server has applied the change."""
 
     def __init__(self, stack: LocalStack) -> None:
         self.stack = stack
@@ -63,14 +63,14 @@ class Admin:
         return {key["kid"]: key["state"] for key in await self.run_json("authserver", "key", "list")}
 
     async def rotate_key(self) -> str:
-        """Have a new key sign, and return its kid."""
+        """Rotate the signing key, wait until the new one signs, and return its kid."""
         kid: str = (await self.run_json("authserver", "key", "rotate"))["kid"]
         while (await self.keys())[kid] != "active":  # noqa: ASYNC110 - another process decides it
             await anyio.sleep(1)
         return kid
 
     async def rotate_secret(self, agent: LoadedAgent) -> None:
-        """Give an agent a new secret some time after it was made, and end the old one some time later."""
+        """Create a secret, give it to the agent after a while, and revoke the old one after another while."""
         secret = ("authserver", "client", "secret")
         (old,) = [known for known in await self.run_json(*secret, "list", agent.client_id) if not known["expires_at"]]
         made = await self.run_json(*secret, "rotate", agent.client_id, "--grace-period", "7d")
@@ -80,7 +80,7 @@ class Admin:
         await self.run_json(*secret, "revoke", agent.client_id, old["secret_id"], "--yes")
 
     async def replace_key(self, agent: LoadedAgent, name: str) -> None:
-        """Give an agent a new key in the same way."""
+        """Replace an agent's key in the same way."""
         key, private, public = SigningKey.generate("ES256"), self.stack.folder / name, self.stack.folder / "jwks.json"
         private.write_bytes(key.private_pem())
         public.write_text(json.dumps({"keys": [key.public_jwk()]}))
@@ -101,7 +101,7 @@ async def http() -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def test_no_request_fails_while_keys_and_secrets_are_replaced(
+async def test_no_request_fails_while_keys_and_secrets_are_rotated(
     fast_stack: LocalStack, http: httpx2.AsyncClient
 ) -> None:
     stack, admin = fast_stack, Admin(fast_stack)
@@ -113,18 +113,18 @@ async def test_no_request_fails_while_keys_and_secrets_are_replaced(
         first = next(iter(await admin.keys()))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(load.run)
-            made = [first]
+            kids = [first]
             for rotation in range(KEY_ROTATIONS):
-                made.append(await admin.rotate_key())
+                kids.append(await admin.rotate_key())
                 print(f"\n{rotation + 1} key rotations: {load.tally.line()}", flush=True)
                 if rotation < SECRET_ROTATIONS:
                     await admin.rotate_secret(by_secret)
                     await admin.replace_key(by_key, f"by-key-{rotation}.pem")
-            # The life of the first key ends when its last token has.
+            # The first key is removed after its last token has expired.
             while first in await admin.keys() or load.tally.least < ENOUGH:  # noqa: ASYNC110 - another process
                 await anyio.sleep(2)
             tasks.cancel_scope.cancel()
     print(f"\n{load.tally.line()}", flush=True)
     assert load.tally.failures == []
-    assert set(made) == set(load.tally.keys)
+    assert set(kids) == set(load.tally.keys)
     assert len(load.tally.credentials) == 3 + 2 * SECRET_ROTATIONS

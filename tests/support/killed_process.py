@@ -1,8 +1,8 @@
 """Runs commands of the authorization server in processes that end with SIGKILL at a chosen point.
 
-A program of its own: it reads one job a line, forks for each, and writes how each one ended. A point is a statement to
-the database, a commit, a connection given back, or a file that is opened, linked, renamed or removed under the folder
-of the job.
+This is a program: it reads one job per line, forks a process for each, and writes how the process ended. A point is a
+database statement, a commit, the return of a connection to the pool, or a file that is opened, linked, renamed or
+removed in the folder of the job.
 """
 
 import json

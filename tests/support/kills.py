@@ -1,4 +1,4 @@
-"""An installation whose commands are killed, and what has to be so afterwards."""
+"""An installation whose commands are killed, and what must hold afterwards."""
 
 import json
 import random
@@ -43,7 +43,7 @@ DOWNGRADE = """
 
 @dataclass
 class Tally:
-    """How the kills of one operation fell."""
+    """How many kills of an operation there were, and how many inside a transaction."""
 
     kills: int = 0
     in_transaction: int = 0
@@ -54,7 +54,7 @@ class Tally:
 
 @dataclass
 class Killed:
-    """An installation with two signing keys, a client, and a process that forks those to be killed."""
+    """An installation with two signing keys and a client, and a process that forks the commands to be killed."""
 
     folder: Path
     url: URL
@@ -95,9 +95,9 @@ class Killed:
         return ended["code"], ended["passed"]
 
     def kill(self, points: list[bool], *arguments: str, now: int | None = None, migrations: str | None = None) -> None:
-        """Kill a command at a random point; at every second one, where a transaction was open.
+        """Kill a command at a random point; every second time, at a point inside an open transaction.
 
-        One that goes on where another was killed may have fewer points than that, and end before: this is no kill.
+        A command that completes an interrupted one may have fewer points and end before: this does not count.
         """
         numbers = range(1, len(points) + 1)
         if self.tally.kills % 2 == 0:
@@ -114,7 +114,7 @@ class Killed:
 
     @contextmanager
     def services(self) -> Iterator[Services]:
-        """The parts of a server that starts now, and reads everything anew."""
+        """The parts of a server that starts now and reads everything from the database."""
         environment = self.shell.environment
         settings = Settings(
             issuer=ISSUER,
@@ -128,17 +128,17 @@ class Killed:
             services.audit.close()
             services.database.close()
 
-    def contents(self) -> DecryptedKeys:
-        """Everything that is sealed. It opens, one key is active, and the ring that a server uses has it all."""
+    def decrypted(self) -> DecryptedKeys:
+        """Return the sealed rows, after checking that all of them decrypt and one key is active."""
         with self.services() as services, services.database.read() as session:
-            contents = services.rotation.sealed_keys.read(session)
-        assert contents.undecryptable_rows == set(), self.log()
-        assert [row.state for row in contents.key_rows].count("active") == 1, self.log()
-        assert len(contents.peppers) == 1, self.log()
-        return contents
+            decrypted = services.rotation.sealed_keys.read(session)
+        assert decrypted.undecryptable_rows == set(), self.log()
+        assert [row.state for row in decrypted.key_rows].count("active") == 1, self.log()
+        assert len(decrypted.peppers) == 1, self.log()
+        return decrypted
 
     def secret_works(self, secret: str) -> bool:
-        """Whether the client can authenticate by a secret now."""
+        """Tell whether the client can authenticate with a secret now."""
         with self.services() as services, services.database.read() as session:
             client = load_client(session, self.client_id)
             peppers = services.rotation.sealed_keys.read(session).peppers
@@ -147,35 +147,35 @@ class Killed:
         return found is not None and not found.lifetime.is_inactive(self.now)
 
     def events(self, action: str) -> int:
-        """How many events of an action the audit log holds."""
+        """Return the number of events of an action in the audit log."""
         with self.services() as services, services.database.read() as session:
             return len(session.execute(select(audit_event.c.id).where(audit_event.c.action == action)).all())
 
 
 def rotate_keys(killed: Killed, times: int) -> None:
-    """A turn of the maintenance makes all moves that are due, or none; killed, the next one makes them, and no more."""
+    """A round of maintenance applies all transitions that are due, or none; if killed, the next round applies them."""
     points: dict[tuple[str, ...], list[bool]] = {}
     while killed.tally.kills < times:
-        before = killed.contents()
-        killed.now = _next_move(killed, before)
+        before = killed.decrypted()
+        killed.now = _next_transition(killed, before)
         with killed.services() as services:
             due = plan(killed.now, before.lifecycles(), services.rotation.policy)
-        turn = tuple(move.action for move in due)
-        if turn not in points:
-            # The first turn of a kind is left alone, to learn its points.
-            code, points[turn] = killed.run(now=killed.now)
+        actions = tuple(move.action for move in due)
+        if actions not in points:
+            # The first round of each kind is not killed, to record its points.
+            code, points[actions] = killed.run(now=killed.now)
             assert code == 0, killed.log()
-            _assert_moved(killed, before, due)
+            _assert_applied(killed, before, due)
             continue
-        killed.kill(points[turn], now=killed.now)
-        if killed.contents().lifecycles() != before.lifecycles():
-            _assert_moved(killed, before, due)
+        killed.kill(points[actions], now=killed.now)
+        if killed.decrypted().lifecycles() != before.lifecycles():
+            _assert_applied(killed, before, due)
         assert killed.run(now=killed.now + 60)[0] == 0, killed.log()
-        _assert_moved(killed, before, due)
+        _assert_applied(killed, before, due)
 
 
-def _assert_moved(killed: Killed, before: DecryptedKeys, due: tuple[Transition, ...]) -> None:
-    after = killed.contents()
+def _assert_applied(killed: Killed, before: DecryptedKeys, due: tuple[Transition, ...]) -> None:
+    after = killed.decrypted()
     made, gone = after.keys.keys() - before.keys.keys(), before.keys.keys() - after.keys.keys()
     assert len(made) == sum(move.action == "publish" for move in due), killed.log()
     assert gone == {move.kid for move in due if move.action == "remove"}, killed.log()
@@ -184,7 +184,7 @@ def _assert_moved(killed: Killed, before: DecryptedKeys, due: tuple[Transition, 
     assert killed.secret_works(killed.secret), killed.log()
 
 
-def _next_move(killed: Killed, contents: DecryptedKeys) -> int:
+def _next_transition(killed: Killed, decrypted: DecryptedKeys) -> int:
     with killed.services() as services:
         policy = services.rotation.policy
     moments: dict[str, Callable[[Any], int]] = {
@@ -192,7 +192,7 @@ def _next_move(killed: Killed, contents: DecryptedKeys) -> int:
         "active": policy.successor_at,
         "retiring": policy.removed_at,
     }
-    lifecycles = [lifecycle_of(row) for row in contents.key_rows]
+    lifecycles = [lifecycle_of(row) for row in decrypted.key_rows]
     waiting = any(key.state == "next" for key in lifecycles)
     return min(moments[key.state](key) for key in lifecycles if not (key.state == "active" and waiting))
 
@@ -202,41 +202,41 @@ def rotate_sealing_key(killed: Killed, times: int) -> None:
     arguments = ("sealing-key", "rotate", "--yes")
     code, points = killed.run(*arguments)
     assert code == 0, killed.log()
-    before = killed.contents()
+    before = killed.decrypted()
     while killed.tally.kills < times:
         killed.kill(points, *arguments)
-        after = killed.contents()
+        after = killed.decrypted()
         assert (after.keys.keys(), after.peppers) == (before.keys.keys(), before.peppers), killed.log()
         assert killed.secret_works(killed.secret), killed.log()
         if killed.random.random() < 0.5:
             assert killed.run(*arguments)[0] == 0, killed.log()
     assert killed.run(*arguments)[0] == 0, killed.log()
-    assert killed.contents().peppers == before.peppers
+    assert killed.decrypted().peppers == before.peppers
     assert [path.name for path in (killed.folder / "keys").iterdir()] == ["sealing.key"]
     assert killed.secret_works(killed.secret)
 
 
 def rotate_secret(killed: Killed, times: int) -> None:
-    """The audit log says that there is a new secret, and then the old one has ended, or will; or it is as it was."""
-    softly = ("client", "secret", "rotate", killed.client_id, "--grace-period", "7d")
+    """Either the rotation is in the audit log and the old secret has ended, or will; or nothing has changed."""
+    with_grace = ("client", "secret", "rotate", killed.client_id, "--grace-period", "7d")
     at_once = ("client", "secret", "rotate", killed.client_id, "--yes")
-    points = {arguments: killed.run(*arguments)[1] for arguments in (softly, at_once)}
+    points = {arguments: killed.run(*arguments)[1] for arguments in (with_grace, at_once)}
     while killed.tally.kills < times:
         secret = killed.shell.json(*at_once)["client_secret"]
-        [before] = _live_secrets(killed)
+        [before] = _active_secrets(killed)
         recorded = killed.events("client.secret.rotate")
-        arguments = killed.random.choice([softly, at_once])
+        arguments = killed.random.choice([with_grace, at_once])
         killed.kill(points[arguments], *arguments)
         rotated = killed.events("client.secret.rotate") - recorded
         assert rotated in {0, 1}
-        assert killed.secret_works(secret) == (arguments is softly or rotated == 0), killed.log()
-        after = _live_secrets(killed)
-        assert len(after) == (2 if rotated and arguments is softly else 1), killed.log()
+        assert killed.secret_works(secret) == (arguments is with_grace or rotated == 0), killed.log()
+        after = _active_secrets(killed)
+        assert len(after) == (2 if rotated and arguments is with_grace else 1), killed.log()
         ends = {known["secret_id"]: known["expires_at"] for known in after}
         assert (ends.get(before["secret_id"]) is None) == (rotated == 0 or arguments is at_once), killed.log()
 
 
-def _live_secrets(killed: Killed) -> list[dict[str, Any]]:
+def _active_secrets(killed: Killed) -> list[dict[str, Any]]:
     listed = killed.shell.json("client", "secret", "list", killed.client_id)
     return [known for known in listed if known["state"] == "active"]
 
@@ -244,20 +244,20 @@ def _live_secrets(killed: Killed) -> list[dict[str, Any]]:
 def migrate(killed: Killed, times: int) -> None:
     """The database is at the old revision or at the new one, and running `init` again completes the migration."""
     later = with_later_revision(Database.schema, killed.folder / "migrations", UPGRADE, DOWNGRADE)
-    kids = set(killed.contents().keys)
+    kids = set(killed.decrypted().keys)
     before = newest_revision(Database.schema)
     assert before is not None
     code, points = killed.run("init", migrations=later.migrations)
     assert code == 0, killed.log()
     while killed.tally.kills < times:
         downgrade(killed.url, later, before)
-        assert killed.contents().keys.keys() == kids
+        assert killed.decrypted().keys.keys() == kids
         killed.kill(points, "init", migrations=later.migrations)
-        assert killed.contents().keys.keys() == kids, killed.log()
+        assert killed.decrypted().keys.keys() == kids, killed.log()
         assert killed.run("init", migrations=later.migrations)[0] == 0, killed.log()
         with killed.services() as services:
             migrations.require_current(services.database.engine, later)
-        assert killed.contents().keys.keys() == kids, killed.log()
+        assert killed.decrypted().keys.keys() == kids, killed.log()
         assert killed.secret_works(killed.secret)
 
 
@@ -271,7 +271,7 @@ OPERATIONS: dict[str, Callable[[Killed, int], None]] = {
 
 @contextmanager
 def killed_installation(folder: Path, url: URL) -> Iterator[Killed]:
-    """An installation to be killed, until the block ends."""
+    """Provide an installation until the block ends."""
     process = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("killed_process.py")],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Agents that ask for tokens and call a tool at a constant rate, and write down everything that was not a success."""
+"""Agents that request tokens and call a tool at a constant rate, and record every failure."""
 
 import random
 import time
@@ -16,32 +16,32 @@ from local_stack import LocalStack
 
 from support.assertions import ASSERTION_TYPE
 
-_SPARE = 20
-"""Seconds before `exp` in which a token is not used any more: a call takes a moment."""
+_MARGIN = 20
+"""Seconds before `exp` in which a token is no longer used, because a call takes a moment."""
 
 _KEPT = 400
-"""Tokens that one agent keeps, so that calls carry young and old ones."""
+"""Tokens that an agent keeps, so that calls use both new and old ones."""
 
 
 @dataclass
 class Tally:
-    """What all agents did."""
+    """The requests of all agents."""
 
     token_requests: int = 0
     calls: int = 0
     keys: Counter[str] = field(default_factory=Counter)
-    """Calls by the `kid` of the token that they carried."""
+    """Calls by the `kid` of their token."""
     credentials: Counter[str] = field(default_factory=Counter)
-    """Token requests by the beginning of the secret, or of the private key's file name, that they used."""
+    """Token requests by the start of the secret, or by the file name of the private key."""
     failures: list[str] = field(default_factory=list)
 
     @property
     def least(self) -> int:
-        """The smaller one of both numbers."""
+        """The smaller of the two numbers."""
         return min(self.token_requests, self.calls)
 
     def line(self) -> str:
-        """Return the report."""
+        """Return a summary."""
         return (
             f"{self.token_requests} token requests with {len(self.credentials)} credentials, "
             f"{self.calls} calls with tokens of {len(self.keys)} keys, {len(self.failures)} failures"
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass
 class LoadedAgent:
-    """One client, its credential of the moment, and the tokens that it holds."""
+    """A client with its current credential and its tokens."""
 
     load: "Load"
     http: httpx2.AsyncClient
@@ -59,8 +59,8 @@ class LoadedAgent:
     private_key: Path | None = None
     _tokens: list[tuple[float, str]] = field(default_factory=list)
 
-    async def ask(self) -> None:
-        """Ask for a token, and keep it."""
+    async def request_token(self) -> None:
+        """Request a token, and keep it."""
         tally, form = self.load.tally, {"grant_type": "client_credentials"}
         auth, used = None, self.private_key.name if self.private_key else str(self.secret)[:12]
         if self.private_key is not None:
@@ -84,9 +84,9 @@ class LoadedAgent:
         return jwt.encode(claims, private_key.read_text(encoding="ascii"), algorithm="ES256")
 
     async def call(self) -> None:
-        """Call a tool with any of the tokens that are not about to expire."""
+        """Call a tool with a random token that is not about to expire."""
         tally, now = self.load.tally, self.load.clock()
-        self._tokens = [kept for kept in self._tokens if kept[0] - _SPARE > now]
+        self._tokens = [kept for kept in self._tokens if kept[0] - _MARGIN > now]
         if not self._tokens:
             return
         expires_at, token = kept = random.choice(self._tokens)
@@ -107,14 +107,14 @@ class LoadedAgent:
 
 @dataclass
 class Load:
-    """Any number of agents, together at a constant rate."""
+    """Any number of agents that send requests at a constant total rate."""
 
     stack: LocalStack
     rate: float
-    """Token requests in a second, and as many calls."""
+    """Token requests per second, and calls per second."""
     clock: Callable[[], float] = time.time
     keys_are_revoked: bool = False
-    """Whether a token may die before its time: then a 401 is no failure, and the agent lets the token go."""
+    """Whether tokens may be revoked early: then a 401 is not a failure, and the agent drops the token."""
     tally: Tally = field(default_factory=Tally)
     agents: list[LoadedAgent] = field(default_factory=list)
 
@@ -127,11 +127,11 @@ class Load:
         return agent
 
     async def run(self) -> None:
-        """Ask and call until it is cancelled. Whatever a request raises is a failure, too."""
+        """Send requests until cancelled. An exception of a request counts as a failure."""
         pause = len(self.agents) / self.rate
         async with anyio.create_task_group() as tasks:
             for number, agent in enumerate(self.agents):
-                for act, phase in ((agent.ask, number), (agent.call, number + 0.5)):
+                for act, phase in ((agent.request_token, number), (agent.call, number + 0.5)):
                     tasks.start_soon(self._repeat, act, pause, phase / self.rate)
 
     async def _repeat(self, act: Callable[[], Awaitable[None]], pause: float, phase: float) -> None:

@@ -1,4 +1,4 @@
-"""How long a token is still accepted after it was revoked, measured on running servers."""
+"""Measures on running servers how long a token is accepted after its revocation."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ from support.load import Load, Tally
 What = Literal["token", "client", "key"]
 
 BETWEEN_CALLS = 0.2
-"""Seconds between two calls with one token; the windows are known to that."""
+"""Seconds between two calls with one token: the accuracy of the measurement."""
 
 _PATIENCE = 30.0
 """Seconds after which a token that is still accepted is a failure."""
@@ -24,18 +24,18 @@ _PATIENCE = 30.0
 _LOADED_AGENTS = 4
 
 _REFUSALS = 12
-"""Refusals in a row that end a watch. Each call is a new connection: every worker has answered by then."""
+"""Consecutive refusals that end a watch. Each call uses a new connection: by then every worker has answered."""
 
 
 @dataclass
 class Windows:
-    """Seconds from the moment a revocation was on disk to the last call that was accepted."""
+    """Seconds from the commit of a revocation to the last accepted call."""
 
     what: What
     seconds: list[float] = field(default_factory=list)
     calls: int = 0
     load: Tally | None = None
-    """What was asked and called beside it."""
+    """The requests of the load in the background."""
 
     def line(self) -> str:
         """Return a row of the report."""
@@ -48,7 +48,7 @@ class Windows:
 
 
 async def ping(http: httpx2.AsyncClient, stack: LocalStack, token: str) -> int:
-    """Return the status of a call that needs nothing but a live token."""
+    """Return the status of a call that needs only a valid token."""
     headers = {
         "Authorization": f"Bearer {token}",
         "Accept": "application/json, text/event-stream",
@@ -67,11 +67,11 @@ async def obtain(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
 
 
 async def measure(stack: LocalStack, what: What, samples: int, apart: float, rate: float = 0) -> Windows:
-    """Revoke `samples` tokens, by `/revoke`, with their clients or with the key that signed them.
+    """Revoke `samples` tokens: on their own, with their clients, or with the key that signed them.
 
-    Each token is watched until every worker refuses it, which has to come. Tokens and clients overlap, `apart` seconds
-    from each other; keys go one by one, since every token dies with one. `rate` is a load, in token requests and calls
-    a second.
+    Each token is watched until every worker refuses it. Revocations of tokens and clients start `apart` seconds after
+    each other; keys are revoked one by one, because each revocation affects every token. `rate` is the load in the
+    background, in token requests and calls per second.
     """
     windows = Windows(what)
     clients = [stack.create_client(f"measured-{number}", "env:read") for number in range(samples)]
@@ -100,7 +100,7 @@ async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
         assert status == 200, status
     revoked_at: list[float] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_take_back, http, stack, client, token, windows.what, revoked_at)
+        tasks.start_soon(_revoke, http, stack, client, token, windows.what, revoked_at)
         last_accepted, refusals, began_at = time.time(), 0, time.time()
         while refusals < _REFUSALS and time.time() < began_at + _PATIENCE:
             sent_at = time.time()
@@ -114,7 +114,7 @@ async def _watch(http: httpx2.AsyncClient, stack: LocalStack, client: dict[str, 
     windows.seconds.append(last_accepted - revoked_at[0])
 
 
-async def _take_back(
+async def _revoke(
     http: httpx2.AsyncClient,
     stack: LocalStack,
     client: dict[str, Any],
@@ -122,7 +122,7 @@ async def _take_back(
     what: What,
     revoked_at: list[float],
 ) -> None:
-    """Revoke a token, its client or its key, and note when that was on disk."""
+    """Revoke a token, its client or its key, and record when the change was committed."""
     client_id = client["client_id"]
     if what == "token":
         basic = (client_id, client["client_secret"])
@@ -136,7 +136,7 @@ async def _take_back(
     else:
         action, target = "key.revoke", jwt.get_unverified_header(token)["kid"]
         await anyio.to_thread.run_sync(stack.run, "authserver", "key", "revoke", target, "--yes")
-    # The command ends long after its change: the audit log has the moment.
+    # The command ends long after its commit. The audit log has the time.
     events = await anyio.to_thread.run_sync(stack.run_json, "authserver", "audit", "--action", action)
     [event] = [event for event in events if event["object"] == target]
     revoked_at.append(datetime.fromisoformat(event["time"]).timestamp())

@@ -1,4 +1,4 @@
-"""Exports and imports in this process, at a time that a test sets."""
+"""Exports and imports in the test process, with a fake clock."""
 
 import hashlib
 import json
@@ -63,13 +63,13 @@ def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **cha
 
 @dataclass
 class Moved:
-    """An installation that is made by importing an export; a template for one server."""
+    """An installation created by importing an export: a template for one server."""
 
     url: URL
     document: bytes
     clock: FakeClock
     keys: Path | None = None
-    """Where its sealing key is carried from."""
+    """The folder that its sealing key is copied from."""
 
     def install(self, folder: Path) -> str:
         folder.mkdir()
@@ -79,11 +79,11 @@ class Moved:
         return self.url.render_as_string(hide_password=False)
 
     def discard(self) -> None:
-        """The database is its owner's."""
+        """Do nothing: the database belongs to the caller."""
 
 
 def rows_of(url: URL) -> dict[str, list[dict[str, Any]]]:
-    """Return every row of every table, in one order on every database."""
+    """Return every row of every table, in the same order on every database."""
     database = Database(url)
     try:
         with database.read() as session:
@@ -106,7 +106,7 @@ def is_empty(url: URL) -> bool:
 
 
 def with_trailer(lines: Sequence[bytes]) -> bytes:
-    """Return an export whose last line is right for the lines before it, as somebody writes it who alters an export."""
+    """Return an export with a correct last line for altered lines before it."""
     *before, last = lines
     counts = dict.fromkeys(json.loads(last)["rows"], 0)
     for line in before[1:]:
@@ -119,7 +119,7 @@ def with_trailer(lines: Sequence[bytes]) -> bytes:
 
 
 class FullInstallation:
-    """A server with something in every table, and what its clients hold."""
+    """A server with rows in every table, and the credentials and tokens of its clients."""
 
     def __init__(self, server: AuthServer) -> None:
         self.server = server
@@ -143,7 +143,7 @@ class FullInstallation:
         self.credential = (created.credential_id, credential)
 
     def on(self, server: AuthServer) -> "FullInstallation":
-        """Return the same clients, as they use another server."""
+        """Return the same clients, using another server."""
         moved = object.__new__(FullInstallation)
         moved.__dict__ = {**self.__dict__, "server": server}
         moved.keyed = object.__new__(KeyClient)
@@ -151,11 +151,11 @@ class FullInstallation:
         return moved
 
     def issue(self, basic: tuple[str, str] | None = None) -> TestResponse:
-        """Ask for a token with a client's secret."""
+        """Request a token with a client's secret."""
         return self.server.post_token(basic=basic or self.basic)
 
     def is_active(self, token: str) -> bool:
-        """What the resource is told of a token by introspection."""
+        """Return whether introspection reports a token as active."""
         response = self.server.http.post("/introspect", data={"token": token}, headers=_basic(self.credential))
         assert response.status_code == 200, response.text
         active: bool = response.json["active"]

@@ -1,8 +1,8 @@
-"""What a server does without being asked: one process of all does it, elected through the database.
+"""Background maintenance. One process does it for all of them, elected with a lease in the database.
 
-Each worker has a thread that looks every ten seconds whether it holds the lease, or may take it. The lease only keeps
-the others from doing the same work; that two processes at once do no harm is up to each task. What a process has in
-its own memory, it does itself.
+Each worker has a thread that checks every ten seconds whether it holds the lease or can acquire it. The lease only
+avoids duplicate work: every task must tolerate that two processes run it at once. Tasks for the memory of a process run
+in every process.
 """
 
 import logging
@@ -20,10 +20,10 @@ from gatehouse.authserver.db.models import LeaseRow
 from gatehouse.shared.protocol.clock import Clock
 
 INTERVAL = 10.0
-"""Seconds between two looks at the lease."""
+"""Seconds between two checks of the lease."""
 
 LEASE = 30
-"""Seconds after which a leader that is not heard of is replaced."""
+"""Seconds after which a leader that does not renew its lease is replaced."""
 
 _NAME = "maintenance"
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """The thread of one process."""
+    """The maintenance thread of one process."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Maintenance:
         own: Mapping[str, Callable[[], object]] = MappingProxyType({}),
         interval: float = INTERVAL,
     ) -> None:
-        """Take the tasks that one process does for all, and those that each does for its `own` sake."""
+        """Create the thread. One process runs `tasks` for all processes; each process runs its `own` tasks."""
         self._database = database
         self._clock = clock
         self._tasks = tasks
@@ -55,23 +55,23 @@ class Maintenance:
         self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; once."""
+        """Start the thread. Call this once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Give the lease back and end the thread, if it was started. Waits for a task that is under way."""
+        """Release the lease and end the thread, if it was started. Waits for a running task."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=LEASE)
 
     def run_once(self) -> bool:
-        """Do its own tasks, and every other one if this process holds the lease, or can have it. Never raises.
+        """Run the own tasks, and all others if this process holds the lease or acquires it. Never raises.
 
-        Return whether it does.
+        Return whether this process holds the lease.
         """
         for name, task in self._own.items():
             self._attempt(name, task)
-        self._leads = bool(self._attempt("lease", self._take_lease))
+        self._leads = bool(self._attempt("lease", self._acquire_lease))
         if self._leads:
             for name, task in self._tasks.items():
                 self._attempt(name, task)
@@ -82,15 +82,15 @@ class Maintenance:
             self.run_once()
             self._stopping.wait(self._interval)
         if self._leads:
-            self._attempt("lease", self._give_lease_back)
+            self._attempt("lease", self._release_lease)
 
     def _attempt(self, name: str, task: Callable[[], object]) -> object:
         try:
             result = task()
-        except Exception as error:  # noqa: BLE001 - whatever fails now is tried again at the next turn
-            # One line for an outage, however long it lasts.
+        except Exception as error:  # noqa: BLE001 - a failed task is retried in the next round
+            # One line for each outage, however long it lasts.
             if name not in self._failed:
-                log.error("maintenance: %s failed, and is tried again: %s", name, type(error).__name__)
+                log.error("maintenance: %s failed and will be retried: %s", name, type(error).__name__)
             self._failed.add(name)
             return None
         if name in self._failed:
@@ -98,7 +98,7 @@ class Maintenance:
         self._failed.discard(name)
         return result
 
-    def _take_lease(self) -> bool:
+    def _acquire_lease(self) -> bool:
         now = int(self._clock())
         with self._database.read() as session:
             held = session.get(LeaseRow, _NAME)
@@ -109,30 +109,30 @@ class Maintenance:
                 if held is None:
                     session.add(LeaseRow(name=_NAME, holder=self._holder, expires_at=now + LEASE))
                     return True
-                # Conditions again, in the statement: of two that find it free, one gets it. A lease that ends later
-                # than one can was written by a wrong clock.
+                # The statement checks again: of two processes that find the lease free, one acquires it. A lease that
+                # ends too far in the future was written by a wrong clock.
                 free = or_(
                     LeaseRow.holder == self._holder, LeaseRow.expires_at <= now, LeaseRow.expires_at > now + 2 * LEASE
                 )
-                taken = session.execute(
+                acquired = session.execute(
                     update(LeaseRow)
                     .where(LeaseRow.name == _NAME, free)
                     .values(holder=self._holder, expires_at=now + LEASE)
                     .returning(LeaseRow.name)
                 )
-                return taken.first() is not None
+                return acquired.first() is not None
         except IntegrityError:
             return False
 
-    def _give_lease_back(self) -> None:
+    def _release_lease(self) -> None:
         with self._database.write() as session:
             session.execute(
                 update(LeaseRow).where(LeaseRow.name == _NAME, LeaseRow.holder == self._holder).values(expires_at=0)
             )
 
 
-def is_led(session: Session, now: int) -> bool:
-    """Tell whether a server works on the database, or did until a moment ago."""
+def has_leader(session: Session, now: int) -> bool:
+    """Tell whether a server uses the database, or did until a moment ago."""
     held = session.get(LeaseRow, _NAME)
     return held is not None and _is_held(held, now)
 

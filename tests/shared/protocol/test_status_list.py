@@ -70,8 +70,8 @@ def test_every_list_survives_being_packed(bits: bytes) -> None:
         ({"bits": 1, "lst": "é"}, "base64url of zlib"),
         ({"bits": 1, "lst": packed(b"not zlib")}, "base64url of zlib"),
         ({"bits": 1, "lst": packed(zlib.compress(b""))}, "empty"),
-        ({"bits": 1, "lst": packed(zlib.compress(b"x" * 100)[:-5])}, "cut off"),
-        ({"bits": 1, "lst": packed(zlib.compress(b"x") + b"more")}, "behind its end"),
+        ({"bits": 1, "lst": packed(zlib.compress(b"x" * 100)[:-5])}, "truncated"),
+        ({"bits": 1, "lst": packed(zlib.compress(b"x") + b"more")}, "trailing data"),
     ],
 )
 def test_what_is_no_list_is_refused(claim: Any, reason: str) -> None:

@@ -98,7 +98,7 @@ def _output(file: str) -> Iterator[BinaryIO]:
 
 def _warn(installation: Installation, header: Header) -> None:
     with installation.database.read() as session:
-        running = maintenance.is_led(session, header.created_at)
+        running = maintenance.has_leader(session, header.created_at)
     if running:
         click.echo(_RUNNING, err=True)
     click.echo(_key_notice(installation) if header.keys else _WITHOUT_KEYS, err=True)

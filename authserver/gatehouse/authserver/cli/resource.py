@@ -1,4 +1,4 @@
-"""`authserver resource`: what tokens are issued for."""
+"""`authserver resource`: register resources and their scopes."""
 
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,12 @@ def _record(registered: Resource) -> dict[str, Any]:
 
 @resource.command("add")
 @click.argument("url")
-@click.option("--name", required=True, help="What people call it.")
-@click.option("--scope", "scopes", multiple=True, metavar="NAME[=DESCRIPTION]", help="A scope; repeat for more.")
+@click.option("--name", required=True, help="Display name.")
+@click.option("--scope", "scopes", multiple=True, metavar="NAME[=DESCRIPTION]", help="A scope. Repeat for more.")
 @click.option(
     "--catalogue",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take the scopes from a file that `resourceserver tools --output json` wrote.",
+    help="Read the scopes from the output of `resourceserver tools --output json`.",
 )
 @output_option
 @click.pass_context
@@ -60,20 +60,22 @@ def _record(registered: Resource) -> dict[str, Any]:
     "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json"
 )
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
-    """Register the resource URL, or bring the name and scopes of a registered one up to date.
+    """Register the resource URL, or update the name and scopes of a registered one.
 
-    The scopes given are all that it declares. Of a scope that it declared before, clients keep what they hold; it
-    implies nothing any more, and cannot be granted.
+    The given scopes replace those declared before. Clients keep grants of a scope that is no longer declared, but it
+    implies nothing and cannot be granted any more.
     """
     if bool(scopes) == bool(catalogue):
-        raise click.UsageError("Give either --scope, once or more often, or --catalogue.")
+        raise click.UsageError("Use either --scope, once or more, or --catalogue.")
     with open_installation(ctx) as installation:
         if catalogue is None:
             declared = [parse_scope_option(text) for text in scopes]
         else:
             served = parse_catalogue(catalogue.read_bytes())
             if served.resource != parse_resource(url):
-                raise Refused(f"The catalogue is of {served.resource}, not of {url}. Name it as its server does.")
+                raise Refused(
+                    f"The catalogue belongs to {served.resource}, not to {url}. Use the URL in the catalogue."
+                )
             declared = list(served.scopes)
         with installation.database.write() as session:
             added = add_resource(session, installation.admin, url, name, declared)
@@ -83,8 +85,8 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
     print_record(record, output)
     if undeclared := sorted(added.scopes.keys() - added.declared):
         click.echo(
-            f"No longer declared: {' '.join(undeclared)}. Clients keep what they hold of it; it implies nothing "
-            "now, and cannot be granted any more. See: authserver client list --output json",
+            f"No longer declared: {' '.join(undeclared)}. Clients keep their grants of these scopes, which imply "
+            "nothing and cannot be granted any more. See: authserver client list --output json",
             err=True,
         )
 
@@ -106,7 +108,7 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver resource show https://mcp.example.com/mcp")
 def show(ctx: click.Context, url: str, output: str) -> None:
-    """Show a resource and its scopes: what each is for, and what it implies."""
+    """Show a resource and its scopes with their descriptions."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = load_resource(session, parse_resource(url))
         if registered is None:
@@ -122,13 +124,13 @@ def show(ctx: click.Context, url: str, output: str) -> None:
 
 @resource.command()
 @click.argument("url")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example("authserver resource remove https://mcp.example.com/mcp --yes")
 def remove(ctx: click.Context, url: str, yes: bool, output: str) -> None:
-    """Remove a resource, its scopes, and every grant at it. Tokens that are out live on until they expire."""
-    confirm(f"Remove the resource {url}, and what every client may have there?", yes=yes)
+    """Remove a resource, its scopes, and every grant at it. Issued tokens stay valid until they expire."""
+    confirm(f"Remove the resource {url}, and all grants at it?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
         clients = remove_resource(session, installation.admin, url)
     print_record({"resource": url, "removed": True, "clients": clients}, output)

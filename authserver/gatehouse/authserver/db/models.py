@@ -1,4 +1,4 @@
-"""The tables of the authorization server. Times are seconds since the epoch."""
+"""Tables of the authorization server. Times are seconds since the epoch."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _CASCADE = "CASCADE"
 
 
 class Base(DeclarativeBase):
-    """The models' common metadata."""
+    """Base of the models, with their common metadata."""
 
     metadata = new_metadata()
 
@@ -47,7 +47,7 @@ class ClientRow(Base):
 
 
 class PepperRow(Base):
-    """A key for the digests of client secrets, sealed."""
+    """A sealed key for the digests of client secrets and resource credentials."""
 
     __tablename__ = "pepper"
     pepper_id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -56,12 +56,12 @@ class PepperRow(Base):
 
 
 class CredentialRow:
-    """What is kept of the life of every credential."""
+    """Columns of every credential."""
 
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
-    """Over whatever a node's clock says; `expires_at` is then the time when that was decided."""
+    """Inactive whatever a node's clock says. `expires_at` is then the time of the revocation."""
     last_used_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
@@ -86,7 +86,7 @@ class ClientKeyRow(CredentialRow, Base):
 
 
 class SpentAssertionRow(Base):
-    """An assertion that was used. Its second use fails on the primary key."""
+    """A client assertion that was used. The primary key prevents its second use."""
 
     __tablename__ = "spent_assertion"
     purpose: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -96,7 +96,7 @@ class SpentAssertionRow(Base):
 
 
 class ResourceRow(Base):
-    """A resource that tokens can be issued for (RFC 8707), by its canonical identifier."""
+    """A resource that tokens can be issued for (RFC 8707), with its canonical identifier."""
 
     __tablename__ = "resource"
     resource: Mapped[str] = mapped_column(String(512), primary_key=True)
@@ -105,7 +105,7 @@ class ResourceRow(Base):
 
 
 class ResourceScopeRow(Base):
-    """A scope of a resource, and the scopes that it implies there."""
+    """A scope of a resource, and the scopes that it implies at this resource."""
 
     __tablename__ = "resource_scope"
     resource: Mapped[str] = mapped_column(ForeignKey("resource.resource", ondelete=_CASCADE), primary_key=True)
@@ -116,7 +116,7 @@ class ResourceScopeRow(Base):
 
 
 class ClientGrantRow(Base):
-    """A scope that a client may have at a resource."""
+    """A scope granted to a client at a resource."""
 
     __tablename__ = "client_grant"
     __table_args__ = (ForeignKeyConstraint(["resource", "scope"], ["resource_scope.resource", "resource_scope.scope"]),)
@@ -126,7 +126,7 @@ class ClientGrantRow(Base):
 
 
 class SigningKeyRow(Base):
-    """A signing key. Only the sealed private half is stored; whatever is published is derived from it."""
+    """A signing key. Only its private key is stored, sealed; the published key is derived from it."""
 
     __tablename__ = "signing_key"
     __table_args__ = (
@@ -149,7 +149,7 @@ class SigningKeyRow(Base):
 
 
 class LeaseRow(Base):
-    """Who does what only one process should do, and until when."""
+    """Leader lease for background maintenance."""
 
     __tablename__ = "lease"
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -158,7 +158,7 @@ class LeaseRow(Base):
 
 
 class ResourceCredentialRow(CredentialRow, Base):
-    """What a resource asks about tokens with. No client: it can obtain none."""
+    """A credential of a resource for introspection. It cannot obtain tokens."""
 
     __tablename__ = "resource_credential"
     credential_id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -169,7 +169,7 @@ class ResourceCredentialRow(CredentialRow, Base):
 
 
 class StatusListRow(Base):
-    """A status list: how many of its indices are reserved, and how often its bits changed."""
+    """A status list: the number of its reserved indices, and of the changes to its bits."""
 
     __tablename__ = "status_list"
     list_id: Mapped[str] = mapped_column(String(12), primary_key=True)
@@ -180,7 +180,7 @@ class StatusListRow(Base):
 
 
 class StatusBlockRow(Base):
-    """Indices that were reserved together for one client. No reference to its row: the tokens may outlive it."""
+    """Indices reserved together for one client. It does not reference the client, which its tokens may outlive."""
 
     __tablename__ = "status_block"
     list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
@@ -192,7 +192,7 @@ class StatusBlockRow(Base):
 
 
 class RevokedTokenRow(Base):
-    """A token that was revoked by itself."""
+    """A token that was revoked on its own."""
 
     __tablename__ = "revoked_token"
     list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)

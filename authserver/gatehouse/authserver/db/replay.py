@@ -1,4 +1,4 @@
-"""What may be used once (RFC 7523 3, item 7; RFC 7519 4.1.7)."""
+"""Replay protection: identifiers that may be used once (RFC 7523 3, item 7; RFC 7519 4.1.7)."""
 
 import hashlib
 
@@ -11,18 +11,18 @@ from gatehouse.shared.protocol.clock import LEEWAY, Clock
 
 
 class ReplayStore:
-    """Spends identifiers by one INSERT each: of two uses at once, on any node, one wins."""
+    """Marks identifiers as used with one INSERT each: of two concurrent uses, on any node, one succeeds."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
-        """Spend a `jti` of a client for one purpose. Tell whether it was still to be had.
+        """Mark a `jti` of a client as used for one purpose. Return whether it was unused.
 
-        It is kept until `expires_at` (seconds since the epoch) and twice the leeway: once because that long the
-        assertion is accepted, and once because another node, whose clock is behind the one that removes it, accepts it
-        for as long as it is behind. Only for assertions that are verified: else anybody could spend another client's.
+        It is kept until `expires_at` (seconds since the epoch) plus twice the leeway: once because the assertion is
+        accepted that long, and once because a node with a slower clock accepts it for longer. Call this for verified
+        assertions only: else anyone could use up another client's identifiers.
         """
         row = SpentAssertionRow(
             purpose=purpose,
@@ -38,6 +38,6 @@ class ReplayStore:
         return True
 
     def prune(self) -> None:
-        """Forget what has expired."""
+        """Delete expired identifiers."""
         with self._database.write() as session:
             session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))

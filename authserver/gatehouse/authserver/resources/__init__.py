@@ -1,1 +1,1 @@
-"""The resources that tokens are issued for, and the scopes each one has."""
+"""Registered resources and their catalogues."""

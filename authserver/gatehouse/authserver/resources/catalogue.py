@@ -1,6 +1,6 @@
-"""What a resource server declares of itself: its scopes and tools, read strictly and in one place.
+"""Reads the catalogue file of a resource server: its scopes and tools.
 
-The catalogue file is what `resourceserver tools --output json` prints. Members that are not read here may be in it.
+The file is the output of `resourceserver tools --output json`. Unknown members are ignored.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MAX_DESCRIPTION = 512
 MAX_TOOL_NAME = 128
 """Characters."""
 
-_WRITE_IT = "Write it with: resourceserver tools --output json"
+_CREATE_IT = "Create it with: resourceserver tools --output json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Catalogue:
     """Its canonical identifier."""
     scopes: tuple[ScopeDeclaration, ...]
     tools: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """For each tool every scope that it needs; an empty set where any valid token suffices."""
+    """The scopes that each tool needs, by its name; an empty set if any valid token suffices."""
 
     @property
     def hierarchy(self) -> ScopeHierarchy:
-        """Which scope implies which, by what the resource server goes."""
+        """Which scope implies which, as the resource server declares it."""
         return ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes if scope.implies})
 
 
@@ -45,29 +45,29 @@ def parse_catalogue(document: bytes) -> Catalogue:
     """Read a catalogue file.
 
     Raises:
-        Refused: not JSON, or not a catalogue: no resource, a scope or a tool twice, or a tool whose scopes are not
-            listed, each of them declared. A tool that lists none needs a token and no scope, so it has to say so.
+        Refused: the file is not JSON or not a catalogue: it names no resource, has a scope or a tool twice, or a tool
+            without a list of declared scopes. A tool that needs no scope must have an empty list.
     """
     try:
         catalogue = strict_json.loads(document)
     except strict_json.InvalidJson as error:
         raise Refused(f"The catalogue file cannot be read: {error}") from None
     if not isinstance(catalogue, dict):
-        raise Refused(f"The catalogue file is not a JSON object. {_WRITE_IT}")
+        raise Refused(f"The catalogue file is not a JSON object. {_CREATE_IT}")
     scopes = tuple(read_declaration(scope) for scope in _objects(catalogue, "scopes"))
     declared = [scope.scope for scope in scopes]
     if not declared or len(set(declared)) != len(declared):
-        raise Refused("A catalogue declares at least one scope, and each scope once.")
+        raise Refused("A catalogue must declare at least one scope, and each scope once.")
     resource = catalogue.get("resource")
     if not isinstance(resource, str):
-        raise Refused(f"The catalogue file does not name its 'resource'. {_WRITE_IT}")
+        raise Refused(f"The catalogue file has no member 'resource'. {_CREATE_IT}")
     return Catalogue(parse_resource(resource), scopes, _tools(catalogue, frozenset(declared)))
 
 
 def _objects(catalogue: Mapping[str, Any], member: str) -> list[Mapping[str, Any]]:
     values = catalogue.get(member)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise Refused(f"The catalogue file has no list of objects '{member}'. {_WRITE_IT}")
+        raise Refused(f"The catalogue file has no member '{member}' with a list of objects. {_CREATE_IT}")
     return values
 
 
@@ -78,13 +78,13 @@ def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
         members.get("description", ""),
         members.get("implies", []),
     )
-    if not isinstance(scope, str) or not isinstance(description, str) or not _are_texts(implies):
-        raise Refused("A scope in the catalogue needs 'scope' and may have 'description' and a list 'implies'.")
+    if not isinstance(scope, str) or not isinstance(description, str) or not _are_strings(implies):
+        raise Refused("A scope in the catalogue needs a 'scope', and may have a 'description' and a list 'implies'.")
     try:
         parse_scope_token(scope)
         implied = tuple(parse_scope_token(name) for name in implies)
     except InvalidScopeSyntax as error:
-        raise Refused(f"A scope cannot be used: {error}") from None
+        raise Refused(f"Invalid scope: {error}") from None
     if len(description) > MAX_DESCRIPTION or not description.isprintable():
         raise Refused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
     return ScopeDeclaration(scope, description, implied)
@@ -92,13 +92,13 @@ def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
 
 def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, frozenset[str]]:
     tools: dict[str, frozenset[str]] = {}
-    # An admin may write the scopes of a foreign server by hand, and leave its tools out.
+    # An administrator may write the catalogue of another server by hand, with scopes only.
     for members in _objects(catalogue, "tools") if "tools" in catalogue else []:
         name, scopes = members.get("name"), members.get("scopes")
         if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not name.isprintable():
             raise Refused(f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters.")
-        if not _are_texts(scopes):
-            raise Refused(f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_WRITE_IT}")
+        if not _are_strings(scopes):
+            raise Refused(f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_CREATE_IT}")
         if unknown := sorted(set(scopes) - declared):
             raise Refused(f"The tool {name} needs a scope that the catalogue does not declare: {unknown[0]!r}.")
         if name in tools:
@@ -107,5 +107,5 @@ def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, 
     return tools
 
 
-def _are_texts(value: object) -> TypeGuard[list[str]]:
+def _are_strings(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

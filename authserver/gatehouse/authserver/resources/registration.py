@@ -1,4 +1,4 @@
-"""What an admin does to resources. Every change commits together with its audit event."""
+"""Registration of resources by an administrator. Each change commits together with its audit event."""
 
 from dataclasses import dataclass
 
@@ -27,30 +27,30 @@ class ScopeDeclaration:
 
 
 def parse_resource(text: str) -> str:
-    """Return the canonical identifier of a resource that an admin names.
+    """Return the canonical identifier of a resource.
 
     Raises:
-        Refused: it is no resource identifier, or plain http that leaves this machine.
+        Refused: it is not a resource identifier, or uses plain http for another address than loopback.
     """
     try:
         resource = parse_resource_identifier(text)
     except InvalidResourceIdentifier as error:
         raise Refused(str(error)) from None
     if not is_protected_transport(resource):
-        raise Refused("A resource must be https; plain http is for loopback addresses only.")
+        raise Refused("A resource must use https. Plain http is only allowed for loopback addresses.")
     return resource
 
 
 def add_resource(
     session: Session, admin: Administrator, resource: str, name: str, scopes: list[ScopeDeclaration]
 ) -> Resource:
-    """Register a resource, or bring the name and scopes of a registered one up to date.
+    """Register a resource, or update the name and scopes of a registered one.
 
-    Scopes that the declaration no longer names stay, because clients may hold them. They imply nothing any more, and
-    nobody can be given them.
+    Scopes that are no longer declared are kept, because clients may hold them. They imply nothing and cannot be
+    granted any more.
 
     Raises:
-        Refused: a malformed name, no scope, a scope twice, or an implied scope that is not declared.
+        Refused: an invalid name, no scope, a scope twice, or an implied scope that is not declared.
     """
     identifier = parse_resource(resource)
     check_name("resource", name)
@@ -73,7 +73,7 @@ def add_resource(
             )
         )
     names = [declaration.scope for declaration in scopes]
-    undeclared = _withdraw(session, identifier, names)
+    undeclared = _undeclare(session, identifier, names)
     session.flush()
     action = AuditAction.RESOURCE_ADD if known is None else AuditAction.RESOURCE_UPDATE
     admin.record(session, action, identifier, scopes=sorted(names), undeclared=undeclared)
@@ -83,9 +83,9 @@ def add_resource(
 
 
 def lock_resource(session: Session, identifier: str, *, shared: bool = False) -> None:
-    """Let no other command change a resource before this transaction ends; `shared`, none remove or redeclare it.
+    """Lock a resource until the transaction ends. With `shared`, other transactions can hold a shared lock too.
 
-    On SQLite the transaction has the one write lock since it began, and the clause is left out.
+    On SQLite the transaction holds the write lock already, and the clause is omitted.
     """
     row = select(ResourceRow.resource).where(ResourceRow.resource == identifier)
     session.execute(row.with_for_update(read=shared))
@@ -94,16 +94,16 @@ def lock_resource(session: Session, identifier: str, *, shared: bool = False) ->
 def _check_scopes(scopes: list[ScopeDeclaration]) -> None:
     names = [declaration.scope for declaration in scopes]
     if not names or len(set(names)) != len(names):
-        raise Refused("A resource needs at least one scope, and each scope once.")
+        raise Refused("A resource must have at least one scope, and each scope once.")
     for declaration in scopes:
         if unknown := sorted(set(declaration.implies) - set(names)):
             raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
 
 
-def _withdraw(session: Session, resource: str, declared: list[str]) -> list[str]:
-    """Let a scope that its resource no longer declares stand for itself only, for those who hold it.
+def _undeclare(session: Session, resource: str, declared: list[str]) -> list[str]:
+    """Mark all other scopes of a resource as undeclared. They imply nothing any more.
 
-    Return the names of those that the resource declared until now.
+    Return those that were declared until now.
     """
     rows = session.scalars(
         select(ResourceScopeRow).where(ResourceScopeRow.resource == resource, ResourceScopeRow.scope.not_in(declared))
@@ -115,9 +115,9 @@ def _withdraw(session: Session, resource: str, declared: list[str]) -> list[str]
 
 
 def remove_resource(session: Session, admin: Administrator, resource: str) -> list[str]:
-    """Remove a resource with its scopes and every grant at it. Return the clients that had one.
+    """Remove a resource with its scopes and every grant at it. Return the ids of the clients that had one.
 
-    Tokens that are out live on until they expire.
+    Issued tokens stay valid until they expire.
 
     Raises:
         Refused: there is no such resource.
@@ -126,18 +126,18 @@ def remove_resource(session: Session, admin: Administrator, resource: str) -> li
     lock_resource(session, identifier)
     if load_resource(session, identifier) is None:
         raise Refused(f"There is no resource {identifier}. See: authserver resource list")
-    clients = _take_grants_away(session, admin, identifier)
+    clients = _remove_grants(session, admin, identifier)
     session.delete(session.get_one(ResourceRow, identifier))
     session.flush()
     admin.record(session, AuditAction.RESOURCE_REMOVE, identifier, clients=clients)
     return clients
 
 
-def _take_grants_away(session: Session, admin: Administrator, identifier: str) -> list[str]:
-    """Remove every grant at a resource, with the event that each client's own trail needs. Return the clients."""
+def _remove_grants(session: Session, admin: Administrator, identifier: str) -> list[str]:
+    """Remove every grant at a resource, and record an event for each client. Return the ids of the clients."""
     at_resource = ClientGrantRow.resource == identifier
     holders = select(ClientGrantRow.client_id).where(at_resource)
-    # In one order, whoever else locks several of them; without the resource's lock, none can be added meanwhile.
+    # In the order of all transactions that lock several clients. The lock of the resource prevents new grants.
     session.execute(
         select(ClientRow.client_id)
         .where(ClientRow.client_id.in_(holders))

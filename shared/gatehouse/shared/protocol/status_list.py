@@ -15,34 +15,34 @@ TYPE = "statuslist+jwt"
 """The JWS `typ` of a status list token (section 5.1)."""
 
 MEDIA_TYPE = "application/statuslist+jwt"
-"""What one is served as (section 8.2)."""
+"""The media type of a status list token (section 8.2)."""
 
 LIST_SIZE = 2**17
-"""Tokens of one list: 16 KiB, and at worst 30 KiB when it is signed."""
+"""Indices of one list: 16 KiB, and at most 30 KiB when signed."""
 
 MAX_LENGTH = 64 * 1024
-"""Characters of a signed list. Nothing in a longer one is read."""
+"""The maximum length of a signed list in characters. A longer one is not parsed."""
 
 MAX_SIZE = 2**20
-"""Bits that a list is unpacked to. Packed, a small list could be a large one."""
+"""The maximum number of bits after decompression: a short text can decompress to a huge list."""
 
 WINDOW = 60
-"""Seconds after which a list is signed anew, changed or not: its `iat` tells how old the issuer's word is."""
+"""Seconds after which a list is signed again even if unchanged, so that its `iat` shows how current it is."""
 
 LIFETIME = 3600
 """Seconds from `iat` to `exp` of a signed list."""
 
 POLL_INTERVAL = 5
-"""Seconds that a reader should keep a list (`ttl`), and between two polls where nothing else is set."""
+"""Seconds that a reader should cache a list (`ttl`), and the default interval between two polls."""
 
 PATH = "/status-lists"
-"""Where the issuer lists its lists (section 9); each stands below it."""
+"""The path of the index of lists (section 9). Each list is below it."""
 
 LIST_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 class InvalidStatusList(ValueError):
-    """The document is no status list. The message is for the operator."""
+    """The document is not a status list. The message is for the operator."""
 
 
 @lru_cache(maxsize=1024)
@@ -52,7 +52,7 @@ def list_uri(issuer: str, list_id: str) -> str:
 
 
 def parse_list_uri(issuer: str, uri: str) -> str | None:
-    """Return the id of an issuer's list; None for any other URI, which nobody is to follow."""
+    """Return the id of a list from its URI, or None if the URI is not one of this issuer's lists."""
     prefix = f"{issuer}{PATH}/"
     list_id = uri.removeprefix(prefix)
     return list_id if uri.startswith(prefix) and LIST_ID.fullmatch(list_id) else None
@@ -82,11 +82,10 @@ def decode(claim: Any) -> bytes:
     """Return the bits of a `status_list` claim.
 
     Raises:
-        InvalidStatusList: no list of single bits, not base64url of zlib, more than MAX_SIZE bits, or more behind its
-            end.
+        InvalidStatusList: not a list of single bits, not zlib in base64url, more than MAX_SIZE bits, or trailing data.
     """
     if not isinstance(claim, Mapping) or claim.get("bits") != 1 or isinstance(claim["bits"], bool):
-        raise InvalidStatusList("status_list is no list of single bits")
+        raise InvalidStatusList("status_list is not a list of single bits")
     packed = claim.get("lst")
     if not isinstance(packed, str) or not packed:
         raise InvalidStatusList("lst is not a non-empty string")
@@ -97,7 +96,7 @@ def decode(claim: Any) -> bytes:
     except (ValueError, zlib.error):
         raise InvalidStatusList("lst is not base64url of zlib") from None
     if len(bits) > MAX_SIZE // 8 or not bits:
-        raise InvalidStatusList(f"lst is empty, or unpacks to more than {MAX_SIZE} bits")
+        raise InvalidStatusList(f"lst is empty, or decompresses to more than {MAX_SIZE} bits")
     if not unpacker.eof or unpacker.unused_data:
-        raise InvalidStatusList("lst is cut off, or has something behind its end")
+        raise InvalidStatusList("lst is truncated or has trailing data")
     return bits
