@@ -9,8 +9,9 @@ from support.authserver import AuthServer
 from support.forging import encode, forge
 
 from gatehouse.authserver.administration import Refused
+from gatehouse.authserver.credentials.public_client_keys import parse_client_keys
 from gatehouse.authserver.db.models import ClientKeyRow
-from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_client_keys, parse_key_set
+from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_key_set
 
 KEY, RSA_KEY, EDDSA_KEY = (SigningKey.generate(alg) for alg in ("ES256", "RS256", "EdDSA"))
 

@@ -13,9 +13,10 @@ from support.shell import CREATE, Shell
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
+from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, SigningKey
+from gatehouse.shared.protocol.jws import SigningKey
 
 DAY = 86400
 OLD, NEW, THIRD, OTHER = (SigningKey.generate("ES256") for _ in range(4))

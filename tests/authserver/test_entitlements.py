@@ -15,6 +15,7 @@ from support.clock import FakeClock
 
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client, ClientKey, existing_client
+from gatehouse.authserver.credentials.public_client_keys import client_verification_keys
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
@@ -26,7 +27,7 @@ from gatehouse.authserver.tokens.status_indices import Index
 from gatehouse.resourceserver import policy
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.protocol.jws import SigningKey, client_verification_keys
+from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 
 SCOPES = ("a:admin", "a:read", "a:write", "b:$(id)", "b:write")

@@ -18,11 +18,12 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME
+from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.db.models import ClientRow, SpentAssertionRow
 from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, SigningKey, client_verification_keys
+from gatehouse.shared.protocol.jws import SigningKey
 
 KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
 RSA_KEY, EDDSA_KEY = SigningKey.generate("RS256"), SigningKey.generate("EdDSA")
@@ -331,7 +332,7 @@ def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthSer
     ("document", "problem"),
     [
         pytest.param(b"-----BEGIN PUBLIC KEY-----", "not valid JSON", id="PEM"),
-        pytest.param(jwks(), "no JWK set of 1 to 8 keys", id="no key"),
+        pytest.param(jwks(), "not a JWK set of 1 to 8 keys", id="no key"),
         pytest.param(KEY.private_jwk(), "private or symmetric", id="a private key"),
         pytest.param(jwks({"kty": "oct", "k": "c2VjcmV0"}), "private or symmetric", id="a secret"),
         pytest.param(jwks(public_jwk(KEY), public_jwk(KEY, kid="again")), "one key twice", id="one key twice"),

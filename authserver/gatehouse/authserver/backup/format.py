@@ -20,13 +20,14 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, LargeBinary, 
 from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.clients.registration import check_values
 from gatehouse.authserver.clients.registry import AUTH_METHODS
+from gatehouse.authserver.credentials.public_client_keys import client_verification_keys, parse_client_keys
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.tokens.status_lists import MAX_BLOCK
 from gatehouse.shared.protocol import base64url
-from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS, client_verification_keys, parse_client_keys
+from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
 from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE

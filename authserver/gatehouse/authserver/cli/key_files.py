@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from gatehouse.shared.protocol.jws import MAX_KEY_FILE, SigningKey
+from gatehouse.authserver.credentials.public_client_keys import MAX_KEY_FILE
+from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.cli import Refusal
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])

@@ -12,11 +12,11 @@ from typing import Any
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
+from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, decoy_key
 from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS
 from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.remediation import client_command
@@ -97,7 +97,7 @@ class AssertionVerifier:
     issuer: str
     replay: ReplayStore
     decoys: dict[str, jws.VerificationKey] = field(
-        default_factory=lambda: {alg: jws.decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
+        default_factory=lambda: {alg: decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
     )
     """A key of nobody for each algorithm."""
 

@@ -10,11 +10,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active, lifetime_of
+from gatehouse.authserver.credentials.public_client_keys import client_verification_keys
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
 from gatehouse.authserver.resources.registry import hierarchies
-from gatehouse.shared.protocol.jws import VerificationKey, client_verification_keys
+from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")

@@ -15,8 +15,13 @@ from gatehouse.authserver.credentials.lifecycle import (
     inactive_reason,
     lifetime_of,
 )
+from gatehouse.authserver.credentials.public_client_keys import (
+    MAX_CLIENT_KEYS,
+    client_verification_keys,
+    parse_client_keys,
+)
 from gatehouse.authserver.db.models import ClientKeyRow
-from gatehouse.shared.protocol.jws import MAX_CLIENT_KEYS, InvalidKeySet, client_verification_keys, parse_client_keys
+from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command

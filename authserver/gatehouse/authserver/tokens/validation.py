@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from functools import lru_cache
 
+from gatehouse.authserver.credentials.public_client_keys import decoy_key
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.tokens.status_indices import Index
@@ -111,4 +112,4 @@ def _decoy(alg: str) -> tuple[str, jws.Header, jws.VerificationKey]:
     header: Mapping[str, str] = {"alg": alg, "typ": ACCESS_TOKEN_TYPE}
     signature = secrets.token_bytes(255 if alg == "RS256" else 63)
     token = ".".join(map(base64url.encode, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
-    return token, jws.read_header(token), jws.decoy_key(alg)
+    return token, jws.read_header(token), decoy_key(alg)

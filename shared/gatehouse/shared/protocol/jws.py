@@ -1,17 +1,16 @@
-"""JSON Object Signing: the one place that uses joserfc (RFC 7515, 7517, 7518, 8037, 8725).
+"""JSON Web Signature: the only module that uses joserfc (RFC 7515, 7517, 7518, 8037, 8725).
 
-The signer's side is `SigningKey`. The reader's side is three steps, each of which refuses what it cannot
-vouch for: `read_header`, a choice of key by the caller, `verify`. Nothing in a token is decoded before its
-length and alphabet are known, and no header member can point at a key: only `alg`, `kid` and `typ` may stand there.
+`SigningKey` signs. Verification takes three steps: `read_header`, the caller's choice of a key, and `verify`. Each
+refuses input that it cannot prove valid. No part of a token is decoded before its length and alphabet are checked, and
+no header member can point at a key: `alg`, `kid` and `typ` are the only members allowed.
 """
 
 import json
 import re
-import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, TypeGuard, get_args
 
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
@@ -19,39 +18,34 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 
 from gatehouse.shared.protocol import base64url, strict_json
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
-from gatehouse.shared.protocol.public_keys import MAX_RSA_BITS, MIN_RSA_BITS, is_strong
+from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS, is_strong
 
-_KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
-ALLOWED_ALGORITHMS = frozenset(_KEY_TYPES)
-"""Every algorithm that either server signs with or accepts: asymmetric ones only (RFC 8725 3.1, 3.2)."""
+KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
+"""The JWK `kty` of each algorithm's keys."""
+
+ALLOWED_ALGORITHMS = frozenset(KEY_TYPES)
+"""Every algorithm that either server signs with or accepts. All are asymmetric (RFC 8725 3.1, 3.2)."""
 
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
 SIGNING_ALGORITHMS: tuple[SigningAlgorithm, ...] = get_args(SigningAlgorithm)
 """What the authorization server can sign access tokens with."""
 
-# The name "EdDSA" is what resource servers know; RFC 9864 would have them learn "Ed25519".
+# RFC 9864 renames "EdDSA" to "Ed25519". Resource servers know the old name.
 warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
 
 _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
 _MAX_KEYS = 64
 _MAX_KID = 128
 
-MAX_CLIENT_KEYS = 8
-"""Keys that a client can have: an old and a new one of each of a few hosts. An assertion without `kid` tries all."""
-
-MAX_KEY_FILE = 64 * 1024
-"""Bytes of the file that a client's keys are registered from."""
-
 AsymmetricKey = ECKey | OKPKey | RSAKey
-"""What either server signs with: its public half can be told."""
+"""A key to sign with. Its public half can be published."""
 
 
 class InvalidToken(Exception):
-    """The token is not one that we would have signed. `reason` is for the operator, never for the caller."""
+    """The token is malformed or not validly signed. `reason` is for the operator, never for the client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -59,12 +53,12 @@ class InvalidToken(Exception):
 
 
 class InvalidKeySet(ValueError):
-    """The document is no usable key set (RFC 7517 5). The message holds no key material."""
+    """The document is not a usable key set (RFC 7517 5). The message holds no key material."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The protected header of a JWS. Values are what the token claims: nothing is verified yet."""
+    """The protected header of a JWS, not yet verified."""
 
     alg: str
     kid: str | None
@@ -78,7 +72,7 @@ class VerificationKey:
     kid: str
     alg: str
     thumbprint: str
-    """RFC 7638, SHA-256, base64url: names the key itself, whatever `kid` it is published under."""
+    """RFC 7638, SHA-256, base64url: identifies the key itself, under any `kid`."""
     key: Key
 
 
@@ -92,8 +86,8 @@ class SigningKey:
 
     @classmethod
     def generate(cls, alg: str) -> "SigningKey":
-        """Make a new key for one of SIGNING_ALGORITHMS."""
-        match _KEY_TYPES[alg]:
+        """Generate a key for one of SIGNING_ALGORITHMS."""
+        match KEY_TYPES[alg]:
             case "EC":
                 return cls._named(alg, ECKey.generate_key("P-256", private=True))
             case "OKP":
@@ -103,16 +97,16 @@ class SigningKey:
 
     @classmethod
     def from_private_jwk(cls, alg: str, document: bytes) -> "SigningKey":
-        """Read what `private_jwk` wrote.
+        """Read a key that `private_jwk` wrote.
 
         Raises:
-            InvalidKeySet: the document is no private key of the algorithm's type.
+            InvalidKeySet: the document is not a private key of the algorithm's type.
         """
         try:
             key = import_key(json.loads(document))
         except (JoseError, ValueError, TypeError):
             raise InvalidKeySet("not a private JWK") from None
-        if isinstance(key, OctKey) or key.key_type != _KEY_TYPES.get(alg) or not key.is_private:
+        if isinstance(key, OctKey) or key.key_type != KEY_TYPES.get(alg) or not key.is_private:
             raise InvalidKeySet(f"not a private key for {alg}")
         return cls._named(alg, key)
 
@@ -121,11 +115,11 @@ class SigningKey:
         return cls(kid=key.thumbprint(), alg=alg, key=key)
 
     def private_pem(self) -> bytes:
-        """Return the private key as PKCS #8 in PEM, for a client that is to keep it."""
+        """Return the private key as PKCS #8 in PEM, for a client to store."""
         return self.key.as_pem(private=True)
 
     def private_jwk(self) -> bytes:
-        """Return the private key as JSON. It must be sealed before it is stored."""
+        """Return the private key as JSON. The caller must encrypt it before storing it."""
         return json.dumps(self.key.as_dict(private=True)).encode()
 
     def public_jwk(self) -> dict[str, str]:
@@ -151,28 +145,13 @@ def _decode_segment(segment: str) -> bytes:
         _refuse(f"a segment is {error}")
 
 
-def decoy_key(alg: str) -> VerificationKey:
-    """Make a key that is nobody's, to spend the time of a verification on.
-
-    For RSA, a random number stands in for the modulus: finding primes takes long, and the work of a failing
-    verification is the same.
-    """
-    jwk = {"kid": "decoy", "alg": alg, "kty": _KEY_TYPES[alg]}
-    if jwk["kty"] == "RSA":
-        modulus = secrets.randbits(MIN_RSA_BITS) | 1 << MIN_RSA_BITS - 1 | 1
-        jwk |= {"n": base64url.encode(modulus.to_bytes(MIN_RSA_BITS // 8)), "e": "AQAB"}
-    else:
-        jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
-    return client_verification_keys(jwk)[0]
-
-
 def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
-    """Read the protected header of a compact JWS without trusting it.
+    """Read the protected header of a compact JWS. Nothing in it is proven.
 
     Raises:
-        InvalidToken: longer than `max_length`, 8 KiB for whatever a caller sends; not three canonical base64url
-            segments; a header that is not one JSON object, names an algorithm outside ALLOWED_ALGORITHMS, or holds
-            any member but `alg`, `kid` and `typ` (so: `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
+        InvalidToken: longer than `max_length`; not three canonical base64url segments; a header that is not one JSON
+            object, names an algorithm outside ALLOWED_ALGORITHMS, or has a member other than `alg`, `kid` and `typ`
+            (such as `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
     """
     if len(token) > max_length:
         _refuse(f"longer than {max_length // 1024} KiB")
@@ -200,8 +179,8 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
 def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, Any] | None = None) -> dict[str, Any]:
     """Verify the signature with one key and return the claims set.
 
-    `header` is what `read_header` returned for this very token, and `claims` what `read_unverified_claims` did, if it
-    was called: the payload is then not decoded again.
+    `header` is the result of `read_header` for the same token. `claims` is the result of `read_unverified_claims`, if
+    the caller has it: the payload is then not decoded again.
 
     Raises:
         InvalidToken: the key is for another algorithm, the signature does not match, or the payload is not one
@@ -221,7 +200,7 @@ def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, A
 
 
 def read_unverified_claims(token: str) -> dict[str, Any]:
-    """Read the claims set of a token that `read_header` took. Nothing in it is proven: good to look a key up by.
+    """Read the claims set of a token that `read_header` accepted, to look up a key. Nothing in it is proven.
 
     Raises:
         InvalidToken: the payload is not one strict JSON object.
@@ -238,8 +217,8 @@ def read_unverified_claims(token: str) -> dict[str, Any]:
 def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
     """Read a JWK set (RFC 7517 5) into usable keys by `kid`.
 
-    Keys for other uses or unknown algorithms are passed over, as RFC 7517 5 asks. A set that holds private or
-    symmetric material, or one `kid` twice, is refused whole: something is wrong with who published it.
+    Keys for other uses or unknown algorithms are ignored, as RFC 7517 5 requires. A set with private or symmetric
+    material, or with one `kid` twice, is refused as a whole, because its publisher made a serious mistake.
 
     Raises:
         InvalidKeySet: refused as above, not JSON, over 64 keys, or no usable key in it.
@@ -253,9 +232,9 @@ def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
         raise InvalidKeySet(f"'keys' is not a list of at most {_MAX_KEYS} keys")
     keys: dict[str, VerificationKey] = {}
     for jwk in jwks:
-        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
+        if not is_public_jwk(jwk):
             raise InvalidKeySet("the set holds private or symmetric key material")
-        key = _verification_key(jwk)
+        key = verification_key(jwk)
         if key is not None and keys.setdefault(key.kid, key) is not key:
             raise InvalidKeySet("the set holds one kid twice")
     if not keys:
@@ -263,55 +242,17 @@ def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
     return keys
 
 
-def parse_client_keys(document: bytes) -> list[dict[str, Any]]:
-    """Read the public keys that a client registers: a JWK set (RFC 7517 5), or one JWK.
-
-    Returns the JWKs in a normal form with `kid`, the thumbprint where there is none, and without an `alg` where there
-    was none: such a key may verify every algorithm of its type.
-
-    Raises:
-        InvalidKeySet: over 64 KiB, not JSON, private or symmetric material, a key that is not allowed or too weak,
-            one key twice, no key, or more than 8.
-    """
-    if len(document) > MAX_KEY_FILE:
-        raise InvalidKeySet(f"the file is larger than {MAX_KEY_FILE // 1024} KiB")
-    try:
-        read = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
-        raise InvalidKeySet(str(error)) from None
-    jwks = read.get("keys", [read]) if isinstance(read, dict) else None
-    if not isinstance(jwks, list) or not 0 < len(jwks) <= MAX_CLIENT_KEYS:
-        raise InvalidKeySet(f"the file is no JWK set of 1 to {MAX_CLIENT_KEYS} keys")
-    normal = []
-    for jwk in jwks:
-        if not isinstance(jwk, dict) or jwk.get("kty") == "oct" or _PRIVATE_MEMBERS & jwk.keys():
-            raise InvalidKeySet("the file holds private or symmetric key material; give the public keys only")
-        keys = client_verification_keys(jwk)
-        if not keys:
-            raise InvalidKeySet(
-                "a key is not allowed, or not for signatures; allowed are EC on P-256, OKP on Ed25519 but not of small "
-                f"order, RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits with an odd exponent of 3 to 2^32"
-            )
-        kept = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
-        normal.append({**kept, "kid": jwk.get("kid") or keys[0].thumbprint})
-    if len({client_verification_keys(jwk)[0].thumbprint for jwk in normal}) != len(normal):
-        raise InvalidKeySet("the file holds one key twice")
-    return normal
+def is_public_jwk(jwk: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a JSON value is an object without private or symmetric key material (RFC 7518 6)."""
+    return isinstance(jwk, dict) and jwk.get("kty") != "oct" and not _PRIVATE_MEMBERS & jwk.keys()
 
 
-def client_verification_keys(jwk: dict[str, Any]) -> list[VerificationKey]:
-    """Return one verification key for each algorithm that a client's public JWK may verify; none if it is unusable."""
-    kid = jwk.get("kid", "unnamed")
-    algs = [jwk["alg"]] if "alg" in jwk else [alg for alg, key_type in _KEY_TYPES.items() if key_type == jwk.get("kty")]
-    keys = [_verification_key({**jwk, "kid": kid, "alg": alg}) for alg in algs]
-    return [key for key in keys if key is not None]
-
-
-def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
+def verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
+    """Return the key of a public JWK; None unless it names an allowed algorithm and a strong key for it."""
     kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
     if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
         return None
-    if alg not in ALLOWED_ALGORITHMS or key_type != _KEY_TYPES[alg] or jwk.get("use", "sig") != "sig":
+    if alg not in ALLOWED_ALGORITHMS or key_type != KEY_TYPES[alg] or jwk.get("use", "sig") != "sig":
         return None
     if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
         return None
