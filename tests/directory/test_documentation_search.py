@@ -1,4 +1,4 @@
-"""`search_docs`: what it finds, and that nobody's words are read as a query language."""
+"""`search_docs`: its results, and that queries are not parsed as FTS5 syntax."""
 
 import pytest
 from support.resourceserver import ResourceServer
@@ -38,21 +38,21 @@ def headings(index: Index, query: str) -> list[str]:
     return [section.heading for section in index.search(query, 10)]
 
 
-def test_a_document_is_cut_at_its_headings() -> None:
+def test_a_document_is_split_at_its_headings() -> None:
     sections = list(sections_of("text.md", DOCUMENT))
     assert [section.heading for section in sections] == ["text.md", "Guide", "Scopes", "Sessions"]
     assert "# a comment, no heading" in sections[1].text
     assert sections[3] == Section("text.md", "Sessions", "There are none.")
 
 
-def test_a_section_about_a_word_comes_before_one_that_mentions_it() -> None:
+def test_a_match_in_a_heading_ranks_higher() -> None:
     mentions = Section("a.md", "Guide", "There are no sessions.")
     about = Section("a.md", "Sessions", "They are not kept here.")
     for sections in ([mentions, about], [about, mentions]):
         assert headings(Index(iter(sections)), "sessions") == ["Sessions", "Guide"]
 
 
-def test_words_are_found_in_other_forms(index: Index) -> None:
+def test_words_match_in_any_inflection(index: Index) -> None:
     assert headings(index, "scopes") == ["Scopes"]
     assert headings(index, "IMPLY") == ["Scopes"]
     assert headings(index, "env:write") == ["Scopes"]
@@ -69,24 +69,24 @@ def test_words_are_found_in_other_forms(index: Index) -> None:
         *("x' OR '1'='1", '"; DROP TABLE section; --'),
     ],
 )
-def test_no_query_is_read_as_syntax(index: Index, query: str) -> None:
+def test_a_query_is_not_parsed_as_fts5_syntax(index: Index, query: str) -> None:
     assert headings(index, "guide") == ["Guide"]
     assert isinstance(index.search(query, 10), list)
     assert headings(index, f"{query} guide")[0] == "Guide"
 
 
 @pytest.mark.threat("T-040")
-def test_a_column_cannot_be_named(index: Index) -> None:
+def test_a_query_cannot_name_a_column(index: Index) -> None:
     assert headings(index, "file:guide") == headings(index, "heading:guide") == []
 
 
-def test_the_documents_of_this_project_are_searched() -> None:
+def test_the_index_contains_this_projects_documents() -> None:
     names = [name for name, _ in documents()]
     assert names == sorted(names)
     assert {"README.md", "docs/threat-model.md", "docs/divergences.md", "docs/decisions/README.md"} <= set(names)
 
 
-async def test_a_caller_finds_a_section_and_gets_no_more_than_it_asked_for(resourceserver: ResourceServer) -> None:
+async def test_search_docs_returns_at_most_limit_sections(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token("unknown:scope")
     found = (await resourceserver.result("search_docs", token, query="sealing key", limit=3))["sections"]
     assert len(found) == 3

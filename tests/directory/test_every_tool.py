@@ -1,4 +1,4 @@
-"""What holds for every tool, generated from the catalogue, so that a new one cannot be forgotten."""
+"""Properties of every tool, generated from the catalogue, so that a new tool is always covered."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
@@ -46,13 +46,13 @@ Furnished = tuple[Template, Tenant]
 
 @pytest.fixture(scope="session")
 def tenants() -> dict[str, Tenant]:
-    """For each database, what its template holds."""
+    """The tenant in the template of each database."""
     return {}
 
 
 @pytest.fixture
 def furnished(templates: Templates, backend: str, tenants: dict[str, Tenant]) -> Iterator[Furnished]:
-    """Two workspaces with one of everything in them, made once on each database and copied for every test."""
+    """Two workspaces with one object of each type, created once per database and copied for each test."""
 
     def prepare(folder: Path, database_url: str) -> None:
         tenants[backend] = furnish(settings_in(folder, database_url=database_url).database)
@@ -62,8 +62,8 @@ def furnished(templates: Templates, backend: str, tenants: dict[str, Tenant]) ->
     template.discard()
 
 
-class Office:
-    """A tenant on a running server."""
+class Caller:
+    """A client of a prepared workspace on a running server."""
 
     def __init__(self, server: ResourceServer, tenant: Tenant) -> None:
         self.server = server
@@ -85,10 +85,10 @@ class Office:
 
 
 @pytest.fixture
-async def office(tmp_path: Path, furnished: Furnished, clock: FakeClock, anyio_backend: str) -> AsyncIterator[Office]:
+async def caller(tmp_path: Path, furnished: Furnished, clock: FakeClock, anyio_backend: str) -> AsyncIterator[Caller]:
     template, tenant = furnished
     async with running_resource_server(tmp_path, template, clock) as server:
-        yield Office(server, tenant)
+        yield Caller(server, tenant)
 
 
 def least_scope(tool: Tool) -> str:
@@ -96,14 +96,14 @@ def least_scope(tool: Tool) -> str:
 
 
 def insufficient_scope(tool: Tool) -> str:
-    """Return every scope of the catalogue that neither is one of the tool's nor implies one."""
+    """Return every scope of the catalogue that is not, and does not imply, one of the tool's scopes."""
     return format_scope(
         scope for scope in CATALOGUE.scopes if tool.scopes.isdisjoint(CATALOGUE.hierarchy.closure({scope}))
     )
 
 
 @pytest.mark.threat("T-025")
-def test_every_tool_of_the_catalogue_has_an_example() -> None:
+def test_every_tool_has_an_example() -> None:
     assert EXAMPLES.keys() == CATALOGUE.tools.keys()
     assert {name for name, example in EXAMPLES.items() if example.seen_by} == {tool.name for tool in WRITES}
 
@@ -114,28 +114,28 @@ def test_every_tool_of_the_catalogue_has_an_example() -> None:
 @pytest.mark.threat("T-026")
 @pytest.mark.both_databases
 @for_every(READS)
-async def test_a_tool_reads_with_its_own_scopes_and_only_its_own_workspace(office: Office, tool: Tool) -> None:
-    jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
-    before = everything_in(office.server)
-    result = await office.result(tool, least_scope(tool))
+async def test_a_read_needs_its_scopes_and_sees_only_its_workspace(caller: Caller, tool: Tool) -> None:
+    jsonschema.validate(caller.arguments(tool), dict(tool.input_schema))
+    before = everything_in(caller.server)
+    result = await caller.result(tool, least_scope(tool))
     jsonschema.validate(result, dict(tool.output_schema))
-    assert not [identifier for identifier in asdict(office.foreign).values() if identifier in str(result)]
+    assert not [identifier for identifier in asdict(caller.foreign).values() if identifier in str(result)]
     if tool.name.startswith("list_"):
         assert any(isinstance(value, list) and value for value in result.values())
-    assert everything_in(office.server) == before
+    assert everything_in(caller.server) == before
 
 
 @pytest.mark.both_databases
 @for_every(WRITES)
-async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_after_a_restart(
+async def test_a_write_needs_its_scopes_and_survives_a_restart(
     tmp_path: Path, furnished: Furnished, clock: FakeClock, tool: Tool
 ) -> None:
     template, tenant = furnished
     async with running_resource_server(tmp_path, template, clock) as server:
-        office = Office(server, tenant)
-        jsonschema.validate(office.arguments(tool), dict(tool.input_schema))
+        caller = Caller(server, tenant)
+        jsonschema.validate(caller.arguments(tool), dict(tool.input_schema))
         before = everything_in(server)
-        written = await office.result(tool, least_scope(tool))
+        written = await caller.result(tool, least_scope(tool))
         jsonschema.validate(written, dict(tool.output_schema))
         reading, is_shown = EXAMPLES[tool.name].seen_by, EXAMPLES[tool.name].shown
         assert reading is not None
@@ -147,126 +147,126 @@ async def test_a_tool_writes_with_its_own_scopes_and_what_it_wrote_is_there_afte
         made = {name: value for name, value in written.items() if is_identifier(value)}
         assert made
         assert end == ({"done": end["of"], "of": end["of"], **made} if tool.streaming else made)
-        # Only a streaming tool has transactions of its own, and then each tells what it changed.
+        # Only a streaming tool has several transactions, and the event of each names the changed rows.
         assert bool(transactions) == tool.streaming
         changed = [identifier for detail in transactions for identifier in detail["changed"]]
         differing = [key[1][0] for key, row in everything_in(again).items() if before.get(key) != row]
         assert sorted(changed) == (sorted(differing) if tool.streaming else [])
-        seen = await again.result(reading, office.token(), **arguments_to_see(reading, office.own, written))
+        seen = await again.result(reading, caller.token(), **arguments_to_see(reading, caller.own, written))
         assert is_shown(written, seen), seen
 
 
-# Who may not call it
+# Who may call it
 
 
 @pytest.mark.threat("T-025")
 @for_every(TOOLS)
-async def test_a_tool_is_refused_without_its_scopes_by_the_gate_and_by_dispatch(office: Office, tool: Tool) -> None:
-    before, arguments = everything_in(office.server), office.arguments(tool)
-    assert (await office.server.call(tool.name, None, **arguments)).status_code == 401
+async def test_gate_and_dispatch_both_reject_missing_scopes(caller: Caller, tool: Tool) -> None:
+    before, arguments = everything_in(caller.server), caller.arguments(tool)
+    assert (await caller.server.call(tool.name, None, **arguments)).status_code == 401
     if tool.scopes:
         scope = insufficient_scope(tool)
-        refused = await office.server.call(tool.name, office.token(scope), **arguments)
+        refused = await caller.server.call(tool.name, caller.token(scope), **arguments)
         assert refused.status_code == 403
         assert f'scope="{format_scope(tool.scopes)}"' in refused.headers["www-authenticate"]
-        attach = proven(*scope.split(), workspace_id=office.workspace_id)
-        async with without_gate(office.server.services.server, attach) as http:
+        attach = proven(*scope.split(), workspace_id=caller.workspace_id)
+        async with without_gate(caller.server.services.server, attach) as http:
             passed = await ask(http, "2025-11-25", "tools/call", name=tool.name, arguments=arguments)
         assert passed["error"]["code"] == -32043
         assert passed["error"]["data"]["scope"] == format_scope(tool.scopes)
-        events = [(event["object"], event["outcome"]) for event in office.server.audit()]
+        events = [(event["object"], event["outcome"]) for event in caller.server.audit()]
         assert events[-2:] == [(tool.name, "refused")] * 2
-    assert everything_in(office.server) == before
-    assert await office.result(tool, least_scope(tool))
+    assert everything_in(caller.server) == before
+    assert await caller.result(tool, least_scope(tool))
 
 
 @for_every([tool for tool in READS if tool.scopes])
-async def test_who_may_write_may_read(office: Office, tool: Tool) -> None:
+async def test_a_write_scope_includes_its_read_scope(caller: Caller, tool: Tool) -> None:
     (scope,) = tool.scopes
     writing = scope.replace(":read", ":write")
-    assert await office.result(tool, scope)
-    assert await office.result(tool, writing)
+    assert await caller.result(tool, scope)
+    assert await caller.result(tool, writing)
 
 
 @for_every(WRITES)
-async def test_who_may_read_may_not_write(office: Office, tool: Tool) -> None:
+async def test_a_read_scope_does_not_allow_writes(caller: Caller, tool: Tool) -> None:
     (scope,) = tool.scopes
     reading = scope.replace(":write", ":read")
-    refused = await office.server.call(tool.name, office.token(reading), **office.arguments(tool))
+    refused = await caller.server.call(tool.name, caller.token(reading), **caller.arguments(tool))
     assert refused.status_code == 403
-    assert await office.result(tool, scope)
+    assert await caller.result(tool, scope)
 
 
 @pytest.mark.threat("T-025")
 @for_every(WITH_IDENTIFIERS)
-async def test_a_foreign_object_answers_as_one_that_does_not_exist(office: Office, tool: Tool) -> None:
-    before = everything_in(office.server)
-    arguments = office.arguments(tool)
-    named = [name for name in arguments if name.endswith("_id") and name in asdict(office.own)]
+async def test_a_foreign_object_looks_nonexistent(caller: Caller, tool: Tool) -> None:
+    before = everything_in(caller.server)
+    arguments = caller.arguments(tool)
+    named = [name for name in arguments if name.endswith("_id") and name in asdict(caller.own)]
     for name in named:
-        theirs = asdict(office.foreign)[name]
+        theirs = asdict(caller.foreign)[name]
         unknown = theirs.partition("_")[0] + "_" + "0" * 26
-        answers = [await office.failure(tool, **{name: identifier}) for identifier in (theirs, unknown)]
+        answers = [await caller.failure(tool, **{name: identifier}) for identifier in (theirs, unknown)]
         assert answers[0] == answers[1]
         assert "There is no such" in answers[0]
     assert named
-    assert everything_in(office.server) == before
-    assert await office.result(tool)
+    assert everything_in(caller.server) == before
+    assert await caller.result(tool)
 
 
 @for_every(SCOPED)
-async def test_a_caller_without_a_workspace_is_told_so(office: Office, tool: Tool) -> None:
-    before = everything_in(office.server)
+async def test_a_missing_workspace_is_explained(caller: Caller, tool: Tool) -> None:
+    before = everything_in(caller.server)
     for workspace_id in (None, "wks_" + "0" * 26):
-        token = office.server.issuer.token(workspace_id=workspace_id)
-        answer = await office.server.failure(tool.name, token, **office.arguments(tool))
+        token = caller.server.issuer.token(workspace_id=workspace_id)
+        answer = await caller.server.failure(tool.name, token, **caller.arguments(tool))
         assert "resourceserver workspace create" in answer
-    assert everything_in(office.server) == before
+    assert everything_in(caller.server) == before
     assert (Transactions if tool.streaming else Directory) in tool.injected.values()
 
 
-# What it is told wrongly
+# Invalid arguments
 
 
 @pytest.mark.threat("T-049")
 @for_every(TOOLS)
-async def test_a_wrong_argument_is_explained_and_never_repeated(office: Office, tool: Tool) -> None:
-    before, example = everything_in(office.server), EXAMPLES[tool.name]
+async def test_an_invalid_argument_is_explained_and_not_echoed(caller: Caller, tool: Tool) -> None:
+    before, example = everything_in(caller.server), EXAMPLES[tool.name]
     for wrong, named in ((example.wrong, example.named), ({"zzyzx": "zzyzx"}, "does not have")):
-        answer = await office.failure(tool, **wrong)
+        answer = await caller.failure(tool, **wrong)
         assert named in answer
         assert "zzyzx" not in answer.lower()
-        event = office.server.audit()[-1]
+        event = caller.server.audit()[-1]
         assert (event["object"], event["outcome"], event["reason"]) == (tool.name, "failed", "invalid arguments")
         assert "zzyzx" not in str(event).lower()
-    assert everything_in(office.server) == before
-    assert await office.result(tool)
+    assert everything_in(caller.server) == before
+    assert await caller.result(tool)
 
 
-# What a write leaves behind
+# Audit events and effects of writes
 
 
 @pytest.mark.threat("T-025")
 @pytest.mark.both_databases
-async def test_no_write_happens_without_its_event(office: Office) -> None:
-    before = everything_in(office.server)
-    with office.server.admin_database.write() as session:
+async def test_no_write_is_committed_without_its_event(caller: Caller) -> None:
+    before = everything_in(caller.server)
+    with caller.server.admin_database.write() as session:
         session.connection().exec_driver_sql("ALTER TABLE audit_event RENAME TO hidden")
     for tool in WRITES:
         not_now = "may have been carried out in part" if tool.streaming else "Nothing was changed"
-        assert not_now in await office.failure(tool)
-    assert everything_in(office.server) == before
-    with office.server.admin_database.write() as session:
+        assert not_now in await caller.failure(tool)
+    assert everything_in(caller.server) == before
+    with caller.server.admin_database.write() as session:
         session.connection().exec_driver_sql("ALTER TABLE hidden RENAME TO audit_event")
     for tool in WRITES:
-        assert await office.result(tool)
+        assert await caller.result(tool)
 
 
 @for_every(WRITES)
-async def test_a_write_does_no_more_than_its_annotations_say(office: Office, tool: Tool) -> None:
-    before = everything_in(office.server)
-    await office.result(tool)
-    after = everything_in(office.server)
+async def test_a_write_matches_its_annotations(caller: Caller, tool: Tool) -> None:
+    before = everything_in(caller.server)
+    await caller.result(tool)
+    after = everything_in(caller.server)
     assert after != before
     overwritten = [
         key
@@ -275,25 +275,25 @@ async def test_a_write_does_no_more_than_its_annotations_say(office: Office, too
     ]
     assert tool.destructive or not overwritten
     if tool.idempotent:
-        office.server.issuer.clock.advance(60)
-        await office.server.call(tool.name, office.token(), **office.arguments(tool))
-        assert everything_in(office.server) == after
+        caller.server.issuer.clock.advance(60)
+        await caller.server.call(tool.name, caller.token(), **caller.arguments(tool))
+        assert everything_in(caller.server) == after
 
 
 @pytest.mark.threat("T-033")
 @for_every([tool for tool in WRITES if not tool.streaming])
-async def test_a_write_that_is_repeated_with_its_key_changes_nothing_more(office: Office, tool: Tool) -> None:
+async def test_a_repeated_write_with_its_key_changes_nothing(caller: Caller, tool: Tool) -> None:
     key = {"idempotency_key": "a-key-of-1"}
-    first = await office.result(tool, **key)
-    after = everything_in(office.server)
-    office.server.issuer.clock.advance(60)
-    assert await office.result(tool, **key) == first
-    assert everything_in(office.server) == after
+    first = await caller.result(tool, **key)
+    after = everything_in(caller.server)
+    caller.server.issuer.clock.advance(60)
+    assert await caller.result(tool, **key) == first
+    assert everything_in(caller.server) == after
 
 
-async def test_the_list_publishes_scopes_and_annotations(office: Office) -> None:
+async def test_the_list_publishes_scopes_and_annotations(caller: Caller) -> None:
     body, headers = modern_request("tools/list")
-    listed = (await office.server.post(body, office.token(), headers)).json()["result"]["tools"]
+    listed = (await caller.server.post(body, caller.token(), headers)).json()["result"]["tools"]
     assert {entry["name"]: entry["_meta"] for entry in listed} == {
         tool.name: {"io.gatehouse/scopes": sorted(tool.scopes)} for tool in TOOLS
     }

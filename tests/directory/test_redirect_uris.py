@@ -1,4 +1,4 @@
-"""Which URIs a browser may be sent to, and which addresses can be registered (RFC 9700 2.1, RFC 8252 7 and 8)."""
+"""Redirect URIs and other registered addresses (RFC 9700 section 2.1, RFC 8252 sections 7 and 8)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from gatehouse.directory.models import RedirectUriRow
 
 
 def accepted(kind: Any, text: str) -> str | None:
-    """Return what a text becomes, or None when it is refused. The explanation never repeats the text."""
+    """Return the parsed value, or None if it is rejected. The error message must not repeat the text."""
     try:
         value: str = TypeAdapter(kind).validate_python(text)
     except ValidationError as error:
@@ -40,7 +40,7 @@ def accepted(kind: Any, text: str) -> str | None:
         "https://app.example.com/" + "a" * 1000,
     ],
 )
-def test_a_redirect_uri_is_kept_to_the_letter(uri: str) -> None:
+def test_a_redirect_uri_is_stored_unchanged(uri: str) -> None:
     assert accepted(RedirectUri, uri) == uri
 
 
@@ -75,7 +75,7 @@ def test_a_redirect_uri_is_kept_to_the_letter(uri: str) -> None:
         pytest.param("https:callback", id="no slash"),
         pytest.param("https://%61pp.example.com/callback", id="escaped host"),
         pytest.param("https://[::1/callback", id="broken IPv6"),
-        pytest.param("https://app.example.com:99999/callback", id="no port"),
+        pytest.param("https://app.example.com:99999/callback", id="invalid port"),
         pytest.param("javascript:alert(1)", id="javascript"),
         pytest.param("data:text/html,hello", id="data"),
         pytest.param("file:///etc/passwd", id="file"),
@@ -86,20 +86,20 @@ def test_a_redirect_uri_is_kept_to_the_letter(uri: str) -> None:
         pytest.param("https://app.example.com/" + "a" * 1001, id="too long"),
     ],
 )
-def test_what_is_no_redirect_uri_is_refused(uri: str) -> None:
+def test_an_invalid_redirect_uri_is_rejected(uri: str) -> None:
     assert accepted(RedirectUri, "https://app.example.com/callback")
     assert accepted(RedirectUri, uri) is None
 
 
-def test_sign_in_is_initiated_over_https_only() -> None:
-    """OpenID Connect Core 4: initiate_login_uri."""
+def test_an_initiate_login_uri_must_be_https() -> None:
+    """OpenID Connect Core section 4: initiate_login_uri."""
     assert accepted(InitiateLoginUri, "https://app.example.com/login?a=b") == "https://app.example.com/login?a=b"
     for uri in ("http://127.0.0.1/login", "com.example.app:/login", "https://app.example.com/#", "https://*/"):
         assert accepted(InitiateLoginUri, uri) is None
 
 
 @pytest.mark.threat("T-038")
-def test_an_issuer_is_https_and_kept_to_the_letter() -> None:
+def test_an_issuer_must_be_https_and_is_stored_unchanged() -> None:
     for issuer in ("https://idp.example.com", "https://idp.example.com/", "https://idp.example.com/t/v2.0"):
         assert accepted(IssuerUrl, issuer) == issuer
     for issuer in (
@@ -109,8 +109,8 @@ def test_an_issuer_is_https_and_kept_to_the_letter() -> None:
         assert accepted(IssuerUrl, issuer) is None
 
 
-def test_an_mcp_server_is_registered_in_the_canonical_form_of_its_url() -> None:
-    """RFC 8707 2; MCP 2026-07-28, "Canonical Server URI"."""
+def test_an_mcp_server_url_is_stored_in_canonical_form() -> None:
+    """RFC 8707 section 2; MCP 2026-07-28, "Canonical Server URI"."""
     for text, canonical in (
         ("HTTPS://MCP.Example.com:443/mcp", "https://mcp.example.com/mcp"),
         ("https://mcp.example.com/", "https://mcp.example.com"),
@@ -123,7 +123,7 @@ def test_an_mcp_server_is_registered_in_the_canonical_form_of_its_url() -> None:
 
 @pytest.mark.threat("T-037")
 @pytest.mark.anyio
-async def test_a_uri_is_added_once_and_removed_to_the_letter(resourceserver: ResourceServer) -> None:
+async def test_a_uri_is_added_once_and_removed_by_exact_match(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
     environment = (await resourceserver.result("create_environment", token, name="a"))["environment_id"]
     sent = {"environment_id": environment, "uri": "https://app.example.com/callback"}
@@ -149,7 +149,7 @@ async def test_a_uri_is_added_once_and_removed_to_the_letter(resourceserver: Res
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["redirect_uri", "post_logout_redirect_uri"])
 async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, kind: str) -> None:
-    """Two tenants may register one URI, and none of them adds or removes it for the other."""
+    """Two tenants may register the same URI. Neither adds or removes it for the other."""
     tokens = [
         resourceserver.issuer.token(workspace_id=resourceserver.create_workspace(name)) for name in ("acme", "globex")
     ]
@@ -170,7 +170,7 @@ async def test_a_uri_belongs_to_its_environment(resourceserver: ResourceServer, 
 @pytest.mark.threat("T-041")
 @pytest.mark.both_databases
 @pytest.mark.anyio
-async def test_an_environment_has_at_most_a_hundred_redirect_uris(resourceserver: ResourceServer) -> None:
+async def test_an_environment_has_at_most_100_redirect_uris(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
     full, other = [
         (await resourceserver.result("create_environment", token, name=name))["environment_id"] for name in ("a", "b")
@@ -187,7 +187,7 @@ async def test_an_environment_has_at_most_a_hundred_redirect_uris(resourceserver
         answer = await resourceserver.failure(tool, token, environment_id=full, uri="https://a.example/more")
         assert answer.startswith("There can be at most 100 redirect URIs in an environment.")
         assert await resourceserver.result(tool, token, environment_id=other, uri="https://a.example/more")
-    # What is there already needs no room.
+    # Adding an existing URI is not limited.
     assert await resourceserver.result("add_redirect_uri", token, **sent)
     await resourceserver.result("remove_redirect_uri", token, environment_id=full, uri="https://a.example/0")
     assert await resourceserver.result("add_redirect_uri", token, environment_id=full, uri="https://a.example/more")

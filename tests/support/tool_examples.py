@@ -1,4 +1,4 @@
-"""One example for every tool of the catalogue: a call that succeeds, one that does not, and how a write is seen."""
+"""An example for every tool of the catalogue: a valid call, an invalid one, and how to read back a write."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,14 +30,14 @@ LOGOUT_URI = "https://app.example.com/bye"
 LOGIN_URI = "https://app.example.com/login"
 PROVIDER = "https://idp.example.com/"
 WRONG = "Zzyzx \x07"
-"""Text that no argument may have, and that no answer may repeat."""
+"""Text that no argument accepts, and that no response may repeat."""
 
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """A workspace with one of everything in it; every field is an argument of some tool."""
+    """The objects of a prepared workspace, one of each type. Each field is an argument of some tool."""
 
     environment_id: str
     organization_id: str
@@ -47,7 +47,7 @@ class Seeded:
 
 
 async def seed(url: URL, workspace_id: str) -> Seeded:
-    """Fill a workspace."""
+    """Create one object of each type in a workspace."""
     database = AsyncDatabase(url)
     async with database.write() as session:
         now = FakeClock()()
@@ -73,7 +73,7 @@ async def seed(url: URL, workspace_id: str) -> Seeded:
 
 @dataclass(frozen=True)
 class Tenant:
-    """A workspace with one of everything in it, and one of somebody else's on the same server."""
+    """A prepared workspace, and another tenant's on the same server."""
 
     workspace_id: str
     own: Seeded
@@ -81,7 +81,7 @@ class Tenant:
 
 
 def furnish(url: URL) -> Tenant:
-    """Prepare a database with two workspaces that have one of everything in them."""
+    """Prepare a database with two workspaces that have one object of each type."""
     database = Database(url, SCHEMA)
     database.migrate()
     with database.write() as session:
@@ -102,32 +102,32 @@ def everything_in(server: ResourceServer) -> dict[tuple[str, Any], dict[str, Any
 
 @dataclass(frozen=True)
 class Example:
-    """How to call one tool."""
+    """How to call a tool."""
 
     arguments: Callable[[Seeded], dict[str, Any]]
-    """Of a call that succeeds on a workspace that `seed` filled."""
+    """Arguments of a valid call in a workspace that `seed` prepared."""
     wrong: Mapping[str, Any]
-    """Arguments that make it wrong, put over the others."""
+    """Arguments that replace the others and make the call invalid."""
     named: str
-    """What the explanation of the wrong call names."""
+    """Text that the error message of the invalid call contains."""
     seen_by: str | None = None
-    """For a write: the tool that shows what it did."""
+    """For a write: the tool that reads it back."""
     shown: Callable[[Result, Result], bool] | None = None
-    """Tells from the result of the write, and from that of the tool that shows it, whether it is there."""
+    """Compares the results of the write and of the tool that reads it back."""
 
 
 def of(*fields: str, **arguments: Any) -> Callable[[Seeded], dict[str, Any]]:
-    """Return arguments: some of the seeded identifiers, and others as they are."""
+    """Return a function that adds some of the seeded identifiers to fixed arguments."""
     return lambda seeded: {**{name: asdict(seeded)[name] for name in fields}, **arguments}
 
 
 def arguments_to_see(tool: str, seeded: Seeded, written: Result) -> dict[str, Any]:
-    """Return the arguments of the tool that shows a write: those of its own example, or what was written."""
+    """Return the arguments of the tool that reads back a write: its example's, with the written values."""
     return {name: written.get(name, value) for name, value in EXAMPLES[tool].arguments(seeded).items()}
 
 
 def listed(key: str, identifier: str) -> Callable[[Result, Result], bool]:
-    """What was written is one entry of a list, each member that the list has of it equal."""
+    """Check that the written object is in a list, with equal members."""
     return lambda written, page: (
         [entry for entry in page[key] if entry[identifier] == written[identifier] and entry.items() <= written.items()]
         != []
@@ -135,12 +135,12 @@ def listed(key: str, identifier: str) -> Callable[[Result, Result], bool]:
 
 
 def gone(key: str, identifier: str) -> Callable[[Result, Result], bool]:
-    """What was removed is no entry of a list."""
+    """Check that the removed object is not in a list."""
     return lambda written, page: written[identifier] not in {entry[identifier] for entry in page[key]}
 
 
 def same(written: Result, read: Result) -> bool:
-    """What was written is what is read."""
+    """Check that the written members are read back."""
     return written.items() <= read.items()
 
 
