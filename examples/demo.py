@@ -264,10 +264,11 @@ Copy these into another terminal, in this folder:
       curl -sw '\\n' -K - -d grant_type=client_credentials http://127.0.0.1:9000/token
 
   # run an agent in the background; the first time, it is refused a tool and waits a minute for the grant
-  python examples/agent.py --environment ci-$(date +%s) &
+  python examples/agent.py --environment ci-$(date +%s) & AGENT=$!
 
   # grant the scope while it waits
-  authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write; wait
+  authserver client grant add "$AGENT_CLIENT_ID" --resource http://127.0.0.1:8000/mcp --scope env:write
+  wait $AGENT
 
   # see what happened
   authserver audit

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import demo
 import pytest
 from local_stack import LocalStack
 from mcp import Client, StdioServerParameters
@@ -16,6 +17,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 CONTINUING = ("access.md", "operations.md")
 """Pages whose commands use the servers and clients of the tutorial."""
+
+CREDENTIALS = f"""
+printf 'AGENT_CLIENT_ID=%s\\nAGENT_CLIENT_SECRET=%s\\n' \\
+    "$(field var/client.json client_id)" "$(field var/client.json client_secret)" > {demo.CREDENTIALS}
+"""
+"""Writes the file that `make run` writes."""
 
 
 def run_commands(script: str, folder: Path) -> str:
@@ -29,12 +36,14 @@ def run_commands(script: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_quickstart_ends_in_an_authorized_call(tmp_path: Path) -> None:
+def test_the_quickstart_and_the_commands_of_make_run_work(tmp_path: Path) -> None:
     quickstart = commands(README)
     assert len(quickstart.splitlines()) <= 30
-    printed = run_commands(f"{quickstart}\nkill $(jobs -p)", tmp_path)
+    to_try = "\n".join(re.findall(r"^  (.+)$", demo.TO_TRY, flags=re.MULTILINE))
+    printed = run_commands(f"{quickstart}{CREDENTIALS}{to_try}\nkill $(jobs -p)", tmp_path)
     assert '"structuredContent":{"environments":[]' in printed
     assert '"isError":false' in printed
+    assert "agent: created:" in printed
 
 
 def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> None:
@@ -93,7 +102,7 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path
         env={**LocalStack(tmp_path).environment, "TMPDIR": str(tmp_path), "VERBOSE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
