@@ -159,7 +159,8 @@ def show_audit(stack: LocalStack, server: str, client_id: str) -> None:
         return
     say(f"$ {shlex.join(command)}", CYAN)
     events = [
-        f"{event['action']:<18}{event['object']:<28}{event['outcome']:<9}{event['reason'] or ''}".rstrip()
+        f"{event['action']:<18}{event['object']:<28}{event['outcome']:<9}"
+        f"{event['reason'] or event['detail'].get('scope', '')}".rstrip()
         for event in stack.run_json(*command)
     ]
     for event, repeated in itertools.groupby(events):
@@ -171,13 +172,13 @@ def revoke(stack: LocalStack, client: Mapping[str, Any]) -> None:
     """Revoke the client's tokens, and wait until the resource server refuses one. Raises TimeoutError."""
     token = obtain_token(stack, client)
     say(f"a call with a new token: HTTP {call_status(stack, token)}", GREEN)
-    began = time.monotonic()
     run_admin(stack, "authserver", "token", "revoke", "--client", client["client_id"])
+    began = time.monotonic()
     while (status := call_status(stack, token)) != HTTPStatus.UNAUTHORIZED:
         if time.monotonic() - began > REVOCATION_TIMEOUT:
             raise TimeoutError(f"the revoked token is still accepted after {REVOCATION_TIMEOUT:.0f} s")
         time.sleep(0.2)
-    say(f"the same call {time.monotonic() - began:.1f} s later: HTTP {status}", RED)
+    say(f"the same call, {time.monotonic() - began:.1f} s after the command: HTTP {status}", RED)
 
 
 def obtain_token(stack: LocalStack, client: Mapping[str, Any]) -> str:
