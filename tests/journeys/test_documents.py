@@ -106,7 +106,15 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    story = ["both servers are ready", "-> 401", "token obtained", "-> 403", "is refused", "grant add", "created:"]
+    story = [
+        "both servers are ready",
+        "-> 401",
+        "token obtained",
+        "-> 403",
+        "create_environment is refused",
+        "grant add",
+        "created:",
+    ]
     positions = [done.stdout.find(part) for part in story]
     assert -1 not in positions, dict(zip(story, positions, strict=True))
     assert positions == sorted(positions)
