@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run docs test test-interop test-kill test-soak test-all coverage measure walk check format clean
+.PHONY: help setup demo run docs test test-interop test-kill test-soak test-all mutants measure walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 INTEROP := tests/interop/node_modules
-UNITS := $(BIN)/python -m pytest -q -n auto -m "not journey and not interop and not kill and not soak"
+PYTEST := $(BIN)/python -m pytest -q
+WORKERS ?= 2
+
+# Many tests start Python processes, which start faster from compiled files.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,32 +41,30 @@ $(DOCS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
-# Each worker of the journeys starts a stack of its own, with four processes: no more than two at once.
-test: setup ## Run the tests: units, then the journeys, both in parallel
-	$(UNITS)
-	$(BIN)/python -m pytest -q -n 2 -m journey
+# One run for all: while a journey waits for a server, the other process goes on with unit tests.
+test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires every branch of the security core
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),--cov) -m "not interop and not kill and not soak"
 
-# Without npm there is nothing to install with; the tests that need Node say so.
-test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients from elsewhere against both servers; most need npm
-	$(BIN)/python -m pytest -q -rs -m interop --durations=20
+# Without npm the clients for Node are not installed, and their tests say so.
+test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects against both servers; most need npm
+	$(PYTEST) -rs -n $(WORKERS) --dist loadfile -m interop
 
 $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc
 	cd tests/interop && npm ci --loglevel=error
 	@touch $@
 
-test-all: test test-interop ## Run every test but those of minutes: test-kill, test-soak
+test-all: test test-interop ## Run test and test-interop
 
-test-kill: setup ## Kill 200 processes inside what changes keys, secrets and schema; some minutes
-	$(BIN)/python -m pytest -q -s -m kill
+test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
+	$(PYTEST) -s -m kill
 
-test-soak: setup ## Replace keys and secrets under load, ten times as fast as in life; some minutes
-	$(BIN)/python -m pytest -q -s -m soak
+test-soak: setup ## Rotate keys and secrets under load, on a clock that runs ten times as fast; takes minutes
+	$(PYTEST) -s -m soak
 
-# Apart from `test`, which has to take less than 8 minutes: tracing takes half as long again.
-coverage: setup ## Run the unit tests and fail below 100 % of branches in the security core
-	$(UNITS) --cov
+mutants: setup ## Break the security core in twenty ways, and check that the tests notice each
+	$(BIN)/python tests/mutation/mutants.py
 
-measure: setup ## Print how long tokens are accepted after they, their client or their key were revoked: p50, p99
+measure: setup ## Measure how long a token is accepted after it, its client or its key was revoked: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
 walk: setup ## Print every function and file of this project that one request passes through
@@ -78,5 +80,5 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove what setup and the tools made; databases and keys stay
+clean: ## Remove what setup and the tools created; databases and keys stay
 	rm -rf $(VENV) $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log

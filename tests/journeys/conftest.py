@@ -8,10 +8,11 @@ from support.prepared_stack import PreparedStack, StackTemplate, initialized, ru
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test in this folder as a journey, and keep those that share a stack in one process."""
+    """Mark the tests of this folder as journeys, without coverage, and keep those of one stack in one process."""
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker("journey")
+            item.add_marker("no_cover")
             shared = "stack" in getattr(item, "fixturenames", ())
             item.add_marker(pytest.mark.xdist_group("stack" if shared else item.path.stem))
 
