@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import update
 from support.authserver import RESOURCE, AuthServer, authenticate, settings_in
+from support.keys import rotation_of
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.app import create_services
@@ -107,11 +108,11 @@ def test_a_running_server_loads_a_rotated_sealing_key(authserver: AuthServer) ->
 
 def test_a_key_created_after_a_rotation_uses_the_new_sealing_key(authserver: AuthServer) -> None:
     """The process that creates it loaded the old sealing key at its start."""
-    authserver.services.keys.ring()
+    rotation = rotation_of(authserver.services, authserver.clock)
     shell = shell_on(authserver)
     shell.text("sealing-key", "rotate", "--yes")
     with authserver.services.database.write() as session:
-        made = authserver.services.rotation.publish(session).kid
+        made = rotation.publish(session).kid
     assert {record["kid"]: record["state"] for record in shell.json("key", "list")}[made] == "next"
 
 

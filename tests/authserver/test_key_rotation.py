@@ -8,15 +8,17 @@ import pytest
 from sqlalchemy import select, update
 from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
+from support.keys import rotation_of
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
-from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow, audit_event
 from gatehouse.authserver.keys.encryption import SealingKey
-from gatehouse.authserver.keys.rotation import Rotation
+from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.service.audit import AuditRows
 
 pytestmark = pytest.mark.both_databases
 
@@ -25,7 +27,7 @@ DAY = 86400
 
 @pytest.fixture
 def rotation(authserver: AuthServer) -> Rotation:
-    return authserver.services.rotation
+    return rotation_of(authserver.services, authserver.clock)
 
 
 def rows(server: AuthServer) -> list[SigningKeyRow]:
@@ -48,12 +50,12 @@ def ring_of_a_new_process(server: AuthServer) -> KeyRing:
 
 def publish(server: AuthServer) -> str:
     with server.services.database.write() as session:
-        return server.services.rotation.publish(session).kid
+        return rotation_of(server.services, server.clock).publish(session).kid
 
 
 def revoke(server: AuthServer, kid: str) -> None:
     with server.services.database.write() as session:
-        server.services.rotation.revoke(session, kid)
+        rotation_of(server.services, server.clock).revoke(session, kid)
 
 
 def test_a_rotation_publishes_activates_retires_and_removes(
@@ -90,7 +92,7 @@ def test_processes_that_rotate_at_once_create_one_key(authserver: AuthServer, cl
 
     def run(number: int) -> bool:
         together.wait()
-        return all_services[number].rotation.run()
+        return rotation_of(all_services[number], clock).run()
 
     with ThreadPoolExecutor(workers) as pool:
         assert any(pool.map(run, range(workers)))
@@ -158,7 +160,9 @@ def test_revoking_a_next_key_keeps_the_active_one(authserver: AuthServer, clock:
 def with_another_sealing_key(server: AuthServer) -> Rotation:
     services = server.services
     foreign = SealedKeys(lambda: SealingKey(bytes(32)), ISSUER)
-    return Rotation(services.database, foreign, services.rotation.policy, services.rotation.audit, server.clock)
+    return Rotation(
+        services.database, foreign, policy_of(services.settings), AuditRows(audit_event, server.clock), server.clock
+    )
 
 
 def test_a_wrong_sealing_key_changes_no_key(authserver: AuthServer, clock: FakeClock) -> None:
@@ -171,12 +175,12 @@ def test_a_wrong_sealing_key_changes_no_key(authserver: AuthServer, clock: FakeC
     with pytest.raises(Refused, match="Restore the right sealing key"), authserver.services.database.write() as session:
         foreign.revoke(session, before.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(before.kid, "active")]
-    assert authserver.services.rotation.run()
+    assert rotation_of(authserver.services, authserver.clock).run()
 
 
 def test_keys_lost_during_a_rotation_are_not_hidden_by_a_new_one(authserver: AuthServer, clock: FakeClock) -> None:
     clock.advance(31 * DAY)
-    rotation, garbage = authserver.services.rotation, b"\x01" + bytes(60)
+    rotation, garbage = rotation_of(authserver.services, clock), b"\x01" + bytes(60)
 
     def lose_everything() -> float:
         if not lost:

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
 from support.clock import FakeClock
 from support.databases import Template
+from support.keys import rotation_of
 
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.models import SigningKeyRow, audit_event
@@ -133,8 +134,9 @@ def test_a_token_lives_as_long_as_its_client_or_else_the_server_says(
 def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock: FakeClock, alg: str) -> None:
     """The installation has a key for ES256; one of another algorithm takes over when readers know it."""
     server = configured(signing_algorithm=alg)
-    server.services.rotation.run()
-    clock.advance(server.services.rotation.policy.lead)
+    rotation = rotation_of(server.services, clock)
+    rotation.run()
+    clock.advance(rotation.policy.lead)
     client, secret = server.create_client()
     header, claims = server.read_token(server.post_token(basic=(client.client_id, secret)))
     assert header.alg == alg

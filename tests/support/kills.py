@@ -20,11 +20,13 @@ from gatehouse.authserver.credentials.secrets import find
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.lifecycle import Transition, plan
+from gatehouse.authserver.keys.rotation import policy_of
 from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifecycle_of
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.migrations import newest_revision
 from support.authserver import ISSUER
+from support.keys import rotation_of
 from support.migrations import downgrade, with_later_revision
 from support.shell import CREATE, RESOURCE, Shell
 
@@ -131,7 +133,7 @@ class Killed:
     def decrypted(self) -> DecryptedKeys:
         """Return the sealed rows, after checking that all of them decrypt and one key is active."""
         with self.services() as services, services.database.read() as session:
-            decrypted = services.rotation.sealed_keys.read(session)
+            decrypted = rotation_of(services, lambda: self.now).sealed_keys.read(session)
         assert decrypted.undecryptable_rows == set(), self.log()
         assert [row.state for row in decrypted.key_rows].count("active") == 1, self.log()
         assert len(decrypted.peppers) == 1, self.log()
@@ -141,7 +143,7 @@ class Killed:
         """Tell whether the client can authenticate with a secret now."""
         with self.services() as services, services.database.read() as session:
             client = load_client(session, self.client_id)
-            peppers = services.rotation.sealed_keys.read(session).peppers
+            peppers = rotation_of(services, lambda: self.now).sealed_keys.read(session).peppers
         assert client is not None
         found = find(secret, client.secrets, peppers)
         return found is not None and not found.lifetime.is_inactive(self.now)
@@ -159,7 +161,7 @@ def rotate_keys(killed: Killed, times: int) -> None:
         before = killed.decrypted()
         killed.now = _next_transition(killed, before)
         with killed.services() as services:
-            due = plan(killed.now, before.lifecycles(), services.rotation.policy)
+            due = plan(killed.now, before.lifecycles(), policy_of(services.settings))
         actions = tuple(move.action for move in due)
         if actions not in points:
             # The first round of each kind is not killed, to record its points.
@@ -186,7 +188,7 @@ def _assert_applied(killed: Killed, before: DecryptedKeys, due: tuple[Transition
 
 def _next_transition(killed: Killed, decrypted: DecryptedKeys) -> int:
     with killed.services() as services:
-        policy = services.rotation.policy
+        policy = policy_of(services.settings)
     moments: dict[str, Callable[[Any], int]] = {
         "next": policy.signs_at,
         "active": policy.successor_at,

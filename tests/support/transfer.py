@@ -26,6 +26,7 @@ from gatehouse.shared.service.migrations import newest_revision
 from support.assertions import KeyClient
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, settings_in
 from support.clock import FakeClock
+from support.keys import rotation_of
 
 
 def export_of(
@@ -139,7 +140,7 @@ class FullInstallation:
             set_disabled(session, server.admin, gone.client_id, disabled=True)
             keys = server.services.keys.ring()
             created, credential = create_credential(session, server.admin, keys, RESOURCE)
-            server.services.rotation.publish(session)
+            rotation_of(server.services, server.clock).publish(session)
         self.credential = (created.credential_id, credential)
 
     def on(self, server: AuthServer) -> "FullInstallation":

@@ -71,7 +71,6 @@ class Services:
     authenticator: ClientAuthenticator
     resource_authenticator: ResourceAuthenticator
     keys: KeyStore
-    rotation: Rotation
     authlib: AuthlibServer
     issuer: TokenIssuer
     tokens: TokenReader
@@ -143,7 +142,6 @@ def create_services(
             clock,
         ),
         keys=KeyStore(database, sealed_keys, rotation, max_age=cache_age, monotonic=monotonic),
-        rotation=rotation,
         maintenance=Maintenance(
             database,
             clock,
