@@ -295,7 +295,7 @@ def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypa
     monkeypatch.setenv("RESOURCESERVER_RESOURCE", f"https://mcp.example.com{path}")
     [(name, problem)] = problems_of(ResourceServerSettings).items()
     assert name == f"RESOURCESERVER_RESOURCE=https://mcp.example.com{path}"
-    assert problem.startswith("has a path that this server needs")
+    assert problem.startswith("has a path that this server reserves")
 
 
 def test_a_secret_across_the_cut_of_a_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""From the name of a module to the catalogue that it holds."""
+"""Loads the catalogue of a module by the module's name."""
 
 import importlib
 import re
@@ -20,12 +20,12 @@ _FORM = 'CATALOGUE = Catalogue("NAME", scopes=[Scope(...)], groups=[tools])'
 
 
 def load_catalogue(module_name: str) -> Catalogue:
-    """Import a module, from the working directory, too, and return its CATALOGUE.
+    """Import a module, also from the working directory, and return its CATALOGUE.
 
     Raises:
         Refusal: there is no such module, it cannot be imported, or it has no catalogue that can be served.
     """
-    # Last, so that no file in the working directory takes the place of an installed module.
+    # At the end, so that no file in the working directory replaces an installed module.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     module = _import(module_name)
@@ -69,7 +69,7 @@ def _not_found(module_name: str) -> str:
 
 
 def _package_of(module_name: str) -> str | None:
-    """Return where the outermost package of a module is, of which something else is missing; None if it is not."""
+    """Return the place of a module's outermost package; None if that package is not installed."""
     top, dot, _ = module_name.partition(".")
     package = sys.modules.get(top) if dot else None
     return None if package is None else getattr(package, "__file__", None) or top
@@ -81,13 +81,13 @@ def _placed(error: InvalidCatalogue, module_name: str) -> str:
 
 
 def _explain(error: BaseException, module_name: str) -> str:
-    """Say where an import ended, and why, in one line."""
+    """Say where an import failed, and why, in one line."""
     reason = printable(str(error).partition("\n")[0].rstrip("."))
     return f"{_place(error, module_name)}: {module_name} cannot be loaded: {type(error).__name__}: {reason}."
 
 
 def _place(error: BaseException, module_name: str) -> str:
-    """Return file and line of the user's own code: where it is wrong, or called what failed."""
+    """Return file and line of the user's code that failed or that made the failing call."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}:{error.lineno}"
     frames = [frame for frame in extract_tb(error.__traceback__)[1:] if _is_source(frame)]

@@ -10,10 +10,10 @@ from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
 MAX_LIFETIME = 3600
-"""Seconds. No token is issued for longer, and none with a longer life is accepted."""
+"""Seconds. No token with a longer lifetime is issued or accepted."""
 
 MAX_TOKEN_LENGTH = 8192
-"""Characters. A longer token is refused before anything in it is read."""
+"""Characters. A longer token is refused before any of it is read."""
 
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 """The JWS `typ` of an access token (RFC 9068 2.1)."""
@@ -21,13 +21,12 @@ ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 _TOKEN_CLAIMS = frozenset({"iss", "sub", "client_id", "aud", "iat", "exp", "jti", "scope", "status"})
 
 RESERVED_CLAIMS = _TOKEN_CLAIMS | {
-    # Registered by RFC 7519, 7800, 8693, 9068 and OpenID Connect, with meanings of their own that a resource
-    # server may act upon.
+    # Registered by RFC 7519, 7800, 8693, 9068 and OpenID Connect, with meanings that a resource server may act upon.
     *("nbf", "cnf", "act", "may_act", "events", "sid", "nonce", "azp", "acr", "amr", "auth_time"),
     *("scp", "permissions", "email", "upn", "username", "preferred_username"),
     *("roles", "groups", "entitlements", "authorization_details", "token_introspection"),
 }
-"""Names that an admin cannot give to a static claim."""
+"""Names that a static claim cannot have."""
 
 _STATIC_CLAIM_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _STATIC_CLAIM_VALUE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
@@ -40,7 +39,7 @@ class InvalidClaims(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StatusReference:
-    """Which bit of which list says whether a token was revoked (draft-ietf-oauth-status-list 6.2)."""
+    """The status list and the bit in it that is set when a token is revoked (draft-ietf-oauth-status-list 6.2)."""
 
     uri: str
     idx: int
@@ -48,7 +47,7 @@ class StatusReference:
 
 @dataclass(frozen=True, slots=True)
 class AccessClaims:
-    """What an access token says. `iat` and `exp` are seconds since the epoch; `aud` is one resource identifier."""
+    """The claims of an access token. `iat` and `exp` are seconds since the epoch; `aud` is one resource identifier."""
 
     iss: str
     sub: str
@@ -61,11 +60,11 @@ class AccessClaims:
     static: Mapping[str, str] = field(default_factory=dict)
     """Claims that an admin set on the client, such as `workspace_id`."""
     status: StatusReference | None = None
-    """None for a token that was issued before there were status lists."""
+    """None for a token without a status list."""
 
     @property
     def workspace_id(self) -> str | None:
-        """The tenant that the caller acts in, where an admin has set one."""
+        """The tenant that the client acts in, if an admin has set one."""
         return self.static.get("workspace_id")
 
     def to_json(self) -> dict[str, Any]:
@@ -87,12 +86,12 @@ class AccessClaims:
 
     @classmethod
     def from_json(cls, claims: Mapping[str, Any]) -> "AccessClaims":
-        """Read a claims set whose signature is verified. Judges form only: not time, issuer or audience.
+        """Read a claims set whose signature is verified. Checks form only, not time, issuer or audience.
 
         Raises:
             InvalidClaims: a claim that RFC 9068 2.2 requires is missing or has the wrong type; `aud` is not one
-                string; `sub` is not the client (client credentials, RFC 9068 2.2); `status` is there and anything
-                else than one reference to a status list.
+                string; `sub` is not the client (client credentials, RFC 9068 2.2); `status` is present and is not one
+                reference to a status list.
         """
         client_id = _text(claims, "client_id")
         if _text(claims, "sub") != client_id:
@@ -131,7 +130,7 @@ def _status(claims: Mapping[str, Any]) -> StatusReference | None:
     if "status" not in claims:
         return None
     match claims["status"]:
-        # One mechanism: another one beside it would be a condition that nobody checks.
+        # A second mechanism next to it would be a condition that nobody checks.
         case {"status_list": {"idx": int(idx), "uri": str(uri), **beside}, **others} if not (beside or others):
             if idx >= 0 and not isinstance(idx, bool):
                 return StatusReference(uri, idx)

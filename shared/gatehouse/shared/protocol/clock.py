@@ -1,4 +1,4 @@
-"""Time is a parameter: whatever judges a moment is given a clock."""
+"""Time is a parameter: code that depends on it is given a clock."""
 
 import time
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ LEEWAY = 30
 
 
 class Clock(Protocol):
-    """A callable that tells the time."""
+    """A callable that returns the current time."""
 
     def __call__(self) -> float:
         """Return seconds since 1970-01-01T00:00:00Z (NumericDate, RFC 7519 2)."""

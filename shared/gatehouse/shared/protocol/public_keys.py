@@ -1,7 +1,7 @@
-"""Which public keys are fit to verify with, judged by their numbers before a library reads them.
+"""Weak public keys, refused by their numbers before a library reads them.
 
-A key that fits every signature proves nothing of whoever holds it, and one that is costly to use is a way to spend
-the time of whoever verifies.
+A key under which any signature verifies proves nothing about its holder, and a key that is slow to use lets an attacker
+spend the verifier's time.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +13,10 @@ MIN_RSA_BITS = 2048
 """RFC 7518 3.3."""
 
 MAX_RSA_BITS = 4096
-"""A verification takes time with the square of it, and anybody may ask for one."""
+"""The time of a verification grows with the square of the size, and anybody may ask for one."""
 
 _MAX_RSA_EXPONENT = 2**32
-"""The time of a verification grows with its length; NIST SP 800-56B allows 2^256, 65537 is what is used."""
+"""The time of a verification grows with the exponent's length. NIST SP 800-56B allows 2^256; keys use 65537."""
 
 _ED25519_PRIME = 2**255 - 19
 _ED25519_ORDER_8 = (
@@ -26,16 +26,17 @@ _ED25519_ORDER_8 = (
 _ED25519_SMALL_ORDER = frozenset(
     {0, 1, _ED25519_PRIME - 1, *(int.from_bytes(bytes.fromhex(text), "little") for text in _ED25519_ORDER_8)}
 )
-"""The y of every point whose order divides 8. Such a key needs no private half: R = the identity and S = 0 are its
-signature of one message in eight, or of all. RFC 8032 does not ask for the check ("Taming the Many EdDSAs", 2020).
+"""The y of every point whose order divides 8. Signing under such a key needs no private half: R = the identity and
+S = 0 is a valid signature of one message in eight, or of all. RFC 8032 does not require the check ("Taming the Many
+EdDSAs", 2020).
 """
 
 
 def is_strong(jwk: Mapping[str, Any]) -> bool:
-    """Tell whether the numbers of a public JWK are those of a key that binds its holder.
+    """Tell whether only the holder of the private half can sign for a public JWK.
 
     RSA: an odd modulus of 2048 to 4096 bits, an odd exponent from 3 to 2^32. Ed25519: a canonical y (RFC 8032 5.1.3)
-    of no point of small order. Of P-256, whose points all have the one order, the library checks that the point is
+    that is not of a point of small order. P-256: all points have one order, and the library checks that the point is
     on the curve.
     """
     judge = _JUDGES.get(str(jwk.get("kty")))

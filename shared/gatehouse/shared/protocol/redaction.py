@@ -1,8 +1,8 @@
-"""Text that somebody else chose, made safe to keep and to show: without secrets, on one line."""
+"""Text from outside, made safe to store and to show: without secrets, on one line."""
 
 import re
 
-# What begins like a token is matched to its end, though it be none: else it would be read again from each beginning.
+# A match runs to the end even if the text is not a token. Otherwise the search would restart at every character.
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_.-]+)?")
 _SECRET = re.compile(r"gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}")
 _MASK = "[masked]"
@@ -15,14 +15,14 @@ def mask(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with every character that a terminal may act upon spelled as an escape (CWE-117, CWE-150)."""
+    """Return the text with every character that a terminal may act upon replaced by an escape (CWE-117, CWE-150)."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escape(character) for character in text)
 
 
 def quoted(text: str) -> str:
-    """Return as much of a text as a reason repeats: 100 characters, without secrets, printable."""
+    """Return the part of a text that a message may repeat: 100 characters, without secrets, printable."""
     return printable(mask(text)[:_MAX_QUOTED])
 
 

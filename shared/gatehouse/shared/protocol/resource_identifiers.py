@@ -2,7 +2,7 @@
 
 Both servers compare identifiers as strings in one canonical form: scheme and host in lower case, no default
 port, and no path where the path is only `/`. A longer path is kept exactly: `https://host/mcp` and
-`https://host/mcp/` are two resources, because to treat them as one lets the one stand in for the other.
+`https://host/mcp/` are two resources. If they were one, a token for either would work at the other.
 """
 
 import re
@@ -12,12 +12,12 @@ from urllib.parse import unquote, urlsplit
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _URI_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~:/\[\]@!$&'()*+,;=%]{1,512}", re.ASCII)
 
-# Some versions of urlsplit overlook what stands before and behind the brackets.
+# Some versions of urlsplit ignore text before and after the brackets.
 _IPV6_AUTHORITY = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?", re.ASCII)
 
 
 class InvalidResourceIdentifier(ValueError):
-    """The text is no resource identifier; the message says what to change."""
+    """The text is not a resource identifier. The message says what to change."""
 
 
 def parse_resource_identifier(text: str) -> str:
@@ -35,7 +35,7 @@ def parse_resource_identifier(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise InvalidResourceIdentifier("The host or port of the resource cannot be read.") from None
+        raise InvalidResourceIdentifier("The host or port of the resource is malformed.") from None
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise InvalidResourceIdentifier("A resource is an absolute https URI, such as https://host/mcp.")

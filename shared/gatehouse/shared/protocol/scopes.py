@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}", re.ASCII)
-"""RFC 6749 3.3, `scope-token`; the upper length is ours."""
+"""RFC 6749 3.3, `scope-token`. The RFC sets no maximum length."""
 
 
 class InvalidScopeSyntax(ValueError):
-    """The text is not a scope as RFC 6749 3.3 writes it."""
+    """The text does not match the grammar of RFC 6749 3.3."""
 
 
 def parse_scope_token(text: str) -> str:
@@ -34,7 +34,7 @@ def parse_scope(text: str) -> frozenset[str]:
     """
     tokens = text.split(" ")
     if text and "" in tokens:
-        raise InvalidScopeSyntax("Separate scopes by one space, with none before or behind them.")
+        raise InvalidScopeSyntax("Separate scopes by one space, with none before or after them.")
     return frozenset(parse_scope_token(token) for token in tokens)
 
 
@@ -44,13 +44,13 @@ def format_scope(scopes: Iterable[str]) -> str:
 
 
 def cut_scope(scopes: Iterable[str], length: int = 384) -> str:
-    """Return the `scope` value of a set for a message: whole tokens, as many as fit into that many characters."""
+    """Return the `scope` value of a set for a message, cut to `length` characters at the end of a token."""
     text = format_scope(scopes)
     return text if len(text) <= length else text[: length + 1].rpartition(" ")[0]
 
 
 def separator_hint(scopes: Iterable[str]) -> str:
-    """Return what to say of scopes that nobody has and that look like several (`,` and `;` are in the grammar)."""
+    """Return a hint for unknown scopes that look like several in one (`,` and `;` are in the grammar)."""
     return " Separate scopes by spaces." if any("," in scope or ";" in scope for scope in scopes) else ""
 
 
@@ -76,7 +76,7 @@ class ScopeHierarchy:
         return frozenset(reached)
 
     def minimal(self, scopes: frozenset[str]) -> frozenset[str]:
-        """Return the smallest part of the set that implies all of it: what a challenge asks for."""
+        """Return the smallest subset that implies the whole set, to name in a challenge."""
         kept = set(scopes)
         for scope in sorted(scopes):
             if scope in self.closure(kept - {scope}):

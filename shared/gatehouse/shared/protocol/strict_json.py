@@ -1,4 +1,4 @@
-"""JSON read in one way only, so that two readers of the same bytes cannot come to two meanings."""
+"""Strict JSON: two readers of the same bytes cannot disagree about their meaning."""
 
 import json
 import math

@@ -1,6 +1,6 @@
-"""Is a token whose signature holds valid, here and now? Pure: what a resource server does, and an admin asks about.
+"""The checks of a token whose signature is verified. Pure functions, without I/O.
 
-One judge for both: a token that `authserver token inspect` calls good is one that the resource server takes.
+The resource server and `authserver token inspect` share them, so that both always agree.
 """
 
 import math
@@ -14,7 +14,7 @@ from gatehouse.shared.protocol.redaction import quoted
 
 
 def check_restrictions(claims: Mapping[str, Any]) -> None:
-    """Refuse what restricts a token in a way that is not enforced here: to ignore it would be to lift it.
+    """Refuse a token with a restriction that is not enforced here. To ignore it would be to lift it.
 
     Raises:
         InvalidClaims: `cnf` (RFC 7800) or `nbf` (RFC 7519 4.1.5) is among the claims.
@@ -32,10 +32,10 @@ def check_issuer(claims: AccessClaims, issuer: str) -> None:
 
 
 def foreign_issuer(token: str, issuer: str) -> str:
-    """Return what to say of a token under no known key that does not even claim to be from the trusted issuer.
+    """Return a remark about a token under an unknown key that does not claim to be from the trusted issuer.
 
     Raises:
-        InvalidToken: the text is no token.
+        InvalidToken: the text is not a token.
     """
     iss = jws.read_unverified_claims(token).get("iss")
     return f"; unverified, its iss is {quoted(iss)}" if isinstance(iss, str) and iss != issuer else ""
@@ -48,13 +48,13 @@ def check_audience(claims: AccessClaims, resource: str) -> None:
 
 
 def check_lifetime(claims: AccessClaims) -> None:
-    """Refuse a token that lives for longer than any is issued for. Raises InvalidClaims."""
+    """Refuse a token with a longer lifetime than is ever issued. Raises InvalidClaims."""
     if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
         raise InvalidClaims(f"lives for {claims.exp - claims.iat} s; 1 to {MAX_LIFETIME} s are allowed")
 
 
 def check_time(claims: AccessClaims, now: float) -> None:
-    """Judge the moment, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
+    """Check the time, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
     if now >= claims.exp + LEEWAY:
         raise InvalidClaims(f"expired {math.floor(now - claims.exp)} s ago")
     if now < claims.iat - LEEWAY:

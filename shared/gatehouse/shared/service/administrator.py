@@ -1,4 +1,4 @@
-"""Who administers, and how a change is recorded with it."""
+"""The administrator at the command line, recorded with every change."""
 
 import os
 import pwd
@@ -14,12 +14,12 @@ from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
 
 
 def operating_system_user() -> str:
-    """Return the name of who runs the command, from the process and not from variables that anybody can set."""
+    """Return the user who runs the command, from the process and not from variables that anybody can set."""
     return user_name(os.getuid())
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number of one without a name, as containers have them."""
+    """Return the name of a user, or the number if it has no name, as in containers."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -28,7 +28,7 @@ def user_name(uid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """The person at the command line."""
+    """The user at the command line."""
 
     audit: AuditRows
     clock: Clock = system_clock
@@ -40,11 +40,11 @@ class Administrator:
 
     @property
     def actor(self) -> str:
-        """The person's name in the audit log."""
+        """The user's name in the audit log."""
         return f"admin:{self.name}"
 
     def record_token(self, session: Session, action: AuditAction, object_: str, claims: AccessClaims) -> None:
-        """Add the audit event of a token that the person had issued, joined to its use by the `jti`."""
+        """Add the audit event of a token that the user issued. The `jti` joins it to the token's use."""
         detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
         session.execute(self.audit.insert(event))
@@ -52,6 +52,6 @@ class Administrator:
     def record(
         self, session: Session, action: AuditAction, object_: str, *, jti: str | None = None, **detail: Any
     ) -> None:
-        """Add the audit event of a change to the change's own transaction, joined to a token by its `jti`."""
+        """Add the audit event of a change to the transaction of the change."""
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
         session.execute(self.audit.insert(event))

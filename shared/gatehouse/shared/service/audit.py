@@ -1,6 +1,6 @@
-"""The audit log of both servers: one table, one event, how events are found again.
+"""The audit log of both servers: its table, its events and actions, and the search for events.
 
-What is recorded when, and with which promise, is `audit_writer`'s.
+`audit_writer` decides when an event is written and what that guarantees.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
 
 CLAIMED = "claimed:"
-"""Begins the actor of an event whose author is not proven."""
+"""Prefix of the actor of an event whose author is not proven."""
 
 
 class AuditAction(StrEnum):
@@ -90,23 +90,23 @@ AUTHSERVER_ACTIONS = frozenset(AuditAction) - RESOURCE_SERVER_ACTIONS | {AuditAc
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One thing that somebody did, or was refused. Never holds a token, secret, assertion or tool argument."""
+    """One action, allowed or refused. Never holds a token, secret, assertion or tool argument."""
 
     action: AuditAction
     """What was attempted."""
     outcome: str
-    """`allowed`, `refused`, or `failed` (allowed, but without the wanted result)."""
+    """`allowed`, `refused`, or `failed` (allowed, but without the expected result)."""
     actor: str | None = None
-    """The client_id, `admin:NAME` for the command line, or `claimed:CLIENT_ID` where nothing was proven."""
+    """The client_id, `admin:NAME` for the command line, or `claimed:CLIENT_ID` if nothing was proven."""
     object: str | None = None
-    """What it was done to: a client_id, a tool, a resource."""
+    """The object of the action: a client_id, a tool, a resource."""
     jti: str | None = None
-    """The token's identifier: joins the two servers' trails."""
+    """The token's identifier. It joins the audit logs of both servers."""
     request_id: str | None = None
     reason: str | None = None
-    """Why it was refused, in words for the operator."""
+    """Why the action was refused, for the operator."""
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """What else belongs to it, as JSON."""
+    """Further members, as JSON."""
 
 
 def audit_table(metadata: MetaData) -> Table:
@@ -132,12 +132,12 @@ def audit_table(metadata: MetaData) -> Table:
 
 
 def _fit(text: str | None, length: int) -> str | None:
-    """Cut a text to its column; without secrets, and printable, so that no event can forge a line of a report."""
+    """Cut a text to its column's length, masked and printable, so that no event can forge a line of a report."""
     return None if text is None else printable(mask(text[:length]))[:length]
 
 
 def _safe(value: Any) -> Any:
-    """Return JSON whose every text, the names of members among them, is without secrets and printable."""
+    """Return JSON whose strings, including the names of members, are masked and printable."""
     if isinstance(value, str):
         return printable(mask(value))
     if isinstance(value, Mapping):
@@ -148,7 +148,7 @@ def _safe(value: Any) -> Any:
 
 
 class AuditRows:
-    """Numbers and shapes the rows of one process: the writer, its sequence, and the time."""
+    """Builds the rows of one process: adds the writer, its sequence number, and the time."""
 
     def __init__(self, table: Table, clock: Clock = system_clock) -> None:
         self.table = table
@@ -157,16 +157,15 @@ class AuditRows:
         self._sequence = itertools.count(1)
 
     def insert(self, event: AuditEvent) -> Insert:
-        """Return the statement that records an event in a transaction of the caller's."""
+        """Return the statement that records an event in the caller's transaction."""
         return insert(self.table).values(self.values(event))
 
     def values(self, event: AuditEvent) -> dict[str, Any]:
-        """Return the row of an event, which takes the next number."""
+        """Return the row of an event, with the next sequence number."""
         return {
             "time": int(self._clock() * 1000),
             "writer": self._writer,
             "sequence": next(self._sequence),
-            "previous": None,
             "request_id": _fit(event.request_id, 64),
             "actor": _fit(event.actor, 255),
             "jti": _fit(event.jti, 64),
@@ -191,11 +190,11 @@ def find_events(
 ) -> Sequence[Mapping[str, Any]]:
     """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
 
-    `client` finds what a client did, or was refused, and what was done to it; `since` is seconds since the epoch.
+    `client` finds what a client did or was refused, and what admins did to it. `since` is seconds since the epoch.
     """
     query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
     if client is not None:
-        # Strangers choose what a call names as its object; only admins act on clients.
+        # Callers choose the object of a call, so it proves nothing; only admins act on clients.
         done_to_it = and_(table.c.object == client, table.c.actor.startswith("admin:"))
         query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
     if since is not None:

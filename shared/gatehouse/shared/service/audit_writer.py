@@ -1,16 +1,16 @@
-"""Writes audit events from a thread of its own: now, or within 200 ms together with others.
+"""Writes audit events from a thread: immediately, or within 200 ms together with others.
 
-An event is recorded in one of three ways, each with its own promise:
+An event is recorded in one of three ways, each with its own guarantee:
 
-* `AuditRows.insert` gives a statement for the caller's own transaction: the change and its event commit together or
+* `AuditRows.insert` returns a statement for the caller's own transaction: the change and its event commit together or
   not at all. For changes.
 * `AuditWriter.commit_and_wait`, and `commit_async` on an event loop, return when the row is on disk. For refusals:
   recorded before the answer leaves.
 * `AuditWriter.record` returns at once; the row is written with others within 200 ms. For tokens issued and calls that
   only read. A crash loses at most that interval.
 
-Nothing is dropped silently: while the database does not take events, the writer refuses further ones, and the requests
-are refused with them. What was recorded before the outage was noticed waits in memory for its end.
+Nothing is dropped silently: while the database does not accept events, the writer refuses further ones, and the
+servers refuse their requests. Events recorded before the outage was noticed stay in memory until it ends.
 """
 
 import asyncio
@@ -32,30 +32,30 @@ BATCH_INTERVAL = 0.2
 
 _CAPACITY = 10_000
 _COMMIT_TIMEOUT = 10
-"""Seconds; longer than the wait for SQLite's write lock."""
+"""Seconds. Longer than the wait for SQLite's write lock."""
 
 _OUTAGE = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
-"""The database is away, locked, out of connections, or refuses every event: another try may succeed.
+"""The database is unreachable, locked, out of connections, or refuses every event: another attempt may succeed.
 
-PostgreSQL says ProgrammingError where the table or the right to write it is gone, and InternalError where it is read
-only. A fault of one event is a DataError, an IntegrityError, or none of a driver.
+PostgreSQL raises ProgrammingError if the table or the right to write it is gone, and InternalError if it is read-only.
+A fault of one event is a DataError, an IntegrityError, or not an error of a driver.
 """
 
 log = logging.getLogger(__name__)
 
 
 class AuditUnavailable(Exception):
-    """The event cannot be recorded, so what it tells of must not happen."""
+    """The event cannot be recorded, so its action must not happen."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     row: dict[str, Any]
     committed: "Future[None] | None" = None
-    """For whoever waits until the row is on disk."""
+    """Completes when the row is on disk."""
 
     def settle(self, error: AuditUnavailable | None) -> None:
-        # Whoever waited may be gone: a request that was cancelled.
+        # The waiting request may have been cancelled.
         if self.committed is None or not self.committed.set_running_or_notify_cancel():
             return
         if error is None:
@@ -65,7 +65,7 @@ class _Pending:
 
 
 class AuditWriter:
-    """Writes the events of one process, in their order."""
+    """Writes the events of one process, in order."""
 
     def __init__(
         self,
@@ -93,25 +93,25 @@ class AuditWriter:
         return not self._failing
 
     def record(self, event: AuditEvent) -> None:
-        """Have an event written within BATCH_INTERVAL.
+        """Queue an event to be written within BATCH_INTERVAL.
 
         Raises:
-            AuditUnavailable: the database takes no events now, the queue is full, or the writer is closed.
+            AuditUnavailable: the database accepts no events now, the queue is full, or the writer is closed.
         """
         self._append(_Pending(self.rows.values(event)))
 
     def commit(self, event: AuditEvent) -> "Future[None]":
-        """Have an event written now; the future is done when it is on disk, or fails with AuditUnavailable.
+        """Queue an event to be written now. The future completes when it is on disk, or fails with AuditUnavailable.
 
         Raises:
-            AuditUnavailable: the queue is full because the database takes no events, or the writer is closed.
+            AuditUnavailable: the queue is full because the database accepts no events, or the writer is closed.
         """
         committed: Future[None] = Future()
         self._append(_Pending(self.rows.values(event), committed))
         return committed
 
     def commit_and_wait(self, event: AuditEvent) -> None:
-        """Have an event written, and return when it is on disk. Not for use on an event loop.
+        """Write an event, and return when it is on disk. Not for use on an event loop.
 
         Raises:
             AuditUnavailable: it could not be written.
@@ -122,7 +122,7 @@ class AuditWriter:
             raise AuditUnavailable("the database takes too long") from None
 
     async def commit_async(self, event: AuditEvent) -> None:
-        """Have an event written, and return when it is on disk, while the event loop goes on.
+        """Write an event, and return when it is on disk, without blocking the event loop.
 
         Raises:
             AuditUnavailable: it could not be written.
@@ -133,7 +133,7 @@ class AuditWriter:
             raise AuditUnavailable("the database takes too long") from None
 
     def close(self) -> None:
-        """Write what is pending, and stop."""
+        """Write the pending events, and stop."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -146,11 +146,11 @@ class AuditWriter:
             if waiting >= self._capacity or self._closing:
                 raise AuditUnavailable("the audit queue is full or closed")
             if self._failing and waiting and pending.committed is None:
-                raise AuditUnavailable("the database takes no audit events")
+                raise AuditUnavailable("the database accepts no audit events")
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
             if self._thread is None:
-                # Begun on first use: a thread does not survive the fork of a worker.
+                # Started on first use, because a thread does not survive the fork of a worker.
                 self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
@@ -160,7 +160,7 @@ class AuditWriter:
             self._write(batch)
 
     def _next_batch(self) -> list[_Pending]:
-        """Wait for events and take them all. Empty only when the writer is closing and nothing is left."""
+        """Wait for events and return all of them. Empty only if the writer is closing and nothing is left."""
         with self._changed:
             self._in_flight = 0
             self._changed.wait_for(lambda: self._pending or self._closing)
@@ -177,9 +177,9 @@ class AuditWriter:
             _settle(batch, None)
         elif isinstance(error, _OUTAGE):
             log.error("audit events cannot be written: %s", type(error).__name__)
-            self._give_back(batch)
+            self._keep_for_later(batch)
         else:
-            # Something in the batch cannot be stored. It must not hold up the others for ever.
+            # One event of the batch cannot be stored. It must not block the others forever.
             self._write_one_by_one(batch)
 
     def _write_one_by_one(self, batch: list[_Pending]) -> None:
@@ -187,7 +187,7 @@ class AuditWriter:
             error = self._insert([pending])
             if isinstance(error, _OUTAGE):
                 self._failing = True
-                self._give_back(batch[position:])
+                self._keep_for_later(batch[position:])
                 return
             if error is not None:
                 identity = pending.row["writer"], pending.row["sequence"], pending.row["action"]
@@ -202,8 +202,8 @@ class AuditWriter:
             return error
         return None
 
-    def _give_back(self, batch: list[_Pending]) -> None:
-        """During an outage: whoever waits is told, and refuses; the others stay, in their order, for the next try."""
+    def _keep_for_later(self, batch: list[_Pending]) -> None:
+        """During an outage, fail the events that callers wait for, and keep the others for the next attempt."""
         _settle(batch, AuditUnavailable())
         kept = [pending for pending in batch if pending.committed is None]
         with self._changed:
@@ -217,4 +217,4 @@ class AuditWriter:
 
 def _settle(batch: list[_Pending], error: Exception | None) -> None:
     for pending in batch:
-        pending.settle(None if error is None else AuditUnavailable("the database does not take the audit event"))
+        pending.settle(None if error is None else AuditUnavailable("the database does not accept the audit event"))

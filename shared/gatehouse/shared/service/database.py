@@ -1,7 +1,7 @@
 """How both servers open their databases: SQLite in WAL mode by default, PostgreSQL by URL.
 
-A transaction says what it is for. Writers take SQLite's write lock when they begin, because a reader that
-turns writer half-way fails at once with "database is locked", whatever the timeout.
+A transaction is declared as reading or writing. A writer acquires SQLite's write lock when it begins, because a reader
+that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
 import os
@@ -20,7 +20,7 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-"""Every constraint has a name, so that a migration can change it on both databases."""
+"""Gives every constraint a name, so that a migration can change it on both databases."""
 
 READ_ONLY = {"gatehouse_read_only": True}
 """Execution options of an engine whose transactions only read."""
@@ -32,8 +32,8 @@ _POOL_TIMEOUT = 5
 """Seconds to wait for a free connection, and to open one, before the request is refused."""
 
 WAIT_LIMIT = 5
-"""Seconds that a statement on PostgreSQL may take, waiting for locks included. A request is refused after them, and its
-thread is free again: without an end, one forgotten transaction would hold them all."""
+"""Seconds that a statement on PostgreSQL may take, including the wait for locks. Then the request is refused and its
+thread is free again. Without a limit, one forgotten transaction could block every thread."""
 
 _DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
 
@@ -47,7 +47,7 @@ def parse_database_url(text: str) -> URL:
     """Read a database URL, `sqlite:///relative/path` or `postgresql://user@host/name`.
 
     Raises:
-        ValueError: neither SQLite nor PostgreSQL; the message never repeats the URL, which may hold a password.
+        ValueError: neither SQLite nor PostgreSQL. The message never repeats the URL, which may hold a password.
     """
     try:
         url = make_url(text)
@@ -64,15 +64,15 @@ def parse_database_url(text: str) -> URL:
 
 
 def shown_url(url: URL) -> str:
-    """Return a URL as it may be printed: without its password, and without options, which can hold others."""
+    """Return a URL to print: without its password, and without its options, which can hold secrets."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. A patient one, for long work, has no WAIT_LIMIT.
+    """Return an engine for synchronous use. Connects on first use. With `patient`, for long work, WAIT_LIMIT is off.
 
-    Without `references`, SQLite enforces no foreign key. That is for migrations: a table that is rebuilt is dropped
-    under its old name, and with it would go every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
+    Without `references`, SQLite enforces no foreign key. Migrations need that: to rebuild a table, they drop it under
+    its old name, which would delete every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
     """
     options = _options(url, pool_size, patient=patient)
     return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
@@ -104,7 +104,7 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def others_may_write(path: Path) -> bool:
-    """Tell whether others than its owner can change a file, or put another one in its place."""
+    """Tell whether anyone but its owner can change or replace a file."""
     return bool(path.stat().st_mode & 0o022 or (path.parent.stat().st_mode & 0o1002) == 0o0002)
 
 
@@ -117,7 +117,7 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": _POOL_TIMEOUT,
-        # A statement's parameters are secrets' digests and callers' data: they never reach an error text.
+        # Parameters are digests of secrets and data of callers. They must not reach an error text.
         "hide_parameters": True,
     }
     if url.get_backend_name() == "postgresql":
@@ -126,17 +126,17 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
 
 
 def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
-    """Return what every connection to PostgreSQL is opened with, whatever its URL says."""
+    """Return the arguments of every connection to PostgreSQL."""
     ours = [] if patient else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
     theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
-    # What the operator says comes last, and wins.
+    # The last option wins: the operator's.
     options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
-    # Of any other encoding than the strict readers', a text might come back as another one, or not at all.
+    # With another encoding, a text could be read back as a different one, or not at all.
     return {"connect_timeout": _POOL_TIMEOUT, "client_encoding": "utf8", "options": " ".join(options)}
 
 
 def _hide_values(context: ExceptionContext) -> None:
-    """Cut from an error what PostgreSQL quotes of the row or the parameter that it refuses."""
+    """Remove the values of a refused row or parameter that PostgreSQL quotes in an error."""
     # With an engine for PostgreSQL, the driver is loaded; SQLite needs none of it.
     import psycopg  # noqa: PLC0415
 
@@ -156,7 +156,7 @@ def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
-        # The driver must not begin transactions of its own: we do, below.
+        # The driver must not begin transactions: the listener below does.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")

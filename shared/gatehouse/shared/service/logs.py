@@ -1,7 +1,7 @@
-"""Structured logs of both servers: one line an event, JSON or for people, without secrets.
+"""Structured logs of both servers: one line per event, as JSON or for people, without secrets.
 
-Secrets are not passed to a log in the first place. Should a library or a later change do so all the same, the last
-processor masks what looks like one.
+No code passes a secret to a log. In case a library or a later change does, the last processor masks what looks like
+one.
 """
 
 import logging
@@ -16,7 +16,7 @@ from gatehouse.shared.service.settings import LogFormat, LogLevel
 
 
 def mask_secrets(_: Any, __: str, event: EventDict) -> EventDict:
-    """Mask tokens, client secrets and authorization headers in every text of an event."""
+    """Mask tokens, client secrets and authorization headers in every string of an event."""
     return {name: _masked(value) for name, value in event.items()}
 
 
@@ -33,7 +33,7 @@ def _masked(value: Any) -> Any:
 
 
 def _escape(_: Any, __: str, event: EventDict) -> EventDict:
-    """Keep an event on its line, and a traceback below it, indented; JSON needs no help."""
+    """Keep an event on one line, and indent a traceback below it. Not needed for JSON."""
     return {name: _on_lines(name, value) if isinstance(value, str) else value for name, value in event.items()}
 
 
@@ -44,7 +44,7 @@ def _on_lines(name: str, text: str) -> str:
 
 
 def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
-    """Send structlog's events and the standard library's records through the same processors to standard error."""
+    """Send events of structlog and of the standard library through the same processors to standard error."""
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

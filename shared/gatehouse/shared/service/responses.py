@@ -1,4 +1,4 @@
-"""What every response of both servers carries."""
+"""Headers, texts and request ids that the responses of both servers share."""
 
 import secrets
 from typing import Final, Literal
@@ -8,7 +8,7 @@ SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-"""Nothing that is served here is to be interpreted by a browser."""
+"""No response is meant for a browser to interpret."""
 
 UNAVAILABLE: Final = "The server cannot process this request now. Try again in a few seconds."
 """The public text of every refusal that another attempt can get past, such as an outage of the database."""
@@ -17,14 +17,14 @@ RETRY_AFTER: Final = {"Retry-After": "2"}
 """Goes with UNAVAILABLE over HTTP (RFC 9110 10.2.3)."""
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
-"""How a caller's refusal is found again in log and audit log."""
+"""Finds a refused request in the log and the audit log."""
 
 
 def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
-    """Return how a request ended, in the words of the audit log."""
+    """Return the outcome of a response, in the words of the audit log."""
     return "allowed" if status < 400 else "refused" if status < 500 else "failed"
 
 
 def new_request_id() -> str:
-    """Return `req_` and 24 hexadecimal digits. Never taken from the caller, who could forge a log line."""
+    """Return `req_` and 24 hexadecimal digits. Never the client's choice, which could forge a log line."""
     return f"req_{secrets.token_hex(12)}"

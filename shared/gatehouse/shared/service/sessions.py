@@ -1,4 +1,4 @@
-"""A server's database as its commands, its endpoints and its audit writer use it."""
+"""A server's database, as used by its commands, its endpoints and its audit writer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from gatehouse.shared.service.migrations import Schema, SchemaMismatch
 
 
 class SessionDatabase:
-    """One process's connections. Each server names its schema in a subclass. A patient one is for long work."""
+    """One process's connections. A subclass of each server names its schema. `patient` lifts the limit on waiting."""
 
     schema: Schema
 
@@ -30,7 +30,7 @@ class SessionDatabase:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a session that only reads, and waits for no writer."""
+        """Open a session that only reads and never waits for a writer."""
         with Session(self._reader) as session:
             yield session
 
@@ -44,13 +44,13 @@ class SessionDatabase:
         """Create or upgrade the schema.
 
         Raises:
-            SchemaMismatch: a newer version did, or the database's encoding is not UTF8, or its rows do not fit.
+            SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
         """
         create_file(self.url)
         migrations.upgrade(self.url, self.schema)
 
     def require_current(self) -> None:
-        """Refuse a database that this version did not prepare.
+        """Refuse a database without this version's schema.
 
         Raises:
             SchemaMismatch: the message names the command that fixes it.
@@ -59,14 +59,14 @@ class SessionDatabase:
         if path is not None and not path.exists():
             raise SchemaMismatch(
                 f"There is no database at {path}. Run: {self.schema.init_command}; "
-                "or change to the folder where that was run."
+                "or change to the folder where it was initialized."
             )
         if path is not None and others_may_write(path):
             raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
         migrations.require_current(self.engine, self.schema)
 
     def ping(self) -> None:
-        """Ask the database for an answer. Raises SQLAlchemyError when there is none."""
+        """Query the database. Raises SQLAlchemyError if it does not answer."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
 

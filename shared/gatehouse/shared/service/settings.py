@@ -1,4 +1,4 @@
-"""How both servers read their settings: environment or `--env-file`, judged as a whole, every problem at once."""
+"""The settings of both servers, from the environment or `--env-file`. All problems are reported at once."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -33,22 +33,22 @@ class InvalidSettings(ValueError):
 
 
 class CommandSettings(BaseSettings):
-    """What a command reads from its environment. Frozen; a file may hold the settings of several."""
+    """The settings of a command. Frozen. A file may hold the settings of several commands."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     forbidden_variables: ClassVar[Mapping[str, str]] = {}
-    """Variables that other libraries read and that take a protection away, each with what it does."""
+    """Variables of other libraries that disable a protection, each with its effect."""
 
     confidential: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values are never shown: they hold a secret, or may."""
+    """Fields whose values are never shown, because they may hold a secret."""
 
     private: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values only the owner of a file may read."""
+    """Fields that a file may only set if no one but its owner can read it."""
 
 
 class ServerSettings(CommandSettings):
-    """What both servers are set up with."""
+    """The settings that both servers have."""
 
     confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
 
@@ -76,7 +76,7 @@ class ServerSettings(CommandSettings):
 
 
 def load_settings(settings_class: type[SettingsT], env_file: Path | None = None, **options: Any) -> SettingsT:
-    """Read and check the settings of a server, or of a command with settings of its own. A command's options win.
+    """Read and check the settings of a server or a command. `options` of the command take precedence.
 
     Raises:
         InvalidSettings: names every unusable setting, its value and how to fix it. The value of one that holds a
@@ -103,7 +103,7 @@ def _read(env_file: Path | None) -> Mapping[str, str]:
     try:
         return read_env_file(env_file)
     except InvalidEnvFile as error:
-        # Alone: what the settings are cannot be known.
+        # The other problems are unknown without the file.
         raise InvalidSettings(str(error)) from None
 
 
@@ -115,18 +115,18 @@ def _invalid_values(settings_class: type[CommandSettings], error: ValidationErro
     schemas = settings_class.model_json_schema()["properties"]
     for problem in error.errors(include_url=False):
         if not problem["loc"]:
-            # A problem of several settings together names them itself.
+            # A problem of several settings names them itself.
             yield problem["msg"].removeprefix("Value error, ")
             continue
         field = str(problem["loc"][0])
-        # Of a setting that is missing, pydantic gives the whole of the others as input.
+        # For a missing setting, pydantic reports all other settings as the input.
         hidden = field in settings_class.confidential or problem["type"] == "missing"
         value = "" if hidden else f"={_shown(problem['input'])}"
         yield f"{_prefix(settings_class)}{field.upper()}{value}: {_explain(problem, schemas[field])}"
 
 
 def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
-    """Say what a value must be, as the settings' own checks do."""
+    """Say what a value must be, in the words of the settings' own checks."""
     if "minimum" in schema:
         return f"must be {schema['minimum']} to {schema['maximum']}"
     if problem["type"] == "literal_error":
@@ -135,13 +135,13 @@ def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as it may be printed: a URL can carry a password before its `@`."""
+    """Return a value to print: a URL can hold a password before its `@`."""
     text = str(value)
     return "(not shown)" if "@" in text else quoted(text)
 
 
 def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_file: Mapping[str, str]) -> Iterator[str]:
-    """Name each secret in a file that others can read: it is as exposed there as in a file of its own."""
+    """Name each secret in a file that others can read."""
     private = {_prefix(settings_class) + name.upper() for name in settings_class.private}
     if env_file is not None and env_file.stat().st_mode & 0o077:
         for name in sorted(private & {name.upper() for name, value in in_file.items() if value}):
@@ -149,7 +149,7 @@ def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_fi
 
 
 def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, str]) -> Iterator[str]:
-    """Name what begins as this server's settings do and is none: a misspelt limit limits nothing."""
+    """Name each variable with this server's prefix that is not a setting: a misspelt limit would have no effect."""
     prefix = _prefix(settings_class)
     known = [name.upper() for name in settings_class.model_fields]
     for name in sorted({name.upper() for name in (*os.environ, *in_file)}):
@@ -160,7 +160,7 @@ def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, 
 
 
 def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
-    """Return every setting with its value, where that is from, its default, and what it is for.
+    """Return every setting with its value, the source of the value, the default, and the purpose.
 
     A secret, or what may hold one, is `set`. What is public comes first: it is what others have to know, too.
 
@@ -191,7 +191,7 @@ def explain_settings(settings_class: type[CommandSettings], env_file: Path | Non
 
 
 def check_public_url(value: str) -> str:
-    """Check a URL that clients are told: an issuer or a resource.
+    """Check a URL that is published to clients: an issuer or a resource.
 
     Raises:
         ValueError: no absolute URL, plain http that leaves this machine, or a query, fragment or user information.
@@ -222,7 +222,7 @@ def check_issuer(value: str) -> str:
 
 
 def check_reach(public_url: str, bind: str, bind_name: str) -> None:
-    """Refuse to offer plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
+    """Refuse to serve plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
     if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
         raise ValueError(f"{bind_name}={bind}: plain http is for this machine only; bind loopback, or use https")
 
