@@ -196,7 +196,7 @@ def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil
 @pytest.mark.divergence("D-44")
 @pytest.mark.threat("T-068")
 def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
-    """RFC 4648 3.5: two texts for the same credentials get past whoever counts or blocks one of them."""
+    """RFC 4648 3.5: two texts for the same credentials get past a filter that counts or blocks one of them."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -209,7 +209,7 @@ def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
 
 @pytest.mark.divergence("D-44")
 @pytest.mark.threat("T-068")
-def test_a_plus_in_basic_credentials_is_a_space_and_an_encoded_one_is_a_plus(attacked: Attacked) -> None:
+def test_a_plus_in_basic_credentials_is_a_space(attacked: Attacked) -> None:
     """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit log shows what was read."""
     keys = attacked.server.services.keys.ring()
     with attacked.server.services.database.engine.begin() as connection:
@@ -353,7 +353,7 @@ def change_row(attacked: Attacked, **columns: Any) -> None:
 
 @pytest.mark.divergence("D-55")
 @pytest.mark.threat("T-078")
-def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_claim(attacked: Attacked) -> None:
+def test_forged_static_claims_overwrite_no_standard_claim(attacked: Attacked) -> None:
     """Authlib merges extra claims last (cf. keycloak CVE-2026-16102); here the standard ones win."""
     honest, secret = attacked.server.create_client(claims={"workspace_id": "wks_1"})
     response = attacked.server.post_token(basic=(honest.client_id, secret))
@@ -378,7 +378,7 @@ def test_static_claims_that_were_forged_in_the_database_overwrite_no_standard_cl
 
 
 @pytest.mark.divergence("D-36")
-def test_a_life_that_was_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
+def test_a_lifetime_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
     """Authlib's default for this grant is ten days."""
     honest, secret = attacked.server.create_client(token_ttl=MAX_LIFETIME - 1)
     change_row(attacked, token_ttl=864_000)
@@ -551,7 +551,7 @@ INJECTIONS = {
 def test_a_client_id_forges_no_line_of_a_log_or_report(
     attacked: Attacked, logs: Logs, client_id: str, way: str
 ) -> None:
-    """CWE-117, and CWE-150 for the terminal of whoever reads the log."""
+    """CWE-117, and CWE-150 for the terminal on which the log is read."""
     server = attacked.server
     if way == "Basic":
         response = server.post_token(basic=(quote(client_id), "gths_wrong"))

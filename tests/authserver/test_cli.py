@@ -338,7 +338,7 @@ def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
     shell.text("client", "list")
     shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
     for command in (["client", "list"], ["serve"]):
-        assert "AUTHLIB_INSECURE_TRANSPORT=1: switches Authlib's check of https off" in shell.refusal(*command)
+        assert "AUTHLIB_INSECURE_TRANSPORT=1: switches off Authlib's check for https" in shell.refusal(*command)
     del shell.environment["AUTHLIB_INSECURE_TRANSPORT"]
     shell.environment["AUTHSERVER_ISSUER"] = "http://as.example.com"
     assert "AUTHSERVER_ISSUER=http://as.example.com: must be https" in shell.refusal("client", "list")
@@ -348,7 +348,7 @@ def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
 def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
     shell.text("client", "list")
     shell.environment["FLASK_DEBUG"] = "1"
-    assert "FLASK_DEBUG=1: switches Flask's debugger on" in shell.refusal("serve")
+    assert "FLASK_DEBUG=1: switches on Flask's debugger" in shell.refusal("serve")
 
 
 def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shell) -> None:

@@ -79,7 +79,7 @@ def test_a_client_is_explained_with_its_scopes_and_without_a_catalogue(shell: Sh
     assert "There is no client nobody" in shell.refusal("client", "explain", "nobody")
 
 
-def test_each_tool_is_explained_and_what_is_refused_can_be_pasted_to_allow_it(shell: Shell, file: str) -> None:
+def test_each_tool_is_explained_with_a_command_to_paste(shell: Shell, file: str) -> None:
     client_id = created(shell)
     tools = tools_of(shell, client_id, file)
     assert [name for name, tool in tools.items() if tool["allowed"]] == ["get", "client_id"]
@@ -96,7 +96,7 @@ def test_each_tool_is_explained_and_what_is_refused_can_be_pasted_to_allow_it(sh
     assert tools_of(shell, client_id, file)["set"]["allowed"]
 
 
-def test_everything_that_is_in_the_way_is_mended_by_the_commands_that_are_named(shell: Shell, file: str) -> None:
+def test_the_listed_commands_remove_every_obstacle(shell: Shell, file: str) -> None:
     client_id = created(shell)
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     shell.text("client", "disable", client_id)
@@ -133,7 +133,7 @@ def test_what_stops_every_call_is_said_first(shell: Shell, file: str) -> None:
     ]
 
 
-def test_a_client_without_a_key_is_told_that_no_command_helps(shell: Shell, file: str) -> None:
+def test_for_a_client_without_a_key_no_command_is_listed(shell: Shell, file: str) -> None:
     client_id = created(shell, "--generate-key", str(shell.folder / "agent.pem"))
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     take_credentials(shell)
@@ -143,7 +143,7 @@ def test_a_client_without_a_key_is_told_that_no_command_helps(shell: Shell, file
     assert "to allow" not in shown
 
 
-def test_one_tool_is_explained_alone_and_the_exit_code_tells_whether_it_can_be_called(shell: Shell, file: str) -> None:
+def test_one_tool_is_explained_with_an_exit_code(shell: Shell, file: str) -> None:
     client_id = created(shell)
     explain = ("client", "explain", client_id, "--catalogue", file, "--tool")
     assert "to allow" not in shell.text(*explain, "get")
@@ -207,7 +207,7 @@ def test_the_matrix_answers_who_can_call_one_tool(shell: Shell, file: str) -> No
 
 
 @pytest.mark.threat("T-113")
-def test_as_csv_the_matrix_holds_no_formula_and_its_warning_stands_beside_it(shell: Shell, file: str) -> None:
+def test_the_csv_matrix_holds_no_formula_and_no_warning(shell: Shell, file: str) -> None:
     client_id = created(shell, "--name", '=HYPERLINK("http://evil.example")')
     shell.text("client", "disable", client_id)
     result = shell.run("access-matrix", "--catalogue", file, "--output", "csv")
@@ -223,7 +223,7 @@ def test_as_csv_the_matrix_holds_no_formula_and_its_warning_stands_beside_it(she
     assert "warning" not in result.stdout
 
 
-def test_an_old_registration_is_warned_of_with_the_command_that_mends_it(shell: Shell, file: str) -> None:
+def test_an_outdated_registration_is_warned_about(shell: Shell, file: str) -> None:
     client_id = created(shell)
     for command in (["client", "explain", client_id], ["access-matrix"]):
         assert shell.json(*command, "--catalogue", file)["warnings"] == []

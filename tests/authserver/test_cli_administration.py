@@ -32,7 +32,7 @@ def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
     assert "There is no resource" in shell.refusal("resource", "show", f"{RESOURCE}/other")
 
 
-def test_a_scope_that_is_no_longer_declared_stays_with_its_holders_and_is_given_to_nobody(shell: Shell) -> None:
+def test_an_undeclared_scope_stays_and_cannot_be_granted(shell: Shell) -> None:
     holder, other = shell.json(*CREATE)["client_id"], shell.json(*CREATE)["client_id"]
     shell.text("client", "grant", "add", holder, "--resource", RESOURCE, "--scope", "env:write")
     result = shell.run("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
@@ -56,7 +56,7 @@ def test_a_scope_that_is_no_longer_declared_stays_with_its_holders_and_is_given_
     assert shell.text("client", "grant", "add", other, "--resource", RESOURCE, "--scope", "env:write")
 
 
-def test_scopes_that_are_separated_by_commas_are_refused_with_its_remediation(shell: Shell) -> None:
+def test_scopes_separated_by_commas_are_refused_with_a_hint(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     add = ("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope")
     assert shell.text(*add, "env:read env:write")
@@ -100,7 +100,7 @@ def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
     assert shell.json("audit")[-1]["action"] == "client.update"
 
 
-def test_what_a_change_can_set_another_one_can_take_back(shell: Shell) -> None:
+def test_every_change_can_be_undone(shell: Shell) -> None:
     created = shell.json(*CREATE, "--ttl", "60", "--token-endpoint-audience")
     client_id = created["client_id"]
     assert (created["token_ttl"], created["token_endpoint_audience"]) == (60, True)
@@ -113,7 +113,7 @@ def test_what_a_change_can_set_another_one_can_take_back(shell: Shell) -> None:
     assert "not both" in shell.refusal("client", "update", client_id, "--ttl", "60", "--default-ttl", code=2)
 
 
-def test_an_event_of_a_change_says_what_is_different_from_before(shell: Shell) -> None:
+def test_the_event_of_a_change_names_what_changed(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--claim", "team=a", "--claim", "kept=1", "--token-endpoint-audience")["client_id"]
     [creation] = shell.json("audit", "--action", "client.create")
     assert creation["detail"]["token_endpoint_audience"] is True
@@ -131,7 +131,7 @@ def test_an_update_of_nothing_is_wrong_usage(shell: Shell) -> None:
     shell.json("client", "update", client_id, "--strict")
 
 
-def test_a_client_without_a_workspace_is_told_of(shell: Shell) -> None:
+def test_a_client_without_a_workspace_is_warned_about(shell: Shell) -> None:
     """Claims of other names are legal, so a misspelt one can only be noted."""
     note = "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_..."
     made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
@@ -211,7 +211,7 @@ def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver:
 
 
 @pytest.mark.both_databases
-def test_the_trail_is_filtered_by_action_and_time(shell: Shell) -> None:
+def test_the_audit_log_is_filtered_by_action_and_time(shell: Shell) -> None:
     shell.json(*CREATE)
     everything = shell.json("audit")
     created = [event for event in everything if event["action"] == "client.create"]
@@ -285,7 +285,7 @@ def test_a_refused_token_request_is_traced_to_what_would_allow_it(
     assert "grant add" not in refused.text
 
 
-def test_a_refused_caller_does_not_learn_what_is_registered(authserver: AuthServer) -> None:
+def test_a_refusal_does_not_reveal_what_is_registered(authserver: AuthServer) -> None:
     """Otherwise any client could list the resources of the others."""
     authserver.add_resource(OTHER_RESOURCE)
     client, secret = authserver.create_client()
@@ -301,7 +301,7 @@ def test_a_refused_caller_does_not_learn_what_is_registered(authserver: AuthServ
         assert answers[0][0] == 400
 
 
-def test_a_narrowed_grant_says_what_was_left_out(authserver: AuthServer) -> None:
+def test_a_narrowed_grant_is_recorded_with_scope_not_granted(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     for scope, scope_not_granted in (("env:read", None), ("env:read org:read nope", "nope org:read")):
         response = authserver.post_token(token_form(scope=scope), basic=(client.client_id, secret))

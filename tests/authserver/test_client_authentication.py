@@ -95,7 +95,7 @@ def test_two_methods_in_one_request_are_refused(authserver: AuthServer, register
 @pytest.mark.divergence("D-05", "D-45")
 @pytest.mark.threat("T-061")
 @pytest.mark.parametrize("method", [BASIC, POST])
-def test_unknown_wrong_and_disabled_cannot_be_told_apart(authserver: AuthServer, method: str) -> None:
+def test_unknown_wrong_and_disabled_get_the_same_response(authserver: AuthServer, method: str) -> None:
     """The enumeration of keycloak#26110, by text, status and headers."""
     client, secret = authserver.create_client(auth_method=method)
     disabled, disabled_secret = authserver.create_client(auth_method=method)
@@ -140,7 +140,7 @@ def _constant_headers(answer: TestResponse) -> list[tuple[str, str]]:
         pytest.param({}, {"Authorization": basic_header("", "a")}, "Basic credentials are empty", id="empty client_id"),
     ],
 )
-def test_a_request_without_usable_credentials_gets_the_same_answer_and_its_reason_is_recorded(
+def test_unusable_credentials_get_the_same_response(
     authserver: AuthServer, form: dict[str, str], headers: dict[str, str], reason: str
 ) -> None:
     client, secret = authserver.create_client()
@@ -181,7 +181,7 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     statements: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        # The key ring is read again once a second, whoever asks.
+        # The key ring is read again once a second, for any client.
         if not statement.startswith("BEGIN") and "FROM signing_key" not in statement and "FROM pepper" not in statement:
             statements.append(statement)
 

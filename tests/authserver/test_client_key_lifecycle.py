@@ -52,7 +52,7 @@ def works(client: KeyClient, key: SigningKey) -> bool:
 
 @pytest.mark.threat("T-099")
 @pytest.mark.both_databases
-def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: FakeClock) -> None:
+def test_a_rotated_key_works_until_its_grace_period_ends(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=7 * DAY)
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     clock.advance(7 * DAY - 2)
@@ -66,7 +66,7 @@ def test_a_replaced_key_works_until_its_overlap_ends(client: KeyClient, clock: F
     assert works(client, NEW)
 
 
-def test_without_an_overlap_the_old_keys_end_at_once(client: KeyClient, clock: FakeClock) -> None:
+def test_without_a_grace_period_old_keys_are_revoked_at_once(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=DAY)
     ended_at = clock()
     replace(client, public_jwk(THIRD))
@@ -85,7 +85,7 @@ def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClie
 
 
 @pytest.mark.threat("T-103")
-def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
+def test_an_inactive_key_cannot_become_active_again(client: KeyClient) -> None:
     """It may have been ended because somebody else has it."""
     replace(client, public_jwk(NEW))
     with pytest.raises(Refused, match=rf"The key {OLD.kid} was revoked at .* Generate a new one\."):
@@ -95,7 +95,7 @@ def test_a_key_that_is_over_is_not_taken_again(client: KeyClient) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client: KeyClient) -> None:
+def test_a_client_has_at_most_eight_active_keys(client: KeyClient) -> None:
     made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
     with pytest.raises(Refused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
         replace(client, *(public_jwk(key) for key in made), grace_period=DAY)
@@ -106,7 +106,7 @@ def test_a_client_has_at_most_eight_keys_with_those_that_are_about_to_end(client
     assert [works(client, key) for key in (OLD, *made)] == [False, *[True] * 8]
 
 
-def test_keys_that_are_not_registered_at_creation_are_not_taken_as_a_replacement(client: KeyClient) -> None:
+def test_a_rotation_checks_keys_like_a_registration(client: KeyClient) -> None:
     with pytest.raises(Refused, match="not allowed"):
         replace(client, {"kty": "RSA", "e": "AQAB", "n": "AQAB"})
     with pytest.raises(Refused, match="private or symmetric"):
@@ -129,7 +129,7 @@ def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> Non
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("named_by", ["kid", "thumbprint", "beginning"])
-def test_one_key_is_ended_by_its_name_and_the_last_one_is_not(client: KeyClient, named_by: str) -> None:
+def test_a_named_key_is_revoked_and_the_last_one_is_not(client: KeyClient, named_by: str) -> None:
     replace(client, public_jwk(NEW, kid="new"), public_jwk(OLD))
     name = {"kid": "new", "thumbprint": NEW.kid, "beginning": NEW.kid[:8]}[named_by]
     for _ in range(2):
@@ -153,7 +153,7 @@ def test_a_name_of_no_key_or_of_several_ends_none(client: KeyClient) -> None:
     assert [works(client, key) for key in (OLD, NEW)] == [False, True]
 
 
-def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) -> None:
+def test_a_reused_kid_names_the_newer_key(client: KeyClient) -> None:
     replace(client, public_jwk(NEW, kid="same"), public_jwk(THIRD))
     expire(client, "same")
     replace(client, public_jwk(OTHER, kid="same"), public_jwk(THIRD))
@@ -163,7 +163,7 @@ def test_a_name_that_went_over_to_a_newer_key_names_that_one(client: KeyClient) 
 
 
 @pytest.mark.both_databases
-def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:
+def test_an_assertion_by_an_inactive_key_spends_no_jti(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=60)
     jti = {"jti": "one"}
     clock.advance(60)
@@ -172,7 +172,7 @@ def test_an_assertion_by_a_key_that_is_over_spends_no_jti(client: KeyClient, clo
 
 
 @pytest.mark.both_databases
-def test_keys_that_are_over_are_remembered_in_a_bounded_number(client: KeyClient) -> None:
+def test_a_bounded_number_of_inactive_keys_is_kept(client: KeyClient) -> None:
     for _ in range(MAX_CLIENT_KEYS + 3):
         replace(client, public_jwk(SigningKey.generate("ES256")))
     with client.server.services.database.read() as session:
@@ -180,7 +180,7 @@ def test_keys_that_are_over_are_remembered_in_a_bounded_number(client: KeyClient
     assert kept == MAX_CLIENT_KEYS + 1
 
 
-def test_keys_are_replaced_listed_and_ended_by_command(shell: Shell) -> None:
+def test_keys_are_rotated_listed_and_revoked_by_command(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--generate-key", str(shell.folder / "old.pem"))["client_id"]
     [old] = shell.json("client", "key", "list", client_id)
     assert (old["algs"], old["state"], old["last_used_at"], old["expires_at"]) == (["ES256"], "active", None, None)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.clock import FakeClock
@@ -105,7 +105,7 @@ def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthSe
         ),
     ],
 )
-def test_a_registration_that_cannot_work_is_refused_with_its_remediation(
+def test_an_invalid_registration_is_refused_with_its_remediation(
     authserver: AuthServer, changes: dict[str, Any], remediation: str
 ) -> None:
     register(authserver)
@@ -170,7 +170,7 @@ def test_a_change_of_an_unknown_client_is_refused(authserver: AuthServer, do: Ca
     assert "authserver client list" in refusal(authserver, do)
 
 
-def test_a_resource_that_is_not_registered_is_refused_with_those_that_are(authserver: AuthServer) -> None:
+def test_an_unregistered_resource_is_refused_with_the_known_ones(authserver: AuthServer) -> None:
     assert refusal(authserver, register, resource=OTHER_RESOURCE) == (
         f"There is no resource {OTHER_RESOURCE}. Add it with: authserver resource add. Registered are: {RESOURCE}."
     )
@@ -186,7 +186,7 @@ def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: Au
 
 
 @pytest.mark.both_databases
-def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer) -> None:
+def test_every_change_is_in_the_audit_log_with_its_admin(authserver: AuthServer) -> None:
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")
     change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
@@ -208,7 +208,7 @@ def test_every_change_is_in_the_audit_trail_by_its_admin(authserver: AuthServer)
 
 
 @pytest.mark.both_databases
-def test_the_trail_of_each_client_tells_what_it_lost_with_a_resource(authserver: AuthServer) -> None:
+def test_each_client_s_events_name_the_grants_it_lost(authserver: AuthServer) -> None:
     """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
     declare(authserver, ScopeDeclaration("log:read"))
     several, _ = register(authserver, scope="env:read org:read")
@@ -302,3 +302,25 @@ def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthSer
     assert after is not None
     assert after.disabled
     assert after.grants == {RESOURCE: {"env:read", "org:read"}}
+
+
+def test_the_number_of_queries_does_not_depend_on_the_number_of_clients(authserver: AuthServer) -> None:
+    def queries() -> int:
+        statements: list[str] = []
+
+        def remember(_: Any, __: Any, statement: str, *___: Any) -> None:
+            statements.append(statement)
+
+        event.listen(authserver.services.database.engine, "before_cursor_execute", remember)
+        try:
+            with authserver.services.database.read() as session:
+                load_clients(session)
+        finally:
+            event.remove(authserver.services.database.engine, "before_cursor_execute", remember)
+        return len(statements)
+
+    authserver.create_client()
+    of_one = queries()
+    for _ in range(3):
+        authserver.create_client()
+    assert queries() == of_one

@@ -1,4 +1,4 @@
-"""Two admins at once on PostgreSQL: whoever comes second decides from what the first one left."""
+"""Two concurrent admins: the second decides from what the first one committed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +75,7 @@ def disable(server: AuthServer, client: Client) -> Change:
     return lambda session: clients.set_disabled(session, server.admin, client.client_id, disabled=True)
 
 
-def take_back(server: AuthServer, client: Client) -> Change:
+def revoke_tokens(server: AuthServer, client: Client) -> Change:
     return lambda session: revoke_all(session, server.admin, client.client_id)
 
 
@@ -83,7 +83,7 @@ def grant(server: AuthServer, client: Client, scope: str) -> Change:
     return lambda session: clients.add_grant(session, server.admin, client.client_id, RESOURCE, scope)
 
 
-def take(server: AuthServer, client: Client, scope: str) -> Change:
+def remove_grant(server: AuthServer, client: Client, scope: str) -> Change:
     return lambda session: clients.remove_grant(session, server.admin, client.client_id, RESOURCE, scope)
 
 
@@ -96,11 +96,11 @@ def remove(server: AuthServer) -> Change:
     return lambda session: resources.remove_resource(session, server.admin, RESOURCE)
 
 
-def test_the_tokens_of_a_client_that_is_deleted_meanwhile_are_refused_by_name(authserver: AuthServer) -> None:
+def test_revoking_tokens_of_a_deleted_client_is_refused(authserver: AuthServer) -> None:
     gone, disabled = (authserver.create_client()[0] for _ in range(2))
     with pytest.raises(Refused, match=f"There is no client {gone.client_id}"):
-        both(authserver, delete(authserver, gone), take_back(authserver, gone))
-    both(authserver, disable(authserver, disabled), take_back(authserver, disabled))
+        both(authserver, delete(authserver, gone), revoke_tokens(authserver, gone))
+    both(authserver, disable(authserver, disabled), revoke_tokens(authserver, disabled))
     assert [row["object"] for row in authserver.audit(action="token.revoke")] == [disabled.client_id]
 
 
@@ -116,7 +116,7 @@ def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> 
 
 
 @pytest.mark.threat("T-101")
-def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver: AuthServer) -> None:
+def test_the_second_of_two_concurrent_rotations_is_refused(authserver: AuthServer) -> None:
     """Else three secrets would be live."""
     client, _ = authserver.create_client()
     with pytest.raises(Refused, match="has 2 active secrets"):
@@ -126,7 +126,7 @@ def test_of_two_rotations_with_overlap_at_once_the_second_is_refused(authserver:
     both(authserver, rotate(authserver, client), rotate(authserver, client, grace_period=60))
 
 
-def test_of_two_secrets_that_are_ended_at_once_one_is_left(authserver: AuthServer) -> None:
+def test_two_concurrent_revocations_leave_one_secret(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     with authserver.services.database.write() as session:
         rotate(authserver, client, grace_period=60)(session)
@@ -139,7 +139,7 @@ def test_of_two_secrets_that_are_ended_at_once_one_is_left(authserver: AuthServe
         both(authserver, end(first), end(second))
 
 
-def test_of_two_replacements_of_keys_at_once_the_second_counts_the_keys_of_the_first(authserver: AuthServer) -> None:
+def test_concurrent_key_rotations_count_each_other_s_keys(authserver: AuthServer) -> None:
     def some(number: int) -> bytes:
         return jwks(*(public_jwk(SigningKey.generate("ES256")) for _ in range(number)))
 
@@ -174,10 +174,10 @@ def test_of_two_updates_at_once_none_is_lost(authserver: AuthServer) -> None:
         pytest.param(delete, id="delete"),
         pytest.param(disable, id="disable"),
         pytest.param(lambda *of: grant(*of, "org:read"), id="grant add"),
-        pytest.param(lambda *of: take(*of, "env:read"), id="grant remove"),
+        pytest.param(lambda *of: remove_grant(*of, "env:read"), id="grant remove"),
     ],
 )
-def test_what_comes_behind_a_deletion_is_told_that_the_client_is_gone(
+def test_a_change_after_a_deletion_reports_a_missing_client(
     authserver: AuthServer, second: Callable[..., Change]
 ) -> None:
     client, _ = authserver.create_client()
@@ -186,18 +186,18 @@ def test_what_comes_behind_a_deletion_is_told_that_the_client_is_gone(
     assert authserver.audit(client="admin:tester")[-1]["action"] == "client.delete"
 
 
-def test_a_scope_can_be_granted_and_taken_by_two_at_once(authserver: AuthServer) -> None:
+def test_a_scope_can_be_granted_and_removed_concurrently(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     both(authserver, grant(authserver, client, "org:read"), grant(authserver, client, "org:read env:write"))
-    both(authserver, take(authserver, client, "org:read"), take(authserver, client, "env:write"))
+    both(authserver, remove_grant(authserver, client, "org:read"), remove_grant(authserver, client, "env:write"))
     with pytest.raises(Refused, match="was not granted"):
-        both(authserver, take(authserver, client, "env:read"), take(authserver, client, "env:read"))
+        both(authserver, remove_grant(authserver, client, "env:read"), remove_grant(authserver, client, "env:read"))
     with authserver.services.database.read() as session:
         assert load_client(session, client.client_id).grants == {}
 
 
 @pytest.mark.threat("T-109")
-def test_a_grant_does_not_outlive_the_resource_that_is_removed_behind_it(authserver: AuthServer) -> None:
+def test_a_grant_does_not_outlive_its_resource(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     granted = grant(authserver, client, "org:read")
     assert both(authserver, granted, remove(authserver)) == [client.client_id]
@@ -229,15 +229,15 @@ def test_a_resource_that_is_declared_behind_its_removal_is_a_new_one(authserver:
         both(authserver, remove(authserver), remove(authserver))
 
 
-def test_clients_of_a_removed_resource_are_not_changed_by_another_meanwhile(authserver: AuthServer) -> None:
+def test_removing_a_resource_locks_its_clients(authserver: AuthServer) -> None:
     client, _ = authserver.create_client("env:read org:read")
-    taken = take(authserver, client, "org:read")
+    taken = remove_grant(authserver, client, "org:read")
     assert both(authserver, taken, remove(authserver)) == [client.client_id]
     events = [event for event in authserver.audit() if event["action"] == "client.grant.remove"]
     assert [event["detail"]["scope"] for event in events] == [["org:read"], ["env:read"]]
 
 
-def test_a_row_that_is_gone_when_it_is_written_is_told_in_words(authserver: AuthServer) -> None:
+def test_a_row_deleted_meanwhile_is_reported_in_words(authserver: AuthServer) -> None:
     """Where no command locks, as a script of an operator's own may not."""
     client, _ = authserver.create_client()
     other = authserver.services.database

@@ -191,14 +191,14 @@ def worlds(draw: st.DrawFn) -> World:
 @pytest.mark.threat("T-111")
 @settings(max_examples=40)
 @given(world=worlds())
-def test_a_tool_is_said_to_be_within_reach_if_and_only_if_both_servers_let_the_client_call_it(world: World) -> None:
+def test_a_tool_is_allowed_exactly_if_both_servers_allow_it(world: World) -> None:
     for tool in world.catalogue.tools:
         assert world.access(tool).allowed == world.can_call(tool)
 
 
 @settings(max_examples=40)
 @given(world=worlds())
-def test_the_command_that_is_named_allows_the_call_and_asks_for_no_more_scopes_than_it_takes(world: World) -> None:
+def test_the_remediation_allows_the_call_with_the_fewest_scopes(world: World) -> None:
     for tool in world.catalogue.tools:
         access, fixed = world.access(tool), world
         assert access.remediation is not None
@@ -226,7 +226,7 @@ def test_the_grants_through_which_a_tool_is_reached_suffice_alone(world: World) 
 
 @settings(max_examples=40)
 @given(world=worlds())
-def test_a_scope_is_listed_if_and_only_if_a_token_can_carry_it_and_each_scope_named_gives_it(world: World) -> None:
+def test_a_scope_is_listed_exactly_if_a_token_can_carry_it(world: World) -> None:
     open_ = replace(world, client=replace(world.client, disabled=False, secrets=(StoredSecret("", b""),)))
     claims = open_.widest_token()
     listed = scope_accesses(open_.client)
@@ -243,7 +243,7 @@ def test_a_scope_is_listed_if_and_only_if_a_token_can_carry_it_and_each_scope_na
 @pytest.mark.threat("T-111")
 @settings(max_examples=40)
 @given(world=worlds())
-def test_a_registration_that_differs_is_told_with_the_command_that_mends_it(world: World) -> None:
+def test_an_outdated_registration_comes_with_its_remediation(world: World) -> None:
     drift = world.served.drift()
     if drift is None:
         assert world.registered is not None
@@ -260,7 +260,7 @@ def world_of(client: Client, registered: Implications | None = None, **tools: fr
     return World(in_step(client, resource), resource, served_catalogue(implies, tools))
 
 
-def test_a_client_without_a_key_that_can_be_used_is_told_so_and_no_command_helps() -> None:
+def test_a_client_without_a_usable_key_has_no_remediation() -> None:
     key = ClientKey(KEY.kid, KEY.kid, tuple(client_verification_keys(KEY.public_jwk())))
     method = {"token_endpoint_auth_method": "private_key_jwt", "secrets": ()}
     tools = {"get": frozenset({"a:read"})}
@@ -270,7 +270,7 @@ def test_a_client_without_a_key_that_can_be_used_is_told_so_and_no_command_helps
     assert "no usable key" in access.reasons[0]
 
 
-def test_every_obstacle_is_named_and_before_what_is_not_granted() -> None:
+def test_obstacles_are_listed_before_missing_grants() -> None:
     access = world_of(client_of("a:read", disabled=True, secrets=()), set=frozenset({"a:write"})).access("set")
     assert access.reasons == ("the client is disabled", "the client has no secret", "needs a:write")
     assert access.remediation == (
@@ -279,7 +279,7 @@ def test_every_obstacle_is_named_and_before_what_is_not_granted() -> None:
     )
 
 
-def test_a_tool_for_any_valid_token_needs_some_grant_and_the_one_that_lets_do_least_is_named() -> None:
+def test_a_tool_without_scopes_needs_the_smallest_grant() -> None:
     assert world_of(client_of("a:write"), whoami=frozenset()).access("whoami").through == {"a:write"}
     access = world_of(client_of(), whoami=frozenset()).access("whoami")
     assert (access.missing, access.reasons) == (frozenset(), ("no scope is granted there",))

@@ -130,7 +130,7 @@ def break_a_row(server: AuthServer, client_id: str) -> None:
 
 
 @pytest.mark.divergence("D-25")
-def test_what_nobody_planned_for_is_a_500_in_json_without_a_traceback(authserver: AuthServer) -> None:
+def test_an_unexpected_failure_is_a_500_without_a_traceback(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     broken, broken_secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200

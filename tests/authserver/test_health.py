@@ -15,7 +15,7 @@ def test_a_server_that_can_issue_tokens_is_ready(authserver: AuthServer) -> None
 
 
 @pytest.mark.both_databases
-def test_a_server_without_its_database_lives_and_is_not_ready(authserver: AuthServer) -> None:
+def test_a_server_without_its_database_is_live_but_not_ready(authserver: AuthServer) -> None:
     assert authserver.http.get("/readyz").status_code == 200
     authserver.take_database_away()
     response = authserver.http.get("/readyz")

@@ -49,7 +49,7 @@ def issue(server: AuthServer, client: Client, secret: str) -> str:
     return token
 
 
-def test_a_live_token_for_the_resource_is_told_in_full(
+def test_an_active_token_is_introspected_with_its_claims(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     client, secret = authserver.create_client("env:read org:read", claims={"workspace_id": "wks_1", "active": "no"})
@@ -111,7 +111,7 @@ def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
 
 @pytest.mark.divergence("D-30")
 @pytest.mark.threat("T-074")
-def test_unknown_foreign_and_dead_tokens_are_answered_alike(
+def test_unknown_foreign_and_inactive_tokens_are_answered_alike(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     """CVE-2026-37979, CVE-2026-18208: nothing of a token for somebody else is told."""
@@ -169,7 +169,7 @@ def cost_of(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
 
 
 @pytest.mark.divergence("D-30")
-def test_who_is_no_resource_is_told_nothing(authserver: AuthServer, credential: Basic) -> None:
+def test_only_a_resource_can_introspect(authserver: AuthServer, credential: Basic) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     assert post(authserver, credential, token=token).json["active"] is True
@@ -253,7 +253,7 @@ def test_without_its_database_an_introspection_asks_to_come_back(authserver: Aut
 
 
 @pytest.mark.both_databases
-def test_a_rotated_credential_works_until_its_overlap_ends(
+def test_a_rotated_credential_works_until_its_grace_period_ends(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     keys = authserver.services.keys.ring()
@@ -298,7 +298,7 @@ def test_credentials_that_cannot_be_are_refused_with_a_remediation(shell: Shell)
 
 
 @pytest.mark.threat("T-100")
-def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Shell) -> None:
+def test_a_credential_is_revoked_at_once_even_in_its_grace_period(shell: Shell) -> None:
     """RFC 6819 5.2.3.6: an authorization server may revoke a secret. A grace period lasts for up to 90 days."""
     replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     taking_over = shell.json("resource", "credential", "rotate", replaced, "--grace-period", "1h")["credential_id"]
@@ -314,7 +314,7 @@ def test_a_credential_that_leaked_is_ended_at_once_also_in_its_overlap(shell: Sh
     assert ended == [{"credential_id": replaced}, {"credential_id": taking_over}]
 
 
-def test_an_ended_credential_is_refused_whatever_the_clock_says(
+def test_a_revoked_credential_is_refused_whatever_the_clock_says(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     assert post(authserver, credential, token="x").status_code == 200
@@ -327,7 +327,7 @@ def test_an_ended_credential_is_refused_whatever_the_clock_says(
 
 
 @pytest.mark.threat("T-099")
-def test_an_overlap_has_its_bounds(authserver: AuthServer, credential: Basic) -> None:
+def test_the_grace_period_of_a_credential_is_bounded(authserver: AuthServer, credential: Basic) -> None:
     keys = authserver.services.keys.ring()
     for grace_period in (-1, MAX_GRACE_PERIOD + 1):
         with (

@@ -148,13 +148,13 @@ def test_one_slash_after_the_issuer_is_tolerated(client: KeyClient) -> None:
 
 
 @pytest.mark.divergence("D-23")
-def test_the_token_endpoint_is_an_audience_for_a_client_that_an_admin_let_have_it(authserver: AuthServer) -> None:
+def test_the_token_endpoint_is_an_audience_only_where_allowed(authserver: AuthServer) -> None:
     client = KeyClient(authserver, KEY, token_endpoint_audience=True)
     client.accepted()
     assert client.post(client.assertion(client.claims(aud=f"{ISSUER}/token"))).status_code == 200
 
 
-def test_an_assertion_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(client: KeyClient) -> None:
+def test_an_assertion_is_valid_until_the_leeway_ends(client: KeyClient) -> None:
     now = int(client.clock())
     expiring, expired = (client.assertion(client.claims(exp=now)) for _ in range(2))
     client.clock.advance(LEEWAY - 0.001)
@@ -164,7 +164,7 @@ def test_an_assertion_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(cli
 
 
 @pytest.mark.divergence("D-24", "D-48")
-def test_an_assertion_may_be_valid_for_its_maximum_and_the_leeway_from_now(client: KeyClient) -> None:
+def test_an_assertion_may_be_valid_for_the_maximum_and_leeway(client: KeyClient) -> None:
     longest = int(client.clock()) + MAX_LIFETIME + LEEWAY
     assert client.post(client.assertion(client.claims(exp=longest))).status_code == 200
     client.refused(
@@ -212,7 +212,7 @@ def test_another_kind_of_assertion_is_refused(client: KeyClient, kind: str | Non
 
 
 @pytest.mark.parametrize("assertion", ["a", "a.b.c", "e30.e30.e30", "é.é.é", "x" * 9000])
-def test_what_is_no_jws_is_refused(client: KeyClient, assertion: str) -> None:
+def test_a_malformed_jws_is_refused(client: KeyClient, assertion: str) -> None:
     client.accepted()
     response = client.post(assertion)
     assert (response.status_code, response.json["error"]) == (401, "invalid_client")
@@ -268,7 +268,7 @@ def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) 
 @pytest.mark.divergence("D-51")
 @pytest.mark.threat("T-064")
 @pytest.mark.both_databases
-def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
+def test_no_client_can_spend_the_jti_of_another(client: KeyClient) -> None:
     """keycloak#49215: a replay store that is written before the signature is verified."""
     client.accepted()
     claims = client.claims(jti="wanted")
@@ -282,7 +282,7 @@ def test_nobody_can_spend_the_jti_of_another(client: KeyClient) -> None:
 
 @pytest.mark.threat("T-063")
 @pytest.mark.both_databases
-def test_a_spent_jti_is_kept_until_its_assertion_is_refused_for_its_age(client: KeyClient) -> None:
+def test_a_spent_jti_is_kept_until_its_assertion_expires(client: KeyClient) -> None:
     assertion = client.assertion()
     assert client.post(assertion).status_code == 200
     client.clock.advance(MAX_LIFETIME + LEEWAY - 1)
@@ -306,9 +306,7 @@ def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServe
 
 @pytest.mark.threat("T-063")
 @pytest.mark.both_databases
-def test_an_assertion_works_once_though_a_node_whose_clock_is_ahead_cleans_up(
-    authserver: AuthServer, client: KeyClient
-) -> None:
+def test_a_node_with_a_fast_clock_does_not_allow_a_replay(authserver: AuthServer, client: KeyClient) -> None:
     """RFC 7523 3, item 7: the node that is behind accepts the assertion until its own leeway has passed."""
     assertion = client.assertion(client.claims(exp=int(authserver.clock()) + 1))
     assert client.post(assertion).status_code == 200
@@ -379,9 +377,7 @@ def count_verifications(action: Callable[[], Any]) -> int:
 
 @pytest.mark.threat("T-061", "T-104")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "PS256", "EdDSA"])
-def test_every_refused_assertion_costs_the_verifications_of_a_client_with_the_most_keys(
-    authserver: AuthServer, alg: str
-) -> None:
+def test_every_refused_assertion_costs_the_most_verifications(authserver: AuthServer, alg: str) -> None:
     """The timing side of keycloak#26110, as counts: a client is not known by the work done for it."""
     key = {"ES256": KEY, "EdDSA": EDDSA_KEY}.get(alg, RSA_KEY)
     client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None, kid="one")))
@@ -405,7 +401,7 @@ def test_every_refused_assertion_costs_the_verifications_of_a_client_with_the_mo
         assert (responses[0].status_code, responses[0].json["error"]) == (401, "invalid_client"), name
 
 
-def test_a_key_that_is_nobody_s_proves_nothing(authserver: AuthServer) -> None:
+def test_a_decoy_key_proves_nothing(authserver: AuthServer) -> None:
     """Even somebody who had the private half of the decoy would be no client."""
     client = KeyClient(authserver, KEY)
     client.accepted()

@@ -60,7 +60,7 @@ def test_a_path_that_is_not_ours_is_not_kept(authserver: AuthServer) -> None:
     assert "pasted" not in json.dumps(only_event(authserver, response), default=str)
 
 
-def test_what_nobody_planned_for_is_found_by_its_request_id(authserver: AuthServer) -> None:
+def test_an_unexpected_failure_is_found_by_its_request_id(authserver: AuthServer) -> None:
     class Broken(io.RawIOBase):
         def read(self, size: int = -1) -> Any:
             raise OSError("the disk broke at /srv/secret")

@@ -57,7 +57,7 @@ def iso(seconds: float) -> str:
 
 @pytest.mark.threat("T-099")
 @pytest.mark.both_databases
-def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, clock: FakeClock) -> None:
+def test_a_rotated_secret_works_until_its_grace_period_ends(authserver: AuthServer, clock: FakeClock) -> None:
     client, old = authserver.create_client()
     new = rotate(authserver, client, grace_period=7 * DAY)
     assert accepted(authserver, client, old)
@@ -70,9 +70,7 @@ def test_a_rotated_secret_works_until_its_overlap_ends(authserver: AuthServer, c
 
 
 @pytest.mark.threat("T-102")
-def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_says(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_without_a_grace_period_old_secrets_are_revoked_at_once(authserver: AuthServer, clock: FakeClock) -> None:
     client, first = authserver.create_client()
     second = rotate(authserver, client, grace_period=DAY)
     behind = create_services(authserver.settings, lambda: clock() - 3600, monotonic=clock)
@@ -89,7 +87,7 @@ def test_without_an_overlap_the_old_secrets_end_whatever_the_clock_of_a_node_say
 
 
 @pytest.mark.both_databases
-def test_a_third_live_secret_is_refused_until_one_of_the_two_is_ended(authserver: AuthServer) -> None:
+def test_a_third_active_secret_is_refused(authserver: AuthServer) -> None:
     client, first = authserver.create_client()
     second = rotate(authserver, client, grace_period=DAY)
     with pytest.raises(Refused, match=f"authserver client secret revoke {client.client_id} SECRET_ID") as refused:
@@ -104,7 +102,7 @@ def test_a_third_live_secret_is_refused_until_one_of_the_two_is_ended(authserver
 
 
 @pytest.mark.threat("T-099")
-def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthServer, clock: FakeClock) -> None:
+def test_a_rotation_does_not_extend_an_old_secret(authserver: AuthServer, clock: FakeClock) -> None:
     client, first = authserver.create_client()
     rotate(authserver, client, grace_period=60)
     expire(authserver, client, listed(authserver, client)[1].prefix)
@@ -115,9 +113,7 @@ def test_a_rotation_does_not_prolong_the_life_of_an_old_secret(authserver: AuthS
 
 
 @pytest.mark.threat("T-104")
-def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_told_which_it_is(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_an_inactive_secret_is_refused_like_a_wrong_one(authserver: AuthServer, clock: FakeClock) -> None:
     client, ended = authserver.create_client()
     expired = rotate(authserver, client)
     assert accepted(authserver, client, expired)
@@ -143,9 +139,7 @@ def test_a_secret_that_is_over_is_refused_like_a_wrong_one_and_the_operator_is_t
 
 
 @pytest.mark.both_databases
-def test_the_only_live_secret_is_not_ended_and_the_remediation_is_named(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_the_only_active_secret_cannot_be_revoked(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     [only] = listed(authserver, client)
     with pytest.raises(Refused, match="the only active secret") as refused:
@@ -160,7 +154,7 @@ def test_the_only_live_secret_is_not_ended_and_the_remediation_is_named(
 
 
 @pytest.mark.both_databases
-def test_a_secret_is_ended_once_however_often_it_is_asked_for(authserver: AuthServer) -> None:
+def test_revoking_a_secret_again_does_nothing(authserver: AuthServer) -> None:
     client, old = authserver.create_client()
     rotate(authserver, client, grace_period=DAY)
     for _ in range(2):
@@ -169,7 +163,7 @@ def test_a_secret_is_ended_once_however_often_it_is_asked_for(authserver: AuthSe
     assert [row["action"] for row in authserver.audit()].count("client.secret.revoke") == 1
 
 
-def test_what_is_no_secret_of_the_client_is_not_ended_nor_repeated(authserver: AuthServer) -> None:
+def test_an_unknown_secret_is_not_revoked_or_repeated(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, _ = authserver.create_client()
     rotate(authserver, client, grace_period=DAY)
@@ -187,16 +181,14 @@ def test_what_is_no_secret_of_the_client_is_not_ended_nor_repeated(authserver: A
 
 
 @pytest.mark.parametrize("grace_period", [-1, MAX_GRACE_PERIOD + 1])
-def test_an_overlap_of_secrets_has_its_bounds(authserver: AuthServer, grace_period: int) -> None:
+def test_the_grace_period_of_a_secret_is_bounded(authserver: AuthServer, grace_period: int) -> None:
     client, _ = authserver.create_client()
     rotate(authserver, client, MAX_GRACE_PERIOD)
     with pytest.raises(Refused, match="at most 90 days"):
         rotate(authserver, client, grace_period)
 
 
-def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
-    authserver: AuthServer, clock: FakeClock
-) -> None:
+def test_a_client_whose_last_secret_expired_can_get_another(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     rotate(authserver, client, grace_period=60)
     expire(authserver, client, listed(authserver, client)[1].secret_id)
@@ -213,7 +205,7 @@ def test_a_client_whose_last_secret_is_over_is_told_so_and_can_have_another(
 
 
 @pytest.mark.threat("T-104")
-def test_nobody_can_tell_by_the_work_how_many_secrets_a_client_has(authserver: AuthServer, clock: FakeClock) -> None:
+def test_the_work_does_not_reveal_the_number_of_secrets(authserver: AuthServer, clock: FakeClock) -> None:
     """Whether a client is being rotated, and whether it exists."""
 
     def cost(client_id: str, secret: str) -> tuple[int, int]:
@@ -243,7 +235,7 @@ STEPS = st.lists(
 @pytest.mark.both_databases
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_over_any_life_a_secret_works_exactly_until_its_end_and_never_more_than_two_do(
+def test_a_secret_works_until_it_expires_and_at_most_two_do(
     authserver: AuthServer, steps: list[tuple[str, int, int]]
 ) -> None:
     clock, (client, first) = authserver.clock, authserver.create_client()
@@ -296,7 +288,7 @@ def _authenticates(server: AuthServer, client: Client, secret: str) -> bool:
     return True
 
 
-def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
+def test_a_secret_is_rotated_listed_and_revoked_by_command(shell: Shell) -> None:
     created = shell.json(*CREATE)
     client_id = created["client_id"]
     rotated = shell.run("client", "secret", "rotate", client_id, "--grace-period", "7d")
@@ -317,7 +309,7 @@ def test_a_secret_is_rotated_listed_and_ended_by_command(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("grace_period", ["0s", "91d", "7", "7w", "-1d", "1.5d", "7 d", "", "9999999s", "\u0667d"])
-def test_an_overlap_is_a_time_between_a_second_and_90_days(shell: Shell, grace_period: str) -> None:
+def test_a_grace_period_is_between_a_second_and_90_days(shell: Shell, grace_period: str) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     rotate = ("client", "secret", "rotate", client_id, f"--grace-period={grace_period}")
     assert "write 90s, 15m, 12h or 7d: at least 1s, at most 90d" in shell.refusal(*rotate, code=2)

@@ -1,4 +1,4 @@
-"""What is shown once, and is nowhere to be had again: nothing is changed unless it has been shown."""
+"""Secrets that are shown once: nothing is changed unless the secret was printed."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def assert_not_printed(result: "subprocess.CompletedProcess[str]") -> None:
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_a_client_whose_secret_nobody_could_read_is_not_made(shell: Shell, full_disk: Process, output: str) -> None:
+def test_a_client_is_not_created_if_its_secret_cannot_be_printed(shell: Shell, full_disk: Process, output: str) -> None:
     made = shell.json(*CREATE)
     assert_not_printed(full_disk(*CREATE, "--output", output))
     assert [client["client_id"] for client in shell.json("client", "list")] == [made["client_id"]]
@@ -46,7 +46,9 @@ def test_a_client_whose_secret_nobody_could_read_is_not_made(shell: Shell, full_
 
 @pytest.mark.threat("T-105")
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, full_disk: Process, output: str) -> None:
+def test_a_secret_is_not_rotated_if_the_new_one_cannot_be_printed(
+    shell: Shell, full_disk: Process, output: str
+) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     shell.json("client", "secret", "rotate", client_id, "--yes")
     before = shell.json("client", "secret", "list", client_id)
@@ -56,9 +58,7 @@ def test_a_secret_is_not_replaced_by_one_that_nobody_could_read(shell: Shell, fu
 
 
 @pytest.mark.threat("T-105")
-def test_a_credential_of_a_resource_that_nobody_could_read_is_neither_made_nor_takes_a_place(
-    shell: Shell, full_disk: Process
-) -> None:
+def test_a_credential_is_not_created_if_it_cannot_be_printed(shell: Shell, full_disk: Process) -> None:
     credential = ("resource", "credential")
     made = shell.json(*credential, "create", RESOURCE)["credential_id"]
     assert_not_printed(full_disk(*credential, "create", RESOURCE))

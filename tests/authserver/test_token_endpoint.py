@@ -62,7 +62,7 @@ def test_the_answer_is_not_stored_framed_sniffed_or_shared(authserver: AuthServe
     assert not [name for name, _ in headers if name.lower().startswith("access-control-")]
 
 
-def test_every_answer_has_a_request_id_of_its_own_whatever_the_caller_sends(authserver: AuthServer) -> None:
+def test_every_response_has_its_own_request_id(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     answers = [
         authserver.post_token(basic=(client.client_id, sent), headers={"X-Request-Id": "req_forged"})
@@ -120,7 +120,7 @@ def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) ->
         pytest.param(120, MAX_LIFETIME, MAX_LIFETIME, id="client's, the maximum"),
     ],
 )
-def test_a_token_lives_as_long_as_its_client_or_else_the_server_says(
+def test_the_lifetime_is_the_client_s_or_else_the_server_s(
     configured: Any, server_ttl: int, client_ttl: int | None, expected: int
 ) -> None:
     server = configured(token_ttl=server_ttl)
@@ -175,7 +175,7 @@ def test_a_form_may_say_that_it_is_utf_8(authserver: AuthServer) -> None:
         assert response.status_code == 200
 
 
-def test_unknown_and_empty_parameters_are_passed_over(authserver: AuthServer) -> None:
+def test_unknown_and_empty_parameters_are_ignored(authserver: AuthServer) -> None:
     """RFC 6749 3.2: unrecognized parameters are ignored, and one without a value counts as omitted."""
     client, secret = authserver.create_client("env:read org:read")
     form = token_form(scope="", resource="", audience="https://elsewhere.example.com", client_secret="")
@@ -185,7 +185,7 @@ def test_unknown_and_empty_parameters_are_passed_over(authserver: AuthServer) ->
 
 
 @pytest.mark.both_databases
-def test_an_issued_token_is_in_the_audit_trail_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
+def test_an_issued_token_is_in_the_audit_log_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     response = authserver.post_token(basic=(client.client_id, secret))
     claims = authserver.read_token(response)[1]
@@ -220,7 +220,7 @@ def test_a_refusal_is_on_disk_before_its_answer_leaves(authserver: AuthServer) -
         "http://[::1]:9000",
     ],
 )
-def test_tokens_are_issued_in_the_name_of_every_issuer_that_the_settings_admit(configured: Any, issuer: str) -> None:
+def test_tokens_are_issued_for_every_issuer_the_settings_allow(configured: Any, issuer: str) -> None:
     """Authlib has a judgement of its own about transports, which must not refuse what was admitted at the start."""
     server = configured(issuer=issuer)
     with server.services.database.write() as session:

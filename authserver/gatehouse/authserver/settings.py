@@ -1,4 +1,4 @@
-"""The settings of the authorization server (environment, or `--env-file`)."""
+"""The settings of the authorization server, from the environment or `--env-file`."""
 
 from pathlib import Path
 from typing import Self
@@ -12,26 +12,26 @@ from gatehouse.shared.service.settings import ServerSettings, check_issuer, chec
 
 
 class Settings(ServerSettings):
-    """Every field is the variable `AUTHSERVER_` and its name."""
+    """Each field is set by a variable named `AUTHSERVER_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="AUTHSERVER_")
     forbidden_variables = {  # noqa: RUF012 - declared as a class variable by the base class
-        "AUTHLIB_INSECURE_TRANSPORT": "switches Authlib's check of https off",
-        "FLASK_DEBUG": "switches Flask's debugger on, which runs code for whoever reaches it",
+        "AUTHLIB_INSECURE_TRANSPORT": "switches off Authlib's check for https",
+        "FLASK_DEBUG": "switches on Flask's debugger, which runs code for anyone who reaches it",
     }
     confidential = frozenset({"database_url", "sealing_key"})
     private = frozenset({"sealing_key"})
 
     issuer: str = Field(
         "http://127.0.0.1:9000",
-        description="The issuer identifier: the URL that clients and resource servers know this server by.",
+        description="The issuer identifier: the URL by which clients and resource servers know this server.",
     )
-    bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     threads: int = Field(4, ge=1, le=64, description="Threads in each process.")
     database_url: str = Field(
         "sqlite:///var/authserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
-    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key, a file that only its owner can read.")
+    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key, a file that only its owner may read.")
     sealing_key: SecretStr | None = Field(
         None,
         description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR; "
@@ -39,17 +39,17 @@ class Settings(ServerSettings):
     )
     signing_algorithm: SigningAlgorithm = Field(
         "ES256",
-        description="What new signing keys sign with. ES256 is known to every resource server. "
-        "A change publishes such a key at once, and lets it take over when readers know it.",
+        description="The algorithm of new signing keys. Every resource server supports ES256. "
+        "After a change, a key of the new algorithm is published at once and signs 7 minutes later.",
     )
     key_rotation_days: int = Field(
-        30, ge=1, le=365, description="Days that a signing key signs, before the next one takes over."
+        30, ge=1, le=365, description="Days that a signing key signs before the next one replaces it."
     )
     token_ttl: int = Field(
         300,
         ge=1,
         le=MAX_LIFETIME,
-        description="Seconds that a token lives, for clients without a TTL of their own.",
+        description="Lifetime of tokens in seconds, for clients without a TTL of their own.",
     )
 
     @field_validator("issuer")

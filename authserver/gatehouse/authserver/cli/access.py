@@ -1,4 +1,4 @@
-"""Who can call what, and why not: `authserver client explain` and `authserver access-matrix`."""
+"""`authserver client explain` and `authserver access-matrix`: who can call which tool, and why not."""
 
 import csv
 import sys
@@ -30,7 +30,7 @@ from gatehouse.shared.service.output import print_record, print_table
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FILE_HELP = "What `resourceserver tools --output json` wrote."
+_FILE_HELP = "The output of `resourceserver tools --output json`."
 
 
 @click.command()
@@ -46,11 +46,11 @@ _FILE_HELP = "What `resourceserver tools --output json` wrote."
 def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | None, output: str) -> None:
     """Explain what a client can reach, and what would allow the rest.
 
-    Named are the grants that give it, and the command that would give what is missing. The tools are those of
-    --catalogue. What their arguments and the client's workspace allow is not looked at.
+    Lists each scope and tool with the grant that allows it, or the command that would. The tools come from
+    --catalogue. Limits that depend on a tool's arguments or the client's workspace are not considered.
     """
     if tool is not None and file is None:
-        raise click.UsageError("A --tool is one of a --catalogue: give both.")
+        raise click.UsageError("--tool names a tool of --catalogue: give both.")
     with open_installation(ctx) as installation, installation.database.read() as session:
         client = existing_client(session, client_id).as_of(installation.admin.now())
         served = _load_served(session, file) if file is not None else None
@@ -68,7 +68,7 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
 
 @click.command("access-matrix")
 @click.option("--catalogue", "file", type=_FILE, required=True, help=_FILE_HELP)
-@click.option("--tool", "chosen", multiple=True, metavar="NAME", help="Only this tool; repeat for more.")
+@click.option("--tool", "chosen", multiple=True, metavar="NAME", help="Only this tool; repeatable.")
 @click.option(
     "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How to print it."
 )
@@ -117,7 +117,7 @@ def _load_served(session: Session, file: Path) -> Served:
 
 
 def _chosen(served: Served, names: Sequence[str]) -> list[str]:
-    """Return the tools asked for, in their order; without any, all of the catalogue."""
+    """Return the named tools, in their order, or every tool of the catalogue."""
     tools = served.catalogue.tools
     for name in names:
         if name not in tools:
@@ -171,7 +171,7 @@ def _matrix_record(client: Client, tools: Sequence[ToolAccess]) -> dict[str, Any
 
 
 def _print_explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> None:
-    """Print what stops everything first, and the commands last, each on a line of its own to be pasted."""
+    """Print what blocks every call first, and the commands last, each on its own line so that it can be pasted."""
     for obstacle in obstacles(client):
         click.echo(_line("no token", obstacle))
     for warning in warnings:
@@ -222,6 +222,6 @@ def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
 
 
 def _csv_cell(value: Any) -> str:
-    """Return a cell that no spreadsheet takes for a formula (CWE-1236)."""
+    """Return a cell that a spreadsheet does not run as a formula (CWE-1236)."""
     text = "yes" if value is True else "no" if value is False else str(value or "")
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,4 +1,4 @@
-"""`authserver client`: who may have tokens."""
+"""`authserver client`: register, show, change and delete clients."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _COMMANDS = {
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 @example("authserver client list\nauthserver client explain agent_0123456789abcdef0123 --catalogue catalogue.json")
 def client() -> None:
-    """Clients: the machine agents that may have tokens."""
+    """Register clients, and manage their grants and credentials."""
 
 
 def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -50,21 +50,21 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 
 
 @client.command()
-@click.option("--name", required=True, help="What people call it.")
-@click.option("--resource", required=True, metavar="URL", help="The registered resource that it will call.")
+@click.option("--name", required=True, help="A name for people.")
+@click.option("--resource", required=True, metavar="URL", help="The registered resource that the client calls.")
 @click.option(
     "--scope",
     required=True,
     multiple=True,
     callback=join_scopes,
     metavar='"A B"',
-    help="The scopes that it may have there.",
+    help="The scopes to grant at the resource.",
 )
 @click.option(
     "--auth-method",
     "auth_method",
     type=click.Choice(AUTH_METHODS),
-    help="How it proves who it is.  [default: private_key_jwt with a key, else client_secret_basic]",
+    help="How the client authenticates.  [default: private_key_jwt with a key, else client_secret_basic]",
 )
 @key_file_options
 @click.option(
@@ -73,18 +73,16 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="A static claim in its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeat for more.",
+    help="A static claim of its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeatable.",
 )
 @click.option(
     "--ttl",
     "token_ttl",
     type=click.IntRange(1, MAX_LIFETIME),
-    help="Seconds that its tokens live.  [default: the server's]",
+    help="Lifetime of its tokens in seconds.  [default: the server's]",
 )
-@click.option("--strict", is_flag=True, help="Refuse a scope that it may not have, rather than leave it out.")
-@click.option(
-    "--token-endpoint-audience", is_flag=True, help="Admit assertions made for the token endpoint, not the issuer."
-)
+@click.option("--strict", is_flag=True, help="Refuse requests for a scope that it may not have; default: leave it out.")
+@click.option("--token-endpoint-audience", is_flag=True, help="Accept assertions whose audience is the token endpoint.")
 @output_option
 @click.pass_context
 @example(
@@ -102,7 +100,7 @@ def create(
     output: str,
     **values: Any,
 ) -> None:
-    """Register a client. Without a key it gets a secret, which is printed this once and cannot be shown again."""
+    """Register a client. Without a key it gets a secret, which is printed once and cannot be shown again."""
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
         raise click.UsageError(
@@ -112,7 +110,7 @@ def create(
     with open_installation(ctx) as installation:
         keys, now = installation.keys(), installation.admin.now()
         registered = registration.Registration(auth_method=method, jwks=chosen.public, **values)
-        # Before the transaction ends: without the file, and without a reader of the secret, there is no client either.
+        # Before the transaction commits: if the key file or the secret cannot be written, no client is registered.
         with chosen.written(), installation.database.write() as session:
             created, secret = registration.create_client(session, installation.admin, keys, registered)
             if secret is not None:
@@ -141,7 +139,7 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver client show agent_0123456789abcdef0123")
 def show(ctx: click.Context, client_id: str, output: str) -> None:
-    """Show one client and what it may have."""
+    """Show a client and its grants."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = existing_client(session, client_id)
     print_client(registered, installation.admin.now(), output)
@@ -153,7 +151,7 @@ def show(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client disable agent_0123456789abcdef0123")
 def disable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Give a client no more tokens, and revoke those that it holds."""
+    """Disable a client and revoke its tokens."""
     _set_disabled(ctx, client_id, output, disabled=True)
 
 
@@ -163,7 +161,7 @@ def disable(ctx: click.Context, client_id: str, output: str) -> None:
 @click.pass_context
 @example("authserver client enable agent_0123456789abcdef0123")
 def enable(ctx: click.Context, client_id: str, output: str) -> None:
-    """Let a disabled client have tokens again. Those that were revoked stay so."""
+    """Enable a disabled client. Its revoked tokens stay revoked."""
     _set_disabled(ctx, client_id, output, disabled=False)
 
 
@@ -176,16 +174,18 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 
 @client.command()
 @click.argument("client_id")
-@click.option("--name", help="What people call it.")
-@click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Seconds that its tokens live.")
+@click.option("--name", help="A name for people.")
+@click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Lifetime of its tokens in seconds.")
+@click.option("--default-ttl", is_flag=True, help="Use the server's token lifetime instead of the client's own.")
 @click.option(
-    "--default-ttl", is_flag=True, help="Let its tokens live as the server says, and not for a time of its own."
+    "--strict/--no-strict",
+    default=None,
+    help="Refuse requests for a scope that it may not have.",
 )
-@click.option("--strict/--no-strict", default=None, help="Refuse, or leave out, a scope that it may not have.")
 @click.option(
     "--token-endpoint-audience/--no-token-endpoint-audience",
     default=None,
-    help="Admit, or refuse, assertions made for the token endpoint, not the issuer.",
+    help="Accept, or refuse, assertions whose audience is the token endpoint.",
 )
 @click.option(
     "--claim",
@@ -193,9 +193,9 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="Set a claim; repeat for more.",
+    help="Set a claim; repeatable.",
 )
-@click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Take a claim away; repeat for more.")
+@click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Remove a claim; repeatable.")
 @output_option
 @click.pass_context
 @example(
@@ -210,7 +210,7 @@ def update(
     output: str,
     **members: Any,
 ) -> None:
-    """Change a client. Tokens that it holds keep what they say."""
+    """Change a client. Issued tokens keep their claims."""
     change = registration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
     if change == registration.Update():
         raise click.UsageError("Nothing to change: give at least one option, such as --ttl 120. See: --help")
@@ -230,7 +230,7 @@ def update(
 @click.pass_context
 @example("authserver client delete agent_0123456789abcdef0123 --yes")
 def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
-    """Delete a client with its credentials and grants, and revoke the tokens that it holds."""
+    """Delete a client with its credentials and grants, and revoke its tokens."""
     confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
         registration.delete_client(session, installation.admin, client_id)

@@ -1,4 +1,4 @@
-"""`authserver client grant`: what a client may have."""
+"""`authserver client grant`: the scopes of a client."""
 
 import click
 
@@ -14,7 +14,7 @@ from gatehouse.shared.service.cli import example, join_scopes, output_option
     "authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope env:write"
 )
 def grant() -> None:
-    """Grants: the scopes that a client may have at a resource."""
+    """Add and remove the scopes that a client may have at a resource."""
 
 
 @grant.command("add")
@@ -27,7 +27,7 @@ def grant() -> None:
     'authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope "env:write"'
 )
 def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Let a client have scopes at a resource, beside those that it has."""
+    """Grant scopes at a resource to a client, in addition to those that it has."""
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = registration.add_grant(session, installation.admin, client_id, resource, scope)
     print_client(changed, installation.admin.now(), output)
@@ -38,7 +38,7 @@ def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: s
 @click.argument("client_id")
 @click.option("--resource", required=True, metavar="URL", help="The resource.")
 @click.option(
-    "--scope", required=True, multiple=True, callback=join_scopes, metavar='"A B"', help="The scopes to take away."
+    "--scope", required=True, multiple=True, callback=join_scopes, metavar='"A B"', help="The scopes to remove."
 )
 @output_option
 @click.pass_context
@@ -47,7 +47,7 @@ def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: s
     ' --scope "env:write"'
 )
 def remove(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Take scopes away from a client. Tokens that it holds keep them until they expire."""
+    """Remove scopes from a client. Issued tokens keep them until they expire."""
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = registration.remove_grant(session, installation.admin, client_id, resource, scope)
     print_client(changed, installation.admin.now(), output)

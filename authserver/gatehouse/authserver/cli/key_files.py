@@ -1,4 +1,4 @@
-"""The files of a client's keys: public ones that are registered, and private ones that are made."""
+"""Key files of clients: public keys to register, and private keys to generate."""
 
 import json
 import os
@@ -23,12 +23,12 @@ def key_file_options(function: FunctionT) -> FunctionT:
         click.option(
             "--generate-key",
             type=click.Path(path_type=Path),
-            help="Make it an ES256 key, and write the private half to this new file, PEM, mode 0600.",
+            help="Generate an ES256 key, and write the private half to this new file, PEM, mode 0600.",
         ),
         click.option(
             "--jwks",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Its public keys: a JWK set of at most 8, or one JWK, at most 64 KiB.",
+            help="The public keys: a JWK set of at most 8, or one JWK, at most 64 KiB.",
         ),
     ):
         function = option(function)
@@ -37,7 +37,7 @@ def key_file_options(function: FunctionT) -> FunctionT:
 
 @dataclass(frozen=True, slots=True)
 class ChosenKeys:
-    """Public keys to be registered, and the private half that is to be written."""
+    """Public keys to register, and the private half to write, if one was generated."""
 
     public: bytes | None
     private: SigningKey | None = None
@@ -45,7 +45,7 @@ class ChosenKeys:
 
     @classmethod
     def of(cls, jwks: Path | None, generate_key: Path | None) -> "ChosenKeys":
-        """Read a file of public keys, or make a key. Raises UsageError for both, Refusal, OSError."""
+        """Read a file of public keys, or generate a key. Raises UsageError for both, Refusal, OSError."""
         if jwks is not None and generate_key is not None:
             raise click.UsageError("Give --jwks or --generate-key, not both.")
         if jwks is not None:
@@ -56,15 +56,15 @@ class ChosenKeys:
         return cls(json.dumps(key.public_jwk()).encode(), key, generate_key)
 
     def record(self) -> dict[str, str]:
-        """Return where the private half is, as it is printed."""
+        """Return the file of the private half, as it is printed."""
         return {} if self.path is None else {"private_key_file": str(self.path)}
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Write a new file that only its owner can read; remove it when the block fails. Without a path, do nothing.
+        """Write the private half to a new file, mode 0600, and remove the file if the block fails.
 
         Raises:
-            OSError: there is one of that name, or it cannot be written; then nothing of it is left.
+            OSError: the file exists already, or cannot be written. Nothing of it is left then.
         """
         if self.path is None or self.private is None:
             yield
@@ -74,7 +74,7 @@ class ChosenKeys:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self.private.private_pem())
                 file.flush()
-                # As long as the client: it has no other key.
+                # On disk before the client is: it has no other key.
                 os.fsync(file.fileno())
             yield
         except BaseException:
@@ -83,11 +83,11 @@ class ChosenKeys:
 
 
 def _read_keys(path: Path) -> bytes:
-    """Read no more of a file than it takes to know that it is too large. Raises Refusal for PEM."""
+    """Read a file up to one byte over its limit. Raises Refusal for PEM."""
     with path.open("rb") as file:
         keys = file.read(MAX_KEY_FILE + 1)
     if keys.lstrip().startswith(b"-----BEGIN"):
         raise Refusal(
-            f"{path} is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key to make a key."
+            f"{path} is in PEM. Give the public key as a JWK (RFC 7517), or let --generate-key generate a key."
         )
     return keys

@@ -1,7 +1,7 @@
-"""When each credential was last used, told to the database in the background.
+"""Records when each credential was last used, and writes it to the database in the background.
 
-A request only notes it in memory. Once a minute at most the process writes what is new of a credential: a crash loses
-the uses of some 70 seconds, and nothing else.
+A request only notes the time in memory. The process writes each credential at most once a minute. A crash loses the
+times of the last 70 seconds or so, and nothing else.
 """
 
 import threading
@@ -14,17 +14,17 @@ from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, Creden
 from gatehouse.shared.protocol.clock import Clock
 
 INTERVAL = 60
-"""Seconds between two writes about one credential, at least."""
+"""Minimum seconds between two writes of one credential."""
 
 _AT_ONCE = 100
-"""Credentials in one transaction: SQLite has one writer, and requests wait for it."""
+"""Credentials per transaction. SQLite has one writer, and requests wait for it."""
 
 StoredCredential: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
 _Credential: TypeAlias = tuple[StoredCredential, tuple[str, ...]]
 
 
 class LastUse:
-    """The uses that one process has seen."""
+    """The uses that this process has seen."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class LastUse:
             self._noted[row, key] = now
 
     def write(self, *, everything: bool = False) -> None:
-        """Write what is due, or `everything`. Raises SQLAlchemyError: what was not written stays noted."""
+        """Write the times that are due, or `everything`. Raises SQLAlchemyError; unwritten times stay noted."""
         due = self._take(everything=everything)
         try:
             for batch in _batches(due):
@@ -50,19 +50,19 @@ class LastUse:
         finally:
             with self._lock:
                 for credential, used_at in due.items():
-                    # What was used meanwhile is newer.
+                    # A use noted meanwhile is newer.
                     self._noted.setdefault(credential, used_at)
                     self._written.pop(credential, None)
 
     def close(self) -> None:
-        """Write everything, if the database takes it."""
+        """Write everything, if the database is available."""
         with suppress(Exception):
             self.write(everything=True)
 
     def _take(self, *, everything: bool) -> dict[_Credential, int]:
         now = int(self._clock())
         with self._lock:
-            # A clock that was put back must not silence a credential until it has caught up.
+            # If the clock is set back, a credential must not go unwritten until the clock has caught up.
             self._written = {known: at for known, at in self._written.items() if abs(now - at) < INTERVAL}
             due = [credential for credential in self._noted if everything or credential not in self._written]
             self._written.update(dict.fromkeys(due, now))
@@ -71,7 +71,7 @@ class LastUse:
     def _write(self, batch: dict[_Credential, int]) -> None:
         with self._database.write() as session:
             for (row, key), used_at in batch.items():
-                # A command that holds the row is not waited for, and one that was deleted is gone.
+                # Skip a row that a command has locked, and a credential that was deleted.
                 found = cast("CredentialRow | None", session.get(row, key, with_for_update={"skip_locked": True}))
                 if found is not None and (found.last_used_at or 0) < used_at:
                     found.last_used_at = used_at
