@@ -62,7 +62,7 @@ async def test_issuer_and_client_id_are_unique_per_environment(acme: Caller) -> 
     create = "create_environment_oidc_connection"
     await acme(create, environment_id=acme.here, **provider, client_id="one")
     two = await acme(create, environment_id=acme.here, **provider, client_id="two")
-    conflict = "There is a connection of that issuer and client_id"
+    conflict = "A connection with that issuer and client_id exists"
     assert conflict in await acme.failure(create, environment_id=acme.here, **provider, client_id="one")
     changing = {"environment_id": acme.here, "connection_id": two["connection_id"]}
     assert conflict in await acme.failure("update_environment_oidc_connection", **changing, client_id="one")

@@ -20,7 +20,7 @@ async def test_a_created_environment_can_be_read_and_listed(caller: Caller, cloc
 async def test_a_duplicate_environment_name_is_a_conflict(caller: Caller, other: Caller) -> None:
     await caller("create_environment", name="staging", kind="staging")
     answer = await caller.failure("create_environment", name="staging", kind="production")
-    assert "There is an environment of that name" in answer
+    assert "An environment with that name exists" in answer
     assert [e["kind"] for e in (await caller("list_environments"))["environments"]] == ["staging"]
     # Names are unique per workspace, so a conflict reveals nothing about another workspace.
     assert await other("create_environment", name="staging")
@@ -47,7 +47,7 @@ async def test_role_and_scope_names_are_unique_per_environment(acme: Caller, ent
     create = f"create_environment_{entity}"
     await acme(create, environment_id=acme.here, name="billing", description="Caf\u00e9")
     answer = await acme.failure(create, environment_id=acme.here, name="billing")
-    assert answer == f"There is a {entity} of that name. Choose another, or use that one."
+    assert answer == f"A {entity} with that name exists. Choose another name, or use that {entity}."
     assert await acme(create, environment_id=acme.there, name="billing")
     (listed,) = (await acme(f"list_environment_{entity}s", environment_id=acme.here))[f"{entity}s"]
     assert (listed["name"], listed["description"]) == ("billing", "Caf\u00e9")

@@ -34,7 +34,7 @@ async def test_registration_returns_the_metadata_to_publish(acme: Caller) -> Non
     assert renamed["protected_resource_metadata"]["resource_name"] == "Bills"
     narrowed = await acme("update_mcp_server", **server, scopes=[])
     assert narrowed["protected_resource_metadata"]["scopes_supported"] == []
-    assert "Give at least one of name, scopes" in await acme.failure("update_mcp_server", **server)
+    assert "Set at least one of name, scopes" in await acme.failure("update_mcp_server", **server)
 
 
 @pytest.mark.threat("T-027")
@@ -53,5 +53,7 @@ async def test_a_server_offers_only_scopes_of_its_environment(acme: Caller) -> N
 async def test_two_spellings_of_one_url_are_one_server(acme: Caller) -> None:
     await acme("register_mcp_server", environment_id=acme.here, name="A", url="https://mcp.example.com")
     again = {"name": "B", "url": "https://MCP.example.com:443/"}
-    assert "an MCP server of that URL" in await acme.failure("register_mcp_server", environment_id=acme.here, **again)
+    assert "An MCP server with that URL exists" in await acme.failure(
+        "register_mcp_server", environment_id=acme.here, **again
+    )
     assert await acme("register_mcp_server", environment_id=acme.there, **again)

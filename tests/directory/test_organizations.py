@@ -25,7 +25,7 @@ async def test_external_ids_are_unique_per_environment(caller: Caller) -> None:
     there = (await caller("create_environment", name="there"))["environment_id"]
     await caller("create_organization", environment_id=here, name="A", external_id="crm-1")
     answer = await caller.failure("create_organization", environment_id=here, name="B", external_id="crm-1")
-    assert "There is an organization of that external_id" in answer
+    assert "An organization with that external_id exists" in answer
     assert await caller("create_organization", environment_id=there, name="A", external_id="crm-1")
     # Without an external_id, two organizations may have the same name.
     assert await caller("create_organization", environment_id=here, name="A")
@@ -97,7 +97,7 @@ async def test_a_users_email_must_have_an_allowed_domain(acme: Caller) -> None:
     await acme("update_organization_settings", organization_id=organization, **domains)
     for email in ("bob@elsewhere.org", "bob@sub.example.com", "bob@notexample.com"):
         answer = await acme.failure(create, organization_id=organization, email=email)
-        assert answer == "The organization does not admit that email domain. Call get_organization_details."
+        assert answer == "The organization does not allow that email domain. Call get_organization_details."
     assert await acme(create, organization_id=organization, email="Bob@Example.com")
 
 
@@ -110,7 +110,7 @@ async def test_a_users_role_must_exist_in_the_environment(acme: Caller) -> None:
     await acme("create_environment_role", environment_id=acme.here, name="owner")
     created = await acme("create_organization_user", **user)
     assert created.items() >= user.items()
-    assert "There is a user of that email" in await acme.failure("create_organization_user", **user)
+    assert "A user with that email exists" in await acme.failure("create_organization_user", **user)
     other = await acme.organization()
     assert await acme("create_organization_user", **{**user, "organization_id": other})
     assert (await acme("list_organization_users", organization_id=organization))["users"] == [created]

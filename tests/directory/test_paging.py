@@ -63,7 +63,7 @@ async def test_organizations_are_paged(caller: Caller, clock: FakeClock) -> None
 async def test_an_invalid_page_token_is_rejected(caller: Caller, page_token: str) -> None:
     assert await caller("list_environments")
     answer = await caller.failure("list_environments", page_token=page_token)
-    assert answer == "page_token is not one that this list returned. Leave it out to start again."
+    assert answer == "This list did not return that page_token. Omit it to start at the beginning."
 
 
 def rows_of(
@@ -136,7 +136,7 @@ async def test_limits_apply_and_full_lists_are_paged(acme: Caller, tool: str) ->
         session.execute(insert(table), rows[1:])
     assert await acme(tool, **within, **arguments)
     answer = await acme.failure(tool, **within, **arguments)
-    assert answer == f"There can be at most {limit} {things}. Remove or change one that exists instead."
+    assert answer == f"There can be at most {limit} {things}. Remove or change an existing one instead."
     seen: list[str] = []
     page_token: dict[str, str] = {}
     while not seen or page_token:

@@ -165,7 +165,7 @@ async def test_a_failed_write_leaves_only_a_failure_event(caller: Caller) -> Non
     await caller("create_environment", name="staging")
     await caller.failure("create_environment", name="staging")
     events = [(event["outcome"], event["reason"]) for event in caller.server.audit()]
-    conflict = "There is an environment of that name. Choose another, or call list_environments."
+    conflict = "An environment with that name exists. Choose another name, or call list_environments."
     assert events == [("allowed", None), ("failed", conflict)]
 
 

@@ -25,7 +25,7 @@ async def test_an_invitation_is_recorded_and_can_be_revoked(acme: Caller, clock:
 @pytest.mark.both_databases
 async def test_an_email_is_invited_once_per_workspace_in_any_case(acme: Caller, other: Caller) -> None:
     await acme("invite_workspace_member", email="ada@example.com")
-    assert "There is a member of that email" in await acme.failure("invite_workspace_member", email="ADA@example.com")
+    assert "A member with that email exists" in await acme.failure("invite_workspace_member", email="ADA@example.com")
     assert await other("invite_workspace_member", email="ada@example.com")
 
 

@@ -191,7 +191,7 @@ async def test_another_client_of_the_workspace_does_not_get_the_answer(
     answer = await resourceserver.failure("create_environment", other, name="staging", idempotency_key=KEY)
     assert first["environment_id"] not in answer
     outcome, reason, replayed = outcomes(resourceserver)[-1]
-    assert (outcome, "an environment of that name" in reason, replayed) == ("failed", True, False)
+    assert (outcome, "An environment with that name" in reason, replayed) == ("failed", True, False)
 
 
 async def test_a_tool_that_writes_elsewhere_takes_no_key(

@@ -22,7 +22,7 @@ from gatehouse.shared.service.output import print_record, print_records
 @click.group()
 @example("resourceserver workspace create --name acme")
 def workspace() -> None:
-    """Workspaces: the tenants. A client acts in the one that its workspace_id claim names."""
+    """Manage workspaces, the tenants. A client acts in the workspace that its workspace_id claim names."""
 
 
 def _record(created: Workspace) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _record(created: Workspace) -> dict[str, Any]:
 
 @contextmanager
 def _directory(ctx: click.Context) -> Iterator[Database]:
-    """Open the database. Raises Refusal for what the directory refuses."""
+    """Open the database, and turn a DirectoryError into a Refusal."""
     with open_database(settings_of(ctx), SCHEMA) as database:
         try:
             yield database
@@ -44,12 +44,12 @@ def _directory(ctx: click.Context) -> Iterator[Database]:
 
 
 @workspace.command()
-@click.option("--name", required=True, help="What people call it; unique.")
+@click.option("--name", required=True, help="Unique display name.")
 @output_option
 @click.pass_context
 @example("resourceserver workspace create --name acme")
 def create(ctx: click.Context, name: str, output: str) -> None:
-    """Create a workspace. Put its workspace_id on a client: authserver client create --claim workspace_id=..."""
+    """Create a workspace. Assign it to a client with: authserver client create --claim workspace_id=..."""
     admin = Administrator(AuditRows(audit_event))
     with _directory(ctx) as database, database.write() as session:
         created = create_workspace(session, name, admin.clock())
@@ -62,7 +62,7 @@ def create(ctx: click.Context, name: str, output: str) -> None:
 @click.pass_context
 @example("resourceserver workspace list")
 def list_(ctx: click.Context, output: str) -> None:
-    """List the workspaces, the oldest first."""
+    """List all workspaces, the oldest first."""
     with _directory(ctx) as database, database.read() as session:
         records = [_record(known) for known in list_workspaces(session)]
     print_records(records, ("workspace_id", "name", "created_at"), output)

@@ -22,7 +22,7 @@ from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
 from gatehouse.resourceserver.catalogue import ToolGroup
 
 _CONFLICT: Final = (
-    "There is a connection of that issuer and client_id. Call list_environment_connections, or change that one with "
+    "A connection with that issuer and client_id exists. Call list_environment_connections, or change it with "
     "update_environment_oidc_connection."
 )
 

@@ -102,7 +102,7 @@ def change_row(row: Base, changes: Mapping[str, object]) -> None:
     """Set the attributes that are not None in `changes`. Raises DirectoryError if all are None."""
     given = {name: value for name, value in changes.items() if value is not None}
     if not given:
-        raise DirectoryError(f"There is nothing to change. Give at least one of {', '.join(changes)}.")
+        raise DirectoryError(f"There is nothing to change. Set at least one of {', '.join(changes)}.")
     for name, value in given.items():
         setattr(row, name, value)
 

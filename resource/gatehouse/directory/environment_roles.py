@@ -80,5 +80,5 @@ async def create_environment_role(
         description=description,
         created_at=int(directory.now),
     )
-    await directory.insert("There is a role of that name. Choose another, or use that one.", row)
+    await directory.insert("A role with that name exists. Choose another name, or use that role.", row)
     return EnvironmentRole.model_validate(row)

@@ -81,5 +81,5 @@ async def create_environment_scope(
         description=description,
         created_at=int(directory.now),
     )
-    await directory.insert("There is a scope of that name. Choose another, or use that one.", row)
+    await directory.insert("A scope with that name exists. Choose another name, or use that scope.", row)
     return EnvironmentScope.model_validate(row)

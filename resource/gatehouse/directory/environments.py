@@ -96,5 +96,5 @@ async def create_environment(
         kind=kind,
         created_at=int(directory.now),
     )
-    await directory.insert("There is an environment of that name. Choose another, or call list_environments.", row)
+    await directory.insert("An environment with that name exists. Choose another name, or call list_environments.", row)
     return Environment.model_validate(row)

@@ -31,7 +31,7 @@ class LimitReached(DirectoryError):
     """The maximum number of objects exists already."""
 
     def __init__(self, limit: int, things: str) -> None:
-        super().__init__(f"There can be at most {limit} {things}. Remove or change one that exists instead.")
+        super().__init__(f"There can be at most {limit} {things}. Remove or change an existing one instead.")
 
 
 class NoWorkspace(DirectoryError):

@@ -108,7 +108,7 @@ async def register_mcp_server(
         scopes=await require_scopes(directory, environment_id, scopes or []),
         created_at=int(directory.now),
     )
-    await directory.insert("There is an MCP server of that URL. Call list_mcp_servers.", row)
+    await directory.insert("An MCP server with that URL exists. Call list_mcp_servers.", row)
     return _registered(row, directory.claims.iss)
 
 

@@ -68,7 +68,7 @@ async def create_organization_user(
     organization = await find_organization(directory, organization_id, lock=True)
     domains = (await find_settings(directory, organization_id)).allowed_email_domains
     if domains and email.rpartition("@")[2] not in domains:
-        raise Conflict("The organization does not admit that email domain. Call get_organization_details.")
+        raise Conflict("The organization does not allow that email domain. Call get_organization_details.")
     row = OrganizationUserRow(
         user_id=directory.new_identifier("usr"),
         organization_id=organization_id,
@@ -77,5 +77,5 @@ async def create_organization_user(
         environment_role=await find_role(directory, organization.environment_id, role) if role is not None else None,
         created_at=int(directory.now),
     )
-    await directory.insert("There is a user of that email. Call list_organization_users.", row)
+    await directory.insert("A user with that email exists. Call list_organization_users.", row)
     return OrganizationUser.model_validate(row)

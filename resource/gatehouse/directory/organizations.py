@@ -13,7 +13,7 @@ from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSiz
 from gatehouse.directory.text import CreatedAt, DisplayName
 from gatehouse.resourceserver.catalogue import ToolGroup
 
-CONFLICT: Final = "There is an organization of that external_id. Choose another, or call list_organizations."
+CONFLICT: Final = "An organization with that external_id exists. Choose another, or call list_organizations."
 
 ExternalId = Annotated[
     str,

@@ -31,7 +31,7 @@ def _decode(page_token: str, prefix: str) -> str:
     except ValueError:
         identifier = ""
     if not is_identifier(identifier, prefix):
-        raise DirectoryError("page_token is not one that this list returned. Leave it out to start again.")
+        raise DirectoryError("This list did not return that page_token. Omit it to start at the beginning.")
     return identifier
 
 

@@ -69,7 +69,7 @@ async def invite_workspace_member(
         status="invited",
         created_at=int(directory.now),
     )
-    await directory.insert("There is a member of that email. Call list_workspace_members.", row)
+    await directory.insert("A member with that email exists. Call list_workspace_members.", row)
     return WorkspaceMember.model_validate(row)
 
 

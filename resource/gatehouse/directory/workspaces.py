@@ -30,7 +30,7 @@ def create_workspace(session: Session, name: str, now: float) -> Workspace:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters.")
     if session.scalar(select(WorkspaceRow).where(WorkspaceRow.name == name)) is not None:
-        raise Conflict("There is a workspace of that name. See: resourceserver workspace list")
+        raise Conflict("A workspace with that name exists. See: resourceserver workspace list")
     row = WorkspaceRow(workspace_id=new_identifier("wks", now), name=name, created_at=int(now))
     session.add(row)
     session.flush()
