@@ -3,8 +3,8 @@
 An export is JSON Lines in ASCII: a header, one line for each row, and a trailer. Bytes are base64url without padding.
 Times are seconds since the epoch, in audit events milliseconds.
 
-A row must have the types of its columns, and be one that registration or the server itself would create. Whoever can
-write the file can create any client, exactly like whoever can write to the database: the rules do not protect against
+A row must have the types of its columns, and be one that registration or the server itself would create. Anyone who can
+write the file can create any client, exactly like anyone who can write to the database: the rules do not prevent
 that. They keep out rows with effects that the server never has: weak keys, resources without TLS, names that stand for
 somebody else in the audit log, values on which a request or a command fails.
 """
