@@ -61,7 +61,7 @@ test-kill: setup ## Kill 200 processes while they change keys, secrets or the sc
 test-soak: setup ## Rotate keys and secrets under load, on a clock that runs ten times as fast; takes minutes
 	$(PYTEST) -s -m soak
 
-mutants: setup ## Break the security core in twenty ways, and check that the tests notice each
+mutants: setup ## Break the security core in 22 ways, and check that the tests notice each
 	$(BIN)/python tests/mutation/mutants.py
 
 measure: setup ## Measure how long a token is accepted after it, its client or its key was revoked: p50, p99

@@ -1,0 +1,234 @@
+"""Breaks the security core in 22 ways, one at a time, and checks that the tests notice (`make mutants`).
+
+Each mutant changes one line in a copy of the sources and runs the tests named for it. The tests must pass on the
+unchanged copy and fail on every mutant. The exit code is 1 if a mutant survives, or if a line that it changes is not
+in its file exactly once.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("authserver", "resource", "shared")
+FOLDERS = ("tests", "examples", "docs")
+FILES = ("README.md", "pyproject.toml")
+
+AUTHSERVER = "authserver/gatehouse/authserver"
+GATEWAY = "resource/gatehouse/resourceserver"
+PROTOCOL = "shared/gatehouse/shared/protocol"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one line."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def apply(self, folder: Path) -> str:
+        """Write the changed file, and return its original text. Raises SystemExit if the line is not there once."""
+        path = folder / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            sys.exit(f"{self.file} holds this {text.count(self.old)} times, not once: {self.old}")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        return text
+
+
+MUTANTS = [
+    # The gate admits a call, or a read, that the policy forbids.
+    Mutant(
+        f"{GATEWAY}/bearer/gate.py",
+        "if not isinstance(decided, policy.Allowed):",
+        "if isinstance(decided, policy.Unknown):",
+        "tests/resourceserver/test_gate.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/bearer/gate.py",
+        "if not isinstance(read, policy.Allowed):",
+        "if isinstance(read, policy.Unknown):",
+        "tests/resourceserver/test_mcp_resources.py",
+    ),
+    # The verifier accepts another kind of token, a revoked key, a revoked token.
+    Mutant(
+        f"{GATEWAY}/bearer/verifier.py",
+        "if header.typ != ACCESS_TOKEN_TYPE:",
+        "if header.typ is None:",
+        "tests/attacks/test_access_tokens.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/bearer/verifier.py",
+        "if key is None or key.thumbprint != verified.thumbprint:",
+        "if key is None:",
+        "tests/resourceserver/test_verifier.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/bearer/verifier.py",
+        "if (reason := await self._statuses.refusal(verified.claims.status)) is not None:",
+        'if (reason := await self._statuses.refusal(verified.claims.status)) == "":',
+        "tests/resourceserver/test_verifier.py tests/resourceserver/test_status.py",
+    ),
+    # The policy is content with one of several scopes, or ignores the hierarchy.
+    Mutant(
+        f"{GATEWAY}/policy.py",
+        "return target.scopes <= held",
+        "return not target.scopes or not target.scopes.isdisjoint(held)",
+        "tests/resourceserver/test_policy.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/policy.py",
+        "if _suffices(catalogue.hierarchy.closure(claims.scope), target):",
+        "if _suffices(frozenset(claims.scope), target):",
+        "tests/resourceserver/test_policy.py",
+    ),
+    # Dispatch relies on the gate, for a tool and for a resource.
+    Mutant(
+        f"{GATEWAY}/dispatch/tools.py",
+        "if isinstance(decision, policy.Allowed):",
+        "if decision := policy.Allowed(self._catalogue.tools[tool_name]):",
+        "tests/resourceserver/test_dispatch.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/dispatch/resources.py",
+        "if isinstance(decision, policy.Allowed):",
+        "if decision := policy.Allowed(self._catalogue.resources[uri]):",
+        "tests/resourceserver/test_dispatch.py tests/resourceserver/test_mcp_resources.py",
+    ),
+    # The resource server trusts a stale status list.
+    Mutant(
+        f"{GATEWAY}/bearer/status.py",
+        "now - known.issued_at <= self._max_age",
+        "now - known.issued_at <= self._max_age + 60",
+        "tests/resourceserver/test_status.py",
+    ),
+    # A token is valid at another resource, or a moment too long; a restriction is ignored.
+    Mutant(
+        f"{PROTOCOL}/token_validation.py",
+        "if claims.aud != resource:",
+        'if claims.aud.rstrip("/") != resource:',
+        "tests/attacks/test_access_tokens.py",
+    ),
+    Mutant(
+        f"{PROTOCOL}/token_validation.py",
+        "if now >= claims.exp + LEEWAY:",
+        "if now > claims.exp + LEEWAY:",
+        "tests/resourceserver/test_verifier.py",
+    ),
+    Mutant(
+        f"{PROTOCOL}/token_validation.py",
+        'if "cnf" in claims:',
+        'if claims.get("cnf") == "":',
+        "tests/attacks/test_access_tokens.py tests/shared/protocol/test_token_validation.py",
+    ),
+    # An assertion may name several audiences, be signed with an expired key, or be used twice.
+    Mutant(
+        f"{AUTHSERVER}/clients/assertions.py",
+        "if not isinstance(audience, str) or audience not in audiences:",
+        "if audiences.isdisjoint(audience if isinstance(audience, list) else [audience]):",
+        "tests/authserver/test_private_key_jwt.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/clients/assertions.py",
+        "if key.lifetime.is_inactive(now):",
+        "if key.lifetime.revoked:",
+        "tests/authserver/test_client_key_lifecycle.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/db/replay.py",
+        "            return False",
+        "            return purpose is not None",
+        "tests/authserver/test_private_key_jwt.py",
+    ),
+    # A secret works at the moment when it expires.
+    Mutant(
+        f"{AUTHSERVER}/credentials/lifecycle.py",
+        "now >= self.expires_at)",
+        "now > self.expires_at)",
+        "tests/authserver/test_secret_lifecycle.py tests/authserver/test_client_key_lifecycle.py",
+    ),
+    # A revoked token's bit does not reach the published list, or its neighbour's does.
+    Mutant(
+        f"{AUTHSERVER}/tokens/status_lists.py",
+        "    _mark_changed(session, [list_id])",
+        "    _mark_changed(session, [])",
+        "tests/authserver/test_status_lists.py tests/authserver/test_revocation.py",
+    ),
+    Mutant(
+        f"{PROTOCOL}/status_list.py",
+        "for index in (*range(start, min(first << 3, end)), *range(max(last << 3, start), end)):",
+        "for index in (*range(start, min(first << 3, end)), *range(max(last << 3, start), end + 1)):",
+        "tests/shared/protocol/test_status_list.py",
+    ),
+    # The token endpoint grants scopes that the client does not have, and a strict client more than it asked for.
+    Mutant(
+        f"{AUTHSERVER}/grants/client_credentials.py",
+        "scope = requested & allowed",
+        "scope = requested if requested & allowed else allowed & requested",
+        "tests/authserver/test_resources_and_scopes.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/grants/client_credentials.py",
+        "if not scope or (client.strict and scope != requested):",
+        "if not scope:",
+        "tests/authserver/test_resources_and_scopes.py",
+    ),
+    # `client explain` proposes more scopes than needed.
+    Mutant(
+        f"{AUTHSERVER}/grants/entitlements.py",
+        "return hierarchy.minimal(needs - hierarchy.closure(held))",
+        "return needs - hierarchy.closure(held)",
+        "tests/authserver/test_entitlements.py",
+    ),
+]
+
+
+def run_tests(folder: Path, tests: list[str]) -> bool:
+    """Return whether the tests pass with the sources of a folder."""
+    paths = [str(folder / name) for name in SOURCES]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*pytest, "-k", "not postgresql", *tests],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in {0, 1}:
+        sys.exit(f"pytest could not run the tests:\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Run every mutant, and print one line for each."""
+    with tempfile.TemporaryDirectory(prefix="gatehouse-mutants-") as name:
+        folder = Path(name)
+        for part in (*SOURCES, *FOLDERS):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        for part in FILES:
+            shutil.copy2(ROOT / part, folder / part)
+        for mutant in MUTANTS:
+            (folder / mutant.file).write_text(mutant.apply(folder), encoding="utf-8")
+        if not run_tests(folder, sorted({test for mutant in MUTANTS for test in mutant.tests.split()})):
+            sys.exit("The tests fail without any mutant.")
+        missed = 0
+        for number, mutant in enumerate(MUTANTS, start=1):
+            original = mutant.apply(folder)
+            caught = not run_tests(folder, mutant.tests.split())
+            (folder / mutant.file).write_text(original, encoding="utf-8")
+            missed += not caught
+            print(f"{number:2} {'caught' if caught else 'MISSED'} {mutant.file}: {mutant.new}", flush=True)
+    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mutants were caught.")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
