@@ -165,7 +165,7 @@ def test_grants_are_added_and_removed(shell: Shell) -> None:
 
 
 @pytest.mark.both_databases
-def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
+def test_the_audit_log_shows_who_did_what(shell: Shell) -> None:
     first, second = (shell.json(*CREATE)["client_id"] for _ in range(2))
     events = shell.json("audit")
     assert [event["action"] for event in events[-3:]] == ["client.grant.add", "client.create", "client.grant.add"]
@@ -194,9 +194,7 @@ def test_the_audit_trail_shows_who_did_what(shell: Shell) -> None:
         pytest.param(["resource", "add", RESOURCE, "--name", "a", "--scope", "b c"], "A scope", id="scope syntax"),
     ],
 )
-def test_what_cannot_be_done_exits_1_and_names_the_remediation(
-    shell: Shell, arguments: list[str], remediation: str
-) -> None:
+def test_a_refusal_exits_1_and_names_the_remediation(shell: Shell, arguments: list[str], remediation: str) -> None:
     shell.text(*CREATE)
     before = shell.json("audit")
     assert remediation in shell.refusal(*arguments)

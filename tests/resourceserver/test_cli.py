@@ -110,7 +110,7 @@ def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: 
 
 
 @pytest.mark.both_databases
-def test_a_workspace_that_was_created_is_listed_and_in_the_trail(installed: Run) -> None:
+def test_a_created_workspace_is_listed_and_audited(installed: Run) -> None:
     created = json.loads(installed("workspace", "create", "--name", "acme", "--output", "json").output)
     assert created["workspace_id"].startswith("wks_")
     listed = json.loads(installed("workspace", "list", "--output", "json").output)
@@ -141,7 +141,7 @@ def test_a_workspace_name_that_cannot_be_used_is_refused_and_changes_nothing(ins
 
 
 @pytest.mark.both_databases
-def test_the_trail_can_be_narrowed(installed: Run) -> None:
+def test_the_audit_log_can_be_filtered(installed: Run) -> None:
     for name in ("a", "b", "c"):
         installed("workspace", "create", "--name", name)
     everything = json.loads(installed("audit", "--output", "json").output)
@@ -155,7 +155,7 @@ def test_the_trail_can_be_narrowed(installed: Run) -> None:
 
 
 @pytest.mark.both_databases
-def test_what_the_trail_does_not_have_is_told_apart_from_what_cannot_be(installed: Run) -> None:
+def test_an_unknown_action_differs_from_one_without_events(installed: Run) -> None:
     installed("workspace", "create", "--name", "a")
     assert len(json.loads(installed("audit", "--action", "workspace.create", "--output", "json").stdout)) == 1
     assert json.loads(installed("audit", "--action", "tool.call", "--output", "json").stdout) == []
@@ -225,7 +225,7 @@ def test_a_baseline_scope_that_no_tool_has_stops_the_start(installed: Run) -> No
     )
 
 
-def test_all_problems_of_the_settings_are_told_at_once(run: Run) -> None:
+def test_all_problems_of_the_settings_are_reported_at_once(run: Run) -> None:
     result = run("init", RESOURCESERVER_BIND="x", RESOURCESERVER_ISSUER="ftp://x", RESOURCESERVER_LOG_LEVEL="LOUD")
     assert result.exit_code == 1
     for name in ("RESOURCESERVER_BIND=x", "RESOURCESERVER_ISSUER=ftp://x", "RESOURCESERVER_LOG_LEVEL=LOUD"):
@@ -257,7 +257,7 @@ def test_reading_commands_do_not_wait_for_a_writer(installed: Run) -> None:
         assert installed("workspace", "list").exit_code == 0
 
 
-def test_check_reports_what_keeps_the_server_from_serving(run: Run, installed: Run) -> None:
+def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> None:
     """The issuer's port is closed: the server would start, and wait for the keys."""
     issuer = {"RESOURCESERVER_ISSUER": "http://127.0.0.1:1"}
     result = installed("check", "--output", "json", RESOURCESERVER_BIND="127.0.0.1:0", **issuer)

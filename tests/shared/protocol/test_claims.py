@@ -87,7 +87,7 @@ def test_claims_that_are_not_text_are_not_taken_over() -> None:
     assert AccessClaims.from_json(claims) == CLAIMS
 
 
-def test_what_was_read_cannot_be_changed() -> None:
+def test_read_claims_are_immutable() -> None:
     claims = AccessClaims.from_json(CLAIMS.to_json())
     with pytest.raises(TypeError):
         claims.static["workspace_id"] = "wks_2"  # type: ignore[index]

@@ -42,7 +42,7 @@ def reason_of(token: str, key: SigningKey = ES256) -> str:
 
 
 @pytest.mark.parametrize("alg", SIGNING_ALGORITHMS)
-def test_what_a_key_signs_its_published_half_verifies(alg: str) -> None:
+def test_the_public_half_verifies_what_the_key_signed(alg: str) -> None:
     key = KEYS[alg]
     token = key.sign("at+jwt", CLAIMS)
     assert read_header(token) == Header(alg=alg, kid=key.kid, typ="at+jwt")
@@ -90,7 +90,7 @@ def test_a_private_key_survives_being_written_and_read(alg: str) -> None:
 
 
 @pytest.mark.parametrize("alg", SIGNING_ALGORITHMS)
-def test_the_published_half_holds_nothing_private(alg: str) -> None:
+def test_the_public_half_holds_no_private_member(alg: str) -> None:
     public = KEYS[alg].public_jwk()
     assert public.keys() <= {"kty", "crv", "x", "y", "n", "e", "kid", "alg", "use"}
     assert (public["kid"], public["alg"], public["use"]) == (KEYS[alg].kid, alg, "sig")
@@ -110,7 +110,7 @@ def test_the_published_half_holds_nothing_private(alg: str) -> None:
     ],
     ids=["nothing", "null", "list", "object", "text", "public", "another-type", "symmetric"],
 )
-def test_what_is_no_private_key_of_the_algorithm_is_refused(document: bytes) -> None:
+def test_a_document_that_is_not_a_private_key_is_refused(document: bytes) -> None:
     SigningKey.from_private_jwk("ES256", ES256.private_jwk())
     with pytest.raises(InvalidKeySet):
         SigningKey.from_private_jwk("ES256", document)
@@ -189,7 +189,7 @@ def test_claims_are_not_read_before_the_signature_holds() -> None:
     ["", ".", "..", "a.b", "a.b.", ".b.c", "a..c", "a.b.c.d", "a.b.c\n", " a.b.c", "a.b.c=", "a+.b.c", "ä.b.c"],
     ids=repr,
 )
-def test_what_is_not_three_base64url_segments_is_refused(token: str) -> None:
+def test_a_text_that_is_not_three_base64url_segments_is_refused(token: str) -> None:
     """RFC 7515 7.1."""
     assert reason_of(token) == "not a compact JWS"
 

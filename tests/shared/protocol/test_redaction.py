@@ -22,7 +22,7 @@ def test_a_text_of_beginnings_is_read_once() -> None:
 @pytest.mark.threat("T-047")
 @pytest.mark.parametrize("before", ["eyJ", "eyJeyJ", "x", "eyJ-", "eyJ."])
 @pytest.mark.parametrize("secret", [TOKEN, SECRET, "bearer " + "a" * 16])
-def test_what_stands_before_a_secret_does_not_hide_it(before: str, secret: str) -> None:
+def test_text_before_a_secret_does_not_hide_it(before: str, secret: str) -> None:
     """CWE-532: the beginning of a token that is none takes nothing behind it along."""
     masked = mask(before + secret)
     assert "[masked]" in masked

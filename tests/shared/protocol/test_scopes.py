@@ -59,7 +59,7 @@ def test_scopes_in_a_message_are_cut_between_two_of_them() -> None:
     assert cut_scope({"aa", "bb", "cc"}, 4) == "aa"
 
 
-def test_what_looks_like_several_scopes_is_named() -> None:
+def test_a_scope_that_looks_like_several_gets_a_hint() -> None:
     """Both characters are in the grammar."""
     assert parse_scope("a,b") == {"a,b"}
     assert separator_hint({"x", "a,b"}) == separator_hint({"a;b"}) == " Separate scopes by spaces."

@@ -74,7 +74,7 @@ def test_every_list_survives_being_packed(bits: bytes) -> None:
         ({"bits": 1, "lst": packed(zlib.compress(b"x") + b"more")}, "trailing data"),
     ],
 )
-def test_what_is_no_list_is_refused(claim: Any, reason: str) -> None:
+def test_a_malformed_list_is_refused(claim: Any, reason: str) -> None:
     assert decode({"bits": 1, "lst": "eNrbuRgAAhcBXQ"})
     with pytest.raises(InvalidStatusList, match=reason):
         decode(claim)

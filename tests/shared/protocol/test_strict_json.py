@@ -61,7 +61,7 @@ def test_what_is_accepted_means_the_same_to_the_standard_library(document: bytes
         pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="deep-objects"),
     ],
 )
-def test_what_is_ambiguous_or_no_json_is_refused(document: bytes) -> None:
+def test_invalid_or_ambiguous_json_is_refused(document: bytes) -> None:
     """RFC 8259 4 (names should be unique), 6 (numbers), 8.1 (UTF-8, no byte order mark), 8.2 (surrogates)."""
     with pytest.raises(InvalidJson):
         loads(document)

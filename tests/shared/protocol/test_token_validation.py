@@ -80,7 +80,7 @@ async def called_good(issuer: Issuer, token: str) -> bool:
         pytest.param(status(2, "https://evil.example/status-lists/0123456789ab"), 0, False, id="a list elsewhere"),
     ],
 )
-async def test_a_token_is_called_good_exactly_when_the_resource_server_takes_it(
+async def test_inspection_and_resource_server_always_agree(
     clock: FakeClock, changes: dict[str, Any], seconds: float, accepted: bool
 ) -> None:
     """RFC 9068 4; RFC 7800 3.1 (`cnf`)."""

@@ -14,7 +14,7 @@ def test_an_address_that_is_free_can_be_bound_afterwards(host: str) -> None:
     assert describe_address(f"{host}:0", "X_BIND") == f"{host}:0 is free"
 
 
-def test_an_address_in_use_stops_the_start_and_is_no_failure_to_check() -> None:
+def test_an_address_in_use_stops_serve_but_passes_check() -> None:
     """`check` is asked of a running server, too."""
     with closing(create_server(("127.0.0.1", 0))) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"

@@ -10,9 +10,7 @@ from gatehouse.shared.service.audit_command import print_audit
 from gatehouse.shared.service.database import new_metadata, open_engine, parse_database_url
 
 
-def test_audit_rows_are_printed_with_their_time_and_without_the_writers_bookkeeping(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_audit_rows_are_printed_without_internal_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metadata = new_metadata()
     table = audit_table(metadata)
     engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))

@@ -140,9 +140,7 @@ def test_a_writer_that_was_never_used_starts_no_thread_and_refuses_after_closing
     assert actions(engine) == []
 
 
-def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_later(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_an_outage_fails_waiting_events_and_keeps_recorded_ones(writer: AuditWriter, engine: Engine) -> None:
     take_away(engine)
     writer.record(allowed("first"))
     refused = writer.commit(allowed("never.answered"))
@@ -155,9 +153,7 @@ def test_without_a_database_who_waits_is_told_and_what_was_recorded_is_written_l
     assert actions(engine) == ["first", "second", "third"]
 
 
-def test_during_an_outage_further_events_are_refused_and_after_it_they_are_taken(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_an_outage_refuses_further_events_until_it_ends(writer: AuditWriter, engine: Engine) -> None:
     """What is accepted during an outage is lost with the process, so nothing more is accepted."""
     take_away(engine)
     writer.record(allowed("before.it.was.noticed"))
@@ -175,7 +171,7 @@ def test_during_an_outage_further_events_are_refused_and_after_it_they_are_taken
 
 
 @pytest.mark.only_on("postgresql")
-def test_when_the_server_comes_back_events_are_taken_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
+def test_after_an_outage_events_are_written_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
     writer.commit_and_wait(allowed("before"))
     databases.take_away(engine.url)
     writer.record(allowed("recorded"))
@@ -188,7 +184,7 @@ def test_when_the_server_comes_back_events_are_taken_over_new_connections(writer
 
 
 @pytest.mark.only_on("postgresql")
-def test_while_the_server_only_reads_what_was_recorded_waits(writer: AuditWriter, engine: Engine) -> None:
+def test_recorded_events_wait_while_the_server_is_read_only(writer: AuditWriter, engine: Engine) -> None:
     """As on a replica, before somebody promotes it."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
@@ -205,7 +201,7 @@ def test_while_the_server_only_reads_what_was_recorded_waits(writer: AuditWriter
     assert actions(engine) == ["recorded", "after"]
 
 
-def test_what_is_lost_at_the_end_is_named_in_the_log(
+def test_events_lost_at_shutdown_are_named_in_the_log(
     writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     take_away(engine)
@@ -287,9 +283,7 @@ def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWr
     assert actions(engine) == ["next"]
 
 
-def test_a_recorded_event_that_cannot_be_stored_does_not_hold_up_the_others(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditWriter, engine: Engine) -> None:
     """Kept at the head of the queue and tried again for ever, it would refuse every request from then on."""
     writer.record(allowed("before"))
     with suppress(AuditUnavailable):
@@ -298,9 +292,7 @@ def test_a_recorded_event_that_cannot_be_stored_does_not_hold_up_the_others(
     assert actions(engine) == ["before", "next"]
 
 
-def test_an_outage_while_an_event_that_cannot_be_stored_is_sorted_out_loses_that_one_only(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_an_outage_while_isolating_a_bad_event_loses_only_that_event(writer: AuditWriter, engine: Engine) -> None:
     take_away(engine)
     writer.record(allowed("unstorable", detail={"value": object()}))
     writer.record(allowed("kept"))
@@ -320,7 +312,7 @@ def impatient(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
     writer.close()
 
 
-def test_who_waits_too_long_for_the_database_is_refused(
+def test_waiting_too_long_for_the_database_is_refused(
     impatient: AuditWriter, writer: AuditWriter, engine: Engine
 ) -> None:
     with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
@@ -330,7 +322,7 @@ def test_who_waits_too_long_for_the_database_is_refused(
 
 
 @pytest.mark.anyio
-async def test_who_waits_too_long_on_an_event_loop_is_refused(
+async def test_waiting_too_long_on_an_event_loop_is_refused(
     impatient: AuditWriter, writer: AuditWriter, engine: Engine
 ) -> None:
     with engine.begin(), pytest.raises(AuditUnavailable, match="takes too long"):
@@ -339,7 +331,7 @@ async def test_who_waits_too_long_on_an_event_loop_is_refused(
     assert "in.time" in actions(engine)
 
 
-def test_events_are_found_by_who_which_token_and_which_request(writer: AuditWriter, engine: Engine) -> None:
+def test_events_are_found_by_client_token_and_request(writer: AuditWriter, engine: Engine) -> None:
     writer.record(allowed("a", actor="one", jti="j1", request_id="r1"))
     writer.record(allowed("b", actor="two", jti="j1", request_id="r2"))
     writer.commit_and_wait(allowed("c", actor="two", jti="j2", request_id="r3"))

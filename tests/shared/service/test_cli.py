@@ -71,7 +71,7 @@ def test_a_database_that_fails_is_a_message_without_sql() -> None:
     assert "Traceback" not in result.output
 
 
-def test_a_database_that_another_process_writes_to_is_busy_and_not_down(tmp_path: Path) -> None:
+def test_a_locked_database_is_reported_as_busy(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/test.db"
     engine = create_engine(url, connect_args={"timeout": 0})
 
@@ -87,7 +87,7 @@ def test_a_database_that_another_process_writes_to_is_busy_and_not_down(tmp_path
     engine.dispose()
 
 
-def test_what_the_database_does_not_take_is_a_refusal_and_no_outage(tmp_path: Path) -> None:
+def test_a_constraint_violation_is_not_reported_as_an_outage(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/test.db")
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE made (name TEXT PRIMARY KEY)"))
@@ -146,7 +146,7 @@ def test_help_ends_with_an_example() -> None:
     assert "Example:\n    group command --output json" in result.output
 
 
-def test_every_paragraph_of_a_help_stands_at_the_same_margin() -> None:
+def test_every_paragraph_of_a_help_has_the_same_margin() -> None:
     @click.command()
     @example("speak")
     def speak() -> None:
@@ -177,7 +177,7 @@ def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) 
 
 
 @pytest.mark.parametrize("write", [click.echo, print], ids=["at once", "at the end"])
-def test_output_that_cannot_be_written_is_a_refusal_and_is_not_tried_again(
+def test_a_failed_write_of_the_output_is_refused_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
 ) -> None:
     @click.group(cls=ServerGroup)

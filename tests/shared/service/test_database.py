@@ -196,7 +196,7 @@ BOUNDS = ("statement_timeout", "lock_timeout", "client_encoding")
     ],
     ids=str,
 )
-def test_no_statement_of_postgresql_takes_for_ever_unless_the_url_says_so(
+def test_postgresql_statements_time_out_unless_the_url_says_otherwise(
     engine: Engine, query: dict[str, Any], expected: list[str]
 ) -> None:
     bounded = open_engine(engine.url.update_query_dict(query))
@@ -224,7 +224,7 @@ def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.only_on("postgresql")
-async def test_a_lock_that_somebody_holds_is_an_error_with_a_remediation_and_no_hang(engine: Engine) -> None:
+async def test_waiting_for_a_lock_ends_with_an_error_and_a_remediation(engine: Engine) -> None:
     impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
     with engine.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE parent")
@@ -259,7 +259,7 @@ def test_files_of_a_database_are_readable_by_their_owner_only(empty_database: UR
 
 
 @only_on_sqlite
-def test_creating_a_file_that_exists_keeps_what_is_in_it(engine: Engine) -> None:
+def test_creating_an_existing_file_keeps_its_content(engine: Engine) -> None:
     create_file(engine.url)
     with engine.begin() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
@@ -287,7 +287,7 @@ def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
     ("host", "told"),
     [("127.0.0.1:1", "127.0.0.1:1: Connection refused"), ("no-such-host.invalid:5432", "no-such-host.invalid")],
 )
-def test_a_server_that_cannot_be_reached_is_named_with_the_cause_and_without_the_password(host: str, told: str) -> None:
+def test_an_unreachable_server_is_named_with_the_cause_without_a_password(host: str, told: str) -> None:
     url = parse_database_url(f"postgresql://gatehouse:hunter2@{host}/gatehouse")
     with pytest.raises(SQLAlchemyError) as failure, open_engine(url).begin():
         pass

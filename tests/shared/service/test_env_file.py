@@ -41,7 +41,7 @@ def test_without_a_file_nothing_is_read() -> None:
         pytest.param(b"\nAUTHSERVER_BIND=\xff\n", "line 8: not text in UTF-8", id="Latin-1"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_file_and_line(
+def test_an_unreadable_line_is_refused_with_its_file_and_number(
     env_file: Path, text: bytes, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """python-dotenv leaves such a line out, with a warning in the log."""
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_refused_by_file_and_line(
     assert caplog.records == []
 
 
-def test_every_line_that_cannot_be_read_is_named_and_none_is_repeated(env_file: Path) -> None:
+def test_every_unreadable_line_is_named_and_none_is_repeated(env_file: Path) -> None:
     env_file.write_text("AUTHSERVER_SEALING_KEY: hunter2\nA=1\nhunter2\n")
     with pytest.raises(InvalidEnvFile) as refusal:
         read_env_file(env_file)

@@ -18,14 +18,14 @@ def test_a_file_has_its_name_when_it_is_complete_and_only_its_owner_reads_it(tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_is_left_of_a_file_that_was_not_completed(tmp_path: Path) -> None:
+def test_an_incomplete_file_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_file(tmp_path / "file") as file:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_has_the_name_already_keeps_it(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
 
     def write() -> None:

@@ -47,7 +47,7 @@ def test_an_event_is_one_json_line_with_time_level_and_context(read: Read) -> No
     }
 
 
-def test_the_standard_librarys_records_take_the_same_way(read: Read) -> None:
+def test_records_of_the_standard_library_are_processed_alike(read: Read) -> None:
     configure_logs("json")
     logging.getLogger("some.library").error("failed: %s", "why")
     event = one_json_line(read)
@@ -66,7 +66,7 @@ def test_the_standard_librarys_records_take_the_same_way(read: Read) -> None:
         pytest.param("authorization: bearer opaque-token-123", "opaque-token-123", id="bearer"),
     ],
 )
-def test_a_secret_is_masked_wherever_it_stands(read: Read, format_: LogFormat, text: str, secret: str) -> None:
+def test_a_secret_is_masked_in_every_position(read: Read, format_: LogFormat, text: str, secret: str) -> None:
     configure_logs(format_)
     log = structlog.stdlib.get_logger("test")
     log.info(text)
@@ -82,7 +82,7 @@ def test_a_secret_is_masked_wherever_it_stands(read: Read, format_: LogFormat, t
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_what_is_no_secret_is_not_masked(read: Read, format_: LogFormat) -> None:
+def test_other_text_is_not_masked(read: Read, format_: LogFormat) -> None:
     configure_logs(format_)
     structlog.stdlib.get_logger("test").info("request", path="/token", jti="Zm9v", ms=1.5, ok=True, none=None)
     output = read()

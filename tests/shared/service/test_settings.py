@@ -99,9 +99,7 @@ def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest
     }
 
 
-def test_settings_are_explained_with_their_values_and_where_those_are_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file = tmp_path / "servers.env"
     env_file.write_text(
         "AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nAUTHSERVER_DATABASE_URL=sqlite:///hunter2.db\n"
@@ -233,7 +231,7 @@ def test_a_resource_may_have_a_path() -> None:
         ("https://as.example.com#/", "ends with a slash"),
     ],
 )
-def test_what_is_no_issuer_is_refused_with_its_remediation(url: str, remediation: str) -> None:
+def test_an_invalid_issuer_is_refused_with_its_remediation(url: str, remediation: str) -> None:
     with pytest.raises(ValueError, match=remediation):
         check_issuer(url)
 
@@ -270,7 +268,7 @@ def test_a_bind_is_a_host_and_a_port(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "9000", ":9000", "host", "host:", "host:x", "host:-1", "host:65536", "host:٣", "host: 1"]
 )
-def test_what_is_no_bind_is_refused(text: str) -> None:
+def test_an_invalid_bind_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         check_bind(text)
 
@@ -288,7 +286,7 @@ def test_plain_http_is_not_offered_beyond_this_machine(
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/.well-known/mcp", "/m%63p"])
-def test_a_resource_does_not_take_the_path_of_something_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resource_cannot_have_a_reserved_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At /livez, the endpoint would be served without the checks of Host and Origin."""
     monkeypatch.setenv("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp")
     assert load_settings(ResourceServerSettings)
