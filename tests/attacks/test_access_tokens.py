@@ -1,4 +1,4 @@
-"""Forged and altered access tokens against the running resource server: every one is refused in the same words."""
+"""Forged and altered access tokens: the resource server refuses every one with the same text."""
 
 import json
 import socket
@@ -143,7 +143,7 @@ def public_key_forms(key: SigningKey) -> Iterator[bytes]:
 
 @pytest.mark.threat("T-001")
 @pytest.mark.parametrize("alg", ["HS256", "hs256", "HS384", "HS512"])
-async def test_a_public_key_is_no_hmac_secret(
+async def test_a_public_key_is_not_an_hmac_secret(
     server: ResourceServer, rsa_key: SigningKey, eddsa_key: SigningKey, alg: str
 ) -> None:
     """CVE-2024-37568 (Authlib), CVE-2024-33663 and its DER form (python-jose), CVE-2026-48526 (PyJWT)."""
@@ -155,14 +155,14 @@ async def test_a_public_key_is_no_hmac_secret(
             check_refusal(server, await server.post(CALL, token), "algorithm not allowed")
 
 
-async def test_an_empty_hmac_key_signs_nothing(server: ResourceServer) -> None:
+async def test_an_empty_hmac_key_is_refused(server: ResourceServer) -> None:
     """CVE-2026-49852 (joserfc before 1.6.8)."""
     token = forge(header_of(server.issuer.key, alg="HS256"), server.issuer.claims(), hs256(b""))
     await refused(server, token, "algorithm not allowed")
 
 
 @pytest.mark.threat("T-002")
-async def test_a_key_that_a_token_brings_along_is_not_trusted(server: ResourceServer) -> None:
+async def test_a_key_in_the_token_itself_is_not_trusted(server: ResourceServer) -> None:
     """CVE-2026-27962 (Authlib before 1.6.9): `jwk` in the header."""
     attacker = SigningKey.generate("ES256")
     for kid in (attacker.kid, server.issuer.key.kid):
@@ -270,12 +270,12 @@ async def test_an_algorithm_outside_the_list_is_refused(server: ResourceServer, 
         *("client-authentication+jwt", "oauth-id-jag+jwt", "token-introspection+jwt", "", None),
     ],
 )
-async def test_a_token_of_another_kind_is_no_access_token(server: ResourceServer, typ: str | None) -> None:
+async def test_a_token_of_another_type_is_refused(server: ResourceServer, typ: str | None) -> None:
     """RFC 8725 3.11, RFC 9068 4: an identity token, assertion or status list signed with the same key."""
     await refused(server, headed(server.issuer, typ=typ), "typ is not at+jwt")
 
 
-async def test_a_typ_that_is_no_string_is_refused(server: ResourceServer) -> None:
+async def test_a_typ_that_is_not_a_string_is_refused(server: ResourceServer) -> None:
     """RFC 7515 4.1.9."""
     await refused(server, headed(server.issuer, typ=["at+jwt"]), "typ is not a string")
 
@@ -300,9 +300,7 @@ NOT_JSON = "The text is not valid JSON."
         pytest.param('"x": 1}{"y": 1', f"claims: {NOT_JSON}", id="two-objects"),
     ],
 )
-async def test_claims_that_two_readers_may_read_differently_are_refused(
-    server: ResourceServer, member: str, reason: str
-) -> None:
+async def test_ambiguous_claims_are_refused(server: ResourceServer, member: str, reason: str) -> None:
     """RFC 8725 3.7, RFC 7519 4: claim names must be unique; RFC 8259 4 and 6."""
     issuer = server.issuer
     document = json.dumps(issuer.claims())[:-1] + ", " + member + "}"
@@ -319,9 +317,7 @@ async def test_claims_that_two_readers_may_read_differently_are_refused(
         pytest.param(b'\xef\xbb\xbf{"alg":"ES256","kid":"KID","typ":"at+jwt"}', f"header: {NOT_JSON}", id="bom"),
     ],
 )
-async def test_a_header_that_two_readers_may_read_differently_is_refused(
-    server: ResourceServer, document: bytes, reason: str
-) -> None:
+async def test_an_ambiguous_header_is_refused(server: ResourceServer, document: bytes, reason: str) -> None:
     """RFC 7515 4: header parameter names must be unique."""
     issuer = server.issuer
     header = document.replace(b"KID", issuer.key.kid.encode())
@@ -329,7 +325,7 @@ async def test_a_header_that_two_readers_may_read_differently_is_refused(
 
 
 @pytest.mark.parametrize("payload", [b"[]", b'"claims"', b"7", b"null"])
-async def test_claims_that_are_no_object_are_refused(server: ResourceServer, payload: bytes) -> None:
+async def test_claims_that_are_not_an_object_are_refused(server: ResourceServer, payload: bytes) -> None:
     """RFC 7519 7.2."""
     issuer = server.issuer
     await refused(server, forge(header_of(issuer.key), payload, signer(issuer.key)), "claims are not an object")
@@ -342,7 +338,7 @@ async def test_claims_that_are_no_object_are_refused(server: ResourceServer, pay
     ["1800000300", True, False, 1800000300.0, 1800000300.5, 1e30, 10**30, -1, [1800000300], {}, "", "never"],
     ids=repr,
 )
-async def test_a_time_that_is_no_whole_number_is_refused(server: ResourceServer, name: str, value: Any) -> None:
+async def test_a_time_that_is_not_a_whole_number_is_refused(server: ResourceServer, name: str, value: Any) -> None:
     """RFC 7519 2 (NumericDate); joserfc takes 10**30, and a bool is an int in Python."""
     await refused(server, genuine(server.issuer, **{name: value}), f"{name} is not a whole number of seconds")
 
@@ -367,7 +363,7 @@ async def test_a_token_without_a_required_claim_is_refused(server: ResourceServe
         ),
     ],
 )
-async def test_a_token_outside_its_time_or_with_a_bound_is_refused(
+async def test_a_token_outside_its_lifetime_or_with_a_binding_is_refused(
     server: ResourceServer, changes: dict[str, Any], reason: str
 ) -> None:
     """RFC 7519 4.1.4 to 4.1.6; RFC 7800 3."""
@@ -491,7 +487,7 @@ async def test_a_second_spelling_of_the_same_bytes_is_refused(server: ResourceSe
 
 
 @pytest.mark.threat("T-009")
-async def test_a_token_over_eight_kibibytes_is_refused_before_it_is_read(server: ResourceServer) -> None:
+async def test_a_token_over_eight_kibibytes_is_refused_before_parsing(server: ResourceServer) -> None:
     """CVE-2024-33664 class (python-jose), GHSA of Authlib before 1.6.4: cost grows with the token."""
     large, too_large = genuine(server.issuer, note="n" * 5000), genuine(server.issuer, note="n" * 6000)
     assert len(large) < 8192 < len(too_large)
@@ -553,7 +549,7 @@ async def test_a_key_of_another_environment_is_not_trusted(server: ResourceServe
 
 
 @pytest.mark.threat("T-028")
-async def test_a_token_in_the_query_or_the_body_is_no_credential(server: ResourceServer) -> None:
+async def test_a_token_in_the_query_or_the_body_is_ignored(server: ResourceServer) -> None:
     """RFC 6750 2.2, 2.3 are not served (MCP 2026-07-28, "Token Requirements"): the answer is that of no token."""
     token = genuine(server.issuer)
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}

@@ -1,4 +1,4 @@
-"""Calls that are cut off: a caller decides when its connection ends, and so at which await its call is cancelled."""
+"""Cancelled calls: a caller chooses when its connection ends, and so at which await its call is cancelled."""
 
 import gc
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def counted(server: ResourceServer, query: str) -> int:
 
 @pytest.mark.threat("T-046")
 @pytest.mark.both_databases
-async def test_a_call_that_is_cut_off_at_any_await_leaves_no_lock_and_no_half(resourceserver: ResourceServer) -> None:
+async def test_a_call_that_is_cancelled_at_any_await_leaves_no_lock(resourceserver: ResourceServer) -> None:
     """CWE-667, CWE-772: a connection that was dropped within a transaction would hold SQLite's only write lock.
 
     Repeated with its key, the call runs once, whatever became of the first (draft-ietf-httpapi-idempotency-key-header).

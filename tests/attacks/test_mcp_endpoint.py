@@ -1,4 +1,4 @@
-"""Attacks on the MCP endpoint: whatever is sent, nothing runs that may not, nothing breaks, nothing is half-written."""
+"""Attacks on the MCP endpoint: no request runs a forbidden tool, breaks the server or leaves a partial write."""
 
 import base64
 import json
@@ -152,7 +152,7 @@ async def test_a_token_counts_in_the_authorization_header_only(
         pytest.param(b'"' + base64.b64encode(CREATION) + b'"', id="encoded"),
     ],
 )
-async def test_a_body_that_is_no_strict_json_object_is_refused(target: Target, body: bytes) -> None:
+async def test_a_body_that_is_not_a_strict_json_object_is_refused(target: Target, body: bytes) -> None:
     """RFC 8259; two readers that differ about one body are a way past the one that checks."""
     error = await target.refuses(body)
     assert error["code"] in {-32700, -32600}
@@ -195,7 +195,7 @@ async def test_a_malformed_message_is_refused_without_an_echo(target: Target, ch
     assert "zzyzx" not in str(error)
 
 
-async def test_a_body_has_a_limit_that_holds_without_a_content_length(target: Target) -> None:
+async def test_the_limit_of_a_body_holds_without_a_content_length(target: Target) -> None:
     """CWE-770. The reader stops at the limit: of a stream without end only the first mebibyte is taken."""
     assert (await target.server.post(b" " * (MIB - len(CREATION)) + CREATION, target.token)).status_code == 200
     error = await target.refuses(b" " * (MIB + 1 - len(CREATION)) + CREATION, status=413)
@@ -215,7 +215,7 @@ async def test_a_body_has_a_limit_that_holds_without_a_content_length(target: Ta
     assert sent <= MIB // 65536 + 2
 
 
-async def test_a_caller_that_goes_away_in_the_middle_is_no_failure_of_the_server(
+async def test_a_caller_that_disconnects_causes_no_server_failure(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """CWE-400, CWE-779: or anybody could fill the log with tracebacks by aborted uploads."""
@@ -249,7 +249,7 @@ async def test_a_caller_that_goes_away_in_the_middle_is_no_failure_of_the_server
 @pytest.mark.parametrize(
     "content_type",
     [
-        *("", "text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+        *("", "text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data; charset=utf-8"),
         *(
             "application/jsonp",
             "application/json-patch+json",
@@ -304,7 +304,7 @@ async def test_headers_that_contradict_the_body_are_refused(target: Target, head
     assert error["code"] == -32020
 
 
-async def test_headers_that_contradict_the_body_are_in_the_trail(target: Target) -> None:
+async def test_headers_that_contradict_the_body_are_recorded(target: Target) -> None:
     """An attempt to lead a gateway past the body is a refusal like any other."""
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
     await target.refuses(body, {**headers, "Mcp-Name": "whoami"})
@@ -346,7 +346,7 @@ async def test_a_repeated_name_header_is_refused(target: Target, names: tuple[st
     ],
 )
 @pytest.mark.parametrize("scope", ["env:write", "org:read"])
-async def test_a_variant_of_a_tool_s_name_is_no_tool(target: Target, name: str, scope: str) -> None:
+async def test_a_variant_of_a_tool_name_is_unknown(target: Target, name: str, scope: str) -> None:
     """Fail closed: a name that no reader but one takes for the tool's, is nobody's (Unicode TR 36)."""
     token = target.server.issuer.token(scope, workspace_id=target.workspace_id)
     response = await target.server.call(name, token, name="probe")
@@ -377,7 +377,7 @@ async def test_a_method_cannot_be_overridden(target: Target, header: str) -> Non
 
 
 @pytest.mark.threat("T-030")
-async def test_a_session_id_opens_nothing_and_is_never_given(target: Target) -> None:
+async def test_a_session_id_has_no_effect_and_is_never_issued(target: Target) -> None:
     """CWE-384; modelcontextprotocol/python-sdk issue 2100: a session bound to nobody was anybody's."""
     body = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
     opened = await target.server.post({**creation(), "method": "initialize", "params": body}, target.token)
@@ -427,7 +427,7 @@ async def test_the_workspace_comes_from_the_token_alone(target: Target) -> None:
     assert target.rows("organization") == 0
 
 
-async def test_a_page_token_of_another_workspace_shows_nothing_of_it(target: Target, clock: FakeClock) -> None:
+async def test_a_page_token_of_another_workspace_reveals_nothing(target: Target, clock: FakeClock) -> None:
     """OWASP API1:2023. A page_token is a place in one's own list, never a key to another's."""
     theirs = target.server.issuer.token(workspace_id=target.server.create_workspace("globex"))
     for name in ("a", "b", "c"):
@@ -442,7 +442,7 @@ async def test_a_page_token_of_another_workspace_shows_nothing_of_it(target: Tar
 async def test_an_inbound_token_never_leaves_the_server(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. Every outgoing request is seen by the test's issuer."""
+    """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. Every outgoing request reaches the test's issuer."""
     issuer, outgoing = Issuer(clock), []
 
     async def published(request: Any) -> Response:
@@ -473,7 +473,7 @@ async def test_an_inbound_token_never_leaves_the_server(
     assert "authorization" not in str(outgoing).lower()
 
 
-# What is told
+# What responses reveal
 
 
 @pytest.mark.threat("T-050")
@@ -486,7 +486,7 @@ async def test_an_inbound_token_never_leaves_the_server(
         pytest.param("{{7*7}} ${7*7} %s %n", id="templates"),
     ],
 )
-async def test_a_stored_name_comes_back_as_data_only(target: Target, name: str) -> None:
+async def test_a_stored_name_is_returned_only_as_data(target: Target, name: str) -> None:
     """OWASP LLM01:2025, indirect prompt injection: a name is a value in a result, and nowhere part of our own text."""
     environment = (await target.server.result("create_environment", target.token, name="staging"))["environment_id"]
     sent = {"environment_id": environment, "name": name, "external_id": "crm-1"}
@@ -504,7 +504,7 @@ async def test_a_stored_name_comes_back_as_data_only(target: Target, name: str) 
 
 
 @pytest.mark.threat("T-049")
-async def test_a_broken_database_tells_no_sql(target: Target) -> None:
+async def test_a_database_failure_reveals_no_sql(target: Target) -> None:
     """CWE-209."""
     assert await target.server.result("list_environments", target.token)
     with target.server.admin_database.write() as session:
@@ -514,7 +514,7 @@ async def test_a_broken_database_tells_no_sql(target: Target) -> None:
         assert answer == "Nothing was changed. The server cannot process this request now. Try again in a few seconds."
 
 
-async def test_a_long_and_hostile_name_cannot_forge_a_line_of_the_trail(target: Target) -> None:
+async def test_a_hostile_name_cannot_forge_a_line_of_the_audit_log(target: Target) -> None:
     """CWE-117."""
     hostile = "x\n2026-01-01 agent_1 tool.call allowed\x1b[2J" + "y" * 2000
     response = await target.server.call(hostile, target.token)

@@ -1,4 +1,4 @@
-"""The application as a whole: what every answer has, and what a failure looks like."""
+"""The application as a whole: the headers of every response, and the response to a failure."""
 
 import json
 from typing import Any
@@ -7,7 +7,6 @@ import pytest
 from support.resourceserver import ResourceServer
 
 pytestmark = pytest.mark.anyio
-"""What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"
 
@@ -23,12 +22,12 @@ async def test_every_answer_has_the_same_security_headers(resourceserver: Resour
         assert "set-cookie" not in response.headers
 
 
-async def test_a_request_id_is_never_taken_from_the_caller(resourceserver: ResourceServer) -> None:
+async def test_a_request_id_never_comes_from_the_caller(resourceserver: ResourceServer) -> None:
     response = await resourceserver.http.get(f"{ORIGIN}/livez", headers={"X-Request-Id": "req_forged"})
     assert response.headers["x-request-id"] != "req_forged"
 
 
-async def test_a_failure_is_answered_once_and_tells_the_request_id_only(resourceserver: ResourceServer) -> None:
+async def test_a_failure_is_answered_once_with_only_the_request_id(resourceserver: ResourceServer) -> None:
     """Two responses to one request would break the connection, or be read as the next one's (ASGI 3, HTTP)."""
     answers: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""How a tool is declared: what the signature becomes, and which declarations stop the start."""
+"""Declarations of tools: what a signature becomes, and which declarations stop the start."""
 
 import json
 import warnings
@@ -30,7 +30,7 @@ READ = Scope("env:read", "See environments")
 
 
 class Answer(BaseModel):
-    """What a tool returns."""
+    """The result of a tool."""
 
     text: str
 
@@ -59,7 +59,7 @@ class Inner(BaseModel):
 async def of_many_types(
     colour: Colour, since: datetime, point: Point, numbers: set[int], pair: tuple[int, str], uid: UUID, inner: Inner
 ) -> Answer:
-    """Answer what JSON has no type of its own for."""
+    """Return arguments of types that JSON lacks."""
     return Answer(text=f"{colour} {since} {point} {numbers} {pair} {uid} {inner}")
 
 
@@ -143,13 +143,13 @@ async def with_injected(_claims: AccessClaims, directory: Directory, query: str)
 
 
 async def with_progress(progress: Progress) -> Answer:
-    """Tell how far it is."""
+    """Report progress."""
     await progress.report(1, 1)
     return Answer(text="")
 
 
 async def with_progress_and_directory(progress: Progress, directory: Directory) -> Answer:
-    """Tell how far it is, with a directory."""
+    """Report progress, with a directory."""
     await progress.report(1, 1)
     return Answer(text=str(directory))
 
@@ -160,13 +160,13 @@ async def with_transactions(transactions: Transactions) -> Answer:
 
 
 async def importing(transactions: Transactions, progress: Progress) -> Answer:
-    """Change something, and tell how far it is."""
+    """Change something, and report progress."""
     await progress.report(1, 1)
     return Answer(text=str(transactions))
 
 
 def declare(function: Any, scopes: Any = (READ.scope,), **options: Any) -> Tool:
-    """Declare one tool and return it."""
+    """Declare a tool in a catalogue, and return it."""
     group = ToolGroup()
     group.tool(**{"scopes": scopes, "read_only": True, **options})(function)
     catalogue = Catalogue("test", [READ], [group], providers={Directory: open_directory})
@@ -190,7 +190,7 @@ def test_a_tool_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
         declare(sound, scopes)
 
 
-def test_scopes_cannot_be_left_out() -> None:
+def test_a_tool_declares_its_scopes() -> None:
     with pytest.raises(InvalidCatalogue, match=r"test_catalogue\.py:\d+: sound has no scopes"):
         ToolGroup().tool(read_only=True)(sound)
 
@@ -214,7 +214,7 @@ def test_scopes_cannot_be_left_out() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_declaration_that_cannot_be_served_names_file_tool_and_remediation(function: Any, problem: str) -> None:
+def test_an_invalid_declaration_names_file_tool_and_fix(function: Any, problem: str) -> None:
     assert declare(sound)
     with pytest.raises(InvalidCatalogue) as refused:
         declare(function)
@@ -236,7 +236,7 @@ def test_a_declaration_that_cannot_be_served_names_file_tool_and_remediation(fun
         ),
     ],
 )
-def test_a_streaming_tool_has_what_it_needs_and_no_other_tool_has_it(
+def test_only_a_streaming_tool_takes_progress_and_transactions(
     function: Any, options: dict[str, Any], problem: str
 ) -> None:
     assert declare(importing, streaming=True, read_only=False).streaming
@@ -294,7 +294,7 @@ def test_name_and_schemas_come_from_the_signature() -> None:
         pytest.param({"query": "a", "more": 1}, id="unknown"),
     ],
 )
-def test_arguments_are_taken_as_declared_and_never_converted(arguments: dict[str, Any]) -> None:
+def test_arguments_are_never_converted(arguments: dict[str, Any]) -> None:
     model = declare(sound).arguments
     assert read_arguments(model, {"query": "a", "limit": 2})
     with pytest.raises(ValidationError):
@@ -312,7 +312,7 @@ OF_MANY_TYPES = {
 }
 
 
-def test_an_argument_of_a_type_that_json_lacks_is_sent_as_the_schema_says() -> None:
+def test_types_that_json_lacks_are_sent_as_the_schema_says() -> None:
     tool = declare(of_many_types)
     assert tool.input_schema["$defs"]["Colour"]["enum"] == ["red", "blue"]
     read = read_arguments(tool.arguments, OF_MANY_TYPES)
@@ -342,7 +342,7 @@ def test_nothing_within_an_argument_is_converted(wrong: dict[str, Any]) -> None:
         read_arguments(model, {**OF_MANY_TYPES, **wrong})
 
 
-def test_arguments_that_are_nested_too_deep_are_refused_as_others_are() -> None:
+def test_arguments_that_are_nested_too_deep_are_invalid() -> None:
     model, deep = declare(sound).arguments, {}  # type: ignore[var-annotated]
     for _ in range(5000):
         deep = {"a": deep}
@@ -350,7 +350,7 @@ def test_arguments_that_are_nested_too_deep_are_refused_as_others_are() -> None:
         read_arguments(model, {"query": deep})
 
 
-def test_an_argument_may_have_the_name_of_an_old_method_of_pydantic_s() -> None:
+def test_an_argument_may_have_the_name_of_an_old_pydantic_method() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tool = declare(shadowing)
@@ -375,11 +375,11 @@ def test_a_caller_cannot_send_an_injected_parameter(name: str) -> None:
         read_arguments(model, {"query": "a", name: {"client_id": "somebody else"}})
 
 
-def test_a_tool_for_any_valid_token_says_so() -> None:
+def test_a_tool_may_need_any_valid_token() -> None:
     assert declare(sound, ANY_VALID_TOKEN).scopes == frozenset()
 
 
-def test_a_declared_function_stays_callable_as_it_was() -> None:
+def test_a_declared_function_is_unchanged() -> None:
     group = ToolGroup()
     assert group.tool(scopes=["env:read"], read_only=True)(sound) is sound
 
@@ -406,8 +406,8 @@ def test_the_catalogue_file_carries_scopes_with_their_hierarchy_and_tools() -> N
 
 
 @pytest.mark.parametrize("tool", CATALOGUE.tools.values(), ids=list(CATALOGUE.tools))
-def test_every_shipped_tool_is_told_whole(tool: Tool) -> None:
-    """An agent has nothing but these texts: every argument has a description, or values that speak for themselves."""
+def test_every_bundled_tool_is_described_completely(tool: Tool) -> None:
+    """These texts are all that an agent sees: each argument has a description, or a self-explanatory list of values."""
     assert len(tool.description) > 20
     for schema in tool.input_schema.get("properties", {}).values():
         assert schema.get("enum") or any("description" in part for part in schema.get("anyOf", [schema]))

@@ -1,4 +1,4 @@
-"""A catalogue that a user wrote: how it is found, what stops the start, and what its tools run in."""
+"""Catalogues that users write: how they are loaded, what stops the start, and how their tools run."""
 
 import importlib
 import json
@@ -55,7 +55,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write a module into the working directory, and return its name. After the test it was never imported."""
+    """Write a module to the working directory and return its name. After the test, it is no longer imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -91,7 +91,7 @@ def test_a_catalogue_is_loaded_from_the_working_directory_by_option_or_setting(r
 
 
 @pytest.mark.threat("T-058")
-def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module(run: Run, write: Write) -> None:
+def test_a_file_in_the_working_directory_shadows_no_installed_module(run: Run, write: Write) -> None:
     write("raise RuntimeError('imported')", "gatehouse")
     write("raise RuntimeError('imported')", "click")
     result = run("tools", "--tools", write(f"import click\n{SOUND}"))
@@ -187,20 +187,20 @@ def test_no_file_of_the_working_directory_takes_the_place_of_an_installed_module
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "tools", "check"])
-def test_what_cannot_be_served_stops_every_command_with_file_and_remediation(
+def test_an_invalid_catalogue_stops_every_command_with_file_and_fix(
     run: Run, write: Write, command: str, change: tuple[str, str], problem: str
 ) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     assert change[0] in SOUND
     result = run(command, "--tools", write(SOUND.replace(*change)))
     assert result.exit_code == 1
-    # A table may break a line at the terminal's edge.
+    # A table may wrap a line at the width of the terminal.
     assert re.search(problem, result.output), result.output
     assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper"])
-def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
+def test_the_error_of_a_missing_module_says_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     result = run("tools", "--tools", module)
     assert result.exit_code == 1
@@ -209,7 +209,7 @@ def test_a_module_that_is_not_found_is_told_where_it_is_looked_for(run: Run, wri
     assert "PYTHONPATH" in result.output
 
 
-def test_a_misspelt_part_of_a_package_is_not_looked_for_elsewhere(run: Run, write: Write) -> None:
+def test_a_misspelt_submodule_is_not_looked_for_elsewhere(run: Run, write: Write) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     result = run("tools", "--tools", "soundtools.deeper")
     assert result.exit_code == 1
@@ -219,7 +219,7 @@ def test_a_misspelt_part_of_a_package_is_not_looked_for_elsewhere(run: Run, writ
 
 
 @pytest.mark.parametrize("module", ["mytools.py", "folder/mytools", "", ".mytools", "my tools", "mytools\x1b[0m"])
-def test_what_is_no_name_of_a_module_is_refused(run: Run, write: Write, module: str) -> None:
+def test_an_invalid_module_name_is_refused(run: Run, write: Write, module: str) -> None:
     assert run("tools", "--tools", write(SOUND)).exit_code == 0
     result = run("tools", "--tools", module)
     assert result.exit_code == 1
@@ -231,13 +231,13 @@ def test_what_is_no_name_of_a_module_is_refused(run: Run, write: Write, module: 
 
 
 class Answer(BaseModel):
-    """What the tools return."""
+    """The result of the tools."""
 
     text: str
 
 
 class Words(RootModel[list[str]]):
-    """No JSON object."""
+    """A result that is not a JSON object."""
 
 
 class Side(Enum):
@@ -324,8 +324,8 @@ SPELLINGS = [optional, annotated, several, derived, new_type, alias, variable, e
 
 @pytest.mark.threat("T-053")
 @pytest.mark.parametrize("function", SPELLINGS, ids=lambda function: function.__name__)
-def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(function: Any) -> None:
-    """CWE-290, CWE-915: the caller would write his own identity into the call."""
+def test_no_spelling_of_an_injected_type_becomes_an_argument(function: Any) -> None:
+    """CWE-290, CWE-915: the caller could write another identity into the call."""
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
     assert Catalogue("test", DOORS, [group]).tools["plain"].input_schema["properties"] == {}
@@ -335,12 +335,12 @@ def test_no_spelling_of_the_caller_s_type_becomes_an_argument_that_he_sends(func
 
 
 class Unfinished(BaseModel):
-    """A model with a type that is nowhere."""
+    """A model with an undefined type."""
 
     other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
 
 
-def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
+def test_a_type_that_pydantic_cannot_read_is_refused_with_the_tool() -> None:
     async def unfinished(thing: Unfinished) -> Answer:
         """Answer."""
         return Answer(text=str(thing))
@@ -351,7 +351,7 @@ def test_a_type_that_pydantic_cannot_read_is_told_with_the_tool() -> None:
         Catalogue("test", DOORS, [group])
 
 
-def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
+def test_a_tool_returns_an_object_and_has_a_valid_name() -> None:
     async def words() -> Words:
         """Answer."""
         return Words(["a"])
@@ -368,7 +368,7 @@ def test_a_tool_returns_an_object_and_has_a_name_that_can_be_sent() -> None:
             Catalogue("test", DOORS, [group])
 
 
-def test_a_tool_that_does_not_say_that_it_only_reads_is_a_write() -> None:
+def test_a_tool_writes_unless_it_declares_that_it_only_reads() -> None:
     group = ToolGroup()
     group.tool(scopes=["door:open"])(plain)
     assert not group.declarations[0].read_only
@@ -378,7 +378,7 @@ def test_a_tool_that_does_not_say_that_it_only_reads_is_a_write() -> None:
 
 
 class Doors:
-    """A catalogue of a user's, and what its tools did."""
+    """A user's catalogue that records the calls of its tools."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -433,7 +433,7 @@ async def server(
 
 
 @pytest.mark.anyio
-async def test_a_custom_tool_is_refused_and_recorded_as_any_other(server: ResourceServer, doors: Doors) -> None:
+async def test_a_custom_tool_is_refused_and_recorded_like_any_other(server: ResourceServer, doors: Doors) -> None:
     forbidden = await server.call("open_door", server.issuer.token("door:see"), name="front")
     assert forbidden.status_code == 403
     assert 'scope="door:open"' in forbidden.headers["www-authenticate"]
@@ -456,14 +456,14 @@ async def test_a_value_of_an_enumeration_is_sent_as_its_text(server: ResourceSer
 
 @pytest.mark.threat("T-053")
 @pytest.mark.anyio
-async def test_a_caller_cannot_send_who_he_is(server: ResourceServer, doors: Doors) -> None:
+async def test_a_caller_cannot_send_its_own_claims(server: ResourceServer, doors: Doors) -> None:
     failure = await server.failure("open_door", server.issuer.token("door:open"), name="a", claims={"client_id": "x"})
     assert "does not have" in failure
     assert doors.opened == []
 
 
 @pytest.mark.anyio
-async def test_what_a_tool_says_by_tool_failed_reaches_the_agent(server: ResourceServer) -> None:
+async def test_the_text_of_tool_failed_reaches_the_agent(server: ResourceServer) -> None:
     token = server.issuer.token("door:open")
     assert await server.failure("open_door", token, name="wall") == "That is a wall. Try a door."
     (event,) = server.audit()
@@ -482,8 +482,8 @@ async def test_only_a_tool_that_asks_for_the_directory_needs_a_workspace(server:
 
 @pytest.mark.threat("T-060")
 @pytest.mark.anyio
-async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_done(server: ResourceServer) -> None:
-    """What is in the directory is undone with its event; what is elsewhere cannot be."""
+async def test_an_unrecorded_change_elsewhere_is_reported_as_possible(server: ResourceServer) -> None:
+    """A change in the directory is rolled back with its event; a change elsewhere cannot be."""
     token = server.issuer.token("door:open", workspace_id=server.create_workspace())
     assert await server.result("open_door", token, name="front")
     with server.admin_database.write() as session:
@@ -495,7 +495,7 @@ async def test_a_change_elsewhere_without_a_trace_is_told_as_what_may_have_been_
 @pytest.mark.threat("T-059")
 @pytest.mark.both_databases
 @pytest.mark.anyio
-async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(
+async def test_a_cancelled_write_is_recorded_and_blocks_no_other(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors
 ) -> None:
     async with anyio.create_task_group() as tasks:
@@ -503,7 +503,7 @@ async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(
             token = server.issuer.token("door:open", workspace_id=server.create_workspace())
             tasks.start_soon(lambda: server.call("open_door", token, name="slow"))
             await doors.waiting.wait()
-            # Another write, which would wait for a transaction that the slow one held.
+            # Another write: it would wait if the slow one held a transaction.
             assert await server.result("build", token, name="ci")
         tasks.cancel_scope.cancel()
         events = [(event["object"], event["outcome"], event["reason"]) for event in server.audit()]
@@ -515,7 +515,7 @@ async def test_a_write_that_is_cut_off_has_its_event_and_kept_no_other_waiting(
 
 
 @pytest.mark.anyio
-async def test_a_catalogue_s_lifespan_is_entered_before_the_first_call_and_left_at_the_end(
+async def test_the_lifespan_of_a_catalogue_surrounds_its_calls(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, doors: Doors
 ) -> None:
     async with running_resource_server(tmp_path / "a", resourceserver_template, clock, doors.catalogue) as server:

@@ -1,4 +1,4 @@
-"""The lock: with the gate removed, dispatch still refuses.
+"""Dispatch: with the gate removed, it still refuses.
 
 Each test drives the SDK's server that dispatch builds, without the gate before it: in memory by the SDK's client, or
 over HTTP by the SDK's session manager alone.
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.anyio
 
 
 class Answer(BaseModel):
-    """What the tools return."""
+    """The result of the tools."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Locked:
-    """A dispatch without a gate, and the tools that it ran."""
+class Dispatched:
+    """Dispatch without a gate, and the tools that it has run."""
 
     server: Server[Any]
     runs: list[str]
@@ -54,7 +54,7 @@ class Locked:
 
 
 def recording_catalogue(runs: list[str]) -> Catalogue:
-    """Return a catalogue whose tools do nothing but tell that they ran."""
+    """Return a catalogue whose tools only record that they ran."""
     group = ToolGroup()
 
     @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
@@ -71,7 +71,7 @@ def recording_catalogue(runs: list[str]) -> Catalogue:
 
     @group.tool(scopes=["door:open"], read_only=False)
     async def break_door() -> Answer:
-        """Fail in a way that nobody foresaw."""
+        """Fail unexpectedly."""
         raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
 
     scopes = [
@@ -82,15 +82,15 @@ def recording_catalogue(runs: list[str]) -> Catalogue:
 
 
 @pytest.fixture
-async def locked(
+async def dispatched(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, anyio_backend: str
-) -> AsyncIterator[Locked]:
+) -> AsyncIterator[Dispatched]:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     keys = IdempotencyKeys(database, clock)
     dispatch = Dispatch(recording_catalogue(runs), database, audit, keys, clock, RESOURCE)
-    yield Locked(dispatch.build_server(), runs, admin_database)
+    yield Dispatched(dispatch.build_server(), runs, admin_database)
     audit.close()
     admin_database.close()
     await database.close()
@@ -102,26 +102,26 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
-async def test_a_client_in_memory_can_list_and_call_nothing(locked: Locked, mode: Any) -> None:
-    async with Client(locked.server, mode=mode, raise_exceptions=False) as client:
+async def test_a_client_in_memory_can_list_and_call_nothing(dispatched: Dispatched, mode: Any) -> None:
+    async with Client(dispatched.server, mode=mode, raise_exceptions=False) as client:
         with pytest.raises(MCPError, match="No verified access token"):
             await client.list_tools()
         for tool in ("greet", "open_door", "no_such_tool"):
             with pytest.raises(MCPError, match="No verified access token"):
                 await client.call_tool(tool, {})
-    assert locked.runs == []
+    assert dispatched.runs == []
 
 
 @pytest.mark.threat("T-020")
-async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, version: str) -> None:
-    async with without_gate(locked.server) as http:
+async def test_with_the_gate_removed_dispatch_still_refuses(dispatched: Dispatched, version: str) -> None:
+    async with without_gate(dispatched.server) as http:
         for params in ({"name": "greet"}, {"name": "open_door"}, {"name": "no_such_tool"}):
             answer = await ask(http, version, "tools/call", **params)
             assert answer["error"]["code"] == -32041
         listed = await ask(http, version, "tools/list")
     assert listed["error"]["code"] == -32041
     assert "result" not in listed
-    assert locked.runs == []
+    assert dispatched.runs == []
 
 
 @pytest.mark.threat("T-024")
@@ -135,31 +135,31 @@ async def test_with_the_gate_removed_dispatch_still_refuses(locked: Locked, vers
     ],
 )
 async def test_with_the_gate_removed_no_resource_is_listed_or_read(
-    locked: Locked, version: str, method: str, params: dict[str, str]
+    dispatched: Dispatched, version: str, method: str, params: dict[str, str]
 ) -> None:
-    async with without_gate(locked.server) as http:
+    async with without_gate(dispatched.server) as http:
         answer = await ask(http, version, method, **params)
     assert answer["error"]["code"] == -32041
     assert "result" not in answer
     known = params.get("uri") != "gatehouse://nothing"
-    async with without_gate(locked.server, proven()) as http:
+    async with without_gate(dispatched.server, proven()) as http:
         answer = await ask(http, version, method, **params)
     assert ("result" in answer) == known
 
 
-async def test_a_bearer_token_alone_proves_nothing_to_dispatch(locked: Locked, clock: FakeClock) -> None:
-    """Headers are the gate's to read: dispatch takes only what the gate has verified."""
-    async with without_gate(locked.server) as http:
+async def test_a_bearer_token_alone_proves_nothing_to_dispatch(dispatched: Dispatched, clock: FakeClock) -> None:
+    """Only the gate reads headers: dispatch accepts only what the gate has verified."""
+    async with without_gate(dispatched.server) as http:
         http.headers["Authorization"] = f"Bearer {Issuer(clock).token('door:open')}"
         http.headers["gatehouse.verified_request"] = "true"
         answer = await ask(http, "2025-11-25", "tools/call", name="open_door")
     assert answer["error"]["code"] == -32041
-    assert locked.runs == []
+    assert dispatched.runs == []
 
 
 @dataclass
 class LooksLikeOne:
-    """An object with the members of a VerifiedRequest, made by somebody else than the gate."""
+    """An object with the members of a VerifiedRequest, which the gate did not make."""
 
     claims: AccessClaims
     request_id: str = "req_1"
@@ -177,50 +177,50 @@ class LooksLikeOne:
         pytest.param(VerifiedRequest, id="class"),
     ],
 )
-async def test_junk_in_the_place_of_a_verified_request_is_refused(locked: Locked, version: str, junk: Any) -> None:
-    async with without_gate(locked.server, lambda scope: verified_request.attach(scope, junk)) as http:
+async def test_junk_in_place_of_a_verified_request_is_refused(dispatched: Dispatched, version: str, junk: Any) -> None:
+    async with without_gate(dispatched.server, lambda scope: verified_request.attach(scope, junk)) as http:
         called = await ask(http, version, "tools/call", name="open_door")
         listed = await ask(http, version, "tools/list")
     assert called["error"]["code"] == listed["error"]["code"] == -32041
-    assert locked.runs == []
+    assert dispatched.runs == []
 
 
-async def test_a_verified_request_with_the_scope_runs_the_tool(locked: Locked, version: str) -> None:
-    """The control of every refusal here: the same way, with what the gate would attach."""
-    async with without_gate(locked.server, proven("door:open")) as http:
+async def test_a_verified_request_with_the_scope_runs_the_tool(dispatched: Dispatched, version: str) -> None:
+    """The control for every refusal here: the same request, with what the gate attaches."""
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
     assert answer["result"]["structuredContent"] == {"text": "open"}
-    assert locked.runs == ["open_door"]
-    (event,) = locked.audit()
+    assert dispatched.runs == ["open_door"]
+    (event,) = dispatched.audit()
     assert (event["outcome"], event["object"], event["actor"], event["jti"], event["request_id"]) == (
         *("allowed", "open_door", "agent_1", "jti-1", "req_1"),
     )
 
 
 @pytest.mark.threat("T-020")
-async def test_dispatch_decides_scopes_by_itself(locked: Locked, version: str) -> None:
-    async with without_gate(locked.server, proven("door:see")) as http:
+async def test_dispatch_decides_scopes_by_itself(dispatched: Dispatched, version: str) -> None:
+    async with without_gate(dispatched.server, proven("door:see")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
         greeted = await ask(http, version, "tools/call", name="greet")
     assert answer["error"]["code"] == -32043
     assert answer["error"]["data"]["scope"] == "door:open"
-    assert locked.runs == ["greet"]
+    assert dispatched.runs == ["greet"]
     assert greeted["result"]["structuredContent"] == {"text": "hello"}
-    refused = locked.audit()[0]
+    refused = dispatched.audit()[0]
     assert (refused["outcome"], refused["object"], refused["jti"]) == ("refused", "open_door", "jti-1")
 
 
-async def test_dispatch_refuses_a_tool_that_is_not_in_the_catalogue(locked: Locked, version: str) -> None:
-    async with without_gate(locked.server, proven("door:open")) as http:
+async def test_dispatch_refuses_a_tool_that_is_not_in_the_catalogue(dispatched: Dispatched, version: str) -> None:
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="close_door")
     assert answer["error"]["code"] == -32602
-    assert [(event["outcome"], event["object"]) for event in locked.audit()] == [("refused", "close_door")]
+    assert [(event["outcome"], event["object"]) for event in dispatched.audit()] == [("refused", "close_door")]
 
 
-async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, version: str) -> None:
+async def test_dispatch_lists_only_what_the_caller_may_call(dispatched: Dispatched, version: str) -> None:
     names = {}
     for scope in ("door:open", "door:see"):
-        async with without_gate(locked.server, proven(scope)) as http:
+        async with without_gate(dispatched.server, proven(scope)) as http:
             tools = (await ask(http, version, "tools/list"))["result"]["tools"]
             names[scope] = [tool["name"] for tool in tools]
     assert names == {"door:open": ["break_door", "greet", "open_door"], "door:see": ["greet"]}
@@ -236,28 +236,28 @@ async def test_dispatch_lists_only_what_the_caller_may_call(locked: Locked, vers
     ],
 )
 async def test_dispatch_has_no_handler_for_other_methods(
-    locked: Locked, version: str, method: str, params: dict[str, Any]
+    dispatched: Dispatched, version: str, method: str, params: dict[str, Any]
 ) -> None:
-    async with without_gate(locked.server, proven("door:open")) as http:
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         http.headers["Mcp-Name"] = params.get("uri", "")
         answer = await ask(http, version, method, **params)
     assert answer["error"]["code"] == -32601
 
 
 @pytest.mark.threat("T-049")
-async def test_a_tool_that_breaks_tells_nothing_but_the_request_id(locked: Locked, version: str) -> None:
-    async with without_gate(locked.server, proven("door:open")) as http:
+async def test_a_broken_tool_shows_only_the_request_id(dispatched: Dispatched, version: str) -> None:
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         answer = await ask(http, version, "tools/call", name="break_door")
     assert answer["result"]["isError"]
     assert "req_1" in str(answer)
     assert "hunter2" not in str(answer)
     assert "Traceback" not in str(answer)
-    (event,) = locked.audit()
+    (event,) = dispatched.audit()
     assert (event["outcome"], event["reason"]) == ("failed", "internal error")
 
 
-async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
-    async with without_gate(locked.server, proven("door:open")) as http:
+async def test_the_list_has_one_page(dispatched: Dispatched, version: str) -> None:
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         listed = await ask(http, version, "tools/list")
         answer = await ask(http, version, "tools/list", cursor="next")
     assert "nextCursor" not in listed["result"]
@@ -266,28 +266,30 @@ async def test_the_list_has_one_page(locked: Locked, version: str) -> None:
 
 
 @pytest.mark.both_databases
-async def test_what_cannot_be_recorded_is_answered_with_try_again(locked: Locked, version: str) -> None:
-    """A refusal or a failure without its event would be told to the caller and to nobody else."""
-    async with without_gate(locked.server, proven("door:see")) as http:
+async def test_an_event_that_cannot_be_recorded_is_answered_with_try_again(
+    dispatched: Dispatched, version: str
+) -> None:
+    """Otherwise, only the caller would know of a refusal or a failure."""
+    async with without_gate(dispatched.server, proven("door:see")) as http:
         before = await ask(http, version, "tools/call", name="open_door")
-    with locked.admin_database.write() as session:
+    with dispatched.admin_database.write() as session:
         session.connection().exec_driver_sql("DROP TABLE audit_event")
-    async with without_gate(locked.server, proven("door:see")) as http:
+    async with without_gate(dispatched.server, proven("door:see")) as http:
         refused = await ask(http, version, "tools/call", name="open_door")
         unknown = await ask(http, version, "tools/call", name="close_door")
-    async with without_gate(locked.server, proven("door:open")) as http:
+    async with without_gate(dispatched.server, proven("door:open")) as http:
         failed = await ask(http, version, "tools/call", name="break_door")
     assert before["error"]["code"] == -32043
     assert refused["error"]["code"] == unknown["error"]["code"] == -32053
     assert failed["result"]["isError"]
     assert "Try again" in failed["result"]["content"][0]["text"]
-    assert locked.runs == []
+    assert dispatched.runs == []
 
 
 async def test_the_claims_of_one_request_do_not_reach_the_next(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """Stateless: a caller with fewer rights gets nothing from the caller before it."""
+    """Stateless: a caller with fewer rights gets nothing from the previous caller."""
     runs: list[str] = []
     async with running_resource_server(
         tmp_path / "served", resourceserver_template, clock, recording_catalogue(runs)

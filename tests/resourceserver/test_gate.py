@@ -1,4 +1,4 @@
-"""The gate: which status, challenge and error each refusal has."""
+"""The gate: the status, the challenge and the error of each refusal."""
 
 import re
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def challenge_of(response: httpx2.Response) -> dict[str, str]:
 
 
 def error_of(response: httpx2.Response, rpc_id: int | str | None = 7) -> dict[str, Any]:
-    """Return the error of a refusal, which is a JSON-RPC response that can be found again by its request id."""
+    """Return the error of a refusal, which is a JSON-RPC response with a request id."""
     assert response.headers["content-type"] == "application/json"
     assert response.headers["cache-control"] == "no-store"
     body = response.json()
@@ -99,7 +99,7 @@ async def test_the_scheme_of_the_authorization_header_has_no_case(resourceserver
 
 
 async def test_two_authorization_headers_are_refused_even_if_both_are_valid(resourceserver: ResourceServer) -> None:
-    """RFC 9110 5.3: Authorization is no list. Two readers could choose two callers."""
+    """RFC 9110 5.3: Authorization is not a list. Two readers could choose two callers."""
     header = ("Authorization", f"Bearer {resourceserver.issuer.token()}")
     for headers, status in (([header], 200), ([header, header], 401)):
         response = await resourceserver.http.post(
@@ -135,7 +135,7 @@ async def test_a_401_names_the_baseline_and_the_scopes_of_the_operation(
 
 @pytest.mark.divergence("D-63")
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "HEAD", "OPTIONS"])
-async def test_another_http_method_is_401_before_and_405_after_authorization(
+async def test_another_http_method_is_401_without_and_405_with_a_token(
     resourceserver: ResourceServer, method: str
 ) -> None:
     url, token = resourceserver.settings.resource, resourceserver.issuer.token()
@@ -151,10 +151,10 @@ async def test_another_http_method_is_401_before_and_405_after_authorization(
 
 
 @pytest.mark.divergence("D-58")
-async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
+async def test_a_403_names_all_scopes_of_the_operation_in_one_challenge(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """All scopes, not only the missing ones; and of two, one of which implies the other, only the greater."""
+    """All scopes, not only the missing ones, but none that another of them implies."""
     group, runs = ToolGroup(), []
 
     class Nothing(BaseModel):
@@ -162,7 +162,7 @@ async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
 
     @group.tool(scopes=["env:read", "env:write", "org:read"], read_only=False)
     async def migrate() -> Nothing:
-        """Need three scopes, two of which stand in a hierarchy."""
+        """Need three scopes, one of which implies another."""
         runs.append("migrate")
         return Nothing()
 
@@ -184,14 +184,14 @@ async def test_a_403_names_the_whole_need_of_the_operation_in_one_challenge(
     assert "env:write org:read" in error["message"]
 
 
-async def test_a_scope_that_may_write_may_read(resourceserver: ResourceServer) -> None:
+async def test_a_write_scope_implies_the_read_scope(resourceserver: ResourceServer) -> None:
     """MCP 2026-07-28, "Step-Up Authorization Flow": servers account for hierarchies."""
     token = resourceserver.issuer.token("env:write", workspace_id=resourceserver.create_workspace())
     assert await resourceserver.result("list_environments", token)
 
 
 @pytest.mark.threat("T-020")
-async def test_a_scope_that_may_read_may_not_write(resourceserver: ResourceServer) -> None:
+async def test_a_read_scope_does_not_imply_the_write_scope(resourceserver: ResourceServer) -> None:
     workspace = resourceserver.create_workspace()
     refused = await resourceserver.call(
         "create_environment", resourceserver.issuer.token("env:read", workspace_id=workspace), name="staging"
@@ -206,10 +206,10 @@ async def test_a_scope_that_may_read_may_not_write(resourceserver: ResourceServe
 
 
 @pytest.mark.divergence("D-60")
-async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
+async def test_a_token_that_cannot_be_verified_now_is_503_and_not_401(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """A 401 would make every agent throw away a good token in an outage."""
+    """In an outage, a 401 would make every agent discard a valid token."""
     issuer = Issuer(clock)
     async with running_resource_server(tmp_path / "before", resourceserver_template, clock, keys_of=issuer) as server:
         assert (await server.post(PING, issuer.token())).status_code == 200
@@ -225,7 +225,7 @@ async def test_a_token_that_cannot_be_judged_is_503_and_not_401(
 
 
 async def test_a_refusal_that_cannot_be_recorded_is_503(resourceserver: ResourceServer) -> None:
-    """Recorded before the answer: where there is no trail, there is no other answer either."""
+    """A refusal is recorded before it is sent, so one that cannot be recorded is a 503."""
     assert (await resourceserver.post(PING)).status_code == 401
     with resourceserver.admin_database.write() as session:
         session.connection().exec_driver_sql("DROP TABLE audit_event")
@@ -255,7 +255,9 @@ async def test_a_refusal_of_the_protocol_layer_that_cannot_be_recorded_is_503(re
 
 
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", ""])
-async def test_a_caller_that_takes_no_json_is_told_what_to_accept(resourceserver: ResourceServer, accept: str) -> None:
+async def test_a_caller_that_accepts_no_json_is_told_what_to_accept(
+    resourceserver: ResourceServer, accept: str
+) -> None:
     token = resourceserver.issuer.token()
     for json_too in ("application/json", "application/*", "*/*", "text/html, Application/JSON;q=0.5"):
         assert (await resourceserver.post(PING, token, {"Accept": json_too})).status_code == 200
@@ -264,7 +266,7 @@ async def test_a_caller_that_takes_no_json_is_told_what_to_accept(resourceserver
     assert "application/json, text/event-stream" in error_of(response)["message"]
 
 
-# What a message may be
+# Valid messages
 
 
 @pytest.mark.divergence("D-12", "D-60")
@@ -326,7 +328,7 @@ async def test_a_notification_is_acknowledged_and_an_unknown_one_refused(resourc
         pytest.param({**PING, "jsonrpc": "1.0"}, 7, id="other version"),
     ],
 )
-async def test_what_is_no_single_request_is_an_invalid_request(
+async def test_anything_but_a_single_request_is_an_invalid_request(
     resourceserver: ResourceServer, message: Any, rpc_id: int | None
 ) -> None:
     """JSON-RPC 2.0, 4; MCP 2025-11-25 and later have no batches."""
@@ -349,7 +351,7 @@ async def test_what_is_no_single_request_is_an_invalid_request(
         pytest.param({"name": "whoami", "arguments": "zzyzx"}, id="arguments a string"),
     ],
 )
-async def test_a_call_of_another_shape_is_invalid_params(resourceserver: ResourceServer, params: Any) -> None:
+async def test_a_malformed_call_is_invalid_params(resourceserver: ResourceServer, params: Any) -> None:
     token = resourceserver.issuer.token()
     response = await resourceserver.post({**call_of("whoami"), "params": params}, token)
     assert response.status_code == 400
@@ -373,7 +375,7 @@ async def test_a_call_of_another_shape_is_invalid_params(resourceserver: Resourc
         pytest.param([PING], "org:read", ("mcp.request", None, 400), id="batch"),
     ],
 )
-async def test_a_refusal_is_in_the_trail_when_its_answer_is_there(
+async def test_a_refusal_is_recorded_before_it_is_answered(
     resourceserver: ResourceServer, message: Any, scope: str | None, expected: tuple[str, str | None, int]
 ) -> None:
     token = resourceserver.issuer.token(scope, jti="jti-of-this-call") if scope else None
@@ -385,7 +387,7 @@ async def test_a_refusal_is_in_the_trail_when_its_answer_is_there(
     assert event["reason"]
 
 
-async def test_the_trail_says_why_a_token_was_refused_and_the_answer_does_not(resourceserver: ResourceServer) -> None:
+async def test_only_the_audit_log_says_why_a_token_was_refused(resourceserver: ResourceServer) -> None:
     expired = await resourceserver.post(PING, resourceserver.issuer.token(iat=1, exp=2))
     foreign = await resourceserver.post(PING, resourceserver.issuer.token(aud="https://other.example.com/mcp"))
     reasons = [resourceserver.audit(request_id=r.headers["x-request-id"])[0]["reason"] for r in (expired, foreign)]
@@ -396,7 +398,7 @@ async def test_the_trail_says_why_a_token_was_refused_and_the_answer_does_not(re
     assert expired.headers["www-authenticate"] == foreign.headers["www-authenticate"]
 
 
-async def test_a_refused_call_is_traced_to_the_command_that_would_allow_it(resourceserver: ResourceServer) -> None:
+async def test_the_audit_log_names_the_command_that_allows_a_refused_call(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token("env:read")
     refused = await resourceserver.call("create_environment", token, name="a")
     (event,) = resourceserver.audit(request_id=error_of(refused)["data"]["request_id"])
@@ -421,10 +423,8 @@ async def test_a_revoked_token_is_challenged_as_an_invalid_one(resourceserver: R
 
 
 @pytest.mark.threat("T-126")
-async def test_a_token_whose_status_nobody_can_tell_is_503_and_never_401(
-    resourceserver: ResourceServer, clock: FakeClock
-) -> None:
-    """A 401 would send every agent to the token endpoint, which is what is away."""
+async def test_a_token_of_unknown_status_is_503_and_never_401(resourceserver: ResourceServer, clock: FakeClock) -> None:
+    """A 401 would send every agent to the token endpoint, which is unavailable."""
     assert (await resourceserver.call("whoami", resourceserver.issuer.token())).status_code == 200
     resourceserver.issuer.away = True
     clock.advance(901)

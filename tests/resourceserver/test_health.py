@@ -1,4 +1,4 @@
-"""Health: alive is not ready."""
+"""Health checks: a server that is alive may not be ready."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 URL = "https://mcp.example.com"
 
 
-async def test_a_server_that_knows_its_issuer_s_keys_is_ready(resourceserver: ResourceServer) -> None:
+async def test_a_server_that_knows_its_issuers_keys_is_ready(resourceserver: ResourceServer) -> None:
     response = await resourceserver.http.get(f"{URL}/readyz")
     assert response.status_code == 200
     assert response.json() == {"status": "ok", "database": "ok", "issuer_keys": "ok", "status_lists": "ok"}

@@ -1,4 +1,4 @@
-"""Host and Origin: a page elsewhere cannot reach the server by a name of its own.
+"""Host and Origin: a web page cannot reach the server under its own host name.
 
 Sources: CVE-2025-66416 (DNS rebinding, MCP Python SDK); MCP 2026-07-28, Streamable HTTP, "Security".
 """
@@ -12,7 +12,6 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
 pytestmark = pytest.mark.anyio
-"""What is checked here depends on no database."""
 
 METADATA = "https://mcp.example.com/.well-known/oauth-protected-resource"
 OURS = "https://mcp.example.com"
@@ -23,8 +22,8 @@ async def get(server: ResourceServer, url: str = METADATA, *headers: tuple[str, 
 
 
 @pytest.mark.parametrize("host", ["mcp.example.com", "MCP.Example.COM", "mcp.example.com:443"])
-async def test_the_resource_s_own_host_is_served(resourceserver: ResourceServer, host: str) -> None:
-    """RFC 9110 4.2.3: case and the scheme's default port make no other host."""
+async def test_the_host_of_the_resource_is_served(resourceserver: ResourceServer, host: str) -> None:
+    """RFC 9110 4.2.3: neither case nor the default port of the scheme makes a different host."""
     assert (await get(resourceserver, METADATA, ("Host", host))).status_code == 200
 
 
@@ -45,7 +44,7 @@ async def test_another_host_is_misdirected(resourceserver: ResourceServer, host:
     assert "evil" not in response.text
 
 
-async def test_two_host_headers_are_refused_even_if_both_are_ours(resourceserver: ResourceServer) -> None:
+async def test_two_host_headers_are_refused_even_if_both_are_valid(resourceserver: ResourceServer) -> None:
     """RFC 9112 3.2."""
     assert (await get(resourceserver, METADATA, ("Host", "mcp.example.com"))).status_code == 200
     for second in ("mcp.example.com", "evil.example"):
@@ -53,11 +52,11 @@ async def test_two_host_headers_are_refused_even_if_both_are_ours(resourceserver
             assert (await get(resourceserver, METADATA, *hosts)).status_code == 421
 
 
-async def test_a_request_without_an_origin_is_no_page_and_is_served(resourceserver: ResourceServer) -> None:
+async def test_a_request_without_an_origin_is_served(resourceserver: ResourceServer) -> None:
     assert (await get(resourceserver)).status_code == 200
 
 
-async def test_the_resource_s_own_origin_is_served(resourceserver: ResourceServer) -> None:
+async def test_the_origin_of_the_resource_is_served(resourceserver: ResourceServer) -> None:
     assert (await get(resourceserver, METADATA, ("Origin", OURS))).status_code == 200
 
 
@@ -70,7 +69,7 @@ async def test_the_resource_s_own_origin_is_served(resourceserver: ResourceServe
         *("https://mcp.example.com:8443", "https://mcp.example.com/", "mcp.example.com", "file://", "*"),
     ],
 )
-async def test_another_origin_is_forbidden_before_a_token_is_looked_at(
+async def test_another_origin_is_forbidden_before_the_token_is_checked(
     resourceserver: ResourceServer, origin: str
 ) -> None:
     token = resourceserver.issuer.token()
@@ -82,7 +81,7 @@ async def test_another_origin_is_forbidden_before_a_token_is_looked_at(
     assert not any(name.startswith("access-control-") for name in response.headers)
 
 
-async def test_two_origins_are_refused_even_if_both_are_ours(resourceserver: ResourceServer) -> None:
+async def test_two_origins_are_refused_even_if_both_are_valid(resourceserver: ResourceServer) -> None:
     assert (await get(resourceserver, METADATA, ("Origin", OURS), ("Origin", OURS))).status_code == 403
 
 
@@ -90,7 +89,7 @@ async def test_two_origins_are_refused_even_if_both_are_ours(resourceserver: Res
 async def test_further_origins_can_be_allowed(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, written: str
 ) -> None:
-    """A browser sends an origin in lower case (RFC 6454 6.1), however the setting is written."""
+    """A browser sends an origin in lower case (RFC 6454 6.1), whatever the case of the setting."""
     async with running_resource_server(
         tmp_path / "rs", resourceserver_template, clock, allowed_origins=f"{written} https://b.example.com"
     ) as server:
@@ -101,7 +100,7 @@ async def test_further_origins_can_be_allowed(
     assert statuses == [200, 200, 200, 403]
 
 
-async def test_on_loopback_every_name_of_this_machine_is_served_and_no_other(
+async def test_on_loopback_every_name_of_this_machine_is_served(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     url = "http://127.0.0.1:8000/.well-known/oauth-protected-resource"
@@ -115,8 +114,8 @@ async def test_on_loopback_every_name_of_this_machine_is_served_and_no_other(
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-async def test_health_checks_come_by_any_address(resourceserver: ResourceServer, path: str) -> None:
-    """An orchestrator asks by the address of the host; nothing is told that a page could use."""
+async def test_health_checks_are_served_for_any_host(resourceserver: ResourceServer, path: str) -> None:
+    """An orchestrator sends the IP address of the host, and the response has nothing that a web page could use."""
     response = await get(resourceserver, OURS + path, ("Host", "10.0.0.7:8000"))
     assert response.status_code == 200
     assert (await get(resourceserver, OURS + "/mcp", ("Host", "10.0.0.7:8000"))).status_code == 421

@@ -1,4 +1,4 @@
-"""Idempotency keys: what is repeated, what is a conflict, what is forgotten, and what two calls at once do."""
+"""Idempotency keys: replays, conflicts, expiry, and concurrent calls."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,11 +34,11 @@ CALL = KeyedCall("", "agent_1", "work", KEY, b"digest")
 
 
 class Nothing(BaseModel):
-    """A result without a member."""
+    """An empty result."""
 
 
 class Worked(BaseModel):
-    """What a tool returns."""
+    """The result of a tool."""
 
     text: str
 
@@ -64,7 +64,7 @@ def rows(server: ResourceServer, table: Any = EnvironmentRow) -> int:
 
 
 def outcomes(server: ResourceServer) -> list[tuple[str, str | None, bool]]:
-    """Return outcome, reason and whether it was a repetition, of every call."""
+    """Return the outcome and the reason of every call, and whether it was a replay."""
     events = server.audit(action="tool.call")
     return [(event["outcome"], event["reason"], "replayed" in event["detail"]) for event in events]
 
@@ -96,7 +96,7 @@ async def serving(
 
 
 @pytest.mark.threat("T-033")
-async def test_a_call_that_is_repeated_with_its_key_runs_once_and_has_the_same_answer(
+async def test_a_repeated_call_with_the_same_key_runs_once(
     resourceserver: ResourceServer, token: str, version: str
 ) -> None:
     arguments = {"name": "staging", "idempotency_key": KEY}
@@ -111,7 +111,7 @@ async def test_a_call_that_is_repeated_with_its_key_runs_once_and_has_the_same_a
     assert replayed == {**made, "replayed": True}
 
 
-async def test_without_a_key_a_call_is_made_anew(resourceserver: ResourceServer, token: str) -> None:
+async def test_without_a_key_a_repeated_call_runs_again(resourceserver: ResourceServer, token: str) -> None:
     environment_id = (await resourceserver.result("create_environment", token, name="staging"))["environment_id"]
     made = [
         await resourceserver.result("create_organization", token, environment_id=environment_id, name="Acme", **key)
@@ -146,10 +146,10 @@ async def test_other_arguments_with_the_same_key_are_a_conflict(
 
 
 @pytest.mark.threat("T-035")
-async def test_arguments_that_are_never_written_out_are_told_apart_too(
+async def test_secret_and_excluded_arguments_are_compared_too(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """draft-ietf-httpapi-idempotency-key-header 2.7: a key with another payload is an error, not a repetition."""
+    """draft-ietf-httpapi-idempotency-key-header 2.7: a key with another payload is an error, not a replay."""
     runs = []
 
     async def work(directory: Directory, secret: SecretStr, hidden: Annotated[str, Field(exclude=True)]) -> Worked:
@@ -183,7 +183,7 @@ async def test_a_key_belongs_to_one_workspace_client_and_tool(resourceserver: Re
 
 
 @pytest.mark.threat("T-034")
-async def test_another_client_of_the_workspace_does_not_get_the_answer(
+async def test_another_client_of_the_workspace_gets_no_result(
     resourceserver: ResourceServer, token: str, workspace_id: str
 ) -> None:
     other = resourceserver.issuer.token(workspace_id=workspace_id, client_id="agent_2", sub="agent_2")
@@ -197,11 +197,11 @@ async def test_another_client_of_the_workspace_does_not_get_the_answer(
 async def test_a_tool_that_writes_elsewhere_takes_no_key(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """What it changes is in no transaction of ours, so that it runs once could not be promised."""
+    """It changes something outside the call's transaction, so the server cannot guarantee that it runs once."""
     runs = []
 
     async def work() -> Nothing:
-        """Return a result that is empty."""
+        """Return an empty result."""
         runs.append("work")
         return Nothing()
 
@@ -215,7 +215,7 @@ async def test_a_tool_that_writes_elsewhere_takes_no_key(
 @pytest.mark.parametrize(
     "key", ["short-7", "x" * 129, "with space", "caf\u00e9-caf\u00e9", "line-line\n", "", 12345678]
 )
-async def test_a_malformed_key_is_explained_and_never_repeated(
+async def test_the_error_of_a_malformed_key_does_not_repeat_it(
     resourceserver: ResourceServer, token: str, key: Any
 ) -> None:
     answer = await resourceserver.failure("create_environment", token, name="staging", idempotency_key=key)
@@ -226,14 +226,12 @@ async def test_a_malformed_key_is_explained_and_never_repeated(
         await resourceserver.result("create_environment", token, name=f"s-{len(sound)}", idempotency_key=sound)
 
 
-# How long
+# Expiry
 
 
-async def test_a_key_is_kept_for_24_hours_and_void_after(
-    resourceserver: ResourceServer, workspace_id: str, clock: FakeClock
-) -> None:
+async def test_a_key_is_valid_for_24_hours(resourceserver: ResourceServer, workspace_id: str, clock: FakeClock) -> None:
     async def create() -> Any:
-        # What the server polls for in lifetime: a status list is not trusted for a day.
+        # The server polls in the meantime: a status list is not trusted for a day.
         await resourceserver.services.statuses.refresh()
         token = resourceserver.issuer.token(workspace_id=workspace_id)
         arguments = {"email": "ada@example.com", "role": "admin", "idempotency_key": KEY}
@@ -280,7 +278,7 @@ async def test_old_keys_are_removed_once_a_minute(resourceserver: ResourceServer
     await database.close()
 
 
-async def test_a_removal_that_fails_stops_no_call(
+async def test_a_failed_removal_of_old_keys_is_logged(
     resourceserver: ResourceServer, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = AsyncDatabase(resourceserver.settings.database)
@@ -291,7 +289,7 @@ async def test_a_removal_that_fails_stops_no_call(
     assert "old idempotency keys were not removed" in caplog.text
 
 
-# What is not kept
+# Failed calls
 
 
 async def test_a_call_that_fails_leaves_its_key_free(resourceserver: ResourceServer, token: str) -> None:
@@ -320,9 +318,7 @@ async def test_a_call_whose_event_cannot_be_recorded_leaves_its_key_free(
     assert outcomes(resourceserver)[-1] == ("allowed", None, False)
 
 
-async def test_a_repetition_whose_event_cannot_be_recorded_is_not_answered(
-    resourceserver: ResourceServer, token: str
-) -> None:
+async def test_a_replay_that_cannot_be_recorded_is_not_answered(resourceserver: ResourceServer, token: str) -> None:
     arguments = {"name": "staging", "idempotency_key": KEY}
     await resourceserver.result("create_environment", token, **arguments)
     with resourceserver.admin_database.write() as session:
@@ -331,11 +327,11 @@ async def test_a_repetition_whose_event_cannot_be_recorded_is_not_answered(
 
 
 @pytest.mark.threat("T-036")
-async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_changed(
+async def test_a_result_that_is_too_large_to_keep_is_rolled_back(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     async def work(directory: Directory, size: int) -> Worked:
-        """Create an environment, and return much text."""
+        """Create an environment, and return a long text."""
         await create_environment(directory, f"made-{size}", "staging")
         return Worked(text="x" * (size - len('{"text": ""}')))
 
@@ -349,11 +345,11 @@ async def test_a_result_that_is_too_large_to_keep_is_refused_before_anything_is_
         await server.result("work", token, size=MAX_RESULT + 1)
 
 
-# Who may repeat
+# Authorization of a replay
 
 
 @pytest.mark.threat("T-034")
-async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
+async def test_a_caller_that_lost_the_scope_gets_no_replay(
     resourceserver: ResourceServer, token: str, workspace_id: str
 ) -> None:
     arguments = {"name": "staging", "idempotency_key": KEY}
@@ -369,13 +365,11 @@ async def test_a_caller_that_lost_the_scope_gets_no_answer_to_a_repeated_call(
     assert await resourceserver.result("create_environment", token, **arguments) == first
 
 
-# Two calls at once
+# Concurrent calls
 
 
 @pytest.mark.threat("T-033")
-async def test_of_many_calls_at_once_with_one_key_on_two_servers_exactly_one_runs(
-    resourceserver: ResourceServer, token: str
-) -> None:
+async def test_of_concurrent_calls_with_one_key_exactly_one_runs(resourceserver: ResourceServer, token: str) -> None:
     results: list[dict[str, Any]] = []
 
     async def create(server: ResourceServer) -> None:
@@ -392,14 +386,14 @@ async def test_of_many_calls_at_once_with_one_key_on_two_servers_exactly_one_run
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
+async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, fails: bool
 ) -> None:
     inside, go_on, runs = anyio.Event(), anyio.Event(), []
     results: dict[str, dict[str, Any]] = {}
 
     async def work(directory: Directory) -> Worked:
-        """Wait, and fail if it is the first and shall."""
+        """Wait, and fail on the first run if the test says so."""
         runs.append("work")
         inside.set()
         await go_on.wait()
@@ -427,7 +421,7 @@ async def test_the_second_call_waits_for_the_first_and_runs_if_that_fails(
 
 
 @pytest.mark.threat("T-036")
-async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
+async def test_a_call_that_waits_too_long_is_asked_to_try_again(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "LOCK_TIMEOUT", 50)
@@ -455,7 +449,7 @@ async def test_a_call_that_waits_for_too_long_is_asked_to_come_back(
 
 
 @pytest.mark.only_on("postgresql")
-async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
+async def test_a_failure_of_the_database_is_not_reported_as_a_key_in_use(
     resourceserver: ResourceServer, clock: FakeClock
 ) -> None:
     database = AsyncDatabase(resourceserver.settings.database)
@@ -473,7 +467,7 @@ async def test_the_database_s_own_failure_is_not_taken_for_a_key_in_use(
 
 
 @pytest.mark.divergence("D-15")
-def test_every_tool_that_writes_in_one_transaction_takes_a_key_and_no_other_does() -> None:
+def test_only_tools_that_write_in_one_transaction_take_a_key() -> None:
     taking = {tool.name for tool in CATALOGUE.tools.values() if "idempotency_key" in tool.input_schema["properties"]}
     assert taking == {tool.name for tool in CATALOGUE.tools.values() if not (tool.read_only or tool.streaming)}
     for name in taking:
@@ -485,7 +479,7 @@ def test_every_tool_that_writes_in_one_transaction_takes_a_key_and_no_other_does
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_tool_declares_no_key_of_its_own(read_only: bool) -> None:
+def test_a_tool_cannot_declare_its_own_key(read_only: bool) -> None:
     async def work(idempotency_key: str) -> Worked:
         """Do something."""
         return Worked(text=idempotency_key)

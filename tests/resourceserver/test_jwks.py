@@ -1,4 +1,4 @@
-"""The issuer's key set: when it is fetched, what replaces it, and what an HTTP answer must look like."""
+"""The issuer's key set: when it is fetched, what replaces it, and which HTTP responses are accepted."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ GOOD = key_set(KEY.public_jwk())
 
 
 class Answers:
-    """A fetch that answers as it is told, and counts how often it is asked."""
+    """A fetch with prepared responses, which counts its calls."""
 
     def __init__(self, document: bytes = GOOD, etag: str | None = '"1"') -> None:
         self.answer: Fetched | FetchFailed | None = Fetched(document, etag)
@@ -60,7 +60,7 @@ def keys(answers: Answers, clock: FakeClock) -> KeySource:
     return KeySource(answers, clock)
 
 
-async def test_the_first_question_fetches_and_the_next_ones_do_not(keys: KeySource, answers: Answers) -> None:
+async def test_only_the_first_lookup_fetches(keys: KeySource, answers: Answers) -> None:
     assert not keys.ready
     assert keys.known(KEY.kid) is None
     for _ in range(3):
@@ -73,7 +73,7 @@ async def test_the_first_question_fetches_and_the_next_ones_do_not(keys: KeySour
 
 
 @pytest.mark.threat("T-018")
-async def test_all_who_wait_for_an_unknown_kid_share_one_fetch(
+async def test_concurrent_requests_for_an_unknown_kid_share_one_fetch(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:
     await keys.refresh()
@@ -95,10 +95,10 @@ async def test_all_who_wait_for_an_unknown_kid_share_one_fetch(
     assert len(answers.etags) == 2
 
 
-async def test_all_who_wait_for_a_fetch_longer_than_the_cooldown_share_it_too(
+async def test_a_fetch_longer_than_the_cooldown_is_shared_too(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:
-    """Else a silent issuer and some invented kids would hold every request for a time-out of its own."""
+    """Otherwise, with a silent issuer, every request with an invented kid would wait for a time-out of its own."""
     await keys.refresh()
     clock.advance(COOLDOWN)
     answers.gate = anyio.Event()
@@ -117,7 +117,7 @@ async def test_all_who_wait_for_a_fetch_longer_than_the_cooldown_share_it_too(
 
 
 @pytest.mark.threat("T-018")
-async def test_a_flood_of_invented_kids_costs_one_fetch_in_a_cooldown(
+async def test_a_flood_of_invented_kids_costs_one_fetch_per_cooldown(
     keys: KeySource, answers: Answers, clock: FakeClock
 ) -> None:
     await keys.refresh()
@@ -152,7 +152,7 @@ BAD_ANSWERS = {
 
 @pytest.mark.threat("T-019")
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-async def test_a_bad_answer_never_replaces_a_good_set(
+async def test_an_invalid_response_never_replaces_a_valid_set(
     keys: KeySource, answers: Answers, answer: Fetched | FetchFailed
 ) -> None:
     await keys.refresh()
@@ -166,7 +166,7 @@ async def test_a_bad_answer_never_replaces_a_good_set(
     await keys.refresh()
     assert keys.known(OTHER_KEY.kid) is not None
     assert keys.known(KEY.kid) is None
-    # The tag of a refused document is not that of the set in use.
+    # The entity tag of a refused document does not belong to the set in use.
     assert answers.etags == [None, '"1"', '"1"']
 
 
@@ -180,7 +180,7 @@ async def test_an_unchanged_set_stays(keys: KeySource, answers: Answers) -> None
 
 
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-async def test_keys_are_unavailable_only_while_none_was_ever_known(
+async def test_keys_are_unavailable_only_until_the_first_is_known(
     keys: KeySource, answers: Answers, clock: FakeClock, answer: Fetched | FetchFailed
 ) -> None:
     good, answers.answer = answers.answer, answer
@@ -197,7 +197,7 @@ async def test_keys_are_unavailable_only_while_none_was_ever_known(
     assert await keys.find(KEY.kid) is not None
 
 
-async def test_an_outage_is_one_line_in_the_log_and_its_end_another(
+async def test_an_outage_is_logged_once_at_its_start_and_once_at_its_end(
     keys: KeySource, answers: Answers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gatehouse.resourceserver.bearer.jwks")
@@ -215,7 +215,7 @@ async def test_an_outage_is_one_line_in_the_log_and_its_end_another(
     ]
 
 
-async def test_polling_fetches_before_anybody_asks(keys: KeySource) -> None:
+async def test_polling_fetches_before_the_first_request(keys: KeySource) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keys.poll)
         await anyio.wait_all_tasks_blocked()
@@ -224,7 +224,7 @@ async def test_polling_fetches_before_anybody_asks(keys: KeySource) -> None:
 
 
 class JwksServer:
-    """A real HTTP server that answers every path alike and keeps the requests."""
+    """A real HTTP server that answers every path with the same response and keeps the requests."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -274,7 +274,7 @@ async def fetch_from(url: str, etag: str | None = None) -> Fetched | None:
 @pytest.mark.parametrize(
     "content_type", ["application/json", "application/jwk-set+json", "Application/JSON; charset=utf-8"]
 )
-async def test_a_json_answer_is_taken_with_its_entity_tag(server: JwksServer, content_type: str) -> None:
+async def test_a_json_response_is_returned_with_its_entity_tag(server: JwksServer, content_type: str) -> None:
     server.headers = {"Content-Type": content_type, "ETag": '"v1"'}
     assert await fetch_from(server.url) == Fetched(GOOD, '"v1"')
     [(path, sent)] = server.requests
@@ -294,7 +294,7 @@ async def test_the_entity_tag_is_sent_back_and_304_means_unchanged(server: JwksS
 @pytest.mark.threat("T-019")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(server: JwksServer, status: int) -> None:
-    """A redirect would let whoever writes it choose the keys that are trusted (CVE-2026-48522 class)."""
+    """A redirect would let its author choose the trusted keys (CVE-2026-48522 class)."""
     server.status, server.headers = status, {"Content-Type": "application/json", "Location": "/elsewhere"}
     with pytest.raises(FetchFailed, match=str(status)):
         await fetch_from(server.url)
@@ -309,7 +309,7 @@ async def test_any_status_but_200_is_a_failure(server: JwksServer, status: int) 
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "text/plain", "application/jsonp", "", None])
-async def test_an_answer_that_is_not_called_json_is_a_failure(server: JwksServer, content_type: str | None) -> None:
+async def test_a_response_of_another_content_type_is_a_failure(server: JwksServer, content_type: str | None) -> None:
     server.headers = {} if content_type is None else {"Content-Type": content_type}
     with pytest.raises(FetchFailed, match="not application/json"):
         await fetch_from(server.url)
@@ -323,8 +323,8 @@ async def test_64_kib_are_read_and_one_byte_more_is_a_failure(server: JwksServer
         await fetch_from(server.url)
 
 
-async def test_a_compressed_answer_is_a_failure(server: JwksServer) -> None:
-    """CVE-2024-28176 class: a small answer can unpack to a large one, so none is unpacked."""
+async def test_a_compressed_response_is_a_failure(server: JwksServer) -> None:
+    """CVE-2024-28176 class: a small response can decompress to a large one, so none is decompressed."""
     server.body = gzip.compress(GOOD)
     server.headers |= {"Content-Encoding": "gzip"}
     with pytest.raises(FetchFailed, match="compressed"):
@@ -341,15 +341,15 @@ async def test_a_compressed_answer_is_a_failure(server: JwksServer) -> None:
         ),
     ],
 )
-async def test_a_broken_answer_is_a_failure(server: JwksServer, raw: bytes) -> None:
+async def test_a_broken_response_is_a_failure(server: JwksServer, raw: bytes) -> None:
     assert await fetch_from(server.url) == Fetched(GOOD, None)
     server.raw = raw
     with pytest.raises(FetchFailed):
         await fetch_from(server.url)
 
 
-async def test_no_answer_in_time_is_a_failure(server: JwksServer) -> None:
-    """The limit is for the whole fetch: an issuer that sends a byte now and then does not hold it open."""
+async def test_a_response_that_takes_too_long_is_a_failure(server: JwksServer) -> None:
+    """The limit covers the whole fetch: an issuer that sends a byte now and then cannot keep it open."""
     assert await fetch_from(server.url) == Fetched(GOOD, None)
     with closing(create_server(("127.0.0.1", 0))) as silent:
         async with httpx2.AsyncClient(trust_env=False) as client:
@@ -365,8 +365,8 @@ async def test_a_closed_port_is_a_failure() -> None:
         await fetch_from(f"http://127.0.0.1:{port}/jwks")
 
 
-async def test_any_entity_tag_that_http_allows_can_be_sent_back(server: JwksServer, clock: FakeClock) -> None:
-    """RFC 9110 8.8.3: a tag may hold octets above 0x7F. A refresh that raised would end the polling for good."""
+async def test_every_entity_tag_that_http_allows_can_be_sent_back(server: JwksServer, clock: FakeClock) -> None:
+    """RFC 9110 8.8.3: a tag may hold octets above 0x7F. A refresh that raises would stop polling permanently."""
     server.headers |= {"ETag": '"v\xe9"'}
     async with httpx2.AsyncClient(trust_env=False) as client:
         keys = KeySource(http_fetch(client, server.url), clock)

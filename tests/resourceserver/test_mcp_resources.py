@@ -1,4 +1,4 @@
-"""MCP resources: the catalogue for every caller, and the same lock as for tools."""
+"""MCP resources: the catalogue for every caller, and the same authorization as for tools."""
 
 import json
 from collections.abc import AsyncIterator
@@ -107,7 +107,7 @@ async def test_the_lists_have_one_page(resourceserver: ResourceServer, version: 
 
 
 @pytest.mark.both_databases
-async def test_a_read_is_in_the_trail(resourceserver: ResourceServer, version: str) -> None:
+async def test_a_read_is_recorded(resourceserver: ResourceServer, version: str) -> None:
     token = resourceserver.issuer.token(jti="jti-of-this-read")
     response = await ask(resourceserver, version, "resources/read", token, uri=CATALOGUE_URI)
     await resourceserver.call("no_such_tool", token)  # its refusal is written after what came before
@@ -131,7 +131,7 @@ async def test_a_read_that_cannot_be_recorded_is_not_answered(
     assert "contents" not in response.text
 
 
-# Who may read
+# Authorization
 
 
 async def test_a_resource_is_read_with_its_scope_or_one_that_implies_it(planning: ResourceServer, version: str) -> None:
@@ -165,7 +165,7 @@ async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispat
     assert "grant add agent_1" in gate["detail"]["remediation"]
 
 
-async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(
+async def test_a_challenge_names_the_scope_of_the_resource(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
     catalogue = Catalogue("test", [*SCOPES, Scope("a:read", "A")], [], [plans()])
@@ -178,7 +178,7 @@ async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(
             assert f'scope="{named}"' in response.headers["www-authenticate"]
 
 
-# What is no resource
+# Unknown resources
 
 
 @pytest.mark.divergence("D-13")
@@ -192,7 +192,7 @@ async def test_without_a_token_the_challenge_names_the_scope_of_the_resource(
     ],
 )
 async def test_an_unknown_resource_is_invalid_params(resourceserver: ResourceServer, version: str, uri: str) -> None:
-    """MCP SEP-2164: -32602 and the URI, and no empty list of contents."""
+    """MCP SEP-2164: -32602 with the URI, not an empty list of contents."""
     token = resourceserver.issuer.token()
     assert await result_of(resourceserver, version, "resources/read", uri=CATALOGUE_URI)
     response = await ask(resourceserver, version, "resources/read", token, uri=uri)
@@ -205,7 +205,7 @@ async def test_an_unknown_resource_is_invalid_params(resourceserver: ResourceSer
 
 
 @pytest.mark.parametrize("params", [{}, {"uri": 5}, {"uri": None}, {"uri": ["gatehouse://catalogue"]}])
-async def test_a_read_of_another_shape_is_invalid_params(resourceserver: ResourceServer, params: Any) -> None:
+async def test_a_malformed_read_is_invalid_params(resourceserver: ResourceServer, params: Any) -> None:
     body = {"jsonrpc": "2.0", "id": 7, "method": "resources/read", "params": params}
     response = await resourceserver.post(body, resourceserver.issuer.token())
     assert response.status_code == 400
@@ -245,7 +245,7 @@ def test_a_resource_of_an_unknown_scope_or_a_known_uri_is_refused() -> None:
         Catalogue("test", SCOPES, [], [plans(), plans()])
 
 
-# What a client is told beforehand
+# Discovery
 
 
 async def test_discovery_names_the_extension_for_client_credentials(resourceserver: ResourceServer) -> None:
@@ -254,7 +254,7 @@ async def test_discovery_names_the_extension_for_client_credentials(resourceserv
     assert discovered["capabilities"].keys() == {"tools", "resources", "extensions"}
 
 
-async def test_the_handshake_of_the_older_protocol_knows_no_extensions(resourceserver: ResourceServer) -> None:
+async def test_the_older_protocol_announces_no_extensions(resourceserver: ResourceServer) -> None:
     client = {"name": "test", "version": "1"}
     initialized = await result_of(
         *(resourceserver, "2025-11-25", "initialize"), protocolVersion="2025-11-25", capabilities={}, clientInfo=client

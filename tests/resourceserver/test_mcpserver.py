@@ -1,4 +1,4 @@
-"""An existing MCPServer behind the guard: the table is closed, and nothing of the lock is missing."""
+"""An existing MCPServer behind the guard: a closed table of tools, and the same authorization."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -66,7 +66,7 @@ def refuse(text: str) -> str:
 
 
 def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
-    """Return a server as somebody has written it for the SDK."""
+    """Return a server as a user writes it for the SDK."""
     server: MCPServer[Any] = MCPServer("Notes", instructions="Read first.", **options)
 
     @server.tool(title="A note", annotations=READS, meta={"io.example/own": 1})
@@ -91,7 +91,7 @@ def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
 
     @server.tool(annotations=READS)
     async def look_around(context: Context[Any, Any]) -> str:
-        """Tell what can be seen of the request."""
+        """Return what a tool sees of the request."""
         await context.report_progress(1, 2)
         await context.notify_resources_changed()
         token = get_access_token()
@@ -118,7 +118,7 @@ def notes(runs: list[str], **options: Any) -> MCPServer[Any]:
 
 
 class Verifier(TokenVerifier):
-    """A verifier of the server's own."""
+    """A token verifier of the guarded server."""
 
     async def verify_token(self, token: str) -> AccessToken | None:
         return None
@@ -128,7 +128,7 @@ TABLE = {"read_note": ["note:read"], "write_note": ["note:write"], "look_around"
 
 
 class Guarded(NamedTuple):
-    """A guarded server, and what it ran."""
+    """A guarded server, and the tools that it has run."""
 
     server: ResourceServer
     runs: list[str]
@@ -148,7 +148,7 @@ def outcomes(server: ResourceServer) -> list[tuple[str, str, str | None]]:
     return [(event["object"], event["outcome"], event["reason"]) for event in server.audit()]
 
 
-# What the policy decides
+# Authorization
 
 
 @pytest.mark.threat("T-052")
@@ -180,7 +180,7 @@ async def test_a_tool_that_is_not_in_the_table_does_not_exist(guarded: Guarded) 
 
 @pytest.mark.threat("T-051")
 @pytest.mark.anyio
-async def test_a_tool_that_is_added_after_the_table_was_read_does_not_exist(
+async def test_a_tool_that_is_added_later_does_not_exist(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     existing = notes([])
@@ -193,7 +193,7 @@ async def test_a_tool_that_is_added_after_the_table_was_read_does_not_exist(
 
 
 @pytest.mark.anyio
-async def test_a_caller_is_listed_what_he_may_call_as_the_server_describes_it(guarded: Guarded) -> None:
+async def test_the_list_has_the_server_s_own_descriptions(guarded: Guarded) -> None:
     server = guarded.server
     listed = {}
     for scope in ("note:read", "note:write"):
@@ -269,7 +269,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     await database.close()
 
 
-# What passes through
+# What tools and callers see
 
 
 @pytest.mark.anyio
@@ -291,7 +291,7 @@ async def test_the_result_of_a_guarded_tool_is_unchanged(guarded: Guarded) -> No
 
 @pytest.mark.threat("T-056")
 @pytest.mark.anyio
-async def test_the_sdk_tells_a_guarded_tool_who_calls_and_nothing_after_the_call(guarded: Guarded) -> None:
+async def test_a_guarded_tool_learns_the_caller_from_the_sdk(guarded: Guarded) -> None:
     server = guarded.server
     for client in ("agent_1", "agent_2"):
         token = server.issuer.token("note:read", client_id=client, sub=client)
@@ -313,7 +313,7 @@ async def test_no_token_reaches_a_guarded_tool(guarded: Guarded) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_guarded_server_s_lifespan_is_its_tools(
+async def test_guarded_tools_see_the_lifespan_of_their_server(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     lives: list[str] = []
@@ -330,7 +330,7 @@ async def test_the_guarded_server_s_lifespan_is_its_tools(
     assert lives == ["begun", "ended"]
 
 
-# What does not
+# What they do not see
 
 
 @pytest.mark.divergence("D-21")
@@ -364,7 +364,7 @@ async def test_errors_of_a_guarded_server_quote_nothing(
     assert SECRET not in str(event)
 
 
-# What stops the start
+# Servers that cannot be guarded
 
 
 class Intercepting(Extension):
@@ -396,7 +396,7 @@ async def own_middleware(ctx: Any, call_next: Any) -> Any:
         ),
     ],
 )
-def test_a_table_that_does_not_fit_stops_the_start(change: dict[str, Sequence[str]], problem: str) -> None:
+def test_an_invalid_table_stops_the_start(change: dict[str, Sequence[str]], problem: str) -> None:
     assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED).tools.keys() == TABLE.keys()
     with pytest.raises(InvalidCatalogue, match=problem):
         guarded_catalogue(notes([]), scopes={**TABLE, **change}, declared=DECLARED)
@@ -406,7 +406,7 @@ def test_a_table_that_does_not_fit_stops_the_start(change: dict[str, Sequence[st
 @pytest.mark.parametrize(
     "options", [{"middleware": [own_middleware]}, {"extensions": [Intercepting()]}], ids=["middleware", "extension"]
 )
-def test_a_server_with_a_layer_that_would_be_passed_by_stops_the_start(options: dict[str, Any]) -> None:
+def test_a_server_with_its_own_middleware_stops_the_start(options: dict[str, Any]) -> None:
     assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
     with pytest.raises(InvalidCatalogue, match=r"server Notes: its .* (own_middleware|Intercepting) would be"):
         guarded_catalogue(notes([], **options), scopes=TABLE, declared=DECLARED)
@@ -428,7 +428,7 @@ def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
         guarded_catalogue(notes([], auth=settings, token_verifier=Verifier()), scopes=TABLE, declared=DECLARED)
 
 
-def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:
+def test_a_name_that_no_header_can_carry_stops_the_start() -> None:
     server = notes([])
     server.add_tool(lambda: "a", name="read note")
     with pytest.raises(InvalidCatalogue, match="server Notes: 'read note' is no tool's name"):
@@ -439,7 +439,7 @@ def test_a_name_that_cannot_stand_in_a_header_stops_the_start() -> None:
 async def test_guard_returns_the_application_of_the_guarded_catalogue(
     tmp_path: Path, resourceserver_template: Template
 ) -> None:
-    """Where a loop runs, too: a server may be guarded by an application factory."""
+    """Also while an event loop runs: an application factory may guard a server."""
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     app = guard(notes([]), scopes=TABLE, declared=DECLARED, settings=settings)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:

@@ -1,4 +1,4 @@
-"""Protected resource metadata (RFC 9728): where it stands and what it says."""
+"""Protected resource metadata (RFC 9728): its URL and its content."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
 pytestmark = pytest.mark.anyio
-"""What is checked here depends on no database."""
 
 ORIGIN = "https://mcp.example.com"
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -16,10 +15,8 @@ WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 @pytest.mark.divergence("D-59")
 @pytest.mark.parametrize("path", [f"{WELL_KNOWN}/mcp", WELL_KNOWN])
-async def test_the_document_stands_at_both_well_known_forms_without_a_token(
-    resourceserver: ResourceServer, path: str
-) -> None:
-    """RFC 9728 3.1 has the path form; MCP clients ask for the root form after it."""
+async def test_the_document_is_public_at_both_well_known_paths(resourceserver: ResourceServer, path: str) -> None:
+    """RFC 9728 3.1 has the path form; MCP clients try the root form after it."""
     response = await resourceserver.http.get(ORIGIN + path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -33,7 +30,7 @@ async def test_the_document_stands_at_both_well_known_forms_without_a_token(
     }
 
 
-async def test_a_challenge_points_to_the_document(resourceserver: ResourceServer) -> None:
+async def test_a_challenge_names_the_url_of_the_document(resourceserver: ResourceServer) -> None:
     challenge = (await resourceserver.call("whoami")).headers["www-authenticate"]
     assert f'resource_metadata="{ORIGIN}{WELL_KNOWN}/mcp"' in challenge
     assert (await resourceserver.http.get(f"{ORIGIN}{WELL_KNOWN}/mcp")).status_code == 200
@@ -65,13 +62,13 @@ async def test_no_other_path_answers_or_redirects(resourceserver: ResourceServer
         assert response.json()["request_id"] == response.headers["x-request-id"]
 
 
-async def test_the_document_can_only_be_read(resourceserver: ResourceServer) -> None:
+async def test_the_document_accepts_only_get(resourceserver: ResourceServer) -> None:
     response = await resourceserver.http.post(f"{ORIGIN}{WELL_KNOWN}/mcp", json={})
     assert response.status_code == 405
 
 
 async def test_forwarded_headers_change_nothing(resourceserver: ResourceServer) -> None:
-    """What is published comes from the settings: a cache must not be fed another authorization server."""
+    """The document comes from the settings: a request must not put another authorization server into a cache."""
     plain = await resourceserver.http.get(f"{ORIGIN}{WELL_KNOWN}")
     forged = await resourceserver.http.get(
         f"{ORIGIN}{WELL_KNOWN}",

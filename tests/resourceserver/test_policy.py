@@ -1,4 +1,4 @@
-"""The policy: one decision, by scopes and their closure alone."""
+"""The policy: decisions by scopes and their closure alone."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ def claims_of(*scopes: str) -> AccessClaims:
 
 
 def reachable(scopes: frozenset[str]) -> frozenset[str]:
-    """Return the closure, written another way than the product's."""
+    """Return the closure, computed in another way than the product does."""
     grown = scopes | {implied for scope in scopes for implied in IMPLIES.get(scope, ())}
     return grown if grown == scopes else reachable(grown)
 
@@ -46,9 +46,7 @@ def reachable(scopes: frozenset[str]) -> frozenset[str]:
 @given(
     needed=st.lists(st.sampled_from(SCOPES), unique=True), held=st.frozensets(st.sampled_from([*SCOPES, "c:unknown"]))
 )
-def test_a_call_is_allowed_if_and_only_if_every_scope_is_within_the_closure(
-    needed: list[str], held: frozenset[str]
-) -> None:
+def test_a_call_is_allowed_exactly_if_the_closure_has_its_scopes(needed: list[str], held: frozenset[str]) -> None:
     catalogue = catalogue_of(probe=needed)
     decision = policy.decide(catalogue, claims_of(*held), "probe")
     assert isinstance(decision, policy.Allowed) == (frozenset(needed) <= reachable(held))
@@ -58,37 +56,37 @@ def test_a_call_is_allowed_if_and_only_if_every_scope_is_within_the_closure(
 
 
 @given(needed=st.lists(st.sampled_from(SCOPES), unique=True, min_size=1))
-def test_the_scopes_asked_for_suffice_and_none_of_them_can_be_left_out(needed: list[str]) -> None:
+def test_the_required_scopes_are_sufficient_and_minimal(needed: list[str]) -> None:
     required = policy.required_scope(catalogue_of(probe=needed), "probe")
     assert frozenset(needed) <= reachable(required)
     for scope in required:
         assert not frozenset(needed) <= reachable(required - {scope})
 
 
-def test_a_hierarchy_reaches_through_several_steps() -> None:
+def test_a_hierarchy_is_transitive() -> None:
     assert isinstance(policy.decide(catalogue_of(probe=["a:read"]), claims_of("a:admin"), "probe"), policy.Allowed)
 
 
-def test_a_scope_does_not_imply_what_implies_it() -> None:
+def test_an_implication_has_one_direction() -> None:
     decision = policy.decide(catalogue_of(probe=["a:write"]), claims_of("a:read", "b:write"), "probe")
     assert isinstance(decision, policy.Forbidden)
     assert decision.scope == {"a:write"}
 
 
-def test_scopes_are_compared_to_the_letter() -> None:
+def test_scopes_are_compared_exactly() -> None:
     catalogue = catalogue_of(probe=["a:read"])
     for near in ("A:READ", "a:rea", "a:read:all", "a:*", "*", "a"):
         assert isinstance(policy.decide(catalogue, claims_of(near), "probe"), policy.Forbidden)
 
 
-def test_a_tool_for_any_valid_token_asks_for_no_scope() -> None:
+def test_a_tool_for_any_valid_token_requires_no_scope() -> None:
     catalogue = catalogue_of(probe=[])
     assert isinstance(policy.decide(catalogue, claims_of("c:unknown"), "probe"), policy.Allowed)
     assert policy.required_scope(catalogue, "probe") == frozenset()
 
 
 @given(name=st.text().filter(lambda name: name != "probe"))
-def test_whatever_is_not_in_the_catalogue_is_unknown_and_needs_nothing(name: str) -> None:
+def test_a_tool_outside_the_catalogue_is_unknown(name: str) -> None:
     assert isinstance(policy.decide(PROBED, claims_of(*SCOPES), "probe"), policy.Allowed)
     assert isinstance(policy.decide(PROBED, claims_of(*SCOPES), name), policy.Unknown)
     assert policy.required_scope(PROBED, name) == frozenset()

@@ -1,4 +1,4 @@
-"""Providers: what a catalogue of its own injects into tools, without the directory."""
+"""Providers: values that a catalogue injects into its tools, without the directory."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ class Overdrawn(Exception):
 
 
 class Closed(Exception):
-    """Another one, without anything for the operator."""
+    """A public error without a reason or a remediation."""
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Weather:
 
 
 class Entry(BaseModel):
-    """What the tools return."""
+    """The result of the tools."""
 
     entry_id: str
     note: str
@@ -75,7 +75,7 @@ def is_entry_id(value: object) -> bool:
 
 
 class Counted:
-    """A catalogue, and how often its providers were called."""
+    """A catalogue that counts the calls of its providers."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -149,7 +149,7 @@ def entries(server: ResourceServer) -> list[tuple[str, str]]:
         return [(owner, entry) for owner, entry in session.execute(text("SELECT owner, entry FROM ledger"))]
 
 
-# What a tool is given
+# Values
 
 
 async def test_a_value_is_made_only_for_tools_that_ask_for_it(
@@ -182,7 +182,7 @@ async def test_transactions_open_the_transactional_provider_of_the_catalogue(
     assert server.audit()[-1]["reason"] == "internal error"
 
 
-# What the audit log and the agent are told
+# Results and errors
 
 
 async def test_the_audit_log_keeps_the_members_that_the_provider_names(server: ResourceServer, token: str) -> None:
@@ -219,7 +219,7 @@ def test_a_tool_may_give_the_operator_a_reason_and_a_remediation() -> None:
     assert (str(error), error.reason, error.remediation) == ("Try a door.", "it is a wall", "build a door")
 
 
-# Catalogues that cannot be served
+# Invalid catalogues
 
 
 def test_a_provider_must_be_declared_and_for_a_type_of_the_catalogue(counted: Counted) -> None:
@@ -250,7 +250,7 @@ async def test_a_provider_without_a_transaction_has_no_session() -> None:
         _ = ProviderCall(claims, 0).session
 
 
-# What a catalogue brings
+# Schema and command
 
 
 def test_a_catalogue_loads_its_schema_and_its_command_by_name() -> None:

@@ -1,4 +1,4 @@
-"""Why was I refused: every request id that a refused caller has finds the private reason, and what would fix it."""
+"""The request id of every refusal leads an operator to the private reason and the remediation."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def only_event(server: ResourceServer, response: httpx2.Response) -> dict[str, A
     ],
     ids=["Host", "Origin", "404", "405"],
 )
-async def test_what_is_turned_away_before_the_gate_is_found_by_its_request_id(
+async def test_a_refusal_before_the_gate_is_found_by_its_request_id(
     resourceserver: ResourceServer,
     method: str,
     path: str,
@@ -53,14 +53,14 @@ async def test_what_is_turned_away_before_the_gate_is_found_by_its_request_id(
     assert remediation in event["detail"]["remediation"]
 
 
-async def test_a_path_that_is_not_ours_is_not_kept(resourceserver: ResourceServer) -> None:
-    """Somebody may have pasted a credential into it."""
+async def test_an_unknown_path_is_not_recorded(resourceserver: ResourceServer) -> None:
+    """A path may contain a credential that was pasted into it."""
     response = await resourceserver.http.get(f"{ORIGIN}/gths_pasted-by-mistake")
     assert response.status_code == 404
     assert "pasted" not in json.dumps(only_event(resourceserver, response), default=str)
 
 
-async def test_what_nobody_planned_for_is_found_by_its_request_id(resourceserver: ResourceServer) -> None:
+async def test_an_unexpected_failure_is_found_by_its_request_id(resourceserver: ResourceServer) -> None:
     answers: list[Any] = []
 
     async def receive() -> Any:
@@ -78,7 +78,7 @@ async def test_what_nobody_planned_for_is_found_by_its_request_id(resourceserver
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {}], ids=["Host", "404"])
-async def test_no_refusal_before_the_gate_is_given_unrecorded(
+async def test_no_refusal_before_the_gate_is_sent_unrecorded(
     resourceserver: ResourceServer, headers: dict[str, str]
 ) -> None:
     assert (await resourceserver.http.get(f"{ORIGIN}/none", headers=headers)).status_code in {404, 421}
@@ -106,7 +106,7 @@ async def test_a_refusal_of_the_gate_names_the_remediation(resourceserver: Resou
         assert remediation not in response.text
 
 
-async def test_every_action_that_is_recorded_can_be_asked_for(resourceserver: ResourceServer) -> None:
+async def test_every_recorded_action_can_be_filtered(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token()
     await resourceserver.http.get(f"{ORIGIN}/none")
     await resourceserver.call("whoami", token)

@@ -1,4 +1,4 @@
-"""Streaming tools: progress for the caller, what remains when it disconnects, and the audit log."""
+"""Streaming tools: progress, the state after a disconnect, and the audit log."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,7 +61,7 @@ class Importer:
         return await to_thread.run_sync(select)
 
     async def execute(self, statement: str) -> None:
-        """Change the database from a thread: an import that goes on meanwhile may hold SQLite's write lock."""
+        """Change the database from a thread: a running import may hold SQLite's write lock."""
 
         def run() -> None:
             with self.server.admin_database.write() as session:
@@ -69,7 +69,7 @@ class Importer:
 
         await to_thread.run_sync(run)
 
-    async def trail(self, request_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def events(self, request_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the events of a call's transactions, and those of its end."""
         events = await to_thread.run_sync(lambda: self.server.audit(request_id=request_id))
         assert all((event["action"], event["object"]) == ("tool.call", "import_organizations") for event in events)
@@ -79,10 +79,10 @@ class Importer:
     async def end_of(self, request_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Wait for the event of a call's end, and return those of its transactions with it."""
         with anyio.fail_after(10):
-            while not (trail := await self.trail(request_id))[1]:
+            while not (events := await self.events(request_id))[1]:
                 pass
-        (end,) = trail[1]
-        return trail[0], end
+        (end,) = events[1]
+        return events[0], end
 
 
 def recorded(of_transactions: list[dict[str, Any]]) -> list[str]:
@@ -91,7 +91,7 @@ def recorded(of_transactions: list[dict[str, Any]]) -> list[str]:
 
 
 async def read_until(events: AsyncIterator[dict[str, Any]], progress: int) -> None:
-    """Read until so much progress is told."""
+    """Read until a notification has at least this progress."""
     async for event in events:
         if event["params"]["progress"] >= progress:
             return
@@ -108,7 +108,7 @@ async def importer(resourceserver: ResourceServer) -> Importer:
     return await importer_at(resourceserver)
 
 
-# What the caller is told
+# Progress and results
 
 
 async def test_progress_comes_before_the_result_and_only_grows(importer: Importer, version: str) -> None:
@@ -125,17 +125,15 @@ async def test_progress_comes_before_the_result_and_only_grows(importer: Importe
 
 @pytest.mark.threat("T-043")
 @pytest.mark.both_databases
-async def test_a_batch_is_committed_when_its_progress_is_told(importer: Importer, version: str) -> None:
-    """Neither a transaction nor SQLite's write lock is held meanwhile: another writer goes on."""
+async def test_a_batch_is_committed_before_its_progress_is_reported(importer: Importer, version: str) -> None:
+    """No transaction is open while progress is sent, so SQLite's write lock is free for other writers."""
     async with importer.streaming(version, WHOLE) as stream:
         await read_until(stream.events(), 2 * IMPORT_BATCH)
         assert len(await importer.stored()) >= 2 * IMPORT_BATCH
         assert await importer.server.result("create_environment", importer.token, name="meanwhile")
 
 
-async def test_a_stream_has_the_headers_of_every_answer_and_is_not_kept_or_held_up(
-    importer: Importer, version: str
-) -> None:
+async def test_a_stream_has_the_common_headers_and_is_not_cached_or_buffered(importer: Importer, version: str) -> None:
     async with importer.streaming(version, 1) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["cache-control"] == "no-cache, no-transform"
@@ -180,7 +178,7 @@ async def test_each_organization_has_its_result_by_its_index(importer: Importer)
 
 
 @pytest.mark.both_databases
-async def test_an_import_can_be_repeated_and_makes_nothing_twice(importer: Importer) -> None:
+async def test_a_repeated_import_creates_nothing_twice(importer: Importer) -> None:
     first, second = await importer.import_all(60), await importer.import_all(60)
     assert (first["created"], second["created"], second["exists"]) == (60, 0, 60)
     identifiers = [[item["organization_id"] for item in result["organizations"]] for result in (first, second)]
@@ -205,12 +203,12 @@ async def test_an_import_into_another_workspace_finds_no_environment(importer: I
     assert len(await importer.stored()) == 1
 
 
-# Who gets a stream
+# Streams and JSON
 
 
 @pytest.mark.divergence("D-20")
 @pytest.mark.parametrize("accept", ["application/json", "application/json, text/html", "*/*"])
-async def test_a_caller_that_does_not_take_a_stream_gets_one_json_object(
+async def test_a_caller_that_accepts_no_stream_gets_one_json_object(
     importer: Importer, version: str, accept: str
 ) -> None:
     body, headers = tool_request(version, "import_organizations", importer.arguments(30), "p-1")
@@ -228,7 +226,7 @@ async def test_a_caller_that_does_not_ask_for_progress_gets_one_json_object(impo
 
 
 @pytest.mark.divergence("D-20")
-async def test_a_tool_that_is_not_streaming_has_no_progress_to_tell(importer: Importer, version: str) -> None:
+async def test_a_tool_that_is_not_streaming_reports_no_progress(importer: Importer, version: str) -> None:
     body, headers = tool_request(version, "whoami", {}, "p-1")
     async with streamed(importer.server.app, body, headers, importer.token) as answer:
         result = (await answer.body())["result"]
@@ -266,14 +264,12 @@ async def test_a_progress_token_is_a_short_string_or_a_whole_number(
     assert "progressToken" in error["message"]
 
 
-# What is left when the caller goes
+# Disconnects and cancellation
 
 
 @pytest.mark.divergence("D-18")
 @pytest.mark.threat("T-042")
-async def test_a_caller_that_leaves_stops_the_import_and_what_was_made_is_in_the_trail(
-    importer: Importer, version: str
-) -> None:
+async def test_an_import_stops_when_its_caller_leaves_and_is_recorded(importer: Importer, version: str) -> None:
     async with importer.streaming(version, WHOLE) as stream:
         await read_until(stream.events(), IMPORT_BATCH)
         stream.leave()
@@ -288,12 +284,10 @@ async def test_a_caller_that_leaves_stops_the_import_and_what_was_made_is_in_the
     assert (again["exists"], again["created"]) == (len(stored), WHOLE - len(stored))
 
 
-async def test_an_import_that_ends_has_an_event_of_each_transaction_and_one_of_its_end(
-    importer: Importer, version: str
-) -> None:
+async def test_an_import_has_an_event_per_transaction_and_one_at_its_end(importer: Importer, version: str) -> None:
     async with importer.streaming(version, 60) as stream:
         assert [event async for event in stream.events()]
-        of_transactions, ends = await importer.trail(stream.headers["x-request-id"])
+        of_transactions, ends = await importer.events(stream.headers["x-request-id"])
     assert [event["detail"]["transaction"] for event in of_transactions] == [1, 2, 3]
     assert recorded(of_transactions) == await importer.stored()
     assert [(end["outcome"], end["detail"]) for end in ends] == [
@@ -305,7 +299,7 @@ async def test_an_import_that_ends_has_an_event_of_each_transaction_and_one_of_i
 @pytest.mark.divergence("D-19")
 @pytest.mark.threat("T-048")
 async def test_a_notification_of_cancellation_has_no_effect(importer: Importer, version: str) -> None:
-    """There are no sessions: nothing would keep a stranger from cancelling another's request by its id."""
+    """Without sessions, any caller could cancel another's request by guessing its id."""
     cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
     async with importer.streaming(version, WHOLE) as stream:
         events = stream.events()
@@ -317,7 +311,7 @@ async def test_a_notification_of_cancellation_has_no_effect(importer: Importer, 
 
 
 @pytest.mark.threat("T-042")
-async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
+async def test_an_import_that_a_shutdown_cancels_is_recorded(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     """In 2025-11-25 the tool runs in a task of the session manager, which ends with the application."""
@@ -333,7 +327,7 @@ async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
         async with running_resource_server(tmp_path / "rs", resourceserver_template, clock) as server:
             importer = await importer_at(server)
             request_id = await tasks.start(follow)
-        of_transactions, (end,) = await importer.trail(request_id)
+        of_transactions, (end,) = await importer.events(request_id)
         assert (end["outcome"], end["reason"]) == ("failed", CLOSED)
         assert recorded(of_transactions) == await importer.stored()
         server.admin_database.close()
@@ -342,7 +336,7 @@ async def test_an_import_that_the_servers_end_cuts_off_is_in_the_trail(
 
 @pytest.mark.threat("T-042")
 @pytest.mark.both_databases
-async def test_what_the_database_does_not_take_is_reported_item_by_item(importer: Importer, version: str) -> None:
+async def test_items_that_the_database_does_not_accept_are_reported(importer: Importer, version: str) -> None:
     async with importer.streaming(version, WHOLE) as stream:
         events = stream.events()
         await read_until(events, IMPORT_BATCH)
@@ -361,8 +355,8 @@ async def test_what_the_database_does_not_take_is_reported_item_by_item(importer
 
 
 @pytest.mark.threat("T-044")
-async def test_an_import_goes_no_further_than_its_token(importer: Importer, clock: FakeClock, version: str) -> None:
-    """The caller decides how fast it reads, and so how long its call takes: not how long its rights last."""
+async def test_an_import_ends_when_its_token_expires(importer: Importer, clock: FakeClock, version: str) -> None:
+    """A caller that reads slowly extends its call, but not the lifetime of its token."""
     async with importer.streaming(version, WHOLE) as stream:
         events = stream.events()
         await read_until(events, IMPORT_BATCH)
@@ -377,7 +371,7 @@ async def test_an_import_goes_no_further_than_its_token(importer: Importer, cloc
 
 
 @pytest.mark.both_databases
-async def test_nothing_is_made_whose_event_cannot_be_recorded(importer: Importer, version: str) -> None:
+async def test_nothing_is_created_whose_event_cannot_be_recorded(importer: Importer, version: str) -> None:
     assert (await importer.import_all(1))["created"] == 1
     await importer.execute("DROP TABLE audit_event")
     async with importer.streaming(version, 3) as stream:

@@ -1,4 +1,4 @@
-"""What any streaming tool is held to: its transactions, its events, and the lock before it."""
+"""Every streaming tool: its transactions, its audit events, and its authorization in dispatch."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -36,7 +36,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 class Done(BaseModel):
-    """What the tools return."""
+    """The result of the tools."""
 
     environments: list[str]
 
@@ -64,7 +64,7 @@ def environments(server: ResourceServer) -> list[str]:
         return list(session.scalars(text("SELECT name FROM environment ORDER BY name")))
 
 
-async def test_progress_is_told_when_there_is_more_of_it() -> None:
+async def test_progress_is_sent_only_when_it_grows() -> None:
     told: list[tuple[float, float | None, str | None]] = []
 
     async def notify(*values: Any) -> None:
@@ -79,7 +79,7 @@ async def test_progress_is_told_when_there_is_more_of_it() -> None:
     assert (progress.done, progress.total) == (6, 6)
 
 
-async def test_a_transaction_that_began_ends_though_the_caller_left_and_no_other_begins(
+async def test_a_transaction_ends_normally_when_the_caller_leaves(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
     inside, go_on = anyio.Event(), anyio.Event()
@@ -118,7 +118,7 @@ async def test_a_transaction_that_began_ends_though_the_caller_left_and_no_other
     ]
 
 
-async def test_a_transaction_of_many_changes_has_all_of_them_in_the_trail(
+async def test_a_transaction_with_many_changes_records_all_of_them(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     async def create_many(transactions: Transactions, progress: Progress) -> Done:
@@ -150,11 +150,11 @@ async def test_a_transaction_of_many_changes_has_all_of_them_in_the_trail(
 
 
 @pytest.mark.threat("T-042")
-async def test_a_streaming_tool_that_breaks_leaves_its_transactions_and_an_event_of_how_far_it_came(
+async def test_a_broken_streaming_tool_keeps_its_transactions_and_its_progress(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
     async def break_half_way(transactions: Transactions, progress: Progress) -> Done:
-        """Create one environment, then fail in a way that nobody foresaw."""
+        """Create one environment, then fail unexpectedly."""
         async with transactions.begin(Directory) as directory:
             await create_environment(directory, "first", "staging")
         await progress.report(1, 2)
@@ -221,7 +221,7 @@ async def test_a_streaming_tool_may_change_nothing(
 async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
-    """The SDK's second session manager with nothing before it, but for what a test puts into the ASGI scope."""
+    """The SDK's second session manager without a gate; the test attaches what the gate would."""
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     services = create_services(settings, CATALOGUE, clock, Issuer(clock).fetch_from)
     organizations = [{"name": "A", "external_id": "a"}]
@@ -248,10 +248,10 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
 
 
 @pytest.mark.only_on("postgresql")
-async def test_an_organization_that_another_transaction_makes_meanwhile_exists(
+async def test_an_organization_of_a_concurrent_transaction_exists(
     resourceserver: ResourceServer,
 ) -> None:
-    """On SQLite there is one writer, so no transaction sees half of another one."""
+    """SQLite has one writer, so no transaction sees a part of another one."""
     server = resourceserver
     token = server.issuer.token("env:write org:write", workspace_id=server.create_workspace())
     environment = await server.result("create_environment", token, name="staging")

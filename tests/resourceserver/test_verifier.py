@@ -1,4 +1,4 @@
-"""The verifier: which token is valid here and now, and what it remembers."""
+"""The verifier: which tokens are valid, and which results are cached."""
 
 import hashlib
 from dataclasses import replace
@@ -40,7 +40,7 @@ async def reason_of_refusal(verifier: Verifier, token: str) -> str:
     return refusal.value.reason
 
 
-async def test_a_valid_token_tells_who_may_do_what(verifier: Verifier, issuer: Issuer, clock: FakeClock) -> None:
+async def test_a_valid_token_is_verified(verifier: Verifier, issuer: Issuer, clock: FakeClock) -> None:
     claims = await verifier.verify(issuer.token("env:read org:read", workspace_id="wks_1", jti="one"))
     assert (claims.client_id, claims.sub, claims.jti) == ("agent_1", "agent_1", "one")
     assert (claims.iss, claims.aud) == (ISSUER, RESOURCE)
@@ -52,7 +52,7 @@ async def test_a_valid_token_tells_who_may_do_what(verifier: Verifier, issuer: I
 @pytest.mark.threat("T-007")
 @pytest.mark.parametrize("claim", ["iss", "sub", "client_id", "aud", "iat", "exp", "jti", "scope"])
 async def test_every_claim_of_an_access_token_is_required(verifier: Verifier, issuer: Issuer, claim: str) -> None:
-    """RFC 9068 2.2; `scope` is ours to require, since a token without rights is of no use."""
+    """RFC 9068 2.2; this server requires `scope` too, because a token without rights is of no use."""
     await verifier.verify(issuer.token())
     assert await reason_of_refusal(verifier, issuer.token(**{claim: None})) == f"{claim} is missing"
 
@@ -72,7 +72,7 @@ async def test_a_scope_outside_the_grammar_is_refused(verifier: Verifier, issuer
 
 
 @pytest.mark.threat("T-006")
-async def test_a_token_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(
+async def test_a_token_is_valid_up_to_the_end_of_the_leeway(
     verifier: Verifier, issuer: Issuer, clock: FakeClock
 ) -> None:
     token = issuer.token()
@@ -83,7 +83,7 @@ async def test_a_token_lives_to_the_end_of_the_leeway_and_not_a_moment_longer(
 
 
 @pytest.mark.threat("T-013")
-async def test_an_unseen_token_expires_at_the_same_moment_as_a_remembered_one(
+async def test_a_new_token_expires_at_the_same_moment_as_a_cached_one(
     verifier: Verifier, issuer: Issuer, clock: FakeClock
 ) -> None:
     token = issuer.token()
@@ -91,7 +91,7 @@ async def test_an_unseen_token_expires_at_the_same_moment_as_a_remembered_one(
     assert await reason_of_refusal(verifier, token) == "expired 30 s ago"
 
 
-async def test_a_token_may_be_issued_in_the_future_by_the_leeway_and_no_more(
+async def test_a_token_may_be_issued_in_the_future_by_the_leeway(
     verifier: Verifier, issuer: Issuer, clock: FakeClock
 ) -> None:
     token = issuer.token()
@@ -116,9 +116,7 @@ async def test_a_lifetime_that_is_never_issued_is_refused(verifier: Verifier, is
 
 @pytest.mark.divergence("D-06")
 @pytest.mark.parametrize("aud", [[RESOURCE], [RESOURCE, "https://other.example.com"], []], ids=repr)
-async def test_a_list_of_audiences_is_refused_even_if_ours_is_in_it(
-    verifier: Verifier, issuer: Issuer, aud: list[str]
-) -> None:
+async def test_a_list_of_audiences_is_refused(verifier: Verifier, issuer: Issuer, aud: list[str]) -> None:
     """A token for several resources could be replayed by one of them against the others (RFC 9700 2.3)."""
     await verifier.verify(issuer.token(aud=RESOURCE))
     assert await reason_of_refusal(verifier, issuer.token(aud=aud)) == "aud is not a non-empty string"
@@ -127,7 +125,7 @@ async def test_a_list_of_audiences_is_refused_even_if_ours_is_in_it(
 @pytest.mark.divergence("D-09")
 @pytest.mark.parametrize("claim", ["cnf", "nbf"])
 @pytest.mark.parametrize("value", [{"jkt": "abc"}, {}, 0, False, ""], ids=repr)
-async def test_a_restriction_that_is_not_enforced_here_is_not_passed_over(
+async def test_a_token_with_an_unknown_restriction_is_refused(
     verifier: Verifier, issuer: Issuer, claim: str, value: Any
 ) -> None:
     """RFC 7800 3.1, RFC 7519 4.1.5."""
@@ -135,7 +133,7 @@ async def test_a_restriction_that_is_not_enforced_here_is_not_passed_over(
     assert claim in await reason_of_refusal(verifier, issuer.token(**{claim: value}))
 
 
-async def test_a_remembered_token_is_accepted_while_the_issuer_is_away(verifier: Verifier, issuer: Issuer) -> None:
+async def test_a_cached_token_is_accepted_while_the_issuer_is_away(verifier: Verifier, issuer: Issuer) -> None:
     token = issuer.token()
     first = await verifier.verify(token)
     issuer.away = True
@@ -144,7 +142,7 @@ async def test_a_remembered_token_is_accepted_while_the_issuer_is_away(verifier:
 
 
 @pytest.mark.threat("T-013", "T-082")
-async def test_a_remembered_token_dies_when_its_key_leaves_the_set(
+async def test_a_cached_token_is_refused_when_its_key_leaves_the_set(
     verifier: Verifier, issuer: Issuer, keys: KeySource
 ) -> None:
     token = issuer.token()
@@ -154,7 +152,7 @@ async def test_a_remembered_token_dies_when_its_key_leaves_the_set(
     assert await reason_of_refusal(verifier, token) == "kid is not in the issuer's key set"
 
 
-async def test_a_remembered_token_dies_when_another_key_takes_the_name_of_its_own(
+async def test_a_cached_token_is_refused_when_its_kid_names_another_key(
     verifier: Verifier, issuer: Issuer, keys: KeySource
 ) -> None:
     token = issuer.token()
@@ -191,7 +189,7 @@ async def test_a_token_of_a_new_key_is_accepted_at_its_first_use(
 
 
 async def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(verifier: Verifier, issuer: Issuer) -> None:
-    """What nobody has signed is marked so, and cannot forge a line of the audit log or carry a secret into it."""
+    """An unsigned claim is marked as such, and can neither forge a line of the audit log nor carry a secret into it."""
     await verifier.verify(issuer.token())
     issuer.key = SigningKey.generate("ES256")
     unknown = "kid is not in the issuer's key set"
@@ -206,7 +204,7 @@ async def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(verifier:
     assert await reason_of_refusal(verifier, issuer.token(iss=7)) == unknown
 
 
-async def test_a_refused_token_is_not_remembered_as_valid(verifier: Verifier, issuer: Issuer, clock: FakeClock) -> None:
+async def test_a_refused_token_is_not_cached(verifier: Verifier, issuer: Issuer, clock: FakeClock) -> None:
     too_early = issuer.token(iat=int(clock()) + LEEWAY + 1)
     assert await reason_of_refusal(verifier, too_early) == "issued 31 s in the future"
     forged = issuer.token(aud="https://other.example.com/mcp")
@@ -216,10 +214,8 @@ async def test_a_refused_token_is_not_remembered_as_valid(verifier: Verifier, is
     await verifier.verify(too_early)
 
 
-async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
-    issuer: Issuer, keys: KeySource, clock: FakeClock
-) -> None:
-    """Memory has a bound, however many tokens are sent."""
+async def test_the_cache_keeps_the_most_recently_used_tokens(issuer: Issuer, keys: KeySource, clock: FakeClock) -> None:
+    """Memory is bounded, however many tokens are sent."""
     verifier = Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock, cache_size=2)
     first, second, third = (issuer.token() for _ in range(3))
     for token in (first, second, first, third):
@@ -229,7 +225,7 @@ async def test_the_tokens_that_were_used_last_are_remembered_and_no_more(
 
 
 @pytest.mark.threat("T-004")
-async def test_two_resources_do_not_take_each_others_tokens(
+async def test_two_resources_do_not_accept_each_other_s_tokens(
     verifier: Verifier, issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
     elsewhere = Verifier(ISSUER, "https://other.example.com/mcp", keys, issuer.statuses(keys), clock)
@@ -238,7 +234,7 @@ async def test_two_resources_do_not_take_each_others_tokens(
     assert await reason_of_refusal(elsewhere, token) == f"aud is {RESOURCE}, not this resource"
 
 
-async def test_no_token_is_judged_before_any_key_is_known(issuer: Issuer, clock: FakeClock) -> None:
+async def test_no_token_is_verified_before_a_key_is_known(issuer: Issuer, clock: FakeClock) -> None:
     issuer.away = True
     keys = KeySource(issuer.fetch, clock)
     verifier = Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock)

@@ -24,7 +24,7 @@ def encode(data: bytes) -> str:
 
 
 def decode(segment: str) -> bytes:
-    """Return what `encode` was given."""
+    """Return the bytes that `encode` encoded."""
     return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
 
 
@@ -46,7 +46,7 @@ def header_of(key: SigningKey, **changes: Any) -> dict[str, Any]:
 
 
 def signer(key: SigningKey, *, pss: bool = False) -> Sign:
-    """Sign as RFC 7518 3.3 to 3.5 and RFC 8037 3.1 say, without a look at what is signed."""
+    """Sign as RFC 7518 3.3 to 3.5 and RFC 8037 3.1 say, whatever is signed."""
     private_key: Any = key.key.private_key
 
     def sign(data: bytes) -> bytes:

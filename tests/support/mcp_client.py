@@ -26,7 +26,7 @@ Mode = Literal["legacy", "2026-07-28"]
 
 
 class MemoryStorage(TokenStorage):
-    """Keeps tokens, and remembers every one of them for the test."""
+    """Stores tokens, and keeps the history of them for the test."""
 
     def __init__(self) -> None:
         self.history: list[OAuthToken] = []
@@ -67,7 +67,7 @@ class Agent:
         return caught.value
 
     async def call_until_granted(self, tool: str, **arguments: Any) -> Any:
-        """Repeat a call until an admin's grant has reached it: the token endpoint follows within a second."""
+        """Repeat a call until an admin's grant takes effect, which is within a second."""
         with anyio.fail_after(10):
             while True:
                 try:

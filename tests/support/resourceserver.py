@@ -47,7 +47,7 @@ def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
-    """Settings whose files are in a folder."""
+    """Return settings whose files are in a folder."""
     defaults = {"issuer": ISSUER, "resource": RESOURCE, "database_url": f"sqlite:///{folder}/resourceserver.db"}
     return Settings(**{**defaults, **changes})
 
@@ -79,7 +79,7 @@ class Issuer:
         return Fetched(json.dumps({"keys": self.published}).encode(), None)
 
     def fetch_from(self, url: str) -> Fetch:
-        """Return what fetches a URL of this issuer's."""
+        """Return a fetch of a URL of this issuer."""
         if url == f"{ISSUER}/.well-known/jwks.json":
             return self.fetch
         return partial(self._fetch_status, url)
@@ -102,11 +102,11 @@ class Issuer:
         return self.key.sign(typ, claims)
 
     def revoke(self, idx: int, uri: str = LIST) -> None:
-        """Set the bit of a token."""
+        """Revoke a token by its status bit."""
         set_bits(self.lists[uri], idx)
 
     def statuses(self, keys: KeySource, **changes: Any) -> StatusLists:
-        """Return this issuer's lists as a resource server knows them."""
+        """Return a resource server's view of the status lists of this issuer."""
         options = {"max_age": 900, "fail_open": False, "monotonic": self.clock, **changes}
         return StatusLists(ISSUER, self.fetch_from, keys, self.clock, **options)
 
@@ -149,7 +149,7 @@ class ResourceServer:
             return create_workspace(session, name, self.issuer.clock()).workspace_id
 
     async def post(self, body: Any, token: str | None = None, headers: dict[str, str] | None = None) -> httpx2.Response:
-        """POST a body to the MCP endpoint: JSON of an object, or bytes as they are."""
+        """POST a body to the MCP endpoint: an object as JSON, or bytes unchanged."""
         sent = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
@@ -157,7 +157,7 @@ class ResourceServer:
         return await self.http.post(self.settings.resource, content=content, headers={**sent, **(headers or {})})
 
     async def call(self, tool: str, token: str | None = None, **arguments: Any) -> httpx2.Response:
-        """Send a tools/call of the 2025-11-25 form, which needs nothing but its body."""
+        """Send a tools/call of MCP 2025-11-25, which needs no headers of its own."""
         params = {"name": tool, "arguments": arguments}
         return await self.post({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}, token)
 
@@ -178,7 +178,7 @@ class ResourceServer:
         return str(result["content"][0]["text"])
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
-        """Return what the audit log holds on disk, oldest first."""
+        """Return the audit events that are on disk, oldest first."""
         with self.admin_database.read() as session:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
 
@@ -200,7 +200,7 @@ async def running_resource_server(
 
 @asynccontextmanager
 async def served(settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE) -> AsyncIterator[ResourceServer]:
-    """Run an application on a database that is there: the way to start one again after its block ended."""
+    """Run an application on an existing database, for example to restart one."""
     services = create_services(settings, catalogue, issuer.clock, issuer.fetch_from)
     app = build_app(services)
     async with AsyncExitStack() as stack:

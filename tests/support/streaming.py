@@ -28,7 +28,7 @@ def tool_request(version: str, tool: str, arguments: Mapping[str, Any], progress
 
 
 class Stream:
-    """The answer to one request. The server can send no further than the test has read, but for its own buffers."""
+    """The response to one request. Apart from its own buffers, the server cannot send more than the test reads."""
 
     def __init__(self, sent: MemoryObjectReceiveStream[Message], left: anyio.Event) -> None:
         self._sent = sent
@@ -53,11 +53,11 @@ class Stream:
                     yield json.loads(b"".join(data))
 
     async def body(self) -> Any:
-        """Read an answer that is one JSON object."""
+        """Read a response that is one JSON object."""
         return json.loads(b"".join([message.get("body", b"") async for message in self._sent]))
 
     def leave(self) -> None:
-        """Close the connection: the server is told, and what it sends from now on goes nowhere."""
+        """Close the connection. The server is told, and anything that it sends afterwards is discarded."""
         self._left.set()
         self._sent.close()
 

@@ -1,4 +1,4 @@
-"""The SDK's session managers with nothing before them, but for what a test puts into the ASGI scope."""
+"""The SDK's session managers without a gate: a test attaches to the ASGI scope what the gate would."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from gatehouse.shared.protocol.claims import AccessClaims
 from support.resourceserver import RESOURCE, modern_request
 
 Attach = Callable[[Scope], None]
-"""Puts into the scope of a request what a test wants dispatch to find there."""
+"""Puts into the ASGI scope of a request what a test wants dispatch to find there."""
 
 
 def nothing(_: Scope) -> None:
@@ -33,7 +33,7 @@ def proven(*scopes: str, **static: str) -> Attach:
 
 
 def attaching(app: ASGIApp, attach: Attach) -> ASGIApp:
-    """Return an application that is handed each request with what is attached to it."""
+    """Return an application that attaches something to each request."""
 
     async def attached(scope: Scope, receive: Receive, send: Send) -> None:
         attach(scope)
@@ -44,7 +44,7 @@ def attaching(app: ASGIApp, attach: Attach) -> ASGIApp:
 
 @asynccontextmanager
 async def without_gate(server: Server[Any], attach: Attach = nothing) -> AsyncIterator[httpx2.AsyncClient]:
-    """Serve what dispatch built, and nothing else of the resource server."""
+    """Serve dispatch alone, without any other part of the resource server."""
     sessions = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
     app = attaching(StreamableHTTPASGIApp(sessions), attach)
     async with sessions.run(), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
