@@ -1,6 +1,5 @@
 """The verifier: which tokens are valid, and which results are cached."""
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from support.resourceserver import ISSUER, RESOURCE, Issuer
 
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, KeySource, KeysUnavailable
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
+from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey
@@ -214,14 +214,25 @@ async def test_a_refused_token_is_not_cached(verifier: Verifier, issuer: Issuer,
     await verifier.verify(too_early)
 
 
-async def test_the_cache_keeps_the_most_recently_used_tokens(issuer: Issuer, keys: KeySource, clock: FakeClock) -> None:
+async def test_the_cache_keeps_the_most_recently_used_tokens(
+    issuer: Issuer, keys: KeySource, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory is bounded, however many tokens are sent."""
     verifier = Verifier(ISSUER, RESOURCE, keys, issuer.statuses(keys), clock, cache_size=2)
     first, second, third = (issuer.token() for _ in range(3))
     for token in (first, second, first, third):
         await verifier.verify(token)
-    assert list(verifier._cache) == [hashlib.sha256(token.encode()).digest() for token in (first, third)]
-    assert (await verifier.verify(second)).client_id == "agent_1"
+    verified: list[str] = []
+
+    def verify(token: str, *arguments: Any) -> dict[str, Any]:
+        verified.append(token)
+        return check_signature(token, *arguments)
+
+    check_signature = jws.verify
+    monkeypatch.setattr(jws, "verify", verify)
+    for token in (third, first, second):
+        assert (await verifier.verify(token)).client_id == "agent_1"
+    assert verified == [second]
 
 
 @pytest.mark.threat("T-004")
