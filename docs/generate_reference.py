@@ -78,9 +78,7 @@ OAUTH_ERRORS = {
     "invalid_client": "401. Client authentication failed. The audit log names the check that failed.",
     "invalid_scope": "400. None of the requested scopes is granted, or a strict client requested one that is not.",
     "invalid_target": "400. The resource is unknown, not granted to the client, or ambiguous (RFC 8707).",
-    "not_found": "404. No such path.",
     "unsupported_grant_type": "400. Send `grant_type=client_credentials`.",
-    "unauthorized_client": "400. The client may not use this grant.",
     "unsupported_response_type": "400. There is no authorization code grant: use client credentials.",
     "temporarily_unavailable": "503 with `Retry-After`. The database cannot be reached. Retry.",
     "server_error": "500. An unexpected error; the log has the traceback under the request id.",
@@ -208,7 +206,7 @@ def audit_page() -> str:
 
 def errors_page() -> str:
     """Return the error codes of both servers. Raises KeyError for one without a description."""
-    oauth = [(f"`{code}`", OAUTH_ERRORS[code]) for code in sorted(_oauth_codes())]
+    oauth = [(f"`{code}`", OAUTH_ERRORS[code]) for code in sorted(oauth_codes())]
     rpc = [(f"`{getattr(json_rpc, name)}`", str(status), meaning) for name, (status, meaning) in RPC_ERRORS.items()]
     return _page(
         [
@@ -234,7 +232,7 @@ def errors_page() -> str:
     )
 
 
-def _oauth_codes() -> set[str]:
+def oauth_codes() -> set[str]:
     """Return every code that the authorization server raises an OAuthError with."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "authserver").rglob("*.py")))
     codes = {

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.resourceserver.cli import main as resourceserver_command
+from gatehouse.shared.service.audit import AuditAction
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -28,6 +29,11 @@ def test_the_reference_is_current(page: str) -> None:
 
 def test_the_reference_has_no_stale_page() -> None:
     assert {path.name for path in generate_reference.TARGET.iterdir()} == generate_reference.PAGES.keys()
+
+
+def test_the_reference_describes_no_action_or_error_that_does_not_exist() -> None:
+    assert generate_reference.ACTIONS.keys() == set(AuditAction)
+    assert generate_reference.OAUTH_ERRORS.keys() == generate_reference.oauth_codes()
 
 
 @pytest.mark.parametrize(
