@@ -92,7 +92,7 @@ def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest
     }.items():
         monkeypatch.setenv(name, value)
     assert problems_of(AuthServerSettings) == {
-        "FLASK_DEBUG=1": "switches Flask's debugger on, which runs code for whoever reaches it; unset it",
+        "FLASK_DEBUG=1": "switches on Flask's debugger, which runs code for anyone who reaches it; unset it",
         "AUTHSERVER_TOKEN_TLL": "there is no such setting; did you mean AUTHSERVER_TOKEN_TTL?",
         "AUTHSERVER_VERBOSE": "there is no such setting; remove it or correct its name",
         "AUTHSERVER_WORKERS=0": "must be 1 to 64",
