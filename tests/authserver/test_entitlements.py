@@ -22,8 +22,7 @@ from gatehouse.authserver.grants.client_credentials import choose_resource, choo
 from gatehouse.authserver.grants.entitlements import Served, ToolAccess, obstacles, scope_accesses, tool_access
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import Resource
-from gatehouse.authserver.tokens.issue import TokenIssuer
-from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.issue import Index, TokenIssuer
 from gatehouse.resourceserver import policy
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
 from gatehouse.shared.protocol.claims import AccessClaims

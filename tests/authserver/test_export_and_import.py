@@ -24,7 +24,8 @@ from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.authserver.maintenance import LEASE, has_leader
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
 from gatehouse.shared.protocol.status_list import LIST_SIZE
-from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.database import parse_database_url
 
 pytestmark = pytest.mark.both_databases

@@ -16,7 +16,7 @@ from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials import resource_credentials, secrets
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
-from gatehouse.authserver.tokens.status_indices import parse_jti
+from gatehouse.authserver.tokens.issue import parse_jti
 from gatehouse.authserver.tokens.status_lists import revoke_token
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY

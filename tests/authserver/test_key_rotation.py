@@ -18,7 +18,7 @@ from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
-from gatehouse.shared.service.audit import AuditRows
+from gatehouse.shared.service.audit_writer import AuditRows
 
 pytestmark = pytest.mark.both_databases
 

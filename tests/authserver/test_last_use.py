@@ -11,8 +11,7 @@ from support.authserver import RESOURCE, AuthServer, basic_header
 from support.clock import FakeClock
 
 from gatehouse.authserver.credentials.client_secrets import rotate_secret
-from gatehouse.authserver.credentials.last_use import INTERVAL, LastUse
-from gatehouse.authserver.credentials.lifecycle import prune_credentials
+from gatehouse.authserver.credentials.lifecycle import INTERVAL, LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import create_credential, rotate_credential
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.jws import SigningKey
@@ -168,7 +167,7 @@ def test_a_server_that_ends_writes_what_it_still_knows(authserver: AuthServer) -
 def test_many_credentials_are_written_in_several_transactions(
     authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehouse.authserver.credentials.last_use._AT_ONCE", 2)
+    monkeypatch.setattr("gatehouse.authserver.credentials.lifecycle._AT_ONCE", 2)
     for _ in range(5):
         client, secret = authserver.create_client()
         used_at = use(authserver, (client.client_id, secret))

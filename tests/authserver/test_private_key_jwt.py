@@ -17,10 +17,9 @@ from support.shell import CREATE, Shell
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.administration import Refused
-from gatehouse.authserver.clients.assertions import MAX_LIFETIME
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
 from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.db.models import ClientRow, SpentAssertionRow
-from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey

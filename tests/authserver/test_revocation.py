@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.tokens.status_indices import parse_jti
+from gatehouse.authserver.tokens.issue import parse_jti
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims

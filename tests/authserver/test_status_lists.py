@@ -15,7 +15,7 @@ from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.db.models import RevokedTokenRow, StatusBlockRow, StatusListRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.tokens import status_lists
-from gatehouse.authserver.tokens.status_indices import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
+from gatehouse.authserver.tokens.issue import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
 from gatehouse.authserver.tokens.status_lists import (
     BLOCK_LIFETIME,
     MAX_BLOCK,

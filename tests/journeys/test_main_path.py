@@ -159,7 +159,7 @@ async def test_a_caller_sees_only_its_own_workspace(stack: LocalStack, workspace
     assert foreign == unknown
 
 
-async def test_the_two_audit_trails_are_joined_by_the_token(stack: LocalStack, workspace_id: str) -> None:
+async def test_the_two_audit_log_are_joined_by_the_token(stack: LocalStack, workspace_id: str) -> None:
     credentials = stack.create_client("audited", "env:read", "--claim", f"workspace_id={workspace_id}")
     async with connect(stack, credentials, "2026-07-28") as agent:
         await agent.call("list_environments")

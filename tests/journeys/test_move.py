@@ -48,10 +48,10 @@ async def test_a_token_and_a_secret_from_before_a_move_to_postgresql_are_good_af
     old.start_all()
     client = old.create_client("mover", "env:read")
     async with httpx2.AsyncClient(timeout=20, trust_env=False) as http:
-        kept, taken_back = [await obtain(http, old, client) for _ in range(2)]
-        assert [await ping(http, old, token) for token in (kept, taken_back)] == [200, 200]
+        kept, revoked = [await obtain(http, old, client) for _ in range(2)]
+        assert [await ping(http, old, token) for token in (kept, revoked)] == [200, 200]
         basic = (client["client_id"], client["client_secret"])
-        await http.post(f"{old.issuer}/revoke", data={"token": taken_back}, auth=basic)
+        await http.post(f"{old.issuer}/revoke", data={"token": revoked}, auth=basic)
         old.stop()
         file = str(old.folder / "installation.jsonl")
         old.run("authserver", "export", file, "--with-keys")
@@ -63,7 +63,7 @@ async def test_a_token_and_a_secret_from_before_a_move_to_postgresql_are_good_af
         new.wait_until_ready("authserver")
         old.wait_until_ready("resourceserver")
         assert await status_once_known(http, old, kept) == 200
-        assert await status_once_known(http, old, taken_back) == 401
+        assert await status_once_known(http, old, revoked) == 401
         assert await ping(http, old, await obtain(http, new, client)) == 200
     assert not list(new.folder.rglob("*.db")), "the new place has no file of a database"
     issued = new.run_json("authserver", "audit", "--client", client["client_id"], "--action", "token.issue")

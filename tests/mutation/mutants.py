@@ -141,7 +141,7 @@ MUTANTS = [
         "tests/authserver/test_client_key_lifecycle.py",
     ),
     Mutant(
-        f"{AUTHSERVER}/db/replay.py",
+        f"{AUTHSERVER}/clients/assertions.py",
         "            return False",
         "            return purpose is not None",
         "tests/authserver/test_private_key_jwt.py",

@@ -23,7 +23,8 @@ from gatehouse.resourceserver.catalogue import (
     ToolGroup,
     Transactions,
 )
-from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue, read_arguments
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.dispatch.tools import read_arguments
 from gatehouse.shared.protocol.claims import AccessClaims
 
 READ = Scope("env:read", "See environments")

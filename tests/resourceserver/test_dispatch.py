@@ -28,8 +28,8 @@ from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.tools import Dispatch
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit import AuditRows, find_events
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 
 pytestmark = pytest.mark.anyio
 

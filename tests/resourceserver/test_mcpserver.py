@@ -37,8 +37,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.tools import Dispatch
-from gatehouse.shared.service.audit import AuditRows
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 
 SECRET = "hunter2"
 READS = ToolAnnotations(read_only_hint=True)

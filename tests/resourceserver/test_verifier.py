@@ -45,7 +45,7 @@ async def test_a_valid_token_is_verified(verifier: Verifier, issuer: Issuer, clo
     assert (claims.client_id, claims.sub, claims.jti) == ("agent_1", "agent_1", "one")
     assert (claims.iss, claims.aud) == (ISSUER, RESOURCE)
     assert claims.scope == {"env:read", "org:read"}
-    assert claims.workspace_id == "wks_1"
+    assert claims.static["workspace_id"] == "wks_1"
     assert claims.exp - claims.iat == 300
 
 

@@ -22,7 +22,8 @@ from gatehouse.authserver.resources.registration import ScopeDeclaration, add_re
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.jws import Header, parse_key_set, read_header, verify
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditEvent, AuditRows, find_events
+from gatehouse.shared.service.audit import AuditEvent, find_events
+from gatehouse.shared.service.audit_writer import AuditRows
 from support.clock import FakeClock
 from support.databases import Template, take_away
 

@@ -14,15 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.assertions import AssertionVerifier
+from gatehouse.authserver.clients.assertions import AssertionVerifier, ReplayStore
 from gatehouse.authserver.clients.authentication import ClientAuthenticator, read_claimed_client
 from gatehouse.authserver.clients.registry import find_client
-from gatehouse.authserver.credentials.last_use import LastUse
-from gatehouse.authserver.credentials.lifecycle import prune_credentials
+from gatehouse.authserver.credentials.lifecycle import LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
-from gatehouse.authserver.db.replay import ReplayStore
 from gatehouse.authserver.endpoints import introspection, jwks, metadata, revocation, status_lists, token
 from gatehouse.authserver.endpoints.authorization import authorization
 from gatehouse.authserver.endpoints.health import livez, readyz
@@ -37,14 +35,13 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.tokens.issue import TokenIssuer
-from gatehouse.authserver.tokens.status_indices import StatusIndexAllocator
+from gatehouse.authserver.tokens.issue import StatusIndexAllocator, TokenIssuer
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
-from gatehouse.shared.service.audit import AuditAction, AuditRows
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit_writer import AuditRows, AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
 

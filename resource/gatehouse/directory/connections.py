@@ -11,13 +11,22 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import select
 
 from gatehouse.directory.addresses import IssuerUrl
-from gatehouse.directory.directory import Directory, Entity, change_row, locked
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    change_row,
+    fetch_page,
+    locked,
+)
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.errors import NotFound
 from gatehouse.directory.identifiers import ConnectionId, EnvironmentId, OrganizationId
 from gatehouse.directory.models import ConnectionRow
 from gatehouse.directory.organizations import find_organization
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
 from gatehouse.resourceserver.catalogue import ToolGroup
 

@@ -1,10 +1,13 @@
-"""The directory as one call sees it: one workspace in one transaction, and the queries that all entities share."""
+"""The directory as one call sees it: a workspace in a transaction, and the queries and pages that all entities share.
+
+A `page_token` is opaque to callers and contains the identifier after which the next page starts.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,13 +17,22 @@ from gatehouse.directory.errors import Conflict, DirectoryError, LimitReached, N
 from gatehouse.directory.identifiers import is_identifier, new_identifier
 from gatehouse.directory.models import Base, WorkspaceRow
 from gatehouse.resourceserver.catalogue import ProviderCall, provider
-from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
 
 RowT = TypeVar("RowT", bound=Base)
+PageT = TypeVar("PageT", bound=BaseModel)
 SelectT = TypeVar("SelectT", bound=Select[Any])
 
 MAX_PER_ENVIRONMENT: Final = 100
 """Roles in an environment; also scopes, connections, MCP servers, and redirect URIs."""
+
+PageToken = Annotated[
+    str, Field(min_length=1, max_length=64, description="next_page_token of the previous page; omit for the first.")
+]
+NextPageToken = Annotated[str | None, Field(description="Token of the next page; null at the end.")]
+PageSize = Annotated[int, Field(ge=1, le=100, description="Maximum number of entries in a page, up to 100.")]
+DEFAULT_PAGE_SIZE: Final = 50
 
 
 class Entity(BaseModel):
@@ -98,6 +110,56 @@ def locked(query: SelectT) -> SelectT:
     return query.with_for_update(key_share=True, of=query.column_descriptions[0]["entity"])
 
 
+async def fetch_page(
+    directory: Directory,
+    model: type[PageT],
+    query: Select[Any],
+    key: InstrumentedAttribute[str],
+    prefix: str,
+    page_token: str | None,
+    page_size: int,
+) -> PageT:
+    """Return one page of a list.
+
+    Args:
+        directory: the caller's workspace.
+        model: the page: a list of entities, which are read from the rows' attributes, and `next_page_token`.
+        query: the whole list, restricted to the workspace.
+        key: the column of the rows' identifiers. The list is sorted by it, so the oldest rows come first.
+        prefix: the prefix of these identifiers.
+        page_token: `next_page_token` of the previous page; None for the first.
+        page_size: the maximum number of entries.
+
+    Raises:
+        DirectoryError: the page token is invalid.
+        NoWorkspace: the workspace does not exist.
+    """
+    bounded = query.order_by(key).limit(page_size + 1)
+    if page_token is not None:
+        try:
+            bounded = bounded.where(key > _read_page_token(page_token, prefix))
+        except DirectoryError:
+            await directory.require_workspace()
+            raise
+    rows = (await directory.session.scalars(bounded)).all()
+    if not rows:
+        await directory.require_workspace()
+    page = rows[:page_size]
+    entries = next(name for name in model.model_fields if name != "next_page_token")
+    last = base64url.encode(getattr(page[-1], key.key).encode()) if len(rows) > page_size else None
+    return model.model_validate({entries: page, "next_page_token": last})
+
+
+def _read_page_token(page_token: str, prefix: str) -> str:
+    try:
+        identifier = base64url.decode(page_token).decode("ascii")
+    except ValueError:
+        identifier = ""
+    if not is_identifier(identifier, prefix):
+        raise DirectoryError("This list did not return that page_token. Omit it to start at the beginning.")
+    return identifier
+
+
 def change_row(row: Base, changes: Mapping[str, object]) -> None:
     """Set the attributes that are not None in `changes`. Raises DirectoryError if all are None."""
     given = {name: value for name, value in changes.items() if value is not None}
@@ -114,6 +176,7 @@ async def open_directory(call: ProviderCall) -> Directory:
     Raises:
         NoWorkspace: the token names none. A workspace that does not exist is found out by the tool's first query.
     """
-    if call.claims.workspace_id is None:
+    workspace_id = call.claims.static.get(WORKSPACE_CLAIM)
+    if workspace_id is None:
         raise NoWorkspace(call.claims)
-    return Directory(call.session, call.claims, call.claims.workspace_id, call.now)
+    return Directory(call.session, call.claims, workspace_id, call.now)

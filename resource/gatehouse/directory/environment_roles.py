@@ -5,11 +5,18 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
-from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+)
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentRoleRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, Description
 from gatehouse.resourceserver.catalogue import ToolGroup
 

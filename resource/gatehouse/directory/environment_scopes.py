@@ -5,12 +5,19 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 from sqlalchemy import select
 
-from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+)
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.errors import NotFound
 from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentScopeRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, Description, ScopeName
 from gatehouse.resourceserver.catalogue import ToolGroup
 

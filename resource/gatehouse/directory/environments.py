@@ -6,10 +6,19 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from gatehouse.directory.directory import MAX_PER_ENVIRONMENT, Directory, Entity, locked
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PER_ENVIRONMENT,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+    locked,
+)
 from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt
 from gatehouse.resourceserver.catalogue import ToolGroup
 

@@ -1,6 +1,6 @@
 """Errors of the directory's tools. The text is for the agent and says what to do next."""
 
-from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
 from gatehouse.shared.service.remediation import client_command
 
 
@@ -38,7 +38,7 @@ class NoWorkspace(DirectoryError):
     """The token names no workspace, or one that does not exist. Not a 403, because more scopes would not help."""
 
     def __init__(self, claims: AccessClaims) -> None:
-        self._workspace_id = claims.workspace_id
+        self._workspace_id = claims.static.get(WORKSPACE_CLAIM)
         problem = "This client acts in no workspace."
         if self._workspace_id is not None:
             problem = "The workspace of this client does not exist."

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, ToolGroup
-from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
 
 tools = ToolGroup()
 
@@ -26,6 +26,6 @@ async def whoami(claims: AccessClaims) -> Identity:
     return Identity(
         client_id=claims.client_id,
         scopes=sorted(claims.scope),
-        workspace_id=claims.workspace_id,
+        workspace_id=claims.static.get(WORKSPACE_CLAIM),
         expires_at=claims.exp,
     )

@@ -6,12 +6,21 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 
 from gatehouse.directory.addresses import McpServerUrl
-from gatehouse.directory.directory import Directory, Entity, change_row, locked
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    change_row,
+    fetch_page,
+    locked,
+)
 from gatehouse.directory.environment_scopes import require_scopes
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.identifiers import EnvironmentId, McpServerId
 from gatehouse.directory.models import McpServerRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, DisplayName, ScopeName
 from gatehouse.resourceserver.catalogue import ToolGroup
 from gatehouse.shared.protocol.resource_metadata import metadata_document, metadata_url

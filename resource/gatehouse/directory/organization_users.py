@@ -3,14 +3,21 @@
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
-from gatehouse.directory.directory import Directory, Entity
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+)
 from gatehouse.directory.environment_roles import RoleName, find_role
 from gatehouse.directory.errors import Conflict
 from gatehouse.directory.identifiers import OrganizationId
 from gatehouse.directory.models import OrganizationUserRow
 from gatehouse.directory.organization_settings import find_settings
 from gatehouse.directory.organizations import find_organization
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, DisplayName, EmailAddress
 from gatehouse.resourceserver.catalogue import ToolGroup
 

@@ -5,11 +5,19 @@ from typing import Annotated, Final
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
-from gatehouse.directory.directory import Directory, Entity, locked
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+    locked,
+)
 from gatehouse.directory.environments import find_environment
 from gatehouse.directory.identifiers import EnvironmentId
 from gatehouse.directory.models import EnvironmentRow, OrganizationRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, DisplayName
 from gatehouse.resourceserver.catalogue import ToolGroup
 

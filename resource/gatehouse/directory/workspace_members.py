@@ -5,10 +5,18 @@ from typing import Final, Literal
 from pydantic import BaseModel
 from sqlalchemy import select
 
-from gatehouse.directory.directory import Directory, Entity, locked
+from gatehouse.directory.directory import (
+    DEFAULT_PAGE_SIZE,
+    Directory,
+    Entity,
+    NextPageToken,
+    PageSize,
+    PageToken,
+    fetch_page,
+    locked,
+)
 from gatehouse.directory.identifiers import MemberId
 from gatehouse.directory.models import WorkspaceMemberRow
-from gatehouse.directory.paging import DEFAULT_PAGE_SIZE, NextPageToken, PageSize, PageToken, fetch_page
 from gatehouse.directory.text import CreatedAt, EmailAddress
 from gatehouse.resourceserver.catalogue import ToolGroup
 

@@ -38,8 +38,7 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE
-from gatehouse.shared.service.audit import AuditRows
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 from gatehouse.shared.service.settings import InvalidSettings
 
 FetchFrom = Callable[[str], Fetch]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE, is_numeric_date
+from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE, is_numeric_date
 
 
 @pytest.mark.parametrize("value", [0, 1_800_000_000, 253402300799])

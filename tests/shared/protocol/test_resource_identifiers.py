@@ -1,4 +1,4 @@
-"""Resource identifiers: one canonical form, and what is none."""
+"""Resource identifiers: the canonical form, and what is invalid."""
 
 import pytest
 from hypothesis import given

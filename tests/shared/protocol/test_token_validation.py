@@ -8,7 +8,7 @@ from support.resourceserver import ISSUER, LIST, RESOURCE, Issuer
 
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.tokens.inspect import Inspection
-from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.issue import Index
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.shared.protocol.claims import MAX_LIFETIME

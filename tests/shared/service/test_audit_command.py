@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table
+from gatehouse.shared.service.audit import AuditEvent, audit_table
 from gatehouse.shared.service.audit_command import print_audit
+from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.database import new_metadata, open_engine, parse_database_url
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import URL, Engine, event
 from support import databases
 from support.clock import FakeClock
 
-from gatehouse.shared.service.audit import AuditEvent, AuditRows, audit_table, find_events
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
+from gatehouse.shared.service.audit_writer import AuditRows, AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import create_file, new_metadata, open_engine
 
 pytestmark = pytest.mark.both_databases

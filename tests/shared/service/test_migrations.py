@@ -21,12 +21,12 @@ from gatehouse.resourceserver.cli import main as resourceserver_command
 from gatehouse.resourceserver.db.database import Database as ResourceServerDatabase
 from gatehouse.resourceserver.db.models import Base as ResourceServerBase
 from gatehouse.shared.service import migrations
-from gatehouse.shared.service.sessions import SessionDatabase
+from gatehouse.shared.service.migrations import MigratedDatabase
 
 pytestmark = pytest.mark.both_databases
 
 
-class DirectoryDatabase(SessionDatabase):
+class DirectoryDatabase(MigratedDatabase):
     """The directory's tables alone."""
 
     schema = SCHEMA

@@ -27,8 +27,8 @@ from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.tokens.status_lists import MAX_BLOCK
 from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
-from gatehouse.shared.protocol.numeric_date import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.migrations import known_revisions, newest_revision

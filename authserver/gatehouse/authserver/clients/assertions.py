@@ -4,20 +4,25 @@ The audience is this issuer and nothing else. An assertion with several audience
 server, could be replayed at a server that it was not made for (CVE-2025-27370, CVE-2025-27371).
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, decoy_key
-from gatehouse.authserver.db.replay import ReplayStore
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
-from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.numeric_date import is_numeric_date
+from gatehouse.shared.protocol.claims import is_numeric_date
+from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.remediation import client_command
 
@@ -47,6 +52,39 @@ def _refuse(reason: str, remediation: str) -> OAuthError:
 def _use_newer_key(client_id: str) -> str:
     known = client_command("key list", client_id)
     return f"Sign with a newer key of the client: {known}. To register one: authserver client key rotate."
+
+
+class ReplayStore:
+    """Marks identifiers as used with one INSERT each: of two concurrent uses, on any node, one succeeds."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
+        """Mark a `jti` of a client as used for one purpose. Return whether it was unused.
+
+        It is kept until `expires_at` (seconds since the epoch) plus twice the leeway: once because the assertion is
+        accepted that long, and once because a node with a slower clock accepts it for longer. Call this for verified
+        assertions only: else anyone could use up another client's identifiers.
+        """
+        row = SpentAssertionRow(
+            purpose=purpose,
+            client_id=client_id,
+            jti_digest=hashlib.sha256(jti.encode()).digest(),
+            expires_at=expires_at + 2 * LEEWAY,
+        )
+        try:
+            with self._database.write() as session:
+                session.add(row)
+        except IntegrityError:
+            return False
+        return True
+
+    def prune(self) -> None:
+        """Delete expired identifiers."""
+        with self._database.write() as session:
+            session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from gatehouse.authserver.clients.assertions import (
     read_assertion,
 )
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.credentials.last_use import LastUse, StoredCredential
-from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
+from gatehouse.authserver.credentials.lifecycle import LastUse, StoredCredential, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.authentication import SecretCredentials, read_credentials
-from gatehouse.authserver.credentials.last_use import LastUse
 from gatehouse.authserver.credentials.lifecycle import (
+    LastUse,
     Lifetime,
     StoredCredentials,
     active,

@@ -1,10 +1,9 @@
 """The authorization server's database."""
 
-from gatehouse.shared.service.migrations import Schema
-from gatehouse.shared.service.sessions import SessionDatabase
+from gatehouse.shared.service.migrations import MigratedDatabase, Schema
 
 
-class Database(SessionDatabase):
+class Database(MigratedDatabase):
     """Clients, resources, keys, and the audit log."""
 
     schema = Schema("gatehouse.authserver.db:migrations", "authserver init", landmark="client")

@@ -20,7 +20,8 @@ from gatehouse.authserver.keys.sealed_keys import (
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditRows
 
 CANNOT_SEAL = (
     "No key in the database decrypts with this sealing key, so none can be added. Restore the right sealing key first."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.issue import Index
 from gatehouse.shared.protocol import jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import LEEWAY, Clock

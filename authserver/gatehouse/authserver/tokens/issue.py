@@ -1,12 +1,21 @@
-"""Access tokens (RFC 9068)."""
+"""Issues access tokens (RFC 9068), each with a status list index of its own.
 
+An index is allocated from a block in memory, so that issuing a token writes nothing to the database.
+"""
+
+import re
+import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cachetools import LRUCache
+
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.status_lists import MAX_BLOCK, Block, prune_status_lists, reserve_block
 from gatehouse.shared.protocol.claims import (
     ACCESS_TOKEN_TYPE,
     MAX_LIFETIME,
@@ -17,6 +26,94 @@ from gatehouse.shared.protocol.claims import (
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import list_uri
+from gatehouse.shared.service.remediation import client_command
+
+MIN_BLOCK = 16
+"""Indices of a client's first block. When a block is used up, the next one has twice its size."""
+
+_CLIENTS = 65_536
+"""Clients whose blocks are kept in memory. The rest of an evicted block is not used."""
+
+_JTI = re.compile(r"([0-9a-f]{12})\.(0|[1-9][0-9]{0,5})\.[A-Za-z0-9_-]{22}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One bit of one list."""
+
+    list_id: str
+    idx: int
+
+    def new_jti(self) -> str:
+        """Return a `jti` that contains the index, so that a token can be revoked by its `jti` alone."""
+        return f"{self.list_id}.{self.idx}.{secrets.token_urlsafe(16)}"
+
+
+def parse_jti(jti: str) -> Index | None:
+    """Return the index in a `jti`, or None if this server did not generate it."""
+    match = _JTI.fullmatch(jti)
+    return Index(match[1], int(match[2])) if match else None
+
+
+@dataclass(slots=True)
+class _ClientBlock:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    block: Block | None = None
+    used: int = 0
+
+    def next_index(self, epoch: int, now: float) -> Index | None:
+        """Return the next index, or None if the block is used up, too old, or void because the client was disabled."""
+        block = self.block
+        if block is None or block.epoch < epoch or now >= block.usable_until or self.used >= block.size:
+            return None
+        self.used += 1
+        return Index(block.list_id, block.start + self.used - 1)
+
+    def next_size(self) -> int:
+        """Return how many indices to reserve: more for a client that used its block up."""
+        used_up = self.block is not None and self.used >= self.block.size
+        return min(2 * self.used, MAX_BLOCK) if used_up else MIN_BLOCK
+
+
+class StatusIndexAllocator:
+    """Allocates indices from the blocks of one process."""
+
+    def __init__(self, database: Database, clock: Clock, *, clients: int = _CLIENTS) -> None:
+        self._database = database
+        self._clock = clock
+        self._blocks: LRUCache[str, _ClientBlock] = LRUCache(clients)
+        self._lock = threading.Lock()
+
+    def allocate(self, client: Client) -> Index:
+        """Return an index for a new token of a client.
+
+        Raises:
+            OAuthError: `invalid_client`: the client was disabled or deleted since it authenticated.
+            SQLAlchemyError: no block is left, and none can be reserved.
+        """
+        with self._lock:
+            held = self._blocks.get(client.client_id)
+            if held is None:
+                held = self._blocks[client.client_id] = _ClientBlock()
+        # Of all threads that wait here, one reserves a block and the others allocate from it.
+        with held.lock:
+            now = self._clock()
+            index = held.next_index(client.token_epoch, now)
+            if index is not None:
+                return index
+            with self._database.write() as session:
+                block = reserve_block(session, client.client_id, held.next_size(), int(now))
+            if block is None:
+                raise invalid_client(
+                    "client was disabled since it authenticated", client_command("enable", client.client_id)
+                )
+            held.block, held.used = block, 1
+            return Index(block.list_id, block.start)
+
+    def prune(self) -> None:
+        """Delete the rows of expired tokens, and the lists whose last token expired."""
+        with self._database.write() as session:
+            prune_status_lists(session, int(self._clock()))
 
 
 @dataclass(frozen=True, slots=True)

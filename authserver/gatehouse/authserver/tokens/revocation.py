@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.registry import lock_client
-from gatehouse.authserver.tokens.status_indices import parse_jti
+from gatehouse.authserver.tokens.issue import parse_jti
 from gatehouse.authserver.tokens.status_lists import revoke_client, revoke_token
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction

@@ -9,7 +9,7 @@ from functools import lru_cache
 from gatehouse.authserver.credentials.public_client_keys import decoy_key
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.tokens.status_indices import Index
+from gatehouse.authserver.tokens.issue import Index
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol import base64url, jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference

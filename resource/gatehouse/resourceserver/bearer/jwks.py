@@ -38,7 +38,8 @@ class KeySource:
     def __init__(self, fetch: Fetch, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fetch = fetch
         self._monotonic = monotonic
-        self._keys: Mapping[str, VerificationKey] = {}
+        self.keys: Mapping[str, VerificationKey] = {}
+        """The current set, by kid."""
         self._etag: str | None = None
         self._last_fetch = float("-inf")
         self._fetches = 0
@@ -48,11 +49,7 @@ class KeySource:
     @property
     def ready(self) -> bool:
         """Whether any key is known."""
-        return bool(self._keys)
-
-    def known(self, kid: str) -> VerificationKey | None:
-        """Return a key of the current set, without fetching."""
-        return self._keys.get(kid)
+        return bool(self.keys)
 
     async def find(self, kid: str) -> VerificationKey | None:
         """Return a key by its kid. Fetch the set again if the kid is unknown and the cooldown has passed.
@@ -60,12 +57,12 @@ class KeySource:
         Raises:
             KeysUnavailable: no key at all is known.
         """
-        if (key := self._keys.get(kid)) is not None:
+        if (key := self.keys.get(kid)) is not None:
             return key
-        await self._refresh_once(COOLDOWN if self._keys else FIRST_COOLDOWN)
-        if not self._keys:
+        await self._refresh_once(COOLDOWN if self.keys else FIRST_COOLDOWN)
+        if not self.keys:
             raise KeysUnavailable
-        return self._keys.get(kid)
+        return self.keys.get(kid)
 
     async def _refresh_once(self, cooldown: float) -> None:
         fetches = self._fetches
@@ -79,11 +76,11 @@ class KeySource:
         try:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
-                self._keys, self._etag = parse_key_set(fetched.document), fetched.etag
+                self.keys, self._etag = parse_key_set(fetched.document), fetched.etag
         except Exception as error:  # noqa: BLE001 - whatever fails, the last good set stays in use
             # One log line for an outage, however long it lasts.
             if self._failure != str(error):
-                log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self._keys), error)
+                log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self.keys), error)
             self._failure = str(error)
             return
         finally:
@@ -91,7 +88,7 @@ class KeySource:
             self._fetches += 1
             self._last_fetch = self._monotonic()
         if self._failure is not None:
-            log.info("the issuer's key set is renewed: %d keys in use", len(self._keys))
+            log.info("the issuer's key set is renewed: %d keys in use", len(self.keys))
         self._failure = None
 
     async def poll(self) -> None:
@@ -99,4 +96,4 @@ class KeySource:
         while True:
             async with self._fetching:
                 await self.refresh()
-            await anyio.sleep(POLL_INTERVAL if self._keys else FIRST_RETRY)
+            await anyio.sleep(POLL_INTERVAL if self.keys else FIRST_RETRY)

@@ -15,9 +15,8 @@ import anyio
 from gatehouse.resourceserver.bearer.fetch import Fetch, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
 from gatehouse.shared.protocol import jws, strict_json
-from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference
+from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference, is_numeric_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
-from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.status_list import (
     MAX_LENGTH,
     PATH,

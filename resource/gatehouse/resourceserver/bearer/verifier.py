@@ -84,7 +84,7 @@ class Verifier:
         verified = self._cache.get(digest)
         if verified is None:
             return None
-        key = self._keys.known(verified.kid)
+        key = self._keys.keys.get(verified.kid)
         if key is None or key.thumbprint != verified.thumbprint:
             del self._cache[digest]
             return None

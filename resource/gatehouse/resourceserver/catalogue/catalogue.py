@@ -7,6 +7,9 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from mcp_types import Tool as ToolDescription
+from mcp_types import ToolAnnotations
+
 from gatehouse.resourceserver.catalogue.declaration import (
     ANY_VALID_TOKEN,
     Resource,
@@ -29,6 +32,9 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 """MCP 2026-07-28, "Tool Names". The Mcp-Name header can carry no other name."""
+
+SCOPES_META: Final = "io.gatehouse/scopes"
+"""Key in a tool's `_meta`: the scopes that it needs."""
 
 CATALOGUE_URI: Final = "gatehouse://catalogue"
 """The resource that shows an agent which scopes it could ask for."""
@@ -177,3 +183,23 @@ def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
         if unknown := sorted(set(scope.implies) - declared.keys()):
             raise InvalidCatalogue(f"The scope {scope.scope} implies {unknown[0]}, which is not declared.")
     return declared
+
+
+def describe_tool(tool: Tool) -> ToolDescription:
+    """Return a tool as `tools/list` shows it."""
+    meta = {SCOPES_META: sorted(tool.scopes)}
+    if tool.described is not None:
+        return tool.described.model_copy(update={"meta": {**(tool.described.meta or {}), **meta}})
+    return ToolDescription(
+        name=tool.name,
+        description=tool.description,
+        input_schema=dict(tool.input_schema),
+        output_schema=dict(tool.output_schema),
+        annotations=ToolAnnotations(
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=False,
+        ),
+        _meta=meta,
+    )

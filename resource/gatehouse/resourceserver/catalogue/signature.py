@@ -1,16 +1,14 @@
 """Reads a tool's function: its description, its arguments, its injected parameters and its result."""
 
 import inspect
-import json
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 from mcp_types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 IDEMPOTENCY_KEY: Final = "idempotency_key"
 """Name of the argument that the server adds to every tool that writes in one transaction."""
@@ -141,14 +139,3 @@ def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
         # An argument may be called `schema` or `copy`: nothing here uses the old methods of those names.
         warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
         return create_model(f"{name}_arguments", __config__=config, **fields)
-
-
-def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
-    """Return what a caller sent, as the tool takes it. Raises ValidationError."""
-    # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
-    try:
-        document = json.dumps(sent)
-    except RecursionError:
-        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
-        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
-    return model.model_validate_json(document, strict=True)

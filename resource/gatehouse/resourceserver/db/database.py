@@ -9,11 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.database import READ_ONLY, open_async_engine
-from gatehouse.shared.service.migrations import Schema
-from gatehouse.shared.service.sessions import SessionDatabase
+from gatehouse.shared.service.migrations import MigratedDatabase, Schema
 
 
-class Database(SessionDatabase):
+class Database(MigratedDatabase):
     """The gateway's tables, and those of the catalogue that it serves."""
 
     schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="idempotency_key")
@@ -24,13 +23,13 @@ class Database(SessionDatabase):
         self.catalogue_schema = catalogue_schema
 
     def migrate(self) -> None:
-        """Create or upgrade both schemas. Raises SchemaMismatch as SessionDatabase does."""
+        """Create or upgrade both schemas. Raises SchemaMismatch as MigratedDatabase does."""
         super().migrate()
         if self.catalogue_schema is not None:
             migrations.upgrade(self.url, self.catalogue_schema)
 
     def require_current(self) -> None:
-        """Refuse a database of which either schema is not current. Raises SchemaMismatch as SessionDatabase does."""
+        """Refuse a database of which either schema is not current. Raises SchemaMismatch as MigratedDatabase does."""
         super().require_current()
         if self.catalogue_schema is not None:
             migrations.require_current(self.engine, self.catalogue_schema)

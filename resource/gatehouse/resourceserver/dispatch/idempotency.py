@@ -22,7 +22,7 @@ from gatehouse.resourceserver.catalogue import ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 
 KEPT_FOR: Final = 24 * 3600
@@ -103,7 +103,7 @@ def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapp
     values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
     del values[IDEMPOTENCY_KEY]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
-    return KeyedCall(claims.workspace_id or "", claims.client_id, tool, key, digest)
+    return KeyedCall(claims.static.get(WORKSPACE_CLAIM, ""), claims.client_id, tool, key, digest)
 
 
 class Record(Protocol):

@@ -22,10 +22,9 @@ from mcp_types import (
     ListToolsResult,
     PaginatedRequestParams,
     TextContent,
-    ToolAnnotations,
 )
-from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -33,7 +32,8 @@ from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
-from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY, read_arguments
+from gatehouse.resourceserver.catalogue.catalogue import describe_tool
+from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.resourceserver.dispatch import idempotency
@@ -46,9 +46,6 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import UNAVAILABLE
-
-SCOPES_META = "io.gatehouse/scopes"
-"""Key in a tool's `_meta`: the scopes that it needs."""
 
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension that tells clients that tokens are issued without a user."""
@@ -113,7 +110,7 @@ class Dispatch:
         self._keys = keys
         self._resources = ResourceDispatch(catalogue, resource, audit, self._refused)
         self._runners = {tool.name: self._runner(tool) for tool in catalogue.tools.values()}
-        self._descriptions = {tool.name: _describe(tool) for tool in catalogue.tools.values()}
+        self._descriptions = {tool.name: describe_tool(tool) for tool in catalogue.tools.values()}
 
     def build_server(self) -> Server[Any]:
         """Return the SDK's server with our handlers. Prompts, completion and subscriptions are not served."""
@@ -302,23 +299,15 @@ def _audited(tool: Tool, content: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if tool.is_audited(value)}
 
 
-def _describe(tool: Tool) -> ToolDescription:
-    meta = {SCOPES_META: sorted(tool.scopes)}
-    if tool.described is not None:
-        return tool.described.model_copy(update={"meta": {**(tool.described.meta or {}), **meta}})
-    return ToolDescription(
-        name=tool.name,
-        description=tool.description,
-        input_schema=dict(tool.input_schema),
-        output_schema=dict(tool.output_schema),
-        annotations=ToolAnnotations(
-            read_only_hint=tool.read_only,
-            destructive_hint=tool.destructive,
-            idempotent_hint=tool.idempotent,
-            open_world_hint=False,
-        ),
-        _meta=meta,
-    )
+def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
+    """Return what a caller sent, as the tool takes it. Raises ValidationError."""
+    # As JSON, where a date or a member of an Enum is a text; strict for the models within it, too.
+    try:
+        document = json.dumps(sent)
+    except RecursionError:
+        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
+        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
+    return model.model_validate_json(document, strict=True)
 
 
 def _error(message: str) -> CallToolResult:

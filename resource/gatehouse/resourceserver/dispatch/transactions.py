@@ -20,7 +20,8 @@ from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.responses import UNAVAILABLE
 
 LISTED: Final = 100

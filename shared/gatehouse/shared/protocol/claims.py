@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
-from gatehouse.shared.protocol.numeric_date import is_numeric_date
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
 MAX_LIFETIME = 3600
@@ -18,6 +17,9 @@ MAX_TOKEN_LENGTH = 8192
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 """The JWS `typ` of an access token (RFC 9068 2.1)."""
 
+MAX_NUMERIC_DATE = 253402300799
+"""9999-12-31T23:59:59Z, the last second that the standard library can show."""
+
 _TOKEN_CLAIMS = frozenset({"iss", "sub", "client_id", "aud", "iat", "exp", "jti", "scope", "status"})
 
 RESERVED_CLAIMS = _TOKEN_CLAIMS | {
@@ -27,6 +29,9 @@ RESERVED_CLAIMS = _TOKEN_CLAIMS | {
     *("roles", "groups", "entitlements", "authorization_details", "token_introspection"),
 }
 """Names that a static claim cannot have."""
+
+WORKSPACE_CLAIM = "workspace_id"
+"""The static claim that names the tenant a client acts in, where an admin has set one."""
 
 _STATIC_CLAIM_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _STATIC_CLAIM_VALUE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
@@ -61,11 +66,6 @@ class AccessClaims:
     """Claims that an admin set on the client, such as `workspace_id`."""
     status: StatusReference | None = None
     """None for a token without a status list."""
-
-    @property
-    def workspace_id(self) -> str | None:
-        """The tenant that the client acts in, if an admin has set one."""
-        return self.static.get("workspace_id")
 
     def to_json(self) -> dict[str, Any]:
         """Return the JWT claims set."""
@@ -135,6 +135,15 @@ def _status(claims: Mapping[str, Any]) -> StatusReference | None:
             if idx >= 0 and not isinstance(idx, bool):
                 return StatusReference(uri, idx)
     raise InvalidClaims("status is not one reference to a status list")
+
+
+def is_numeric_date(value: Any) -> TypeGuard[int]:
+    """Tell whether a JSON value is a whole number of seconds from 0 to MAX_NUMERIC_DATE.
+
+    RFC 7519 also allows fractions. Neither server issues them, and both refuse them.
+    """
+    # bool is a subclass of int.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMERIC_DATE
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> int:

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditRows
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditRows
 
 
 def operating_system_user() -> str:

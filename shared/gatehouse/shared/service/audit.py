@@ -3,8 +3,6 @@
 `audit_writer` decides when an event is written and what that guarantees.
 """
 
-import itertools
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Insert,
     Integer,
     MetaData,
     Select,
@@ -22,14 +19,10 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    insert,
     or_,
     select,
 )
 from sqlalchemy.types import JSON
-
-from gatehouse.shared.protocol.clock import Clock, system_clock
-from gatehouse.shared.protocol.redaction import mask, printable
 
 CLAIMED = "claimed:"
 """Prefix of the actor of an event whose author is not proven."""
@@ -129,52 +122,6 @@ def audit_table(metadata: MetaData) -> Table:
         Column("reason", Text),
         Column("detail", JSON, nullable=False),
     )
-
-
-def _fit(text: str | None, length: int) -> str | None:
-    """Cut a text to its column's length, masked and printable, so that no event can forge a line of a report."""
-    return None if text is None else printable(mask(text[:length]))[:length]
-
-
-def _safe(value: Any) -> Any:
-    """Return JSON whose strings, including the names of members, are masked and printable."""
-    if isinstance(value, str):
-        return printable(mask(value))
-    if isinstance(value, Mapping):
-        return {_safe(name): _safe(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_safe(item) for item in value]
-    return value
-
-
-class AuditRows:
-    """Builds the rows of one process: adds the writer, its sequence number, and the time."""
-
-    def __init__(self, table: Table, clock: Clock = system_clock) -> None:
-        self.table = table
-        self._clock = clock
-        self._writer = f"w_{secrets.token_hex(8)}"
-        self._sequence = itertools.count(1)
-
-    def insert(self, event: AuditEvent) -> Insert:
-        """Return the statement that records an event in the caller's transaction."""
-        return insert(self.table).values(self.values(event))
-
-    def values(self, event: AuditEvent) -> dict[str, Any]:
-        """Return the row of an event, with the next sequence number."""
-        return {
-            "time": int(self._clock() * 1000),
-            "writer": self._writer,
-            "sequence": next(self._sequence),
-            "request_id": _fit(event.request_id, 64),
-            "actor": _fit(event.actor, 255),
-            "jti": _fit(event.jti, 64),
-            "action": _fit(event.action, 64),
-            "object": _fit(event.object, 512),
-            "outcome": _fit(event.outcome, 16),
-            "reason": _fit(event.reason, 1024),
-            "detail": _safe(event.detail),
-        }
 
 
 def find_events(

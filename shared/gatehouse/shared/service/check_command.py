@@ -12,12 +12,12 @@ from gatehouse.shared.service.checks import Check, Step, passed, run_checks
 from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.failures import EXPECTED_FAILURES
+from gatehouse.shared.service.migrations import MigratedDatabase
 from gatehouse.shared.service.output import print_records
-from gatehouse.shared.service.sessions import SessionDatabase
 from gatehouse.shared.service.settings import InvalidSettings, ServerSettings, explain_settings, load_settings
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
-DatabaseT = TypeVar("DatabaseT", bound=SessionDatabase)
+DatabaseT = TypeVar("DatabaseT", bound=MigratedDatabase)
 
 explain_option = click.option(
     "--explain", is_flag=True, help="List every setting with its value, the source of the value, and its purpose."
@@ -64,7 +64,7 @@ def address_step(settings: ServerSettings) -> Step:
     return "address", partial(describe_address, settings.bind, setting)
 
 
-def database_step(database: SessionDatabase) -> Step:
+def database_step(database: MigratedDatabase) -> Step:
     """Return the check that the database has this version's schema."""
 
     def check() -> str:

@@ -5,10 +5,13 @@ that starts to write midway fails at once with "database is locked", whatever th
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url, text
+from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -170,3 +173,39 @@ def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+class Database:
+    """The connections of one process. `patient` lifts the limit on waiting, for long work."""
+
+    def __init__(self, url: URL, *, pool_size: int = 1, patient: bool = False) -> None:
+        self.url = url
+        self.engine = open_engine(url, pool_size=pool_size, patient=patient)
+        self._reader = self.engine.execution_options(**READ_ONLY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that only reads and never waits for a writer."""
+        with Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a session that commits when the block ends, and changes nothing when it raises."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def ping(self) -> None:
+        """Query the database. Raises SQLAlchemyError if it does not answer."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, Connection, Engine, inspect
 
-from gatehouse.shared.service.database import READ_ONLY, open_engine
+from gatehouse.shared.service.database import (
+    READ_ONLY,
+    Database,
+    create_file,
+    open_engine,
+    others_may_write,
+    sqlite_path,
+)
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -147,3 +154,34 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
             "The database was migrated by a newer version. Install that version, or restore a backup made before it."
         )
     return current
+
+
+class MigratedDatabase(Database):
+    """A server's database. A subclass of each server names its schema."""
+
+    schema: Schema
+
+    def migrate(self) -> None:
+        """Create or upgrade the schema.
+
+        Raises:
+            SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
+        """
+        create_file(self.url)
+        upgrade(self.url, self.schema)
+
+    def require_current(self) -> None:
+        """Refuse a database without this version's schema.
+
+        Raises:
+            SchemaMismatch: the message names the command that fixes it.
+        """
+        path = sqlite_path(self.url)
+        if path is not None and not path.exists():
+            raise SchemaMismatch(
+                f"There is no database at {path}. Run: {self.schema.init_command}; "
+                "or change to the folder where it was initialized."
+            )
+        if path is not None and others_may_write(path):
+            raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
+        require_current(self.engine, self.schema)
