@@ -70,11 +70,12 @@ measure: setup ## Measure how long a token is accepted after it, its client or i
 walk: setup ## Print every function and file of this project that one request passes through
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/walk.py
 
-check: setup ## ruff, mypy --strict, import-linter
+check: setup ## ruff, mypy --strict, import-linter, vocabulary
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/vocabulary.py
 
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .
