@@ -204,6 +204,7 @@ def run_tests(folder: Path, tests: list[str]) -> bool:
     )
     if done.returncode not in {0, 1}:
         sys.exit(f"pytest could not run the tests:\n{done.stdout}{done.stderr}")
+    (folder / "pytest.log").write_text(done.stdout, encoding="utf-8")
     return done.returncode == 0
 
 
@@ -218,7 +219,9 @@ def main() -> int:
         for mutant in MUTANTS:
             (folder / mutant.file).write_text(mutant.apply(folder), encoding="utf-8")
         if not run_tests(folder, sorted({test for mutant in MUTANTS for test in mutant.tests.split()})):
-            sys.exit("The tests fail without any mutant.")
+            sys.exit(
+                "The tests fail without any mutant:\n" + (folder / "pytest.log").read_text(encoding="utf-8")[-4000:]
+            )
         missed = 0
         for number, mutant in enumerate(MUTANTS, start=1):
             original = mutant.apply(folder)
