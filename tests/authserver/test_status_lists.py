@@ -241,6 +241,17 @@ def test_a_single_token_is_revoked_by_list_and_index(authserver: AuthServer) -> 
         assert revoke_token(session, "0" * 12, 0) is None
 
 
+def test_a_revoked_token_appears_in_a_list_that_was_signed_before(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    index = indices_of(authserver).allocate(client)
+    uri = f"{ISSUER}/status-lists/{index.list_id}"
+    assert not is_set(decode(published(authserver, uri)["status_list"]), index.idx)
+    with authserver.services.database.write() as session:
+        revoke_token(session, index.list_id, index.idx)
+    clock.advance(1)
+    assert is_set(decode(published(authserver, uri)["status_list"]), index.idx)
+
+
 def test_a_jti_carries_its_list_and_index(authserver: AuthServer) -> None:
     index = Index("0123456789ab", 70_000)
     assert parse_jti(index.new_jti()) == index
