@@ -55,7 +55,7 @@ def imported_distributions() -> set[str]:
     return {canonical(distributions[module][0]) for module in modules}
 
 
-def test_every_imported_package_is_declared_and_no_other() -> None:
+def test_exactly_the_imported_packages_are_declared() -> None:
     assert imported_distributions() | INDIRECT == set(REQUIREMENTS)
 
 

@@ -31,7 +31,7 @@ def test_the_reference_has_no_stale_page() -> None:
     assert {path.name for path in generate_reference.TARGET.iterdir()} == generate_reference.PAGES.keys()
 
 
-def test_the_reference_describes_no_action_or_error_that_does_not_exist() -> None:
+def test_the_reference_describes_only_existing_actions_and_errors() -> None:
     assert generate_reference.ACTIONS.keys() == set(AuditAction)
     assert generate_reference.OAUTH_ERRORS.keys() == generate_reference.oauth_codes()
 
@@ -51,13 +51,13 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+def test_every_link_between_documents_works(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_link_to_a_heading_leads_somewhere(document: Path) -> None:
+def test_every_link_to_a_heading_works(document: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8")):
         text = (document.parent / target if target else document).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)

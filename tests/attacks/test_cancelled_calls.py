@@ -39,7 +39,7 @@ def counted(server: ResourceServer, query: str) -> int:
 
 @pytest.mark.threat("T-046")
 @pytest.mark.both_databases
-async def test_a_call_that_is_cancelled_at_any_await_leaves_no_lock(resourceserver: ResourceServer) -> None:
+async def test_a_call_cancelled_at_any_await_leaves_no_lock(resourceserver: ResourceServer) -> None:
     """CWE-667, CWE-772: a connection that was dropped within a transaction would hold SQLite's only write lock.
 
     Repeated with its key, the call runs once, whatever became of the first (draft-ietf-httpapi-idempotency-key-header).

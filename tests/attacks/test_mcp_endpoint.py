@@ -65,7 +65,7 @@ def creation(name: str = "probe", **more: Any) -> dict[str, Any]:
 CREATION = json.dumps(creation()).encode()
 
 
-async def test_the_call_that_the_attacks_vary_is_accepted(target: Target) -> None:
+async def test_the_unmodified_call_is_accepted(target: Target) -> None:
     """The control of this file."""
     assert (await target.server.post(CREATION, target.token)).json()["result"]["isError"] is False
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe-2"})
@@ -77,7 +77,7 @@ async def test_the_call_that_the_attacks_vary_is_accepted(target: Target) -> Non
 
 
 @pytest.mark.parametrize("method", ["initialize", "ping", "server/discover", "tools/list", "tools/call", "tasks/get"])
-async def test_no_method_answers_without_a_token(target: Target, method: str) -> None:
+async def test_every_method_requires_a_token(target: Target, method: str) -> None:
     """MCP 2026-07-28, authorization, "Token Requirements": on every request, the first one included."""
     body, headers = modern_request(method, name="create_environment", arguments={"name": "probe"})
     plain = {"jsonrpc": "2.0", "id": 7, "method": method, "params": creation()["params"]}
@@ -98,7 +98,7 @@ async def test_no_method_answers_without_a_token(target: Target, method: str) ->
         pytest.param({"data": {"access_token": "TOKEN"}}, id="form"),
     ],
 )
-async def test_a_token_counts_in_the_authorization_header_only(
+async def test_a_token_is_read_only_from_the_authorization_header(
     target: Target, place: dict[str, dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """RFC 6750 2.3, 5.3 (tokens in URLs); MCP 2026-07-28: not in the query string. And no log line keeps it."""
@@ -170,7 +170,7 @@ async def test_a_body_that_is_not_a_strict_json_object_is_refused(target: Target
         pytest.param(b'"id": ', b'"id": 1, "id": ', id="id"),
     ],
 )
-async def test_a_repeated_member_is_refused(target: Target, member: bytes, repeated: bytes) -> None:
+async def test_a_duplicate_member_is_refused(target: Target, member: bytes, repeated: bytes) -> None:
     """RFC 8259 4: which of two counts is up to the parser, so the gate and the SDK could read two calls."""
     body = CREATION.replace(member, repeated, 1)
     assert body != CREATION
@@ -195,7 +195,7 @@ async def test_a_malformed_message_is_refused_without_an_echo(target: Target, ch
     assert "zzyzx" not in str(error)
 
 
-async def test_the_limit_of_a_body_holds_without_a_content_length(target: Target) -> None:
+async def test_the_body_limit_applies_without_a_content_length(target: Target) -> None:
     """CWE-770. The reader stops at the limit: of a stream without end only the first mebibyte is taken."""
     assert (await target.server.post(b" " * (MIB - len(CREATION)) + CREATION, target.token)).status_code == 200
     error = await target.refuses(b" " * (MIB + 1 - len(CREATION)) + CREATION, status=413)
@@ -215,7 +215,7 @@ async def test_the_limit_of_a_body_holds_without_a_content_length(target: Target
     assert sent <= MIB // 65536 + 2
 
 
-async def test_a_caller_that_disconnects_causes_no_server_failure(
+async def test_a_disconnecting_client_causes_no_server_error(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """CWE-400, CWE-779: or anybody could fill the log with tracebacks by aborted uploads."""
@@ -312,7 +312,7 @@ async def test_headers_that_contradict_the_body_are_recorded(target: Target) -> 
 
 
 @pytest.mark.parametrize("names", [("create_environment", "whoami"), ("create_environment", "create_environment")])
-async def test_a_repeated_name_header_is_refused(target: Target, names: tuple[str, ...]) -> None:
+async def test_a_duplicate_mcp_name_header_is_refused(target: Target, names: tuple[str, ...]) -> None:
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
     headers.pop("Mcp-Name")
     response = await target.server.http.post(
@@ -356,7 +356,7 @@ async def test_a_variant_of_a_tool_name_is_unknown(target: Target, name: str, sc
 
 
 @pytest.mark.threat("T-022")
-async def test_a_call_in_the_shape_of_a_notification_does_not_run(target: Target) -> None:
+async def test_a_call_sent_as_a_notification_does_not_run(target: Target) -> None:
     """JSON-RPC 2.0, 4.1: nobody waits for its answer, so nobody would learn what it did."""
     for body in (creation(), modern_request("tools/call", name="create_environment", arguments={"name": "probe"})[0]):
         body.pop("id")
@@ -377,7 +377,7 @@ async def test_a_method_cannot_be_overridden(target: Target, header: str) -> Non
 
 
 @pytest.mark.threat("T-030")
-async def test_a_session_id_has_no_effect_and_is_never_issued(target: Target) -> None:
+async def test_a_session_id_is_ignored_and_never_issued(target: Target) -> None:
     """CWE-384; modelcontextprotocol/python-sdk issue 2100: a session bound to nobody was anybody's."""
     body = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
     opened = await target.server.post({**creation(), "method": "initialize", "params": body}, target.token)
@@ -391,7 +391,7 @@ async def test_a_session_id_has_no_effect_and_is_never_issued(target: Target) ->
     assert (result["client_id"], result["scopes"]) == ("agent_2", ["env:read"])
 
 
-async def test_one_caller_s_list_is_never_shown_to_another(target: Target) -> None:
+async def test_one_callers_tool_list_is_never_sent_to_another(target: Target) -> None:
     """MCP 2026-07-28, "Caching"."""
     body, headers = modern_request("tools/list")
     for _ in range(2):
@@ -405,7 +405,7 @@ async def test_one_caller_s_list_is_never_shown_to_another(target: Target) -> No
 
 
 @pytest.mark.threat("T-026")
-async def test_the_workspace_comes_from_the_token_alone(target: Target) -> None:
+async def test_the_workspace_comes_only_from_the_token(target: Target) -> None:
     """OWASP API1:2023, broken object level authorization: scopes alone do not keep tenants apart."""
     theirs = target.server.create_workspace("globex")
     token = target.server.issuer.token(workspace_id=theirs)
@@ -514,7 +514,7 @@ async def test_a_database_failure_reveals_no_sql(target: Target) -> None:
         assert answer == "Nothing was changed. The server cannot process this request now. Try again in a few seconds."
 
 
-async def test_a_hostile_name_cannot_forge_a_line_of_the_audit_log(target: Target) -> None:
+async def test_a_name_cannot_forge_an_audit_log_line(target: Target) -> None:
     """CWE-117."""
     hostile = "x\n2026-01-01 agent_1 tool.call allowed\x1b[2J" + "y" * 2000
     response = await target.server.call(hostile, target.token)

@@ -76,7 +76,7 @@ def assert_refused(response: TestResponse, error: str, status: int = 400) -> Non
         pytest.param(b"&unknown=a", b"&unknown=a", id="unknown"),
     ],
 )
-def test_a_repeated_parameter_is_refused(attacked: Attacked, once: bytes, again: bytes) -> None:
+def test_a_duplicate_parameter_is_refused(attacked: Attacked, once: bytes, again: bytes) -> None:
     """RFC 6749 3.2: parameters must not be included more than once; two readers would take different ones."""
 
     def post(body: bytes) -> TestResponse:
@@ -123,7 +123,7 @@ def test_credentials_in_the_query_are_refused(attacked: Attacked) -> None:
         pytest.param(f"{FORM}; charset=utf-8; charset=utf-16", BODY, id="two character sets"),
     ],
 )
-def test_a_body_that_is_no_utf_8_form_is_refused(attacked: Attacked, content_type: str, body: bytes) -> None:
+def test_a_body_that_is_not_a_utf_8_form_is_refused(attacked: Attacked, content_type: str, body: bytes) -> None:
     """RFC 6749 appendix B."""
     attacked.accepted(attacked.post(BODY, content_type=f"{FORM}; charset=utf-8"))
     assert_refused(attacked.post(body, content_type=content_type), "invalid_request")
@@ -144,7 +144,7 @@ def test_a_body_that_is_no_utf_8_form_is_refused(attacked: Attacked, content_typ
         pytest.param(b"".join(b"&resource=" + RESOURCE.encode() for _ in range(100)), id="100 resources"),
     ],
 )
-def test_a_form_that_two_readers_may_read_differently_is_refused(attacked: Attacked, tail: bytes) -> None:
+def test_an_ambiguous_form_is_refused(attacked: Attacked, tail: bytes) -> None:
     """CWE-436, and CVE-2011-4885 for the number of parameters."""
     attacked.accepted(attacked.post(BODY + b"&scope=env:read"))
     assert_refused(attacked.post(BODY + tail), "invalid_request")
@@ -186,7 +186,7 @@ def padded_credentials(attacked: Attacked) -> str:
         pytest.param(lambda value: encoded(base64.b64decode(value) + b"a" * 600), id="long"),
     ],
 )
-def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil: Callable[[str], str]) -> None:
+def test_malformed_basic_credentials_are_refused(attacked: Attacked, spoil: Callable[[str], str]) -> None:
     """RFC 7617 2, RFC 4648 3; as oidc-provider 9.11.4 fixed it. Stock Authlib answers 200 or 500 to some."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
@@ -195,7 +195,7 @@ def test_loosely_written_basic_credentials_are_refused(attacked: Attacked, spoil
 
 @pytest.mark.divergence("D-44")
 @pytest.mark.threat("T-068")
-def test_base64_with_bits_behind_its_end_is_refused(attacked: Attacked) -> None:
+def test_base64_with_nonzero_trailing_bits_is_refused(attacked: Attacked) -> None:
     """RFC 4648 3.5: two texts for the same credentials get past a filter that counts or blocks one of them."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
@@ -241,7 +241,7 @@ def test_a_plus_in_basic_credentials_is_a_space(attacked: Attacked) -> None:
         pytest.param(lambda secret: "' OR '1'='1", id="SQL"),
     ],
 )
-def test_almost_the_secret_is_not_the_secret(attacked: Attacked, method: str, spoil: Callable[[str], str]) -> None:
+def test_a_nearly_correct_secret_is_refused(attacked: Attacked, method: str, spoil: Callable[[str], str]) -> None:
     """CWE-303; hydra#1438 cut secrets at 72 bytes."""
     client, secret = attacked.server.create_client(auth_method=method)
 
@@ -273,7 +273,7 @@ def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
     [*((method, text) for method in AUTH_METHODS for text in ("\x00", "agent\x00a")), ("private_key_jwt", "a\ud800")],
     ids=ascii,
 )
-def test_no_text_that_a_database_cannot_take_reaches_it(attacked: Attacked, method: str, unstorable: str) -> None:
+def test_text_that_the_database_cannot_store_never_reaches_it(attacked: Attacked, method: str, unstorable: str) -> None:
     """CWE-158: PostgreSQL takes no NUL in a text, so that a lookup with one fails as if the database were away."""
     attacked.accepted()
     parameters: list[str] = []
@@ -316,7 +316,7 @@ def test_no_text_that_a_database_cannot_take_reaches_it(attacked: Attacked, meth
         pytest.param("' OR 1=1 --", id="SQL"),
     ],
 )
-def test_a_scope_that_looks_like_a_granted_one_is_refused(attacked: Attacked, scope: str) -> None:
+def test_a_lookalike_of_a_granted_scope_is_refused(attacked: Attacked, scope: str) -> None:
     """RFC 6749 3.3: scope tokens are case-sensitive ASCII, delimited by spaces (oidc-provider 9.11.4)."""
     send = attacked.server.post_token
     assert (
@@ -326,7 +326,7 @@ def test_a_scope_that_looks_like_a_granted_one_is_refused(attacked: Attacked, sc
 
 
 @pytest.mark.threat("T-076")
-def test_a_scope_of_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Attacked) -> None:
+def test_a_scope_with_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Attacked) -> None:
     many = " ".join(["env:write", "env:read", *(f"s{number}" for number in range(5_000))])
     response = attacked.server.post_token(token_form(scope=many), attacked.basic)
     assert attacked.accepted(response)["scope"] == "env:read"
@@ -334,7 +334,7 @@ def test_a_scope_of_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Attac
 
 @pytest.mark.threat("T-078")
 @pytest.mark.parametrize("parameter", ["audience", "aud", "sub", "iss", "exp", "expires_in", "ttl", "claims", "act"])
-def test_no_parameter_of_the_request_becomes_a_claim(attacked: Attacked, parameter: str) -> None:
+def test_no_request_parameter_becomes_a_claim(attacked: Attacked, parameter: str) -> None:
     """Stock Authlib took the client for the audience and ignored `resource` (RFC 8707)."""
     varying = {"jti", "status"}
     expected = {name: value for name, value in attacked.accepted().items() if name not in varying}
@@ -353,7 +353,7 @@ def change_row(attacked: Attacked, **columns: Any) -> None:
 
 @pytest.mark.divergence("D-55")
 @pytest.mark.threat("T-078")
-def test_forged_static_claims_overwrite_no_standard_claim(attacked: Attacked) -> None:
+def test_forged_static_claims_never_replace_standard_claims(attacked: Attacked) -> None:
     """Authlib merges extra claims last (cf. keycloak CVE-2026-16102); here the standard ones win."""
     honest, secret = attacked.server.create_client(claims={"workspace_id": "wks_1"})
     response = attacked.server.post_token(basic=(honest.client_id, secret))
@@ -378,7 +378,7 @@ def test_forged_static_claims_overwrite_no_standard_claim(attacked: Attacked) ->
 
 
 @pytest.mark.divergence("D-36")
-def test_a_lifetime_forged_in_the_database_ends_at_the_maximum(attacked: Attacked) -> None:
+def test_a_lifetime_forged_in_the_database_is_capped(attacked: Attacked) -> None:
     """Authlib's default for this grant is ten days."""
     honest, secret = attacked.server.create_client(token_ttl=MAX_LIFETIME - 1)
     change_row(attacked, token_ttl=864_000)
@@ -402,7 +402,7 @@ def test_a_lifetime_forged_in_the_database_ends_at_the_maximum(attacked: Attacke
     ],
     ids=["Host", "X-Forwarded", "prefix", "Forwarded", "original URL", "port", "markup"],
 )
-def test_no_header_moves_the_issuer_or_a_published_url(attacked: Attacked, headers: dict[str, str]) -> None:
+def test_no_header_changes_the_issuer_or_a_published_url(attacked: Attacked, headers: dict[str, str]) -> None:
     """CWE-644, host header poisoning: identifiers come from the settings only."""
     for path in ("/.well-known/oauth-authorization-server", "/.well-known/jwks.json"):
         expected, poisoned = attacked.server.http.get(path), attacked.server.http.get(path, headers=headers)
@@ -414,7 +414,7 @@ def test_no_header_moves_the_issuer_or_a_published_url(attacked: Attacked, heade
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
 @pytest.mark.parametrize("override", [{}, {"X-HTTP-Method-Override": "POST", "X-Method-Override": "POST"}])
-def test_a_token_is_had_by_post_only(attacked: Attacked, method: str, override: dict[str, str]) -> None:
+def test_only_post_is_accepted(attacked: Attacked, method: str, override: dict[str, str]) -> None:
     """RFC 6749 3.2: the client must use POST. A preflight is not answered, so that no page can ask."""
     attacked.accepted()
     headers = {"Authorization": basic_header(*attacked.basic), "Origin": "https://evil.example", **override}
@@ -425,12 +425,12 @@ def test_a_token_is_had_by_post_only(attacked: Attacked, method: str, override: 
     assert not [name for name, _ in response.headers if name.lower().startswith("access-control-")]
 
 
-def test_post_cannot_be_turned_into_another_method(attacked: Attacked) -> None:
+def test_the_method_cannot_be_overridden(attacked: Attacked) -> None:
     for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
         attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers={name: "GET"}))
 
 
-def test_a_second_authorization_header_does_not_get_through(attacked: Attacked) -> None:
+def test_a_second_authorization_header_is_refused(attacked: Attacked) -> None:
     """CWE-436: a proxy may judge the one and the server the other. WSGI folds them with a comma (RFC 9110 5.3)."""
     first, second = basic_header(*attacked.basic), basic_header("agent_other", "gths_other")
     attacked.accepted(attacked.post_header(first))
@@ -480,7 +480,7 @@ def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
 
 @pytest.mark.divergence("D-54")
 @pytest.mark.threat("T-106")
-def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:
+def test_neither_log_nor_audit_log_contains_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:
     """CWE-532. Authlib logs whole access tokens at DEBUG; and it is not the masking that keeps ours out."""
     server = attacked.server
     broken, broken_secret = server.create_client()
@@ -511,7 +511,7 @@ def test_neither_log_nor_audit_ever_holds_a_secret_or_a_token(attacked: Attacked
 
 
 @pytest.mark.threat("T-106")
-def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked, logs: Logs) -> None:
+def test_a_secret_sent_as_the_client_id_is_not_stored(attacked: Attacked, logs: Logs) -> None:
     """CWE-532: the two are exchanged often enough, and the audit log keeps the client_id that was claimed."""
     token = attacked.server.post_token(basic=attacked.basic).json["access_token"]
     for secret in (attacked.secret, token):
@@ -526,7 +526,7 @@ def test_a_secret_that_was_sent_as_the_client_id_is_not_kept(attacked: Attacked,
 
 @pytest.mark.divergence("D-54")
 @pytest.mark.threat("T-106")
-def test_authlib_is_kept_from_logging_at_debug(logs: Logs) -> None:
+def test_authlib_never_logs_at_debug(logs: Logs) -> None:
     """authlib/oauth2/rfc6749/grants/client_credentials.py: `log.debug("Issue token %r to %r", token, client)`."""
     logging.getLogger("gatehouse.control").debug("marker-control")
     logging.getLogger("authlib.oauth2.rfc6749.grants.client_credentials").debug("Issue token %r", "marker-token")
@@ -548,7 +548,7 @@ INJECTIONS = {
 @pytest.mark.threat("T-114")
 @pytest.mark.parametrize("client_id", INJECTIONS.values(), ids=INJECTIONS.keys())
 @pytest.mark.parametrize("way", ["Basic", "post"])
-def test_a_client_id_forges_no_line_of_a_log_or_report(
+def test_a_client_id_cannot_forge_a_line_of_a_log_or_report(
     attacked: Attacked, logs: Logs, client_id: str, way: str
 ) -> None:
     """CWE-117, and CWE-150 for the terminal on which the log is read."""
@@ -569,7 +569,7 @@ def test_a_client_id_forges_no_line_of_a_log_or_report(
 
 
 @pytest.mark.parametrize("name", ["scope", "resource", "grant_type"])
-def test_no_parameter_forges_a_line_of_a_log_or_report(attacked: Attacked, logs: Logs, name: str) -> None:
+def test_no_parameter_can_forge_a_line_of_a_log_or_report(attacked: Attacked, logs: Logs, name: str) -> None:
     """CWE-117."""
     for injection in INJECTIONS.values():
         response = attacked.server.post_token({**token_form(), name: f"{injection}-marker"}, attacked.basic)
@@ -581,14 +581,14 @@ def test_no_parameter_forges_a_line_of_a_log_or_report(attacked: Attacked, logs:
     assert "marker" not in logs.written
 
 
-def test_a_header_of_the_request_reaches_neither_log_nor_audit(attacked: Attacked, logs: Logs) -> None:
+def test_request_headers_reach_neither_log_nor_audit_log(attacked: Attacked, logs: Logs) -> None:
     """CWE-117: user agents and addresses are the caller's words."""
     headers = {"User-Agent": "marker\x1b[2J", "X-Forwarded-For": "marker", "Referer": "https://marker.example"}
     attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers=headers))
     assert "marker" not in logs.written + json.dumps(attacked.server.audit())
 
 
-def test_what_a_caller_makes_up_is_cut_before_it_is_written(attacked: Attacked, logs: Logs) -> None:
+def test_input_is_truncated_before_it_is_logged(attacked: Attacked, logs: Logs) -> None:
     """CWE-779: a form may have 64 KiB, a line of the log and a row of the audit log may not."""
     form = token_form(client_id="a" * 60_000, client_secret="gths_wrong")
     response = attacked.server.post_token(form)
@@ -603,7 +603,7 @@ def test_what_a_caller_makes_up_is_cut_before_it_is_written(attacked: Attacked, 
 
 
 @pytest.mark.threat("T-077")
-def test_a_token_for_one_resource_is_not_had_by_naming_another(attacked: Attacked) -> None:
+def test_naming_another_resource_does_not_change_the_audience(attacked: Attacked) -> None:
     """RFC 8707 3: the audience is the one granted resource, never what the caller would like."""
     attacked.server.add_resource(OTHER_RESOURCE)
     assert attacked.accepted(attacked.post(BODY + b"&resource=" + RESOURCE.encode()))["aud"] == RESOURCE

@@ -16,7 +16,7 @@ from support.authserver import AuthServer
     ],
     ids=["nothing", "code", "token", "header injection"],
 )
-def test_authorize_answers_in_place_and_never_redirects(authserver: AuthServer, query: str) -> None:
+def test_authorize_responds_with_an_error_and_never_redirects(authserver: AuthServer, query: str) -> None:
     """An open redirector is what RFC 6749 10.15 warns of."""
     response = authserver.http.get("/authorize", query_string=query)
     assert response.status_code == 400

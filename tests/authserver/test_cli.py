@@ -21,7 +21,7 @@ from gatehouse.shared.service.database import parse_database_url
 
 
 @pytest.mark.both_databases
-def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> None:
+def test_init_prepares_everything_and_can_be_repeated(empty: Shell) -> None:
     first = empty.json("init")
     assert first["issuer"] == "https://as.example.com"
     assert first["sealing_key"] == "created"
@@ -38,7 +38,7 @@ def test_init_prepares_everything_and_again_changes_nothing(empty: Shell) -> Non
 
 
 @pytest.mark.both_databases
-def test_init_shows_no_password_of_the_database(empty: Shell) -> None:
+def test_init_never_shows_the_database_password(empty: Shell) -> None:
     """The database of the test is a closed port: what is printed then is the refusal."""
     empty.environment["AUTHSERVER_DATABASE_URL"] = "postgresql://gatehouse:hunter2@127.0.0.1:1/gatehouse"
     assert "The database does not answer" in empty.refusal("init")
@@ -85,7 +85,7 @@ def test_scopes_come_from_options_or_from_a_catalogue(shell: Shell, arguments: l
     assert remediation in shell.refusal("resource", "add", RESOURCE, "--name", "tools", *arguments, code=2)
 
 
-def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> None:
+def test_a_client_is_printed_with_the_standard_member_names(shell: Shell) -> None:
     """RFC 7591 2 and 3.2.1, RFC 8707."""
     options = ("--auth-method", "client_secret_post", "--claim", "workspace_id=wks_1", "--ttl", "60", "--strict")
     created = shell.json(*CREATE, *options)
@@ -109,7 +109,7 @@ def test_a_client_is_printed_under_the_names_of_the_standards(shell: Shell) -> N
     assert shell.json("client", "list") == [created]
 
 
-def test_a_client_is_printed_for_people_as_well(shell: Shell) -> None:
+def test_a_client_is_also_printed_for_people(shell: Shell) -> None:
     result = shell.run(*CREATE, "--claim", "workspace_id=wks_1")
     assert result.exit_code == 0
     assert "client_secret" in result.stdout
@@ -121,7 +121,7 @@ def test_a_client_is_printed_for_people_as_well(shell: Shell) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_secret_appears_once_and_is_kept_nowhere(shell: Shell) -> None:
+def test_a_secret_is_printed_once_and_stored_nowhere(shell: Shell) -> None:
     for output in ("json", "table"):
         created = shell.text(*CREATE, "--output", output)
         [secret] = [word.strip('",') for word in created.split() if "gths_" in word]
@@ -227,7 +227,7 @@ def test_wrong_usage_exits_2(shell: Shell, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)
-def test_every_command_has_help_with_an_example_that_starts_with_it(empty: Shell, command: tuple[str, ...]) -> None:
+def test_every_command_has_help_with_an_example(empty: Shell, command: tuple[str, ...]) -> None:
     text = empty.text(*command, "--help")
     assert "Example:" in text
     assert f"authserver {' '.join(command)}" in text.partition("Example:")[2]
@@ -268,7 +268,7 @@ def make_garbage(path: Path) -> None:
         pytest.param(Path.mkdir, "Check the database URL", id="a folder"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_a_message_and_no_traceback(
+def test_an_unusable_database_is_reported_without_a_traceback(
     empty: Shell, make: Callable[[Path], None], remediation: str
 ) -> None:
     empty.database.parent.mkdir()
@@ -280,7 +280,7 @@ def test_a_database_that_cannot_be_used_is_a_message_and_no_traceback(
 
 
 @pytest.mark.parametrize("variable", ["AUTHSERVER_DATABASE_URL", "AUTHSERVER_KEYS_DIR"])
-def test_init_in_a_place_that_cannot_be_written_is_a_message_and_no_traceback(empty: Shell, variable: str) -> None:
+def test_init_in_an_unwritable_folder_shows_no_traceback(empty: Shell, variable: str) -> None:
     (empty.folder / "file").touch()
     place = f"{empty.folder}/file/here"
     empty.environment[variable] = f"sqlite:///{place}" if variable.endswith("URL") else place
@@ -294,7 +294,7 @@ def test_without_the_sealing_key_nothing_is_created_or_served(shell: Shell, comm
     assert shell.json("client", "list") == []
 
 
-def test_every_wrong_setting_is_named_at_once_and_no_secret_is_repeated(shell: Shell) -> None:
+def test_all_invalid_settings_are_listed_and_no_secret_is_repeated(shell: Shell) -> None:
     shell.environment |= {
         "AUTHSERVER_ISSUER": "http://as.example.com",
         "AUTHSERVER_DATABASE_URL": "mysql://root:hunter2@db/x",
@@ -322,7 +322,7 @@ def test_every_wrong_setting_is_named_at_once_and_no_secret_is_repeated(shell: S
         pytest.param("http://127.0.0.1.evil.example", id="host that begins like loopback"),
     ],
 )
-def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
+def test_an_invalid_issuer_is_refused(shell: Shell, issuer: str) -> None:
     shell.environment["AUTHSERVER_ISSUER"] = "http://127.0.0.1:9000"
     shell.text("client", "list")
     shell.environment["AUTHSERVER_ISSUER"] = issuer
@@ -331,7 +331,7 @@ def test_an_issuer_that_cannot_be_is_refused(shell: Shell, issuer: str) -> None:
 
 @pytest.mark.divergence("D-57")
 @pytest.mark.threat("T-107")
-def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
+def test_no_variable_of_authlib_allows_plain_http(shell: Shell) -> None:
     """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
     shell.text("client", "list")
     shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
@@ -343,13 +343,13 @@ def test_no_variable_of_authlib_opens_plain_http(shell: Shell) -> None:
 
 
 @pytest.mark.threat("T-107")
-def test_the_debugger_of_flask_stops_the_start(shell: Shell) -> None:
+def test_the_flask_debugger_prevents_the_start(shell: Shell) -> None:
     shell.text("client", "list")
     shell.environment["FLASK_DEBUG"] = "1"
     assert "FLASK_DEBUG=1: switches on Flask's debugger" in shell.refusal("serve")
 
 
-def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shell) -> None:
+def test_the_environment_overrides_the_env_file(shell: Shell) -> None:
     file = shell.folder / "settings.env"
     url = shell.environment.pop("AUTHSERVER_DATABASE_URL")
     file.write_text(f"AUTHSERVER_DATABASE_URL={url}\nRESOURCESERVER_ISSUER=https://elsewhere.example.com\n")
@@ -359,7 +359,7 @@ def test_settings_may_come_from_an_env_file_and_the_environment_wins(shell: Shel
 
 
 @pytest.mark.parametrize("loss", ["sealing key", "issuer"])
-def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str) -> None:
+def test_init_reports_keys_that_cannot_be_decrypted(shell: Shell, loss: str) -> None:
     assert shell.text("init")
     if loss == "issuer":
         shell.environment["AUTHSERVER_ISSUER"] = "https://renamed.example.com"
@@ -375,13 +375,13 @@ def test_init_does_not_hide_that_the_keys_no_longer_open(shell: Shell, loss: str
     assert loss == "issuer" or not file.exists()
 
 
-def test_a_misspelt_setting_is_refused_by_its_name(shell: Shell) -> None:
+def test_a_misspelt_setting_is_refused_by_name(shell: Shell) -> None:
     assert shell.text("client", "list")
     shell.environment["AUTHSERVER_TOKEN_TLL"] = "60"
     assert "AUTHSERVER_TOKEN_TLL: there is no such setting" in shell.refusal("client", "list")
 
 
-def test_a_change_is_recorded_with_who_made_it_and_not_with_what_a_variable_says(shell: Shell) -> None:
+def test_a_change_is_recorded_with_the_real_user(shell: Shell) -> None:
     shell.environment["LOGNAME"] = shell.environment["USER"] = "somebody_else"
     shell.text("resource", "add", "https://other.example.com/mcp", "--name", "other", "--scope", "a")
     assert shell.json("audit")[-1]["actor"] == f"admin:{operating_system_user()}"
@@ -407,7 +407,7 @@ def test_a_generated_key_is_a_private_file_and_the_client_has_no_secret(shell: S
     assert "PRIVATE" not in "".join(shell.outputs)
 
 
-def test_a_key_file_that_exists_is_not_overwritten_and_no_client_is_made(shell: Shell) -> None:
+def test_an_existing_key_file_is_kept_and_no_client_is_created(shell: Shell) -> None:
     path = shell.folder / "agent.pem"
     path.write_text("precious", encoding="ascii")
     assert "File exists" in shell.refusal(*CREATE, "--generate-key", str(path))
@@ -423,7 +423,7 @@ def test_public_keys_are_registered_from_a_file(shell: Shell) -> None:
     assert shell.json("client", "show", created["client_id"]) == created
 
 
-def test_keys_and_their_method_come_together(shell: Shell) -> None:
+def test_keys_and_their_method_must_be_given_together(shell: Shell) -> None:
     keys = shell.folder / "jwks.json"
     keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
     shell.text(*CREATE, "--auth-method", "private_key_jwt", "--jwks", str(keys))

@@ -65,7 +65,7 @@ def take_credentials(shell: Shell) -> None:
     database.close()
 
 
-def test_a_client_is_explained_with_its_scopes_and_without_a_catalogue(shell: Shell) -> None:
+def test_a_client_is_explained_without_a_catalogue(shell: Shell) -> None:
     client_id = created(shell, "--claim", "workspace_id=wks_1")
     assert shell.json("client", "explain", client_id) == {
         "client_id": client_id,
@@ -118,7 +118,7 @@ def test_the_listed_commands_remove_every_obstacle(shell: Shell, file: str) -> N
     assert tools_of(shell, client_id, newer)["drop"]["allowed"]
 
 
-def test_what_stops_every_call_is_said_first(shell: Shell, file: str) -> None:
+def test_obstacles_to_every_call_are_listed_first(shell: Shell, file: str) -> None:
     client_id = created(shell)
     assert shell.text("client", "explain", client_id, "--catalogue", file).startswith("client_id ")
     shell.text("client", "disable", client_id)
@@ -207,7 +207,7 @@ def test_the_matrix_answers_who_can_call_one_tool(shell: Shell, file: str) -> No
 
 
 @pytest.mark.threat("T-113")
-def test_the_csv_matrix_holds_no_formula_and_no_warning(shell: Shell, file: str) -> None:
+def test_the_csv_matrix_contains_no_formula_or_warning(shell: Shell, file: str) -> None:
     client_id = created(shell, "--name", '=HYPERLINK("http://evil.example")')
     shell.text("client", "disable", client_id)
     result = shell.run("access-matrix", "--catalogue", file, "--output", "csv")
@@ -223,7 +223,7 @@ def test_the_csv_matrix_holds_no_formula_and_no_warning(shell: Shell, file: str)
     assert "warning" not in result.stdout
 
 
-def test_an_outdated_registration_is_warned_about(shell: Shell, file: str) -> None:
+def test_an_outdated_registration_causes_a_warning(shell: Shell, file: str) -> None:
     client_id = created(shell)
     for command in (["client", "explain", client_id], ["access-matrix"]):
         assert shell.json(*command, "--catalogue", file)["warnings"] == []

@@ -24,7 +24,7 @@ from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
 from gatehouse.shared.service.checks import Check
 
 
-def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
+def test_a_resource_is_shown_with_its_scope_descriptions(shell: Shell) -> None:
     shown = shell.json("resource", "show", RESOURCE)
     described = {"scope": "env:read", "description": "See environments", "implies": [], "declared": True}
     assert described in shown["scopes"]
@@ -32,7 +32,7 @@ def test_a_resource_is_shown_with_what_its_scopes_are_for(shell: Shell) -> None:
     assert "There is no resource" in shell.refusal("resource", "show", f"{RESOURCE}/other")
 
 
-def test_an_undeclared_scope_stays_and_cannot_be_granted(shell: Shell) -> None:
+def test_an_undeclared_scope_is_kept_but_cannot_be_granted(shell: Shell) -> None:
     holder, other = shell.json(*CREATE)["client_id"], shell.json(*CREATE)["client_id"]
     shell.text("client", "grant", "add", holder, "--resource", RESOURCE, "--scope", "env:write")
     result = shell.run("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
@@ -68,7 +68,7 @@ def test_scopes_separated_by_commas_are_refused_with_a_hint(shell: Shell) -> Non
 
 
 @pytest.mark.both_databases
-def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
+def test_a_resource_is_removed_with_its_grants(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     assert "Repeat the command with --yes" in shell.refusal("resource", "remove", RESOURCE)
     assert shell.json("resource", "list")
@@ -80,7 +80,7 @@ def test_a_resource_is_removed_with_every_grant_at_it(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("answer", ["n", "", "y"])
-def test_what_cannot_be_undone_is_asked_for(shell: Shell, answer: str) -> None:
+def test_irreversible_commands_need_confirmation(shell: Shell, answer: str) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     result = CliRunner().invoke(main, ["client", "delete", client_id], env=shell.environment, input=f"{answer}\n")
     assert result.exit_code == (0 if answer == "y" else 1)
@@ -88,7 +88,7 @@ def test_what_cannot_be_undone_is_asked_for(shell: Shell, answer: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_client_is_changed_member_by_member(shell: Shell) -> None:
+def test_each_member_of_a_client_can_be_changed(shell: Shell) -> None:
     created = shell.json(*CREATE, "--claim", "workspace_id=wks_1", "--claim", "team=a")
     client_id = created["client_id"]
     options = ("--ttl", "60", "--strict", "--claim", "workspace_id=wks_2", "--remove-claim", "team")
@@ -125,13 +125,13 @@ def test_the_event_of_a_change_names_what_changed(shell: Shell) -> None:
     assert event["detail"] == {"token_ttl": 60, "claims": {"team": None, "new": "b"}}
 
 
-def test_an_update_of_nothing_is_wrong_usage(shell: Shell) -> None:
+def test_an_empty_update_is_a_usage_error(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     assert "Nothing to change: give at least one option" in shell.refusal("client", "update", client_id, code=2)
     shell.json("client", "update", client_id, "--strict")
 
 
-def test_a_client_without_a_workspace_is_warned_about(shell: Shell) -> None:
+def test_a_client_without_a_workspace_causes_a_warning(shell: Shell) -> None:
     """Claims of other names are legal, so a misspelt one can only be noted."""
     note = "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_..."
     made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
@@ -145,7 +145,7 @@ def test_a_client_without_a_workspace_is_warned_about(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("dots", ["...", "\u2026"])
-def test_the_dots_of_an_example_are_no_value(shell: Shell, dots: str) -> None:
+def test_the_placeholder_of_an_example_is_not_a_value(shell: Shell, dots: str) -> None:
     refusal = shell.refusal(*CREATE, "--claim", f"workspace_id=wks_{dots}", code=2)
     assert "the dots of workspace_id stand for a value: write it out" in refusal
     assert shell.json("client", "list") == []
@@ -161,7 +161,7 @@ def test_the_dots_of_an_example_are_no_value(shell: Shell, dots: str) -> None:
         (["--name", ""], "A client name is 1 to 128 printable characters"),
     ],
 )
-def test_an_update_that_cannot_be_made_changes_nothing(shell: Shell, options: list[str], problem: str) -> None:
+def test_a_refused_update_changes_nothing(shell: Shell, options: list[str], problem: str) -> None:
     created = shell.json(*CREATE)
     del created["client_secret"]
     assert problem in shell.refusal("client", "update", created["client_id"], "--ttl", "60", *options)
@@ -200,7 +200,7 @@ def test_a_client_with_keys_has_no_secret_to_rotate(shell: Shell) -> None:
     assert shell.json("client", "secret", "list", client_id) == []
 
 
-def test_the_token_endpoint_takes_the_new_secret_and_not_the_old_one(authserver: AuthServer) -> None:
+def test_the_token_endpoint_accepts_only_the_new_secret(authserver: AuthServer) -> None:
     client, old = authserver.create_client()
     other, kept = authserver.create_client()
     assert authserver.post_token(basic=(other.client_id, kept)).status_code == 200
@@ -270,7 +270,7 @@ def test_the_audit_log_is_filtered_by_action_and_time(shell: Shell) -> None:
         ),
     ],
 )
-def test_a_refused_token_request_is_traced_to_what_would_allow_it(
+def test_the_audit_log_shows_how_to_fix_a_refused_request(
     authserver: AuthServer, form: dict[str, str], reason: str, remediation: str
 ) -> None:
     """A grant is named only where it would help: the resource and the scope exist."""
@@ -314,7 +314,7 @@ def test_a_narrowed_grant_is_recorded_with_scope_not_granted(authserver: AuthSer
 @pytest.mark.parametrize(
     "form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}], ids=["scope", "resource"]
 )
-def test_a_caller_does_not_choose_what_an_admin_pastes(authserver: AuthServer, form: dict[str, str]) -> None:
+def test_a_client_cannot_inject_into_the_admins_command(authserver: AuthServer, form: dict[str, str]) -> None:
     """CWE-78: `$(...)` is within the grammar of a scope and of a resource."""
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
@@ -347,7 +347,7 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
     assert "detail" not in rows
 
 
-def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
+def test_every_recorded_action_can_be_filtered(shell: Shell) -> None:
     client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
     grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
     soft, key_id = ("--grace-period", "7d"), shell.json(*CREATE, "--generate-key", f"{shell.folder}/a.pem")["client_id"]
@@ -380,14 +380,14 @@ def test_every_action_that_is_recorded_can_be_asked_for(shell: Shell) -> None:
     assert "The actions are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
 
 
-def test_a_key_that_is_registered_is_listed_by_its_name(shell: Shell) -> None:
+def test_a_registered_key_is_listed_by_name(shell: Shell) -> None:
     key = SigningKey.generate("ES256")
     file = shell.folder / "jwk.json"
     file.write_text(json.dumps({**key.public_jwk(), "kid": "my-key"}), encoding="utf-8")
     assert shell.json(*CREATE, "--jwks", str(file))["key_ids"] == ["my-key"]
 
 
-def test_keys_that_are_no_jwk_are_refused_with_what_would_do(shell: Shell) -> None:
+def test_an_invalid_key_option_is_refused_with_the_fix(shell: Shell) -> None:
     key, file, new = SigningKey.generate("ES256"), shell.folder / "keys.file", shell.folder / "new.pem"
     file.write_text(json.dumps(key.public_jwk()), encoding="utf-8")
     assert shell.json(*CREATE, "--jwks", str(file))["key_ids"]
@@ -405,7 +405,7 @@ def test_keys_that_are_no_jwk_are_refused_with_what_would_do(shell: Shell) -> No
 
 
 @pytest.mark.threat("T-108")
-def test_an_admin_issues_a_token_to_debug_with_and_is_named_for_it(shell: Shell) -> None:
+def test_a_debugging_token_is_recorded_with_its_admin(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     issued = shell.json("token", "issue", "--client", client_id, "--resource", RESOURCE)
     assert (issued["scope"], issued["expires_in"]) == ("env:read", 300)
@@ -433,7 +433,7 @@ def issued(shell: Shell) -> str:
     return token
 
 
-def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
+def test_a_valid_token_passes_every_check(shell: Shell, issued: str) -> None:
     code, checks = inspect(shell, f"{issued}\n")
     assert code == 0
     assert {outcome for outcome, _ in checks.values()} == {"ok"}
@@ -453,7 +453,7 @@ def test_a_good_token_passes_every_check(shell: Shell, issued: str) -> None:
         ("{token}.x", "a token has 2 dots, and this text has 3"),
     ],
 )
-def test_what_is_no_token_is_named_for_what_it_is(shell: Shell, issued: str, form: str, told: str) -> None:
+def test_input_that_is_not_a_token_is_identified(shell: Shell, issued: str, form: str, told: str) -> None:
     assert inspect(shell, issued)[0] == 0
     result = CliRunner().invoke(
         main, ["token", "inspect", "--output", "json"], env=shell.environment, input=form.format(token=issued)
@@ -466,14 +466,14 @@ def test_what_is_no_token_is_named_for_what_it_is(shell: Shell, issued: str, for
     assert issued not in result.output
 
 
-def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(shell: Shell, issued: str) -> None:
+def test_a_foreign_tokens_issuer_is_shown_as_unverified(shell: Shell, issued: str) -> None:
     claims, key = read_unverified_claims(issued), SigningKey.generate("ES256")
     for iss, told in (("https://staging.example.com", "; unverified, its iss is https://staging.example.com"), (7, "")):
         _, checks = inspect(shell, key.sign("at+jwt", {**claims, "iss": iss}))
         assert checks["signature"][1] == f"kid is not among the published keys{told}"
 
 
-def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: Shell, issued: str) -> None:
+def test_the_first_failed_check_skips_the_rest(shell: Shell, issued: str) -> None:
     head, payload, signature = issued.split(".")
     for token, failing in (("abc", "header"), (f"{head}.{payload}.{signature[::-1]}", "signature")):
         code, checks = inspect(shell, token)
@@ -484,7 +484,7 @@ def test_the_first_check_that_fails_is_named_and_the_rest_is_not_made(shell: She
         assert {checks[name][0] for name in names[names.index(failing) + 1 :]} == {"not checked"}
 
 
-def test_a_token_that_is_signed_here_has_every_check_made_whatever_fails(shell: Shell, issued: str) -> None:
+def test_a_token_signed_here_gets_every_check(shell: Shell, issued: str) -> None:
     claims = read_unverified_claims(issued)
     assert inspect(shell, issued)[0] == 0
     shell.text("client", "disable", claims["client_id"])
@@ -495,7 +495,7 @@ def test_a_token_that_is_signed_here_has_every_check_made_whatever_fails(shell: 
     assert set(outcomes.values()) == {"ok"}
 
 
-def test_an_assertion_and_a_token_of_another_key_are_named_for_what_they_are(shell: Shell, issued: str) -> None:
+def test_an_assertion_and_a_token_of_another_key_are_identified(shell: Shell, issued: str) -> None:
     claims = read_unverified_claims(issued)
     key = SigningKey.generate("ES256")
     for typ, failing, detail in (
@@ -558,7 +558,7 @@ def test_each_check_of_a_token_can_fail(
     assert detail in failed.detail
 
 
-def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shell) -> None:
+def test_check_reports_every_problem_and_passes_when_there_is_none(shell: Shell) -> None:
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     (shell.folder / "keys" / "sealing.key").chmod(0o644)
     Path(shell.environment["AUTHSERVER_DATABASE_URL"].removeprefix("sqlite:///")).chmod(0o666)
@@ -572,7 +572,7 @@ def test_check_reports_every_problem_and_passes_a_sound_installation(shell: Shel
     assert [check["outcome"] for check in json.loads(result.stdout)] == ["failed", "failed"]
 
 
-def test_check_names_what_an_older_database_fails(shell: Shell) -> None:
+def test_check_reports_an_outdated_database(shell: Shell) -> None:
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     downgrade(make_url(shell.environment["AUTHSERVER_DATABASE_URL"]), Database.schema, "base")
     result = shell.run("check", "--output", "json")

@@ -60,7 +60,7 @@ def test_an_installation_is_moved_with_two_commands(shell: Shell, elsewhere: She
         assert event["detail"]["keys"] is True
 
 
-def test_an_import_without_keys_creates_new_ones_and_names_the_next_steps(shell: Shell, elsewhere: Shell) -> None:
+def test_an_import_without_keys_creates_keys_and_lists_next_steps(shell: Shell, elsewhere: Shell) -> None:
     created = shell.json(*CREATE)
     file = str(shell.folder / "installation.jsonl")
     exported = shell.run("export", file)
@@ -133,7 +133,7 @@ def test_undecryptable_keys_are_not_exported(shell: Shell, tmp_path: Path) -> No
 @pytest.mark.threat("T-096")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("begun", ["init", "resource"])
-def test_a_database_that_is_not_empty_is_not_changed_by_an_import(shell: Shell, elsewhere: Shell, begun: str) -> None:
+def test_an_import_does_not_change_a_nonempty_database(shell: Shell, elsewhere: Shell, begun: str) -> None:
     shell.json(*CREATE)
     file = str(shell.folder / "installation.jsonl")
     shell.text("export", file, "--without-audit")
@@ -147,7 +147,7 @@ def test_a_database_that_is_not_empty_is_not_changed_by_an_import(shell: Shell, 
     assert execute(elsewhere, "SELECT version_num FROM alembic_version") == "0000"
 
 
-def test_a_wrong_file_creates_no_database(shell: Shell, tmp_path: Path) -> None:
+def test_an_invalid_file_creates_no_database(shell: Shell, tmp_path: Path) -> None:
     """Neither does an export from another issuer."""
     file = tmp_path / "installation.jsonl"
     shell.text("export", str(file))

@@ -29,7 +29,7 @@ def disable(server: AuthServer, client_id: str) -> None:
 @pytest.mark.divergence("D-52")
 @pytest.mark.threat("T-062")
 @pytest.mark.parametrize(("registered", "other"), [(BASIC, POST), (POST, BASIC)])
-def test_a_client_authenticates_by_its_registered_method_only(
+def test_a_client_authenticates_only_by_its_registered_method(
     authserver: AuthServer, registered: str, other: str
 ) -> None:
     client, secret = authserver.create_client(auth_method=registered)
@@ -39,21 +39,21 @@ def test_a_client_authenticates_by_its_registered_method_only(
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
-def test_the_scheme_of_basic_has_no_case(authserver: AuthServer, scheme: str) -> None:
+def test_the_basic_scheme_is_case_insensitive(authserver: AuthServer, scheme: str) -> None:
     """RFC 9110 11.1."""
     client, secret = authserver.create_client()
     header = basic_header(client.client_id, secret).replace("Basic", scheme)
     assert authserver.post_token(headers={"Authorization": header}).status_code == 200
 
 
-def test_basic_credentials_are_form_encoded_inside(authserver: AuthServer) -> None:
+def test_basic_credentials_are_form_encoded(authserver: AuthServer) -> None:
     """RFC 6749 2.3.1: "%5F" in the credentials is an underscore."""
     client, secret = authserver.create_client()
     encoded = (client.client_id.replace("_", "%5F"), secret.replace("_", "%5f"))
     assert authserver.post_token(basic=encoded).status_code == 200
 
 
-def test_a_client_id_beside_basic_is_no_second_method_but_must_match(authserver: AuthServer) -> None:
+def test_a_client_id_sent_with_basic_must_match(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, _ = authserver.create_client()
     basic = (client.client_id, secret)
@@ -151,7 +151,7 @@ def test_unusable_credentials_get_the_same_response(
     assert event_["reason"].startswith(reason)
 
 
-def test_authentication_comes_before_every_judgement_of_the_request(authserver: AuthServer) -> None:
+def test_authentication_precedes_every_other_check(authserver: AuthServer) -> None:
     """Who is not a client learns nothing of grants, resources or scopes."""
     client, secret = authserver.create_client()
     form = {"grant_type": "password", "scope": '"', "resource": "nonsense"}
@@ -160,7 +160,7 @@ def test_authentication_comes_before_every_judgement_of_the_request(authserver: 
 
 
 @pytest.mark.both_databases
-def test_a_disabled_client_gets_tokens_again_when_it_is_enabled(authserver: AuthServer) -> None:
+def test_an_enabled_client_gets_tokens_again(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     disable(authserver, client.client_id)
     with authserver.services.database.write() as session:
@@ -168,7 +168,7 @@ def test_a_disabled_client_gets_tokens_again_when_it_is_enabled(authserver: Auth
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
 
 
-def test_the_secret_of_one_client_does_not_open_another(authserver: AuthServer) -> None:
+def test_one_clients_secret_does_not_authenticate_another(authserver: AuthServer) -> None:
     first, first_secret = authserver.create_client()
     second, second_secret = authserver.create_client()
     assert authserver.post_token(basic=(first.client_id, first_secret)).status_code == 200
@@ -197,7 +197,7 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
 @pytest.mark.threat("T-061")
 @pytest.mark.both_databases
 @pytest.mark.parametrize("method", [BASIC, POST])
-def test_every_failed_authentication_costs_the_same_statements_and_digests(authserver: AuthServer, method: str) -> None:
+def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, method: str) -> None:
     """The timing side of keycloak#26110, as counts: no client is known by the work done for it."""
     clients = {
         "wrong secret": authserver.create_client(auth_method=method)[0].client_id,
@@ -237,7 +237,7 @@ def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
 
 
 @pytest.mark.threat("T-081")
-def test_a_digest_of_zeros_in_the_database_opens_nothing() -> None:
+def test_a_digest_of_zeros_matches_no_secret() -> None:
     """The padding of absent secrets must not be a secret that can be guessed."""
     stored = [secrets.StoredSecret("gone", bytes(32))]
     assert secrets.find("gths_any", stored, {"pep_1": b"p" * 32}) is None

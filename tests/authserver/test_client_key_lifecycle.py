@@ -76,7 +76,7 @@ def test_without_a_grace_period_old_keys_are_revoked_at_once(client: KeyClient, 
     assert works(client, THIRD)
 
 
-def test_a_key_that_the_file_holds_again_stays_and_loses_its_end(client: KeyClient, clock: FakeClock) -> None:
+def test_a_key_that_is_registered_again_does_not_expire(client: KeyClient, clock: FakeClock) -> None:
     replace(client, public_jwk(NEW), grace_period=60)
     replace(client, public_jwk(OLD, kid="named"), public_jwk(NEW), grace_period=60)
     clock.advance(60)
@@ -129,7 +129,7 @@ def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> Non
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("named_by", ["kid", "thumbprint", "beginning"])
-def test_a_named_key_is_revoked_and_the_last_one_is_not(client: KeyClient, named_by: str) -> None:
+def test_a_key_can_be_revoked_unless_it_is_the_last(client: KeyClient, named_by: str) -> None:
     replace(client, public_jwk(NEW, kid="new"), public_jwk(OLD))
     name = {"kid": "new", "thumbprint": NEW.kid, "beginning": NEW.kid[:8]}[named_by]
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_a_named_key_is_revoked_and_the_last_one_is_not(client: KeyClient, named
     assert works(client, OLD)
 
 
-def test_a_name_of_no_key_or_of_several_ends_none(client: KeyClient) -> None:
+def test_an_unknown_or_ambiguous_name_revokes_no_key(client: KeyClient) -> None:
     replace(client, public_jwk(NEW, kid="same"), public_jwk(OLD, kid="same"))
     for which, found in (("same", "several keys"), ("", "no key"), (OLD.kid[:7], "no key"), (THIRD.kid, "no key")):
         with pytest.raises(Refused, match=f"names {found} of the client"):
@@ -203,7 +203,7 @@ def test_keys_are_rotated_listed_and_revoked_by_command(shell: Shell) -> None:
     assert event["detail"] == {"added": [new["kid"]], "replaced": [old["kid"]], "grace_period": 7 * DAY}
 
 
-def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
+def test_a_refused_rotation_leaves_no_file(shell: Shell) -> None:
     client_id, path = shell.json(*CREATE)["client_id"], shell.folder / "new.pem"
     replace = ("client", "key", "rotate")
     assert "it has a secret and no keys" in shell.refusal(
@@ -218,7 +218,7 @@ def test_a_replacement_that_is_refused_leaves_no_file(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("kid", ["-abcdefgh", "--abcdefg", "-hbcdefgh", "-"])
-def test_a_key_whose_name_begins_like_an_option_can_be_named(shell: Shell, kid: str) -> None:
+def test_a_thumbprint_with_a_leading_hyphen_can_be_named(shell: Shell, kid: str) -> None:
     """One thumbprint of 64 does."""
     file = shell.folder / "jwks.json"
     file.write_bytes(jwks(public_jwk(OLD, kid="a"), public_jwk(NEW, kid=kid)))

@@ -41,7 +41,7 @@ def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, *
 
 
 @pytest.mark.both_databases
-def test_a_registered_client_is_what_its_registration_says(authserver: AuthServer) -> None:
+def test_a_client_is_stored_as_registered(authserver: AuthServer) -> None:
     client, secret = register(
         authserver,
         name="ci agent",
@@ -64,7 +64,7 @@ def test_a_registered_client_is_what_its_registration_says(authserver: AuthServe
 
 @pytest.mark.divergence("D-52")
 @pytest.mark.both_databases
-def test_of_a_secret_only_a_digest_and_its_beginning_are_kept(authserver: AuthServer) -> None:
+def test_only_the_digest_and_prefix_of_a_secret_are_stored(authserver: AuthServer) -> None:
     client, secret = register(authserver)
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
     with authserver.services.database.read() as session:
@@ -123,7 +123,7 @@ def test_no_registered_claim_can_be_set_on_a_client(authserver: AuthServer, name
 
 
 @pytest.mark.both_databases
-def test_grants_are_added_to_those_that_the_client_has(authserver: AuthServer) -> None:
+def test_new_grants_are_added_to_existing_ones(authserver: AuthServer) -> None:
     change(authserver, resources.add_resource, OTHER_RESOURCE, "other", [ScopeDeclaration("log:read")])
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "env:read org:read")
@@ -145,7 +145,7 @@ def test_removed_scopes_are_gone_and_the_others_stay(authserver: AuthServer) -> 
 
 
 @pytest.mark.parametrize("scope", ["org:read", "env:read org:read", "no:such"])
-def test_what_a_client_does_not_have_cannot_be_removed(authserver: AuthServer, scope: str) -> None:
+def test_a_missing_grant_cannot_be_removed(authserver: AuthServer, scope: str) -> None:
     client, _ = register(authserver)
 
     def remove(server: AuthServer, scope: str) -> None:
@@ -178,7 +178,7 @@ def test_an_unregistered_resource_is_refused_with_the_known_ones(authserver: Aut
     assert refusal(authserver, register).endswith("Registered are: none.")
 
 
-def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: AuthServer) -> None:
+def test_an_empty_client_id_is_refused_without_a_lookup(authserver: AuthServer) -> None:
     with authserver.services.database.read() as session:
         authserver.take_database_away()
         with pytest.raises(Refused, match="The client_id is empty"):
@@ -186,7 +186,7 @@ def test_an_empty_client_id_is_named_before_anything_is_looked_up(authserver: Au
 
 
 @pytest.mark.both_databases
-def test_every_change_is_in_the_audit_log_with_its_admin(authserver: AuthServer) -> None:
+def test_every_change_is_recorded_with_its_admin(authserver: AuthServer) -> None:
     client, _ = register(authserver)
     change(authserver, clients.add_grant, client.client_id, RESOURCE, "org:read")
     change(authserver, clients.remove_grant, client.client_id, RESOURCE, "org:read")
@@ -208,7 +208,7 @@ def test_every_change_is_in_the_audit_log_with_its_admin(authserver: AuthServer)
 
 
 @pytest.mark.both_databases
-def test_each_client_s_events_name_the_grants_it_lost(authserver: AuthServer) -> None:
+def test_each_clients_events_list_the_grants_it_lost(authserver: AuthServer) -> None:
     """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
     declare(authserver, ScopeDeclaration("log:read"))
     several, _ = register(authserver, scope="env:read org:read")
@@ -224,7 +224,7 @@ def test_each_client_s_events_name_the_grants_it_lost(authserver: AuthServer) ->
 
 
 @pytest.mark.both_databases
-def test_a_change_that_fails_half_way_leaves_neither_row_nor_event(authserver: AuthServer) -> None:
+def test_a_failed_change_leaves_neither_row_nor_event(authserver: AuthServer) -> None:
     keys = authserver.services.keys.ring()
 
     def fail(session: Session) -> None:
@@ -244,7 +244,7 @@ def declare(server: AuthServer, *scopes: ScopeDeclaration, name: str = "other") 
 
 
 @pytest.mark.both_databases
-def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver: AuthServer) -> None:
+def test_redeclaring_a_resource_adds_scopes_and_keeps_old_ones(authserver: AuthServer) -> None:
     declare(authserver, ScopeDeclaration("log:read", "See logs"))
     declare(authserver, ScopeDeclaration("log:write"), ScopeDeclaration("log:admin", "", ("log:write",)))
     with authserver.services.database.read() as session:
@@ -269,7 +269,7 @@ def test_a_resource_added_again_gets_the_new_scopes_and_keeps_the_old(authserver
         pytest.param([ScopeDeclaration("a:b", "", ("c:d",))], "c:d, which is not declared", id="unknown implied scope"),
     ],
 )
-def test_a_declaration_that_cannot_work_is_refused(
+def test_an_invalid_declaration_is_refused(
     authserver: AuthServer, scopes: list[ScopeDeclaration], remediation: str
 ) -> None:
     assert remediation in refusal(authserver, lambda server: declare(server, *scopes))
@@ -284,7 +284,7 @@ def test_a_declaration_that_cannot_work_is_refused(
         pytest.param("tools\nothers", id="two lines"),
     ],
 )
-def test_a_resource_name_is_bounded_and_printable_like_a_client_name(authserver: AuthServer, name: str) -> None:
+def test_a_resource_name_is_short_and_printable(authserver: AuthServer, name: str) -> None:
     """It is printed by `resource list`, and its column holds 128 characters."""
     assert "printable" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
 

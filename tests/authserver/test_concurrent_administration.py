@@ -105,7 +105,7 @@ def test_revoking_tokens_of_a_deleted_client_is_refused(authserver: AuthServer) 
 
 
 @pytest.mark.threat("T-109")
-def test_of_two_rotations_at_once_one_secret_is_left(authserver: AuthServer) -> None:
+def test_two_concurrent_rotations_leave_one_secret(authserver: AuthServer) -> None:
     """Two active secrets, one of which the audit log calls replaced: nobody would revoke it."""
     client, _ = authserver.create_client()
     secrets: list[str] = []
@@ -155,7 +155,7 @@ def test_concurrent_key_rotations_count_each_other_s_keys(authserver: AuthServer
 
 
 @pytest.mark.threat("T-109")
-def test_of_two_updates_at_once_none_is_lost(authserver: AuthServer) -> None:
+def test_two_concurrent_updates_are_both_applied(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     changed = both(
         authserver,
@@ -205,14 +205,14 @@ def test_a_grant_does_not_outlive_its_resource(authserver: AuthServer) -> None:
         assert load_client(session, client.client_id).grants == {}
 
 
-def test_nothing_is_granted_at_a_resource_that_is_being_removed(authserver: AuthServer) -> None:
+def test_nothing_is_granted_at_a_resource_being_removed(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE)
     client, _ = authserver.create_client(resource=OTHER_RESOURCE)
     with pytest.raises(Refused, match="There is no resource"):
         both(authserver, remove(authserver), grant(authserver, client, "env:read"))
 
 
-def test_of_two_declarations_at_once_the_second_knows_the_first(authserver: AuthServer) -> None:
+def test_a_second_declaration_sees_the_first(authserver: AuthServer) -> None:
     first = declare(authserver, "log:read")
     both(authserver, first, declare(authserver, "log:write"))
     with authserver.services.database.read() as session:
@@ -222,7 +222,7 @@ def test_of_two_declarations_at_once_the_second_knows_the_first(authserver: Auth
     assert resource.declared == {"log:write"}
 
 
-def test_a_resource_that_is_declared_behind_its_removal_is_a_new_one(authserver: AuthServer) -> None:
+def test_a_resource_declared_after_its_removal_is_new(authserver: AuthServer) -> None:
     added = both(authserver, remove(authserver), declare(authserver, "log:read"))
     assert added.scopes.keys() == {"log:read"}
     with pytest.raises(Refused, match="There is no resource"):
@@ -237,7 +237,7 @@ def test_removing_a_resource_locks_its_clients(authserver: AuthServer) -> None:
     assert [event["detail"]["scope"] for event in events] == [["org:read"], ["env:read"]]
 
 
-def test_a_row_deleted_meanwhile_is_reported_in_words(authserver: AuthServer) -> None:
+def test_a_concurrently_deleted_row_is_reported_clearly(authserver: AuthServer) -> None:
     """Where no command locks, as a script of an operator's own may not."""
     client, _ = authserver.create_client()
     other = authserver.services.database

@@ -65,7 +65,7 @@ def altered(line: bytes) -> bytes:
 
 
 @pytest.mark.threat("T-092")
-def test_a_lost_doubled_cut_or_altered_line_is_detected(lines: list[bytes]) -> None:
+def test_a_lost_duplicate_truncated_or_altered_line_is_detected(lines: list[bytes]) -> None:
     def read(document: bytes) -> int:
         return len(list(ExportReader(BytesIO(document), ISSUER).rows()))
 
@@ -295,7 +295,7 @@ def test_an_export_of_an_older_schema_is_refused(
     assert "running authserver init. Then export it again" in target.refusal(document)
 
 
-def test_a_foreign_installation_is_named_without_acting_on_the_terminal(
+def test_a_foreign_installation_is_named_without_control_characters(
     with_header: Header, target: Target, clock: FakeClock
 ) -> None:
     assert "\x1b" not in target.refusal(with_header(issuer="\x1b[2J"))

@@ -211,7 +211,7 @@ def test_the_remediation_allows_the_call_with_the_fewest_scopes(world: World) ->
 
 
 @given(world=worlds())
-def test_the_grants_through_which_a_tool_is_reached_suffice_alone(world: World) -> None:
+def test_the_listed_grants_alone_allow_the_call(world: World) -> None:
     for tool in world.catalogue.tools:
         access = world.access(tool)
         if access.allowed:
@@ -254,7 +254,7 @@ def world_of(client: Client, registered: Implications | None = None, **tools: fr
     return World(in_step(client, resource), resource, served_catalogue(implies, tools))
 
 
-def test_a_scope_that_another_missing_scope_implies_need_not_be_granted() -> None:
+def test_an_implied_missing_scope_need_not_be_granted() -> None:
     world = world_of(client_of("b:write"), t=frozenset({"a:read", "a:write"}))
     assert world.access("t").missing == {"a:write"}
 
@@ -286,7 +286,7 @@ def test_a_tool_without_scopes_needs_the_smallest_grant() -> None:
     assert access.remediation.endswith("--scope a:admin")
 
 
-def test_a_scope_that_a_shell_would_run_is_quoted_in_the_command() -> None:
+def test_a_scope_with_shell_syntax_is_quoted() -> None:
     remediation = world_of(client_of("a:read"), run=frozenset({"b:$(id)"})).access("run").remediation
     assert remediation is not None
     assert "--scope 'b:$(id)'" in remediation
@@ -300,7 +300,7 @@ def test_an_old_registration_names_the_scopes_that_differ() -> None:
 
 
 @pytest.mark.both_databases
-def test_what_the_registry_reads_is_explained_resource_by_resource(authserver: AuthServer) -> None:
+def test_each_resource_is_explained_separately(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE, env_read=())
     registered, _ = authserver.create_client("env:write org:read")
     authserver.add_grant(registered, "env:read", OTHER_RESOURCE)
@@ -314,7 +314,7 @@ def test_what_the_registry_reads_is_explained_resource_by_resource(authserver: A
     ]
 
 
-def test_a_granted_scope_that_another_implies_is_shown_as_both(authserver: AuthServer) -> None:
+def test_a_granted_and_implied_scope_is_shown_as_both(authserver: AuthServer) -> None:
     client, _ = authserver.create_client("env:read env:write")
     both = scope_accesses(client)[0]
     assert (both.scope, both.granted, both.by) == ("env:read", True, {"env:write"})

@@ -39,7 +39,7 @@ def test_an_unknown_path_is_a_404_in_json(authserver: AuthServer, path: str) -> 
 
 @pytest.mark.threat("T-079")
 @pytest.mark.parametrize("path", ["/.well-known//jwks.json", "/.well-known///oauth-authorization-server", "/livez//"])
-def test_a_path_with_doubled_slashes_is_no_path_and_no_redirect(authserver: AuthServer, path: str) -> None:
+def test_a_path_with_double_slashes_is_a_404_and_no_redirect(authserver: AuthServer, path: str) -> None:
     """A redirect would be built from the Host header of the request."""
     environ = {"PATH_INFO": re.sub("/+", "/", path).rstrip("/"), "HTTP_HOST": "evil.example.com"}
     assert authserver.http.get("/livez", environ_overrides=environ).status_code == 200
@@ -69,7 +69,7 @@ def test_a_shutdown_before_the_response_is_not_hidden(authserver: AuthServer) ->
         middleware({"REQUEST_METHOD": "POST"}, lambda *_: lambda _: None)
 
 
-def test_every_answer_has_the_security_headers_and_no_cookie(authserver: AuthServer) -> None:
+def test_every_response_has_security_headers_and_no_cookie(authserver: AuthServer) -> None:
     for path in ("/livez", "/readyz", "/token", "/authorize", "/nope", "/.well-known/jwks.json"):
         headers = authserver.http.get(path).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -87,7 +87,7 @@ def sized_form(server: AuthServer, length: int) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.divergence("D-25")
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-def test_a_body_of_64_kib_is_read_and_a_longer_one_is_refused(authserver: AuthServer, chunked: bool) -> None:
+def test_a_body_over_64_kib_is_refused(authserver: AuthServer, chunked: bool) -> None:
     def post(length: int) -> TestResponse:
         body, headers = sized_form(authserver, length)
         if not chunked:
@@ -113,7 +113,7 @@ class Untouchable(io.RawIOBase):
 
 
 @pytest.mark.parametrize("length", ["65537", "9" * 30, "9" * 5000], ids=["one too long", "30 digits", "5000 digits"])
-def test_a_body_that_says_it_is_too_long_is_not_read(authserver: AuthServer, length: str) -> None:
+def test_a_body_with_a_large_content_length_is_not_read(authserver: AuthServer, length: str) -> None:
     environ = {"CONTENT_LENGTH": str(LIMIT), "wsgi.input": Untouchable()}
     read = authserver.http.post("/token", content_type=FORM, environ_overrides=environ)
     assert_json_error(read, 500, "server_error")
@@ -145,7 +145,7 @@ def test_an_unexpected_failure_is_a_500_without_a_traceback(authserver: AuthServ
 @pytest.mark.divergence("D-25")
 @pytest.mark.threat("T-128")
 @pytest.mark.both_databases
-def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: AuthServer) -> None:
+def test_the_token_endpoint_is_503_without_its_database(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
     assert authserver.post_token(basic=(other.client_id, other_secret)).status_code == 200
@@ -159,7 +159,7 @@ def test_without_its_database_the_token_endpoint_asks_to_come_back(authserver: A
 
 @pytest.mark.threat("T-130")
 @pytest.mark.only_on("postgresql")
-def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) -> None:
+def test_a_lock_that_is_never_released_is_a_503(authserver: AuthServer) -> None:
     """CWE-400: a transaction that somebody forgot would hold every thread, one for each request."""
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
@@ -183,7 +183,7 @@ def test_a_lock_that_is_not_let_go_is_503_and_no_hang(authserver: AuthServer) ->
 
 @pytest.mark.threat("T-115")
 @pytest.mark.both_databases
-def test_a_refusal_that_cannot_be_recorded_is_not_given(authserver: AuthServer) -> None:
+def test_a_refusal_that_cannot_be_recorded_is_not_sent(authserver: AuthServer) -> None:
     """Somebody who can fill the disk must not guess on unrecorded."""
     assert authserver.post_token({}).status_code == 401
     authserver.take_database_away()
@@ -201,7 +201,7 @@ def test_the_key_set_and_the_metadata_are_served_without_the_database(authserver
     assert authserver.http.get("/.well-known/oauth-authorization-server").status_code == 200
 
 
-def test_every_refusal_of_a_token_request_is_one_shape(authserver: AuthServer) -> None:
+def test_every_refused_token_request_has_the_same_shape(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     basic = (client.client_id, secret)
     assert authserver.post_token(basic=basic).status_code == 200
@@ -216,7 +216,7 @@ def test_every_refusal_of_a_token_request_is_one_shape(authserver: AuthServer) -
     assert_json_error(authserver.post_token(basic=(client.client_id, "gths_wrong")), 401, "invalid_client")
 
 
-def test_a_refusal_repeats_nothing_of_the_request(authserver: AuthServer) -> None:
+def test_a_refusal_does_not_echo_the_request(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     basic = (client.client_id, secret)
     assert authserver.post_token(token_form(), basic).status_code == 200
@@ -233,7 +233,7 @@ def test_a_refusal_repeats_nothing_of_the_request(authserver: AuthServer) -> Non
         assert "marker" not in response.text + str(response.headers)
 
 
-def test_a_body_that_ends_too_early_is_not_obeyed(authserver: AuthServer) -> None:
+def test_a_truncated_body_is_refused(authserver: AuthServer) -> None:
     """What is cut off can mean something else than what was sent."""
     client, secret = authserver.create_client(auth_method="client_secret_post")
     body = urlencode(token_form(client_id=client.client_id, client_secret=secret)).encode()

@@ -98,7 +98,7 @@ def test_every_row_is_imported_unchanged(full: FullInstallation, moved: FullInst
 
 
 @pytest.mark.threat("T-094")
-def test_with_keys_credentials_keep_working_and_revoked_tokens_stay_revoked(
+def test_with_keys_credentials_work_and_revoked_tokens_stay_revoked(
     full: FullInstallation, moved: FullInstallation
 ) -> None:
     assert full.is_active(full.token)
@@ -177,7 +177,7 @@ def test_an_import_returns_new_keys_and_the_clients_without_a_secret(full: FullI
 
 
 @pytest.mark.threat("T-097")
-def test_an_old_export_never_signs_with_a_key_past_its_time(
+def test_an_old_export_never_signs_with_an_expired_key(
     full: FullInstallation, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     document, kid = export_of(full.server), read_header(full.issue().json["access_token"]).kid

@@ -26,7 +26,7 @@ def test_a_server_without_its_database_is_live_but_not_ready(authserver: AuthSer
     assert authserver.http.get("/livez").json == {"status": "ok"}
 
 
-def test_a_server_whose_keys_do_not_open_is_not_ready(authserver: AuthServer) -> None:
+def test_a_server_that_cannot_decrypt_its_keys_is_not_ready(authserver: AuthServer) -> None:
     assert authserver.http.get("/readyz").status_code == 200
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(sealed=b""))

@@ -111,7 +111,7 @@ def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
 
 @pytest.mark.divergence("D-30")
 @pytest.mark.threat("T-074")
-def test_unknown_foreign_and_inactive_tokens_are_answered_alike(
+def test_unknown_foreign_and_inactive_tokens_get_one_response(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     """CVE-2026-37979, CVE-2026-18208: nothing of a token for somebody else is told."""
@@ -128,9 +128,7 @@ def test_unknown_foreign_and_inactive_tokens_are_answered_alike(
 
 
 @pytest.mark.threat("T-074")
-def test_every_answer_costs_the_same_verifications_and_statements(
-    authserver: AuthServer, credential: Basic, clock: FakeClock
-) -> None:
+def test_every_introspection_does_the_same_work(authserver: AuthServer, credential: Basic, clock: FakeClock) -> None:
     """The timing side, as counts: which token is live elsewhere is not known by the work done for it."""
     costs = {}
     texts = dead_tokens(authserver, clock)
@@ -190,7 +188,7 @@ def test_only_a_resource_can_introspect(authserver: AuthServer, credential: Basi
     assert len(bodies) == 1
 
 
-def test_a_credential_is_sent_by_basic_and_by_nothing_else(authserver: AuthServer, credential: Basic) -> None:
+def test_a_credential_is_accepted_only_by_basic(authserver: AuthServer, credential: Basic) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     form = {"client_id": credential[0], "client_secret": credential[1], "token": token}
@@ -207,7 +205,7 @@ def test_a_credential_is_sent_by_basic_and_by_nothing_else(authserver: AuthServe
 
 
 @pytest.mark.threat("T-075")
-def test_a_resource_credential_obtains_and_revokes_no_token(authserver: AuthServer, credential: Basic) -> None:
+def test_a_resource_credential_cannot_get_or_revoke_a_token(authserver: AuthServer, credential: Basic) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     assert post(authserver, credential, token=token).json["active"] is True
@@ -217,9 +215,7 @@ def test_a_resource_credential_obtains_and_revokes_no_token(authserver: AuthServ
     assert post(authserver, credential, token=token).json["active"] is True
 
 
-def test_every_failed_authentication_of_a_resource_costs_the_same_digests(
-    authserver: AuthServer, credential: Basic
-) -> None:
+def test_every_failed_authentication_computes_the_same_digests(authserver: AuthServer, credential: Basic) -> None:
     def digests(basic: Basic) -> int:
         count = 0
 
@@ -237,7 +233,7 @@ def test_every_failed_authentication_of_a_resource_costs_the_same_digests(
     assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == secrets.EXAMINED
 
 
-def test_an_introspection_without_a_token_says_what_to_send(authserver: AuthServer, credential: Basic) -> None:
+def test_a_request_without_a_token_says_what_to_send(authserver: AuthServer, credential: Basic) -> None:
     response = post(authserver, credential, token_type_hint="access_token")
     assert (response.status_code, response.json["error"]) == (400, "invalid_request")
     [row] = authserver.audit(request_id=response.json["request_id"])
@@ -245,7 +241,7 @@ def test_an_introspection_without_a_token_says_what_to_send(authserver: AuthServ
 
 
 @pytest.mark.both_databases
-def test_without_its_database_an_introspection_asks_to_come_back(authserver: AuthServer, credential: Basic) -> None:
+def test_introspection_is_503_without_its_database(authserver: AuthServer, credential: Basic) -> None:
     assert post(authserver, credential, token="x").status_code == 200
     authserver.take_database_away()
     response = post(authserver, credential, token="x")
@@ -270,7 +266,7 @@ def test_a_rotated_credential_works_until_its_grace_period_ends(
     assert post(authserver, (created.credential_id, secret), token="x").status_code == 200
 
 
-def test_credentials_are_made_shown_once_rotated_and_listed(shell: Shell) -> None:
+def test_credentials_are_created_rotated_and_listed(shell: Shell) -> None:
     created = shell.json("resource", "credential", "create", RESOURCE)
     assert created["secret"].startswith("gtrs_")
     assert mask(f"it is {created['secret']}.") == "it is [masked]."
@@ -289,7 +285,7 @@ def test_credentials_are_made_shown_once_rotated_and_listed(shell: Shell) -> Non
     assert "resource.credential.rotate" in trail
 
 
-def test_credentials_that_cannot_be_are_refused_with_a_remediation(shell: Shell) -> None:
+def test_an_invalid_credential_command_is_refused_with_a_remediation(shell: Shell) -> None:
     created = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     assert "resource list" in shell.refusal("resource", "credential", "create", "https://nobody.example.com/mcp")
     assert "no resource credential" in shell.refusal("resource", "credential", "rotate", "rsc_x")
@@ -298,7 +294,7 @@ def test_credentials_that_cannot_be_are_refused_with_a_remediation(shell: Shell)
 
 
 @pytest.mark.threat("T-100")
-def test_a_credential_is_revoked_at_once_even_in_its_grace_period(shell: Shell) -> None:
+def test_a_credential_can_be_revoked_in_its_grace_period(shell: Shell) -> None:
     """RFC 6819 5.2.3.6: an authorization server may revoke a secret. A grace period lasts for up to 90 days."""
     replaced = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
     taking_over = shell.json("resource", "credential", "rotate", replaced, "--grace-period", "1h")["credential_id"]
@@ -314,7 +310,7 @@ def test_a_credential_is_revoked_at_once_even_in_its_grace_period(shell: Shell) 
     assert ended == [{"credential_id": replaced}, {"credential_id": taking_over}]
 
 
-def test_a_revoked_credential_is_refused_whatever_the_clock_says(
+def test_a_revoked_credential_stays_refused_if_the_clock_changes(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     assert post(authserver, credential, token="x").status_code == 200

@@ -11,7 +11,7 @@ from gatehouse.shared.protocol.jws import parse_key_set
 PATH = "/.well-known/jwks.json"
 
 
-def test_the_key_set_holds_public_keys_only(authserver: AuthServer) -> None:
+def test_the_key_set_contains_only_public_keys(authserver: AuthServer) -> None:
     response = authserver.http.get(PATH)
     assert response.status_code == 200
     assert response.content_type == "application/jwk-set+json"
@@ -22,7 +22,7 @@ def test_the_key_set_holds_public_keys_only(authserver: AuthServer) -> None:
     assert jwk["kid"] == key.thumbprint
 
 
-def test_a_reader_may_keep_the_key_set_for_five_minutes(authserver: AuthServer) -> None:
+def test_the_key_set_may_be_cached_for_five_minutes(authserver: AuthServer) -> None:
     headers = authserver.http.get(PATH).headers
     assert headers["Cache-Control"] == "public, max-age=300, s-maxage=0"
     assert headers["ETag"] == authserver.http.get(PATH).headers["ETag"]
@@ -31,7 +31,7 @@ def test_a_reader_may_keep_the_key_set_for_five_minutes(authserver: AuthServer) 
 @pytest.mark.parametrize(
     "known", ["{etag}", "W/{etag}", '"other", {etag}', pytest.param("*", id="any (RFC 9110 13.1.2)")]
 )
-def test_a_reader_of_this_key_set_gets_304_and_no_body(authserver: AuthServer, known: str) -> None:
+def test_a_matching_entity_tag_gets_304_and_no_body(authserver: AuthServer, known: str) -> None:
     etag = authserver.http.get(PATH).headers["ETag"]
     response = authserver.http.get(PATH, headers={"If-None-Match": known.format(etag=etag)})
     assert response.status_code == 304
@@ -40,7 +40,7 @@ def test_a_reader_of_this_key_set_gets_304_and_no_body(authserver: AuthServer, k
 
 
 @pytest.mark.parametrize("known", ['"other"', "", '"other, {bare}"'])
-def test_a_reader_of_another_key_set_gets_this_one(authserver: AuthServer, known: str) -> None:
+def test_another_entity_tag_gets_the_key_set(authserver: AuthServer, known: str) -> None:
     first = authserver.http.get(PATH)
     bare = first.headers["ETag"].strip('"')
     response = authserver.http.get(PATH, headers={"If-None-Match": known.format(bare=bare)})

@@ -67,7 +67,7 @@ def test_a_key_of_a_new_algorithm_is_published_before_it_signs() -> None:
     )
 
 
-def test_a_key_past_its_time_is_replaced_at_once_by_the_published_one() -> None:
+def test_an_expired_key_is_replaced_by_the_published_one() -> None:
     active = key()
     deadline = POLICY.signs_until(active)
     successor = key("b", "next", deadline - 10)
@@ -76,7 +76,7 @@ def test_a_key_past_its_time_is_replaced_at_once_by_the_published_one() -> None:
     assert plan(deadline, [active], POLICY) == (Transition("retire", "a"), Transition("activate"))
 
 
-def test_only_the_active_key_signs_and_only_until_its_time_has_passed() -> None:
+def test_only_the_active_key_signs_and_only_until_it_expires() -> None:
     active, successor = key(), key("b", "next")
     deadline = POLICY.signs_until(active)
     assert signer(deadline - 1, [successor, active], POLICY) == active
@@ -85,7 +85,7 @@ def test_only_the_active_key_signs_and_only_until_its_time_has_passed() -> None:
 
 
 @pytest.mark.threat("T-088")
-def test_no_key_of_a_backup_older_than_a_period_signs() -> None:
+def test_no_key_of_an_old_backup_signs() -> None:
     backup = [key(), key("b", "next", NOW + 10), key("c", "retiring", NOW - DAY, retired_at=NOW)]
     assert plan(NOW + 20, backup, POLICY) == ()
     transitions = plan(NOW + 31 * DAY, backup, POLICY)

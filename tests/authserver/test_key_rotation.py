@@ -84,7 +84,7 @@ def test_a_rotation_publishes_activates_retires_and_removes(
 
 @pytest.mark.threat("T-087")
 @pytest.mark.parametrize("days", [30, 31], ids=["a successor is due", "its time has passed"])
-def test_processes_that_rotate_at_once_create_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
+def test_concurrent_rotations_create_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
     clock.advance(days * DAY)
     workers = 4
     together = Barrier(workers)
@@ -113,7 +113,7 @@ def test_the_plan_runs_before_the_first_signature_of_a_process(authserver: AuthS
     assert old.kid in parse_key_set(ring.jwks), "the last tokens that it signed are still accepted"
 
 
-def test_a_process_without_maintenance_does_not_sign_past_a_keys_time(authserver: AuthServer, clock: FakeClock) -> None:
+def test_a_process_without_maintenance_does_not_use_an_expired_key(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     first = authserver.post_token(basic=(client.client_id, secret))
     clock.advance(31 * DAY)

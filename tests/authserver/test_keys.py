@@ -211,7 +211,7 @@ def test_another_algorithm_gets_a_next_key_and_the_old_one_keeps_signing(
 
 
 @pytest.mark.both_databases
-def test_processes_that_create_keys_at_once_end_with_one_of_each(authserver: AuthServer, tmp_path: Path) -> None:
+def test_processes_that_create_keys_concurrently_end_with_one_set(authserver: AuthServer, tmp_path: Path) -> None:
     settings, workers = settings_in(tmp_path / "race"), 4
     together = Barrier(workers)
     with authserver.services.database.write() as session:
@@ -233,7 +233,7 @@ def test_processes_that_create_keys_at_once_end_with_one_of_each(authserver: Aut
 
 
 @pytest.mark.both_databases
-def test_two_inits_at_once_both_succeed_with_one_key(tmp_path: Path, empty_database: URL) -> None:
+def test_two_concurrent_inits_succeed_with_one_key(tmp_path: Path, empty_database: URL) -> None:
     environment = {
         "AUTHSERVER_DATABASE_URL": empty_database.render_as_string(hide_password=False),
         "AUTHSERVER_KEYS_DIR": str(tmp_path / "keys"),

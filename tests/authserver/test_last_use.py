@@ -33,7 +33,7 @@ def use(server: AuthServer, basic: tuple[str, str]) -> int:
     return int(server.clock())
 
 
-def test_each_kind_of_credential_tells_when_it_was_last_used(authserver: AuthServer, clock: FakeClock) -> None:
+def test_each_kind_of_credential_has_a_time_of_last_use(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     of_key = KeyClient(authserver, KEY)
     with authserver.services.database.write() as session:
@@ -52,7 +52,7 @@ def test_each_kind_of_credential_tells_when_it_was_last_used(authserver: AuthSer
     assert [last_used(authserver, row) for row in rows] == [[used_at]] * 3
 
 
-def test_a_credential_that_was_refused_was_not_used(authserver: AuthServer) -> None:
+def test_a_refused_credential_does_not_count_as_used(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, "gths_wrong")).status_code == 401
     authserver.services.last_use.write(everything=True)
@@ -62,7 +62,7 @@ def test_a_credential_that_was_refused_was_not_used(authserver: AuthServer) -> N
     assert last_used(authserver) == [int(authserver.clock())]
 
 
-def test_a_request_writes_nothing_of_it(authserver: AuthServer) -> None:
+def test_a_request_does_not_write_the_time_of_use(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     use(authserver, (client.client_id, secret))
     authserver.audit()
@@ -82,7 +82,7 @@ def test_a_request_writes_nothing_of_it(authserver: AuthServer) -> None:
     assert not any("last_used_at" in statement for _, statement in written)
 
 
-def test_it_is_written_once_a_minute_at_most_and_then_the_last_time(authserver: AuthServer, clock: FakeClock) -> None:
+def test_the_latest_use_is_written_at_most_once_a_minute(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     basic, last_use = (client.client_id, secret), authserver.services.last_use
     first = use(authserver, basic)
@@ -98,7 +98,7 @@ def test_it_is_written_once_a_minute_at_most_and_then_the_last_time(authserver: 
     assert last_used(authserver) == [last]
 
 
-def test_of_two_processes_the_later_use_stays(authserver: AuthServer, clock: FakeClock) -> None:
+def test_the_later_use_of_two_processes_is_kept(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     basic = (client.client_id, secret)
     use(authserver, basic)
@@ -110,7 +110,7 @@ def test_of_two_processes_the_later_use_stays(authserver: AuthServer, clock: Fak
     assert last_used(authserver) == [int(clock())]
 
 
-def test_what_the_database_does_not_take_is_written_when_it_does(authserver: AuthServer) -> None:
+def test_times_of_use_are_written_after_a_database_outage(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     used_at = use(authserver, (client.client_id, secret))
     last_use, failing = authserver.services.last_use, {"now": True}
@@ -132,7 +132,7 @@ def test_what_the_database_does_not_take_is_written_when_it_does(authserver: Aut
     assert last_used(authserver) == [used_at]
 
 
-def test_a_credential_that_was_deleted_meanwhile_is_no_failure(authserver: AuthServer) -> None:
+def test_a_deleted_credential_is_not_an_error(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
     use(authserver, (client.client_id, secret))
@@ -145,7 +145,7 @@ def test_a_credential_that_was_deleted_meanwhile_is_no_failure(authserver: AuthS
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_command_that_holds_a_credential_is_not_waited_for(authserver: AuthServer) -> None:
+def test_a_locked_credential_does_not_delay_the_others(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
     use(authserver, (client.client_id, secret))
@@ -157,7 +157,7 @@ def test_a_command_that_holds_a_credential_is_not_waited_for(authserver: AuthSer
     assert sorted(last_used(authserver), key=str) == [used_at, None]
 
 
-def test_a_server_that_ends_writes_what_it_still_knows(authserver: AuthServer) -> None:
+def test_a_stopping_server_writes_pending_times_of_use(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     used_at = use(authserver, (client.client_id, secret))
     authserver.services.last_use.close()
@@ -175,7 +175,7 @@ def test_many_credentials_are_written_in_several_transactions(
     assert last_used(authserver) == [used_at] * 5
 
 
-def test_a_credential_is_forgotten_thirty_days_after_its_end(authserver: AuthServer, clock: FakeClock) -> None:
+def test_an_inactive_credential_is_deleted_after_30_days(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     with authserver.services.database.write() as session:
         keys = authserver.services.keys.ring()

@@ -58,7 +58,7 @@ def test_a_leader_that_stops_renewing_its_lease_is_replaced(workers: list[Worker
     assert not first.maintenance.run_once()
 
 
-def test_of_two_processes_that_find_the_lease_free_one_acquires_it(authserver: AuthServer, clock: FakeClock) -> None:
+def test_one_of_two_processes_acquires_a_free_lease(authserver: AuthServer, clock: FakeClock) -> None:
     together = threading.Barrier(4)
     workers = [Worker(authserver) for _ in range(4)]
     outcomes: list[bool] = []

@@ -11,7 +11,7 @@ PATH = "/.well-known/oauth-authorization-server"
 """What is checked here depends on no database."""
 
 
-def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthServer) -> None:
+def test_the_metadata_lists_exactly_what_the_server_supports(authserver: AuthServer) -> None:
     response = authserver.http.get(PATH)
     assert response.status_code == 200
     assert response.content_type == "application/json"
@@ -33,14 +33,14 @@ def test_the_metadata_says_what_the_server_can_do_and_no_more(authserver: AuthSe
     }
 
 
-def test_every_endpoint_of_the_metadata_is_there(authserver: AuthServer) -> None:
+def test_every_published_endpoint_exists(authserver: AuthServer) -> None:
     metadata = authserver.http.get(PATH).json
     for name in [name for name in metadata if name.endswith(("_endpoint", "_uri"))]:
         assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
 
 
 @pytest.mark.divergence("D-50")
-def test_every_published_method_of_authentication_works(authserver: AuthServer) -> None:
+def test_every_published_authentication_method_works(authserver: AuthServer) -> None:
     for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
         if method == "private_key_jwt":
             KeyClient(authserver, SigningKey.generate("ES256")).accepted()
@@ -54,7 +54,7 @@ def test_every_published_method_of_authentication_works(authserver: AuthServer) 
             assert authserver.post_token(form).status_code == 200
 
 
-def test_the_metadata_may_be_kept_and_is_open_to_no_other_origin(authserver: AuthServer) -> None:
+def test_the_metadata_is_cacheable_and_not_readable_cross_origin(authserver: AuthServer) -> None:
     headers = authserver.http.get(PATH).headers
     assert headers["Cache-Control"] == "public, max-age=300"
     assert "Access-Control-Allow-Origin" not in headers

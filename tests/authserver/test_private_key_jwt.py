@@ -49,7 +49,7 @@ def test_every_published_algorithm_is_accepted(authserver: AuthServer, key: Sign
 
 
 @pytest.mark.divergence("D-49")
-def test_the_client_is_read_from_sub_and_a_client_id_beside_it_must_match(client: KeyClient) -> None:
+def test_the_client_is_read_from_sub_and_client_id_must_match(client: KeyClient) -> None:
     client.accepted()
     assert client.post(client.assertion(), client_id=client.client.client_id).status_code == 200
     client.refused(
@@ -66,7 +66,7 @@ def test_each_of_several_keys_works_with_and_without_a_kid(authserver: AuthServe
         assert client.post(assertion).status_code == 200
 
 
-def test_a_kid_names_the_one_key_that_is_tried(authserver: AuthServer) -> None:
+def test_only_the_key_named_by_kid_is_tried(authserver: AuthServer) -> None:
     client = KeyClient(authserver, KEY, jwks(public_jwk(KEY, kid="one"), public_jwk(OTHER_KEY, kid="two")))
     client.accepted()
     client.refused(client.post(client.assertion(kid="two")), "assertion: signature does not match")
@@ -87,7 +87,7 @@ def test_a_key_registered_for_one_algorithm_verifies_no_other(authserver: AuthSe
 
 
 @pytest.mark.threat("T-065")
-def test_an_assertion_of_another_clients_key_is_refused(authserver: AuthServer, client: KeyClient) -> None:
+def test_an_assertion_signed_with_another_clients_key_is_refused(authserver: AuthServer, client: KeyClient) -> None:
     other = KeyClient(authserver, OTHER_KEY)
     other.accepted()
     client.accepted()
@@ -135,7 +135,7 @@ AUDIENCE = "assertion: aud is {}, not this issuer as one string"
         pytest.param({"nbf": 2_700_000_000}, "assertion: nbf is in the future", id="nbf later"),
     ],
 )
-def test_a_claim_that_is_wrong_is_refused(client: KeyClient, changes: dict[str, Any], reason: str) -> None:
+def test_an_invalid_claim_is_refused(client: KeyClient, changes: dict[str, Any], reason: str) -> None:
     """CVE-2025-27370 and 27371 (several audiences, the endpoint as audience); Keycloak #38576 (a far `exp`)."""
     client.accepted()
     client.refused(client.post(client.assertion(client.claims(**changes))), reason)
@@ -186,7 +186,7 @@ def test_an_assertion_may_be_valid_for_the_maximum_and_leeway(client: KeyClient)
         pytest.param({"crit": ["b64"], "b64": True}, "assertion: header member refused: b64", id="crit of b64"),
     ],
 )
-def test_a_header_that_is_wrong_is_refused(client: KeyClient, header: dict[str, Any], reason: str) -> None:
+def test_an_invalid_header_is_refused(client: KeyClient, header: dict[str, Any], reason: str) -> None:
     """RFC 8725 3.1, 3.11; CVE-2025-59420 (`crit`)."""
     client.accepted()
     client.refused(client.post(client.assertion(**header)), reason)
@@ -198,7 +198,7 @@ def test_the_types_of_a_client_assertion_are_accepted(client: KeyClient, typ: st
 
 
 @pytest.mark.threat("T-065")
-def test_an_access_token_is_no_assertion(authserver: AuthServer, client: KeyClient) -> None:
+def test_an_access_token_is_not_an_assertion(authserver: AuthServer, client: KeyClient) -> None:
     token = client.post(client.assertion()).json["access_token"]
     client.refused(client.post(token), "assertion: typ is not that of a client assertion")
 
@@ -217,14 +217,14 @@ def test_a_malformed_jws_is_refused(client: KeyClient, assertion: str) -> None:
     assert (response.status_code, response.json["error"]) == (401, "invalid_client")
 
 
-def test_an_assertion_beside_a_secret_is_two_methods(client: KeyClient) -> None:
+def test_an_assertion_with_a_secret_is_refused(client: KeyClient) -> None:
     """RFC 6749 2.3."""
     client.accepted()
     response = client.post(client.assertion(), client_secret="gths_any")
     assert (response.status_code, response.json["error"]) == (400, "invalid_request")
 
 
-def test_a_client_uses_the_method_that_it_is_registered_for(authserver: AuthServer, client: KeyClient) -> None:
+def test_a_client_must_use_its_registered_method(authserver: AuthServer, client: KeyClient) -> None:
     """A secret in place of a key would be a way around the key (keycloak CVE-2026-16093)."""
     by_secret, secret = authserver.create_client()
     assert authserver.post_token(basic=(by_secret.client_id, secret)).status_code == 200
@@ -248,7 +248,7 @@ def test_an_assertion_works_once(client: KeyClient) -> None:
 @pytest.mark.divergence("D-51")
 @pytest.mark.threat("T-063")
 @pytest.mark.both_databases
-def test_of_two_uses_at_once_one_wins(client: KeyClient) -> None:
+def test_one_of_two_concurrent_uses_is_accepted(client: KeyClient) -> None:
     client.accepted()
     assertion = client.assertion()
     with ThreadPoolExecutor(8) as pool:
@@ -291,7 +291,7 @@ def test_a_spent_jti_is_kept_until_its_assertion_expires(client: KeyClient) -> N
 
 
 @pytest.mark.both_databases
-def test_what_has_expired_is_removed_from_the_replay_store(authserver: AuthServer) -> None:
+def test_expired_entries_are_removed_from_the_replay_store(authserver: AuthServer) -> None:
     store = ReplayStore(authserver.services.database, authserver.clock)
     now = int(authserver.clock())
     assert store.spend("test", "agent_1", "early", now)
@@ -316,7 +316,7 @@ def test_a_node_with_a_fast_clock_does_not_allow_a_replay(authserver: AuthServer
     client.refused(client.post(assertion), "assertion: jti was used before")
 
 
-def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthServer, client: KeyClient) -> None:
+def test_a_disabled_client_gets_no_token_for_a_valid_assertion(authserver: AuthServer, client: KeyClient) -> None:
     other = KeyClient(authserver, OTHER_KEY)
     other.accepted()
     with authserver.services.database.write() as session:
@@ -339,7 +339,7 @@ def test_a_disabled_client_gets_nothing_for_a_good_assertion(authserver: AuthSer
         pytest.param(jwks({"kty": "RSA", "e": "AQAB", "n": "AQAB"}), "not allowed", id="a short modulus"),
     ],
 )
-def test_keys_that_cannot_be_used_are_not_registered(authserver: AuthServer, document: bytes, problem: str) -> None:
+def test_unusable_keys_are_not_registered(authserver: AuthServer, document: bytes, problem: str) -> None:
     assert KeyClient(authserver, KEY, jwks(public_jwk(KEY))).client.keys
     with pytest.raises(Refused, match=problem):
         KeyClient(authserver, KEY, document)
@@ -352,7 +352,7 @@ def test_one_jwk_without_kid_and_alg_can_be_registered(authserver: AuthServer) -
 
 
 @pytest.mark.threat("T-008")
-def test_claims_that_two_readers_may_read_differently_are_refused(client: KeyClient) -> None:
+def test_ambiguous_claims_are_refused(client: KeyClient) -> None:
     client.accepted()
     claims = b'{"sub": "%s", "sub": "agent_other"}' % client.client.client_id.encode()
     token = forge({**header_of(KEY), "typ": "JWT"}, claims, signer(KEY))
@@ -376,7 +376,7 @@ def count_verifications(action: Callable[[], Any]) -> int:
 
 @pytest.mark.threat("T-061", "T-104")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "PS256", "EdDSA"])
-def test_every_refused_assertion_costs_the_most_verifications(authserver: AuthServer, alg: str) -> None:
+def test_every_refused_assertion_costs_the_maximum_of_verifications(authserver: AuthServer, alg: str) -> None:
     """The timing side of keycloak#26110, as counts: a client is not known by the work done for it."""
     key = {"ES256": KEY, "EdDSA": EDDSA_KEY}.get(alg, RSA_KEY)
     client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None, kid="one")))
@@ -400,7 +400,7 @@ def test_every_refused_assertion_costs_the_most_verifications(authserver: AuthSe
         assert (responses[0].status_code, responses[0].json["error"]) == (401, "invalid_client"), name
 
 
-def test_a_decoy_key_proves_nothing(authserver: AuthServer) -> None:
+def test_the_decoy_key_authenticates_no_client(authserver: AuthServer) -> None:
     """Even somebody who had the private half of the decoy would be no client."""
     client = KeyClient(authserver, KEY)
     client.accepted()
@@ -412,7 +412,7 @@ def test_a_decoy_key_proves_nothing(authserver: AuthServer) -> None:
     client.refused(client.post(client.assertion(nobody, key=OTHER_KEY)), "unknown client")
 
 
-def test_a_file_of_keys_over_64_kib_is_refused_before_it_is_read(shell: Shell) -> None:
+def test_a_key_file_over_64_kib_is_refused_before_it_is_read(shell: Shell) -> None:
     document = json.dumps(KEY.public_jwk())
     file = shell.folder / "jwks.json"
     file.write_text(document.ljust(64 * 1024), encoding="ascii")

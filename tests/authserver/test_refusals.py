@@ -42,7 +42,7 @@ def cut_off(server: AuthServer) -> TestResponse:
         ),
     ],
 )
-def test_what_no_endpoint_was_asked_about_is_found_by_its_request_id(
+def test_every_http_refusal_is_found_by_its_request_id(
     authserver: AuthServer, ask: Ask, status: int, target: str, reason: str
 ) -> None:
     client, secret = authserver.create_client()
@@ -54,7 +54,7 @@ def test_what_no_endpoint_was_asked_about_is_found_by_its_request_id(
     assert reason in event["reason"]
 
 
-def test_a_path_that_is_not_ours_is_not_kept(authserver: AuthServer) -> None:
+def test_an_unknown_path_is_not_recorded(authserver: AuthServer) -> None:
     """Somebody may have pasted a credential into it."""
     response = authserver.http.get("/gths_pasted-by-mistake")
     assert "pasted" not in json.dumps(only_event(authserver, response), default=str)
@@ -76,7 +76,7 @@ def test_an_unexpected_failure_is_found_by_its_request_id(authserver: AuthServer
 @pytest.mark.parametrize(
     "ask", [lambda s: s.http.get("/nope"), lambda s: s.http.get("/authorize"), cut_off], ids=["404", "authorize", "cut"]
 )
-def test_no_refusal_of_any_endpoint_is_given_unrecorded(authserver: AuthServer, ask: Ask) -> None:
+def test_no_endpoint_sends_an_unrecorded_refusal(authserver: AuthServer, ask: Ask) -> None:
     assert ask(authserver).status_code in {400, 404}
     authserver.take_database_away()
     response = ask(authserver)
@@ -163,7 +163,7 @@ def test_a_refusal_names_the_remediation_to_the_operator_only(
     assert remediation not in response.text
 
 
-def test_no_command_to_paste_would_revoke_the_right_secret(authserver: AuthServer) -> None:
+def test_no_suggested_command_revokes_a_valid_secret(authserver: AuthServer) -> None:
     """Any caller can make this refusal happen to any client."""
     remediation = only_event(authserver, wrong_secret(authserver))["detail"]["remediation"]
     assert re.search("secret rotate agent_", remediation) is None

@@ -69,7 +69,7 @@ def test_an_empty_intersection_is_invalid_scope(authserver: AuthServer, requeste
     ("granted", "requested"),
     [("env:read", "env:read org:read"), ("env:read", "env:read env:write"), ("env:write", "env:read no:such")],
 )
-def test_a_strict_client_is_refused_any_scope_that_it_was_not_granted(
+def test_a_strict_client_is_refused_scopes_it_was_not_granted(
     authserver: AuthServer, granted: str, requested: str
 ) -> None:
     narrowed = authserver.create_client(granted, strict=False)

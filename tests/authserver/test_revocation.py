@@ -40,7 +40,7 @@ def last_event(server: AuthServer) -> dict[str, Any]:
 
 
 @pytest.mark.both_databases
-def test_a_client_takes_one_of_its_own_tokens_back(authserver: AuthServer) -> None:
+def test_a_client_revokes_one_of_its_own_tokens(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     token, other = issue(authserver, client, secret), issue(authserver, client, secret)
     response = post(authserver, (client.client_id, secret), token=token)
@@ -51,7 +51,7 @@ def test_a_client_takes_one_of_its_own_tokens_back(authserver: AuthServer) -> No
     assert event["jti"] == read_unverified_claims(token)["jti"]
 
 
-def test_a_hint_of_any_kind_changes_nothing(authserver: AuthServer) -> None:
+def test_the_token_type_hint_is_ignored(authserver: AuthServer) -> None:
     """RFC 7009 2.1: a server that finds the token without it may ignore it."""
     client, secret = authserver.create_client()
     for hint in ("access_token", "refresh_token", "x"):
@@ -62,7 +62,7 @@ def test_a_hint_of_any_kind_changes_nothing(authserver: AuthServer) -> None:
 
 @pytest.mark.divergence("D-31")
 @pytest.mark.threat("T-072")
-def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserver: AuthServer) -> None:
+def test_another_clients_token_is_not_revoked_or_revealed(authserver: AuthServer) -> None:
     """RFC 7009 2.1; attack: ending somebody else's work with a token that leaked."""
     owner, owners_secret = authserver.create_client()
     thief, thiefs_secret = authserver.create_client()
@@ -84,7 +84,7 @@ def test_the_token_of_another_client_is_left_alone_and_nothing_is_told(authserve
         ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA", "not an access token signed with a published key"),
     ],
 )
-def test_what_is_no_token_is_answered_as_a_revoked_one(authserver: AuthServer, garbage: str, reason: str) -> None:
+def test_an_invalid_token_gets_the_response_of_a_revoked_one(authserver: AuthServer, garbage: str, reason: str) -> None:
     """RFC 7009 2.2: the client's purpose, that the token be invalid, is achieved."""
     client, secret = authserver.create_client()
     response = post(authserver, (client.client_id, secret), token=garbage)
@@ -92,7 +92,7 @@ def test_what_is_no_token_is_answered_as_a_revoked_one(authserver: AuthServer, g
     assert reason in last_event(authserver)["reason"]
 
 
-def test_a_token_that_is_dead_already_is_answered_as_a_revoked_one(authserver: AuthServer, clock: FakeClock) -> None:
+def test_an_inactive_token_gets_the_response_of_a_revoked_one(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     revoked, expired = issue(authserver, client, secret), issue(authserver, client, secret)
     for _ in range(2):
@@ -104,7 +104,7 @@ def test_a_token_that_is_dead_already_is_answered_as_a_revoked_one(authserver: A
     assert last_event(authserver)["reason"] == f"expired {LEEWAY} s ago"
 
 
-def test_a_token_with_a_part_exchanged_is_no_token(authserver: AuthServer) -> None:
+def test_a_token_with_an_exchanged_segment_is_invalid(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     key = authserver.services.keys.ring().signing_key
@@ -126,7 +126,7 @@ def test_a_token_with_a_part_exchanged_is_no_token(authserver: AuthServer) -> No
     assert live(authserver, token)
 
 
-def test_an_unauthenticated_revocation_is_refused_as_at_the_token_endpoint(authserver: AuthServer) -> None:
+def test_an_unauthenticated_revocation_is_refused(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     for basic in (None, (client.client_id, "gths_wrong"), ("agent_unknown", secret)):
@@ -148,7 +148,7 @@ def test_a_revocation_without_a_token_says_what_to_send(authserver: AuthServer) 
 
 @pytest.mark.threat("T-073")
 @pytest.mark.both_databases
-def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(authserver: AuthServer) -> None:
+def test_an_assertion_spent_at_the_token_endpoint_revokes_nothing(authserver: AuthServer) -> None:
     """Replay across endpoints (hydra GHSA-3p3g-vpw6-4w66)."""
     client = KeyClient(authserver, SigningKey.generate("ES256"))
     assertion = client.assertion()
@@ -161,7 +161,7 @@ def test_an_assertion_that_was_spent_at_the_token_endpoint_revokes_nothing(auths
 
 
 @pytest.mark.both_databases
-def test_without_its_database_a_revocation_asks_to_come_back(authserver: AuthServer) -> None:
+def test_revocation_is_503_without_its_database(authserver: AuthServer) -> None:
     """RFC 7009 2.2.1: a 503 tells that the token is still live."""
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
@@ -182,7 +182,7 @@ def inspect_exit_code(shell: Shell, token: str) -> int:
 
 
 @pytest.mark.both_databases
-def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell: Shell, issued: dict[str, str]) -> None:
+def test_an_admin_revokes_by_token_jti_or_client(shell: Shell, issued: dict[str, str]) -> None:
     client_id = issued["client_id"]
     again = ("token", "issue", "--client", client_id, "--resource", RESOURCE)
     second, third = shell.json(*again), shell.json(*again)
@@ -201,7 +201,7 @@ def test_an_admin_revokes_a_token_by_itself_by_its_jti_or_with_its_client(shell:
     assert of_the_second == ["token.issue", "token.revoke"]
 
 
-def test_what_cannot_be_revoked_is_refused_with_a_remediation(shell: Shell, issued: dict[str, str]) -> None:
+def test_an_impossible_revocation_is_refused_with_a_remediation(shell: Shell, issued: dict[str, str]) -> None:
     assert "not both" in shell.refusal("token", "revoke", "--jti", "a", "--client", "b", code=2)
     assert "did not issue a token with that jti" in shell.refusal("token", "revoke", "--jti", "a")
     assert "No active token" in shell.refusal("token", "revoke", "--jti", f"{'0' * 12}.1.{'a' * 22}")
@@ -216,7 +216,7 @@ def test_what_cannot_be_revoked_is_refused_with_a_remediation(shell: Shell, issu
     assert inspect_exit_code(shell, issued["access_token"]) == 0
 
 
-def test_enabling_a_client_that_is_not_disabled_ends_none_of_its_tokens(shell: Shell, issued: dict[str, str]) -> None:
+def test_enabling_an_enabled_client_revokes_no_token(shell: Shell, issued: dict[str, str]) -> None:
     shell.text("client", "enable", issued["client_id"])
     assert inspect_exit_code(shell, issued["access_token"]) == 0
     shell.text("client", "disable", issued["client_id"])

@@ -68,9 +68,7 @@ def test_a_credential_is_not_created_if_it_cannot_be_printed(shell: Shell, full_
 
 
 @pytest.mark.parametrize("command", [["client", "list"], ["client", "list", "--output", "json"], ["check"]])
-def test_output_that_is_lost_is_a_failure_with_one_message(
-    shell: Shell, full_disk: Process, command: list[str]
-) -> None:
+def test_lost_output_is_one_error_message(shell: Shell, full_disk: Process, command: list[str]) -> None:
     shell.text(*command)
     result = full_disk(*command)
     assert result.returncode == 1
@@ -79,7 +77,7 @@ def test_output_that_is_lost_is_a_failure_with_one_message(
 
 @pytest.mark.threat("T-105")
 @pytest.mark.only_on("postgresql")
-def test_a_key_that_cannot_be_written_leaves_no_file_and_no_client(shell: Shell) -> None:
+def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell) -> None:
     """On SQLite the limit would stop the database before."""
     shell.json(*CREATE, "--generate-key", str(shell.folder / "good.pem"))
     path = shell.folder / "agent.pem"
@@ -93,7 +91,7 @@ def test_a_key_that_cannot_be_written_leaves_no_file_and_no_client(shell: Shell)
     assert len(shell.json("client", "list")) == 1
 
 
-def test_a_client_that_is_refused_leaves_no_key_behind(shell: Shell) -> None:
+def test_a_refused_client_leaves_no_key_file(shell: Shell) -> None:
     path = shell.folder / "agent.pem"
     create = ["client", "create", "--name", "agent", "--resource", RESOURCE, "--generate-key", str(path)]
     assert "has no scope no:such" in shell.refusal(*create, "--scope", "no:such")

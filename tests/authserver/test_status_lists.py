@@ -167,7 +167,7 @@ def test_disabling_a_client_sets_its_bits_and_no_others(authserver: AuthServer) 
 
 
 @pytest.mark.threat("T-071")
-def test_a_token_from_a_block_held_before_its_client_was_disabled_is_revoked(authserver: AuthServer) -> None:
+def test_a_token_from_a_block_held_before_disabling_is_revoked(authserver: AuthServer) -> None:
     """A process with a cached client issues tokens for up to a second, each with its bit set."""
     client, _ = authserver.create_client()
     indices = indices_of(authserver)

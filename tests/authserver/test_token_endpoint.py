@@ -38,7 +38,7 @@ def claims_of(server: AuthServer, client: Client, secret: str, **parameters: str
     return server.read_token(response)[1]
 
 
-def test_the_answer_has_the_members_of_rfc_6749_and_no_others(authserver: AuthServer) -> None:
+def test_the_response_has_exactly_the_members_of_rfc_6749(authserver: AuthServer) -> None:
     client, secret = authserver.create_client("env:read org:read")
     response = authserver.post_token(basic=(client.client_id, secret))
     assert response.status_code == 200
@@ -49,7 +49,7 @@ def test_the_answer_has_the_members_of_rfc_6749_and_no_others(authserver: AuthSe
     assert response.json["scope"] == "env:read org:read"
 
 
-def test_the_answer_is_not_stored_framed_sniffed_or_shared(authserver: AuthServer) -> None:
+def test_the_response_headers_forbid_storing_framing_and_sniffing(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     headers = authserver.post_token(basic=(client.client_id, secret)).headers
     assert headers["Cache-Control"] == "no-store"
@@ -103,7 +103,7 @@ def test_no_two_tokens_share_a_jti(authserver: AuthServer) -> None:
 
 
 @pytest.mark.both_databases
-def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) -> None:
+def test_static_claims_are_added_to_the_standard_ones(authserver: AuthServer) -> None:
     client, secret = authserver.create_client(claims={"workspace_id": "wks_1", "team": "data platform"})
     claims = claims_of(authserver, client, secret)
     assert (claims["workspace_id"], claims["team"], claims["sub"]) == ("wks_1", "data platform", client.client_id)
@@ -120,7 +120,7 @@ def test_static_claims_stand_beside_the_standard_ones(authserver: AuthServer) ->
         pytest.param(120, MAX_LIFETIME, MAX_LIFETIME, id="client's, the maximum"),
     ],
 )
-def test_the_lifetime_is_the_client_s_or_else_the_server_s(
+def test_the_clients_lifetime_overrides_the_servers(
     configured: Any, server_ttl: int, client_ttl: int | None, expected: int
 ) -> None:
     server = configured(token_ttl=server_ttl)
@@ -153,7 +153,7 @@ def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock:
         pytest.param({"grant_type": "CLIENT_CREDENTIALS"}, "unsupported_grant_type", "client_credentials", id="case"),
     ],
 )
-def test_any_other_grant_is_refused_with_its_remediation(
+def test_any_other_grant_type_is_refused_with_a_remediation(
     authserver: AuthServer, form: dict[str, str], error: str, remediation: str
 ) -> None:
     client, secret = authserver.create_client()
@@ -165,7 +165,7 @@ def test_any_other_grant_is_refused_with_its_remediation(
     assert remediation in refused.json["error_description"]
 
 
-def test_a_form_may_say_that_it_is_utf_8(authserver: AuthServer) -> None:
+def test_a_form_may_declare_utf_8(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     for content_type in (
         "application/x-www-form-urlencoded; charset=UTF-8",
@@ -185,7 +185,7 @@ def test_unknown_and_empty_parameters_are_ignored(authserver: AuthServer) -> Non
 
 
 @pytest.mark.both_databases
-def test_an_issued_token_is_in_the_audit_log_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
+def test_an_issued_token_is_recorded_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     response = authserver.post_token(basic=(client.client_id, secret))
     claims = authserver.read_token(response)[1]
@@ -198,7 +198,7 @@ def test_an_issued_token_is_in_the_audit_log_by_its_jti(authserver: AuthServer, 
 
 
 @pytest.mark.both_databases
-def test_a_refusal_is_on_disk_before_its_answer_leaves(authserver: AuthServer) -> None:
+def test_a_refusal_is_recorded_before_it_is_sent(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     refused = authserver.post_token(token_form(scope="env:write"), basic=(client.client_id, secret))
     assert refused.json["error"] == "invalid_scope"

@@ -131,7 +131,7 @@ MALFORMED: dict[str, tuple[int, bytes]] = {
 
 @pytest.mark.parametrize("server", ["authserver", "resourceserver"])
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_http_is_refused_and_closes_its_connection_only(stack: LocalStack, server: str, case: str) -> None:
+def test_malformed_http_closes_only_its_own_connection(stack: LocalStack, server: str, case: str) -> None:
     url = stack.issuer if server == "authserver" else stack.resource
     expected, request = MALFORMED[case]
     status, headers, body = exchange(url, request)

@@ -15,7 +15,7 @@ EXAMPLE = ROOT / "examples" / "custom_tools"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
 
 
-def test_from_an_empty_file_to_an_authorized_call_and_to_a_guarded_server(tmp_path: Path) -> None:
+def test_a_user_writes_a_tool_and_guards_an_existing_server(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     done = typed(commands(README), LocalStack(tmp_path), tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,7 +39,7 @@ def test_from_an_empty_file_to_an_authorized_call_and_to_a_guarded_server(tmp_pa
 
 
 @pytest.mark.anyio
-async def test_custom_tools_need_no_table_of_the_directory(tmp_path: Path) -> None:
+async def test_custom_tools_need_no_directory_table(tmp_path: Path) -> None:
     stack, tools = LocalStack(tmp_path), ("--tools", "mytools")
     (tmp_path / "mytools.py").write_text((EXAMPLE / "mytools.py").read_text(encoding="utf-8"), encoding="utf-8")
     stack.init(*tools)
@@ -66,7 +66,7 @@ def test_the_readme_shows_the_files_of_the_example(name: str) -> None:
     assert shown == [(EXAMPLE / name).read_text(encoding="utf-8")]
 
 
-def test_a_catalogue_that_cannot_be_served_starts_no_process(tmp_path: Path) -> None:
+def test_an_invalid_catalogue_starts_no_process(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path, settings={"RESOURCESERVER_TOOLS": "mytools"})
     source = (EXAMPLE / "mytools.py").read_text(encoding="utf-8")
     (tmp_path / "mytools.py").write_text(source, encoding="utf-8")

@@ -62,7 +62,7 @@ def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> Non
     assert re.search(r"\nreason +no token\n(.*\n)*remediation +Obtain a token with resource=", printed)
 
 
-def test_the_commands_of_every_page_are_run() -> None:
+def test_every_page_with_commands_is_executed() -> None:
     run = {"tutorial.md", *CONTINUING}
     assert {name for name, text in DOCS.items() if commands(text)} == run
 

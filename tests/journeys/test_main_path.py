@@ -52,7 +52,7 @@ async def test_an_agent_discovers_obtains_a_token_and_calls(
 
 
 @both_versions
-async def test_an_agent_reads_what_it_could_ask_for(stack: LocalStack, workspace_id: str, mode: Mode) -> None:
+async def test_an_agent_reads_the_catalogue_of_tools(stack: LocalStack, workspace_id: str, mode: Mode) -> None:
     credentials = stack.create_client("curious", "env:read", "--claim", f"workspace_id={workspace_id}")
     async with connect(stack, credentials, mode) as agent:
         assert [str(resource.uri) for resource in (await agent.client.list_resources()).resources] == [CATALOGUE_URI]
@@ -82,9 +82,7 @@ async def test_an_agent_with_a_key_needs_no_secret(
         assert "environments" in await agent.call("list_environments")
 
 
-async def test_each_key_of_an_agent_works_though_the_sdk_names_none(
-    stack: LocalStack, workspace_id: str, tmp_path: Path
-) -> None:
+async def test_each_key_of_an_agent_works_without_a_kid(stack: LocalStack, workspace_id: str, tmp_path: Path) -> None:
     """The SDK's assertions have no `kid`: the authorization server tries every key of the client."""
     keys = {alg: SigningKey.generate(alg) for alg in ("ES256", "RS256")}
     registered = tmp_path / "jwks.json"
@@ -102,9 +100,7 @@ async def test_each_key_of_an_agent_works_though_the_sdk_names_none(
 
 @pytest.mark.divergence("D-04")
 @both_versions
-async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
-    stack: PreparedStack, workspace_id: str, mode: Mode
-) -> None:
+async def test_a_refused_agent_steps_up_after_the_grant(stack: PreparedStack, workspace_id: str, mode: Mode) -> None:
     credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace_id}")
     name = next(_names)
     async with connect(stack, credentials, mode) as agent:
@@ -124,7 +120,7 @@ async def test_a_refused_agent_steps_up_by_itself_once_the_admin_has_granted(
 
 @pytest.mark.divergence("D-03")
 @both_versions
-async def test_a_token_that_expires_before_a_forbidden_call_leaves_a_clean_refusal_and_a_living_session(
+async def test_a_session_survives_a_token_that_expires_before_a_refusal(
     stack: LocalStack, workspace_id: str, mode: Mode
 ) -> None:
     credentials = stack.create_client(
@@ -159,7 +155,7 @@ async def test_a_caller_sees_only_its_own_workspace(stack: LocalStack, workspace
     assert foreign == unknown
 
 
-async def test_the_two_audit_log_are_joined_by_the_token(stack: LocalStack, workspace_id: str) -> None:
+async def test_the_two_audit_logs_are_joined_by_the_jti(stack: LocalStack, workspace_id: str) -> None:
     credentials = stack.create_client("audited", "env:read", "--claim", f"workspace_id={workspace_id}")
     async with connect(stack, credentials, "2026-07-28") as agent:
         await agent.call("list_environments")
@@ -174,7 +170,7 @@ async def test_the_two_audit_log_are_joined_by_the_token(stack: LocalStack, work
     }
 
 
-async def test_a_disabled_client_gets_no_token_within_a_second_and_an_enabled_one_does(stack: PreparedStack) -> None:
+async def test_disabling_and_enabling_a_client_take_effect(stack: PreparedStack) -> None:
     credentials = stack.create_client("switched", "env:read")
 
     def request_token() -> int:

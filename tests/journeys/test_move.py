@@ -41,7 +41,7 @@ async def status_once_known(http: httpx2.AsyncClient, stack: LocalStack, token: 
 
 
 @pytest.mark.threat("T-094")
-async def test_a_token_and_a_secret_from_before_a_move_to_postgresql_are_good_after_it(
+async def test_a_token_and_a_secret_survive_a_move_to_postgresql(
     stacks: tuple[LocalStack, LocalStack],
 ) -> None:
     old, new = stacks

@@ -41,7 +41,7 @@ def readiness(stack: LocalStack) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.threat("T-127")
-async def test_a_resource_server_that_is_started_first_becomes_ready_by_itself(lone_stack: LocalStack) -> None:
+async def test_a_resource_server_that_starts_first_becomes_ready(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start("resourceserver")
     stack.wait_until_listening("resourceserver")
@@ -67,7 +67,7 @@ async def test_a_resource_server_that_is_started_first_becomes_ready_by_itself(l
 
 
 @pytest.mark.threat("T-125")
-async def test_calls_with_a_live_token_go_on_after_the_authorization_server_is_killed(lone_stack: LocalStack) -> None:
+async def test_calls_continue_after_the_authorization_server_is_killed(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start_all()
     workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
@@ -84,7 +84,7 @@ async def test_calls_with_a_live_token_go_on_after_the_authorization_server_is_k
             assert (await another.call("list_environments"))["environments"] == [created]
 
 
-async def test_a_resource_server_that_is_killed_comes_back_with_all_that_it_confirmed(lone_stack: LocalStack) -> None:
+async def test_a_killed_resource_server_keeps_all_confirmed_writes(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start_all()
     workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
@@ -100,7 +100,7 @@ async def test_a_resource_server_that_is_killed_comes_back_with_all_that_it_conf
     assert [event["outcome"] for event in events if event["object"] == "create_environment"] == ["allowed"]
 
 
-async def test_stopping_in_good_order_loses_no_audit_event(lone_stack: LocalStack) -> None:
+async def test_a_graceful_stop_loses_no_audit_event(lone_stack: LocalStack) -> None:
     stack = lone_stack
     stack.start_all()
     workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]

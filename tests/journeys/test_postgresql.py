@@ -62,7 +62,7 @@ async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: 
     assert not list(stack.folder.rglob("*.db")), "no server fell back on a file"
 
 
-def test_two_inits_at_once_leave_one_key(prepared: LocalStack) -> None:
+def test_two_concurrent_inits_leave_one_key(prepared: LocalStack) -> None:
     command = [BIN / "authserver", "init", "--output", "json"]
     inits = [
         subprocess.Popen(

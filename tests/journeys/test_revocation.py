@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.threat("T-014")
 @pytest.mark.parametrize("what", ["token", "client", "key"])
-async def test_what_was_revoked_is_refused_by_every_worker_while_calls_go_on(stack: LocalStack, what: What) -> None:
+async def test_revocations_reach_every_worker_under_load(stack: LocalStack, what: What) -> None:
     """The windows are printed, not judged: `make measure` has more of them."""
     samples = 1 if what == "key" else 2
     windows = await measure(stack, what, samples, apart=BETWEEN_CALLS)
@@ -18,7 +18,7 @@ async def test_what_was_revoked_is_refused_by_every_worker_while_calls_go_on(sta
     assert len(windows.seconds) == samples
 
 
-async def test_a_resource_asks_about_a_token_with_its_own_credential(stack: LocalStack) -> None:
+async def test_a_resource_introspects_a_token_with_its_credential(stack: LocalStack) -> None:
     client = stack.create_client("asked-about", "env:read")
     made = stack.run_json("authserver", "resource", "credential", "create", stack.resource)
     credential = (made["credential_id"], made["secret"])

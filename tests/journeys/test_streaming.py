@@ -67,9 +67,7 @@ def importer(stack: LocalStack, workspace_id: str, scope: str = "env:write org:w
 
 
 @both_versions
-async def test_an_import_is_followed_to_its_end_and_can_be_repeated(
-    stack: LocalStack, workspace_id: str, mode: Mode
-) -> None:
+async def test_an_import_reports_progress_and_can_be_repeated(stack: LocalStack, workspace_id: str, mode: Mode) -> None:
     credentials = importer(stack, workspace_id)
     told: list[tuple[float, float | None]] = []
     answered = False
@@ -99,7 +97,7 @@ def lock(database: sqlite3.Connection) -> None:
 
 
 @both_versions
-async def test_an_agent_that_leaves_half_way_stops_its_import_and_finds_again_what_was_made(
+async def test_a_disconnect_stops_an_import_and_keeps_what_was_created(
     stack: LocalStack, workspace_id: str, mode: Mode
 ) -> None:
     credentials = importer(stack, workspace_id)
@@ -136,9 +134,7 @@ async def test_an_agent_that_leaves_half_way_stops_its_import_and_finds_again_wh
 
 
 @both_versions
-async def test_an_import_that_an_agent_may_not_start_is_refused_with_its_status(
-    stack: LocalStack, workspace_id: str, mode: Mode
-) -> None:
+async def test_a_forbidden_import_is_refused_with_its_status(stack: LocalStack, workspace_id: str, mode: Mode) -> None:
     credentials = importer(stack, workspace_id, "env:write org:read")
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -155,7 +151,7 @@ async def test_an_import_that_an_agent_may_not_start_is_refused_with_its_status(
 
 
 @both_versions
-async def test_an_agent_imports_is_refused_and_goes_on_by_itself_after_the_grant(
+async def test_an_agent_imports_is_refused_and_continues_after_the_grant(
     stack: LocalStack, workspace_id: str, mode: Mode
 ) -> None:
     """The whole way: an environment, 500 organizations with progress, a refusal, a grant, the same call again."""

@@ -17,7 +17,7 @@ for section in anyio.run(documentation.search_docs, "quickstart sealing key", 20
 INIT = "import {package}.cli as cli; print(cli.__file__, flush=True); cli.main(['init'])"
 
 
-def test_both_servers_prepare_themselves_from_the_wheel_and_its_documents_are_searched(tmp_path: Path) -> None:
+def test_both_servers_run_from_the_wheel(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True, cwd=tmp_path)
     [wheel] = tmp_path.glob("gatehouse-*.whl")

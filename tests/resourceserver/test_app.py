@@ -12,7 +12,7 @@ ORIGIN = "https://mcp.example.com"
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/livez", "/.well-known/oauth-protected-resource", "/none"])
-async def test_every_answer_has_the_same_security_headers(resourceserver: ResourceServer, path: str) -> None:
+async def test_every_response_has_the_same_security_headers(resourceserver: ResourceServer, path: str) -> None:
     for headers in ({}, {"Host": "evil.example"}):
         response = await resourceserver.http.get(ORIGIN + path, headers=headers)
         assert response.headers["x-content-type-options"] == "nosniff"

@@ -245,7 +245,7 @@ def test_only_a_streaming_tool_takes_progress_and_transactions(
         declare(function, **{"read_only": False, **options})
 
 
-def test_two_tools_of_one_name_are_refused() -> None:
+def test_two_tools_with_one_name_are_refused() -> None:
     assert Catalogue("test", [READ], [group_of(sound)])
     with pytest.raises(InvalidCatalogue, match=r"sound is declared in test_catalogue\.py:\d+ already\. Rename one"):
         Catalogue("test", [READ], [group_of(sound), group_of(sound)])
@@ -343,7 +343,7 @@ def test_nothing_within_an_argument_is_converted(wrong: dict[str, Any]) -> None:
         read_arguments(model, {**OF_MANY_TYPES, **wrong})
 
 
-def test_arguments_that_are_nested_too_deep_are_invalid() -> None:
+def test_arguments_that_are_nested_too_deeply_are_invalid() -> None:
     model, deep = declare(sound).arguments, {}  # type: ignore[var-annotated]
     for _ in range(5000):
         deep = {"a": deep}
@@ -394,7 +394,7 @@ def test_a_catalogue_is_sorted_and_cannot_be_changed() -> None:
         catalogue.scopes["late"] = READ  # type: ignore[index]
 
 
-def test_the_catalogue_file_carries_scopes_with_their_hierarchy_and_tools() -> None:
+def test_the_catalogue_file_contains_the_scope_hierarchy_and_tools() -> None:
     document = CATALOGUE.document("https://mcp.example.com/mcp")
     assert document["resource"] == "https://mcp.example.com/mcp"
     scopes = {scope["scope"]: scope for scope in document["scopes"]}

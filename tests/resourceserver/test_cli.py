@@ -44,20 +44,20 @@ def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monke
 
 
 @pytest.mark.parametrize("command", list(every_command(main)), ids=" ".join)
-def test_every_command_explains_itself_by_an_example(run: Run, command: tuple[str, ...]) -> None:
+def test_every_command_has_help_with_an_example(run: Run, command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Example:" in result.output
     assert f"resourceserver {' '.join(command)}" in result.output.partition("Example:")[2]
 
 
-def test_every_paragraph_of_a_help_begins_at_the_same_column(run: Run) -> None:
+def test_every_paragraph_of_the_help_has_the_same_margin(run: Run) -> None:
     lines = run("check", "--help").output.splitlines()
     assert [line for line in lines if line.startswith("  Exit code 1 if a check fails.")]
 
 
 @pytest.mark.both_databases
-def test_init_makes_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
+def test_init_creates_a_database_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
     result = run("init")
     assert result.exit_code == 0, result.output
     assert "http://127.0.0.1:8000/mcp" in result.output
@@ -94,7 +94,7 @@ def test_tools_are_listed_with_their_scopes(run: Run) -> None:
     assert lines["create_environment"].split()[:3] == ["create_environment", "env:write", "no"]
 
 
-def test_tools_as_json_are_a_catalogue_that_the_authorization_server_reads(run: Run) -> None:
+def test_the_authorization_server_reads_the_tools_as_json(run: Run) -> None:
     result = run("tools", "--output", "json", RESOURCESERVER_RESOURCE="https://mcp.example.com/mcp")
     assert result.exit_code == 0
     read = parse_catalogue(result.stdout_bytes)
@@ -131,7 +131,7 @@ def test_tables_are_for_people(installed: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["acme", "", "z" * 65, "line\nfeed", "\x1b[31mred"])
-def test_a_workspace_name_that_cannot_be_used_is_refused_and_changes_nothing(installed: Run, name: str) -> None:
+def test_an_invalid_workspace_name_changes_nothing(installed: Run, name: str) -> None:
     assert installed("workspace", "create", "--name", "acme").exit_code == 0
     result = installed("workspace", "create", "--name", name)
     assert result.exit_code == 1
@@ -179,7 +179,7 @@ def test_an_unknown_action_differs_from_one_without_events(installed: Run) -> No
 @pytest.mark.parametrize(
     "command", [("workspace", "list"), ("workspace", "create", "--name", "a"), ("audit",), ("serve",)], ids=" ".join
 )
-def test_a_database_that_was_not_initialized_is_refused_with_its_remediation(
+def test_an_uninitialized_database_is_refused_with_a_remediation(
     run: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     missing = run(*command)
@@ -206,7 +206,7 @@ def test_a_database_that_was_not_initialized_is_refused_with_its_remediation(
         ("RESOURCESERVER_DATABASE_URL", "mysql://root:hunter2@db/x", "RESOURCESERVER_DATABASE_URL"),
     ],
 )
-def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(
+def test_an_invalid_setting_stops_the_start_and_is_named(
     installed: Run, variable: str, value: str, remediation: str
 ) -> None:
     result = installed("serve", **{variable: value})
@@ -244,7 +244,7 @@ def test_settings_come_from_an_env_file_and_variables_win(run: Run, tmp_path: Pa
 @pytest.mark.parametrize(
     "arguments", [("none",), ("workspace", "create"), ("audit", "--limit", "0"), ("tools", "--output", "xml")]
 )
-def test_wrong_usage_has_an_exit_code_of_its_own(run: Run, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_has_its_own_exit_code(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
 
 

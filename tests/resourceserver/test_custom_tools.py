@@ -78,7 +78,7 @@ def run(write: Write) -> Run:
 # Loading
 
 
-def test_a_catalogue_is_loaded_from_the_working_directory_by_option_or_setting(run: Run, write: Write) -> None:
+def test_a_catalogue_is_loaded_from_the_working_directory(run: Run, write: Write) -> None:
     module = write(SOUND)
     by_option = run("tools", "--tools", module, "--output", "json")
     by_setting = run("tools", "--output", "json", RESOURCESERVER_TOOLS=module)

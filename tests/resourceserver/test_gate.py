@@ -90,7 +90,7 @@ async def test_a_bad_authorization_header_is_an_invalid_token(
     assert error_of(response)["data"]["error"] == "invalid_token"
 
 
-async def test_the_scheme_of_the_authorization_header_has_no_case(resourceserver: ResourceServer) -> None:
+async def test_the_authorization_scheme_is_case_insensitive(resourceserver: ResourceServer) -> None:
     """RFC 9110 11.1."""
     token = resourceserver.issuer.token()
     for scheme in ("bearer", "BEARER"):
@@ -255,9 +255,7 @@ async def test_a_refusal_of_the_protocol_layer_that_cannot_be_recorded_is_503(re
 
 
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", ""])
-async def test_a_caller_that_accepts_no_json_is_told_what_to_accept(
-    resourceserver: ResourceServer, accept: str
-) -> None:
+async def test_a_client_that_accepts_no_json_gets_a_406(resourceserver: ResourceServer, accept: str) -> None:
     token = resourceserver.issuer.token()
     for json_too in ("application/json", "application/*", "*/*", "text/html, Application/JSON;q=0.5"):
         assert (await resourceserver.post(PING, token, {"Accept": json_too})).status_code == 200

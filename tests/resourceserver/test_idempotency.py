@@ -369,7 +369,7 @@ async def test_a_caller_that_lost_the_scope_gets_no_replay(
 
 
 @pytest.mark.threat("T-033")
-async def test_of_concurrent_calls_with_one_key_exactly_one_runs(resourceserver: ResourceServer, token: str) -> None:
+async def test_exactly_one_of_several_concurrent_calls_runs(resourceserver: ResourceServer, token: str) -> None:
     results: list[dict[str, Any]] = []
 
     async def create(server: ResourceServer) -> None:

@@ -192,7 +192,7 @@ async def test_a_tool_that_is_added_later_does_not_exist(
 
 
 @pytest.mark.anyio
-async def test_the_list_has_the_server_s_own_descriptions(guarded: Guarded) -> None:
+async def test_the_list_has_the_servers_own_descriptions(guarded: Guarded) -> None:
     server = guarded.server
     listed = {}
     for scope in ("note:read", "note:write"):
@@ -290,7 +290,7 @@ async def test_the_result_of_a_guarded_tool_is_unchanged(guarded: Guarded) -> No
 
 @pytest.mark.threat("T-056")
 @pytest.mark.anyio
-async def test_a_guarded_tool_learns_the_caller_from_the_sdk(guarded: Guarded) -> None:
+async def test_a_guarded_tool_gets_the_caller_from_the_sdk(guarded: Guarded) -> None:
     server = guarded.server
     for client in ("agent_1", "agent_2"):
         token = server.issuer.token("note:read", client_id=client, sub=client)

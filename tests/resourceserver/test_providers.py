@@ -162,7 +162,7 @@ async def test_a_value_is_made_only_for_tools_that_ask_for_it(
     assert entries(server) == [("agent_1", "milk")]
 
 
-async def test_only_tools_that_write_in_the_transaction_take_an_idempotency_key(
+async def test_only_tools_that_write_in_the_transaction_take_a_key(
     server: ResourceServer, token: str, counted: Counted
 ) -> None:
     tools = counted.catalogue.tools
@@ -185,7 +185,7 @@ async def test_transactions_open_the_transactional_provider_of_the_catalogue(
 # Results and errors
 
 
-async def test_the_audit_log_keeps_the_members_that_the_provider_names(server: ResourceServer, token: str) -> None:
+async def test_the_audit_log_keeps_the_members_named_by_the_provider(server: ResourceServer, token: str) -> None:
     await server.result("add_entry", token, note="milk")
     assert server.audit()[-1]["detail"] == {"entry_id": "id-1"}
     await server.result("forecast", token)
@@ -193,9 +193,7 @@ async def test_the_audit_log_keeps_the_members_that_the_provider_names(server: R
     assert server.audit()[-1]["detail"] == {"entry_id": "id-1", "note": "id-x"}
 
 
-async def test_a_public_error_tells_the_agent_and_the_operator_what_each_can_do(
-    server: ResourceServer, token: str
-) -> None:
+async def test_a_public_error_has_a_text_for_agent_and_operator(server: ResourceServer, token: str) -> None:
     assert await server.failure("add_entry", token, note="overdrawn") == "You have nothing left. Ask for credit."
     event = server.audit()[-1]
     assert (event["outcome"], event["reason"], event["detail"]) == (
@@ -270,7 +268,7 @@ def test_a_catalogue_loads_its_schema_and_its_command_by_name() -> None:
     assert command.name == "workspace"
 
 
-def test_the_gateway_imports_nothing_of_the_directory() -> None:
+def test_the_gateway_does_not_import_the_directory() -> None:
     script = (
         "import gatehouse.resourceserver.app, sys;"
         "assert not any(name.startswith('gatehouse.directory') for name in sys.modules)"

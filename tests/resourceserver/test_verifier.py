@@ -188,7 +188,7 @@ async def test_a_token_of_a_new_key_is_accepted_at_its_first_use(
     await verifier.verify(issuer.token())
 
 
-async def test_a_token_of_a_foreign_issuer_is_named_for_what_it_claims(verifier: Verifier, issuer: Issuer) -> None:
+async def test_a_foreign_tokens_issuer_is_recorded_as_unverified(verifier: Verifier, issuer: Issuer) -> None:
     """An unsigned claim is marked as such, and can neither forge a line of the audit log nor carry a secret into it."""
     await verifier.verify(issuer.token())
     issuer.key = SigningKey.generate("ES256")
@@ -236,7 +236,7 @@ async def test_the_cache_keeps_the_most_recently_used_tokens(
 
 
 @pytest.mark.threat("T-004")
-async def test_two_resources_do_not_accept_each_other_s_tokens(
+async def test_two_resources_do_not_accept_each_others_tokens(
     verifier: Verifier, issuer: Issuer, keys: KeySource, clock: FakeClock
 ) -> None:
     elsewhere = Verifier(ISSUER, "https://other.example.com/mcp", keys, issuer.statuses(keys), clock)

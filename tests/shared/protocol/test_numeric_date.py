@@ -14,5 +14,5 @@ def test_whole_seconds_up_to_the_year_9999_are_a_date(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 253402300800, 1.0, 1.5, True, False, None, "1800000000", [1]], ids=repr)
-def test_any_other_value_is_no_date(value: Any) -> None:
+def test_any_other_value_is_not_a_date(value: Any) -> None:
     assert not is_numeric_date(value)

@@ -104,7 +104,7 @@ def test_an_invalid_resource_identifier_is_refused_and_not_repeated(text: str) -
 
 
 @given(URI_LIKE)
-def test_the_canonical_form_is_its_own_canonical_form(text: str) -> None:
+def test_canonicalization_is_idempotent(text: str) -> None:
     try:
         canonical = parse_resource_identifier(text)
     except InvalidResourceIdentifier:
@@ -113,7 +113,7 @@ def test_the_canonical_form_is_its_own_canonical_form(text: str) -> None:
 
 
 @given(st.text(max_size=40) | URI_LIKE)
-def test_no_text_fails_in_another_way(text: str) -> None:
+def test_no_text_raises_another_error(text: str) -> None:
     try:
         assert parse_resource_identifier(text).startswith(("https://", "http://"))
     except InvalidResourceIdentifier as refusal:

@@ -21,12 +21,12 @@ HIERARCHIES = st.dictionaries(st.sampled_from("abcdef"), SMALL).map(ScopeHierarc
 
 
 @given(st.frozensets(TOKENS, min_size=1))
-def test_a_scope_set_survives_being_written_and_read(scopes: frozenset[str]) -> None:
+def test_a_scope_set_survives_a_round_trip(scopes: frozenset[str]) -> None:
     assert parse_scope(format_scope(scopes)) == scopes
 
 
 @given(st.text(max_size=20))
-def test_a_text_is_read_if_and_only_if_its_tokens_are_in_the_grammar(text: str) -> None:
+def test_a_text_is_read_exactly_if_its_tokens_match_the_grammar(text: str) -> None:
     """RFC 6749 3.3."""
     if all(token and set(token) <= set(GRAMMAR) for token in text.split(" ")):
         assert parse_scope(text) == frozenset(text.split(" "))
@@ -35,7 +35,7 @@ def test_a_text_is_read_if_and_only_if_its_tokens_are_in_the_grammar(text: str) 
             parse_scope(text)
 
 
-def test_order_and_repetition_carry_no_meaning() -> None:
+def test_order_and_repetition_have_no_meaning() -> None:
     assert parse_scope("b a b") == parse_scope("a b")
     assert format_scope(["b", "a"]) == format_scope({"a", "b"}) == "a b"
 
@@ -45,7 +45,7 @@ def test_order_and_repetition_carry_no_meaning() -> None:
     ["", " ", " a", "a ", "a  b", "a\tb", "a\nb", "a\n", 'a"b', "a\\b", "a\x00", "a\x7f", "é", "a\u2028b", "a" * 129],
     ids=repr,
 )
-def test_a_text_outside_the_grammar_is_refused_without_being_repeated(text: str) -> None:
+def test_a_text_outside_the_grammar_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(InvalidScopeSyntax) as refusal:
         parse_scope(text)
     spaced = text and "" in text.split(" ")
@@ -53,7 +53,7 @@ def test_a_text_outside_the_grammar_is_refused_without_being_repeated(text: str)
     assert str(refusal.value).startswith(remediation)
 
 
-def test_scopes_in_a_message_are_cut_between_two_of_them() -> None:
+def test_a_message_is_truncated_between_two_scopes() -> None:
     assert cut_scope({"aa", "bb", "cc"}, 8) == "aa bb cc"
     assert cut_scope({"aa", "bb", "cc"}, 7) == cut_scope({"aa", "bb", "cc"}, 5) == "aa bb"
     assert cut_scope({"aa", "bb", "cc"}, 4) == "aa"
@@ -72,7 +72,7 @@ def test_a_token_has_at_most_128_characters_and_no_space() -> None:
         parse_scope_token("a b")
 
 
-def test_case_makes_another_scope() -> None:
+def test_scopes_are_case_sensitive() -> None:
     assert parse_scope("Env:Read") != parse_scope("env:read")
 
 
@@ -89,7 +89,7 @@ def test_without_a_hierarchy_a_scope_implies_itself_only() -> None:
 
 
 @given(HIERARCHIES, SMALL, SMALL)
-def test_closure_only_adds_and_adds_all_at_once(
+def test_the_closure_is_monotonic_and_idempotent(
     hierarchy: ScopeHierarchy, scopes: frozenset[str], more: frozenset[str]
 ) -> None:
     closure = hierarchy.closure(scopes)
@@ -100,9 +100,7 @@ def test_closure_only_adds_and_adds_all_at_once(
 
 
 @given(HIERARCHIES, SMALL)
-def test_the_minimal_part_implies_all_and_nothing_in_it_is_spare(
-    hierarchy: ScopeHierarchy, scopes: frozenset[str]
-) -> None:
+def test_the_minimal_set_implies_all_and_is_irreducible(hierarchy: ScopeHierarchy, scopes: frozenset[str]) -> None:
     minimal = hierarchy.minimal(scopes)
     assert minimal <= scopes
     assert hierarchy.closure(minimal) == hierarchy.closure(scopes)
@@ -113,6 +111,6 @@ def test_the_minimal_part_implies_all_and_nothing_in_it_is_spare(
     ("length", "cut"),
     [(7, "a:b c:d"), (6, "a:b"), (4, "a:b"), (3, "a:b"), (2, ""), (100, "a:b c:d")],
 )
-def test_a_list_that_is_cut_ends_with_a_whole_scope(length: int, cut: str) -> None:
+def test_a_truncated_list_ends_with_a_whole_scope(length: int, cut: str) -> None:
     """Half a scope is a scope of its own: a remediation would grant it."""
     assert cut_scope(["c:d", "a:b"], length) == cut

@@ -39,7 +39,7 @@ def test_the_example_of_the_draft_is_read_and_written() -> None:
 
 
 @given(st.integers(0, 64), st.integers(0, 64))
-def test_bits_that_are_set_together_are_those_that_are_set_one_by_one(start: int, size: int) -> None:
+def test_bits_set_together_equal_bits_set_one_by_one(start: int, size: int) -> None:
     together, one_by_one = bytearray(16), bytearray(16)
     set_bits(together, start, size)
     for index in range(start, start + size):
@@ -81,7 +81,7 @@ def test_a_malformed_list_is_refused(claim: Any, reason: str) -> None:
 
 
 @pytest.mark.threat("T-017")
-def test_a_small_list_does_not_unpack_to_a_large_one() -> None:
+def test_a_small_list_cannot_unpack_to_a_large_one() -> None:
     """A zlib bomb: a gibibyte of zeros is a mebibyte when it is packed."""
     largest = bytes(MAX_SIZE // 8)
     assert decode(encode(largest)) == largest
@@ -109,6 +109,6 @@ def test_a_small_list_does_not_unpack_to_a_large_one() -> None:
         "",
     ],
 )
-def test_only_a_list_below_the_issuer_s_own_origin_is_its_list(uri: str) -> None:
+def test_a_list_must_be_below_the_issuers_origin(uri: str) -> None:
     assert parse_list_uri(ISSUER, list_uri(ISSUER, "0123456789ab")) == "0123456789ab"
     assert parse_list_uri(ISSUER, uri) is None

@@ -15,12 +15,12 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.di
 
 
 @given(VALUES, st.booleans())
-def test_every_plain_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+def test_every_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
     assert loads(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary(max_size=30) | st.text('{}[]",:\\u0019eE+-.ntf ', max_size=30).map(str.encode))
-def test_what_is_accepted_means_the_same_to_the_standard_library(document: bytes) -> None:
+def test_accepted_documents_equal_the_standard_librarys_result(document: bytes) -> None:
     try:
         value = loads(document)
     except InvalidJson:
@@ -67,11 +67,11 @@ def test_invalid_or_ambiguous_json_is_refused(document: bytes) -> None:
         loads(document)
 
 
-def test_a_pair_of_surrogates_is_one_character() -> None:
+def test_a_surrogate_pair_is_one_character() -> None:
     assert loads(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 
-def test_a_refusal_repeats_nothing_of_the_document() -> None:
+def test_a_refusal_does_not_repeat_the_document() -> None:
     for document in (b'{"hunter2": 1, "hunter2": 2}', b"[hunter2]", b'"hunter2', b'"hunter2\xff"'):
         with pytest.raises(InvalidJson) as refusal:
             loads(document)

@@ -83,7 +83,7 @@ def test_an_event_is_stored_as_it_happened(writer: AuditWriter, engine: Engine, 
     }
 
 
-def test_a_change_and_its_event_commit_together_or_not_at_all(writer: AuditWriter, engine: Engine) -> None:
+def test_a_change_and_its_event_are_committed_together(writer: AuditWriter, engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(writer.rows.insert(allowed("client.create")))
         connection.rollback()
@@ -93,7 +93,7 @@ def test_a_change_and_its_event_commit_together_or_not_at_all(writer: AuditWrite
     assert actions(engine) == ["client.create"]
 
 
-def test_events_are_written_in_their_order_and_counted(writer: AuditWriter, engine: Engine) -> None:
+def test_events_are_written_in_order_and_counted(writer: AuditWriter, engine: Engine) -> None:
     for number in range(5):
         writer.record(allowed(f"recorded.{number}"))
     writer.commit_and_wait(allowed("committed"))
@@ -119,7 +119,7 @@ def test_recorded_events_share_transactions(engine: Engine, clock: FakeClock) ->
     assert actions(engine, limit=1000) == [f"recorded.{number}" for number in range(500)]
 
 
-def test_closing_writes_what_is_pending_and_then_refuses(writer: AuditWriter, engine: Engine) -> None:
+def test_closing_writes_pending_events_and_then_refuses(writer: AuditWriter, engine: Engine) -> None:
     writer.record(allowed("last"))
     writer.close()
     assert actions(engine) == ["last"]
@@ -130,7 +130,7 @@ def test_closing_writes_what_is_pending_and_then_refuses(writer: AuditWriter, en
     assert actions(engine) == ["last"]
 
 
-def test_a_writer_that_was_never_used_starts_no_thread_and_refuses_after_closing(engine: Engine) -> None:
+def test_an_unused_writer_starts_no_thread(engine: Engine) -> None:
     before = set(threading.enumerate())
     writer = AuditWriter(engine, AuditRows(TABLE))
     writer.close()
@@ -250,9 +250,7 @@ def test_control_characters_cannot_forge_a_line(writer: AuditWriter, engine: Eng
 
 
 @pytest.mark.threat("T-106")
-def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_nested_detail_contains_no_secret_and_forges_no_line(writer: AuditWriter, engine: Engine) -> None:
     """CWE-117, CWE-532: a remediation repeats what a caller sent, and `audit --request` prints it."""
     secret = "gths_" + "a" * 43
     detail = {
@@ -269,7 +267,7 @@ def test_the_detail_of_an_event_holds_no_secret_and_forges_no_line_at_any_depth(
     }
 
 
-def test_long_values_are_cut_to_their_column(writer: AuditWriter, engine: Engine) -> None:
+def test_long_values_are_truncated_to_their_column(writer: AuditWriter, engine: Engine) -> None:
     writer.commit_and_wait(allowed("x", actor="\n" * 300, object="o" * 600, jti="j" * 100))
     [row] = stored(engine)
     assert (len(row["actor"]), len(row["object"]), len(row["jti"])) == (255, 512, 64)
@@ -342,9 +340,7 @@ def test_events_are_found_by_client_token_and_request(writer: AuditWriter, engin
     assert actions(engine, client="' OR 1=1 --") == []
 
 
-def test_a_client_is_found_as_actor_as_claimed_actor_and_as_object_of_an_admin_only(
-    writer: AuditWriter, engine: Engine
-) -> None:
+def test_a_client_is_found_as_actor_or_as_object_of_an_admin(writer: AuditWriter, engine: Engine) -> None:
     """A stranger can name anything as the object of a call, and must not fill another client's trail with it."""
     writer.record(allowed("token.issue", actor="agent_1"))
     writer.record(allowed("token.issue", actor="claimed:agent_1"))
@@ -353,9 +349,7 @@ def test_a_client_is_found_as_actor_as_claimed_actor_and_as_object_of_an_admin_o
     assert actions(engine, client="agent_1") == ["token.issue", "token.issue", "client.disable"]
 
 
-def test_the_newest_events_are_found_the_oldest_of_them_first(
-    writer: AuditWriter, engine: Engine, clock: FakeClock
-) -> None:
+def test_the_newest_events_are_returned_in_order_of_time(writer: AuditWriter, engine: Engine, clock: FakeClock) -> None:
     for number in range(5):
         clock.advance(1)
         writer.commit_and_wait(allowed(str(number)))

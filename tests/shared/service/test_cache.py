@@ -53,7 +53,7 @@ def test_a_value_is_loaded_once_a_second(source: Source, clock: FakeClock) -> No
     assert source.loads == ["a", "a"]
 
 
-def test_absence_is_remembered_like_a_value(source: Source, clock: FakeClock) -> None:
+def test_a_missing_value_is_cached_too(source: Source, clock: FakeClock) -> None:
     cache = LoadingCache(source.load, monotonic=clock)
     assert cache.get("a") is None
     assert cache.get("a") is None
@@ -80,7 +80,7 @@ def test_the_age_counts_from_the_start_of_the_load(clock: FakeClock) -> None:
     assert cache.get("a") != first
 
 
-def test_a_failed_load_is_not_remembered(source: Source, clock: FakeClock) -> None:
+def test_a_failed_load_is_not_cached(source: Source, clock: FakeClock) -> None:
     def load(key: str) -> str:
         value = source.load(key)
         if value is None:
@@ -94,7 +94,7 @@ def test_a_failed_load_is_not_remembered(source: Source, clock: FakeClock) -> No
     assert cache.get("a") == "here"
 
 
-def test_the_least_recently_used_key_makes_room(source: Source, clock: FakeClock) -> None:
+def test_the_least_recently_used_key_is_evicted(source: Source, clock: FakeClock) -> None:
     cache = LoadingCache(source.load, size=2, monotonic=clock)
     for key in ("a", "b", "a", "c", "a", "b"):
         cache.get(key)
@@ -147,7 +147,7 @@ def test_a_load_of_one_key_does_not_delay_another(clock: FakeClock, in_thread: C
     assert {slow.result(10), quick.result(10)} == {"first", "second"}
 
 
-def test_a_failure_reaches_every_thread_that_waited(clock: FakeClock, in_thread: Callable[..., Future[str]]) -> None:
+def test_a_failure_reaches_every_waiting_thread(clock: FakeClock, in_thread: Callable[..., Future[str]]) -> None:
     load = Gated()
     cache = LoadingCache(load, monotonic=clock)
     first = in_thread(cache.get, "a")

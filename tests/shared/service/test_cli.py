@@ -52,13 +52,13 @@ def raising(error: Exception) -> Callable[[str], None]:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_refusal_is_its_message_and_exit_code_1(error: Exception) -> None:
+def test_a_refusal_prints_its_message_with_exit_code_1(error: Exception) -> None:
     result = run(raising(error))
     assert result.exit_code == 1
     assert result.output == f"Error: {error}\n"
 
 
-def test_a_database_that_fails_is_a_message_without_sql() -> None:
+def test_a_database_error_is_reported_without_sql() -> None:
     def select_nothing(_: str) -> None:
         with create_engine("sqlite://").begin() as connection:
             connection.execute(text("SELECT * FROM nowhere WHERE secret = :secret"), {"secret": "hunter2"})
@@ -116,7 +116,7 @@ def test_a_constraint_violation_is_not_reported_as_an_outage(tmp_path: Path) -> 
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_file_that_cannot_be_read_is_a_message(error: Exception, message: str) -> None:
+def test_an_unreadable_file_is_reported(error: Exception, message: str) -> None:
     result = run(raising(error))
     assert (result.exit_code, result.output) == (1, f"Error: {message}\n")
 
@@ -146,7 +146,7 @@ def test_help_ends_with_an_example() -> None:
     assert "Example:\n    group command --output json" in result.output
 
 
-def test_every_paragraph_of_a_help_has_the_same_margin() -> None:
+def test_every_paragraph_of_the_help_has_the_same_margin() -> None:
     @click.command()
     @example("speak")
     def speak() -> None:
@@ -163,7 +163,7 @@ def test_every_paragraph_of_a_help_has_the_same_margin() -> None:
 
 @pytest.mark.threat("T-114")
 @pytest.mark.parametrize("message", ["x\x1b[2Jforged", "x\rforged", "x\u202eforged", "x\x0bforged"], ids=ascii)
-def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) -> None:
+def test_a_refusal_contains_no_control_characters(message: str) -> None:
     """CWE-150: it names files, and what a database holds."""
 
     def refuse(_: str) -> None:
@@ -177,9 +177,7 @@ def test_a_refusal_cannot_act_on_the_terminal_and_keeps_its_lines(message: str) 
 
 
 @pytest.mark.parametrize("write", [click.echo, print], ids=["at once", "at the end"])
-def test_a_failed_write_of_the_output_is_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
-) -> None:
+def test_failed_output_is_reported_once(monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]) -> None:
     @click.group(cls=ServerGroup)
     def group() -> None:
         pass
@@ -204,7 +202,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "7w", "-7d", "+7d", "7 d", "7D", "1.5h", "7d7h", "1234567s", "\u0667d"])
-def test_any_other_text_is_no_duration(text: str) -> None:
+def test_any_other_text_is_not_a_duration(text: str) -> None:
     assert parse_duration(text) is None
 
 
@@ -237,7 +235,7 @@ def test_a_lazy_command_is_imported_when_it_is_invoked(monkeypatch: pytest.Monke
     assert isinstance(result.exception, ModuleNotFoundError)
 
 
-def test_further_commands_are_discovered_for_unknown_names_and_for_help() -> None:
+def test_commands_are_discovered_for_unknown_names_and_help() -> None:
     calls = []
 
     def discover(ctx: click.Context) -> dict[str, click.Command]:

@@ -66,7 +66,7 @@ def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: st
         ("postgresql://user@host/name?password=hunter2", "write USER:PASSWORD@HOST"),
     ],
 )
-def test_anything_else_is_refused_with_its_remediation_and_never_a_password(text_: str, remediation: str) -> None:
+def test_any_other_url_is_refused_without_its_password(text_: str, remediation: str) -> None:
     with pytest.raises(ValueError, match=remediation) as refusal:
         parse_database_url(text_)
     assert "hunter2" not in str(refusal.value)
@@ -81,7 +81,7 @@ PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout")
 
 
 @only_on_sqlite
-def test_sqlite_is_in_wal_mode_with_foreign_keys_and_patience(engine: Engine) -> None:
+def test_sqlite_uses_wal_foreign_keys_and_a_busy_timeout(engine: Engine) -> None:
     with engine.connect() as connection:
         check_pragmas([connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS])
 
@@ -96,7 +96,7 @@ async def test_sqlite_is_the_same_on_an_event_loop(empty_database: URL) -> None:
     await engine.dispose()
 
 
-def test_a_reference_to_nothing_is_refused(engine: Engine) -> None:
+def test_a_dangling_reference_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
         connection.exec_driver_sql("INSERT INTO child VALUES (1)")
@@ -110,7 +110,7 @@ def other_process(engine: Engine) -> "closing[sqlite3.Connection]":
 
 
 @only_on_sqlite
-def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> None:
+def test_a_write_transaction_locks_from_its_beginning(engine: Engine) -> None:
     with other_process(engine) as other:
         with engine.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
@@ -118,7 +118,7 @@ def test_a_write_transaction_has_the_lock_from_its_beginning(engine: Engine) -> 
 
 
 @only_on_sqlite
-def test_a_read_transaction_keeps_its_state_and_hinders_no_writer(engine: Engine) -> None:
+def test_a_read_transaction_keeps_its_snapshot_and_blocks_no_writer(engine: Engine) -> None:
     with other_process(engine) as other, engine.execution_options(**READ_ONLY).begin() as reader:
         assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
         other.execute("BEGIN IMMEDIATE")
@@ -128,7 +128,7 @@ def test_a_read_transaction_keeps_its_state_and_hinders_no_writer(engine: Engine
         assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
 
 
-def test_readers_go_on_while_a_transaction_writes(engine: Engine) -> None:
+def test_readers_continue_while_a_transaction_writes(engine: Engine) -> None:
     reader = engine.execution_options(**READ_ONLY)
     with engine.begin() as writer:
         writer.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
@@ -167,7 +167,7 @@ def test_an_error_repeats_no_parameter(engine: Engine) -> None:
         pytest.param("SELECT CAST(CAST(:value AS TEXT) AS INTEGER)", id="in the message itself"),
     ],
 )
-async def test_an_error_of_postgresql_repeats_no_parameter_on_an_event_loop(engine: Engine, statement: str) -> None:
+async def test_an_error_on_an_event_loop_repeats_no_parameter(engine: Engine, statement: str) -> None:
     on_event_loop = open_async_engine(engine.url)
     with pytest.raises(DBAPIError) as failure:
         async with on_event_loop.begin() as connection:
@@ -205,7 +205,7 @@ def test_postgresql_statements_time_out_unless_the_url_says_otherwise(
 
 
 @pytest.mark.only_on("postgresql")
-def test_options_of_the_environment_hold_as_those_of_the_url_do(
+def test_options_of_the_environment_apply_like_those_of_the_url(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=70ms")
@@ -216,7 +216,7 @@ def test_options_of_the_environment_hold_as_those_of_the_url_do(
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
+def test_a_migration_has_no_statement_timeout(empty_database: URL) -> None:
     patient = open_engine(empty_database, patient=True)
     assert settings_of_connection(patient) == ["0", "0", "UTF8"]
     patient.dispose()
@@ -224,7 +224,7 @@ def test_a_migration_has_no_end_but_its_own(empty_database: URL) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.only_on("postgresql")
-async def test_waiting_for_a_lock_ends_with_an_error_and_a_remediation(engine: Engine) -> None:
+async def test_a_lock_timeout_has_a_remediation(engine: Engine) -> None:
     impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
     with engine.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE parent")
@@ -246,7 +246,7 @@ def open_umask() -> Iterator[None]:
 
 @only_on_sqlite
 @pytest.mark.usefixtures("open_umask")
-def test_files_of_a_database_are_readable_by_their_owner_only(empty_database: URL) -> None:
+def test_database_files_are_readable_only_by_their_owner(empty_database: URL) -> None:
     create_file(empty_database)
     path = Path(str(empty_database.database))
     engine = open_engine(empty_database)
@@ -265,7 +265,7 @@ def test_creating_an_existing_file_keeps_its_content(engine: Engine) -> None:
         assert connection.exec_driver_sql("SELECT count(*) FROM parent").scalar() == 0
 
 
-def test_a_database_of_a_server_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_created_for_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     create_file(parse_database_url("postgresql://user@host/name"))
     assert list(tmp_path.iterdir()) == []
@@ -273,7 +273,7 @@ def test_a_database_of_a_server_has_no_file(tmp_path: Path, monkeypatch: pytest.
     assert [file.name for file in tmp_path.iterdir()] == ["name"]
 
 
-def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "notes.db"
     file.write_text("not a database, but notes of some length\n" * 100)
     with pytest.raises(SQLAlchemyError) as failure, open_engine(parse_database_url(f"sqlite:///{file}")).begin():
@@ -287,7 +287,7 @@ def test_a_file_that_is_no_database_is_named_for_it(tmp_path: Path) -> None:
     ("host", "told"),
     [("127.0.0.1:1", "127.0.0.1:1: Connection refused"), ("no-such-host.invalid:5432", "no-such-host.invalid")],
 )
-def test_an_unreachable_server_is_named_with_the_cause_without_a_password(host: str, told: str) -> None:
+def test_an_unreachable_server_is_reported_without_the_password(host: str, told: str) -> None:
     url = parse_database_url(f"postgresql://gatehouse:hunter2@{host}/gatehouse")
     with pytest.raises(SQLAlchemyError) as failure, open_engine(url).begin():
         pass

@@ -41,7 +41,7 @@ def test_without_a_file_nothing_is_read() -> None:
         pytest.param(b"\nAUTHSERVER_BIND=\xff\n", "line 8: not text in UTF-8", id="Latin-1"),
     ],
 )
-def test_an_unreadable_line_is_refused_with_its_file_and_number(
+def test_an_invalid_line_is_refused_with_its_file_and_number(
     env_file: Path, text: bytes, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """python-dotenv leaves such a line out, with a warning in the log."""
@@ -53,14 +53,14 @@ def test_an_unreadable_line_is_refused_with_its_file_and_number(
     assert caplog.records == []
 
 
-def test_every_unreadable_line_is_named_and_none_is_repeated(env_file: Path) -> None:
+def test_all_invalid_lines_are_listed_and_none_is_repeated(env_file: Path) -> None:
     env_file.write_text("AUTHSERVER_SEALING_KEY: hunter2\nA=1\nhunter2\n")
     with pytest.raises(InvalidEnvFile) as refusal:
         read_env_file(env_file)
     assert str(refusal.value) == f"{env_file}, line 1: not NAME=VALUE\n{env_file}, line 3: not NAME=VALUE"
 
 
-def test_a_pipe_is_refused_because_it_is_empty_when_it_is_read_again(tmp_path: Path) -> None:
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(InvalidEnvFile, match="pipe: not a regular file"):

@@ -8,7 +8,7 @@ import pytest
 from gatehouse.shared.service.files import UnsafeFile, new_file, read_private_file
 
 
-def test_a_file_has_its_name_when_it_is_complete_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+def test_a_file_is_created_complete_and_private(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with new_file(path) as file:
         file.write(b"all of it")
@@ -71,7 +71,7 @@ def test_a_file_that_others_can_replace_is_not_read(secret: Path) -> None:
         read_private_file(secret, "test file", limit=100, private_folder=True)
 
 
-def test_a_link_is_not_followed(secret: Path) -> None:
+def test_a_symbolic_link_is_not_followed(secret: Path) -> None:
     link = secret.with_name("link")
     link.symlink_to(secret)
     with pytest.raises(UnsafeFile, match="is a link"):

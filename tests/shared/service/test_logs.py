@@ -47,7 +47,7 @@ def test_an_event_is_one_json_line_with_time_level_and_context(read: Read) -> No
     }
 
 
-def test_records_of_the_standard_library_are_processed_alike(read: Read) -> None:
+def test_standard_library_records_are_processed_like_others(read: Read) -> None:
     configure_logs("json")
     logging.getLogger("some.library").error("failed: %s", "why")
     event = one_json_line(read)
@@ -107,7 +107,7 @@ def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, 
 @pytest.mark.threat("T-114")
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("forgery", ["x\n2026-01-01 forged", "x\r2026-01-01 forged", "x\x1b[2Jforged"], ids=repr)
-def test_the_text_of_an_exception_forges_no_line_in_a_traceback(read: Read, format_: LogFormat, forgery: str) -> None:
+def test_an_exceptions_text_cannot_forge_a_line(read: Read, format_: LogFormat, forgery: str) -> None:
     """CWE-117, CWE-150: a tool of one's own may raise what a caller sent."""
     configure_logs(format_)
 
@@ -137,7 +137,7 @@ def test_authlib_never_logs_below_info(read: Read, level: str) -> None:
     assert "seen" in read()
 
 
-def test_the_level_holds_for_both_ways(read: Read) -> None:
+def test_the_level_applies_to_both_loggers(read: Read) -> None:
     configure_logs("json", "WARNING")
     structlog.stdlib.get_logger("test").info("unseen")
     logging.getLogger("test").info("unseen")

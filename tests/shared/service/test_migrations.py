@@ -82,7 +82,7 @@ def shape(database: Any) -> list[Any]:
     return found
 
 
-def test_a_fresh_migration_equals_the_models(database: Any, name: str) -> None:
+def test_the_migrated_schema_equals_the_models(database: Any, name: str) -> None:
     database.migrate()
     with database.engine.connect() as connection:
         version_table = database.schema.version_table
@@ -236,7 +236,7 @@ def test_an_older_database_is_refused_until_it_is_migrated(empty_database: URL, 
     database.close()
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database: URL, tmp_path: Path) -> None:
+def test_a_failed_migration_changes_nothing(empty_database: URL, tmp_path: Path) -> None:
     database = AuthServerDatabase(empty_database)
     database.migrate()
     before = tables(database)

@@ -30,7 +30,7 @@ def run(action: Callable[[str], Any], *arguments: str) -> Result:
     return CliRunner().invoke(command, arguments, color=True)
 
 
-def test_a_list_is_a_table_of_the_named_columns_for_people() -> None:
+def test_a_list_is_printed_as_a_table_for_people() -> None:
     result = run(lambda output: print_records(RECORDS, COLUMNS, output))
     assert result.exit_code == 0
     rows = [line.split() for line in result.output.splitlines()]
@@ -41,7 +41,7 @@ def test_a_list_is_a_table_of_the_named_columns_for_people() -> None:
     ]
 
 
-def test_a_list_is_json_with_every_member_for_programs() -> None:
+def test_a_list_is_printed_as_json_with_every_member() -> None:
     result = run(lambda output: print_records(RECORDS, COLUMNS, output), "--output", "json")
     assert json.loads(result.output) == RECORDS
 
@@ -51,7 +51,7 @@ def test_an_empty_list_says_so() -> None:
     assert json.loads(run(lambda output: print_records([], COLUMNS, output), "--output", "json").output) == []
 
 
-def test_one_object_is_a_line_for_each_member_or_json() -> None:
+def test_one_object_is_printed_as_lines_or_json() -> None:
     result = run(lambda output: print_record(RECORDS[0], output))
     assert [line.split() for line in result.output.splitlines()] == [
         ["name", "one"],
@@ -64,7 +64,7 @@ def test_one_object_is_a_line_for_each_member_or_json() -> None:
     assert json.loads(run(lambda output: print_record(RECORDS[0], output), "--output", "json").output) == RECORDS[0]
 
 
-def test_a_table_that_is_piped_is_one_line_a_record_and_cuts_nothing() -> None:
+def test_a_piped_table_has_one_untruncated_line_per_record() -> None:
     """`audit` is read with grep: an object has up to 512 characters."""
     long = [{"name": "n" * 512, "object": "o" * 255, "end": "end"}]
     result = run(lambda output: print_records(long, ("name", "object", "end"), output))
@@ -81,7 +81,7 @@ def test_a_table_that_is_piped_is_one_line_a_record_and_cuts_nothing() -> None:
     ids=["a-list", "one-object"],
 )
 @pytest.mark.parametrize("value", ["x\nforged", "x\x1b[2Jforged", "x\rforged"], ids=repr)
-def test_a_stored_value_cannot_forge_a_line_of_the_terminal(printer: Callable[[str, str], None], value: str) -> None:
+def test_a_stored_value_cannot_forge_a_line(printer: Callable[[str, str], None], value: str) -> None:
     """CWE-150."""
     plain = run(lambda output: printer("plain", output)).output.splitlines()
     forged = run(lambda output: printer(value, output)).output.split("\n")[:-1]

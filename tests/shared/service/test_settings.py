@@ -40,7 +40,7 @@ def test_the_defaults_serve_on_loopback() -> None:
     assert resource.resource == "http://127.0.0.1:8000/mcp"
 
 
-def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_of_the_authorization_server_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "AUTHSERVER_ISSUER": ("http://as.example.com", "must be https"),
         "AUTHSERVER_BIND": ("9000", "must be HOST:PORT"),
@@ -62,7 +62,7 @@ def test_every_problem_of_the_authorization_server_is_named_at_once(monkeypatch:
     assert "hunter2" not in str(problems)
 
 
-def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_of_the_resource_server_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "RESOURCESERVER_RESOURCE": ("https://mcp.example.com/mcp#part", "without query or fragment"),
         "RESOURCESERVER_ISSUER": ("https://as.example.com/", "ends with a slash"),
@@ -81,7 +81,7 @@ def test_every_problem_of_the_resource_server_is_named_at_once(monkeypatch: pyte
     assert "hunter2" not in str(problems)
 
 
-def test_unknown_names_and_invalid_values_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the name that was probably meant."""
     assert load_settings(AuthServerSettings)
     for name, value in {
@@ -143,7 +143,7 @@ def test_a_database_url_is_never_repeated(
     assert "hunter2" not in str(problems)
 
 
-def test_the_sealing_key_is_never_repeated_whatever_else_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sealing_key_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands in the environment beside what is wrong: alone, of the wrong length, and where settings meet."""
     monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
     monkeypatch.setenv("AUTHSERVER_BIND", "0.0.0.0:9000")
@@ -166,7 +166,7 @@ def test_the_sealing_key_is_never_repeated_whatever_else_is_wrong(monkeypatch: p
         pytest.param("a" * 101 + "hunter2", "a" * 100, id="more than fits a line"),
     ],
 )
-def test_a_value_is_repeated_as_far_as_it_may_be_printed(
+def test_a_value_is_repeated_without_secrets_and_control_characters(
     value: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTHSERVER_ISSUER", value)
@@ -175,7 +175,7 @@ def test_a_value_is_repeated_as_far_as_it_may_be_printed(
     assert "hunter2" not in str(problems)
 
 
-def test_an_env_file_is_read_and_a_variable_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_overrides_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file = tmp_path / "servers.env"
     env_file.write_text("AUTHSERVER_TOKEN_TTL=60\nAUTHSERVER_THREADS=8\nRESOURCESERVER_WORKERS=9\nOTHER=x\n")
     monkeypatch.setenv("AUTHSERVER_THREADS", "2")
@@ -248,7 +248,7 @@ def test_an_invalid_issuer_is_refused_with_its_remediation(url: str, remediation
         pytest.param('https://as.example.com"', id="a-quote"),
     ],
 )
-def test_an_issuer_that_clients_could_not_use_is_refused(url: str) -> None:
+def test_an_unusable_issuer_is_refused(url: str) -> None:
     """RFC 8414 2: a URL with a host. It is published, compared exactly, and put into other URLs."""
     with pytest.raises(ValueError, match=r"^(?!.*hunter2)"):
         check_issuer(url)
@@ -296,7 +296,7 @@ def test_a_resource_cannot_have_a_reserved_path(path: str, monkeypatch: pytest.M
     assert problem.startswith("has a path that this server reserves")
 
 
-def test_a_secret_across_the_cut_of_a_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_masked_before_a_value_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut first and masked then, what is left of it would not be recognised."""
     monkeypatch.setenv("AUTHSERVER_ISSUER", "x" * 90 + "Bearer abcdefghijklmnopqrstuvwxyz")
     with pytest.raises(InvalidSettings) as refused:
