@@ -8,10 +8,10 @@ from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import AuthServer
 from support.forging import encode, forge
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.credentials.public_client_keys import parse_client_keys
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_key_set
+from gatehouse.shared.service.administrator import CommandRefused
 
 KEY, RSA_KEY, EDDSA_KEY = (SigningKey.generate(alg) for alg in ("ES256", "RS256", "EdDSA"))
 
@@ -64,7 +64,7 @@ def test_a_small_order_or_non_canonical_ed25519_key_is_refused(point: bytes) -> 
 def test_a_key_that_verifies_every_signature_cannot_be_registered(authserver: AuthServer) -> None:
     """RFC 8032 5.1.7."""
     KeyClient(authserver, EDDSA_KEY).accepted()
-    with pytest.raises(Refused, match="small order"):
+    with pytest.raises(CommandRefused, match="small order"):
         KeyClient(authserver, EDDSA_KEY, jwks(ed25519(SMALL_ORDER[2])))
 
 

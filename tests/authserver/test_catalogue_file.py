@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.directory.catalogue import CATALOGUE
+from gatehouse.shared.service.administrator import CommandRefused
 
 RESOURCE = "https://a.example/mcp"
 
@@ -81,5 +81,5 @@ def test_a_catalogue_may_list_scopes_without_tools() -> None:
 )
 def test_an_invalid_catalogue_is_refused(file: bytes, problem: str) -> None:
     assert parse_catalogue(document()).resource == RESOURCE
-    with pytest.raises(Refused, match=problem):
+    with pytest.raises(CommandRefused, match=problem):
         parse_catalogue(file)

@@ -10,13 +10,13 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import CommandRefused
 
 DAY = 86400
 OLD, NEW, THIRD, OTHER = (SigningKey.generate("ES256") for _ in range(4))
@@ -88,7 +88,7 @@ def test_a_key_that_is_registered_again_does_not_expire(client: KeyClient, clock
 def test_an_inactive_key_cannot_become_active_again(client: KeyClient) -> None:
     """It may have been ended because somebody else has it."""
     replace(client, public_jwk(NEW))
-    with pytest.raises(Refused, match=rf"The key {OLD.kid} was revoked at .* Generate a new one\."):
+    with pytest.raises(CommandRefused, match=rf"The key {OLD.kid} was revoked at .* Generate a new one\."):
         replace(client, public_jwk(OLD), public_jwk(NEW))
     replace(client, public_jwk(THIRD), public_jwk(NEW))
     assert [works(client, key) for key in (OLD, NEW, THIRD)] == [False, True, True]
@@ -97,7 +97,7 @@ def test_an_inactive_key_cannot_become_active_again(client: KeyClient) -> None:
 @pytest.mark.both_databases
 def test_a_client_has_at_most_eight_active_keys(client: KeyClient) -> None:
     made = [SigningKey.generate("ES256") for _ in range(MAX_CLIENT_KEYS)]
-    with pytest.raises(Refused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
+    with pytest.raises(CommandRefused, match=f"authserver client key revoke {client.client.client_id} KEY") as refused:
         replace(client, *(public_jwk(key) for key in made), grace_period=DAY)
     assert "more than 8 active keys" in str(refused.value)
     replace(client, *(public_jwk(key) for key in made[1:]), grace_period=DAY)
@@ -107,12 +107,12 @@ def test_a_client_has_at_most_eight_active_keys(client: KeyClient) -> None:
 
 
 def test_a_rotation_checks_keys_like_a_registration(client: KeyClient) -> None:
-    with pytest.raises(Refused, match="not allowed"):
+    with pytest.raises(CommandRefused, match="not allowed"):
         replace(client, {"kty": "RSA", "e": "AQAB", "n": "AQAB"})
-    with pytest.raises(Refused, match="private or symmetric"):
+    with pytest.raises(CommandRefused, match="private or symmetric"):
         replace(client, json.loads(NEW.private_jwk()))
     for grace_period in (-1, MAX_GRACE_PERIOD + 1):
-        with pytest.raises(Refused, match="at most 90 days"):
+        with pytest.raises(CommandRefused, match="at most 90 days"):
             replace(client, public_jwk(NEW), grace_period=grace_period)
     assert [works(client, key) for key in (OLD, NEW)] == [True, False]
     replace(client, public_jwk(NEW))
@@ -122,7 +122,7 @@ def test_a_rotation_checks_keys_like_a_registration(client: KeyClient) -> None:
 def test_a_client_with_a_secret_has_no_keys_to_replace(client: KeyClient) -> None:
     of_secret, secret = client.server.create_client()
     client.client = of_secret
-    with pytest.raises(Refused, match="authenticates by client_secret_basic: it has a secret and no keys"):
+    with pytest.raises(CommandRefused, match="authenticates by client_secret_basic: it has a secret and no keys"):
         replace(client, public_jwk(NEW))
     assert client.server.post_token(basic=(of_secret.client_id, secret)).status_code == 200
 
@@ -136,7 +136,7 @@ def test_a_key_can_be_revoked_unless_it_is_the_last(client: KeyClient, named_by:
         expire(client, name)
     assert [works(client, key) for key in (OLD, NEW)] == [True, False]
     assert [row["action"] for row in client.server.audit()].count("client.key.revoke") == 1
-    with pytest.raises(Refused, match="the only active key") as refused:
+    with pytest.raises(CommandRefused, match="the only active key") as refused:
         expire(client, OLD.kid)
     assert f"authserver client key rotate {client.client.client_id} --jwks FILE" in str(refused.value)
     assert f"authserver client disable {client.client.client_id}" in str(refused.value)
@@ -146,7 +146,7 @@ def test_a_key_can_be_revoked_unless_it_is_the_last(client: KeyClient, named_by:
 def test_an_unknown_or_ambiguous_name_revokes_no_key(client: KeyClient) -> None:
     replace(client, public_jwk(NEW, kid="same"), public_jwk(OLD, kid="same"))
     for which, found in (("same", "several keys"), ("", "no key"), (OLD.kid[:7], "no key"), (THIRD.kid, "no key")):
-        with pytest.raises(Refused, match=f"names {found} of the client"):
+        with pytest.raises(CommandRefused, match=f"names {found} of the client"):
             expire(client, which)
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     expire(client, OLD.kid)

@@ -10,7 +10,6 @@ from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.clock import FakeClock
 from support.databases import everything_in
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Registration
 from gatehouse.authserver.clients.registry import load_client, load_clients
@@ -19,6 +18,7 @@ from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.claims import MAX_STATIC_CLAIMS, RESERVED_CLAIMS
+from gatehouse.shared.service.administrator import CommandRefused
 
 
 def change(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -34,7 +34,7 @@ def register(server: AuthServer, **changes: Any) -> Any:
 def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
     """Return the message of a refused change, and see that it changed nothing and left no event."""
     before = server.audit(client="admin:tester")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRefused) as refused:
         function(server, *arguments, **named)
     assert server.audit(client="admin:tester") == before
     return str(refused.value)
@@ -181,7 +181,7 @@ def test_an_unregistered_resource_is_refused_with_the_known_ones(authserver: Aut
 def test_an_empty_client_id_is_refused_without_a_lookup(authserver: AuthServer) -> None:
     with authserver.services.database.read() as session:
         authserver.take_database_away()
-        with pytest.raises(Refused, match="The client_id is empty"):
+        with pytest.raises(CommandRefused, match="The client_id is empty"):
             clients.existing_client(session, "")
 
 
@@ -230,9 +230,9 @@ def test_a_failed_change_leaves_neither_row_nor_event(authserver: AuthServer) ->
     def fail(session: Session) -> None:
         clients.create_client(session, authserver.admin, keys, Registration("agent", RESOURCE, "env:read"))
         assert session.scalars(select(ClientRow)).all()
-        raise Refused("after all")
+        raise CommandRefused("after all")
 
-    with pytest.raises(Refused, match="after all"), authserver.services.database.write() as session:
+    with pytest.raises(CommandRefused, match="after all"), authserver.services.database.write() as session:
         fail(session)
     with authserver.services.database.read() as session:
         assert load_clients(session) == []

@@ -12,7 +12,6 @@ from sqlalchemy.orm.exc import StaleDataError
 from support.assertions import jwks, public_jwk
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
@@ -24,6 +23,7 @@ from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.authserver.tokens.revocation import revoke_all
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.failures import explain_database_failure
 
 pytestmark = pytest.mark.only_on("postgresql")
@@ -98,7 +98,7 @@ def remove(server: AuthServer) -> Change:
 
 def test_revoking_tokens_of_a_deleted_client_is_refused(authserver: AuthServer) -> None:
     gone, disabled = (authserver.create_client()[0] for _ in range(2))
-    with pytest.raises(Refused, match=f"There is no client {gone.client_id}"):
+    with pytest.raises(CommandRefused, match=f"There is no client {gone.client_id}"):
         both(authserver, delete(authserver, gone), revoke_tokens(authserver, gone))
     both(authserver, disable(authserver, disabled), revoke_tokens(authserver, disabled))
     assert [row["object"] for row in authserver.audit(action="token.revoke")] == [disabled.client_id]
@@ -119,7 +119,7 @@ def test_two_concurrent_rotations_leave_one_secret(authserver: AuthServer) -> No
 def test_the_second_of_two_concurrent_rotations_is_refused(authserver: AuthServer) -> None:
     """Else three secrets would be live."""
     client, _ = authserver.create_client()
-    with pytest.raises(Refused, match="has 2 active secrets"):
+    with pytest.raises(CommandRefused, match="has 2 active secrets"):
         both(authserver, rotate(authserver, client, grace_period=60), rotate(authserver, client, grace_period=60))
     with authserver.services.database.read() as session:
         assert len(list_secrets(session, client.client_id)) == 2
@@ -135,7 +135,7 @@ def test_two_concurrent_revocations_leave_one_secret(authserver: AuthServer) -> 
     def end(secret_id: str) -> Change:
         return lambda session: revoke_secret(session, authserver.admin, client.client_id, secret_id)
 
-    with pytest.raises(Refused, match="the only active secret"):
+    with pytest.raises(CommandRefused, match="the only active secret"):
         both(authserver, end(first), end(second))
 
 
@@ -149,7 +149,7 @@ def test_concurrent_key_rotations_count_each_other_s_keys(authserver: AuthServer
         keys = some(number)
         return lambda session: rotate_keys(session, authserver.admin, client.client_id, keys, 60)
 
-    with pytest.raises(Refused, match="more than 8 active keys"):
+    with pytest.raises(CommandRefused, match="more than 8 active keys"):
         both(authserver, replace(4), replace(4))
     both(authserver, replace(1), replace(2))
 
@@ -181,7 +181,7 @@ def test_a_change_after_a_deletion_reports_a_missing_client(
     authserver: AuthServer, second: Callable[..., Change]
 ) -> None:
     client, _ = authserver.create_client()
-    with pytest.raises(Refused, match="There is no client"):
+    with pytest.raises(CommandRefused, match="There is no client"):
         both(authserver, delete(authserver, client), second(authserver, client))
     assert authserver.audit(client="admin:tester")[-1]["action"] == "client.delete"
 
@@ -190,7 +190,7 @@ def test_a_scope_can_be_granted_and_removed_concurrently(authserver: AuthServer)
     client, _ = authserver.create_client()
     both(authserver, grant(authserver, client, "org:read"), grant(authserver, client, "org:read env:write"))
     both(authserver, remove_grant(authserver, client, "org:read"), remove_grant(authserver, client, "env:write"))
-    with pytest.raises(Refused, match="was not granted"):
+    with pytest.raises(CommandRefused, match="was not granted"):
         both(authserver, remove_grant(authserver, client, "env:read"), remove_grant(authserver, client, "env:read"))
     with authserver.services.database.read() as session:
         assert load_client(session, client.client_id).grants == {}
@@ -208,7 +208,7 @@ def test_a_grant_does_not_outlive_its_resource(authserver: AuthServer) -> None:
 def test_nothing_is_granted_at_a_resource_being_removed(authserver: AuthServer) -> None:
     authserver.add_resource(OTHER_RESOURCE)
     client, _ = authserver.create_client(resource=OTHER_RESOURCE)
-    with pytest.raises(Refused, match="There is no resource"):
+    with pytest.raises(CommandRefused, match="There is no resource"):
         both(authserver, remove(authserver), grant(authserver, client, "env:read"))
 
 
@@ -225,7 +225,7 @@ def test_a_second_declaration_sees_the_first(authserver: AuthServer) -> None:
 def test_a_resource_declared_after_its_removal_is_new(authserver: AuthServer) -> None:
     added = both(authserver, remove(authserver), declare(authserver, "log:read"))
     assert added.scopes.keys() == {"log:read"}
-    with pytest.raises(Refused, match="There is no resource"):
+    with pytest.raises(CommandRefused, match="There is no resource"):
         both(authserver, remove(authserver), remove(authserver))
 
 

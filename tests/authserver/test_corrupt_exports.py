@@ -13,12 +13,12 @@ from support.clock import FakeClock
 from support.migrations import with_later_revision
 from support.transfer import FullInstallation, export_of, import_into, is_empty, with_trailer
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup import format as export_format
 from gatehouse.authserver.backup.importing import ExportReader
 from gatehouse.authserver.db.database import Database
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE
+from gatehouse.shared.service.administrator import CommandRefused
 
 ED25519_OF_SMALL_ORDER = {"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41}
 
@@ -36,7 +36,7 @@ class Target:
 
     def refusal(self, document: bytes) -> str:
         """Return why a file is refused."""
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(CommandRefused) as caught:
             self.accepts(document)
         assert "Traceback" not in str(caught.value)
         return str(caught.value)
@@ -81,7 +81,7 @@ def test_a_lost_duplicate_truncated_or_altered_line_is_detected(lines: list[byte
             b"".join(lines[:number]),
         ]
     for document in documents:
-        with pytest.raises(Refused):
+        with pytest.raises(CommandRefused):
             read(document)
 
 
@@ -247,7 +247,7 @@ def test_a_row_too_long_to_import_is_not_exported(authserver: AuthServer, monkey
     authserver.create_client()
     document = export_of(authserver)
     monkeypatch.setattr("gatehouse.authserver.backup.exporting.MAX_LINE", max(map(len, document.splitlines())))
-    with pytest.raises(Refused, match="--without-audit"):
+    with pytest.raises(CommandRefused, match="--without-audit"):
         export_of(authserver)
     assert max(map(len, document.splitlines(keepends=True))) < export_format.MAX_LINE
 

@@ -16,7 +16,6 @@ from support.clock import FakeClock
 from support.databases import PostgreSQL
 from support.transfer import FullInstallation, Moved, export_of, import_into, is_empty, rows_of
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.exporting import PART_OF, Part
 from gatehouse.authserver.backup.format import READERS
 from gatehouse.authserver.backup.importing import Imported
@@ -24,6 +23,7 @@ from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.authserver.maintenance import LEASE, has_leader
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
 from gatehouse.shared.protocol.status_list import LIST_SIZE
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.database import parse_database_url
@@ -253,14 +253,14 @@ def test_of_two_concurrent_imports_one_succeeds(
     folder.mkdir()
     (folder / "keys").symlink_to(full.server.settings.keys_dir)
 
-    def attempt(_: int) -> Imported | Refused:
+    def attempt(_: int) -> Imported | CommandRefused:
         try:
             return import_into(empty_database, folder, document, clock)
-        except Refused as refused:
+        except CommandRefused as refused:
             return refused
 
     with ThreadPoolExecutor(2) as threads:
-        outcomes = sorted(threads.map(attempt, range(2)), key=lambda outcome: isinstance(outcome, Refused))
+        outcomes = sorted(threads.map(attempt, range(2)), key=lambda outcome: isinstance(outcome, CommandRefused))
     assert isinstance(outcomes[0], Imported)
     assert "is not empty" in str(outcomes[1])
     assert len(rows_of(empty_database)["client"]) == len(rows_of(full.server.settings.database)["client"])
@@ -271,13 +271,15 @@ def test_nothing_is_imported_if_the_keys_do_not_decrypt(
 ) -> None:
     document = export_of(full.server)
     folder = tmp_path / "moved"
-    with pytest.raises(Refused, match=r"There is no sealing key.*Put the sealing key .* at .*moved/keys/sealing\.key"):
+    with pytest.raises(
+        CommandRefused, match=r"There is no sealing key.*Put the sealing key .* at .*moved/keys/sealing\.key"
+    ):
         import_into(empty_database, folder, document, clock)
     (folder / "keys").mkdir(parents=True, mode=0o700)
     path = folder / "keys" / "sealing.key"
     path.touch(mode=0o600)
     path.write_text("A" * 43)
-    with pytest.raises(Refused, match=r"sealed with another sealing key.*Nothing was imported"):
+    with pytest.raises(CommandRefused, match=r"sealed with another sealing key.*Nothing was imported"):
         import_into(empty_database, folder, document, clock)
     assert is_empty(empty_database)
     path.write_bytes((full.server.settings.keys_dir / "sealing.key").read_bytes())

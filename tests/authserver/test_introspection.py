@@ -327,7 +327,7 @@ def test_the_grace_period_of_a_credential_is_bounded(authserver: AuthServer, cre
     keys = authserver.services.keys.ring()
     for grace_period in (-1, MAX_GRACE_PERIOD + 1):
         with (
-            pytest.raises(resource_credentials.Refused, match="The grace period is"),
+            pytest.raises(resource_credentials.CommandRefused, match="The grace period is"),
             authserver.services.database.write() as session,
         ):
             resource_credentials.rotate_credential(session, authserver.admin, keys, credential[0], grace_period)

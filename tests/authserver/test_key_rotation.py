@@ -10,7 +10,6 @@ from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
 from support.keys import rotation_of
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import close_app, create_app, create_services
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow, audit_event
 from gatehouse.authserver.keys.encryption import SealingKey
@@ -18,6 +17,7 @@ from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit_writer import AuditRows
 
 pytestmark = pytest.mark.both_databases
@@ -125,7 +125,7 @@ def test_a_process_without_maintenance_does_not_use_an_expired_key(authserver: A
 def test_a_next_key_is_published_once(authserver: AuthServer) -> None:
     kid = publish(authserver)
     assert kid in parse_key_set(ring_of_a_new_process(authserver).jwks)
-    with pytest.raises(Refused, match=kid):
+    with pytest.raises(CommandRefused, match=kid):
         publish(authserver)
     assert states(authserver) == ["active", "next"]
 
@@ -153,7 +153,7 @@ def test_revoking_a_next_key_keeps_the_active_one(authserver: AuthServer, clock:
     clock.advance(1)
     revoke(authserver, publish(authserver))
     assert [(row.kid, row.state) for row in rows(authserver)] == [(first.kid, "active")]
-    with pytest.raises(Refused, match="authserver key list"):
+    with pytest.raises(CommandRefused, match="authserver key list"):
         revoke(authserver, "unknown")
 
 
@@ -170,9 +170,15 @@ def test_a_wrong_sealing_key_changes_no_key(authserver: AuthServer, clock: FakeC
     [before] = rows(authserver)
     foreign = with_another_sealing_key(authserver)
     assert not foreign.run()
-    with pytest.raises(Refused, match="Restore the right sealing key"), authserver.services.database.write() as session:
+    with (
+        pytest.raises(CommandRefused, match="Restore the right sealing key"),
+        authserver.services.database.write() as session,
+    ):
         foreign.publish(session)
-    with pytest.raises(Refused, match="Restore the right sealing key"), authserver.services.database.write() as session:
+    with (
+        pytest.raises(CommandRefused, match="Restore the right sealing key"),
+        authserver.services.database.write() as session,
+    ):
         foreign.revoke(session, before.kid)
     assert [(row.kid, row.state) for row in rows(authserver)] == [(before.kid, "active")]
     assert rotation_of(authserver.services, authserver.clock).run()

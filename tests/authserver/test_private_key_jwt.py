@@ -16,13 +16,13 @@ from support.forging import forge, header_of, signer
 from support.shell import CREATE, Shell
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
 from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.db.models import ClientRow, SpentAssertionRow
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import CommandRefused
 
 KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
 RSA_KEY, EDDSA_KEY = SigningKey.generate("RS256"), SigningKey.generate("EdDSA")
@@ -341,7 +341,7 @@ def test_a_disabled_client_gets_no_token_for_a_valid_assertion(authserver: AuthS
 )
 def test_unusable_keys_are_not_registered(authserver: AuthServer, document: bytes, problem: str) -> None:
     assert KeyClient(authserver, KEY, jwks(public_jwk(KEY))).client.keys
-    with pytest.raises(Refused, match=problem):
+    with pytest.raises(CommandRefused, match=problem):
         KeyClient(authserver, KEY, document)
 
 

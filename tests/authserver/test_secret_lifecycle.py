@@ -13,7 +13,6 @@ from support.clock import FakeClock
 from support.refused_clients import assert_invalid_client, count_digests_and_comparisons
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.clients.registry import Client, existing_client
 from gatehouse.authserver.credentials.client_secrets import ListedSecret, list_secrets, revoke_secret, rotate_secret
@@ -22,6 +21,7 @@ from gatehouse.authserver.credentials.secrets import EXAMINED, MAX_ACTIVE
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.entitlements import obstacles
+from gatehouse.shared.service.administrator import CommandRefused
 
 DAY = 86400
 
@@ -90,7 +90,9 @@ def test_without_a_grace_period_old_secrets_are_revoked_at_once(authserver: Auth
 def test_a_third_active_secret_is_refused(authserver: AuthServer) -> None:
     client, first = authserver.create_client()
     second = rotate(authserver, client, grace_period=DAY)
-    with pytest.raises(Refused, match=f"authserver client secret revoke {client.client_id} SECRET_ID") as refused:
+    with pytest.raises(
+        CommandRefused, match=f"authserver client secret revoke {client.client_id} SECRET_ID"
+    ) as refused:
         rotate(authserver, client, grace_period=DAY)
     assert accepted(authserver, client, first)
     assert accepted(authserver, client, second)
@@ -142,14 +144,14 @@ def test_an_inactive_secret_is_refused_like_a_wrong_one(authserver: AuthServer, 
 def test_the_only_active_secret_cannot_be_revoked(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     [only] = listed(authserver, client)
-    with pytest.raises(Refused, match="the only active secret") as refused:
+    with pytest.raises(CommandRefused, match="the only active secret") as refused:
         expire(authserver, client, only.secret_id)
     assert f"authserver client secret rotate {client.client_id}" in str(refused.value)
     assert f"authserver client disable {client.client_id}" in str(refused.value)
     assert accepted(authserver, client, secret)
     rotate(authserver, client, grace_period=60)
     clock.advance(60)
-    with pytest.raises(Refused, match="the only active secret"):
+    with pytest.raises(CommandRefused, match="the only active secret"):
         expire(authserver, client, listed(authserver, client)[1].secret_id)
 
 
@@ -168,13 +170,13 @@ def test_an_unknown_secret_is_not_revoked_or_repeated(authserver: AuthServer) ->
     other, _ = authserver.create_client()
     rotate(authserver, client, grace_period=DAY)
     for which in (listed(authserver, other)[0].secret_id, secret, "gths_"):
-        with pytest.raises(Refused, match="That names no secret of the client") as refused:
+        with pytest.raises(CommandRefused, match="That names no secret of the client") as refused:
             expire(authserver, client, which)
         assert which not in str(refused.value)
     with authserver.services.database.write() as session:
         for row in session.scalars(select(ClientSecretRow).where(ClientSecretRow.client_id == client.client_id)):
             row.prefix = "gths_aaaa"
-    with pytest.raises(Refused, match="several secrets"):
+    with pytest.raises(CommandRefused, match="several secrets"):
         expire(authserver, client, "gths_aaaa")
     expire(authserver, client, listed(authserver, client)[0].secret_id)
     assert not accepted(authserver, client, secret)
@@ -184,7 +186,7 @@ def test_an_unknown_secret_is_not_revoked_or_repeated(authserver: AuthServer) ->
 def test_the_grace_period_of_a_secret_is_bounded(authserver: AuthServer, grace_period: int) -> None:
     client, _ = authserver.create_client()
     rotate(authserver, client, MAX_GRACE_PERIOD)
-    with pytest.raises(Refused, match="at most 90 days"):
+    with pytest.raises(CommandRefused, match="at most 90 days"):
         rotate(authserver, client, grace_period)
 
 
@@ -275,7 +277,7 @@ def test_a_secret_works_until_it_expires_and_at_most_two_do(
 def _is_refused(action: Callable[[], Any]) -> bool:
     try:
         action()
-    except Refused:
+    except CommandRefused:
         return True
     return False
 

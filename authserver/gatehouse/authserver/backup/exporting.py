@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection, Table, select
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.format import MAX_LINE, Header, dump, dump_row, dump_trailer
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import Base
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.database import READ_ONLY
 
 PROGRESS_EVERY = 100_000
@@ -76,7 +76,7 @@ def write_export(
     the last line written, without which the file cannot be imported.
 
     Raises:
-        Refused: a row is longer than the format allows.
+        CommandRefused: a row is longer than the format allows.
         OSError, SQLAlchemyError: the file cannot be written, or the database is unavailable.
     """
     output = _HashingWriter(file)
@@ -116,7 +116,7 @@ def _write_table(connection: Connection, table: Table, output: _HashingWriter, p
         for number, row in enumerate(rows.mappings(), start=1):
             line = dump_row(table, dict(row))
             if len(line) > MAX_LINE:
-                raise Refused(f"A row of {table.name} is too long. Omit the audit log: --without-audit")
+                raise CommandRefused(f"A row of {table.name} is too long. Omit the audit log: --without-audit")
             output.write(line)
             if number % PROGRESS_EVERY == 0:
                 progress(table.name, number)

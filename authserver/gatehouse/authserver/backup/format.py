@@ -17,20 +17,20 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, LargeBinary, String, Table
 
-from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.clients.registration import check_values
 from gatehouse.authserver.clients.registry import AUTH_METHODS
 from gatehouse.authserver.credentials.public_client_keys import client_verification_keys, parse_client_keys
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
-from gatehouse.authserver.resources.registration import parse_resource
+from gatehouse.authserver.resources.registration import check_name, parse_resource
 from gatehouse.authserver.tokens.status_lists import MAX_BLOCK
 from gatehouse.shared.protocol import base64url
 from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.migrations import known_revisions, newest_revision
 
 FORMAT = "gatehouse-authserver-export"
@@ -80,12 +80,12 @@ class Header:
 
         Raises:
             ValueError: it is not the header of an export.
-            Refused: the export has another format version, schema or issuer.
+            CommandRefused: the export has another format version, schema or issuer.
         """
         if members.get("format") != FORMAT:
             raise ValueError(f"is not the first line of an export, which names its format, {FORMAT}")
         if members.get("version") != VERSION:
-            raise Refused(
+            raise CommandRefused(
                 f"The export has format version {quoted(str(members.get('version')))}, and this program reads "
                 f"{VERSION}. Import it with the version of the program that made it."
             )
@@ -97,7 +97,7 @@ class Header:
         header = cls(**known)
         _check_schema(header.schema)
         if header.issuer != issuer:
-            raise Refused(
+            raise CommandRefused(
                 f"The export is from the issuer {quoted(header.issuer)}, and AUTHSERVER_ISSUER is {issuer}. Tokens, "
                 "keys and assertions are bound to their issuer: set AUTHSERVER_ISSUER to that of the export."
             )
@@ -108,11 +108,11 @@ def _check_schema(revision: str) -> None:
     if revision == newest_revision(Database.schema):
         return
     if revision in known_revisions(Database.schema):
-        raise Refused(
+        raise CommandRefused(
             f"The export has an older schema, {revision}. Upgrade the exported installation to this version of the "
             "program by running authserver init. Then export it again."
         )
-    raise Refused(
+    raise CommandRefused(
         f"The export has a schema that this version does not know, {quoted(revision)}. Import it with the version of "
         "the program that made it, or a newer one."
     )
@@ -141,8 +141,8 @@ def read_row(table: Table, members: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row that `dump_row` wrote, after checking it.
 
     Raises:
-        Refused, ValueError: a column is missing or unknown, a value does not have its column's type (which SQLite does
-            not enforce), or the server would not have created the row.
+        CommandRefused, ValueError: a column is missing or unknown, a value does not have its column's type (which
+            SQLite does not enforce), or the server would not have created the row.
     """
     if surplus := sorted(members.keys() - set(table.columns.keys())):
         raise ValueError(f"{table.name} has no such column: {surplus[0][:64]!a}")

@@ -13,7 +13,6 @@ from sqlalchemy import Table, func, insert, inspect, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.exporting import BATCH, PART_OF, PROGRESS_EVERY, Part, Progress, exported_tables
 from gatehouse.authserver.backup.format import MAX_LINE, Header, dump_trailer, read_row
 from gatehouse.authserver.db.database import Database
@@ -39,12 +38,12 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.status_lists import close_lists, ensure_list
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.database import sqlite_path
 
 
-class CorruptExport(Refused):
+class CorruptExport(CommandRefused):
     """The file was altered or is incomplete. Nothing of it is imported."""
 
     def __init__(self, line: int, problem: str) -> None:
@@ -70,7 +69,7 @@ class ExportReader:
         """Read the header.
 
         Raises:
-            Refused: the file is not an export, or has another format version, schema or issuer.
+            CommandRefused: the file is not an export, or has another format version, schema or issuer.
         """
         self._file = file
         self._line = 0
@@ -99,7 +98,7 @@ class ExportReader:
             at = order.index(name)
             try:
                 row = read_row(self._tables[name], values)
-            except (Refused, ValueError) as error:
+            except (CommandRefused, ValueError) as error:
                 raise self._corrupt(str(error)) from None
             self.counts[name] += 1
             yield ImportedRow(self._line, self._tables[name], row)
@@ -164,8 +163,8 @@ def import_installation(
     """Turn an empty or missing database into the exported installation, ready to serve.
 
     Raises:
-        Refused: the database is not empty, the sealing key is not the one that the keys were sealed with, or the file
-            is corrupt. The database is still empty.
+        CommandRefused: the database is not empty, the sealing key is not the one that the keys were sealed with, or
+            the file is corrupt. The database is still empty.
         InvalidSettings: the sealing key cannot be used.
         SchemaMismatch: the database belongs to another program, or to a newer version.
     """
@@ -195,7 +194,7 @@ def import_installation(
 
 
 def require_empty(database: Database) -> None:
-    """Refuse a database that holds an installation, whatever its schema. Raises Refused."""
+    """Refuse a database that holds an installation, whatever its schema. Raises CommandRefused."""
     path = sqlite_path(database.url)
     if path is not None and not path.exists():
         return
@@ -212,7 +211,7 @@ def _require_no_rows(session: Session, database: Database) -> None:
     present = set(inspect(session.connection()).get_table_names())
     for table in _installation_tables():
         if table.name in present and session.execute(select(text("1")).select_from(table).limit(1)).first():
-            raise Refused(
+            raise CommandRefused(
                 f"The database {database.url.database} is not empty. Set AUTHSERVER_DATABASE_URL to one that is empty "
                 "or does not exist yet: the import prepares it, without authserver init."
             )
@@ -256,11 +255,15 @@ def _check_across_rows(session: Session) -> None:
     scopes = {(row.resource, row.scope) for row in rows}
     for resource, scope, implies in rows:
         if any((resource, implied) not in scopes for implied in implies):
-            raise Refused(f"In the export, {scope} of {resource} implies an unknown scope. Nothing was imported.")
+            raise CommandRefused(
+                f"In the export, {scope} of {resource} implies an unknown scope. Nothing was imported."
+            )
     of_list = StatusListRow.list_id == StatusBlockRow.list_id
     is_free = StatusBlockRow.start + StatusBlockRow.size > StatusListRow.next_index
     if session.scalar(select(StatusBlockRow.list_id).join(StatusListRow, of_list).where(is_free).limit(1)):
-        raise Refused("In the export, a client's block has status list indices that are free. Nothing was imported.")
+        raise CommandRefused(
+            "In the export, a client's block has status list indices that are free. Nothing was imported."
+        )
 
 
 def _advance_sequences(session: Session) -> None:
@@ -279,16 +282,16 @@ def _require_decryptable(session: Session, settings: Settings, sealing_key: Seal
     if decrypted.undecryptable:
         raise _wrong_sealing_key(settings, "The keys in the export were sealed with another sealing key")
     if decrypted.undecryptable_rows:
-        raise Refused(
+        raise CommandRefused(
             f"These do not decrypt with this sealing key: {', '.join(sorted(decrypted.undecryptable_rows))}. Nothing "
             "was imported. If they are undecryptable in the exported installation too, remove them there (authserver "
             "key list, key revoke) and export again, or export without --with-keys."
         )
 
 
-def _wrong_sealing_key(settings: Settings, problem: str) -> Refused:
+def _wrong_sealing_key(settings: Settings, problem: str) -> CommandRefused:
     path = settings.keys_dir / FILE_NAME
-    return Refused(
+    return CommandRefused(
         f"{problem}, and the export holds keys. Nothing was imported. Put the sealing key of the exported installation "
         f"at {path}, mode 0600, or into AUTHSERVER_SEALING_KEY."
     )

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients.registry import Client, existing_client, load_clients
 from gatehouse.authserver.grants.entitlements import (
@@ -24,6 +23,7 @@ from gatehouse.authserver.grants.entitlements import (
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_record, print_table
 
@@ -112,7 +112,7 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
 def _load_served(session: Session, file: Path) -> Served:
     catalogue = parse_catalogue(file.read_bytes())
     if not catalogue.tools:
-        raise Refused("The catalogue file has no tools. Write it with: resourceserver tools --output json")
+        raise CommandRefused("The catalogue file has no tools. Write it with: resourceserver tools --output json")
     return Served(catalogue, load_resource(session, catalogue.resource), str(file))
 
 
@@ -121,7 +121,7 @@ def _chosen(served: Served, names: Sequence[str]) -> list[str]:
     tools = served.catalogue.tools
     for name in names:
         if name not in tools:
-            raise Refused(f"The catalogue has no tool {name}. Its tools are: {', '.join(tools)}.")
+            raise CommandRefused(f"The catalogue has no tool {name}. Its tools are: {', '.join(tools)}.")
     return list(dict.fromkeys(names)) or list(tools)
 
 

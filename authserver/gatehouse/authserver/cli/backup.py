@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 import click
 
 from gatehouse.authserver import maintenance
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.backup.exporting import write_export
 from gatehouse.authserver.backup.format import Header
 from gatehouse.authserver.backup.importing import ExportReader, import_installation
@@ -19,7 +18,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option
@@ -84,12 +83,12 @@ def _output(file: str) -> Iterator[BinaryIO]:
     if file == "-":
         yield sys.stdout.buffer
         return
-    exists = Refused(f"{file} already exists, and was not changed. Name a new file.")
+    exists = CommandRefused(f"{file} already exists, and was not changed. Name a new file.")
     # Checked before the work, and by the file system again after it.
     if os.path.lexists(file):
         raise exists
     if not (folder := Path(file).parent).is_dir():
-        raise Refused(f"There is no folder {folder}. Create it, or name a file in another one.")
+        raise CommandRefused(f"There is no folder {folder}. Create it, or name a file in another one.")
     try:
         with new_file(Path(file)) as target:
             yield target
@@ -157,7 +156,7 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
         imported = import_installation(settings, database, admin, reader, _report_progress)
         # Keys past their time do not sign here either.
         Installation(settings, database, admin).rotation().run()
-    except Refused as refused:
+    except CommandRefused as refused:
         raise Refusal(str(refused)) from None
     finally:
         database.close()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import SealingKey, has_sealing_key, load_sealing_key, lost_sealing_key
@@ -15,7 +14,7 @@ from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_sealed_rows
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
@@ -72,5 +71,5 @@ def open_installation(ctx: click.Context, *, patient: bool = False) -> Iterator[
         database.require_current()
         try:
             yield Installation(settings, database, Administrator(AuditRows(audit_event)))
-        except Refused as refused:
+        except CommandRefused as refused:
             raise Refusal(str(refused)) from None

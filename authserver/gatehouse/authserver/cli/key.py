@@ -4,13 +4,13 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.db.models import SigningKeyRow
 from gatehouse.authserver.keys.lifecycle import KeyLifecycle, Policy
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.keys.sealed_keys import lifecycle_of
 from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import TAKES_A_KEY, confirm, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -95,7 +95,7 @@ def revoke(ctx: click.Context, kid: str, yes: bool, output: str) -> None:
         with installation.database.read() as session:
             row = session.get(SigningKeyRow, kid)
         if row is None:
-            raise Refused(f"There is no key {kid}. List them with: authserver key list")
+            raise CommandRefused(f"There is no key {kid}. List them with: authserver key list")
         tokens = _affected_tokens(row, rotation)
         confirm(f"Revoke the key {kid}? This invalidates {tokens}.", yes=yes)
         with installation.database.write() as session:

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
 from gatehouse.authserver.resources.registration import add_resource, parse_resource, remove_resource
 from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -73,7 +73,7 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
         else:
             served = parse_catalogue(catalogue.read_bytes())
             if served.resource != parse_resource(url):
-                raise Refused(
+                raise CommandRefused(
                     f"The catalogue belongs to {served.resource}, not to {url}. Use the URL in the catalogue."
                 )
             declared = list(served.scopes)
@@ -112,7 +112,7 @@ def show(ctx: click.Context, url: str, output: str) -> None:
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = load_resource(session, parse_resource(url))
         if registered is None:
-            raise Refused(f"There is no resource {url}. See: authserver resource list")
+            raise CommandRefused(f"There is no resource {url}. See: authserver resource list")
     record = _record(registered)
     if output == "json":
         print_record(record, output)

@@ -6,7 +6,6 @@ from functools import partial
 import click
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
@@ -24,7 +23,7 @@ from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.jws import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.checks import passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option
@@ -78,7 +77,7 @@ def _issue(
     settings, admin = installation.settings, installation.admin
     client = existing_client(session, client_id)
     if client.disabled:
-        raise Refused(f"The client is disabled. See: authserver client enable {client_id}")
+        raise CommandRefused(f"The client is disabled. See: authserver client enable {client_id}")
     # The administrator vouches for the client.
     authenticated = AuthenticatedClient(client)
     try:
@@ -88,7 +87,7 @@ def _issue(
         refusal = error
         if isinstance(error, ScopeNotGranted):
             refusal = explain(error, list_identifiers(session), declared_scopes(session, error.resource))
-        raise Refused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
+        raise CommandRefused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_allocate_index, session, admin))
     issued = issuer.issue(granted, keys.signing_key)
     admin.record_token(session, AuditAction.TOKEN_ISSUE, client_id, issued.claims)
@@ -178,10 +177,10 @@ def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: s
 def _read_jti(installation: Installation) -> str:
     text = _read_token()
     if (problem := why_not_a_token(text, "revoke")) is not None:
-        raise Refused(f"Nothing to revoke: {problem}")
+        raise CommandRefused(f"Nothing to revoke: {problem}")
     reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
     try:
         claims, _ = reader.read(text, installation.keys())
     except InactiveToken as error:
-        raise Refused(f"Nothing to revoke: {error.reason}. See: authserver token inspect < token.txt") from None
+        raise CommandRefused(f"Nothing to revoke: {error.reason}. See: authserver token inspect < token.txt") from None
     return claims.jti

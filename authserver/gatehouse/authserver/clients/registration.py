@@ -8,18 +8,17 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.clients.registry import AUTH_METHODS, Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.client_keys import add_keys, parse_keys
 from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.resources.registration import lock_resource, parse_resource
+from gatehouse.authserver.resources.registration import check_name, lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.tokens.status_lists import revoke_client
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 
 
@@ -45,7 +44,7 @@ def create_client(
     """Register a client. Return it and, unless it has keys, its secret, which cannot be shown again.
 
     Raises:
-        Refused: an unknown resource or scope, a reserved claim, or a value out of bounds.
+        CommandRefused: an unknown resource or scope, a reserved claim, or a value out of bounds.
     """
     _check(registration)
     identifier, scopes = parse_resource(registration.resource), _parse_scope(registration.scope)
@@ -85,24 +84,26 @@ def create_client(
 
 def _check(registration: Registration) -> None:
     if registration.auth_method not in AUTH_METHODS:
-        raise Refused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
+        raise CommandRefused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
     if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
-        raise Refused("private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE.")
+        raise CommandRefused(
+            "private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE."
+        )
     check_values(registration.name, registration.token_ttl, registration.claims)
 
 
 def check_values(name: str, token_ttl: int | None, claims: Mapping[str, str]) -> None:
-    """Check the name, the TTL and the claims of a client. Raises Refused."""
+    """Check the name, the TTL and the claims of a client. Raises CommandRefused."""
     check_name("client", name)
     if token_ttl is not None and not 1 <= token_ttl <= MAX_LIFETIME:
-        raise Refused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
+        raise CommandRefused(f"The TTL must be 1 to {MAX_LIFETIME} seconds.")
     if len(claims) > MAX_STATIC_CLAIMS:
-        raise Refused(f"A client has at most {MAX_STATIC_CLAIMS} claims.")
+        raise CommandRefused(f"A client has at most {MAX_STATIC_CLAIMS} claims.")
     for claim, value in claims.items():
         try:
             check_static_claim(claim, value)
         except InvalidClaims as error:
-            raise Refused(f"The claim cannot be set: {error}.") from None
+            raise CommandRefused(f"The claim cannot be set: {error}.") from None
 
 
 def set_disabled(session: Session, admin: Administrator, client_id: str, *, disabled: bool) -> Client:
@@ -111,7 +112,7 @@ def set_disabled(session: Session, admin: Administrator, client_id: str, *, disa
     Enabling a client that is not disabled does not change its tokens.
 
     Raises:
-        Refused: there is no such client.
+        CommandRefused: there is no such client.
     """
     lock_client(session, client_id)
     row = session.get_one(ClientRow, client_id)
@@ -126,7 +127,7 @@ def add_grant(session: Session, admin: Administrator, client_id: str, resource: 
     """Grant scopes at a resource to a client, in addition to those that it has.
 
     Raises:
-        Refused: unknown client, resource or scope.
+        CommandRefused: unknown client, resource or scope.
     """
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     lock_resource(session, identifier, shared=True)
@@ -139,14 +140,14 @@ def _add_grant(session: Session, admin: Administrator, client_id: str, identifie
     registered = load_resource(session, identifier)
     if registered is None:
         known = ", ".join(known.resource for known in list_resources(session)) or "none"
-        raise Refused(
+        raise CommandRefused(
             f"There is no resource {identifier}. Add it with: authserver resource add. Registered are: {known}."
         )
     if unknown := sorted(scopes - registered.declared):
         declared = ", ".join(sorted(registered.declared))
         problem = "no longer declares the" if unknown[0] in registered.scopes else "has no"
         hint = separator_hint(unknown)
-        raise Refused(f"The resource {problem} scope {unknown[0]}. Its scopes are: {declared}.{hint}")
+        raise CommandRefused(f"The resource {problem} scope {unknown[0]}. Its scopes are: {declared}.{hint}")
     for name in sorted(scopes):
         session.merge(ClientGrantRow(client_id=client_id, resource=identifier, scope=name))
     admin.record(session, AuditAction.CLIENT_GRANT_ADD, client_id, resource=identifier, scope=sorted(scopes))
@@ -156,12 +157,12 @@ def remove_grant(session: Session, admin: Administrator, client_id: str, resourc
     """Remove scopes at a resource from a client. Issued tokens keep them until they expire.
 
     Raises:
-        Refused: the client is unknown, or does not have one of the scopes.
+        CommandRefused: the client is unknown, or does not have one of the scopes.
     """
     client = locked_client(session, client_id)
     identifier, scopes = parse_resource(resource), _parse_scope(scope)
     if absent := sorted(scopes - client.grants.get(identifier, frozenset())):
-        raise Refused(
+        raise CommandRefused(
             f"The client was not granted {absent[0]} at {identifier}. See: authserver client show {client_id}"
         )
     session.execute(
@@ -179,7 +180,7 @@ def _parse_scope(scope: str) -> frozenset[str]:
     try:
         return parse_scope(scope)
     except InvalidScopeSyntax as error:
-        raise Refused(f"The scope cannot be read: {error}") from None
+        raise CommandRefused(f"The scope cannot be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +201,15 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
     """Change a client. Issued tokens keep their claims. The audit event names what changed.
 
     Raises:
-        Refused: unknown client, a reserved claim, a value out of bounds, or a claim to remove that it does not have.
+        CommandRefused: an unknown client, a reserved claim, a value out of bounds, or a claim to remove that the client
+            does not have.
     """
     client = locked_client(session, client_id)
     absent = sorted(name for name, value in update.claims.items() if value is None and name not in client.claims)
     if absent:
-        raise Refused(f"The client has no claim {absent[0]}. It has: {', '.join(sorted(client.claims)) or 'none'}.")
+        raise CommandRefused(
+            f"The client has no claim {absent[0]}. It has: {', '.join(sorted(client.claims)) or 'none'}."
+        )
     wanted = {
         "client_name": update.name,
         "token_ttl": update.token_ttl,
@@ -230,7 +234,7 @@ def update_client(session: Session, admin: Administrator, client_id: str, update
 
 
 def delete_client(session: Session, admin: Administrator, client_id: str) -> None:
-    """Delete a client with its credentials and grants, and revoke its tokens. Raises Refused."""
+    """Delete a client with its credentials and grants, and revoke its tokens. Raises CommandRefused."""
     client = locked_client(session, client_id)
     revoke_client(session, client_id)
     session.delete(session.get_one(ClientRow, client_id))

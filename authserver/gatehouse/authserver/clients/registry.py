@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active, lifetime_of
 from gatehouse.authserver.credentials.public_client_keys import client_verification_keys
 from gatehouse.authserver.credentials.secrets import StoredSecret
@@ -17,6 +16,7 @@ from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientR
 from gatehouse.authserver.resources.registry import hierarchies
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
+from gatehouse.shared.service.administrator import CommandRefused
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 """What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
@@ -81,7 +81,7 @@ def load_client(session: Session, client_id: str) -> Client | None:
 
 
 def existing_client(session: Session, client_id: str) -> Client:
-    """Read one client, with what this transaction changed. Raises Refused if there is none."""
+    """Read one client, with what this transaction changed. Raises CommandRefused if there is none."""
     _check_id(client_id)
     session.flush()
     client = load_client(session, client_id)
@@ -91,7 +91,7 @@ def existing_client(session: Session, client_id: str) -> Client:
 
 
 def lock_client(session: Session, client_id: str) -> None:
-    """Keep other transactions from changing a client until this one ends. Raises Refused if there is none.
+    """Keep other transactions from changing a client until this one ends. Raises CommandRefused if there is none.
 
     SQLite ignores the clause: the transaction holds the only write lock since it began. A transaction that also locks
     a resource locks that first, so that two transactions cannot wait for each other.
@@ -103,18 +103,18 @@ def lock_client(session: Session, client_id: str) -> None:
 
 
 def locked_client(session: Session, client_id: str) -> Client:
-    """Lock a client, and read it. Raises Refused if there is none."""
+    """Lock a client, and read it. Raises CommandRefused if there is none."""
     lock_client(session, client_id)
     return existing_client(session, client_id)
 
 
 def _check_id(client_id: str) -> None:
     if not client_id:
-        raise Refused("The client_id is empty. List the clients with: authserver client list")
+        raise CommandRefused("The client_id is empty. List the clients with: authserver client list")
 
 
-def _no_client(client_id: str) -> Refused:
-    return Refused(f"There is no client {client_id}. List them with: authserver client list")
+def _no_client(client_id: str) -> CommandRefused:
+    return CommandRefused(f"There is no client {client_id}. List them with: authserver client list")
 
 
 def load_clients(session: Session, client_ids: Collection[str] | None = None) -> list[Client]:

@@ -6,7 +6,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
     Kind,
@@ -22,7 +21,7 @@ from gatehouse.authserver.credentials.public_client_keys import (
 )
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import InvalidKeySet
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
@@ -33,11 +32,11 @@ _SHORTEST_PREFIX = 8
 
 
 def parse_keys(jwks: bytes) -> dict[str, dict[str, Any]]:
-    """Parse the public keys of a client. Return the JWKs by thumbprint (RFC 7638). Raises Refused."""
+    """Parse the public keys of a client. Return the JWKs by thumbprint (RFC 7638). Raises CommandRefused."""
     try:
         keys = parse_client_keys(jwks)
     except InvalidKeySet as error:
-        raise Refused(f"The keys cannot be used: {str(error).rstrip('.')}.") from None
+        raise CommandRefused(f"The keys cannot be used: {str(error).rstrip('.')}.") from None
     return {client_verification_keys(jwk)[0].thumbprint: jwk for jwk in keys}
 
 
@@ -54,27 +53,27 @@ def rotate_keys(session: Session, admin: Administrator, client_id: str, jwks: by
     longer expires. An inactive key cannot become active again.
 
     Raises:
-        Refused: an unknown client, one that authenticates with a secret, keys that cannot be used, a grace period that
-            is too long, or more than 8 active keys.
+        CommandRefused: an unknown client, one that authenticates with a secret, keys that cannot be used, a grace
+            period that is too long, or more than 8 active keys.
     """
     check_grace_period(grace_period)
     wanted = parse_keys(jwks)
     client = locked_client(session, client_id)
     if (method := client.token_endpoint_auth_method) != "private_key_jwt":
-        raise Refused(
+        raise CommandRefused(
             f"The client authenticates by {method}: it has a secret and no keys. Rotate that: "
             + client_command("secret rotate", client_id)
         )
     stored = _stored(session, client_id, admin.now())
     for row in stored.inactive:
         if row.thumbprint in wanted:
-            raise Refused(
+            raise CommandRefused(
                 f"The key {row.thumbprint} {inactive_reason(lifetime_of(row))} and cannot become active again. "
                 "Generate a new one."
             )
     replaced = [row for row in stored.active if row.thumbprint not in wanted]
     if grace_period and len(wanted) + len(replaced) > MAX_CLIENT_KEYS:
-        raise Refused(
+        raise CommandRefused(
             f"The client would have more than {MAX_CLIENT_KEYS} active keys until the grace period ends. Revoke those "
             f"that are not in use: {client_command('key revoke', client_id)} KEY; or rotate without a grace period."
         )
@@ -100,7 +99,7 @@ def revoke_key(session: Session, admin: Administrator, client_id: str, which: st
     Does nothing if it is inactive already.
 
     Raises:
-        Refused: an unknown client, no such key, several, or the only active one.
+        CommandRefused: an unknown client, no such key, several, or the only active one.
     """
     lock_client(session, client_id)
     revoked = _stored(session, client_id, admin.now()).revoke(

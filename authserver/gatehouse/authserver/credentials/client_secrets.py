@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
     Kind,
@@ -19,7 +18,7 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.credentials.secrets import MAX_ACTIVE, MAX_INACTIVE, digest, generate_secret, secret_prefix
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
@@ -59,21 +58,21 @@ def rotate_secret(
     Without a grace period, the others are revoked at once.
 
     Raises:
-        Refused: an unknown client, one that authenticates with keys, a grace period that is too long, or a grace
+        CommandRefused: an unknown client, one that authenticates with keys, a grace period that is too long, or a grace
             period for a client that has two active secrets already.
     """
     check_grace_period(grace_period)
     client = locked_client(session, client_id)
     method = client.token_endpoint_auth_method
     if method == "private_key_jwt":
-        raise Refused(
+        raise CommandRefused(
             "The client authenticates by private_key_jwt: it has keys and no secret. Rotate those: "
             f"{client_command('key rotate', client_id)} --jwks FILE"
         )
     stored = _stored(session, client_id, admin.now())
     if grace_period and len(stored.active) >= MAX_ACTIVE:
         known = " and ".join(f"{row.secret_id} ({row.prefix}...)" for row in stored.active)
-        raise Refused(
+        raise CommandRefused(
             f"The client has {MAX_ACTIVE} active secrets: {known}. Revoke the one that is not in use: "
             f"{client_command('secret revoke', client_id)} SECRET_ID"
         )
@@ -95,7 +94,7 @@ def revoke_secret(session: Session, admin: Administrator, client_id: str, which:
     """Revoke one secret of a client, named by its id or its prefix. Does nothing if it is inactive already.
 
     Raises:
-        Refused: an unknown client, no such secret, several, or the only active one.
+        CommandRefused: an unknown client, no such secret, several, or the only active one.
     """
     lock_client(session, client_id)
     stored = _stored(session, client_id, admin.now())
@@ -105,7 +104,7 @@ def revoke_secret(session: Session, admin: Administrator, client_id: str, which:
 
 
 def list_secrets(session: Session, client_id: str) -> list[ListedSecret]:
-    """Return the secrets of a client, the oldest first. Raises Refused."""
+    """Return the secrets of a client, the oldest first. Raises CommandRefused."""
     existing_client(session, client_id)
     listed = [ListedSecret(row.secret_id, row.prefix, lifetime_of(row)) for row in _rows(session, client_id)]
     return sorted(listed, key=lambda known: known.lifetime.oldest_first())

@@ -14,10 +14,10 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.clock import Clock, iso_time
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.remediation import client_command
 
 _DAY = 24 * 3600
@@ -95,9 +95,9 @@ def inactive_reason(lifetime: Lifetime) -> str:
 
 
 def check_grace_period(seconds: int) -> None:
-    """Raise Refused unless a grace period is within its bounds."""
+    """Raise CommandRefused unless a grace period is within its bounds."""
     if not 0 <= seconds <= MAX_GRACE_PERIOD:
-        raise Refused(f"The grace period is at most {MAX_GRACE_PERIOD // _DAY} days.")
+        raise CommandRefused(f"The grace period is at most {MAX_GRACE_PERIOD // _DAY} days.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +144,19 @@ class StoredCredentials(Generic[RowT]):
         Active credentials are searched first.
 
         Raises:
-            Refused: no credential has that name, several have, or it is the only active one.
+            CommandRefused: no credential has that name, several have, or it is the only active one.
         """
         found = [row for row in self.active if is_named(row)]
         if not found and any(is_named(row) for row in self.inactive):
             return None
         if len(found) != 1:
             # The name is not repeated: somebody may have given the secret itself.
-            raise Refused(
+            raise CommandRefused(
                 f"That names {f'several {kind.name}s' if found else f'no {kind.name}'} of the client. Give the "
                 f"{kind.identifier} that is shown by: {client_command(f'{kind.name} list', client_id)}"
             )
         if len(self.active) == 1:
-            raise Refused(
+            raise CommandRefused(
                 f"It is the only active {kind.name}, and the client could not authenticate without it. Give it "
                 f"another one: {client_command(f'{kind.name} rotate', client_id)}{kind.rotate_options}; or disable "
                 f"the client: {client_command('disable', client_id)}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.clients.authentication import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.lifecycle import (
     LastUse,
@@ -31,7 +30,7 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
@@ -122,11 +121,11 @@ def create_credential(
     """Create a credential for a resource. Return it and its secret, which cannot be shown again.
 
     Raises:
-        Refused: there is no such resource.
+        CommandRefused: there is no such resource.
     """
     identifier = parse_resource(resource)
     if load_resource(session, identifier) is None:
-        raise Refused(f"There is no resource {identifier}. See: authserver resource list")
+        raise CommandRefused(f"There is no resource {identifier}. See: authserver resource list")
     created, secret = _add(session, admin, keys, identifier)
     admin.record(session, AuditAction.RESOURCE_CREDENTIAL_CREATE, identifier, credential_id=created.credential_id)
     return created, secret
@@ -140,12 +139,12 @@ def rotate_credential(
     Without a grace period, the old one is revoked at once.
 
     Raises:
-        Refused: there is no such credential, it was replaced before, or the grace period is too long.
+        CommandRefused: there is no such credential, it was replaced before, or the grace period is too long.
     """
     check_grace_period(grace_period)
     row = _locked(session, credential_id)
     if row.expires_at is not None:
-        raise Refused(
+        raise CommandRefused(
             f"The credential was replaced before. Rotate the one that replaced it: {_LIST}; "
             f"or revoke this one: authserver resource credential revoke {credential_id}"
         )
@@ -168,7 +167,7 @@ def revoke_credential(session: Session, admin: Administrator, credential_id: str
     The last one of a resource can be revoked: a resource server works without introspection.
 
     Raises:
-        Refused: there is no such credential.
+        CommandRefused: there is no such credential.
     """
     row = _locked(session, credential_id)
     stored = StoredCredentials(session, [row], admin.now())
@@ -188,7 +187,7 @@ def list_credentials(session: Session, now: int) -> list[ResourceCredential]:
 def _locked(session: Session, credential_id: str) -> ResourceCredentialRow:
     row = session.get(ResourceCredentialRow, credential_id, with_for_update=True)
     if row is None:
-        raise Refused(f"There is no resource credential {credential_id}. See: {_LIST}")
+        raise CommandRefused(f"There is no resource credential {credential_id}. See: {_LIST}")
     return row
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SigningKeyRow
 from gatehouse.authserver.keys.lifecycle import Policy, Transition, plan, signer
@@ -20,6 +19,7 @@ from gatehouse.authserver.keys.sealed_keys import (
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditRows
 
@@ -82,14 +82,14 @@ class Rotation:
         """Publish a next key now. It becomes active after the policy's lead.
 
         Raises:
-            Refused: a next key exists, or no key decrypts.
+            CommandRefused: a next key exists, or no key decrypts.
         """
         lock_keys(session)
         decrypted = self.sealed_keys.read(session)
         if (waiting := next((row for row in decrypted.key_rows if row.state == "next"), None)) is not None:
-            raise Refused(f"The next key is already published: {waiting.kid}. See: authserver key list")
+            raise CommandRefused(f"The next key is already published: {waiting.kid}. See: authserver key list")
         if decrypted.sealer is None:
-            raise Refused(CANNOT_SEAL)
+            raise CommandRefused(CANNOT_SEAL)
         new_key = SigningKey.generate(self.policy.alg)
         self._apply(session, decrypted, [Transition("publish")], new_key)
         return session.get_one(SigningKeyRow, new_key.kid)
@@ -98,19 +98,19 @@ class Rotation:
         """Delete a key at once, which invalidates every token that it signed. If it was active, another one signs.
 
         Raises:
-            Refused: there is no such key, or no other key or pepper decrypts.
+            CommandRefused: there is no such key, or no other key or pepper decrypts.
         """
         lock_keys(session)
         row = session.get(SigningKeyRow, kid)
         if row is None:
-            raise Refused(f"There is no key {kid}. List them with: authserver key list")
+            raise CommandRefused(f"There is no key {kid}. List them with: authserver key list")
         self._record(session, AuditAction.KEY_REVOKE, row)
         sealer = self.sealed_keys.read(session).sealer
         session.delete(row)
         session.flush()
         decrypted = replace(self.sealed_keys.read(session), sealer=sealer)
         if sealer is None or decrypted.undecryptable:
-            raise Refused(CANNOT_SEAL)
+            raise CommandRefused(CANNOT_SEAL)
         self._apply(session, decrypted, self._due(decrypted))
 
     def _apply(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.encryption import (
     SealingKey,
@@ -21,7 +20,7 @@ from gatehouse.authserver.keys.encryption import (
 )
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows, key_purpose, lock_keys, pepper_purpose
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 
 
@@ -49,7 +48,7 @@ def rotate_sealing_key(settings: Settings, database: Database, admin: Administra
     """Seal every signing key and pepper with the next sealing key, and make that the current one.
 
     Raises:
-        Refused: the environment holds one key only, or no row decrypts with the available keys.
+        CommandRefused: the environment holds one key only, or no row decrypts with the available keys.
         InvalidSettings: there is no usable sealing key.
     """
     if settings.sealing_key is not None:
@@ -64,7 +63,7 @@ def rotate_sealing_key(settings: Settings, database: Database, admin: Administra
 def _seal_again(settings: Settings, database: Database, admin: Administrator) -> SealedAgain:
     sealing_key = load_sealing_key(settings)
     if sealing_key.next_key is None:
-        raise Refused(
+        raise CommandRefused(
             "AUTHSERVER_SEALING_KEY holds one key. Set it to OLD,NEW on every node, then repeat the command. "
             "To generate a new key, run: authserver sealing-key rotate --prepare"
         )
@@ -85,7 +84,9 @@ def _seal_again(settings: Settings, database: Database, admin: Administrator) ->
 def _seal_rows(session: Session, sealing_key: SealingKey, next_key: SealingKey, issuer: str) -> SealedAgain:
     decrypted = decrypt_rows(session, sealing_key, issuer)
     if decrypted.sealer is None or decrypted.undecryptable:
-        raise Refused("No key in the database decrypts with this sealing key. Restore the right sealing key first.")
+        raise CommandRefused(
+            "No key in the database decrypts with this sealing key. Restore the right sealing key first."
+        )
     for row in decrypted.key_rows:
         if row.kid in decrypted.keys:
             purpose = key_purpose(issuer, row.kid, row.alg)

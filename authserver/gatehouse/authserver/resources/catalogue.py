@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from gatehouse.authserver.administration import Refused
 from gatehouse.authserver.resources.registration import ScopeDeclaration, parse_resource
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+from gatehouse.shared.service.administrator import CommandRefused
 
 MAX_DESCRIPTION = 512
 MAX_TOOL_NAME = 128
@@ -36,7 +36,7 @@ class Catalogue:
 
 
 def parse_scope_option(text: str) -> ScopeDeclaration:
-    """Read `NAME` or `NAME=DESCRIPTION`. Raises Refused."""
+    """Read `NAME` or `NAME=DESCRIPTION`. Raises CommandRefused."""
     name, _, description = text.partition("=")
     return read_declaration({"scope": name, "description": description})
 
@@ -45,48 +45,50 @@ def parse_catalogue(document: bytes) -> Catalogue:
     """Read a catalogue file.
 
     Raises:
-        Refused: the file is not JSON or not a catalogue: it names no resource, has a scope or a tool twice, or a tool
-            without a list of declared scopes. A tool that needs no scope must have an empty list.
+        CommandRefused: the file is not JSON or not a catalogue: it names no resource, has a scope or a tool twice, or
+            a tool without a list of declared scopes. A tool that needs no scope must have an empty list.
     """
     try:
         catalogue = strict_json.loads(document)
     except strict_json.InvalidJson as error:
-        raise Refused(f"The catalogue file cannot be read: {error}") from None
+        raise CommandRefused(f"The catalogue file cannot be read: {error}") from None
     if not isinstance(catalogue, dict):
-        raise Refused(f"The catalogue file is not a JSON object. {_CREATE_IT}")
+        raise CommandRefused(f"The catalogue file is not a JSON object. {_CREATE_IT}")
     scopes = tuple(read_declaration(scope) for scope in _objects(catalogue, "scopes"))
     declared = [scope.scope for scope in scopes]
     if not declared or len(set(declared)) != len(declared):
-        raise Refused("A catalogue must declare at least one scope, and each scope once.")
+        raise CommandRefused("A catalogue must declare at least one scope, and each scope once.")
     resource = catalogue.get("resource")
     if not isinstance(resource, str):
-        raise Refused(f"The catalogue file has no member 'resource'. {_CREATE_IT}")
+        raise CommandRefused(f"The catalogue file has no member 'resource'. {_CREATE_IT}")
     return Catalogue(parse_resource(resource), scopes, _tools(catalogue, frozenset(declared)))
 
 
 def _objects(catalogue: Mapping[str, Any], member: str) -> list[Mapping[str, Any]]:
     values = catalogue.get(member)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise Refused(f"The catalogue file has no member '{member}' with a list of objects. {_CREATE_IT}")
+        raise CommandRefused(f"The catalogue file has no member '{member}' with a list of objects. {_CREATE_IT}")
     return values
 
 
 def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
-    """Read `scope`, `description` and `implies`. Raises Refused."""
+    """Read `scope`, `description` and `implies`. Raises CommandRefused."""
     scope, description, implies = (
         members.get("scope"),
         members.get("description", ""),
         members.get("implies", []),
     )
     if not isinstance(scope, str) or not isinstance(description, str) or not _are_strings(implies):
-        raise Refused("A scope in the catalogue needs a 'scope', and may have a 'description' and a list 'implies'.")
+        raise CommandRefused(
+            "A scope in the catalogue needs a 'scope', and may have a 'description' and a list 'implies'."
+        )
     try:
         parse_scope_token(scope)
         implied = tuple(parse_scope_token(name) for name in implies)
     except InvalidScopeSyntax as error:
-        raise Refused(f"Invalid scope: {error}") from None
+        raise CommandRefused(f"Invalid scope: {error}") from None
     if len(description) > MAX_DESCRIPTION or not description.isprintable():
-        raise Refused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
+        raise CommandRefused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
     return ScopeDeclaration(scope, description, implied)
 
 
@@ -96,13 +98,17 @@ def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, 
     for members in _objects(catalogue, "tools") if "tools" in catalogue else []:
         name, scopes = members.get("name"), members.get("scopes")
         if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not name.isprintable():
-            raise Refused(f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters.")
+            raise CommandRefused(
+                f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters."
+            )
         if not _are_strings(scopes):
-            raise Refused(f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_CREATE_IT}")
+            raise CommandRefused(
+                f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_CREATE_IT}"
+            )
         if unknown := sorted(set(scopes) - declared):
-            raise Refused(f"The tool {name} needs a scope that the catalogue does not declare: {unknown[0]!r}.")
+            raise CommandRefused(f"The tool {name} needs a scope that the catalogue does not declare: {unknown[0]!r}.")
         if name in tools:
-            raise Refused(f"The catalogue has the tool {name} twice.")
+            raise CommandRefused(f"The catalogue has the tool {name} twice.")
         tools[name] = frozenset(scopes)
     return tools
 

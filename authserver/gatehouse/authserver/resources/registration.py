@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.administration import Refused, check_name
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow, ResourceRow, ResourceScopeRow
 from gatehouse.authserver.resources.registry import Resource, load_resource
 from gatehouse.shared.protocol.resource_identifiers import (
@@ -13,8 +12,11 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
+
+MAX_NAME = 128
+"""Characters of the display name of a resource or a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,25 @@ def parse_resource(text: str) -> str:
     """Return the canonical identifier of a resource.
 
     Raises:
-        Refused: it is not a resource identifier, or uses plain http for another address than loopback.
+        CommandRefused: it is not a resource identifier, or uses plain http for another address than loopback.
     """
     try:
         resource = parse_resource_identifier(text)
     except InvalidResourceIdentifier as error:
-        raise Refused(str(error)) from None
+        raise CommandRefused(str(error)) from None
     if not is_protected_transport(resource):
-        raise Refused("A resource must use https. Plain http is only allowed for loopback addresses.")
+        raise CommandRefused("A resource must use https. Plain http is only allowed for loopback addresses.")
     return resource
+
+
+def check_name(entity: str, name: str) -> None:
+    """Check a display name. `entity` says in the error whose name it is: `resource` or `client`.
+
+    Raises:
+        CommandRefused: the name is empty, longer than MAX_NAME, or holds a character that is not printable.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise CommandRefused(f"A {entity} name is 1 to {MAX_NAME} printable characters.")
 
 
 def add_resource(
@@ -50,7 +62,7 @@ def add_resource(
     granted any more.
 
     Raises:
-        Refused: an invalid name, no scope, a scope twice, or an implied scope that is not declared.
+        CommandRefused: an invalid name, no scope, a scope twice, or an implied scope that is not declared.
     """
     identifier = parse_resource(resource)
     check_name("resource", name)
@@ -94,10 +106,10 @@ def lock_resource(session: Session, identifier: str, *, shared: bool = False) ->
 def _check_scopes(scopes: list[ScopeDeclaration]) -> None:
     names = [declaration.scope for declaration in scopes]
     if not names or len(set(names)) != len(names):
-        raise Refused("A resource must have at least one scope, and each scope once.")
+        raise CommandRefused("A resource must have at least one scope, and each scope once.")
     for declaration in scopes:
         if unknown := sorted(set(declaration.implies) - set(names)):
-            raise Refused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
+            raise CommandRefused(f"{declaration.scope} implies {unknown[0]}, which is not declared.")
 
 
 def _undeclare(session: Session, resource: str, declared: list[str]) -> list[str]:
@@ -120,12 +132,12 @@ def remove_resource(session: Session, admin: Administrator, resource: str) -> li
     Issued tokens stay valid until they expire.
 
     Raises:
-        Refused: there is no such resource.
+        CommandRefused: there is no such resource.
     """
     identifier = parse_resource(resource)
     lock_resource(session, identifier)
     if load_resource(session, identifier) is None:
-        raise Refused(f"There is no resource {identifier}. See: authserver resource list")
+        raise CommandRefused(f"There is no resource {identifier}. See: authserver resource list")
     clients = _remove_grants(session, admin, identifier)
     session.delete(session.get_one(ResourceRow, identifier))
     session.flush()

@@ -1,4 +1,4 @@
-"""The administrator at the command line, recorded with every change."""
+"""The administrator at the command line, who is recorded with every change, and the refusal of a command."""
 
 import os
 import pwd
@@ -12,6 +12,10 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditRows
+
+
+class CommandRefused(Exception):
+    """An administrator's command is refused. The message is for the administrator and says how to fix it."""
 
 
 def operating_system_user() -> str:
