@@ -37,7 +37,7 @@ def test_an_undeclared_scope_is_kept_but_cannot_be_granted(shell: Shell) -> None
     shell.text("client", "grant", "add", holder, "--resource", RESOURCE, "--scope", "env:write")
     result = shell.run("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
     assert result.exit_code == 0
-    assert "No longer declared: env:write org:read. Clients keep what they hold of it" in result.stderr
+    assert "No longer declared: env:write org:read. Clients keep their grants of these" in result.stderr
     assert "env:write" not in result.stdout
     assert shell.json("audit")[-1]["detail"] == {"scopes": ["env:read"], "undeclared": ["env:write", "org:read"]}
     shown = shell.json("resource", "show", RESOURCE)
