@@ -393,7 +393,7 @@ def test_an_invalid_key_option_is_refused_with_the_fix(shell: Shell) -> None:
     assert shell.json(*CREATE, "--jwks", str(file))["key_ids"]
     file.write_bytes(key.private_pem())
     told = shell.refusal(*CREATE, "--jwks", str(file))
-    assert "is in PEM. Give the public key as a JWK (RFC 7517), or leave it to --generate-key" in told
+    assert "is in PEM. Give the public key as a JWK (RFC 7517), or let --generate-key generate a key" in told
     file.write_text("{", encoding="utf-8")
     assert shell.refusal(*CREATE, "--jwks", str(file)).endswith("cannot be used: The text is not valid JSON.\n")
     assert shell.json(*CREATE, "--generate-key", str(new), "--auth-method", "private_key_jwt")["key_ids"]

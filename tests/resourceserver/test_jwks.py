@@ -62,13 +62,13 @@ def keys(answers: Answers, clock: FakeClock) -> KeySource:
 
 async def test_only_the_first_lookup_fetches(keys: KeySource, answers: Answers) -> None:
     assert not keys.ready
-    assert keys.known(KEY.kid) is None
+    assert keys.keys.get(KEY.kid) is None
     for _ in range(3):
         key = await keys.find(KEY.kid)
         assert key is not None
         assert key.alg == "ES256"
     assert keys.ready
-    assert keys.known(KEY.kid) is key
+    assert keys.keys.get(KEY.kid) is key
     assert len(answers.etags) == 1
 
 
@@ -89,7 +89,7 @@ async def test_concurrent_requests_for_an_unknown_kid_share_one_fetch(
         for _ in range(50):
             tasks.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
-        assert keys.known(KEY.kid) is not None
+        assert keys.keys.get(KEY.kid) is not None
         answers.gate.set()
     assert found == [True] * 50
     assert len(answers.etags) == 2
@@ -130,7 +130,7 @@ async def test_a_flood_of_invented_kids_costs_one_fetch_per_cooldown(
         for number in range(20):
             assert await keys.find(f"invented-{round_}-{number}") is None
         assert len(answers.etags) == 2 + round_
-        assert keys.known(KEY.kid) is not None
+        assert keys.keys.get(KEY.kid) is not None
 
 
 PRIVATE_KEY = json.loads(KEY.private_jwk())
@@ -156,16 +156,16 @@ async def test_an_invalid_response_never_replaces_a_valid_set(
     keys: KeySource, answers: Answers, answer: Fetched | FetchFailed
 ) -> None:
     await keys.refresh()
-    known = keys.known(KEY.kid)
+    known = keys.keys.get(KEY.kid)
     answers.answer = answer
     await keys.refresh()
     assert keys.ready
-    assert keys.known(KEY.kid) is known
-    assert keys.known(OTHER_KEY.kid) is None
+    assert keys.keys.get(KEY.kid) is known
+    assert keys.keys.get(OTHER_KEY.kid) is None
     answers.answer = Fetched(key_set(OTHER_KEY.public_jwk()), '"3"')
     await keys.refresh()
-    assert keys.known(OTHER_KEY.kid) is not None
-    assert keys.known(KEY.kid) is None
+    assert keys.keys.get(OTHER_KEY.kid) is not None
+    assert keys.keys.get(KEY.kid) is None
     # The entity tag of a refused document does not belong to the set in use.
     assert answers.etags == [None, '"1"', '"1"']
 
@@ -175,7 +175,7 @@ async def test_an_unchanged_set_stays(keys: KeySource, answers: Answers) -> None
     answers.answer = None
     await keys.refresh()
     await keys.refresh()
-    assert keys.known(KEY.kid) is not None
+    assert keys.keys.get(KEY.kid) is not None
     assert answers.etags == [None, '"1"', '"1"']
 
 
@@ -219,7 +219,7 @@ async def test_polling_fetches_before_the_first_request(keys: KeySource) -> None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keys.poll)
         await anyio.wait_all_tasks_blocked()
-        assert keys.known(KEY.kid) is not None
+        assert keys.keys.get(KEY.kid) is not None
         tasks.cancel_scope.cancel()
 
 
@@ -372,7 +372,7 @@ async def test_every_entity_tag_that_http_allows_can_be_sent_back(server: JwksSe
         keys = KeySource(http_fetch(client, server.url), clock)
         await keys.refresh()
         await keys.refresh()
-    assert keys.known(KEY.kid) is not None
+    assert keys.keys.get(KEY.kid) is not None
     assert len(server.requests) == 2
 
 
@@ -382,7 +382,7 @@ async def test_keys_come_over_http_and_survive_an_outage(server: JwksServer, clo
         assert await keys.find(KEY.kid) is not None
         server.status, server.body = 500, b"{}"
         await keys.refresh()
-        assert keys.known(KEY.kid) is not None
+        assert keys.keys.get(KEY.kid) is not None
         server.status, server.body = 200, key_set(OTHER_KEY.public_jwk())
         clock.advance(COOLDOWN)
         assert await keys.find(OTHER_KEY.kid) is not None
