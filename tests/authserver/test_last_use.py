@@ -102,9 +102,10 @@ def test_the_later_use_of_two_processes_is_kept(authserver: AuthServer, clock: F
     client, secret = authserver.create_client()
     basic = (client.client_id, secret)
     use(authserver, basic)
-    earlier = LastUse(authserver.services.database, FakeClock(clock() - 1))
+    earlier = LastUse(authserver.services.database, clock)
     with authserver.services.database.read() as session:
-        earlier.note(ClientSecretRow, *session.scalars(select(ClientSecretRow.secret_id)).all())
+        [secret_id] = session.scalars(select(ClientSecretRow.secret_id))
+        earlier.note(ClientSecretRow, secret_id, now=clock() - 1)
     authserver.services.last_use.write()
     earlier.write()
     assert last_used(authserver) == [int(clock())]

@@ -96,7 +96,9 @@ def issue(server: AuthServer, client: Client, secret: str) -> dict[str, Any]:
 def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthServer) -> None:
     clients = [authserver.create_client()[0] for _ in range(3)]
     processes = [indices_of(authserver) for _ in range(2)]
-    taken = [process.allocate(client) for client in clients for process in processes for _ in range(40)]
+    taken = [
+        process.allocate(client, authserver.clock()) for client in clients for process in processes for _ in range(40)
+    ]
     assert len(set(taken)) == len(taken) == 240
 
 
@@ -104,9 +106,12 @@ def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthS
 def test_issuing_writes_once_for_a_block_of_tokens(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    indices.allocate(client)
-    assert count_writes(authserver, lambda: [indices.allocate(client) for _ in range(MIN_BLOCK - 1)]) == 0
-    assert count_writes(authserver, lambda: indices.allocate(client)) > 0
+    indices.allocate(client, authserver.clock())
+    assert (
+        count_writes(authserver, lambda: [indices.allocate(client, authserver.clock()) for _ in range(MIN_BLOCK - 1)])
+        == 0
+    )
+    assert count_writes(authserver, lambda: indices.allocate(client, authserver.clock())) > 0
     with authserver.services.database.read() as session:
         sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
     assert sizes == [MIN_BLOCK, 2 * MIN_BLOCK]
@@ -116,7 +121,7 @@ def test_a_busy_client_gets_larger_blocks_up_to_the_maximum(authserver: AuthServ
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
     for _ in range(4 * MAX_BLOCK):
-        indices.allocate(client)
+        indices.allocate(client, authserver.clock())
     with authserver.services.database.read() as session:
         sizes = list(session.scalars(select(StatusBlockRow.size).order_by(StatusBlockRow.start)))
     assert sizes[0] == MIN_BLOCK
@@ -127,17 +132,19 @@ def test_a_busy_client_gets_larger_blocks_up_to_the_maximum(authserver: AuthServ
 def test_a_block_is_used_for_an_hour_and_no_longer(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    first = indices.allocate(client)
+    first = indices.allocate(client, authserver.clock())
     clock.advance(BLOCK_LIFETIME - 1)
-    assert indices.allocate(client) == Index(first.list_id, first.idx + 1)
+    assert indices.allocate(client, authserver.clock()) == Index(first.list_id, first.idx + 1)
     clock.advance(1)
-    assert indices.allocate(client) == Index(first.list_id, first.idx + MIN_BLOCK)
+    assert indices.allocate(client, authserver.clock()) == Index(first.list_id, first.idx + MIN_BLOCK)
 
 
 def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices, taken = indices_of(authserver), []
-    threads = [threading.Thread(target=lambda: taken.append(indices.allocate(client))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: taken.append(indices.allocate(client, authserver.clock()))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -150,7 +157,7 @@ def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None
 def test_the_number_of_clients_with_blocks_in_memory_is_limited(authserver: AuthServer) -> None:
     indices = StatusIndexAllocator(authserver.services.database, authserver.clock, clients=1)
     first, second = (authserver.create_client()[0] for _ in range(2))
-    taken = [indices.allocate(client) for client in (first, first, second, first)]
+    taken = [indices.allocate(client, authserver.clock()) for client in (first, first, second, first)]
     assert [index.idx for index in taken] == [0, 1, MIN_BLOCK, 2 * MIN_BLOCK]
 
 
@@ -158,8 +165,8 @@ def test_the_number_of_clients_with_blocks_in_memory_is_limited(authserver: Auth
 def test_disabling_a_client_sets_its_bits_and_no_others(authserver: AuthServer) -> None:
     client, other = authserver.create_client()[0], authserver.create_client()[0]
     indices = indices_of(authserver)
-    own = [indices.allocate(client) for _ in range(2 * MIN_BLOCK)]
-    others = [indices.allocate(other) for _ in range(2 * MIN_BLOCK)]
+    own = [indices.allocate(client, authserver.clock()) for _ in range(2 * MIN_BLOCK)]
+    others = [indices.allocate(other, authserver.clock()) for _ in range(2 * MIN_BLOCK)]
     assert not any(bit(authserver, index) for index in own + others)
     change_client(authserver, client, disabled=True)
     assert all(bit(authserver, index) for index in own)
@@ -171,21 +178,23 @@ def test_a_token_from_a_block_held_before_disabling_is_revoked(authserver: AuthS
     """A process with a cached client issues tokens for up to a second, each with its bit set."""
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    assert not bit(authserver, indices.allocate(client))
+    assert not bit(authserver, indices.allocate(client, authserver.clock()))
     change_client(authserver, client, disabled=True)
-    assert bit(authserver, indices.allocate(client))
+    assert bit(authserver, indices.allocate(client, authserver.clock()))
 
 
 def test_enabling_a_client_restores_no_token_and_voids_held_blocks(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    before = indices.allocate(client)
+    before = indices.allocate(client, authserver.clock())
     change_client(authserver, client, disabled=True)
     enabled = change_client(authserver, client, disabled=False)
     assert enabled.token_epoch == client.token_epoch + 2
-    after = indices.allocate(enabled)
+    after = indices.allocate(enabled, authserver.clock())
     assert (bit(authserver, before), bit(authserver, after)) == (True, False)
-    assert indices.allocate(client).idx == after.idx + 1, "a stale view of the client voids no newer block"
+    assert indices.allocate(client, authserver.clock()).idx == after.idx + 1, (
+        "a stale view of the client voids no newer block"
+    )
 
 
 @pytest.mark.threat("T-071")
@@ -193,14 +202,14 @@ def test_enabling_a_client_restores_no_token_and_voids_held_blocks(authserver: A
 def test_no_block_is_reserved_for_a_disabled_or_deleted_client(authserver: AuthServer, end: str) -> None:
     """The race between authentication and issue: the reservation sees what the cached client does not."""
     client, _ = authserver.create_client()
-    held = indices_of(authserver).allocate(client)
+    held = indices_of(authserver).allocate(client, authserver.clock())
     with authserver.services.database.write() as session:
         if end == "disable":
             set_disabled(session, authserver.admin, client.client_id, disabled=True)
         else:
             delete_client(session, authserver.admin, client.client_id)
     with pytest.raises(OAuthError) as refusal:
-        indices_of(authserver).allocate(client)
+        indices_of(authserver).allocate(client, authserver.clock())
     assert refusal.value.error == "invalid_client"
     assert bit(authserver, held)
 
@@ -216,7 +225,7 @@ def test_a_reservation_and_a_concurrent_disabling_leave_no_active_token(authserv
         def reserve(client: Client = client, taken: list[Index] = taken, start: threading.Barrier = start) -> None:
             start.wait()
             try:
-                taken.append(indices_of(authserver).allocate(client))
+                taken.append(indices_of(authserver).allocate(client, authserver.clock()))
             except OAuthError:
                 return
 
@@ -231,7 +240,7 @@ def test_a_reservation_and_a_concurrent_disabling_leave_no_active_token(authserv
 def test_a_single_token_is_revoked_by_list_and_index(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices = indices_of(authserver)
-    first, second = indices.allocate(client), indices.allocate(client)
+    first, second = indices.allocate(client, authserver.clock()), indices.allocate(client, authserver.clock())
     for _ in range(2):
         with authserver.services.database.write() as session:
             assert revoke_token(session, first.list_id, first.idx) == client.client_id
@@ -243,7 +252,7 @@ def test_a_single_token_is_revoked_by_list_and_index(authserver: AuthServer) -> 
 
 def test_a_revoked_token_appears_in_a_list_that_was_signed_before(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
-    index = indices_of(authserver).allocate(client)
+    index = indices_of(authserver).allocate(client, authserver.clock())
     uri = f"{ISSUER}/status-lists/{index.list_id}"
     assert not is_set(decode(published(authserver, uri)["status_list"]), index.idx)
     with authserver.services.database.write() as session:
@@ -376,14 +385,14 @@ def test_only_the_rows_of_expired_tokens_are_pruned(authserver: AuthServer, cloc
         full = reserve_block(session, client.client_id, LIST_SIZE, int(clock()))
         assert full is not None
         revoke_token(session, full.list_id, 7)
-    indices.allocate(client)
+    indices.allocate(client, authserver.clock())
     assert prune() == (2, 2, 1)
     last_token_expires = BLOCK_LIFETIME + MAX_LIFETIME + LEEWAY
     clock.advance(last_token_expires)
     assert prune() == (2, 2, 1)
     clock.advance(LEEWAY + 1)
     assert prune() == (1, 0, 0)
-    assert not bit(authserver, indices.allocate(client))
+    assert not bit(authserver, indices.allocate(client, authserver.clock()))
 
 
 def test_revoking_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServer) -> None:
@@ -392,7 +401,7 @@ def test_revoking_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServe
     with authserver.services.database.write() as session:
         revoke_client(session, client.client_id)
     assert is_set(decode(published(authserver, before["uri"])["status_list"]), before["idx"])
-    after = indices_of(authserver).allocate(reload(authserver, client))
+    after = indices_of(authserver).allocate(reload(authserver, client), authserver.clock())
     assert not bit(authserver, after)
     assert reload(authserver, client).grants.keys() == {RESOURCE}
 
@@ -400,7 +409,7 @@ def test_revoking_all_tokens_of_a_client_leaves_it_enabled(authserver: AuthServe
 def test_a_block_reserved_while_a_list_is_read_is_not_published_as_set(authserver: AuthServer) -> None:
     """Resource servers never clear a bit: one set by mistake would refuse valid tokens for hours."""
     client, _ = authserver.create_client()
-    list_id = indices_of(authserver).allocate(client).list_id
+    list_id = indices_of(authserver).allocate(client, authserver.clock()).list_id
     engine = authserver.services.database.engine
     for after in range(1, 4):
         statements: list[str] = []
@@ -411,7 +420,7 @@ def test_a_block_reserved_while_a_list_is_read_is_not_published_as_set(authserve
         ) -> None:
             statements.append(arguments[2])
             if len(statements) == after:
-                meanwhile.append(indices_of(authserver).allocate(client))
+                meanwhile.append(indices_of(authserver).allocate(client, authserver.clock()))
 
         with authserver.services.database.read() as session:
             event.listen(engine, "after_cursor_execute", reserve)

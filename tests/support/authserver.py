@@ -151,7 +151,9 @@ def basic_header(client_id: str, secret: str) -> str:
 def authenticate(services: Services, client_id: str, secret: str) -> Client:
     """Authenticate a client with client_secret_basic, as an endpoint does. Raises OAuthError."""
     request = Request({"authorization": basic_header(client_id, secret)})
-    return services.authenticator.authenticate(request, Form(token_form()), services.keys.ring()).client
+    return services.authenticator.authenticate(
+        request, Form(token_form()), services.keys.ring(), services.clock()
+    ).client
 
 
 def token_form(**parameters: str) -> dict[str, str]:

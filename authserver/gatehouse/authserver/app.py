@@ -75,6 +75,7 @@ class Services:
     audit: AuditWriter
     last_use: LastUse
     maintenance: Maintenance
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,10 @@ class Route:
 def create_routes(parts: Services) -> dict[str, Route]:
     """Return every path of the server with its endpoint."""
     issuer, database, keys, audit = parts.settings.issuer, parts.database, parts.keys, parts.audit
-    issue = TokenEndpoint(database, keys, parts.authenticator, parts.authlib, parts.issuer, audit)
-    revoke = RevocationEndpoint(database, keys, parts.authenticator, parts.tokens, audit)
-    introspect = IntrospectionEndpoint(keys, parts.resource_authenticator, parts.tokens, audit)
+    clock = parts.clock
+    issue = TokenEndpoint(database, keys, parts.authenticator, parts.authlib, parts.issuer, audit, clock)
+    revoke = RevocationEndpoint(database, keys, parts.authenticator, parts.tokens, audit, clock)
+    introspect = IntrospectionEndpoint(keys, parts.resource_authenticator, parts.tokens, audit, clock)
     lists = parts.status_lists
     return {
         "/token": Route("POST", issue, token.ACTION),
@@ -136,7 +138,6 @@ def create_services(
             LoadingCache(partial(find_client, database), max_age=cache_age, monotonic=monotonic),
             AssertionVerifier(settings.issuer, replay),
             last_use,
-            clock,
         ),
         keys=KeyStore(database, sealed_keys, rotation, max_age=cache_age, monotonic=monotonic),
         maintenance=Maintenance(
@@ -151,12 +152,13 @@ def create_services(
             own={"last uses": last_use.write},
         ),
         authlib=AuthlibServer(settings.issuer),
-        issuer=TokenIssuer(settings.issuer, settings.token_ttl, clock, indices.allocate),
+        issuer=TokenIssuer(settings.issuer, settings.token_ttl, indices.allocate),
         audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
-        tokens=TokenReader(database, settings.issuer, clock),
+        tokens=TokenReader(database, settings.issuer),
         status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),
-        resource_authenticator=ResourceAuthenticator(database, clock, last_use, max_age=cache_age, monotonic=monotonic),
+        resource_authenticator=ResourceAuthenticator(database, last_use, max_age=cache_age, monotonic=monotonic),
         last_use=last_use,
+        clock=clock,
     )
 
 

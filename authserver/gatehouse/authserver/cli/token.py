@@ -23,7 +23,7 @@ from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.jws import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.administrator import Administrator, CommandRefused
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.checks import passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option
@@ -88,8 +88,8 @@ def _issue(
         if isinstance(error, ScopeNotGranted):
             refusal = explain(error, list_identifiers(session), declared_scopes(session, error.resource))
         raise CommandRefused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
-    issuer = TokenIssuer(settings.issuer, settings.token_ttl, admin.clock, partial(_allocate_index, session, admin))
-    issued = issuer.issue(granted, keys.signing_key)
+    issuer = TokenIssuer(settings.issuer, settings.token_ttl, partial(_allocate_index, session))
+    issued = issuer.issue(granted, keys.signing_key, admin.now())
     admin.record_token(session, AuditAction.TOKEN_ISSUE, client_id, issued.claims)
     return issued
 
@@ -102,17 +102,13 @@ def _read_token() -> str:
 
 def _remediation(remediation: str | None) -> str:
     """Return the remediation of a refusal, a command or a sentence, as the end of a message."""
-    return (
-        ""
-        if remediation is None
-        else f". Run: {remediation}"
-        if remediation.startswith("authserver ")
-        else f". {remediation}"
-    )
+    if remediation is None:
+        return ""
+    return f". Run: {remediation}" if remediation.startswith("authserver ") else f". {remediation}"
 
 
-def _allocate_index(session: Session, admin: Administrator, client: Client) -> Index:
-    block = reserve_block(session, client.client_id, 1, admin.now())
+def _allocate_index(session: Session, client: Client, now: float) -> Index:
+    block = reserve_block(session, client.client_id, 1, int(now))
     assert block is not None  # noqa: S101 - the client exists and is enabled in this transaction
     return Index(block.list_id, block.start)
 
@@ -178,9 +174,9 @@ def _read_jti(installation: Installation) -> str:
     text = _read_token()
     if (problem := why_not_a_token(text, "revoke")) is not None:
         raise CommandRefused(f"Nothing to revoke: {problem}")
-    reader = TokenReader(installation.database, installation.settings.issuer, installation.admin.clock)
+    reader = TokenReader(installation.database, installation.settings.issuer)
     try:
-        claims, _ = reader.read(text, installation.keys())
+        claims, _ = reader.read(text, installation.keys(), installation.admin.now())
     except InactiveToken as error:
         raise CommandRefused(f"Nothing to revoke: {error.reason}. See: authserver token inspect < token.txt") from None
     return claims.jti

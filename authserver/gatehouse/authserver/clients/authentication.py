@@ -24,7 +24,6 @@ from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import CLAIMED
 from gatehouse.shared.service.cache import LoadingCache
 from gatehouse.shared.service.remediation import client_command
@@ -65,12 +64,11 @@ class ClientAuthenticator:
     clients: LoadingCache[str, Client | None]
     assertions: AssertionVerifier
     last_use: LastUse
-    clock: Clock
 
-    def authenticate(self, request: Request, form: Form, keys: KeyRing) -> AuthenticatedClient:
-        """Authenticate the client of a request.
+    def authenticate(self, request: Request, form: Form, keys: KeyRing, now: float) -> AuthenticatedClient:
+        """Authenticate the client of a request at a time, in seconds since the epoch.
 
-        Sets the request's `actor`: to the client that it claims to be from, then to the one that it is from.
+        Sets the request's `actor`: first to the client_id that the request claims, then to the authenticated one.
 
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
@@ -78,7 +76,7 @@ class ClientAuthenticator:
             SQLAlchemyError: the database is unavailable.
         """
         credentials = read_credentials(request, form)
-        client, now = self.clients.get(credentials.client_id), self.clock()
+        client = self.clients.get(credentials.client_id)
         # Before anything is decided about the client, so that an unknown one costs the same.
         proof: SignatureResult | StoredSecret | None
         if isinstance(credentials, AssertionCredentials):
@@ -95,7 +93,7 @@ class ClientAuthenticator:
         used = self._accept(proof, client, now)
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
-        self.last_use.note(*used)
+        self.last_use.note(*used, now=now)
         request.actor = client.client_id
         return AuthenticatedClient(client)
 

@@ -205,11 +205,10 @@ class LastUse:
         self._written: dict[_Credential, int] = {}
         self._lock = threading.Lock()
 
-    def note(self, row: StoredCredential, *key: str) -> None:
-        """Note that a credential, named by its primary key, was used now."""
-        now = int(self._clock())
+    def note(self, row: StoredCredential, *key: str, now: float) -> None:
+        """Note that a credential, named by its table and primary key, was used. `now` is seconds since the epoch."""
         with self._lock:
-            self._noted[row, key] = now
+            self._noted[row, key] = int(now)
 
     def write(self, *, everything: bool = False) -> None:
         """Write the times that are due, or `everything`. Raises SQLAlchemyError; unwritten times stay noted."""

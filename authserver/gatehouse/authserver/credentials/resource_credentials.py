@@ -29,7 +29,6 @@ from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import load_resource
-from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
@@ -73,19 +72,19 @@ class ResourceAuthenticator:
     def __init__(
         self,
         database: Database,
-        clock: Clock,
         last_use: LastUse,
         *,
         max_age: float = MAX_AGE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._clock = clock
         self._last_use = last_use
         self._cache: LoadingCache[str, _Stored | None] = LoadingCache(self._load, max_age=max_age, monotonic=monotonic)
 
-    def authenticate(self, request: Request, form: Form, keys: KeyRing) -> AuthenticatedResource:
+    def authenticate(self, request: Request, form: Form, keys: KeyRing, now: float) -> AuthenticatedResource:
         """Authenticate the resource of an introspection request, and set the request's `actor`.
+
+        `now` is seconds since the epoch.
 
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason; `invalid_request` for two methods
@@ -101,9 +100,9 @@ class ResourceAuthenticator:
             raise invalid_client("unknown resource credential", _LIST)
         if matched is None:
             raise invalid_client("wrong secret of a resource credential", _LIST)
-        if matched.lifetime.is_inactive(self._clock()):
+        if matched.lifetime.is_inactive(now):
             raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _LIST)
-        self._last_use.note(ResourceCredentialRow, credentials.client_id)
+        self._last_use.note(ResourceCredentialRow, credentials.client_id, now=now)
         request.actor = credentials.client_id
         return AuthenticatedResource(stored.resource, credentials.client_id)
 

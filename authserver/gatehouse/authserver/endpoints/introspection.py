@@ -8,6 +8,7 @@ from gatehouse.authserver.errors import invalid_request
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response, parse_form
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
+from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
 
@@ -22,24 +23,25 @@ class IntrospectionEndpoint:
     authenticator: ResourceAuthenticator
     tokens: TokenReader
     audit: AuditWriter
+    clock: Clock
 
     def __call__(self, request: Request) -> Response:
         """Answer one request. A refusal is raised as OAuthError or BadRequest."""
         form = parse_form(request)
-        keys = self.keys.ring()
-        resource = self.authenticator.authenticate(request, form, keys)
+        keys, now = self.keys.ring(), self.clock()
+        resource = self.authenticator.authenticate(request, form, keys, now)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to introspect.")
-        return json_response(self._introspect(request, resource, token, keys), headers=NO_STORE)
+        return json_response(self._introspect(request, resource, token, keys, now), headers=NO_STORE)
 
     def _introspect(
-        self, request: Request, resource: AuthenticatedResource, token: str, keys: KeyRing
+        self, request: Request, resource: AuthenticatedResource, token: str, keys: KeyRing, now: float
     ) -> dict[str, Any]:
         jti, reason = None, None
         answer: dict[str, Any] = {"active": False}
         try:
-            claims, _ = self.tokens.read(token, keys, aud=resource.resource)
+            claims, _ = self.tokens.read(token, keys, now, aud=resource.resource)
             jti = claims.jti
             answer = {**claims.to_json(), "token_type": "Bearer", "active": True}
         except InactiveToken as inactive:

@@ -9,6 +9,7 @@ from gatehouse.authserver.http import NO_STORE, Request, Response, parse_form
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.tokens.status_lists import revoke_token
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
+from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
 
@@ -28,23 +29,24 @@ class RevocationEndpoint:
     authenticator: ClientAuthenticator
     tokens: TokenReader
     audit: AuditWriter
+    clock: Clock
 
     def __call__(self, request: Request) -> Response:
         """Answer one request. A refusal is raised as OAuthError or BadRequest."""
         form = parse_form(request)
-        keys = self.keys.ring()
-        client = self.authenticator.authenticate(request, form, keys)
+        keys, now = self.keys.ring(), self.clock()
+        client = self.authenticator.authenticate(request, form, keys, now)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to revoke.")
-        self._revoke(request, client, token, keys)
+        self._revoke(request, client, token, keys, now)
         return Response(200, headers=NO_STORE)
 
-    def _revoke(self, request: Request, client: AuthenticatedClient, token: str, keys: KeyRing) -> None:
+    def _revoke(self, request: Request, client: AuthenticatedClient, token: str, keys: KeyRing, now: float) -> None:
         """Set the token's bit in one transaction with its audit event, or record why nothing was revoked."""
         actor = client.client.client_id
         try:
-            claims, index = self.tokens.read(token, keys, client_id=actor)
+            claims, index = self.tokens.read(token, keys, now, client_id=actor)
         except InactiveToken as inactive:
             event = AuditEvent(
                 ACTION,

@@ -20,6 +20,7 @@ from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
 from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
@@ -39,21 +40,22 @@ class TokenEndpoint:
     authlib: AuthlibServer
     issuer: TokenIssuer
     audit: AuditWriter
+    clock: Clock
 
     def __call__(self, request: Request) -> Response:
         """Answer one request."""
         form = parse_form(request)
-        keys = self.keys.ring()
+        keys, now = self.keys.ring(), self.clock()
         requested = read_resource(form.resources)
         request.target = requested.identifier
-        client = self.authenticator.authenticate(request, form, keys)
+        client = self.authenticator.authenticate(request, form, keys, now)
         self.authlib.find_grant(form.parameters)
         try:
             resource = choose_resource(client, requested)
             granted = choose_scope(client, resource, form.parameters)
         except ScopeNotGranted as refusal:
             self._explain(refusal)
-        issued = self.issuer.issue(granted, keys.signing_key)
+        issued = self.issuer.issue(granted, keys.signing_key, now)
         self._record(request, granted, issued)
         return _respond(issued)
 

@@ -84,8 +84,8 @@ class StatusIndexAllocator:
         self._blocks: LRUCache[str, _ClientBlock] = LRUCache(clients)
         self._lock = threading.Lock()
 
-    def allocate(self, client: Client) -> Index:
-        """Return an index for a new token of a client.
+    def allocate(self, client: Client, now: float) -> Index:
+        """Return an index for a token of a client that is issued now. `now` is seconds since the epoch.
 
         Raises:
             OAuthError: `invalid_client`: the client was disabled or deleted since it authenticated.
@@ -97,7 +97,6 @@ class StatusIndexAllocator:
                 held = self._blocks[client.client_id] = _ClientBlock()
         # Of all threads that wait here, one reserves a block and the others allocate from it.
         with held.lock:
-            now = self._clock()
             index = held.next_index(client.token_epoch, now)
             if index is not None:
                 return index
@@ -132,12 +131,15 @@ class TokenIssuer:
 
     issuer: str
     default_ttl: int
-    clock: Clock
-    allocate_index: Callable[[Client], Index]
-    """Returns a status list index that no other token has. Raises OAuthError if the client is disabled."""
+    """Seconds; for clients without a TTL of their own."""
+    allocate_index: Callable[[Client, float], Index]
+    """Returns a status list index that no other token has, for a client and the time in seconds since the epoch.
 
-    def issue(self, granted: GrantedRequest, key: SigningKey) -> IssuedToken:
-        """Sign a token for a granted request.
+    Raises OAuthError if the client is disabled.
+    """
+
+    def issue(self, granted: GrantedRequest, key: SigningKey, now: float) -> IssuedToken:
+        """Sign a token for a granted request, issued at `now`, in seconds since the epoch.
 
         Raises:
             OAuthError: `invalid_scope` if the token would be longer than a resource server accepts;
@@ -145,15 +147,15 @@ class TokenIssuer:
             SQLAlchemyError: no index can be allocated.
         """
         client = granted.client
-        index = self.allocate_index(client)
-        now = int(self.clock())
+        index = self.allocate_index(client, now)
+        issued_at = int(now)
         claims = AccessClaims(
             iss=self.issuer,
             sub=client.client_id,
             client_id=client.client_id,
             aud=granted.resource,
-            iat=now,
-            exp=now + min(client.token_ttl or self.default_ttl, MAX_LIFETIME),
+            iat=issued_at,
+            exp=issued_at + min(client.token_ttl or self.default_ttl, MAX_LIFETIME),
             jti=index.new_jti(),
             scope=granted.scope,
             static=client.claims,

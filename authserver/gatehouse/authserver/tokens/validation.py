@@ -13,7 +13,6 @@ from gatehouse.authserver.tokens.issue import Index
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol import base64url, jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference
-from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.status_list import parse_list_uri
 
 _NO_INDEX = Index("0" * 12, 0)
@@ -37,15 +36,14 @@ class InactiveToken(Exception):
 class TokenReader:
     """Reads access tokens of one issuer, at the same cost for valid and invalid ones."""
 
-    def __init__(self, database: Database, issuer: str, clock: Clock) -> None:
+    def __init__(self, database: Database, issuer: str) -> None:
         self._database = database
         self._issuer = issuer
-        self._clock = clock
 
     def read(
-        self, token: str, keys: KeyRing, *, client_id: str | None = None, aud: str | None = None
+        self, token: str, keys: KeyRing, now: float, *, client_id: str | None = None, aud: str | None = None
     ) -> tuple[AccessClaims, Index]:
-        """Return the claims of a valid token and its status index.
+        """Return the claims of a token that is valid at `now`, in seconds since the epoch, and its status index.
 
         `client_id` and `aud` restrict the tokens to those of one client or for one resource.
 
@@ -64,7 +62,7 @@ class TokenReader:
         try:
             token_validation.check_issuer(claims, self._issuer)
             token_validation.check_lifetime(claims)
-            token_validation.check_time(claims, self._clock())
+            token_validation.check_time(claims, now)
         except InvalidClaims as error:
             raise InactiveToken(str(error), claims.jti) from None
         if client_id not in {None, claims.client_id}:
