@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -199,6 +200,48 @@ def test_an_invalid_catalogue_stops_every_command_with_file_and_fix(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(("import BaseModel", "import NoSuchModel"), id="cannot be imported"),
+        pytest.param(("text: str", "text: str\n    raise SystemExit"), id="exits"),
+        pytest.param(("groups=[tools]", "groups=[tools, tools]"), id="an invalid catalogue"),
+        pytest.param(("groups=[tools]", "groups=[tools], cli='no_such_module:command'"), id="a missing command"),
+    ],
+)
+def test_help_is_printed_without_a_catalogue_that_cannot_be_loaded(
+    run: Run, write: Write, change: tuple[str, str]
+) -> None:
+    module = write(SOUND.replace(*change))
+    result = run("--help", RESOURCESERVER_TOOLS=module)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "  serve " in result.output
+    unknown = run("workspace", RESOURCESERVER_TOOLS=module)
+    assert unknown.exit_code == 1
+    assert unknown.output.startswith("Error: ")
+
+
+@pytest.mark.parametrize("part", ["cli", "migrations"])
+def test_a_part_of_a_catalogue_that_cannot_be_imported_is_named(run: Run, write: Write, part: str) -> None:
+    module = write(SOUND.replace("groups=[tools]", f"groups=[tools], {part}='no_such_module:PART'"))
+    result = run("doors", RESOURCESERVER_TOOLS=module) if part == "cli" else run("init", "--tools", module)
+    assert result.exit_code == 1
+    what = "command" if part == "cli" else "migrations"
+    assert f"the {what} of the catalogue Doors cannot be loaded: ModuleNotFoundError: " in result.output
+
+
+def test_commands_print_no_log_lines_of_libraries(write: Write, tmp_path: Path) -> None:
+    """MCPServer adds a log handler when it is made. In a process of its own: pytest has handlers of its own."""
+    declared = "scopes={}, declared=[Scope('door:open', 'Open doors')]"
+    module = write(f"{SOUND}\n{GUARDED}\nCATALOGUE = guarded_catalogue(server, {declared})\n")
+    program = Path(sys.executable).with_name("resourceserver")
+    done = subprocess.run(
+        [program, "init", "--tools", module], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "http://127.0.0.1:8000/mcp" in done.stdout
+
+
 @pytest.mark.parametrize("module", ["nowhere", "nowhere.deeper"])
 def test_the_error_of_a_missing_module_says_where_it_is_looked_for(run: Run, write: Write, module: str) -> None:
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
@@ -213,8 +256,8 @@ def test_a_misspelt_submodule_is_not_looked_for_elsewhere(run: Run, write: Write
     assert run("tools", "--tools", write(SOUND, "soundtools")).exit_code == 0
     result = run("tools", "--tools", "soundtools.deeper")
     assert result.exit_code == 1
-    assert "There is no module soundtools.deeper: " in result.output
-    assert "soundtools.py is there, and has none of that name. Check the spelling." in result.output
+    assert "There is no module soundtools.deeper in " in result.output
+    assert "soundtools.py. Check the spelling." in result.output
     assert "PYTHONPATH" not in result.output
 
 

@@ -252,11 +252,19 @@ def test_commands_are_discovered_for_unknown_names_and_help() -> None:
     assert (unknown.exit_code, "No such command 'other'" in unknown.output) == (2, True)
 
 
-def test_help_is_printed_even_if_no_commands_can_be_discovered() -> None:
+@pytest.mark.parametrize("error", [Refusal("The catalogue cannot be loaded."), RuntimeError("anything")])
+def test_help_is_printed_even_if_no_commands_can_be_discovered(error: Exception) -> None:
+    def discover(_: click.Context) -> dict[str, click.Command]:
+        raise error
+
+    result = CliRunner().invoke(lazy_group(discover=discover), ["--help"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Short help." in result.output
+
+
+def test_an_unknown_command_says_why_none_can_be_discovered() -> None:
     def discover(_: click.Context) -> dict[str, click.Command]:
         raise Refusal("The catalogue cannot be loaded.")
 
-    group = lazy_group(discover=discover)
-    assert "Short help." in CliRunner().invoke(group, ["--help"]).output
-    unknown = CliRunner().invoke(group, ["other"])
+    unknown = CliRunner().invoke(lazy_group(discover=discover), ["other"])
     assert (unknown.exit_code, unknown.output) == (1, "Error: The catalogue cannot be loaded.\n")

@@ -18,13 +18,13 @@ _COMMANDS = {
 
 def _catalogue_commands(ctx: click.Context) -> Mapping[str, click.Command]:
     """Return the command of the configured catalogue. Raises Refusal if the catalogue cannot be loaded."""
-    # They bring the MCP SDK, which most commands do without.
-    from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue  # noqa: PLC0415
+    # These modules import the MCP SDK, which most commands do not need.
+    from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_command  # noqa: PLC0415
     from gatehouse.resourceserver.cli.installation import settings_of  # noqa: PLC0415
     from gatehouse.shared.service.settings import InvalidSettings  # noqa: PLC0415
 
     try:
-        command = load_catalogue(settings_of(ctx).tools).load_command()
+        command = load_command(load_catalogue(settings_of(ctx).tools))
     except InvalidSettings as error:
         raise Refusal(str(error)) from None
     return {} if command is None or command.name is None else {command.name: command}
@@ -38,9 +38,8 @@ def main() -> None:
     http://127.0.0.1:8000/mcp, and trust the issuer http://127.0.0.1:9000.
 
     \b
-    From nothing to a served tool:
+    To get started:
       resourceserver init
-      resourceserver workspace create --name acme
       resourceserver tools
       resourceserver serve
     """  # noqa: D301 - click reads the control character

@@ -1,20 +1,28 @@
-"""Loads the catalogue of a module by the module's name."""
+"""Loads a catalogue by the name of its module, and what the catalogue brings besides tools."""
 
 import importlib
+import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from types import ModuleType
+from typing import TypeVar
 
+import click
 from mcp.server.mcpserver import MCPServer
 
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.cli import Refusal
+from gatehouse.shared.service.migrations import Schema
+
+LoadedT = TypeVar("LoadedT")
 
 _PLACED = re.compile(r"\S+\.py:\d+: ")
+"""The start of a message that names a file and a line."""
 
 _FORM = 'CATALOGUE = Catalogue("NAME", scopes=[Scope(...)], groups=[tools])'
 
@@ -45,7 +53,28 @@ def load_catalogue(module_name: str) -> Catalogue:
     return found
 
 
+def load_schema(catalogue: Catalogue) -> Schema | None:
+    """Return the schema of a catalogue's own tables. Raises Refusal if it cannot be imported."""
+    return _load(catalogue, "migrations", catalogue.load_schema)
+
+
+def load_command(catalogue: Catalogue) -> click.Command | None:
+    """Return the command that a catalogue adds to `resourceserver`. Raises Refusal if it cannot be imported."""
+    return _load(catalogue, "command", catalogue.load_command)
+
+
+def _load(catalogue: Catalogue, what: str, load: Callable[[], LoadedT]) -> LoadedT:
+    try:
+        return load()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
+        raise Refusal(_explain(error, f"the {what} of the catalogue {catalogue.name}")) from None
+
+
 def _import(module_name: str) -> ModuleType:
+    # MCPServer of the SDK adds a log handler when it is made, unless the root logger has one. With that handler,
+    # commands would print log lines of Alembic and other libraries.
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
     try:
         return importlib.import_module(module_name)
     except InvalidCatalogue as error:
@@ -57,11 +86,13 @@ def _import(module_name: str) -> ModuleType:
         raise Refusal(f"{_explain(error, module_name)}{remediation}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may raise anything
         raise Refusal(_explain(error, module_name)) from None
+    finally:
+        root.removeHandler(placeholder)
 
 
 def _not_found(module_name: str) -> str:
     if (package := _package_of(module_name)) is not None:
-        return f"There is no module {module_name}: {package} is there, and has none of that name. Check the spelling."
+        return f"There is no module {module_name} in {package}. Check the spelling."
     return (
         f"There is no module {module_name}. Run the command in the folder that {module_name.partition('.')[0]} is in, "
         "or name that folder in PYTHONPATH."
@@ -80,19 +111,19 @@ def _placed(error: InvalidCatalogue, module_name: str) -> str:
     return str(error) if _PLACED.match(str(error)) else f"{_place(error, module_name)}: {error}"
 
 
-def _explain(error: BaseException, module_name: str) -> str:
+def _explain(error: BaseException, what: str) -> str:
     """Say where an import failed, and why, in one line."""
     reason = printable(str(error).partition("\n")[0].rstrip("."))
-    return f"{_place(error, module_name)}: {module_name} cannot be loaded: {type(error).__name__}: {reason}."
+    return f"{_place(error, what)}: {what} cannot be loaded: {type(error).__name__}: {reason}."
 
 
-def _place(error: BaseException, module_name: str) -> str:
-    """Return file and line of the user's code that failed or that made the failing call."""
+def _place(error: BaseException, what: str) -> str:
+    """Return the file and line of the user's code that failed or that made the failing call, or else `what`."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}:{error.lineno}"
     frames = [frame for frame in extract_tb(error.__traceback__)[1:] if _is_source(frame)]
     if not frames:
-        return module_name
+        return what
     home = Path(frames[0].filename).parent
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(home)]
     return f"{own[-1].filename}:{own[-1].lineno}"

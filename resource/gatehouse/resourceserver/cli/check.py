@@ -8,7 +8,7 @@ import httpx2
 
 from gatehouse.resourceserver.app import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, http_fetch
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.settings import Settings
@@ -45,7 +45,7 @@ def check(ctx: click.Context, tools_module: str | None, explain: bool, output: s
 def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     def catalogue() -> str:
         found = load_catalogue(settings.tools)
-        database.catalogue_schema = found.load_schema()
+        database.catalogue_schema = load_schema(found)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:

@@ -2,7 +2,7 @@
 
 import click
 
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import settings_of, tools_option
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.service.cli import example, output_option
@@ -18,7 +18,7 @@ from gatehouse.shared.service.output import print_record
 def init(ctx: click.Context, tools_module: str | None, output: str) -> None:
     """Create or upgrade the database: the gateway's tables and those of the catalogue. Safe to repeat."""
     settings = settings_of(ctx, tools_module)
-    with Database(settings.database, load_catalogue(settings.tools).load_schema()) as database:
+    with Database(settings.database, load_schema(load_catalogue(settings.tools))) as database:
         database.migrate()
     print_record(
         {"resource": settings.resource, "issuer": settings.issuer, "database": shown_url(settings.database)}, output

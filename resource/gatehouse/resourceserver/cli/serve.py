@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gatehouse.resourceserver.app import baseline_scopes, create_app
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
@@ -24,7 +24,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         # A catalogue that cannot be served stops the start here, instead of every worker in turn.
         catalogue = load_catalogue(settings.tools)
         baseline_scopes(settings, catalogue)
-        with open_database(settings, catalogue.load_schema()):
+        with open_database(settings, load_schema(catalogue)):
             pass
         return lambda: create_app(settings, catalogue)
 

@@ -82,12 +82,12 @@ class LazyGroup(click.Group):
         click.Group(commands={**self._discovered(ctx), **self.commands, **rows}).format_commands(ctx, formatter)
 
     def _discovered(self, ctx: click.Context) -> Mapping[str, click.Command]:
-        """Return the discovered commands for a list, which is shown without them when they cannot be discovered."""
+        """Return the discovered commands for a list. A failure shortens the list: help must be printed in any case."""
         if self._discover is None:
             return {}
         try:
             return self._discover(ctx)
-        except click.ClickException:
+        except Exception:  # noqa: BLE001 - discovery runs code of a catalogue, which may raise anything
             return {}
 
 
