@@ -23,9 +23,7 @@ from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolG
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.idempotency import KEPT_FOR, MAX_RESULT, IdempotencyKeys, KeyedCall
-from gatehouse.shared.service import database as shared_database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -82,13 +80,13 @@ async def send(server: ResourceServer, version: str, token: str, tool: str, **ar
 
 @asynccontextmanager
 async def serving(
-    folder: Path, template: Template, clock: FakeClock, tool: Any, scopes: Any = ANY_VALID_TOKEN
+    folder: Path, template: Template, clock: FakeClock, tool: Any, scopes: Any = ANY_VALID_TOKEN, **options: Any
 ) -> AsyncIterator[ResourceServer]:
     """Run a server with one tool that writes."""
     group = ToolGroup()
     group.tool(scopes=scopes, read_only=False)(tool)
     catalogue = Catalogue("test", CATALOGUE.scopes.values(), [group], providers={Directory: open_directory})
-    async with running_resource_server(folder, template, clock, catalogue) as server:
+    async with running_resource_server(folder, template, clock, catalogue, **options) as server:
         yield server
 
 
@@ -422,10 +420,8 @@ async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
 
 @pytest.mark.threat("T-036")
 async def test_a_call_that_waits_too_long_is_asked_to_try_again(
-    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(idempotency, "LOCK_TIMEOUT", 50)
-    monkeypatch.setattr(shared_database, "_SQLITE_BUSY_TIMEOUT", 50)
     inside, go_on, runs = anyio.Event(), anyio.Event(), []
 
     async def work(directory: Directory) -> Nothing:
@@ -435,7 +431,7 @@ async def test_a_call_that_waits_too_long_is_asked_to_try_again(
         await go_on.wait()
         return Nothing()
 
-    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+    async with serving(tmp_path, resourceserver_template, clock, work, lock_timeout=50) as server:
         token = server.issuer.token(workspace_id=server.create_workspace())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: server.result("work", token, idempotency_key=KEY))

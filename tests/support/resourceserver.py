@@ -24,6 +24,7 @@ from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE, encode, set_bits
 from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.database import LOCK_TIMEOUT
 from support.clock import FakeClock
 from support.databases import Template
 
@@ -190,18 +191,21 @@ async def running_resource_server(
     clock: FakeClock,
     catalogue: Catalogue = CATALOGUE,
     keys_of: Issuer | None = None,
+    lock_timeout: int = LOCK_TIMEOUT,
     **changes: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Run an application in this process, its lifespan included, until the block ends."""
     settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
-    async with served(settings, keys_of or Issuer(clock), catalogue) as server:
+    async with served(settings, keys_of or Issuer(clock), catalogue, lock_timeout) as server:
         yield server
 
 
 @asynccontextmanager
-async def served(settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE) -> AsyncIterator[ResourceServer]:
+async def served(
+    settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE, lock_timeout: int = LOCK_TIMEOUT
+) -> AsyncIterator[ResourceServer]:
     """Run an application on an existing database, for example to restart one."""
-    services = create_services(settings, catalogue, issuer.clock, issuer.fetch_from)
+    services = create_services(settings, catalogue, issuer.clock, issuer.fetch_from, lock_timeout)
     app = build_app(services)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))

@@ -169,12 +169,16 @@ def change_row(row: Base, changes: Mapping[str, object]) -> None:
         setattr(row, name, value)
 
 
-@provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
+def _workspace_of(claims: AccessClaims) -> str:
+    return claims.static.get(WORKSPACE_CLAIM, "")
+
+
+@provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier, tenant=_workspace_of)
 async def open_directory(call: ProviderCall) -> Directory:
     """Open the workspace that the caller's token names.
 
     Raises:
-        NoWorkspace: the token names none. A workspace that does not exist is found out by the tool's first query.
+        NoWorkspace: the token names none. Whether the workspace exists is checked by the tool's first query.
     """
     workspace_id = call.claims.static.get(WORKSPACE_CLAIM)
     if workspace_id is None:

@@ -39,6 +39,7 @@ from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE
 from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
+from gatehouse.shared.service.database import LOCK_TIMEOUT
 from gatehouse.shared.service.settings import InvalidSettings
 
 FetchFrom = Callable[[str], Fetch]
@@ -90,12 +91,24 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def create_services(
-    settings: Settings, catalogue: Catalogue, clock: Clock = system_clock, fetch_from: FetchFrom | None = None
+    settings: Settings,
+    catalogue: Catalogue,
+    clock: Clock = system_clock,
+    fetch_from: FetchFrom | None = None,
+    lock_timeout: int = LOCK_TIMEOUT,
 ) -> Services:
-    """Make the parts of the server. `fetch_from` replaces fetching from the issuer over HTTP."""
+    """Make the parts of the server.
+
+    Args:
+        settings: the settings.
+        catalogue: the tools, resources and scopes to serve.
+        clock: seconds since the epoch.
+        fetch_from: replaces fetching from the issuer over HTTP.
+        lock_timeout: milliseconds that a call that writes waits for another.
+    """
     # No proxies from the environment: they would learn which issuer this server trusts.
     http_client = httpx2.AsyncClient(trust_env=False, verify=_tls_context())
-    database = AsyncDatabase(settings.database)
+    database = AsyncDatabase(settings.database, lock_timeout)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)

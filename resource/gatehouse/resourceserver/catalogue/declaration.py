@@ -34,6 +34,7 @@ from gatehouse.resourceserver.catalogue.signature import (
     read_signature,
     source_of,
 )
+from gatehouse.shared.protocol.claims import AccessClaims
 
 
 class _AnyValidToken(Enum):
@@ -111,6 +112,10 @@ class Tool:
     def public_errors(self) -> tuple[type[Exception], ...]:
         """Exceptions whose text is shown to the agent."""
         return (ToolFailed, *(error for provider in self.providers.values() for error in provider.public_errors))
+
+    def tenant(self, claims: AccessClaims) -> str:
+        """Return the tenant that a caller acts in, according to the providers."""
+        return " ".join(provider.tenant(claims) for provider in self.providers.values()).strip()
 
     def is_audited(self, value: object) -> bool:
         """Tell whether the audit log keeps a member of the result with this value."""

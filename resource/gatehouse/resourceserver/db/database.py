@@ -8,7 +8,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.shared.service import migrations
-from gatehouse.shared.service.database import READ_ONLY, open_async_engine
+from gatehouse.shared.service.database import LOCK_TIMEOUT, READ_ONLY, open_async_engine
 from gatehouse.shared.service.migrations import MigratedDatabase, Schema
 
 
@@ -42,8 +42,10 @@ class AsyncDatabase:
     abandon the connection in the middle of a statement, and SQLite's write lock with it, until garbage collection.
     """
 
-    def __init__(self, url: URL) -> None:
-        self._engine = open_async_engine(url)
+    def __init__(self, url: URL, lock_timeout: int = LOCK_TIMEOUT) -> None:
+        """`lock_timeout`: milliseconds that a write waits for another."""
+        self.lock_timeout = lock_timeout
+        self._engine = open_async_engine(url, lock_timeout=lock_timeout)
         self._reader = self._engine.execution_options(**READ_ONLY)
 
     @asynccontextmanager

@@ -17,8 +17,8 @@ class IdempotencyKeyRow(Base):
     """A key that a client sent with a call, and the call's result. A concurrent second use violates the primary key."""
 
     __tablename__ = "idempotency_key"
-    workspace_claim: Mapped[str] = mapped_column(String(255), primary_key=True)
-    """The claim workspace_id of the caller's token. Empty for a token without one."""
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """The tenant that the caller acts in. Empty for a catalogue without tenants."""
     client_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     tool: Mapped[str] = mapped_column(String(255), primary_key=True)
     key: Mapped[str] = mapped_column(String(128), primary_key=True)

@@ -1,8 +1,8 @@
 """Idempotency keys: a call that is repeated with the same key runs once, and both calls get its result.
 
-A key belongs to one client, in the workspace that its token claims, and to one tool. It is kept for 24 hours. Its row
-is the first that the transaction of a write inserts, and commits with the write: the row exists exactly if the write
-does, and of two concurrent calls the second waits for the first.
+A key belongs to one client, in the tenant that it acts in, and to one tool. It is kept for 24 hours. The transaction
+of a write inserts the key's row first and commits it with the write: the row exists exactly if the write does, and of
+two concurrent calls the second waits for the first.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gatehouse.resourceserver.catalogue import ToolFailed
+from gatehouse.resourceserver.catalogue import Tool, ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
+from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 
 KEPT_FOR: Final = 24 * 3600
@@ -30,9 +30,6 @@ KEPT_FOR: Final = 24 * 3600
 
 MAX_RESULT: Final = 64 * 1024
 """Characters of a result that is kept, as JSON."""
-
-LOCK_TIMEOUT = 5000
-"""Milliseconds that a call on PostgreSQL waits for another with its key while it holds a connection, as on SQLite."""
 
 PRUNE_INTERVAL: Final = 60.0
 """Seconds between two removals of old keys, in one process."""
@@ -81,29 +78,29 @@ class ResultTooLarge(ToolFailed):
 class KeyedCall:
     """A call with a key: the caller, the tool, and the arguments."""
 
-    workspace_claim: str
-    """The caller's claim workspace_id. Empty for a token without one."""
+    tenant: str
+    """The tenant that the caller acts in. Empty for a catalogue without tenants."""
     client_id: str
     tool: str
     key: str
     arguments: bytes
-    """SHA-256 of the arguments without the key, as they were sent: the same whether or not a default is spelled out."""
+    """SHA-256 of the arguments without the key, as they were sent, and of the defaults of those that were not."""
 
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
         return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
 
 
-def keyed_call(claims: AccessClaims, tool: str, arguments: BaseModel, sent: Mapping[str, Any]) -> KeyedCall | None:
-    """Return the call that arguments make, validated and as they were sent, or None when there is no key among them."""
+def keyed_call(claims: AccessClaims, tool: Tool, arguments: BaseModel, sent: Mapping[str, Any]) -> KeyedCall | None:
+    """Return the call with these arguments, validated and as they were sent; None if they contain no key."""
     key = getattr(arguments, IDEMPOTENCY_KEY, None)
     if key is None:
         return None
-    # What was sent, because a dump leaves things out: SecretStr, and fields with exclude=True.
+    # Those that were sent win, because a dump leaves out SecretStr and fields with exclude=True.
     values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
     del values[IDEMPOTENCY_KEY]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
-    return KeyedCall(claims.static.get(WORKSPACE_CLAIM, ""), claims.client_id, tool, key, digest)
+    return KeyedCall(tool.tenant(claims), claims.client_id, tool.name, key, digest)
 
 
 class Record(Protocol):
@@ -163,7 +160,7 @@ class IdempotencyKeys:
             result: dict[str, Any] = json.loads(found.result)
             return result
         try:
-            await _limit_waiting(session)
+            await self._limit_waiting(session)
             if found is not None:
                 await _remove(session, call, found.created_at)
             await _insert(session, call, now)
@@ -174,6 +171,11 @@ class IdempotencyKeys:
                 raise KeyInUse from None
             raise
         return None
+
+    async def _limit_waiting(self, session: AsyncSession) -> None:
+        """Let a call on PostgreSQL wait no longer for another with its key than on SQLite: it holds a connection."""
+        if session.get_bind().dialect.name == "postgresql":
+            await session.execute(text(f"SET LOCAL lock_timeout = {self._database.lock_timeout}"))
 
     async def prune_regularly(self, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Prune once a minute, for ever."""
@@ -194,11 +196,6 @@ class IdempotencyKeys:
 async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] | None:
     row = IdempotencyKeyRow
     return (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
-
-
-async def _limit_waiting(session: AsyncSession) -> None:
-    if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
 
 
 async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:

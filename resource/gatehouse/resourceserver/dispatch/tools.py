@@ -205,7 +205,7 @@ class Dispatch:
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
         run, record = partial(self._content, call), partial(self._record, call)
-        keyed = idempotency.keyed_call(call.request.claims, call.tool.name, call.arguments, call.sent)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool, call.arguments, call.sent)
         if keyed is not None:
             return _answer(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:

@@ -28,8 +28,8 @@ NAMING_CONVENTION = {
 READ_ONLY = {"gatehouse_read_only": True}
 """Execution options of an engine whose transactions only read."""
 
-_SQLITE_BUSY_TIMEOUT = 5000
-"""Milliseconds a writer waits for another writer."""
+LOCK_TIMEOUT = 5000
+"""Milliseconds that a writer waits for another writer."""
 
 _POOL_TIMEOUT = 5
 """Seconds to wait for a free connection, and to open one, before the request is refused."""
@@ -81,13 +81,16 @@ def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, referenc
     return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
 
 
-def open_async_engine(url: URL, *, pool_size: int = 5) -> "AsyncEngine":
-    """Return an engine for use on an event loop. Connects on first use."""
+def open_async_engine(url: URL, *, pool_size: int = 5, lock_timeout: int = LOCK_TIMEOUT) -> "AsyncEngine":
+    """Return an engine for use on an event loop. Connects on first use. `lock_timeout` is for SQLite, in milliseconds.
+
+    PostgreSQL's own is WAIT_LIMIT, or that of the URL's options.
+    """
     # Only one of the servers has an event loop, and no command has one.
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
     engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
-    _with_listeners(engine.sync_engine)
+    _with_listeners(engine.sync_engine, lock_timeout=lock_timeout)
     return engine
 
 
@@ -152,7 +155,7 @@ def _hide_values(context: ExceptionContext) -> None:
         error.args = (text,)
 
 
-def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
+def _with_listeners(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> Engine:
     if engine.dialect.name != "sqlite":
         event.listen(engine, "handle_error", _hide_values)
         return engine
@@ -162,7 +165,7 @@ def _with_listeners(engine: Engine, *, references: bool = True) -> Engine:
         # The driver must not begin transactions: the listener below does.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_TIMEOUT}")
+        cursor.execute(f"PRAGMA busy_timeout={lock_timeout}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
         cursor.close()
