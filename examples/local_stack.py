@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ READY_TIMEOUT = 30.0
 
 
 class CommandRefused(Exception):
-    """A command ended with another exit code than 0."""
+    """A command ended with an exit code other than 0."""
 
     def __init__(self, arguments: Sequence[str], code: int, message: str) -> None:
         super().__init__(f"{' '.join(arguments)}: exit {code}: {message}")
@@ -29,11 +30,18 @@ class CommandRefused(Exception):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that nobody listens on now.
+
+    It is below the ports that systems assign to outgoing connections, so none of these can use it before the server.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass
@@ -59,7 +67,7 @@ class LocalStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that both servers and their commands run with."""
+        """The environment variables of both servers and their commands."""
         inherited = {name: value for name, value in os.environ.items() if "SERVER_" not in name}
         return {
             **inherited,
@@ -88,7 +96,7 @@ class LocalStack:
         return done.stdout
 
     def run_json(self, *arguments: str) -> Any:
-        """Run a command with `--output json` and return what it said. Raises CommandRefused."""
+        """Run a command with `--output json` and return its parsed output. Raises CommandRefused."""
         return json.loads(self.run(*arguments, "--output", "json"))
 
     def init(self, *tools: str) -> None:
@@ -153,7 +161,7 @@ class LocalStack:
         return self._processes[server].wait()
 
     def kill(self, server: str) -> None:
-        """End a server and its workers at once, without a chance to clean up."""
+        """Kill a server and its workers, without a chance to clean up."""
         process = self._processes.pop(server)
         for worker in _children(process.pid):
             os.kill(worker, signal.SIGKILL)
@@ -161,7 +169,7 @@ class LocalStack:
         process.wait()
 
     def stop(self) -> None:
-        """Stop both servers in good order."""
+        """Stop both servers. They finish the requests that they are serving."""
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -175,7 +183,7 @@ class LocalStack:
 
 def _status(url: str) -> int | None:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a loopback URL of ours
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a loopback URL
             status: int = response.status
             return status
     except urllib.error.HTTPError as error:

@@ -18,7 +18,8 @@ README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
 def test_a_user_writes_a_tool_and_guards_an_existing_server(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     done = typed(commands(README), LocalStack(tmp_path), tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = [path.read_text(encoding="utf-8") for path in (tmp_path / "mynotes").glob("*.log")]
+    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
     told = iter(done.stdout.splitlines())
     # In this order, other lines between them.
     for expected in (

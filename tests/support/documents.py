@@ -11,6 +11,9 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = "600"
 """Seconds. Many commands start Python, and a machine may be busy."""
 
+START_RETRIES = "--retry 300"
+"""In place of the 30 seconds that a document gives a server to start, for the same reason."""
+
 
 def commands(text: str) -> str:
     """Return the contents of every `sh` block of a document, in order."""
@@ -22,6 +25,7 @@ def typed(script: str, stack: LocalStack, folder: Path, **environment: str) -> s
     for default, free in (("127.0.0.1:9000", stack.issuer[7:]), ("127.0.0.1:8000", stack.resource[7:-4])):
         assert default in script
         script = script.replace(default, free)
+    script = script.replace("--retry 30", START_RETRIES)
     script = f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{script}\nwait"
     return subprocess.run(
         # `timeout` also ends the servers; killing the shell alone would leave them running.
