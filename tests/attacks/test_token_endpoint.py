@@ -585,6 +585,8 @@ def test_request_headers_reach_neither_log_nor_audit_log(attacked: Attacked, log
     """CWE-117: user agents and addresses are the caller's words."""
     headers = {"User-Agent": "marker\x1b[2J", "X-Forwarded-For": "marker", "Referer": "https://marker.example"}
     attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers=headers))
+    assert "/token" in logs.written
+    assert "token.issue" in {row["action"] for row in attacked.server.audit()}
     assert "marker" not in logs.written + json.dumps(attacked.server.audit())
 
 

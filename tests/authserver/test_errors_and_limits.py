@@ -50,7 +50,9 @@ def test_a_path_with_double_slashes_is_a_404_and_no_redirect(authserver: AuthSer
 
 
 def test_another_method_is_a_405_in_json_with_allow(authserver: AuthServer) -> None:
-    for path, route in create_routes(authserver.services).items():
+    routes = create_routes(authserver.services)
+    assert {"/token", "/revoke", "/introspect", "/livez"} <= routes.keys()
+    for path, route in routes.items():
         allowed = {"POST"} if route.method == "POST" else {"GET", "HEAD"}
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - allowed:
             response = authserver.http.open(path, method=method)

@@ -35,13 +35,17 @@ def test_the_metadata_lists_exactly_what_the_server_supports(authserver: AuthSer
 
 def test_every_published_endpoint_exists(authserver: AuthServer) -> None:
     metadata = authserver.http.get(PATH).json
-    for name in [name for name in metadata if name.endswith(("_endpoint", "_uri"))]:
+    names = [name for name in metadata if name.endswith(("_endpoint", "_uri"))]
+    assert len(names) == 6
+    for name in names:
         assert authserver.http.options(metadata[name].removeprefix(ISSUER)).status_code == 405
 
 
 @pytest.mark.divergence("D-50")
 def test_every_published_authentication_method_works(authserver: AuthServer) -> None:
-    for method in authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]:
+    methods = authserver.http.get(PATH).json["token_endpoint_auth_methods_supported"]
+    assert len(methods) == 3
+    for method in methods:
         if method == "private_key_jwt":
             KeyClient(authserver, SigningKey.generate("ES256")).accepted()
             continue

@@ -1,5 +1,6 @@
 """When the bridge requests and renews tokens, and how it explains a rejection."""
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -47,7 +48,8 @@ async def test_a_token_is_reused_and_renewed_before_it_expires() -> None:
         servers.clock.advance(1)
         await http.post(RESOURCE)
     assert servers.issued == 2
-    assert all(seen.authorization for seen in servers.requests_to(RESOURCE))
+    sent = [seen.authorization for seen in servers.requests_to(RESOURCE)]
+    assert sent == [*["Bearer token-1"] * 4, "Bearer token-2"]
     assert len(servers.requests_to(METADATA)) == 1
 
 
@@ -202,16 +204,26 @@ async def test_credentials_are_read_for_each_token_request() -> None:
 
 @pytest.mark.threat("T-118")
 async def test_plain_http_never_uses_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://proxy.example.com:3128")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    async with create_http() as http:
-        plain, over_tls = (
-            http._transport_for_url(httpx2.URL(f"{scheme}://127.0.0.1/")) for scheme in ("http", "https")
-        )
-        assert "Proxy" not in type(plain._pool).__name__
-        assert "Proxy" in type(over_tls._pool).__name__
+    received: list[bytes] = []
+
+    async def reject(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readline())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    # One server is both the proxy and the plain HTTP resource. The request line shows which one a client addresses.
+    async with await asyncio.start_server(reject, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://{address}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with create_http() as http:
+            assert (await http.get(f"http://{address}/mcp")).status_code == 403
+            with pytest.raises(httpx2.ProxyError):
+                await http.get("https://mcp.example.com/mcp")
+    assert received == [b"GET /mcp HTTP/1.1\r\n", b"CONNECT mcp.example.com:443 HTTP/1.1\r\n"]
 
 
 @pytest.mark.threat("T-120")

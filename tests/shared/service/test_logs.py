@@ -143,3 +143,6 @@ def test_the_level_applies_to_both_loggers(read: Read) -> None:
     logging.getLogger("test").info("unseen")
     logging.getLogger("httpx2").info("HTTP Request: GET https://as.example.com")
     assert read() == ""
+    structlog.stdlib.get_logger("test").warning("seen")
+    logging.getLogger("test").warning("seen")
+    assert len(read().splitlines()) == 2
