@@ -47,6 +47,14 @@ def test_another_entity_tag_gets_the_key_set(authserver: AuthServer, known: str)
     assert (response.status_code, response.data) == (200, first.data)
 
 
+def test_a_very_long_list_of_entity_tags_is_not_parsed(authserver: AuthServer) -> None:
+    """CWE-407: parsing a megabyte of commas takes a second, and anybody may send it, without credentials."""
+    etag = authserver.http.get(PATH).headers["ETag"]
+    for commas, status in ((100, 304), (1024, 200)):
+        known = f"{',' * commas}{etag}"
+        assert authserver.http.get(PATH, headers={"If-None-Match": known}).status_code == status
+
+
 def test_without_a_usable_key_the_key_set_is_503_and_not_cached(authserver: AuthServer) -> None:
     assert authserver.http.get(PATH).status_code == 200
     with authserver.services.database.write() as session:

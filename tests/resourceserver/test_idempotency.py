@@ -287,6 +287,30 @@ async def test_a_failed_removal_of_old_keys_is_logged(
     assert "old idempotency keys were not removed" in caplog.text
 
 
+async def test_no_failed_removal_ends_the_task(
+    resourceserver: ResourceServer,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An exception of the task would end the lifespan: keys and status lists would not be polled any more."""
+    database, slept = AsyncDatabase(resourceserver.settings.database), list[float]()
+
+    def no_thread() -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise TimeoutError
+
+    monkeypatch.setattr(database, "write", no_thread)
+    with pytest.raises(TimeoutError):
+        await IdempotencyKeys(database, clock).prune_regularly(sleep)
+    await database.close()
+    assert caplog.text.count("old idempotency keys were not removed: RuntimeError") == 2
+
+
 # Failed calls
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
+from gatehouse.directory.migrations import SCHEMA
 from gatehouse.resourceserver.catalogue import (
     Catalogue,
     InvalidCatalogue,
@@ -25,7 +26,9 @@ from gatehouse.resourceserver.catalogue import (
     Transactions,
     provider,
 )
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.service.migrations import Schema, SchemaMismatch
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +44,13 @@ class Overdrawn(Exception):
 
 class Closed(Exception):
     """A public error without a reason or a remediation."""
+
+
+class Cancelled(Exception):
+    """A public error of another library, whose attributes are not texts."""
+
+    reason = ValueError("the balance is 0")
+    remediation = b"ledger credit"
 
 
 class Ledger:
@@ -80,7 +90,7 @@ class Counted:
     def __init__(self) -> None:
         self.opened: list[str] = []
 
-        @provider(transactional=True, public_errors=(Overdrawn, Closed), audited=is_entry_id)
+        @provider(transactional=True, public_errors=(Overdrawn, Closed, Cancelled), audited=is_entry_id)
         async def open_ledger(call: ProviderCall) -> Ledger:
             self.opened.append("ledger")
             return Ledger(call.session, call.claims.client_id)
@@ -105,6 +115,8 @@ class Counted:
                 raise Overdrawn("You have nothing left. Ask for credit.")
             if note == "closed":
                 raise Closed("The ledger is closed.")
+            if note == "cancelled":
+                raise Cancelled("The entry was cancelled.")
             if note == "broken":
                 raise RuntimeError("hunter2")
             return Entry(entry_id="id-1", note=note)
@@ -202,6 +214,9 @@ async def test_a_public_error_has_a_text_for_agent_and_operator(server: Resource
     )
     assert await server.failure("add_entry", token, note="closed") == "The ledger is closed."
     assert server.audit()[-1]["reason"] == "Closed"
+    assert await server.failure("add_entry", token, note="cancelled") == "The entry was cancelled."
+    event = server.audit()[-1]
+    assert (event["reason"], event["detail"]) == ("Cancelled", {})
     assert entries(server) == []
 
 
@@ -266,6 +281,19 @@ def test_a_catalogue_loads_its_schema_and_its_command_by_name() -> None:
     assert schema.version_table == "directory_version"
     assert command is not None
     assert command.name == "workspace"
+
+
+@pytest.mark.both_databases
+def test_a_catalogue_cannot_use_the_version_table_of_the_gateway(empty_database: URL) -> None:
+    """The catalogue's revisions would pass for the gateway's, and its tables would not be made."""
+    for schema in (Schema("gatehouse.directory:migrations", "resourceserver init"), Database.schema):
+        with Database(empty_database, schema) as database:
+            for use in (database.migrate, database.require_current):
+                with pytest.raises(SchemaMismatch, match=r"gateway's version table, alembic_version\. Give it a table"):
+                    use()
+    with Database(empty_database, SCHEMA) as database:
+        database.migrate()
+        database.require_current()
 
 
 def test_the_gateway_does_not_import_the_directory() -> None:

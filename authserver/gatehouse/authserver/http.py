@@ -19,6 +19,9 @@ _MAX_LENGTH_DIGITS = 10
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _MAX_PARAMETERS = 32
 
+_MAX_IF_NONE_MATCH = 1024
+"""Characters. Anybody may send the header, and parsing a megabyte of commas takes a second."""
+
 
 class BadRequest(Exception):
     """The body or the form of a request is malformed. `description` is public and says what to change."""
@@ -154,8 +157,12 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
 
 
 def conditional_response(request: Request, body: bytes, etag: str, headers: Mapping[str, str]) -> Response:
-    """Return 304 if the request already has this entity tag, by weak comparison, else the body (RFC 9110 13.1.2)."""
+    """Return 304 if the request already has this entity tag, by weak comparison, else the body (RFC 9110 13.1.2).
+
+    A header of more than 1024 characters is ignored.
+    """
     tag, _ = unquote_etag(etag)
-    if parse_etags(request.headers.get("if-none-match")).contains_weak(tag):
+    known = request.headers.get("if-none-match", "")
+    if len(known) <= _MAX_IF_NONE_MATCH and parse_etags(known).contains_weak(tag):
         return Response(304, headers=headers)
     return Response(200, body, headers)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.database import LOCK_TIMEOUT, READ_ONLY, open_async_engine
-from gatehouse.shared.service.migrations import MigratedDatabase, Schema
+from gatehouse.shared.service.migrations import MigratedDatabase, Schema, SchemaMismatch
 
 
 class Database(MigratedDatabase):
@@ -24,15 +24,25 @@ class Database(MigratedDatabase):
 
     def migrate(self) -> None:
         """Create or upgrade both schemas. Raises SchemaMismatch as MigratedDatabase does."""
+        self._require_own_version_table()
         super().migrate()
         if self.catalogue_schema is not None:
             migrations.upgrade(self.url, self.catalogue_schema)
 
     def require_current(self) -> None:
         """Refuse a database of which either schema is not current. Raises SchemaMismatch as MigratedDatabase does."""
+        self._require_own_version_table()
         super().require_current()
         if self.catalogue_schema is not None:
             migrations.require_current(self.engine, self.catalogue_schema)
+
+    def _require_own_version_table(self) -> None:
+        """Refuse a catalogue whose revisions would be confused with the gateway's: its tables would never be made."""
+        if self.catalogue_schema is not None and self.catalogue_schema.version_table == self.schema.version_table:
+            raise SchemaMismatch(
+                f"The catalogue's Schema uses the gateway's version table, {self.schema.version_table}. Give it a "
+                f'table of its own: Schema("{self.catalogue_schema.migrations}", ..., version_table="NAME_version")'
+            )
 
 
 class AsyncDatabase:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import anyio
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.resourceserver.catalogue import Tool, ToolFailed
@@ -189,7 +189,7 @@ class IdempotencyKeys:
         try:
             async with self._database.write() as session:
                 await session.execute(delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR))
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - any exception would end the lifespan, with every other background task
             log.error("old idempotency keys were not removed: %s", type(error).__name__)
 
 

@@ -288,7 +288,10 @@ def _outcome(result: CallToolResult) -> tuple[str, str | None]:
 
 def _for_operator(error: Exception) -> tuple[str, dict[str, str]]:
     """Return the reason and the detail that the audit log has of an error whose text is public."""
-    reason, remediation = getattr(error, "reason", None), getattr(error, "remediation", None)
+    # Other libraries have attributes of these names that are not texts, which the audit log could not store.
+    reason, remediation = (
+        value if isinstance(value := getattr(error, name, None), str) else None for name in ("reason", "remediation")
+    )
     # Without a reason of its own: the text may repeat an argument.
     return reason or type(error).__name__, {"remediation": remediation} if remediation else {}
 
