@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +20,25 @@ from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.environments import create_environment
 from gatehouse.directory.models import EnvironmentRow
-from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
+from gatehouse.resourceserver.catalogue import (
+    ANY_VALID_TOKEN,
+    Catalogue,
+    Provider,
+    ProviderCall,
+    ToolGroup,
+    provider,
+)
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.resourceserver.dispatch.idempotency import KEPT_FOR, MAX_RESULT, IdempotencyKeys, KeyedCall
+from gatehouse.resourceserver.dispatch.idempotency import (
+    KEPT_FOR,
+    MAX_RESULT,
+    IdempotencyKeys,
+    KeyedCall,
+    keyed_call,
+)
+from gatehouse.shared.protocol.claims import AccessClaims
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -190,6 +205,32 @@ async def test_another_client_of_the_workspace_gets_no_result(
     assert first["environment_id"] not in answer
     outcome, reason, replayed = outcomes(resourceserver)[-1]
     assert (outcome, "An environment with that name" in reason, replayed) == ("failed", True, False)
+
+
+@pytest.mark.threat("T-034")
+def test_tenants_of_several_providers_are_told_apart() -> None:
+    """CWE-694: joined by a space, ("a b", "c") would be ("a", "b c"), and a client that moves would get a replay."""
+
+    async def opened(call: ProviderCall) -> None:
+        return None
+
+    providers: dict[type, Provider[Any]] = {
+        int: provider(tenant=lambda claims: claims.static["first"])(opened),
+        str: provider(tenant=lambda claims: claims.static["second"])(opened),
+    }
+    tool = replace(CATALOGUE.tools["create_environment"], providers=providers)
+    sent = {"name": "staging", "idempotency_key": KEY}
+
+    def tenant(first: str, second: str) -> str:
+        static = {"first": first, "second": second}
+        claims = AccessClaims("iss", "agent_1", "agent_1", "https://rs", 0, 1, "jti-1", frozenset(), static)
+        call = keyed_call(claims, tool, tool.arguments(**sent), sent)
+        assert call is not None
+        return call.tenant
+
+    alike = [("a b", "c"), ("a", "b c"), ("a b c", ""), ("", "a b c"), (" a b c", ""), ("c", "a b"), ("x" * 256,) * 2]
+    assert {len(tenant(*pair)) for pair in alike} == {64}
+    assert len({tenant(*pair) for pair in alike}) == len(alike)
 
 
 async def test_a_tool_that_writes_elsewhere_takes_no_key(

@@ -113,9 +113,9 @@ class Tool:
         """Exceptions whose text is shown to the agent."""
         return (ToolFailed, *(error for provider in self.providers.values() for error in provider.public_errors))
 
-    def tenant(self, claims: AccessClaims) -> str:
-        """Return the tenant that a caller acts in, according to the providers."""
-        return " ".join(provider.tenant(claims) for provider in self.providers.values()).strip()
+    def tenants(self, claims: AccessClaims) -> tuple[str, ...]:
+        """Return the tenant that a caller acts in, according to each provider."""
+        return tuple(provider.tenant(claims) for provider in self.providers.values())
 
     def is_audited(self, value: object) -> bool:
         """Tell whether the audit log keeps a member of the result with this value."""

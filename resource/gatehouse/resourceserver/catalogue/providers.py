@@ -62,8 +62,8 @@ class Provider(Generic[ValueT]):
     audited: Callable[[object], bool]
     """Tells which members of a result the audit log keeps, by their values."""
     tenant: Callable[[AccessClaims], str]
-    """Returns the tenant that a caller acts in, of at most 255 characters; empty without tenants. An idempotency key
-    is not valid in another tenant."""
+    """Returns the tenant that a caller acts in; empty without tenants. An idempotency key is not valid in another
+    tenant."""
 
 
 def provider(

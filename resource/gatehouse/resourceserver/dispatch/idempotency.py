@@ -79,7 +79,7 @@ class KeyedCall:
     """A call with a key: the caller, the tool, and the arguments."""
 
     tenant: str
-    """The tenant that the caller acts in. Empty for a catalogue without tenants."""
+    """SHA-256 of the tenants that the caller acts in, according to each provider of the tool."""
     client_id: str
     tool: str
     key: str
@@ -99,8 +99,13 @@ def keyed_call(claims: AccessClaims, tool: Tool, arguments: BaseModel, sent: Map
     # Those that were sent win, because a dump leaves out SecretStr and fields with exclude=True.
     values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
     del values[IDEMPOTENCY_KEY]
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()
-    return KeyedCall(tool.tenant(claims), claims.client_id, tool.name, key, digest)
+    # Joined by a separator, two tenants could be mistaken for others: a claim can contain every printable character.
+    tenant = _digest(tool.tenants(claims)).hex()
+    return KeyedCall(tenant, claims.client_id, tool.name, key, _digest(values))
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 class Record(Protocol):

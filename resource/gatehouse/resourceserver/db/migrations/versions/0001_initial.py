@@ -39,7 +39,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_event_time"), ["time"], unique=False)
     op.create_table(
         "idempotency_key",
-        sa.Column("tenant", sa.String(length=255), nullable=False),
+        sa.Column("tenant", sa.String(length=64), nullable=False),
         sa.Column("client_id", sa.String(length=255), nullable=False),
         sa.Column("tool", sa.String(length=255), nullable=False),
         sa.Column("key", sa.String(length=128), nullable=False),
