@@ -11,7 +11,7 @@ from support.authserver import RESOURCE, AuthServer, basic_header
 from support.clock import FakeClock
 
 from gatehouse.authserver.credentials.client_secrets import rotate_secret
-from gatehouse.authserver.credentials.lifecycle import INTERVAL, LastUse, prune_credentials
+from gatehouse.authserver.credentials.lifecycle import LAST_USE_INTERVAL, LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import create_credential, rotate_credential
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
 from gatehouse.shared.protocol.jws import SigningKey
@@ -87,7 +87,7 @@ def test_the_latest_use_is_written_at_most_once_a_minute(authserver: AuthServer,
     basic, last_use = (client.client_id, secret), authserver.services.last_use
     first = use(authserver, basic)
     last_use.write()
-    clock.advance(INTERVAL - 2)
+    clock.advance(LAST_USE_INTERVAL - 2)
     use(authserver, basic)
     clock.advance(1)
     last = use(authserver, basic)
@@ -168,7 +168,7 @@ def test_a_stopping_server_writes_pending_times_of_use(authserver: AuthServer) -
 def test_many_credentials_are_written_in_several_transactions(
     authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehouse.authserver.credentials.lifecycle._AT_ONCE", 2)
+    monkeypatch.setattr("gatehouse.authserver.credentials.lifecycle._BATCH", 2)
     for _ in range(5):
         client, secret = authserver.create_client()
         used_at = use(authserver, (client.client_id, secret))

@@ -294,13 +294,13 @@ def test_a_spent_jti_is_kept_until_its_assertion_expires(client: KeyClient) -> N
 def test_expired_entries_are_removed_from_the_replay_store(authserver: AuthServer) -> None:
     store = ReplayStore(authserver.services.database, authserver.clock)
     now = int(authserver.clock())
-    assert store.spend("test", "agent_1", "early", now)
+    assert store.spend("agent_1", "early", now)
     authserver.clock.advance(2 * LEEWAY + 1)
-    assert store.spend("test", "agent_1", "late", now + 300)
+    assert store.spend("agent_1", "late", now + 300)
     store.prune()
     with authserver.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
-    assert not store.spend("test", "agent_1", "late", now + 300)
+    assert not store.spend("agent_1", "late", now + 300)
 
 
 @pytest.mark.threat("T-063")

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.shared.protocol.claims import (
+    MAX_NUMERIC_DATE,
     RESERVED_CLAIMS,
     AccessClaims,
     InvalidClaims,
     StatusReference,
     check_static_claim,
+    is_numeric_date,
 )
 
 CLAIMS = AccessClaims(
@@ -158,3 +160,14 @@ def test_a_token_without_a_status_can_be_read() -> None:
     without = replace(CLAIMS, status=None)
     assert "status" not in without.to_json()
     assert AccessClaims.from_json(without.to_json()).status is None
+
+
+@pytest.mark.parametrize("value", [0, 1_800_000_000, 253402300799])
+def test_whole_seconds_up_to_the_year_9999_are_a_numeric_date(value: int) -> None:
+    assert is_numeric_date(value)
+    assert MAX_NUMERIC_DATE == 253402300799
+
+
+@pytest.mark.parametrize("value", [-1, 253402300800, 1.0, 1.5, True, False, None, "1800000000", [1]], ids=repr)
+def test_any_other_value_is_not_a_date(value: Any) -> None:
+    assert not is_numeric_date(value)

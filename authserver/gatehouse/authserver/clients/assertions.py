@@ -1,7 +1,8 @@
 """`private_key_jwt`: a client authenticates with a signed assertion (RFC 7523 2.2, 3; draft-ietf-oauth-rfc7523bis).
 
 The audience is this issuer and nothing else. An assertion with several audiences, or for the token endpoint of another
-server, could be replayed at a server that it was not made for (CVE-2025-27370, CVE-2025-27371).
+server, could be replayed at a server that it was not made for (CVE-2025-27370, CVE-2025-27371). At this server, the
+replay store accepts the `jti` of each assertion once.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ MAX_LIFETIME = 300
 MAX_JTI = 256
 """Characters."""
 
-PURPOSE = "token_endpoint"
+_PURPOSE = "token_endpoint"
+"""What a `jti` is spent for; part of the primary key in the database."""
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
 """Accepted values of `typ`: none, the usual one, and that of rfc7523bis; never that of an access token."""
@@ -43,48 +45,6 @@ _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
 _WELL_FORMED = "Send a compact JWT of at most 8 KiB, whose header holds alg, kid and typ only (RFC 7523 3)."
 _NEW_ASSERTION = "Make a new assertion, with a new jti, for each request."
 _CLOCKS = "Compare the client's clock with this server's."
-
-
-def _refuse(reason: str, remediation: str) -> OAuthError:
-    return invalid_client(f"assertion: {reason}", remediation)
-
-
-def _use_newer_key(client_id: str) -> str:
-    known = client_command("key list", client_id)
-    return f"Sign with a newer key of the client: {known}. To register one: authserver client key rotate."
-
-
-class ReplayStore:
-    """Marks identifiers as used with one INSERT each: of two concurrent uses, on any node, one succeeds."""
-
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
-
-    def spend(self, purpose: str, client_id: str, jti: str, expires_at: int) -> bool:
-        """Mark a `jti` of a client as used for one purpose. Return whether it was unused.
-
-        It is kept until `expires_at` (seconds since the epoch) plus twice the leeway: once because the assertion is
-        accepted that long, and once because a node with a slower clock accepts it for longer. Call this for verified
-        assertions only: else anyone could use up another client's identifiers.
-        """
-        row = SpentAssertionRow(
-            purpose=purpose,
-            client_id=client_id,
-            jti_digest=hashlib.sha256(jti.encode()).digest(),
-            expires_at=expires_at + 2 * LEEWAY,
-        )
-        try:
-            with self._database.write() as session:
-                session.add(row)
-        except IntegrityError:
-            return False
-        return True
-
-    def prune(self) -> None:
-        """Delete expired identifiers."""
-        with self._database.write() as session:
-            session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +88,42 @@ class SignatureResult:
     failure: str = ""
 
 
+class ReplayStore:
+    """Marks each `jti` as used with one INSERT: of two concurrent uses, on any node, one succeeds."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def spend(self, client_id: str, jti: str, expires_at: int) -> bool:
+        """Mark a `jti` of a client as used. Return whether it was unused.
+
+        It is kept until `expires_at` (seconds since the epoch) plus twice the leeway: once because the assertion is
+        accepted that long, and once because a node with a slower clock accepts it for longer. Call this for verified
+        assertions only: otherwise anyone could use up the identifiers of another client.
+
+        Raises:
+            SQLAlchemyError: the database is unavailable.
+        """
+        row = SpentAssertionRow(
+            purpose=_PURPOSE,
+            client_id=client_id,
+            jti_digest=hashlib.sha256(jti.encode()).digest(),
+            expires_at=expires_at + 2 * LEEWAY,
+        )
+        try:
+            with self._database.write() as session:
+                session.add(row)
+        except IntegrityError:
+            return False
+        return True
+
+    def prune(self) -> None:
+        """Delete the identifiers of expired assertions. Raises SQLAlchemyError."""
+        with self._database.write() as session:
+            session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))
+
+
 @dataclass(frozen=True, slots=True)
 class AssertionVerifier:
     """Verifies assertions made for one issuer."""
@@ -137,12 +133,12 @@ class AssertionVerifier:
     decoys: dict[str, jws.VerificationKey] = field(
         default_factory=lambda: {alg: decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
     )
-    """A key of nobody for each algorithm."""
+    """For each algorithm, a key that belongs to no client."""
 
     def verify_signature(
         self, assertion: AssertionCredentials, keys: Sequence[ClientKey], now: float
     ) -> SignatureResult:
-        """Find the key that signed an assertion. If it has a `kid`, only keys of that name are tried.
+        """Find the key that signed an assertion. If it has a `kid`, only keys with that `kid` are tried.
 
         If no key did, decoys are tried as well. A refused request then costs as many verifications as a client with
         the most keys, whether the client is unknown, registered for another method, or has several keys
@@ -176,7 +172,7 @@ class AssertionVerifier:
             OAuthError: `invalid_client`; the private reason names the failed check.
         """
         if signed.assertion.header.typ not in _TYPES:
-            raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or leave it out.")
+            raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or omit it.")
         key, claims = signed.key, signed.assertion.claims
         if key is None:
             raise _refuse(signed.failure, client_command("show", client.client_id))
@@ -190,7 +186,7 @@ class AssertionVerifier:
         if not isinstance(jti, str) or not 0 < len(jti) <= MAX_JTI:
             raise _refuse(f"jti is not a string of 1 to {MAX_JTI} characters", _NEW_ASSERTION)
         # Last: only an assertion that passed every other check may spend its jti.
-        if not self.replay.spend(PURPOSE, client.client_id, jti, expires_at):
+        if not self.replay.spend(client.client_id, jti, expires_at):
             raise _refuse("jti was used before", _NEW_ASSERTION)
         return key
 
@@ -231,3 +227,12 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
         remediation = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
         raise _refuse(f"{name} is not a whole number of seconds", remediation)
     return value
+
+
+def _use_newer_key(client_id: str) -> str:
+    known = client_command("key list", client_id)
+    return f"Sign with a newer key of the client: {known}. To register one: authserver client key rotate."
+
+
+def _refuse(reason: str, remediation: str) -> OAuthError:
+    return invalid_client(f"assertion: {reason}", remediation)

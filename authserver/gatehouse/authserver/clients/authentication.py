@@ -18,7 +18,7 @@ from gatehouse.authserver.clients.assertions import (
     read_assertion,
 )
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.credentials.lifecycle import LastUse, StoredCredential, by_last_use, inactive_reason
+from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
@@ -99,7 +99,7 @@ class ClientAuthenticator:
 
     def _accept(
         self, proof: SignatureResult | StoredSecret | None, client: Client, now: float
-    ) -> tuple[StoredCredential, *tuple[str, ...]]:
+    ) -> tuple[CredentialTable, *tuple[str, ...]]:
         """Return the table and the primary key of the credential that was used."""
         if isinstance(proof, SignatureResult):
             return ClientKeyRow, client.client_id, self.assertions.accept(proof, client, now).thumbprint

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
-    Kind,
+    CredentialKind,
     StoredCredentials,
     check_grace_period,
     inactive_reason,
@@ -25,7 +25,7 @@ from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
-_KIND = Kind("key", "thumbprint", " --jwks FILE")
+_KIND = CredentialKind("key", "thumbprint", " --jwks FILE")
 
 _SHORTEST_PREFIX = 8
 """Characters of a thumbprint that are enough to name a key."""

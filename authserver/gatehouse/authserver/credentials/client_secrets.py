@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
-    Kind,
+    CredentialKind,
     Lifetime,
     StoredCredentials,
     check_grace_period,
@@ -22,7 +22,7 @@ from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
-_KIND = Kind("secret", "id")
+_KIND = CredentialKind("secret", "id")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A credential is active until it expires or an admin revokes it. Rotation replaces credentials: the old ones expire after
 a grace period, or are revoked at once without one. Inactive ones are kept for a while, so that the audit log can tell
-their use from that of an unknown credential.
+their use from that of an unknown credential. `LastUse` writes when each credential was last used, outside of requests.
 """
 
 import threading
@@ -28,6 +28,12 @@ MAX_GRACE_PERIOD = 90 * _DAY
 _KEPT_FOR = 30 * _DAY
 """Seconds for which an inactive credential is kept."""
 
+LAST_USE_INTERVAL = 60
+"""Minimum seconds between two writes of the last use of one credential."""
+
+_BATCH = 100
+"""Credentials whose last use is written in one transaction. SQLite has one writer, and requests wait for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
@@ -39,7 +45,7 @@ class Lifetime:
     revoked: bool = False
     """Inactive whatever the clock of a node says; `expires_at` is then the time of the revocation."""
     last_used_at: int | None = None
-    """While a server runs, at most some two minutes old."""
+    """Up to about two minutes old while a server runs; None if the credential was never used."""
 
     def is_inactive(self, now: float) -> bool:
         """Whether the credential has expired or was revoked."""
@@ -101,7 +107,7 @@ def check_grace_period(seconds: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class CredentialKind:
     """What commands and messages call the credentials of a client."""
 
     name: str
@@ -138,7 +144,7 @@ class StoredCredentials(Generic[RowT]):
             row.expires_at = expires_at if row.expires_at is None else min(row.expires_at, expires_at)
         self._prune()
 
-    def revoke(self, client_id: str, kind: Kind, is_named: Callable[[RowT], bool]) -> RowT | None:
+    def revoke(self, client_id: str, kind: CredentialKind, is_named: Callable[[RowT], bool]) -> RowT | None:
         """Revoke one credential of a client at once. Return it, or None if it is inactive already.
 
         Active credentials are searched first.
@@ -185,18 +191,12 @@ def prune_credentials(database: Database, clock: Clock) -> None:
             session.execute(delete(row).where(row.expires_at < before))
 
 
-INTERVAL = 60
-"""Minimum seconds between two writes of one credential."""
-
-_AT_ONCE = 100
-"""Credentials per transaction. SQLite has one writer, and requests wait for it."""
-
-StoredCredential: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
-_Credential: TypeAlias = tuple[StoredCredential, tuple[str, ...]]
+CredentialTable: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
+_Credential: TypeAlias = tuple[CredentialTable, tuple[str, ...]]
 
 
 class LastUse:
-    """The uses that this process has seen."""
+    """The times at which this process last accepted each credential, until they are written."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -205,7 +205,7 @@ class LastUse:
         self._written: dict[_Credential, int] = {}
         self._lock = threading.Lock()
 
-    def note(self, row: StoredCredential, *key: str, now: float) -> None:
+    def note(self, row: CredentialTable, *key: str, now: float) -> None:
         """Note that a credential, named by its table and primary key, was used. `now` is seconds since the epoch."""
         with self._lock:
             self._noted[row, key] = int(now)
@@ -234,7 +234,7 @@ class LastUse:
         now = int(self._clock())
         with self._lock:
             # If the clock is set back, a credential must not go unwritten until the clock has caught up.
-            self._written = {known: at for known, at in self._written.items() if abs(now - at) < INTERVAL}
+            self._written = {known: at for known, at in self._written.items() if abs(now - at) < LAST_USE_INTERVAL}
             due = [credential for credential in self._noted if everything or credential not in self._written]
             self._written.update(dict.fromkeys(due, now))
             return {credential: self._noted.pop(credential) for credential in due}
@@ -250,5 +250,5 @@ class LastUse:
 
 def _batches(due: dict[_Credential, int]) -> Iterator[dict[_Credential, int]]:
     credentials = list(due)
-    for start in range(0, len(credentials), _AT_ONCE):
-        yield {credential: due[credential] for credential in credentials[start : start + _AT_ONCE]}
+    for start in range(0, len(credentials), _BATCH):
+        yield {credential: due[credential] for credential in credentials[start : start + _BATCH]}

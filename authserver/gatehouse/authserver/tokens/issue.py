@@ -1,6 +1,7 @@
 """Issues access tokens (RFC 9068), each with a status list index of its own.
 
-An index is allocated from a block in memory, so that issuing a token writes nothing to the database.
+Each process keeps a block of indices in memory for each client, so that issuing a token usually writes nothing to the
+database. The `jti` of a token contains its index.
 """
 
 import re
@@ -39,7 +40,7 @@ _JTI = re.compile(r"([0-9a-f]{12})\.(0|[1-9][0-9]{0,5})\.[A-Za-z0-9_-]{22}", re.
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One bit of one list."""
+    """The index of one bit in one status list (draft-ietf-oauth-status-list 4)."""
 
     list_id: str
     idx: int
@@ -164,5 +165,5 @@ class TokenIssuer:
         payload = claims.to_json()
         token = key.sign(ACCESS_TOKEN_TYPE, payload)
         if len(token) > MAX_TOKEN_LENGTH:
-            raise OAuthError("invalid_scope", "So many scopes do not fit into one token. Ask for fewer.")
+            raise OAuthError("invalid_scope", "These scopes do not fit into one token. Request fewer.")
         return IssuedToken(token, claims, payload["scope"])

@@ -1,4 +1,4 @@
-"""The claims of a Gatehouse access token (RFC 9068 2.2), typed, to and from JSON."""
+"""The claims of a Gatehouse access token (RFC 9068 2.2), typed, to and from JSON, and the rules for their values."""
 
 import re
 from collections.abc import Mapping
@@ -33,9 +33,11 @@ RESERVED_CLAIMS = _TOKEN_CLAIMS | {
 WORKSPACE_CLAIM = "workspace_id"
 """The static claim that names the tenant a client acts in, where an admin has set one."""
 
+MAX_STATIC_CLAIMS = 16
+"""Static claims of one client."""
+
 _STATIC_CLAIM_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _STATIC_CLAIM_VALUE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
-MAX_STATIC_CLAIMS = 16
 
 
 class InvalidClaims(ValueError):
@@ -117,44 +119,6 @@ class AccessClaims:
         )
 
 
-def _text(claims: Mapping[str, Any], name: str) -> str:
-    if name not in claims:
-        raise InvalidClaims(f"{name} is missing")
-    value = claims[name]
-    if not isinstance(value, str) or not value:
-        raise InvalidClaims(f"{name} is not a non-empty string")
-    return value
-
-
-def _status(claims: Mapping[str, Any]) -> StatusReference | None:
-    if "status" not in claims:
-        return None
-    match claims["status"]:
-        # A second mechanism next to it would be a condition that nobody checks.
-        case {"status_list": {"idx": int(idx), "uri": str(uri), **beside}, **others} if not (beside or others):
-            if idx >= 0 and not isinstance(idx, bool):
-                return StatusReference(uri, idx)
-    raise InvalidClaims("status is not one reference to a status list")
-
-
-def is_numeric_date(value: Any) -> TypeGuard[int]:
-    """Tell whether a JSON value is a whole number of seconds from 0 to MAX_NUMERIC_DATE.
-
-    RFC 7519 also allows fractions. Neither server issues them, and both refuse them.
-    """
-    # bool is a subclass of int.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMERIC_DATE
-
-
-def _numeric_date(claims: Mapping[str, Any], name: str) -> int:
-    if name not in claims:
-        raise InvalidClaims(f"{name} is missing")
-    value = claims[name]
-    if not is_numeric_date(value):
-        raise InvalidClaims(f"{name} is not a whole number of seconds")
-    return value
-
-
 def check_static_claim(name: str, value: str) -> None:
     """Check a claim that an admin sets on a client.
 
@@ -167,3 +131,41 @@ def check_static_claim(name: str, value: str) -> None:
         raise InvalidClaims("a claim name is lower case letters, digits and underscores, at most 64, a letter first")
     if _STATIC_CLAIM_VALUE.fullmatch(value) is None:
         raise InvalidClaims(f"the value of {name} must be 1 to 256 printable ASCII characters")
+
+
+def is_numeric_date(value: Any) -> TypeGuard[int]:
+    """Tell whether a JSON value is a whole number of seconds from 0 to MAX_NUMERIC_DATE.
+
+    RFC 7519 also allows fractions. Neither server issues them, and both refuse them.
+    """
+    # bool is a subclass of int.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMERIC_DATE
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    if name not in claims:
+        raise InvalidClaims(f"{name} is missing")
+    value = claims[name]
+    if not isinstance(value, str) or not value:
+        raise InvalidClaims(f"{name} is not a non-empty string")
+    return value
+
+
+def _numeric_date(claims: Mapping[str, Any], name: str) -> int:
+    if name not in claims:
+        raise InvalidClaims(f"{name} is missing")
+    value = claims[name]
+    if not is_numeric_date(value):
+        raise InvalidClaims(f"{name} is not a whole number of seconds")
+    return value
+
+
+def _status(claims: Mapping[str, Any]) -> StatusReference | None:
+    if "status" not in claims:
+        return None
+    match claims["status"]:
+        # A second mechanism next to it would be a condition that nobody checks.
+        case {"status_list": {"idx": int(idx), "uri": str(uri), **beside}, **others} if not (beside or others):
+            if idx >= 0 and not isinstance(idx, bool):
+                return StatusReference(uri, idx)
+    raise InvalidClaims("status is not one reference to a status list")

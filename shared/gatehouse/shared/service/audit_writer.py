@@ -1,4 +1,4 @@
-"""Writes audit events from a thread: immediately, or within 200 ms together with others.
+"""Makes rows of audit events, and writes them from a thread: immediately, or within 200 ms together with others.
 
 An event is recorded in one of three ways, each with its own guarantee:
 
@@ -49,20 +49,8 @@ A fault of one event is a DataError, an IntegrityError, or not an error of a dri
 log = logging.getLogger(__name__)
 
 
-def _fit(text: str | None, length: int) -> str | None:
-    """Cut a text to its column's length, masked and printable, so that no event can forge a line of a report."""
-    return None if text is None else printable(mask(text[:length]))[:length]
-
-
-def _safe(value: Any) -> Any:
-    """Return JSON whose strings, including the names of members, are masked and printable."""
-    if isinstance(value, str):
-        return printable(mask(value))
-    if isinstance(value, Mapping):
-        return {_safe(name): _safe(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_safe(item) for item in value]
-    return value
+class AuditUnavailable(Exception):
+    """The event cannot be recorded, so its action must not happen."""
 
 
 class AuditRows:
@@ -95,8 +83,20 @@ class AuditRows:
         }
 
 
-class AuditUnavailable(Exception):
-    """The event cannot be recorded, so its action must not happen."""
+def _fit(text: str | None, length: int) -> str | None:
+    """Cut a text to its column's length, masked and printable, so that no event can forge a line of a report."""
+    return None if text is None else printable(mask(text[:length]))[:length]
+
+
+def _safe(value: Any) -> Any:
+    """Return JSON whose strings, including the names of members, are masked and printable."""
+    if isinstance(value, str):
+        return printable(mask(value))
+    if isinstance(value, Mapping):
+        return {_safe(name): _safe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class AuditWriter:
         with self._changed:
             if self._closing:
                 lost = ", ".join(f"{pending.row['action']} {pending.row['jti']}" for pending in kept)
-                log.error("%d audit events are lost, the database is away at the end: %s", len(kept), lost)
+                log.error("%d audit events are lost, the database is down at shutdown: %s", len(kept), lost)
                 return
             self._pending.extendleft(reversed(kept))
             self._changed.wait_for(lambda: self._closing, BATCH_INTERVAL)

@@ -71,6 +71,42 @@ def shown_url(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
+class Database:
+    """The connections of one process. `patient` lifts the limit on waiting, for long work."""
+
+    def __init__(self, url: URL, *, pool_size: int = 1, patient: bool = False) -> None:
+        self.url = url
+        self.engine = open_engine(url, pool_size=pool_size, patient=patient)
+        self._reader = self.engine.execution_options(**READ_ONLY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that only reads and never waits for a writer."""
+        with Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a session that commits when the block ends, and changes nothing when it raises."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def ping(self) -> None:
+        """Query the database. Raises SQLAlchemyError if it does not answer."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
     """Return an engine for synchronous use. Connects on first use. With `patient`, for long work, WAIT_LIMIT is off.
 
@@ -176,39 +212,3 @@ def _with_listeners(engine: Engine, *, references: bool = True, lock_timeout: in
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
-
-
-class Database:
-    """The connections of one process. `patient` lifts the limit on waiting, for long work."""
-
-    def __init__(self, url: URL, *, pool_size: int = 1, patient: bool = False) -> None:
-        self.url = url
-        self.engine = open_engine(url, pool_size=pool_size, patient=patient)
-        self._reader = self.engine.execution_options(**READ_ONLY)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """Open a session that only reads and never waits for a writer."""
-        with Session(self._reader) as session:
-            yield session
-
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Open a session that commits when the block ends, and changes nothing when it raises."""
-        with Session(self.engine) as session, session.begin():
-            yield session
-
-    def ping(self) -> None:
-        """Query the database. Raises SQLAlchemyError if it does not answer."""
-        with self.read() as session:
-            session.execute(text("SELECT 1"))
-
-    def close(self) -> None:
-        """Close every connection."""
-        self.engine.dispose()

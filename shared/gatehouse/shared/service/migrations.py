@@ -1,4 +1,6 @@
-"""Migrations by Alembic, from the installed package: `upgrade` at init, `require_current` at every start.
+"""A database whose schema Alembic migrates: `migrate` at init, `require_current` at every start.
+
+The migrations are part of the installed package.
 
 Alembic takes long to import, so only an upgrade does. Every other command reads the database's revision from the
 version table, and this version's revisions from the names of the files, `REVISION_what_it_does.py`.
@@ -32,7 +34,7 @@ _SERIALIZE = {
     "postgresql": "SELECT pg_advisory_xact_lock(hashtext('gatehouse.migrations'))",
     "sqlite": "SELECT 1",  # the transaction has held the write lock since it began
 }
-"""Makes the second of two processes that init at the same time wait for the first."""
+"""Makes concurrent migrations wait for each other."""
 
 
 class SchemaMismatch(Exception):
@@ -50,6 +52,37 @@ class Schema:
     """A table that every revision has, and that no other server's database has."""
     version_table: str = "alembic_version"
     """The table that holds the database's revision. Two schemas in one database have one each."""
+
+
+class MigratedDatabase(Database):
+    """A server's database. A subclass of each server names its schema."""
+
+    schema: Schema
+
+    def migrate(self) -> None:
+        """Create or upgrade the schema.
+
+        Raises:
+            SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
+        """
+        create_file(self.url)
+        upgrade(self.url, self.schema)
+
+    def require_current(self) -> None:
+        """Refuse a database without this version's schema.
+
+        Raises:
+            SchemaMismatch: the message names the command that fixes it.
+        """
+        path = sqlite_path(self.url)
+        if path is not None and not path.exists():
+            raise SchemaMismatch(
+                f"There is no database at {path}. Run: {self.schema.init_command}; "
+                "or change to the folder where it was initialized."
+            )
+        if path is not None and others_may_write(path):
+            raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
+        require_current(self.engine, self.schema)
 
 
 def alembic_config(schema: Schema, connection: Connection | None = None) -> "Config":
@@ -154,34 +187,3 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
             "The database was migrated by a newer version. Install that version, or restore a backup made before it."
         )
     return current
-
-
-class MigratedDatabase(Database):
-    """A server's database. A subclass of each server names its schema."""
-
-    schema: Schema
-
-    def migrate(self) -> None:
-        """Create or upgrade the schema.
-
-        Raises:
-            SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
-        """
-        create_file(self.url)
-        upgrade(self.url, self.schema)
-
-    def require_current(self) -> None:
-        """Refuse a database without this version's schema.
-
-        Raises:
-            SchemaMismatch: the message names the command that fixes it.
-        """
-        path = sqlite_path(self.url)
-        if path is not None and not path.exists():
-            raise SchemaMismatch(
-                f"There is no database at {path}. Run: {self.schema.init_command}; "
-                "or change to the folder where it was initialized."
-            )
-        if path is not None and others_may_write(path):
-            raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
-        require_current(self.engine, self.schema)

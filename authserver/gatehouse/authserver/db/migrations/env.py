@@ -1,4 +1,4 @@
-"""Alembic's environment: migrates over the connection that `shared.schema` opened, in its transaction."""
+"""Alembic's environment: runs over the connection that `migrations.upgrade` opened, in its transaction."""
 
 from alembic import context
 
