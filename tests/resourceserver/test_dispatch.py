@@ -26,7 +26,7 @@ from gatehouse.resourceserver.catalogue import declaration as declarations
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.tools import Dispatch
+from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import find_events
 from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
@@ -89,8 +89,8 @@ async def dispatched(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     keys = IdempotencyKeys(database, clock)
-    dispatch = Dispatch(recording_catalogue(runs), database, audit, keys, clock, RESOURCE)
-    yield Dispatched(dispatch.build_server(), runs, admin_database)
+    server = build_server(recording_catalogue(runs), database, audit, keys, clock, RESOURCE)
+    yield Dispatched(server, runs, admin_database)
     audit.close()
     admin_database.close()
     await database.close()

@@ -36,7 +36,7 @@ from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.tools import Dispatch
+from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 
 SECRET = "hunter2"
@@ -255,9 +255,9 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
-    dispatch = Dispatch(catalogue, database, audit, IdempotencyKeys(database, clock), clock, settings.resource)
+    server = build_server(catalogue, database, audit, IdempotencyKeys(database, clock), clock, settings.resource)
     codes = []
-    async with without_gate(dispatch.build_server(), proven("note:read") if verified else nothing) as http:
+    async with without_gate(server, proven("note:read") if verified else nothing) as http:
         for name, arguments in (("read_note", {"number": 1}), ("write_note", {"text": "a"}), ("burn_notes", {})):
             answer = await ask(http, "2026-07-28", "tools/call", name=name, arguments=arguments)
             codes.append(answer["error"]["code"] if "error" in answer else answer["result"]["isError"])

@@ -29,7 +29,7 @@ from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.tools import Dispatch
+from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.health import livez, readyz
 from gatehouse.resourceserver.metadata import metadata_paths, protected_resource_metadata
 from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
@@ -112,7 +112,7 @@ def create_services(
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)
-    server = Dispatch(catalogue, database, audit, idempotency_keys, clock, settings.resource).build_server()
+    server = build_server(catalogue, database, audit, idempotency_keys, clock, settings.resource)
     fetch_from = fetch_from or partial(_fetch_from, http_client)
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(

@@ -1,0 +1,56 @@
+"""The SDK's low-level server with the handlers of dispatch, and no others."""
+
+from importlib.metadata import version
+from typing import Any
+
+from mcp.server import Server
+
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
+from gatehouse.resourceserver.dispatch.resources import ResourceDispatch
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.audit_writer import AuditWriter
+
+CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
+"""The extension that tells clients that tokens are issued without a user."""
+
+_INSTRUCTIONS = "Tools that this client may not call are not listed."
+
+
+def build_server(
+    catalogue: Catalogue,
+    database: AsyncDatabase,
+    audit: AuditWriter,
+    keys: IdempotencyKeys,
+    clock: Clock,
+    resource: str,
+) -> Server[Any]:
+    """Return the MCP server of a catalogue. Prompts, completion and subscriptions are not served.
+
+    Args:
+        catalogue: the tools and resources to serve.
+        database: the database that tools work in.
+        audit: the audit log.
+        keys: the idempotency keys of callers.
+        clock: seconds since the epoch.
+        resource: the resource identifier of the server (RFC 8707).
+    """
+    tools = ToolDispatch(catalogue, database, audit, keys, clock)
+    resources = ResourceDispatch(catalogue, resource, audit, tools.refuse)
+    server: Server[Any] = Server(
+        catalogue.name,
+        version=version("gatehouse"),
+        instructions=catalogue.instructions or _INSTRUCTIONS,
+        get_tool_input_schema=tools.input_schema,
+        on_list_tools=tools.list_tools,
+        on_call_tool=tools.call_tool,
+        on_list_resources=resources.list_resources,
+        on_list_resource_templates=resources.list_templates,
+        on_read_resource=resources.read_resource,
+    )
+    server.extensions[CLIENT_CREDENTIALS] = {}
+    # OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
+    server.middleware.clear()
+    return server
