@@ -1,4 +1,4 @@
-"""The map of the resource server: every part, how they are wired, every path."""
+"""The map of the resource server: its parts, how they are wired, and its paths."""
 
 import contextlib
 import ssl
@@ -43,7 +43,7 @@ from gatehouse.shared.service.database import LOCK_TIMEOUT
 from gatehouse.shared.service.settings import InvalidSettings
 
 FetchFrom = Callable[[str], Fetch]
-"""Returns a fetch of one URL of the issuer."""
+"""Returns the function that fetches one URL of the issuer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """Return the TLS context of the process. Made once, because reading the certificate authorities is slow."""
+    """Return the TLS context of the process. Cached, because loading the certificate authorities is slow."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
@@ -145,7 +145,7 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
         json_response=json_response,
         stateless=True,
         max_request_body_size=MAX_BODY,
-        # RequestMiddleware has checked Host and Origin before anything else was read.
+        # RequestMiddleware has already checked Host and Origin.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
@@ -165,7 +165,7 @@ def create_app(settings: Settings, catalogue: Catalogue) -> ASGIApp:
 
 
 def build_app(services: Services) -> ASGIApp:
-    """Return the ASGI application made of the parts of the server, which its lifespan starts and stops.
+    """Return the ASGI application of these parts. Its lifespan starts and stops them.
 
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
@@ -204,10 +204,10 @@ def build_app(services: Services) -> ASGIApp:
 def guard(
     server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope], settings: Settings
 ) -> ASGIApp:
-    """Return the application that serves the tools in a table of an SDK server, for any ASGI server with lifespan.
+    """Return the application that serves the listed tools of an SDK server, for an ASGI server that supports lifespan.
 
-    `resourceserver init` prepares the database of the settings. Arguments and errors are those of `guarded_catalogue`,
-    which `resourceserver serve --tools` serves without an ASGI server of your own.
+    `resourceserver init` prepares the database. The arguments and errors are those of `guarded_catalogue`, whose
+    catalogue `resourceserver serve --tools` serves without an ASGI server of your own.
     """
     return create_app(settings, guarded_catalogue(server, scopes=scopes, declared=declared))
 
@@ -230,7 +230,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             finally:
                 tasks.cancel_scope.cancel()
     finally:
-        # After the calls: one that is cancelled by the shutdown records its progress.
+        # Last, because a call that the shutdown cancels still records its progress.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(services.audit.close)
             services.audit_database.close()

@@ -1,4 +1,4 @@
-"""The error of an operation that the policy does not allow: the same at the gate and in dispatch."""
+"""The error for an operation that the policy does not allow: the same at the gate and in dispatch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ Kind = Literal["tool", "resource"]
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """An error for HTTP, JSON-RPC and the audit log."""
+    """A denied operation, as HTTP, JSON-RPC and the audit log report it."""
 
     status: int
-    """Of the HTTP response."""
+    """The HTTP status."""
     code: int
-    """Of the JSON-RPC error."""
+    """The code of the JSON-RPC error."""
     message: str
-    """For the caller: what to do next."""
+    """The public text, which says what to do next."""
     reason: str
-    """For the audit log."""
+    """The reason in the audit log."""
     data: Mapping[str, str]
     """Members of the JSON-RPC error's `data`."""
 
 
 def deny(decision: Forbidden | Unknown, kind: Kind, name: str) -> Denial:
-    """Return the error of a decision about a tool, by its name, or a resource, by its URI."""
+    """Return the error for a decision. `name` is the name of a tool or the URI of a resource."""
     if isinstance(decision, Unknown):
         text = json_rpc.UNKNOWN_TOOL_MESSAGE if kind == "tool" else json_rpc.UNKNOWN_RESOURCE_MESSAGE
         # MCP SEP-2164: the error of an unknown resource carries its URI.

@@ -12,7 +12,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.shared.service.audit_writer import AuditWriter
 
 PATHS = frozenset({"/livez", "/readyz"})
-"""Served for any Host, because load balancers send an IP address."""
+"""These paths are served for any Host, because load balancers send an IP address."""
 
 _HEADERS = {"Cache-Control": "no-store"}
 
@@ -27,7 +27,7 @@ async def livez(_: Request) -> Response:
 def readyz(database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter) -> Endpoint:
     """Return the endpoint that reports whether calls can be served: 200 when every check is `ok`, else 503.
 
-    Stale status lists do not count when the server is set to fail open, because calls are served then.
+    Stale status lists do not count if RESOURCESERVER_STATUS_FAILURE is `open`, because calls are served then.
     """
 
     async def endpoint(_: Request) -> Response:

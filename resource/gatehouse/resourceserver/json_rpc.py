@@ -10,7 +10,7 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
-# In the range that JSON-RPC leaves to servers; the last two digits are those of the HTTP status.
+# In the range that JSON-RPC reserves for servers. The last two digits are those of the HTTP status.
 UNAUTHENTICATED: Final = -32041
 INSUFFICIENT_SCOPE: Final = -32043
 UNAVAILABLE: Final = -32053
@@ -44,7 +44,7 @@ class Message:
     tool_name: str | None
     """`params.name` of a `tools/call`."""
     progress_token: str | int | None = None
-    """`params._meta.progressToken`, with which the caller asks for progress notifications."""
+    """`params._meta.progressToken`, which requests progress notifications."""
     resource_uri: str | None = None
     """`params.uri` of a `resources/read`."""
 
@@ -52,7 +52,7 @@ class Message:
 def read_message(body: bytes) -> Message:
     """Read one JSON-RPC request or notification, strictly, so that no other parser can read it differently.
 
-    A message that the SDK would find malformed is refused here, because the SDK's errors quote what was sent.
+    Messages that the SDK would reject as malformed are refused here, because the SDK's errors quote what was sent.
 
     Raises:
         InvalidMessage: not strict JSON, a batch, a response, another version, a malformed id or params.
@@ -62,7 +62,7 @@ def read_message(body: bytes) -> Message:
     except strict_json.InvalidJson as error:
         raise InvalidMessage(PARSE_ERROR, f"The body cannot be read. {error}") from None
     if not isinstance(message, dict):
-        raise InvalidMessage(INVALID_REQUEST, "Send one JSON-RPC object; batches are not served.")
+        raise InvalidMessage(INVALID_REQUEST, "Send one JSON-RPC object; batches are not supported.")
     request_id = _read_id(message)
     method, params = message.get("method"), message.get("params", {})
     if message.get("jsonrpc") != "2.0" or not isinstance(method, str) or not message.keys().isdisjoint(_RESPONSE):

@@ -1,4 +1,4 @@
-"""The server's own protected resource metadata (RFC 9728): where tokens come from, and which scopes there are."""
+"""The server's protected resource metadata (RFC 9728): its authorization server and its scopes."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_doc
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:
-    """Return the paths that serve the document: the path form first (RFC 9728 3.1), then the root form."""
+    """Return the paths of the document (RFC 9728 section 3.1): with the resource's path, then at the root."""
     return tuple(dict.fromkeys((urlsplit(metadata_url(settings.resource)).path, WELL_KNOWN)))
 
 

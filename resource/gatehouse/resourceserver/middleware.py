@@ -1,7 +1,7 @@
 """The outermost layer of the server: it handles every request first, and every response last.
 
-Its refusals are plain JSON, because no JSON-RPC message has been read that they could answer. As at the gate, the audit
-event of a refusal is on disk before the response is sent, so that its request id leads an operator to the reason.
+Its refusals are plain JSON, because no JSON-RPC message has been read yet. As at the gate, the audit event of a refusal
+is on disk before the response is sent, so an operator can find the reason by the request id.
 """
 
 import time
@@ -106,7 +106,7 @@ def _explain(header: str, values: list[str], allowed: frozenset[str], setting: s
 
 @dataclass(frozen=True, slots=True)
 class HttpError:
-    """A refusal as the caller sees it. The description is constant text that says how to fix it."""
+    """A refusal as the client sees it. The description is a constant text."""
 
     status: int
     error: str
@@ -128,13 +128,13 @@ class Refusals:
         self._audit = audit
 
     def known_path(self, scope: Scope) -> str:
-        """Return the path of a request if it is one of the server's: any other may contain credentials."""
+        """Return the path of a request if the server serves it, else `(other)`: it may contain credentials."""
         return scope["path"] if scope["path"] in self._paths else "(other)"
 
     async def refuse(
         self, scope: Scope, error: HttpError, reason: str | None = None, remediation: str | None = None
     ) -> Response:
-        """Return the response of a refusal when its audit event is on disk, or a 503 if it cannot be recorded."""
+        """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
         request_id = scope["gatehouse.request_id"]
         structlog.contextvars.bind_contextvars(reason=reason or error.description)
         event = AuditEvent(

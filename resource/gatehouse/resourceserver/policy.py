@@ -1,6 +1,6 @@
-"""Decides whether a caller may call a tool or read a resource. Pure: no I/O, no clock.
+"""Decides whether a caller may call a tool or read a resource.
 
-The gate and dispatch both decide with these functions.
+The functions are pure: no I/O, no clock. The gate and dispatch both decide with them.
 """
 
 from collections.abc import Iterable
@@ -37,12 +37,12 @@ Decision = Allowed[TargetT] | Forbidden | Unknown
 
 
 def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
-    """Decide about a call. The caller needs every scope of the tool, itself or through one that implies it."""
+    """Decide whether a caller may call a tool. Its token needs every scope of the tool, or scopes that imply them."""
     return _decide(catalogue, claims, catalogue.tools.get(tool_name))
 
 
 def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decision[Resource]:
-    """Decide about reading a resource, by its exact URI."""
+    """Decide whether a caller may read the resource with exactly this URI."""
     return _decide(catalogue, claims, catalogue.resources.get(uri))
 
 

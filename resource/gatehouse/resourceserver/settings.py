@@ -17,7 +17,7 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
 
 class Settings(ServerSettings):
-    """Every field is the variable `RESOURCESERVER_` and its name."""
+    """Settings of the server. Each field is read from the variable `RESOURCESERVER_` plus its name in upper case."""
 
     model_config = SettingsConfigDict(env_prefix="RESOURCESERVER_")
 

@@ -1,1 +1,1 @@
-"""Bearer tokens (RFC 6750): the keys, the verifier, and the gate that answers for both."""
+"""Bearer tokens (RFC 6750): the issuer's keys and status lists, the verifier, and the gate that uses them."""

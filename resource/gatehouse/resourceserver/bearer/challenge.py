@@ -8,7 +8,7 @@ from gatehouse.shared.protocol.scopes import format_scope
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Builds the challenges of one resource. Every value is a constant or a validated scope, so none needs escaping."""
+    """Builds the challenges of one resource. All values are constants or validated scopes, so none needs escaping."""
 
     resource_metadata: str
 
@@ -17,13 +17,13 @@ class Challenge:
         return self._build(scope)
 
     def invalid_token(self, scope: Iterable[str]) -> str:
-        """Challenge an expired, revoked, malformed or foreign token. All have the same text."""
+        """Challenge an expired, revoked, malformed or foreign token. The text is the same for all."""
         return self._build(
             scope, error="invalid_token", error_description="The access token is not valid here. Obtain a new one."
         )
 
     def insufficient_scope(self, scope: Iterable[str]) -> str:
-        """Name every scope that the operation needs, in one challenge."""
+        """Challenge a token with too few scopes: name every scope that the operation needs."""
         return self._build(
             scope, error="insufficient_scope", error_description="The operation needs every scope named in scope."
         )

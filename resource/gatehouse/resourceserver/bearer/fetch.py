@@ -1,4 +1,4 @@
-"""Documents of the issuer over HTTP: its key set, and its status lists."""
+"""Fetches documents of the issuer over HTTP: its key set and its status lists."""
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -7,25 +7,31 @@ import anyio
 import httpx2
 
 _TIMEOUT = 5.0
+"""Seconds for one request and its whole response."""
+
 _MAX_LENGTH = 64 * 1024
+"""Bytes of a response."""
+
 _MAX_ETAG = 256
+"""Characters of an entity tag that is sent back."""
+
 _CONTENT_TYPES = frozenset({"application/json", "application/jwk-set+json"})
 
 
 class FetchFailed(Exception):
-    """The document was not obtained. The message is for the operator."""
+    """The document could not be fetched. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A document of the issuer, its key set or a status list, and its entity tag."""
+    """A document of the issuer, and its entity tag."""
 
     document: bytes
     etag: str | None
 
 
 Fetch = Callable[[str | None], Awaitable[Fetched | None]]
-"""Given the known entity tag, returns the document, or None when it has not changed. Raises FetchFailed."""
+"""Takes the last known entity tag. Returns the document, or None if it has not changed. Raises FetchFailed."""
 
 
 def http_fetch(
@@ -36,7 +42,7 @@ def http_fetch(
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
             "Accept": ", ".join(sorted(content_types, reverse=True)),
-            # A small compressed answer could decompress to a large one.
+            # A small compressed response can unpack to a very large one.
             "Accept-Encoding": "identity",
             # A cache in between must revalidate: it might still hold a revoked key (RFC 9111 5.2.1.4).
             "Cache-Control": "no-cache",
@@ -64,7 +70,7 @@ async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fe
     if response.status_code != httpx2.codes.OK or content_type not in content_types:
         raise FetchFailed(f"status {response.status_code} or not {min(content_types)}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise FetchFailed("compressed, though that was not accepted")
+        raise FetchFailed("compressed, although the request does not accept that")
     document = bytearray()
     async for chunk in response.aiter_bytes():
         document += chunk

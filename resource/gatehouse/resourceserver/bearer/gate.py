@@ -1,7 +1,7 @@
-"""The gate before the MCP endpoint: it authenticates the caller, and authorizes the operation that the body asks for.
+"""The gate before the MCP endpoint: it authenticates the caller, and authorizes the operation that the body requests.
 
-A refusal has the status and the challenge of HTTP (RFC 6750 3.1; MCP 2026-07-28, "Error Handling"), and a JSON-RPC
-error that tells an agent what to do. An admitted request carries the verified claims to dispatch, which decides again.
+A refusal has an HTTP status, a challenge (RFC 6750 section 3.1; MCP 2026-07-28, "Error Handling") and a JSON-RPC error
+that tells an agent what to do. An admitted request carries the verified claims to dispatch, which decides again.
 """
 
 import re
@@ -37,13 +37,13 @@ MAX_BODY: Final = 1024 * 1024
 """Bytes of one request."""
 
 MAX_UNPROVEN_BODY: Final = 64 * 1024
-"""Bytes of a body that is parsed before the caller is known: parsing costs time, and a stranger must not spend it."""
+"""Bytes of a body that is parsed before authentication. Larger ones would let anyone waste the server's time."""
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
     | {"resources/list", "resources/templates/list", "resources/read"}
 )
-"""The closed table of requests. Any other is refused, even if the SDK has a handler for it."""
+"""The requests that are served. Any other is refused, even if the SDK has a handler for it."""
 
 NOTIFICATIONS: Final = frozenset(
     f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
@@ -63,7 +63,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class _Refused(Exception):
-    """The request is refused. `reason` and `remediation` are for the operator, everything else for the caller."""
+    """The request is refused. `reason` and `remediation` are for the operator, everything else is public."""
 
     def __init__(
         self,
@@ -88,16 +88,16 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Received:
-    """What is known of a request so far, for a refusal."""
+    """What the gate knows of a request so far. A refusal is recorded and answered with it."""
 
     request_id: str
     message: Message | None = None
     claims: AccessClaims | None = None
-    """The claims of a token that the issuer signed, even if it is not valid here."""
+    """The claims of the token, if the issuer signed it. The token may still be invalid here."""
     rpc_id: json_rpc.RequestId = None
 
     def read(self, body: bytes) -> _Refused | None:
-        """Parse the message. Return the error of a malformed one, which only callers with a valid token may see."""
+        """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
         try:
             self.message = json_rpc.read_message(body)
             self.rpc_id = self.message.id
@@ -141,8 +141,8 @@ class Gate:
         await app(scope, _replay(body, receive), self._recording(received, scope, receive, send))
 
     async def _admit(self, request: Request, body: bytes, received: _Received) -> AccessClaims:
-        """Return the verified claims of a caller that may perform the operation of the body. Raises _Refused."""
-        # A 401 names the scopes of the operation, so a body of usual size is parsed before the caller is known.
+        """Return the verified claims of a caller that may perform the requested operation. Raises _Refused."""
+        # A 401 names the scopes of the operation, so a body of usual size is parsed before authentication.
         malformed = received.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
         claims = received.claims = await self._authenticate(request.headers, received)
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
@@ -162,7 +162,7 @@ class Gate:
                 json_rpc.UNAUTHENTICATED,
                 "Send an access token.",
                 reason="no token",
-                headers={"WWW-Authenticate": self.challenge.no_token(self._scope_to_ask_for(received.message))},
+                headers={"WWW-Authenticate": self.challenge.no_token(self._scopes_of_401(received.message))},
                 remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
             )
         try:
@@ -174,17 +174,17 @@ class Gate:
                 json_rpc.UNAUTHENTICATED,
                 "The access token is not valid here. Obtain a new one.",
                 reason=error.reason,
-                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scope_to_ask_for(received.message))},
+                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scopes_of_401(received.message))},
                 data={"error": "invalid_token"},
                 remediation="Obtain a new token. To see why one is not valid, run: authserver token inspect",
             ) from None
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
         except StatusUnavailable:
-            remediation = "Let this server reach the issuer's status lists; /readyz tells which are stale."
+            remediation = "Let this server reach the issuer's status lists; /readyz says how many are stale."
             raise _unavailable("no recent status list of the issuer is known", remediation) from None
 
-    def _scope_to_ask_for(self, message: Message | None) -> frozenset[str]:
+    def _scopes_of_401(self, message: Message | None) -> frozenset[str]:
         """Return the scopes that a 401 names."""
         if message is None:
             return self.baseline
@@ -222,14 +222,14 @@ class Gate:
         )
 
     def _streams(self, message: Message | None, headers: Headers) -> bool:
-        """Tell whether the caller accepts a stream and asked for the progress of a tool that reports it."""
+        """Tell whether the caller accepts a stream and requests the progress of a streaming tool."""
         if message is None or message.progress_token is None or not _accepts_stream(headers):
             return False
         tool = self.catalogue.tools.get(message.tool_name or "")
         return tool is not None and tool.streaming
 
     def _recording(self, received: _Received, scope: Scope, receive: Receive, send: Send) -> Send:
-        """Record requests that the SDK behind the gate refuses, such as one with a header that contradicts the body."""
+        """Record requests that the SDK refuses after the gate, such as one with a header that contradicts the body."""
         replaced = False
 
         async def recording(message: ASGIMessage) -> None:
@@ -246,7 +246,7 @@ class Gate:
         return recording
 
     async def _refuse(self, refused: _Refused, received: _Received) -> Response:
-        """Return the response of a refusal when its audit event is on disk."""
+        """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
         structlog.contextvars.bind_contextvars(reason=refused.reason)
         try:
             await self.audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
@@ -265,7 +265,7 @@ class Gate:
 
 
 def _bearer_token(authorization: Sequence[str]) -> str:
-    """Return the token of the one Authorization header (RFC 6750 2.1). Raises TokenRefused."""
+    """Return the token of the only Authorization header (RFC 6750 section 2.1). Raises TokenRefused."""
     match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
     if match is None:
         raise TokenRefused("not one bearer token")
@@ -340,7 +340,7 @@ def _accepts_stream(headers: Headers) -> bool:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Replay the body to the next reader once, and then the server's messages, such as a disconnect."""
+    """Return a receive function that replays the body once, then passes on messages such as a disconnect."""
     messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> ASGIMessage:

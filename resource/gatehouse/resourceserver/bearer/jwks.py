@@ -1,7 +1,7 @@
 """The issuer's key set (RFC 7517), polled in the background so that a request rarely waits for it.
 
-An unknown `kid` triggers one fetch for all requests that wait for it, and then none for a cooldown: a flood of invented
-kids costs the authorization server one request. A set that cannot be used never replaces one that can.
+An unknown `kid` triggers one fetch, shared by all requests that wait for it, and then none until a cooldown has passed:
+a flood of invented kids costs the authorization server one request. An invalid set never replaces a valid one.
 """
 
 import logging
@@ -14,16 +14,16 @@ from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.shared.protocol.jws import VerificationKey, parse_key_set
 
 POLL_INTERVAL = 5.0
-"""Seconds between two polls. A key that left the set is trusted until the next successful one."""
+"""Seconds between two polls. A key that was removed from the set is trusted until the next successful one."""
 
 COOLDOWN = 5.0
-"""Seconds after a fetch in which an unknown kid triggers no other fetch."""
+"""Seconds after a fetch during which an unknown kid triggers no other fetch."""
 
 FIRST_RETRY = 0.5
 """Seconds between two attempts while no key is known: the resource server may start before its issuer."""
 
 FIRST_COOLDOWN = 0.125
-"""Seconds after a fetch in which a request triggers no other fetch while no key is known."""
+"""Seconds after a fetch during which a request triggers no other fetch, while no key is known."""
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class KeysUnavailable(Exception):
 
 
 class KeySource:
-    """The last good key set of one issuer."""
+    """The last valid key set of one issuer."""
 
     def __init__(self, fetch: Fetch, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fetch = fetch
@@ -55,7 +55,7 @@ class KeySource:
         """Return a key by its kid. Fetch the set again if the kid is unknown and the cooldown has passed.
 
         Raises:
-            KeysUnavailable: no key at all is known.
+            KeysUnavailable: no key is known.
         """
         if (key := self.keys.get(kid)) is not None:
             return key
@@ -67,17 +67,17 @@ class KeySource:
     async def _refresh_once(self, cooldown: float) -> None:
         fetches = self._fetches
         async with self._fetching:
-            # A fetch that finished while this task waited for the lock serves it, too.
+            # A fetch that finished while this task waited for the lock serves this task too.
             if self._fetches == fetches and self._monotonic() - self._last_fetch >= cooldown:
                 await self.refresh()
 
     async def refresh(self) -> None:
-        """Fetch the set. Keep the last good one when that fails."""
+        """Fetch the set. Keep the last valid one if that fails."""
         try:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
                 self.keys, self._etag = parse_key_set(fetched.document), fetched.etag
-        except Exception as error:  # noqa: BLE001 - whatever fails, the last good set stays in use
+        except Exception as error:  # noqa: BLE001 - whatever fails, the last valid set stays in use
             # One log line for an outage, however long it lasts.
             if self._failure != str(error):
                 log.warning("the issuer's key set was not renewed (%d keys stay in use): %s", len(self.keys), error)
@@ -92,7 +92,7 @@ class KeySource:
         self._failure = None
 
     async def poll(self) -> None:
-        """Refresh for ever: every half second until the first key is known, then at the poll interval."""
+        """Refresh forever: every half second until the first key is known, then at the poll interval."""
         while True:
             async with self._fetching:
                 await self.refresh()

@@ -1,6 +1,6 @@
 """The issuer's status lists, which say which tokens were revoked (draft-ietf-oauth-status-list).
 
-They are polled in the background, so that a request waits for none of them. Only lists of the issuer's own origin are
+They are polled in the background, so that requests do not wait for them. Only lists on the issuer's own origin are
 fetched. A bit that was set stays set: replaying an older list does not make a token valid again. The signed `iat` of a
 list determines its age.
 """
@@ -28,7 +28,7 @@ from gatehouse.shared.protocol.status_list import (
 )
 
 COOLDOWN = 1.0
-"""Seconds after a fetch in which a request for an unknown list triggers no other fetch."""
+"""Seconds after a fetch during which a request for an unknown list triggers no other fetch."""
 
 FIRST_RETRY = 0.5
 """Seconds between two polls while a list is unknown or stale: the resource server may start before its issuer."""
@@ -37,9 +37,9 @@ MAX_LISTS = 1024
 """Lists that are kept at once."""
 
 _REMEMBERED_FOR = MAX_LIFETIME + 2 * LEEWAY
-"""Seconds for which a list is kept after the issuer stopped naming it: a token may refer to it for that long."""
+"""Seconds that a list is kept after the issuer stopped naming it: a token may refer to it for that long."""
 
-_TOGETHER = 8
+_CONCURRENT_FETCHES = 8
 """Lists that are fetched at the same time."""
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _List:
     used: float
     bits: bytes = b""
     issued_at: int | None = None
-    """`iat` of the newest one that was fetched; None before the first."""
+    """`iat` of the newest version that was fetched; None before the first."""
     expires_at: int = 0
     etag: str | None = None
     fetching: anyio.Lock = field(default_factory=anyio.Lock)
@@ -66,7 +66,7 @@ class _List:
     last_fetch: float = float("-inf")
     failure: str | None = None
     unnamed_since: float | None = None
-    """When the issuer was first seen to name it no longer. From then on it is not polled, and not reported as stale."""
+    """When a fetch first showed that the issuer no longer names it. Since then it is neither polled nor reported."""
 
 
 class StatusLists:
@@ -97,7 +97,7 @@ class StatusLists:
 
     @property
     def state(self) -> str:
-        """`ok`, or why tokens cannot be checked, in words."""
+        """`ok`, or why tokens cannot be checked."""
         if not self._named:
             return "none is known"
         polled = self._polled()
@@ -106,7 +106,7 @@ class StatusLists:
 
     @property
     def ready(self) -> bool:
-        """Whether tokens can be checked, or are accepted without a check."""
+        """Whether tokens can be checked, or are accepted unchecked because the server fails open."""
         return self._fail_open or self.state == "ok"
 
     async def refusal(self, reference: StatusReference | None) -> str | None:
@@ -139,7 +139,7 @@ class StatusLists:
         )
 
     async def _obtain(self, uri: str) -> _List:
-        """Fetch an unknown list: once for all requests that wait for it, and then not again for the cooldown."""
+        """Fetch an unknown list: once for all requests that wait for it, and not again during the cooldown."""
         known = self._know(uri)
         fetches = known.fetches
         async with known.fetching:
@@ -156,13 +156,13 @@ class StatusLists:
         return known
 
     async def _refresh(self, known: _List) -> None:
-        """Fetch a list. Keep the known one when that fails."""
+        """Fetch a list. Keep the known version if that fails."""
         try:
             fetched = await known.fetch(known.etag)
             if fetched is not None:
                 await self._accept(known, fetched.document)
                 known.etag = fetched.etag
-        except Exception as error:  # noqa: BLE001 - whatever fails, the known list stays in use
+        except Exception as error:  # noqa: BLE001 - whatever fails, the known version stays in use
             reason = "no key of the issuer is known" if isinstance(error, KeysUnavailable) else str(error)
             # One log line for an outage, however long it lasts.
             if known.failure != reason:
@@ -203,7 +203,7 @@ class StatusLists:
         if len(bits) < len(known.bits):
             raise InvalidStatusList("the list is shorter than it was")
         known.bits = _united(known.bits, bits)
-        # An older list than the known one must not lower its age.
+        # A version older than the known one must not change its times.
         if known.issued_at is None or issued_at > known.issued_at:
             known.issued_at, known.expires_at = issued_at, expires_at
 
@@ -212,7 +212,7 @@ class StatusLists:
         named = await self._fetch_named()
         if named is not None:
             self._follow(named)
-        limiter = anyio.CapacityLimiter(_TOGETHER)
+        limiter = anyio.CapacityLimiter(_CONCURRENT_FETCHES)
 
         async def renew(known: _List) -> None:
             async with limiter, known.fetching:
@@ -226,7 +226,7 @@ class StatusLists:
         return [known for known in self._lists.values() if known.unnamed_since is None]
 
     def _follow(self, named: list[str]) -> None:
-        """Add the lists that the issuer names, and drop others when no token can refer to them any more."""
+        """Add the lists that the issuer names, and drop others once no token can refer to them."""
         now = self._monotonic()
         for uri, known in list(self._lists.items()):
             if uri in named:
@@ -258,7 +258,7 @@ class StatusLists:
         return list(own)[:MAX_LISTS]
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        """Refresh for ever: at the interval, and more often while a list is unknown or stale."""
+        """Refresh forever: at the interval, and more often while a list is unknown or stale."""
         while True:
             await self.refresh()
             await sleep(interval if self.state == "ok" else min(FIRST_RETRY, interval))

@@ -48,18 +48,18 @@ class VerifiedRequest:
 
 
 def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:
-    """Attach a verified request to its ASGI scope. The server makes the scope: no client can write this key."""
+    """Attach a verified request to its ASGI scope. The server makes the scope, so no client can write this key."""
     scope[_KEY] = request
 
 
 def find(scope: Mapping[str, Any]) -> VerifiedRequest | None:
-    """Return what the gate attached. None means that no token was verified, and nothing may run."""
+    """Return the request that the gate attached. None means that no token was verified, and nothing may run."""
     request = scope.get(_KEY)
     return request if isinstance(request, VerifiedRequest) else None
 
 
 def require(context: Context) -> VerifiedRequest:
-    """Return what the gate attached to the request that the SDK serves. Raises MCPError when there is nothing."""
+    """Return the verified request behind a request that the SDK serves. Raises MCPError if there is none."""
     request = find(context.request.scope) if context.request is not None else None
     if request is None:
         log.error("a request reached dispatch without a verified token; it is refused")

@@ -1,7 +1,7 @@
-"""Decides whether an access token is valid (RFC 9068 4; RFC 8725).
+"""Decides whether an access token is valid (RFC 9068 section 4; RFC 8725).
 
-The result of verifying a signature is cached by the token's digest, bound to the key that signed it: the token is
-accepted again until it expires or that key leaves the set. Expiry and revocation are checked on every request.
+A verified signature is cached by the token's digest, and bound to the key that signed it: it is valid until the token
+expires or the key is removed from the set. Expiry and revocation are checked on every request.
 """
 
 import hashlib
@@ -16,12 +16,13 @@ from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, In
 from gatehouse.shared.protocol.clock import Clock
 
 _CACHE_SIZE = 4096
+"""Tokens."""
 
 
 class TokenRefused(Exception):
-    """The token is not valid here. `reason` is for the operator: a caller learns only that it is not valid.
+    """The token is not valid here. `reason` is for the operator: the response says only that it is not valid.
 
-    `claims` are those of a token that the issuer signed. They tell the audit log whose token it was.
+    `claims` are set if the issuer signed the token. They name its client in the audit log.
     """
 
     def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
@@ -63,7 +64,7 @@ class Verifier:
         Raises:
             TokenRefused: it is not valid.
             KeysUnavailable: no key of the issuer is known.
-            StatusUnavailable: no recent status list says whether it was revoked.
+            StatusUnavailable: no recent status list is known, so it may have been revoked.
         """
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._cached(digest)
@@ -75,7 +76,7 @@ class Verifier:
         except InvalidClaims as error:
             raise TokenRefused(str(error), verified.claims) from None
         self._cache[digest] = verified
-        # Last, as in the draft (8.3), and every time: a cached token can be revoked, too.
+        # Last, as in section 8.3 of the draft, and on every request, because a cached token can be revoked.
         if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
             raise TokenRefused(reason, verified.claims)
         return verified.claims
