@@ -108,7 +108,7 @@ def check_refusal(server: ResourceServer, response: Response, reason: str) -> No
     assert event["reason"] == reason
     # What a token says of itself is somebody's identity only if the issuer signed it.
     signed = reason.endswith((" s ago", "in the future", ", not this resource", ", not the trusted issuer"))
-    signed |= reason.startswith("lives for")
+    signed |= reason.startswith("the lifetime is")
     assert (event["actor"], event["jti"] is not None) == (("agent_1", True) if signed else (None, False))
 
 
@@ -354,7 +354,9 @@ async def test_a_token_without_a_required_claim_is_refused(server: ResourceServe
     [
         pytest.param({"iat": 1_800_000_031, "exp": 1_800_000_331}, "issued 31 s in the future", id="iat-beyond-leeway"),
         pytest.param({"iat": 1_799_999_670, "exp": 1_799_999_970}, "expired 30 s ago", id="exp-beyond-leeway"),
-        pytest.param({"exp": 1_800_003_601}, "lives for 3601 s; 1 to 3600 s are allowed", id="a-life-over-an-hour"),
+        pytest.param(
+            {"exp": 1_800_003_601}, "the lifetime is 3601 s; 1 to 3600 s are allowed", id="a-life-over-an-hour"
+        ),
         pytest.param({"nbf": 1_799_999_999}, "the token has nbf, which this issuer does not set", id="nbf"),
         pytest.param(
             {"cnf": {"jkt": "x"}},

@@ -8,7 +8,7 @@ from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import AuthServer
 from support.forging import encode, forge
 
-from gatehouse.authserver.credentials.public_client_keys import parse_client_keys
+from gatehouse.authserver.credentials.client_jwks import parse_client_keys
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_key_set
 from gatehouse.shared.service.administrator import CommandRefused

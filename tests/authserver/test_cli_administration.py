@@ -147,7 +147,7 @@ def test_a_client_without_a_workspace_causes_a_warning(shell: Shell) -> None:
 @pytest.mark.parametrize("dots", ["...", "\u2026"])
 def test_the_placeholder_of_an_example_is_not_a_value(shell: Shell, dots: str) -> None:
     refusal = shell.refusal(*CREATE, "--claim", f"workspace_id=wks_{dots}", code=2)
-    assert "the dots of workspace_id stand for a value: write it out" in refusal
+    assert "replace the dots in workspace_id with the whole value" in refusal
     assert shell.json("client", "list") == []
     assert "wks_..." not in shell.text("client", "create", "--help") + shell.text("client", "update", "--help")
 

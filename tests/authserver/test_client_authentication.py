@@ -230,18 +230,18 @@ def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, 
 def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
     secret, pepper = secrets.generate_secret(), b"p" * 32
     stored = [secrets.StoredSecret("pep_1", secrets.digest(pepper, secret))]
-    assert secrets.find(secret, stored, {"pep_1": pepper}) is stored[0]
-    assert secrets.find(secret, stored, {"pep_1": b"q" * 32}) is None
-    assert secrets.find(secret, stored, {"pep_2": pepper}) is None
-    assert secrets.find(secret, [], {"pep_1": pepper}) is None
+    assert secrets.find_secret(secret, stored, {"pep_1": pepper}) is stored[0]
+    assert secrets.find_secret(secret, stored, {"pep_1": b"q" * 32}) is None
+    assert secrets.find_secret(secret, stored, {"pep_2": pepper}) is None
+    assert secrets.find_secret(secret, [], {"pep_1": pepper}) is None
 
 
 @pytest.mark.threat("T-081")
 def test_a_digest_of_zeros_matches_no_secret() -> None:
     """The padding of absent secrets must not be a secret that can be guessed."""
     stored = [secrets.StoredSecret("gone", bytes(32))]
-    assert secrets.find("gths_any", stored, {"pep_1": b"p" * 32}) is None
-    assert secrets.find("", stored, {}) is None
+    assert secrets.find_secret("gths_any", stored, {"pep_1": b"p" * 32}) is None
+    assert secrets.find_secret("", stored, {}) is None
 
 
 def test_a_secret_has_a_recognisable_prefix_and_256_random_bits() -> None:

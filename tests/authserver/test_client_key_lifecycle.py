@@ -10,9 +10,9 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.shell import CREATE, Shell
 
+from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS
 from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
-from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.jws import SigningKey

@@ -15,7 +15,7 @@ from support.clock import FakeClock
 
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client, ClientKey, existing_client
-from gatehouse.authserver.credentials.public_client_keys import client_verification_keys
+from gatehouse.authserver.credentials.client_jwks import client_verification_keys
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource

@@ -17,7 +17,7 @@ from support.shell import CREATE, Shell
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
-from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, client_verification_keys
+from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.db.models import ClientRow, SpentAssertionRow
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.clock import LEEWAY

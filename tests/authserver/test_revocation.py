@@ -113,7 +113,7 @@ def test_a_token_with_an_exchanged_segment_is_invalid(authserver: AuthServer) ->
         token[:-8] + "AAAAAAAA": "signature does not match",
         key.sign("JWT", claims): "not an access token signed with a published key",
         key.sign("at+jwt", {**claims, "iss": "https://evil.example"}): "iss is https://evil.example, not",
-        key.sign("at+jwt", {**claims, "exp": claims["iat"] + 3601}): "lives for 3601 s",
+        key.sign("at+jwt", {**claims, "exp": claims["iat"] + 3601}): "the lifetime is 3601 s",
         key.sign("at+jwt", {**claims, "cnf": {"jkt": "x"}}): "the token is bound to a key",
         key.sign("at+jwt", {**claims, "nbf": 1}): "the token has nbf",
         key.sign("at+jwt", {**claims, "scope": 7}): "scope is not a non-empty string",

@@ -16,7 +16,7 @@ from sqlalchemy import URL, select
 
 from gatehouse.authserver.app import Services, create_services
 from gatehouse.authserver.clients.registry import load_client
-from gatehouse.authserver.credentials.secrets import find
+from gatehouse.authserver.credentials.secrets import find_secret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.lifecycle import Transition, plan
@@ -145,7 +145,7 @@ class Killed:
             client = load_client(session, self.client_id)
             peppers = rotation_of(services, lambda: self.now).sealed_keys.read(session).peppers
         assert client is not None
-        found = find(secret, client.secrets, peppers)
+        found = find_secret(secret, client.secrets, peppers)
         return found is not None and not found.lifetime.is_inactive(self.now)
 
     def events(self, action: str) -> int:

@@ -212,7 +212,7 @@ def _view(audit: AuditWriter, route: Route, known_path: KnownPath, **_: str) -> 
 
 
 def _answer(audit: AuditWriter, route: Route, known_path: KnownPath, environ: "WSGIEnvironment") -> Response:
-    """Run an endpoint. Whatever it refuses, for whatever reason, becomes a recorded refusal here."""
+    """Run an endpoint. Every refusal that it raises is recorded and rendered here."""
     try:
         request = Request.from_environ(environ)
     except BadRequest as error:
@@ -246,7 +246,7 @@ def _no_such_endpoint(audit: AuditWriter, known_path: KnownPath, error: HTTPExce
 
 
 def _known_path(routes: Mapping[str, Route], environ: "WSGIEnvironment") -> str:
-    """Return the path of a request if the server has it. Any other path may hold anything, even credentials."""
+    """Return the path of a request if the server has it. Any other path is not logged: it may contain credentials."""
     path: str = environ.get("PATH_INFO", "")
     if path.startswith(f"{STATUS_LISTS}/"):
         return _STATUS_LIST
@@ -287,7 +287,7 @@ class RequestMiddleware:
                 "request",
                 method=environ["REQUEST_METHOD"],
                 path=self._known_path(environ),
-                # Neither is known if the process is shutting down before the response began.
+                # There is none if the process shuts down before the response begins.
                 status=code and str(code),
                 outcome=outcome_of(code or HTTPStatus.INTERNAL_SERVER_ERROR),
                 ms=round((time.perf_counter() - started) * 1000, 1),

@@ -1,4 +1,4 @@
-"""Refusals: what a client is told, what the audit log keeps, and the one response that is rendered from both."""
+"""Refusals: their public text, their private reason for the audit log, and the response rendered from them."""
 
 from collections.abc import Mapping
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from werkzeug.http import parse_etags, unquote_etag
 
 MAX_BODY = 64 * 1024
-"""Bytes. An OAuth form has no reason to be larger."""
+"""Bytes. No OAuth form needs more."""
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Headers of every response that carries or concerns credentials (RFC 6749 5.1)."""
@@ -78,7 +78,7 @@ def _read_body(environ: Mapping[str, Any]) -> bytes:
             raise _too_large()
         body = bytes(environ["wsgi.input"].read(int(length)))
         if len(body) < int(length):
-            # What has arrived may mean something else than the whole.
+            # A truncated form can mean something other than the complete one.
             raise BadRequest("The body ended before its Content-Length.")
         return body
     if not environ.get("wsgi.input_terminated"):

@@ -65,7 +65,7 @@ class Maintenance:
             self._thread.join(timeout=LEASE)
 
     def run_once(self) -> bool:
-        """Run the own tasks, and all others if this process holds the lease or acquires it. Never raises.
+        """Run the tasks of this process and, if it holds or acquires the lease, those for all processes. Never raises.
 
         Return whether this process holds the lease.
         """

@@ -19,7 +19,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, LargeBinary, 
 
 from gatehouse.authserver.clients.registration import check_values
 from gatehouse.authserver.clients.registry import AUTH_METHODS
-from gatehouse.authserver.credentials.public_client_keys import client_verification_keys, parse_client_keys
+from gatehouse.authserver.credentials.client_jwks import client_verification_keys, parse_client_keys
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration

@@ -70,7 +70,7 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
 @click.option("--catalogue", "file", type=_FILE, required=True, help=_FILE_HELP)
 @click.option("--tool", "chosen", multiple=True, metavar="NAME", help="Only this tool; repeatable.")
 @click.option(
-    "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="How to print it."
+    "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="Output format."
 )
 @click.pass_context
 @example(

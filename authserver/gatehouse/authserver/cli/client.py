@@ -44,13 +44,13 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
         if not equals or name in claims:
             raise click.BadParameter("write NAME=VALUE, each name once")
         if value.endswith(("...", "\N{HORIZONTAL ELLIPSIS}")):
-            raise click.BadParameter(f"the dots of {name} stand for a value: write it out")
+            raise click.BadParameter(f"replace the dots in {name} with the whole value")
         claims[name] = value
     return claims
 
 
 @client.command()
-@click.option("--name", required=True, help="A name for people.")
+@click.option("--name", required=True, help="Display name.")
 @click.option("--resource", required=True, metavar="URL", help="The registered resource that the client calls.")
 @click.option(
     "--scope",
@@ -81,7 +81,11 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     type=click.IntRange(1, MAX_LIFETIME),
     help="Lifetime of its tokens in seconds.  [default: the server's]",
 )
-@click.option("--strict", is_flag=True, help="Refuse requests for a scope that it may not have; default: leave it out.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse a request for any scope that the client may not have, instead of omitting it.",
+)
 @click.option("--token-endpoint-audience", is_flag=True, help="Accept assertions whose audience is the token endpoint.")
 @output_option
 @click.pass_context
@@ -174,13 +178,13 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 
 @client.command()
 @click.argument("client_id")
-@click.option("--name", help="A name for people.")
+@click.option("--name", help="Display name.")
 @click.option("--ttl", "token_ttl", type=click.IntRange(1, MAX_LIFETIME), help="Lifetime of its tokens in seconds.")
 @click.option("--default-ttl", is_flag=True, help="Use the server's token lifetime instead of the client's own.")
 @click.option(
     "--strict/--no-strict",
     default=None,
-    help="Refuse requests for a scope that it may not have.",
+    help="Refuse, or narrow, requests for a scope that the client may not have.",
 )
 @click.option(
     "--token-endpoint-audience/--no-token-endpoint-audience",
@@ -225,7 +229,7 @@ def update(
 
 @client.command()
 @click.argument("client_id")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example("authserver client delete agent_0123456789abcdef0123 --yes")

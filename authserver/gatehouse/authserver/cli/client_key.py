@@ -43,7 +43,7 @@ def client_key() -> None:
 def list_(ctx: click.Context, client_id: str, output: str) -> None:
     """List the keys of a client.
 
-    The last use is at most some two minutes old. The last 8 inactive keys are listed for 30 days.
+    The last use may be up to about two minutes old. The last 8 inactive keys are listed for 30 days.
     """
     list_credentials(ctx, partial(_listing, client_id), _COLUMNS, output)
 
@@ -52,7 +52,7 @@ def list_(ctx: click.Context, client_id: str, output: str) -> None:
 @click.argument("client_id")
 @key_file_options
 @grace_period_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example(
@@ -91,7 +91,7 @@ def rotate(
 @client_key.command(context_settings=TAKES_A_KEY)
 @click.argument("client_id")
 @click.argument("key")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example("authserver client key revoke agent_0123456789abcdef0123 KID --yes")

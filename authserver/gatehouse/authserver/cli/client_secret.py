@@ -45,7 +45,7 @@ def secret() -> None:
 def list_(ctx: click.Context, client_id: str, output: str) -> None:
     """List the secrets of a client.
 
-    The last use is at most some two minutes old. The last two inactive secrets are listed for 30 days.
+    The last use may be up to about two minutes old. The last two inactive secrets are listed for 30 days.
     """
     list_credentials(ctx, partial(_listing, client_id), _COLUMNS, output)
 
@@ -53,7 +53,7 @@ def list_(ctx: click.Context, client_id: str, output: str) -> None:
 @secret.command()
 @click.argument("client_id")
 @grace_period_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example(
@@ -80,7 +80,7 @@ def rotate(ctx: click.Context, client_id: str, grace_period: int, yes: bool, out
 @secret.command()
 @click.argument("client_id")
 @click.argument("secret")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example("authserver client secret revoke agent_0123456789abcdef0123 sec_0123456789abcdef --yes")

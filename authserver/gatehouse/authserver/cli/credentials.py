@@ -25,7 +25,7 @@ LIFETIME_COLUMNS = ("created_at", "last_used_at", "expires_at", "state")
 WITHIN_A_SECOND = "Takes effect at the token endpoint within one second."
 
 
-def _parse(_: click.Context, __: click.Parameter, value: str | None) -> int:
+def _parse_grace_period(_: click.Context, __: click.Parameter, value: str | None) -> int:
     if value is None:
         return 0
     grace_period = parse_duration(value)
@@ -38,7 +38,7 @@ def grace_period_option(function: FunctionT) -> FunctionT:
     """Add `--grace-period` to a command, in seconds; 0 without it."""
     return click.option(
         "--grace-period",
-        callback=_parse,
+        callback=_parse_grace_period,
         metavar="TIME",
         help="How long the old one stays active: 90s, 15m, 12h or 7d.  [default: it is revoked at once]",
     )(function)

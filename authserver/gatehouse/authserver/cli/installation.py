@@ -49,7 +49,12 @@ class Installation:
             return False
 
     def keys(self, *, to_sign: bool = False) -> KeyRing:
-        """Return the keys in use; with `to_sign`, after the moves that are due. Raises InvalidSettings or Refusal."""
+        """Return the keys in use; with `to_sign`, apply the transitions that are due first.
+
+        Raises:
+            InvalidSettings: there is no usable sealing key.
+            Refusal: no signing key or pepper decrypts.
+        """
         rotation = self.rotation()
         try:
             return KeyStore(self.database, rotation.sealed_keys, rotation if to_sign else None).ring()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gatehouse.authserver.credentials.public_client_keys import MAX_KEY_FILE
+from gatehouse.authserver.credentials.client_jwks import MAX_KEY_FILE
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.cli import Refusal
 

@@ -85,7 +85,7 @@ def rotate(ctx: click.Context, credential_id: str, grace_period: int, output: st
 
 @credential.command()
 @click.argument("credential_id")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @click.pass_context
 @example("authserver resource credential revoke rsc_0123456789abcdef --yes")

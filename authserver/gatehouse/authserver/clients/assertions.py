@@ -16,8 +16,8 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
+from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, decoy_key
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
-from gatehouse.authserver.credentials.public_client_keys import MAX_CLIENT_KEYS, decoy_key
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError, invalid_client

@@ -19,7 +19,7 @@ from gatehouse.authserver.clients.assertions import (
 )
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
-from gatehouse.authserver.credentials.secrets import StoredSecret, find
+from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
 from gatehouse.authserver.http import Form, Request
@@ -82,7 +82,7 @@ class ClientAuthenticator:
         if isinstance(credentials, AssertionCredentials):
             proof = self.assertions.verify_signature(credentials, client.keys if client else (), now)
         else:
-            proof = find(credentials.secret, by_last_use(client.secrets if client else (), now), keys.peppers)
+            proof = find_secret(credentials.secret, by_last_use(client.secrets if client else (), now), keys.peppers)
         if client is None:
             raise invalid_client("unknown client", "authserver client list")
         if client.token_endpoint_auth_method != credentials.method:

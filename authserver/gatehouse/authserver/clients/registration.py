@@ -87,7 +87,7 @@ def _check(registration: Registration) -> None:
         raise CommandRefused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
     if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
         raise CommandRefused(
-            "private_key_jwt, and only it, needs public keys: give --jwks FILE or --generate-key FILE."
+            "private_key_jwt needs public keys, and no other method has any: give --jwks FILE or --generate-key FILE."
         )
     check_values(registration.name, registration.token_ttl, registration.claims)
 
@@ -185,7 +185,7 @@ def _parse_scope(scope: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Changes of a client. A member that is None stays as it is."""
+    """Changes of a client. Fields that are None stay unchanged."""
 
     name: str | None = None
     token_ttl: int | None = None

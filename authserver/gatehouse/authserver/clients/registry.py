@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from gatehouse.authserver.credentials.client_jwks import client_verification_keys
 from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active, lifetime_of
-from gatehouse.authserver.credentials.public_client_keys import client_verification_keys
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
@@ -51,7 +51,7 @@ class Client:
     token_endpoint_audience: bool
     """Assertions for the token endpoint's URL are accepted as well (docs/divergences.md)."""
     secrets: tuple[StoredSecret, ...] = field(repr=False)
-    """Inactive ones too, as with the keys: which ones are active is decided at every use."""
+    """Including inactive ones, as for the keys: which ones are active is decided at every use."""
     keys: tuple[ClientKey, ...] = field(repr=False)
     grants: Mapping[str, frozenset[str]]
     """Scopes by resource identifier."""
@@ -81,7 +81,7 @@ def load_client(session: Session, client_id: str) -> Client | None:
 
 
 def existing_client(session: Session, client_id: str) -> Client:
-    """Read one client, with what this transaction changed. Raises CommandRefused if there is none."""
+    """Read one client, including the changes of this transaction. Raises CommandRefused if there is none."""
     _check_id(client_id)
     session.flush()
     client = load_client(session, client_id)

@@ -7,17 +7,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
+from gatehouse.authserver.credentials.client_jwks import (
+    MAX_CLIENT_KEYS,
+    client_verification_keys,
+    parse_client_keys,
+)
 from gatehouse.authserver.credentials.lifecycle import (
     CredentialKind,
     StoredCredentials,
     check_grace_period,
     inactive_reason,
     lifetime_of,
-)
-from gatehouse.authserver.credentials.public_client_keys import (
-    MAX_CLIENT_KEYS,
-    client_verification_keys,
-    parse_client_keys,
 )
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import InvalidKeySet

@@ -21,7 +21,7 @@ from gatehouse.authserver.credentials.lifecycle import (
     inactive_reason,
     lifetime_of,
 )
-from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find, generate_secret, secret_prefix
+from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find_secret, generate_secret, secret_prefix
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceCredentialRow
 from gatehouse.authserver.errors import invalid_client
@@ -95,7 +95,7 @@ class ResourceAuthenticator:
         if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
             raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _LIST)
         stored = self._cache.get(credentials.client_id)
-        matched = find(credentials.secret, [stored.secret] if stored else (), keys.peppers)
+        matched = find_secret(credentials.secret, [stored.secret] if stored else (), keys.peppers)
         if stored is None:
             raise invalid_client("unknown resource credential", _LIST)
         if matched is None:

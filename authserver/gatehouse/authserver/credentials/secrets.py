@@ -52,7 +52,7 @@ def digest(pepper: bytes, secret: str) -> bytes:
     return hmac.digest(pepper, secret.encode(), hashlib.sha256)
 
 
-def find(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> StoredSecret | None:
+def find_secret(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> StoredSecret | None:
     """Return the first of the first EXAMINED stored secrets that a secret matches; None if it matches none.
 
     The work is the same for every secret and every client, known or not: EXAMINED digests and comparisons.

@@ -24,7 +24,7 @@ def readyz(database: Database, keys: KeyStore, audit: AuditWriter, _: Request) -
     except SQLAlchemyError:
         checks["database"] = "does not answer"
     if not audit.available:
-        checks["database"] = "takes no audit events"
+        checks["database"] = "does not accept audit events"
     try:
         keys.ring()
     except (SQLAlchemyError, NoUsableKey):

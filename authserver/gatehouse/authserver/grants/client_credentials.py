@@ -20,7 +20,7 @@ class RequestedResource:
 
     identifier: str | None = None
     problem: OAuthError | None = None
-    """Why they do not name one resource. Raised only for a client that has authenticated."""
+    """Why the parameters do not name one resource. Raised only after the client has authenticated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def read_resource(values: Sequence[str]) -> RequestedResource:
 def choose_resource(authenticated: AuthenticatedClient, requested: RequestedResource) -> str:
     """Return the one resource that the token will be for (RFC 8707 2).
 
-    A request may leave the resource out if the client has grants at exactly one.
+    A request may omit the resource if the client has grants at exactly one.
 
     Raises:
         OAuthError: `invalid_target`.

@@ -169,7 +169,7 @@ def obstacles(client: Client) -> list[Obstacle]:
 def scope_accesses(client: Client) -> list[ScopeAccess]:
     """Return every scope that the client may have, by resource and name."""
     return [
-        ScopeAccess(resource, scope, scope in granted, _givers(client, resource, [scope]) - {scope})
+        ScopeAccess(resource, scope, scope in granted, _granted_for(client, resource, [scope]) - {scope})
         for resource, granted in sorted(client.grants.items())
         for scope in sorted(grantable(client, resource))
     ]
@@ -187,27 +187,27 @@ def tool_access(client: Client, served: Served, tool: str) -> ToolAccess:
     return ToolAccess(
         tool=tool,
         needs=needs,
-        through=_tool_givers(client, catalogue, needs),
+        through=_granted_for_tool(client, catalogue, needs),
         missing=missing,
         reasons=tuple(reasons),
         remediation=_remediation(client, served, needs, wanted, blocking),
     )
 
 
-def _givers(client: Client, resource: str, scopes: Iterable[str]) -> frozenset[str]:
+def _granted_for(client: Client, resource: str, scopes: Iterable[str]) -> frozenset[str]:
     """Return each granted scope that, alone, lets a token carry at least one of some scopes."""
     hierarchy, asked = client.hierarchies[resource], frozenset(scopes)
     return frozenset(scope for scope in client.grants[resource] if asked & hierarchy.closure([scope]))
 
 
-def _tool_givers(client: Client, catalogue: Catalogue, needs: frozenset[str]) -> frozenset[str]:
+def _granted_for_tool(client: Client, catalogue: Catalogue, needs: frozenset[str]) -> frozenset[str]:
     granted = client.grants.get(catalogue.resource, frozenset())
     if not needs or not granted:
         return granted
     sufficient = {
         scope for scope in grantable(client, catalogue.resource) if needs & catalogue.hierarchy.closure([scope])
     }
-    return _givers(client, catalogue.resource, sufficient)
+    return _granted_for(client, catalogue.resource, sufficient)
 
 
 def _to_grant(served: Served, needs: frozenset[str], held: frozenset[str]) -> frozenset[str]:

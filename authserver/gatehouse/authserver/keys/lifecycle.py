@@ -17,8 +17,8 @@ KEY_SET_MAX_AGE = 300
 """Seconds that a reader may cache the key set."""
 
 SLACK = 120
-"""Seconds by which a transition may reach somebody late: other processes cache for a second, requests that have begun
-are finished, readers poll, and clocks differ. A clock may step back by half of it."""
+"""Seconds by which a transition may reach a process or a reader late: other processes cache for a second, requests that
+have begun are finished, readers poll, and clocks differ. A clock may step back by half of it."""
 
 _BROKEN_CLOCK = 86400
 """Seconds that a date may lie in the future before it counts as written by a wrong clock."""

@@ -25,7 +25,7 @@ from gatehouse.shared.service.audit import AuditAction
 
 
 @dataclass(frozen=True, slots=True)
-class SealedAgain:
+class RotationOutcome:
     """The outcome of a rotation: how many rows were sealed with the new key."""
 
     signing_keys: int
@@ -44,7 +44,7 @@ def prepare_sealing_key(settings: Settings) -> bool:
     return create_next_sealing_key(settings)
 
 
-def rotate_sealing_key(settings: Settings, database: Database, admin: Administrator) -> SealedAgain:
+def rotate_sealing_key(settings: Settings, database: Database, admin: Administrator) -> RotationOutcome:
     """Seal every signing key and pepper with the next sealing key, and make that the current one.
 
     Raises:
@@ -52,15 +52,15 @@ def rotate_sealing_key(settings: Settings, database: Database, admin: Administra
         InvalidSettings: there is no usable sealing key.
     """
     if settings.sealing_key is not None:
-        return _seal_again(settings, database, admin)
+        return _rotate(settings, database, admin)
     with sealing_key_rotation_lock(settings):
         prepare_sealing_key(settings)
-        outcome = _seal_again(settings, database, admin)
+        outcome = _rotate(settings, database, admin)
         activate_next_sealing_key(settings)
     return outcome
 
 
-def _seal_again(settings: Settings, database: Database, admin: Administrator) -> SealedAgain:
+def _rotate(settings: Settings, database: Database, admin: Administrator) -> RotationOutcome:
     sealing_key = load_sealing_key(settings)
     if sealing_key.next_key is None:
         raise CommandRefused(
@@ -81,7 +81,7 @@ def _seal_again(settings: Settings, database: Database, admin: Administrator) ->
     return outcome
 
 
-def _seal_rows(session: Session, sealing_key: SealingKey, next_key: SealingKey, issuer: str) -> SealedAgain:
+def _seal_rows(session: Session, sealing_key: SealingKey, next_key: SealingKey, issuer: str) -> RotationOutcome:
     decrypted = decrypt_rows(session, sealing_key, issuer)
     if decrypted.sealer is None or decrypted.undecryptable:
         raise CommandRefused(
@@ -95,4 +95,4 @@ def _seal_rows(session: Session, sealing_key: SealingKey, next_key: SealingKey, 
         if pepper.pepper_id in decrypted.peppers:
             plaintext = decrypted.peppers[pepper.pepper_id]
             pepper.sealed = next_key.seal(plaintext, *pepper_purpose(pepper.pepper_id))
-    return SealedAgain(len(decrypted.keys), len(decrypted.peppers), sorted(decrypted.undecryptable_rows))
+    return RotationOutcome(len(decrypted.keys), len(decrypted.peppers), sorted(decrypted.undecryptable_rows))

@@ -32,7 +32,7 @@ def parse_resource(text: str) -> str:
     """Return the canonical identifier of a resource.
 
     Raises:
-        CommandRefused: it is not a resource identifier, or uses plain http for another address than loopback.
+        CommandRefused: it is not a resource identifier, or uses plain http for an address other than loopback.
     """
     try:
         resource = parse_resource_identifier(text)

@@ -115,7 +115,7 @@ class Inspection:
 
 
 def why_not_a_token(text: str, command: str = "inspect") -> str | None:
-    """Say what a text is instead of a token, without repeating it. Return None if it may be a token."""
+    """Explain why a text cannot be a token, without repeating it. Return None if it may be one."""
     if not text:
         return f"standard input is empty; pipe a token into it: authserver token {command} < token.txt"
     if text[:7].lower() == "bearer ":

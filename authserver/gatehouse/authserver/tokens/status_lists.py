@@ -137,7 +137,7 @@ def revoke_token(session: Session, list_id: str, idx: int) -> str | None:
 
 
 def _mark_changed(session: Session, lists: Sequence[str]) -> None:
-    """Lock lists, and count up their versions so that they are signed again."""
+    """Lock lists, and increment their versions so that they are signed again."""
     ordered = select(StatusListRow.list_id).where(StatusListRow.list_id.in_(lists)).order_by(StatusListRow.list_id)
     locked = session.scalars(ordered.with_for_update()).all()
     session.execute(

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from functools import lru_cache
 
-from gatehouse.authserver.credentials.public_client_keys import decoy_key
+from gatehouse.authserver.credentials.client_jwks import decoy_key
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.tokens.issue import Index

@@ -1,7 +1,7 @@
 """base64url without padding (RFC 4648 5, RFC 7515 2), read in one spelling only.
 
 The last character of a text can have unused bits. A reader that ignores them accepts several texts for the same
-bytes, so that a changed token still verifies and an identifier compared as text has doubles.
+bytes, so that a changed token still verifies, and one identifier has several texts.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Weak public keys, refused by their numbers before a library reads them.
+"""Rejects weak public keys by their numbers, before a library parses them.
 
 A key under which any signature verifies proves nothing about its holder, and a key that is slow to use lets an attacker
 spend the verifier's time.
@@ -39,8 +39,8 @@ def is_strong(jwk: Mapping[str, Any]) -> bool:
     that is not of a point of small order. P-256: all points have one order, and the library checks that the point is
     on the curve.
     """
-    judge = _JUDGES.get(str(jwk.get("kty")))
-    return judge is None or judge(jwk)
+    check = _CHECKS.get(str(jwk.get("kty")))
+    return check is None or check(jwk)
 
 
 def _is_strong_rsa(jwk: Mapping[str, Any]) -> bool:
@@ -56,7 +56,7 @@ def _is_strong_ed25519(jwk: Mapping[str, Any]) -> bool:
     return len(octets) == 32 and y < _ED25519_PRIME and y not in _ED25519_SMALL_ORDER
 
 
-_JUDGES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"RSA": _is_strong_rsa, "OKP": _is_strong_ed25519}
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"RSA": _is_strong_rsa, "OKP": _is_strong_ed25519}
 
 
 def _octets(member: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to store and to show: without secrets, on one line."""
+"""Makes text from outside safe to store and to show: without secrets, on one line."""
 
 import re
 

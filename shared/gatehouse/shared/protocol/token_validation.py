@@ -14,7 +14,7 @@ from gatehouse.shared.protocol.redaction import quoted
 
 
 def check_restrictions(claims: Mapping[str, Any]) -> None:
-    """Refuse a token with a restriction that is not enforced here. To ignore it would be to lift it.
+    """Refuse a token with a restriction that is not enforced here. Ignoring the restriction would lift it.
 
     Raises:
         InvalidClaims: `cnf` (RFC 7800) or `nbf` (RFC 7519 4.1.5) is among the claims.
@@ -50,7 +50,7 @@ def check_audience(claims: AccessClaims, resource: str) -> None:
 def check_lifetime(claims: AccessClaims) -> None:
     """Refuse a token with a longer lifetime than is ever issued. Raises InvalidClaims."""
     if not 0 < claims.exp - claims.iat <= MAX_LIFETIME:
-        raise InvalidClaims(f"lives for {claims.exp - claims.iat} s; 1 to {MAX_LIFETIME} s are allowed")
+        raise InvalidClaims(f"the lifetime is {claims.exp - claims.iat} s; 1 to {MAX_LIFETIME} s are allowed")
 
 
 def check_time(claims: AccessClaims, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The address that a server is to listen on: can it be bound?"""
+"""Checks whether a server can listen on its address."""
 
 import errno
 import socket
@@ -23,7 +23,8 @@ def bind_probe(bind: str, setting: str) -> None:
 def describe_address(bind: str, setting: str) -> str:
     """Return what `check` reports about an address.
 
-    An address in use is not a failure: the server itself may be running, and nothing tells who listens.
+    An address in use is not a failure: the server itself may be running. The check cannot tell which process
+    listens.
 
     Raises:
         OSError: no process could listen on it.

@@ -24,7 +24,7 @@ from gatehouse.shared.protocol.redaction import printable
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 LazyCommands = Mapping[str, tuple[str, str]]
-"""Commands by name, each with its place, `package.module:attribute`, and its short help."""
+"""Commands by name, each with its location, `package.module:attribute`, and its short help."""
 
 Discover = Callable[[click.Context], Mapping[str, click.Command]]
 """Finds further commands by name, such as those of a tool catalogue. May raise Refusal."""
@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
         return sorted({*self.commands, *self.lazy, *self._discovered(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, imported if need be; None if there is none of that name.
+        """Return a command, and import it if necessary; None if there is none of that name.
 
         Raises:
             Refusal: the name is unknown, and further commands cannot be discovered.

@@ -20,7 +20,7 @@ _CONNECTION_FAILURE = re.compile(r'server at "([^"]*)"(?: \([^)]*\))?, port ([0-
 
 
 def explain(error: Exception) -> str | None:
-    """Return what an operator should read about a failure; None for one that nobody expected."""
+    """Return the message for an operator about a failure; None for an unexpected one."""
     if isinstance(error, SQLAlchemyError):
         return explain_database_failure(error)
     if isinstance(error, UnicodeError):

@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 @contextmanager
 def new_file(path: Path, *, prefix: str = ".unfinished-") -> Iterator[BinaryIO]:
-    """Write a file, mode 0600. It has its name when the block ends, and is gone when the block raises.
+    """Write a file, mode 0600. It gets its name when the block ends, and is removed if the block raises.
 
-    Until then it has another name in the same folder, which begins with `prefix`.
+    Until then it has a temporary name in the same folder, which begins with `prefix`.
 
     Raises:
-        FileExistsError: there is something of that name.
+        FileExistsError: the path exists already.
         OSError: the folder cannot be written to.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
@@ -34,7 +34,7 @@ def new_file(path: Path, *, prefix: str = ".unfinished-") -> Iterator[BinaryIO]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on disk."""
+    """Flush the directory entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

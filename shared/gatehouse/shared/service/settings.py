@@ -52,7 +52,7 @@ class ServerSettings(CommandSettings):
 
     confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
 
-    bind: str = Field(description="HOST:PORT to listen on, behind the proxy that ends TLS.")
+    bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
     log_format: LogFormat = Field("console", description="console for people, json for a collector.")
@@ -162,10 +162,10 @@ def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, 
 def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
     """Return every setting with its value, the source of the value, the default, and the purpose.
 
-    A secret, or what may hold one, is `set`. What is public comes first: it is what others have to know, too.
+    A value that is or may contain a secret is shown as `set`. The public identifiers come first.
 
     Raises:
-        InvalidSettings: the file cannot be read in one way.
+        InvalidSettings: the file is malformed.
     """
     prefix, in_file = _prefix(settings_class), {name.upper(): value for name, value in _read(env_file).items()}
     environment = {name.upper(): value for name, value in os.environ.items()}
@@ -211,8 +211,8 @@ def check_issuer(value: str) -> str:
     """Check an issuer identifier (RFC 8414 2).
 
     Raises:
-        ValueError: as `check_public_url`, or for a path: the metadata of such an issuer stands elsewhere (RFC 8414
-            3.1), where this server does not serve it.
+        ValueError: as `check_public_url`, or for a path: the metadata of such an issuer has another URL (RFC 8414 3.1),
+            which this server does not serve.
     """
     if value.endswith("/"):
         raise ValueError("ends with a slash; remove it, because issuers are compared exactly (RFC 8414 3.3)")

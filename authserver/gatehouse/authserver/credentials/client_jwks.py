@@ -1,4 +1,4 @@
-"""Public keys of clients that authenticate by private_key_jwt: read at registration, turned into verification keys."""
+"""Clients' public keys as JWKs (private_key_jwt): parsed at registration, and turned into verification keys."""
 
 import secrets
 from typing import Any
