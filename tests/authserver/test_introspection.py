@@ -122,7 +122,8 @@ def test_unknown_foreign_and_inactive_tokens_get_one_response(
         assert (response.status_code, response.data) == (200, b'{"active":false}'), name
     reasons = {row["reason"] for row in authserver.audit(action="token.introspect") if row["outcome"] == "refused"}
     assert reasons >= {"revoked", "the token is for another resource"}
-    assert {"expired", "iss", "lives"} <= {reason.split()[0] for reason in reasons}
+    for start in ("expired", "iss is", "the lifetime is"):
+        assert any(reason.startswith(start) for reason in reasons), start
     told = {row["jti"] for row in authserver.audit(action="token.introspect") if row["reason"] == "revoked"}
     assert read_unverified_claims(texts["revoked"])["jti"] in told
 
