@@ -8,7 +8,7 @@ import click
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
 from gatehouse.authserver.resources.registration import add_resource, parse_resource, remove_resource
-from gatehouse.authserver.resources.registry import Resource, list_resources, load_resource
+from gatehouse.authserver.resources.registry import Resource, existing_resource, list_resources
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
@@ -110,9 +110,7 @@ def list_(ctx: click.Context, output: str) -> None:
 def show(ctx: click.Context, url: str, output: str) -> None:
     """Show a resource and its scopes with their descriptions."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        registered = load_resource(session, parse_resource(url))
-        if registered is None:
-            raise CommandRefused(f"There is no resource {url}. See: authserver resource list")
+        registered = existing_resource(session, parse_resource(url))
     record = _record(registered)
     if output == "json":
         print_record(record, output)

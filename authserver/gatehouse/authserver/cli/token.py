@@ -90,7 +90,9 @@ def _issue(
         raise CommandRefused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
     issuer = TokenIssuer(settings.issuer, settings.token_ttl, partial(_allocate_index, session))
     issued = issuer.issue(granted, keys.signing_key, admin.now())
-    admin.record_token(session, AuditAction.TOKEN_ISSUE, client_id, issued.claims)
+    claims = issued.claims
+    detail = {"aud": claims.aud, "scope": issued.scope, "exp": claims.exp}
+    admin.record(session, AuditAction.TOKEN_ISSUE, client_id, jti=claims.jti, **detail)
     return issued
 
 

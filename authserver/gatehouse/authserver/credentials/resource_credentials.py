@@ -28,7 +28,7 @@ from gatehouse.authserver.errors import invalid_client
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
-from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.resources.registry import existing_resource
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
@@ -123,8 +123,7 @@ def create_credential(
         CommandRefused: there is no such resource.
     """
     identifier = parse_resource(resource)
-    if load_resource(session, identifier) is None:
-        raise CommandRefused(f"There is no resource {identifier}. See: authserver resource list")
+    existing_resource(session, identifier)
     created, secret = _add(session, admin, keys, identifier)
     admin.record(session, AuditAction.RESOURCE_CREDENTIAL_CREATE, identifier, credential_id=created.credential_id)
     return created, secret

@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow, ResourceRow, ResourceScopeRow
-from gatehouse.authserver.resources.registry import Resource, load_resource
+from gatehouse.authserver.resources.registry import Resource, existing_resource, load_resource
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
     is_protected_transport,
@@ -89,9 +89,7 @@ def add_resource(
     session.flush()
     action = AuditAction.RESOURCE_ADD if known is None else AuditAction.RESOURCE_UPDATE
     admin.record(session, action, identifier, scopes=sorted(names), undeclared=undeclared)
-    added = load_resource(session, identifier)
-    assert added is not None  # noqa: S101 - written above, in this transaction
-    return added
+    return existing_resource(session, identifier)
 
 
 def lock_resource(session: Session, identifier: str, *, shared: bool = False) -> None:
@@ -136,8 +134,7 @@ def remove_resource(session: Session, admin: Administrator, resource: str) -> li
     """
     identifier = parse_resource(resource)
     lock_resource(session, identifier)
-    if load_resource(session, identifier) is None:
-        raise CommandRefused(f"There is no resource {identifier}. See: authserver resource list")
+    existing_resource(session, identifier)
     clients = _remove_grants(session, admin, identifier)
     session.delete(session.get_one(ResourceRow, identifier))
     session.flush()

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.models import ResourceRow, ResourceScopeRow
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
+from gatehouse.shared.service.administrator import CommandRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,14 @@ def load_resource(session: Session, resource: str) -> Resource | None:
     """Read one resource by its canonical identifier."""
     row = session.get(ResourceRow, resource)
     return None if row is None else _resources(session, [row])[0]
+
+
+def existing_resource(session: Session, resource: str) -> Resource:
+    """Read one resource by its canonical identifier. Raises CommandRefused if there is none."""
+    found = load_resource(session, resource)
+    if found is None:
+        raise CommandRefused(f"There is no resource {resource}. See: authserver resource list")
+    return found
 
 
 def list_resources(session: Session) -> list[Resource]:

@@ -7,9 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock, system_clock
-from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditRows
 
@@ -48,15 +46,9 @@ class Administrator:
         """The user's name in the audit log."""
         return f"admin:{self.name}"
 
-    def record_token(self, session: Session, action: AuditAction, object_: str, claims: AccessClaims) -> None:
-        """Add the audit event of a token that the user issued. The `jti` joins it to the token's use."""
-        detail = {"aud": claims.aud, "scope": format_scope(claims.scope), "exp": claims.exp}
-        event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=claims.jti, detail=detail)
-        session.execute(self.audit.insert(event))
-
     def record(
         self, session: Session, action: AuditAction, object_: str, *, jti: str | None = None, **detail: Any
     ) -> None:
-        """Add the audit event of a change to the transaction of the change."""
+        """Add the audit event of a change to the transaction of the change. `detail` is JSON."""
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
         session.execute(self.audit.insert(event))
