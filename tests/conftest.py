@@ -19,14 +19,14 @@ from gatehouse.shared.service.database import parse_database_url
 
 use_test_dialects()
 
-# No test judges by the time that it took.
+# No test depends on its duration.
 hypothesis.settings.register_profile("gatehouse", deadline=None)
 hypothesis.settings.load_profile("gatehouse")
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's shell reaches a server under test, nor one that a server refuses to start with."""
+    """Remove variables of the developer's shell that would configure a server under test or prevent its start."""
     for name in os.environ:
         if name.startswith(("AUTHSERVER_", "RESOURCESERVER_", "BRIDGE_", "AUTHLIB_", "FLASK_")):
             monkeypatch.delenv(name)
@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """A PostgreSQL server, started for the first test that needs it."""
     base = tmp_path_factory.getbasetemp()
-    # The base of one of several processes is a folder in the base of all.
+    # With several processes, the base folder of each is inside the common base folder.
     with running_postgresql(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as server:
         yield server
 
@@ -83,7 +83,7 @@ def resourceserver_template(templates: Templates, backend: str) -> Iterator[Temp
 
 @pytest.fixture
 def empty_database(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[URL]:
-    """A database with nothing in it; a file of SQLite that does not exist yet."""
+    """An empty database; on SQLite, a file that does not exist yet."""
     if backend == "sqlite":
         yield parse_database_url(f"sqlite:///{tmp_path}/var/test.db")
         return

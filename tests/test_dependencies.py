@@ -17,7 +17,7 @@ REQUIREMENTS = {requirement.name: requirement for requirement in map(Requirement
 
 
 def canonical(name: str) -> str:
-    """Return the one spelling of a distribution's name (PyPA, "Name normalization")."""
+    """Return the normalized name of a distribution (PyPA, "Name normalization")."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -33,7 +33,7 @@ INDIRECT = {"aiosqlite", "psycopg"}
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Return the first parts of the names that a file imports."""
+    """Return the top-level names of the modules that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def imported_modules(file: Path) -> set[str]:
 
 
 def imported_distributions() -> set[str]:
-    """Return the distributions that hold the modules which the product imports."""
+    """Return the distributions that contain the modules imported by the product."""
     modules = {
         module
         for folder in ("authserver", "resource", "shared")

@@ -1,4 +1,4 @@
-"""Forged and altered access tokens: the resource server refuses every one with the same text."""
+"""Forged and altered access tokens: the resource server refuses each of them with the same text."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ from gatehouse.shared.protocol.jws import SigningKey
 
 pytestmark = [
     pytest.mark.anyio,
-    # RFC 9864 would rather have the name Ed25519; EdDSA is the one that is known everywhere.
+    # RFC 9864 prefers the name Ed25519, but EdDSA is the one that every library knows.
     pytest.mark.filterwarnings("ignore:EdDSA is deprecated via RFC 9864"),
 ]
 
@@ -66,7 +66,7 @@ async def server(
     eddsa_key: SigningKey,
     anyio_backend: str,
 ) -> AsyncIterator[ResourceServer]:
-    """One resource server for all: a refusal changes nothing. Its issuer publishes a key of each type, ES256 first."""
+    """One resource server for all tests, because a refusal changes nothing. Its issuer publishes a key of each type."""
     clock = FakeClock()
     issuer = Issuer(clock)
     issuer.published += [rsa_key.public_jwk(), eddsa_key.public_jwk()]
@@ -77,18 +77,18 @@ async def server(
 
 
 def genuine(issuer: Issuer, **changes: Any) -> str:
-    """Return a token put together as the forged ones are, with nothing wrong but the changed claims."""
+    """Return a token that is built like the forged ones and is valid except for the changed claims."""
     return forge(header_of(issuer.key), issuer.claims(**changes), signer(issuer.key))
 
 
 def headed(issuer: Issuer, key: SigningKey | None = None, **changes: Any) -> str:
-    """Return a token whose one fault is its header; the signature is genuine."""
+    """Return a token whose only fault is its header; the signature is valid."""
     key = key or issuer.key
     return forge(header_of(key, **changes), issuer.claims(), signer(key))
 
 
 async def refused(server: ResourceServer, token: str, reason: str) -> None:
-    """Check that a token gets the one answer and the audit log says why, where a genuine token is served."""
+    """Assert that a token is refused with the common text and this recorded reason, and a valid one accepted."""
     control = await server.post(CALL, genuine(server.issuer))
     assert control.status_code == 200, control.text
     response = await server.post(CALL, token)
@@ -106,7 +106,7 @@ def check_refusal(server: ResourceServer, response: Response, reason: str) -> No
     [event] = server.audit(request_id=request_id)
     assert (event["action"], event["outcome"], event["object"]) == ("tool.call", "refused", "whoami")
     assert event["reason"] == reason
-    # What a token says of itself is somebody's identity only if the issuer signed it.
+    # Claims identify a client only if the issuer signed them.
     signed = reason.endswith((" s ago", "in the future", ", not this resource", ", not the trusted issuer"))
     signed |= reason.startswith("the lifetime is")
     assert (event["actor"], event["jti"] is not None) == (("agent_1", True) if signed else (None, False))
@@ -125,7 +125,7 @@ async def test_alg_none_is_refused_in_any_case(server: ResourceServer, alg: str)
 
 
 def public_key_forms(key: SigningKey) -> Iterator[bytes]:
-    """Every text of a public key that has been taken for an HMAC secret."""
+    """Every serialization of a public key that some library has accepted as an HMAC secret."""
     public: Any = key.key.public_key
     for encoding in (Encoding.PEM, Encoding.DER):
         yield public.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
@@ -173,7 +173,7 @@ async def test_a_key_in_the_token_itself_is_not_trusted(server: ResourceServer) 
 @pytest.mark.threat("T-002")
 @pytest.mark.parametrize("member", ["jku", "x5u"])
 async def test_a_url_in_a_header_is_never_fetched(server: ResourceServer, member: str) -> None:
-    """RFC 8725 3.10: a sentinel listens at the address, and nobody comes."""
+    """RFC 8725 3.10: a server listens at the address, and receives no connection."""
     attacker = SigningKey.generate("ES256")
     with closing(socket.create_server(("127.0.0.1", 0))) as sentinel:
         sentinel.setblocking(False)
@@ -241,7 +241,7 @@ async def test_a_ten_kilobyte_kid_is_refused_by_length(server: ResourceServer) -
 async def test_a_key_verifies_only_its_published_algorithm(
     server: ResourceServer, rsa_key: SigningKey, eddsa_key: SigningKey
 ) -> None:
-    """RFC 8725 3.1: one key, one algorithm. The same keys serve under their own."""
+    """RFC 8725 3.1: one algorithm per key. Each key is accepted with its own algorithm."""
     issuer, mismatch = server.issuer, "algorithm does not match the key"
     for key in (rsa_key, eddsa_key):
         assert (await server.post(CALL, headed(issuer, key))).status_code == 200
@@ -339,7 +339,7 @@ async def test_claims_that_are_not_an_object_are_refused(server: ResourceServer,
     ids=repr,
 )
 async def test_a_timestamp_that_is_not_an_integer_is_refused(server: ResourceServer, name: str, value: Any) -> None:
-    """RFC 7519 2 (NumericDate); joserfc takes 10**30, and a bool is an int in Python."""
+    """RFC 7519 2 (NumericDate); joserfc accepts 10**30, and a bool is an int in Python."""
     await refused(server, genuine(server.issuer, **{name: value}), f"{name} is not a whole number of seconds")
 
 
@@ -475,9 +475,9 @@ async def test_a_token_that_is_not_three_segments_is_refused(
 @pytest.mark.threat("T-008")
 @pytest.mark.parametrize("index", [1, 2], ids=["payload", "signature"])
 async def test_a_noncanonical_base64url_segment_is_refused(server: ResourceServer, index: int) -> None:
-    """RFC 4648 3.5: spare bits of the last character would give one token many names."""
+    """RFC 4648 3.5: nonzero trailing bits would give one token several encodings."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    # A claim of three lengths: one of them leaves spare bits at the end of the payload.
+    # One of three consecutive lengths leaves unused bits at the end of the payload.
     token = next(t for n in range(3) if len((t := genuine(server.issuer, jti="j" * (n + 1))).split(".")[1]) % 4)
     segments = token.split(".")
     last = segments[index][-1]
@@ -522,13 +522,13 @@ async def test_a_degenerate_signature_is_refused(
 
 @pytest.mark.threat("T-011")
 async def test_a_small_order_point_is_refused(server: ResourceServer, eddsa_key: SigningKey) -> None:
-    """RFC 8032 5.1.7: R = the identity and S = 0 fit every message under a key of small order."""
+    """RFC 8032 5.1.7: R = the identity and S = 0 verify every message under a key of small order."""
     token = forge(header_of(eddsa_key), server.issuer.claims(), lambda _: b"\1" + bytes(63))
     await refused(server, token, "signature does not match")
 
 
 async def test_a_valid_signature_in_der_is_refused(server: ResourceServer) -> None:
-    """RFC 7518 3.4: R and S in 64 bytes, and no other form."""
+    """RFC 7518 3.4: the signature is R and S in 64 bytes; DER is not allowed."""
     protected, payload, signature = genuine(server.issuer).split(".")
     raw = decode(signature)
     der = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
@@ -543,7 +543,7 @@ async def test_claims_modified_after_signing_are_refused(server: ResourceServer)
 
 @pytest.mark.threat("T-005")
 async def test_a_key_of_another_installation_is_not_trusted(server: ResourceServer) -> None:
-    """RFC 8725 3.8: same claims, same algorithm, another installation's key, also under our key's name."""
+    """RFC 8725 3.8: same claims and algorithm, another installation's key, also with the kid of the issuer's key."""
     other, issuer = Issuer(server.issuer.clock), server.issuer
     await refused(server, genuine(other), "kid is not in the issuer's key set")
     renamed = forge(header_of(issuer.key), issuer.claims(), signer(other.key))
@@ -552,7 +552,7 @@ async def test_a_key_of_another_installation_is_not_trusted(server: ResourceServ
 
 @pytest.mark.threat("T-028")
 async def test_a_token_in_the_query_or_the_body_is_ignored(server: ResourceServer) -> None:
-    """RFC 6750 2.2, 2.3 are not served (MCP 2026-07-28, "Token Requirements"): the answer is that of no token."""
+    """RFC 6750 2.2, 2.3; MCP 2026-07-28, "Token Requirements": the response is the same as without a token."""
     token = genuine(server.issuer)
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     form = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
@@ -592,7 +592,7 @@ async def test_a_token_in_the_query_or_the_body_is_ignored(server: ResourceServe
     ],
 )
 async def test_anything_but_one_bearer_header_is_refused(server: ResourceServer, authorization: list[str]) -> None:
-    """RFC 6750 2.1; RFC 9110 5.3: which of two headers counts is nothing two readers agree on."""
+    """RFC 6750 2.1; RFC 9110 5.3: two readers can disagree about which of two headers applies."""
     token = genuine(server.issuer)
 
     async def send(values: list[str]) -> Response:

@@ -1,4 +1,4 @@
-"""Cancelled calls: a caller chooses when its connection ends, and so at which await its call is cancelled."""
+"""Cancelled calls: a client chooses when to close its connection, and so at which await its call is cancelled."""
 
 import gc
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ AWAITS = 60
 
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
-    """A connection that was abandoned stays so: on a server that has nothing to do, the collector does not come by."""
+    """Disable the garbage collector, which could close an abandoned connection. On an idle server, it does not run."""
     gc.collect()
     gc.disable()
     yield
@@ -24,7 +24,7 @@ def _no_collector() -> Iterator[None]:
 
 
 async def cut_off(server: ResourceServer, after: int, tool: str, token: str, **arguments: str) -> None:
-    """Make a call, and cancel it after so many turns of the event loop, as the SDK does when a connection ends."""
+    """Make a call and cancel it after a number of turns of the event loop, as the SDK does when a connection ends."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: server.call(tool, token, **arguments))
         for _ in range(after):
@@ -40,9 +40,10 @@ def counted(server: ResourceServer, query: str) -> int:
 @pytest.mark.threat("T-046")
 @pytest.mark.both_databases
 async def test_a_call_cancelled_at_any_await_leaves_no_lock(resourceserver: ResourceServer) -> None:
-    """CWE-667, CWE-772: a connection that was dropped within a transaction would hold SQLite's only write lock.
+    """CWE-667, CWE-772: a database connection abandoned within a transaction would hold SQLite's only write lock.
 
-    Repeated with its key, the call runs once, whatever became of the first (draft-ietf-httpapi-idempotency-key-header).
+    Repeated with its key, the call runs once, whether or not the first one completed
+    (draft-ietf-httpapi-idempotency-key-header).
     """
     token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
     assert await resourceserver.result("create_environment", token, name="control")

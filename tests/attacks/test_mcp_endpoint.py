@@ -29,7 +29,7 @@ LEAKS = ("Traceback", "site-packages", "pydantic", "sqlite", "psycopg", "SELECT"
 
 
 class Target:
-    """The server under attack, with a workspace and a token that may do everything in it."""
+    """The server under attack, with a workspace and a token with every scope in it."""
 
     def __init__(self, server: ResourceServer) -> None:
         self.server = server
@@ -41,7 +41,7 @@ class Target:
             return int(session.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
     async def refuses(self, body: Any, headers: dict[str, str] | None = None, status: int = 400) -> dict[str, Any]:
-        """Send a body; assert that it is refused, that nothing is written, and nothing internal told."""
+        """Send a body. Assert that it is refused, writes nothing, and that the error reveals no internals."""
         before = self.rows()
         response = await self.server.post(body, self.token, headers)
         assert response.status_code == status, response.text
@@ -57,7 +57,7 @@ async def target(resourceserver: ResourceServer) -> Target:
 
 
 def creation(name: str = "probe", **more: Any) -> dict[str, Any]:
-    """Return a call that writes: what every attack here would like to have run."""
+    """Return a call that writes. Every attack in this module tries to run it."""
     params = {"name": "create_environment", "arguments": {"name": name}}
     return {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params, **more}
 
@@ -66,7 +66,7 @@ CREATION = json.dumps(creation()).encode()
 
 
 async def test_the_unmodified_call_is_accepted(target: Target) -> None:
-    """The control of this file."""
+    """The control for every attack in this module."""
     assert (await target.server.post(CREATION, target.token)).json()["result"]["isError"] is False
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe-2"})
     assert (await target.server.post(body, target.token, headers)).json()["result"]["isError"] is False
@@ -78,7 +78,7 @@ async def test_the_unmodified_call_is_accepted(target: Target) -> None:
 
 @pytest.mark.parametrize("method", ["initialize", "ping", "server/discover", "tools/list", "tools/call", "tasks/get"])
 async def test_every_method_requires_a_token(target: Target, method: str) -> None:
-    """MCP 2026-07-28, authorization, "Token Requirements": on every request, the first one included."""
+    """MCP 2026-07-28, authorization, "Token Requirements": on every request, including the first."""
     body, headers = modern_request(method, name="create_environment", arguments={"name": "probe"})
     plain = {"jsonrpc": "2.0", "id": 7, "method": method, "params": creation()["params"]}
     for response in (await target.server.post(body, None, headers), await target.server.post(plain)):
@@ -101,7 +101,7 @@ async def test_every_method_requires_a_token(target: Target, method: str) -> Non
 async def test_a_token_is_read_only_from_the_authorization_header(
     target: Target, place: dict[str, dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """RFC 6750 2.3, 5.3 (tokens in URLs); MCP 2026-07-28: not in the query string. And no log line keeps it."""
+    """RFC 6750 2.3, 5.3; MCP 2026-07-28: no tokens in the query string. The log must not contain the token either."""
     sent = {
         part: {name: value.replace("TOKEN", target.token) for name, value in values.items()}
         for part, values in place.items()
@@ -153,7 +153,7 @@ async def test_a_token_is_read_only_from_the_authorization_header(
     ],
 )
 async def test_a_body_that_is_not_a_strict_json_object_is_refused(target: Target, body: bytes) -> None:
-    """RFC 8259; two readers that differ about one body are a way past the one that checks."""
+    """RFC 8259: if two parsers read one body differently, the check can be bypassed."""
     error = await target.refuses(body)
     assert error["code"] in {-32700, -32600}
 
@@ -171,7 +171,7 @@ async def test_a_body_that_is_not_a_strict_json_object_is_refused(target: Target
     ],
 )
 async def test_a_duplicate_member_is_refused(target: Target, member: bytes, repeated: bytes) -> None:
-    """RFC 8259 4: which of two counts is up to the parser, so the gate and the SDK could read two calls."""
+    """RFC 8259 4: parsers differ about which of two members applies, so gate and SDK could read different calls."""
     body = CREATION.replace(member, repeated, 1)
     assert body != CREATION
     error = await target.refuses(body)
@@ -196,7 +196,7 @@ async def test_a_malformed_message_is_refused_without_an_echo(target: Target, ch
 
 
 async def test_the_body_limit_applies_without_a_content_length(target: Target) -> None:
-    """CWE-770. The reader stops at the limit: of a stream without end only the first mebibyte is taken."""
+    """CWE-770: the server stops reading at the limit, so only the first mebibyte of an endless stream is read."""
     assert (await target.server.post(b" " * (MIB - len(CREATION)) + CREATION, target.token)).status_code == 200
     error = await target.refuses(b" " * (MIB + 1 - len(CREATION)) + CREATION, status=413)
     assert "1024 KiB" in error["message"]
@@ -218,7 +218,7 @@ async def test_the_body_limit_applies_without_a_content_length(target: Target) -
 async def test_a_disconnecting_client_causes_no_server_error(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """CWE-400, CWE-779: or anybody could fill the log with tracebacks by aborted uploads."""
+    """CWE-400, CWE-779: aborted uploads must not fill the log with tracebacks."""
     messages = [
         {"type": "http.request", "body": CREATION[:20], "more_body": True},
         {"type": "http.disconnect"},
@@ -259,13 +259,13 @@ async def test_a_disconnecting_client_causes_no_server_error(
     ],
 )
 async def test_another_content_type_is_refused(target: Target, content_type: str) -> None:
-    """A page may send three of these to another site without asking (Fetch, "CORS-safelisted request-header")."""
+    """A web page may send three of these cross-origin without a preflight (Fetch, "CORS-safelisted request-header")."""
     await target.refuses(CREATION, {"Content-Type": content_type}, status=415)
 
 
 @pytest.mark.threat("T-132")
 async def test_no_mutation_of_a_request_breaks_the_server(target: Target) -> None:
-    """CWE-20. The same mutations in every run."""
+    """CWE-20: random mutations from a fixed seed."""
     chance, statuses = random.Random(20260728), set()
     tokens = [b"null", b"true", b"-1", b"1.5", b"{}", b"[]", b'""', b"\x00", b"\xff", b"\\u0000", b'"name"', b",", b"}"]
     for _ in range(200):
@@ -297,7 +297,7 @@ async def test_no_mutation_of_a_request_breaks_the_server(target: Target) -> Non
     ],
 )
 async def test_headers_that_contradict_the_body_are_refused(target: Target, header: str, value: str | None) -> None:
-    """MCP 2026-07-28, Streamable HTTP: a gateway that authorizes by the header must not be led past the body."""
+    """MCP 2026-07-28, Streamable HTTP: a body that differs must not bypass a gateway that reads headers."""
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
     headers.pop(header)
     error = await target.refuses(body, headers if value is None else {**headers, header: value})
@@ -305,7 +305,7 @@ async def test_headers_that_contradict_the_body_are_refused(target: Target, head
 
 
 async def test_headers_that_contradict_the_body_are_recorded(target: Target) -> None:
-    """An attempt to lead a gateway past the body is a refusal like any other."""
+    """An attempt to bypass a gateway in this way is recorded like any other refusal."""
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
     await target.refuses(body, {**headers, "Mcp-Name": "whoami"})
     assert [(event["outcome"], event["jti"]) for event in target.server.audit()] == [("refused", "jti-1")]
@@ -347,7 +347,7 @@ async def test_a_duplicate_mcp_name_header_is_refused(target: Target, names: tup
 )
 @pytest.mark.parametrize("scope", ["env:write", "org:read"])
 async def test_a_variant_of_a_tool_name_is_unknown(target: Target, name: str, scope: str) -> None:
-    """Fail closed: a name that no reader but one takes for the tool's, is nobody's (Unicode TR 36)."""
+    """Fail closed: names are compared exactly, without normalization (Unicode TR 36)."""
     token = target.server.issuer.token(scope, workspace_id=target.workspace_id)
     response = await target.server.call(name, token, name="probe")
     assert response.status_code == 400
@@ -357,7 +357,7 @@ async def test_a_variant_of_a_tool_name_is_unknown(target: Target, name: str, sc
 
 @pytest.mark.threat("T-022")
 async def test_a_call_sent_as_a_notification_does_not_run(target: Target) -> None:
-    """JSON-RPC 2.0, 4.1: nobody waits for its answer, so nobody would learn what it did."""
+    """JSON-RPC 2.0, 4.1: a notification gets no response, so the client would not learn what the call did."""
     for body in (creation(), modern_request("tools/call", name="create_environment", arguments={"name": "probe"})[0]):
         body.pop("id")
         for headers in ({}, {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call"}):
@@ -373,12 +373,12 @@ async def test_a_method_cannot_be_overridden(target: Target, header: str) -> Non
     assert target.rows() == 0
 
 
-# One caller as another
+# Isolation between callers
 
 
 @pytest.mark.threat("T-030")
 async def test_a_session_id_is_ignored_and_never_issued(target: Target) -> None:
-    """CWE-384; modelcontextprotocol/python-sdk issue 2100: a session bound to nobody was anybody's."""
+    """CWE-384; modelcontextprotocol/python-sdk issue 2100: any client could use a session that was bound to no client."""
     body = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
     opened = await target.server.post({**creation(), "method": "initialize", "params": body}, target.token)
     assert opened.status_code == 200
@@ -406,7 +406,7 @@ async def test_one_callers_tool_list_is_never_sent_to_another(target: Target) ->
 
 @pytest.mark.threat("T-026")
 async def test_the_workspace_comes_only_from_the_token(target: Target) -> None:
-    """OWASP API1:2023, broken object level authorization: scopes alone do not keep tenants apart."""
+    """OWASP API1:2023, broken object level authorization: scopes alone do not isolate tenants."""
     theirs = target.server.create_workspace("globex")
     token = target.server.issuer.token(workspace_id=theirs)
     secret = await target.server.result("create_environment", token, name="secret")
@@ -428,7 +428,7 @@ async def test_the_workspace_comes_only_from_the_token(target: Target) -> None:
 
 
 async def test_a_page_token_of_another_workspace_reveals_nothing(target: Target, clock: FakeClock) -> None:
-    """OWASP API1:2023. A page_token is a place in one's own list, never a key to another's."""
+    """OWASP API1:2023: a page_token is a position in the client's own list; it gives no access to another."""
     theirs = target.server.issuer.token(workspace_id=target.server.create_workspace("globex"))
     for name in ("a", "b", "c"):
         clock.advance(1)
@@ -442,7 +442,7 @@ async def test_a_page_token_of_another_workspace_reveals_nothing(target: Target,
 async def test_an_inbound_token_never_leaves_the_server(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. Every outgoing request reaches the test's issuer."""
+    """MCP 2026-07-28, "Token Passthrough"; GHSA-5h2m-4q8j-pqpj. The test's issuer sees every outgoing request."""
     issuer, outgoing = Issuer(clock), []
 
     async def published(request: Any) -> Response:
@@ -487,7 +487,7 @@ async def test_an_inbound_token_never_leaves_the_server(
     ],
 )
 async def test_a_stored_name_is_returned_only_as_data(target: Target, name: str) -> None:
-    """OWASP LLM01:2025, indirect prompt injection: a name is a value in a result, and nowhere part of our own text."""
+    """OWASP LLM01:2025, indirect prompt injection: a name is a value in a result, never part of the server's text."""
     environment = (await target.server.result("create_environment", target.token, name="staging"))["environment_id"]
     sent = {"environment_id": environment, "name": name, "external_id": "crm-1"}
     await target.server.result("create_organization", target.token, **sent)

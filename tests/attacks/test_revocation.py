@@ -20,7 +20,7 @@ DAY = 86400
 
 
 def published_bit(server: AuthServer, jti: str) -> bool:
-    """Return the bit of a token as a resource server learns it that was started just now."""
+    """Return a token's bit as a resource server that starts now reads it."""
     index = parse_jti(jti)
     assert index is not None
     document = server.http.get(f"{PATH}/{index.list_id}").text
@@ -43,7 +43,7 @@ def issue(server: AuthServer, basic: tuple[str, str]) -> str:
 @pytest.mark.threat("T-086")
 @pytest.mark.both_databases
 def test_a_path_with_nul_is_an_unknown_list(authserver: AuthServer) -> None:
-    """CWE-158: PostgreSQL refuses NUL in a text, which looked like a database that is away (503, unrecorded)."""
+    """CWE-158: PostgreSQL refuses NUL in text, which was reported as a database outage (503, unrecorded)."""
     basic = new_client(authserver)
     index = parse_jti(issue(authserver, basic))
     assert index is not None
@@ -55,7 +55,7 @@ def test_a_path_with_nul_is_an_unknown_list(authserver: AuthServer) -> None:
 
 @pytest.mark.threat("T-083")
 def test_a_shared_cache_must_revalidate_the_key_set(authserver: AuthServer) -> None:
-    """RFC 9111 5.2.1: a cache may ignore what a request says; s-maxage (5.2.2.10) binds every shared one."""
+    """RFC 9111 5.2.1: a cache may ignore request directives, but s-maxage (5.2.2.10) applies to every shared cache."""
     response = authserver.http.get("/.well-known/jwks.json")
     assert response.status_code == 200
     assert "s-maxage=0" in response.headers["Cache-Control"].split(", ")
@@ -63,7 +63,7 @@ def test_a_shared_cache_must_revalidate_the_key_set(authserver: AuthServer) -> N
 
 @pytest.mark.threat("T-084")
 def test_a_clock_jump_does_not_restore_a_revoked_token(authserver: AuthServer, clock: FakeClock) -> None:
-    """RFC 7009 2.2: a token that was revoked is invalid. Maintenance forgot it, as if it had expired."""
+    """RFC 7009 2.2: a revoked token stays invalid. Maintenance must not delete its bit as if it had expired."""
     basic = new_client(authserver)
     revoked, live = issue(authserver, basic), issue(authserver, basic)
     index = parse_jti(revoked)
@@ -81,7 +81,7 @@ def test_a_clock_jump_does_not_restore_a_revoked_token(authserver: AuthServer, c
 
 @dataclass
 class Restored:
-    """An installation, and the one that was made of its export when the first had gone on for a while."""
+    """An installation, and another one made from its export after the first had issued further tokens."""
 
     full: FullInstallation
     late: str

@@ -1,4 +1,4 @@
-"""Attacks on the token endpoint. Every refusal stands beside the same request without the fault."""
+"""Attacks on the token endpoint. Each test first sends the same request without the attack."""
 
 import base64
 import contextlib
@@ -29,7 +29,7 @@ BODY = b"grant_type=client_credentials"
 
 
 class Attacked:
-    """A server, one client of it, and that client's request."""
+    """A server, one of its clients, and that client's request."""
 
     def __init__(self, server: AuthServer) -> None:
         self.server = server
@@ -41,7 +41,7 @@ class Attacked:
         return self.client.client_id, self.secret
 
     def accepted(self, response: TestResponse | None = None) -> dict[str, Any]:
-        """Return the claims of the token in a response, or of the request without a fault."""
+        """Return the claims of the token in a response; by default, send the request without the attack."""
         return self.server.read_token(response or self.server.post_token(basic=self.basic))[1]
 
     def post(self, body: bytes, **named: Any) -> TestResponse:
@@ -77,7 +77,7 @@ def assert_refused(response: TestResponse, error: str, status: int = 400) -> Non
     ],
 )
 def test_a_duplicate_parameter_is_refused(attacked: Attacked, once: bytes, again: bytes) -> None:
-    """RFC 6749 3.2: parameters must not be included more than once; two readers would take different ones."""
+    """RFC 6749 3.2: parameters must not be included more than once, because parsers differ about which one applies."""
 
     def post(body: bytes) -> TestResponse:
         return attacked.post(body.replace(b"CLIENT", attacked.client.client_id.encode()))
@@ -90,7 +90,7 @@ def test_a_duplicate_parameter_is_refused(attacked: Attacked, once: bytes, again
 @pytest.mark.threat("T-069")
 @pytest.mark.parametrize("query", ["grant_type=client_credentials", "scope=env%3Aread", "resource=a", "x=y"])
 def test_parameters_in_the_query_are_refused(attacked: Attacked, query: str) -> None:
-    """RFC 6749 3.2 and 2.3.1: in the body only; URLs end in logs and histories."""
+    """RFC 6749 3.2 and 2.3.1: only in the body, because URLs appear in logs and histories."""
     attacked.accepted()
     assert_refused(attacked.post(BODY, query=query), "invalid_request")
     assert_refused(attacked.post(b"", query=query), "invalid_request")
@@ -155,7 +155,7 @@ def encoded(text: str | bytes) -> str:
 
 
 def padded_credentials(attacked: Attacked) -> str:
-    """Return the client's credentials, written in a length that base64 has to pad."""
+    """Return the client's credentials, encoded with base64 padding."""
     value = encoded(f"{attacked.client.client_id.replace('_', '%5F')}:{attacked.secret}")
     assert value.endswith("=")
     return value
@@ -187,7 +187,7 @@ def padded_credentials(attacked: Attacked) -> str:
     ],
 )
 def test_malformed_basic_credentials_are_refused(attacked: Attacked, spoil: Callable[[str], str]) -> None:
-    """RFC 7617 2, RFC 4648 3; as oidc-provider 9.11.4 fixed it. Stock Authlib answers 200 or 500 to some."""
+    """RFC 7617 2, RFC 4648 3; fixed in oidc-provider 9.11.4. Authlib by default responds 200 or 500 to some."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
     assert_refused(attacked.post_header(f"Basic {spoil(value)}"), "invalid_client", 401)
@@ -196,7 +196,7 @@ def test_malformed_basic_credentials_are_refused(attacked: Attacked, spoil: Call
 @pytest.mark.divergence("D-44")
 @pytest.mark.threat("T-068")
 def test_base64_with_nonzero_trailing_bits_is_refused(attacked: Attacked) -> None:
-    """RFC 4648 3.5: two texts for the same credentials get past a filter that counts or blocks one of them."""
+    """RFC 4648 3.5: a second encoding of the same credentials would bypass a filter that blocks the first."""
     value = padded_credentials(attacked)
     attacked.accepted(attacked.post_header(f"Basic {value}"))
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -210,7 +210,7 @@ def test_base64_with_nonzero_trailing_bits_is_refused(attacked: Attacked) -> Non
 @pytest.mark.divergence("D-44")
 @pytest.mark.threat("T-068")
 def test_a_plus_in_basic_credentials_is_a_space(attacked: Attacked) -> None:
-    """RFC 6749 2.3.1 and appendix B: what is inside of Basic is form-encoded. The audit log shows what was read."""
+    """RFC 6749 2.3.1 and appendix B: values in Basic are form-encoded. The audit log shows the decoded client_id."""
     keys = attacked.server.services.keys.ring()
     with attacked.server.services.database.engine.begin() as connection:
         stored = digest(keys.peppers[keys.newest_pepper], "gths_a+b c")
@@ -242,7 +242,7 @@ def test_a_plus_in_basic_credentials_is_a_space(attacked: Attacked) -> None:
     ],
 )
 def test_a_nearly_correct_secret_is_refused(attacked: Attacked, method: str, spoil: Callable[[str], str]) -> None:
-    """CWE-303; hydra#1438 cut secrets at 72 bytes."""
+    """CWE-303; hydra#1438 truncated secrets to 72 bytes."""
     client, secret = attacked.server.create_client(auth_method=method)
 
     def authenticate(secret: str) -> TestResponse:
@@ -255,7 +255,7 @@ def test_a_nearly_correct_secret_is_refused(attacked: Attacked, method: str, spo
 
 
 def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
-    """Send a request for a token under a client_id, by a method and with a credential that is well formed."""
+    """Send a token request with a client_id, by one authentication method, with a well-formed credential."""
     if method == "client_secret_basic":
         return server.post_token(basic=(quote(client_id, safe=""), "gths_wrong"))
     if method == "client_secret_post":
@@ -269,12 +269,12 @@ def post_as(server: AuthServer, client_id: str, method: str) -> TestResponse:
 @pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("method", "unstorable"),
-    # Percent-encoding cannot write a lone surrogate.
+    # Percent-encoding cannot represent a lone surrogate.
     [*((method, text) for method in AUTH_METHODS for text in ("\x00", "agent\x00a")), ("private_key_jwt", "a\ud800")],
     ids=ascii,
 )
 def test_text_that_the_database_cannot_store_never_reaches_it(attacked: Attacked, method: str, unstorable: str) -> None:
-    """CWE-158: PostgreSQL takes no NUL in a text, so that a lookup with one fails as if the database were away."""
+    """CWE-158: PostgreSQL refuses NUL in text, so a lookup with one would look like a database outage."""
     attacked.accepted()
     parameters: list[str] = []
 
@@ -286,7 +286,7 @@ def test_text_that_the_database_cannot_store_never_reaches_it(attacked: Attacked
     assert any("agent a" in values for values in parameters)
     response = post_as(attacked.server, unstorable, method)
     event.remove(attacked.server.services.database.engine, "before_cursor_execute", note)
-    # A NUL in the body is refused with the form, whatever parameter holds it.
+    # A NUL anywhere in the body makes the whole form invalid.
     assert_refused(response, *(("invalid_request", 400) if method == "client_secret_post" else ("invalid_client", 401)))
     assert not [values for values in parameters if ascii(unstorable).strip("'") in values]
     [row] = attacked.server.audit(request_id=response.json["request_id"])
@@ -335,7 +335,7 @@ def test_a_scope_with_thousands_of_tokens_is_narrowed_to_the_grant(attacked: Att
 @pytest.mark.threat("T-078")
 @pytest.mark.parametrize("parameter", ["audience", "aud", "sub", "iss", "exp", "expires_in", "ttl", "claims", "act"])
 def test_no_request_parameter_becomes_a_claim(attacked: Attacked, parameter: str) -> None:
-    """Stock Authlib took the client for the audience and ignored `resource` (RFC 8707)."""
+    """Authlib by default uses the client as the audience and ignores `resource` (RFC 8707)."""
     varying = {"jti", "status"}
     expected = {name: value for name, value in attacked.accepted().items() if name not in varying}
     response = attacked.server.post_token(token_form(**{parameter: "99999999999"}), attacked.basic)
@@ -345,7 +345,7 @@ def test_no_request_parameter_becomes_a_claim(attacked: Attacked, parameter: str
 
 
 def change_row(attacked: Attacked, **columns: Any) -> None:
-    """Write to the client's row as somebody with access to the database, past every check of the commands."""
+    """Change the client's row as an attacker with database access can, without the checks of the commands."""
     with attacked.server.services.database.engine.begin() as connection:
         row = ClientRow.client_id == attacked.client.client_id
         connection.execute(update(ClientRow).values(**columns).where(row))
@@ -403,7 +403,7 @@ def test_a_lifetime_forged_in_the_database_is_capped(attacked: Attacked) -> None
     ids=["Host", "X-Forwarded", "prefix", "Forwarded", "original URL", "port", "markup"],
 )
 def test_no_header_changes_the_issuer_or_a_published_url(attacked: Attacked, headers: dict[str, str]) -> None:
-    """CWE-644, host header poisoning: identifiers come from the settings only."""
+    """CWE-644, host header poisoning: identifiers come only from the settings."""
     for path in ("/.well-known/oauth-authorization-server", "/.well-known/jwks.json"):
         expected, poisoned = attacked.server.http.get(path), attacked.server.http.get(path, headers=headers)
         assert (poisoned.status_code, poisoned.data) == (200, expected.data)
@@ -415,7 +415,7 @@ def test_no_header_changes_the_issuer_or_a_published_url(attacked: Attacked, hea
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
 @pytest.mark.parametrize("override", [{}, {"X-HTTP-Method-Override": "POST", "X-Method-Override": "POST"}])
 def test_only_post_is_accepted(attacked: Attacked, method: str, override: dict[str, str]) -> None:
-    """RFC 6749 3.2: the client must use POST. A preflight is not answered, so that no page can ask."""
+    """RFC 6749 3.2: the client must use POST. A CORS preflight is refused, so no web page can send the request."""
     attacked.accepted()
     headers = {"Authorization": basic_header(*attacked.basic), "Origin": "https://evil.example", **override}
     response = attacked.server.http.open("/token", method=method, data=BODY, content_type=FORM, headers=headers)
@@ -431,7 +431,7 @@ def test_the_method_cannot_be_overridden(attacked: Attacked) -> None:
 
 
 def test_a_second_authorization_header_is_refused(attacked: Attacked) -> None:
-    """CWE-436: a proxy may judge the one and the server the other. WSGI folds them with a comma (RFC 9110 5.3)."""
+    """CWE-436: a proxy may check one header and the server the other. WSGI joins them with a comma (RFC 9110 5.3)."""
     first, second = basic_header(*attacked.basic), basic_header("agent_other", "gths_other")
     attacked.accepted(attacked.post_header(first))
     for pair in ((first, second), (second, first), (first, first)):
@@ -442,7 +442,7 @@ def test_a_second_authorization_header_is_refused(attacked: Attacked) -> None:
 
 
 class Unmasked(logging.Handler):
-    """Keeps all that a record holds."""
+    """A handler that keeps every record unmasked."""
 
     def __init__(self, records: list[str]) -> None:
         super().__init__()
@@ -453,7 +453,7 @@ class Unmasked(logging.Handler):
 
 
 class Logs:
-    """What reached the log: the text as it is written, and every record as it was before masking."""
+    """The log: the written text, and every record before masking."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()
@@ -481,7 +481,7 @@ def logs(request: pytest.FixtureRequest) -> Iterator[Logs]:
 @pytest.mark.divergence("D-54")
 @pytest.mark.threat("T-106")
 def test_neither_log_nor_audit_log_contains_a_secret_or_a_token(attacked: Attacked, logs: Logs) -> None:
-    """CWE-532. Authlib logs whole access tokens at DEBUG; and it is not the masking that keeps ours out."""
+    """CWE-532: Authlib logs whole access tokens at DEBUG. The test also checks the records before masking."""
     server = attacked.server
     broken, broken_secret = server.create_client()
     with server.services.database.engine.begin() as connection:
@@ -512,7 +512,7 @@ def test_neither_log_nor_audit_log_contains_a_secret_or_a_token(attacked: Attack
 
 @pytest.mark.threat("T-106")
 def test_a_secret_sent_as_the_client_id_is_not_stored(attacked: Attacked, logs: Logs) -> None:
-    """CWE-532: the two are exchanged often enough, and the audit log keeps the client_id that was claimed."""
+    """CWE-532: the two are easily confused, and the audit log records the claimed client_id."""
     token = attacked.server.post_token(basic=attacked.basic).json["access_token"]
     for secret in (attacked.secret, token):
         form = token_form(client_id=secret, client_secret=attacked.client.client_id)
@@ -551,7 +551,7 @@ INJECTIONS = {
 def test_a_client_id_cannot_forge_a_line_of_a_log_or_report(
     attacked: Attacked, logs: Logs, client_id: str, way: str
 ) -> None:
-    """CWE-117, and CWE-150 for the terminal on which the log is read."""
+    """CWE-117, and CWE-150 for the terminal that displays the log."""
     server = attacked.server
     if way == "Basic":
         response = server.post_token(basic=(quote(client_id), "gths_wrong"))
@@ -582,7 +582,7 @@ def test_no_parameter_can_forge_a_line_of_a_log_or_report(attacked: Attacked, lo
 
 
 def test_request_headers_reach_neither_log_nor_audit_log(attacked: Attacked, logs: Logs) -> None:
-    """CWE-117: user agents and addresses are the caller's words."""
+    """CWE-117: the client controls these headers."""
     headers = {"User-Agent": "marker\x1b[2J", "X-Forwarded-For": "marker", "Referer": "https://marker.example"}
     attacked.accepted(attacked.server.post_token(basic=attacked.basic, headers=headers))
     assert "/token" in logs.written
@@ -591,7 +591,7 @@ def test_request_headers_reach_neither_log_nor_audit_log(attacked: Attacked, log
 
 
 def test_input_is_truncated_before_it_is_logged(attacked: Attacked, logs: Logs) -> None:
-    """CWE-779: a form may have 64 KiB, a line of the log and a row of the audit log may not."""
+    """CWE-779: a form may have 64 KiB, but a log line or an audit row must stay short."""
     form = token_form(client_id="a" * 60_000, client_secret="gths_wrong")
     response = attacked.server.post_token(form)
     assert_refused(response, "invalid_client", 401)
@@ -606,7 +606,7 @@ def test_input_is_truncated_before_it_is_logged(attacked: Attacked, logs: Logs) 
 
 @pytest.mark.threat("T-077")
 def test_naming_another_resource_does_not_change_the_audience(attacked: Attacked) -> None:
-    """RFC 8707 3: the audience is the one granted resource, never what the caller would like."""
+    """RFC 8707 3: the audience is the granted resource, whatever the request names."""
     attacked.server.add_resource(OTHER_RESOURCE)
     assert attacked.accepted(attacked.post(BODY + b"&resource=" + RESOURCE.encode()))["aud"] == RESOURCE
     for wanted in (OTHER_RESOURCE, f"{RESOURCE}#@{OTHER_RESOURCE}", f"{RESOURCE} {OTHER_RESOURCE}", "*"):

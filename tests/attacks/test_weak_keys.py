@@ -1,4 +1,4 @@
-"""Weak or costly public keys: they are not registered, not trusted and not used."""
+"""Weak or expensive public keys are neither registered nor used."""
 
 from typing import Any
 
@@ -45,14 +45,14 @@ def rsa(modulus: int, exponent: int = 65537) -> dict[str, Any]:
 
 
 def modulus(bits: int) -> int:
-    """Return a number of as many bits that has no small factor worth the name."""
+    """Return a number of that many bits without small factors."""
     return (1 << bits - 1) + (int(RSA_KEY.key.as_dict()["n"].encode().hex(), 16) % (1 << bits - 2) | 1)
 
 
 @pytest.mark.threat("T-010")
 @pytest.mark.parametrize("point", [*SMALL_ORDER, *NOT_CANONICAL], ids=bytes.hex)
 def test_a_small_order_or_non_canonical_ed25519_key_is_refused(point: bytes) -> None:
-    """RFC 8032 5.1.3, 5.1.7; "Taming the Many EdDSAs" (2020): such a key fits signatures that nobody made."""
+    """RFC 8032 5.1.3, 5.1.7; "Taming the Many EdDSAs" (2020): such a key verifies forged signatures."""
     assert parse_client_keys(jwks(public_jwk(EDDSA_KEY)))
     with pytest.raises(InvalidKeySet, match="small order"):
         parse_client_keys(jwks(ed25519(point)))
@@ -70,7 +70,7 @@ def test_a_key_that_verifies_every_signature_cannot_be_registered(authserver: Au
 
 @pytest.mark.threat("T-067")
 def test_a_stored_key_that_verifies_every_signature_is_ignored(authserver: AuthServer) -> None:
-    """An attacker who writes such a row lets anyone authenticate as the client, without a private key."""
+    """With such a row, anyone could authenticate as the client without a private key."""
     KeyClient(authserver, EDDSA_KEY).accepted()
     client = KeyClient(authserver, SigningKey.generate("EdDSA"))
     with authserver.services.database.write() as session:
@@ -98,7 +98,7 @@ def test_a_stored_key_that_verifies_every_signature_is_ignored(authserver: AuthS
     ],
 )
 def test_a_weak_or_expensive_rsa_key_is_refused(weak: dict[str, Any]) -> None:
-    """RFC 7518 3.3; RFC 8017 3.1 (an exponent is odd and at least 3); CVE-2023-29409 (the time of large keys)."""
+    """RFC 7518 3.3; RFC 8017 3.1 (exponents are odd and at least 3); CVE-2023-29409 (time to verify by large keys)."""
     for bits, exponent in ((2048, 3), (2048, 65537), (4096, 2**32 - 1)):
         assert parse_client_keys(jwks(rsa(modulus(bits), exponent)))
         assert parse_key_set(jwks(rsa(modulus(bits), exponent)))
@@ -109,7 +109,7 @@ def test_a_weak_or_expensive_rsa_key_is_refused(weak: dict[str, Any]) -> None:
 
 @pytest.mark.threat("T-067")
 def test_a_client_has_at_most_8_keys_and_a_key_set_at_most_64() -> None:
-    """Without `kid`, every key of a client is tried: a verification each for one request (CWE-400)."""
+    """Without `kid`, one request costs a verification for every key of the client (CWE-400)."""
     many = [SigningKey.generate("ES256").public_jwk() for _ in range(9)]
     assert len(parse_client_keys(jwks(*many[:8]))) == 8
     with pytest.raises(InvalidKeySet, match="1 to 8 keys"):

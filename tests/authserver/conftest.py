@@ -11,7 +11,7 @@ from support.shell import Shell
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Shell:
-    """A folder where nothing was initialized."""
+    """A folder without an installation."""
     return Shell(tmp_path)
 
 

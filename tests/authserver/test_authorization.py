@@ -1,4 +1,4 @@
-"""/authorize, which is there because clients look for it, and which authorizes nobody."""
+"""/authorize exists because clients expect it, and refuses every request."""
 
 import pytest
 from support.authserver import AuthServer
@@ -17,7 +17,7 @@ from support.authserver import AuthServer
     ids=["nothing", "code", "token", "header injection"],
 )
 def test_authorize_responds_with_an_error_and_never_redirects(authserver: AuthServer, query: str) -> None:
-    """An open redirector is what RFC 6749 10.15 warns of."""
+    """RFC 6749 10.15 warns of open redirectors."""
     response = authserver.http.get("/authorize", query_string=query)
     assert response.status_code == 400
     assert "Location" not in response.headers

@@ -1,4 +1,4 @@
-"""The `authserver` command: what an admin types, reads, and is told when it cannot be done."""
+"""The `authserver` command: its options, output and error messages."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_init_prepares_everything_and_can_be_repeated(empty: Shell) -> None:
 
 @pytest.mark.both_databases
 def test_init_never_shows_the_database_password(empty: Shell) -> None:
-    """The database of the test is a closed port: what is printed then is the refusal."""
+    """The port of the database is closed, so the command prints an error."""
     empty.environment["AUTHSERVER_DATABASE_URL"] = "postgresql://gatehouse:hunter2@127.0.0.1:1/gatehouse"
     assert "The database does not answer" in empty.refusal("init")
     assert "hunter2" not in "".join(empty.outputs)
@@ -332,7 +332,7 @@ def test_an_invalid_issuer_is_refused(shell: Shell, issuer: str) -> None:
 @pytest.mark.divergence("D-57")
 @pytest.mark.threat("T-107")
 def test_no_variable_of_authlib_allows_plain_http(shell: Shell) -> None:
-    """AUTHLIB_INSECURE_TRANSPORT turns Authlib's own check off for the whole process."""
+    """AUTHLIB_INSECURE_TRANSPORT disables Authlib's own check for the whole process."""
     shell.text("client", "list")
     shell.environment["AUTHLIB_INSECURE_TRANSPORT"] = "1"
     for command in (["client", "list"], ["serve"]):

@@ -1,4 +1,4 @@
-"""What an admin is told of who can call what."""
+"""`client explain` and `access-matrix`: which client can call which tool."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ CATALOGUE: dict[str, Any] = {
 
 @pytest.fixture
 def file(shell: Shell) -> str:
-    """A catalogue file whose name needs quotes."""
+    """A catalogue file whose name needs quotes in a shell."""
     return write(shell.folder / "the catalogue.json")
 
 
@@ -49,7 +49,7 @@ def tools_of(shell: Shell, client_id: str, file: str) -> dict[str, Any]:
 
 
 def run_all(shell: Shell, commands: str) -> None:
-    """Run a pasted line of commands, as a shell would."""
+    """Run a line of commands as a shell would."""
     for command in commands.split(" && "):
         program, *arguments = shlex.split(command)
         assert program == "authserver"
@@ -57,7 +57,7 @@ def run_all(shell: Shell, commands: str) -> None:
 
 
 def take_credentials(shell: Shell) -> None:
-    """Take every secret and key away, as no command does."""
+    """Delete every secret and key, which no command does."""
     database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
     with database.write() as session:
         session.query(ClientSecretRow).delete()
@@ -101,7 +101,7 @@ def test_the_listed_commands_remove_every_obstacle(shell: Shell, file: str) -> N
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     shell.text("client", "disable", client_id)
     take_credentials(shell)
-    # The resource server has moved on: a scope is new, and one implies another.
+    # The resource server has changed: it has a new scope and a new implication.
     scopes = [*CATALOGUE["scopes"], {"scope": "env:admin", "implies": ["org:read"]}]
     newer = write(
         shell.folder / "newer.json", scopes=scopes, tools=[{"name": "drop", "scopes": ["org:read", "env:admin"]}]

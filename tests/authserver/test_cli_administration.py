@@ -1,4 +1,4 @@
-"""What an admin changes and takes away, and how a refusal is traced to its remediation."""
+"""Commands that change and revoke, and how an admin finds the remediation of a refusal."""
 
 import json
 import shlex
@@ -132,7 +132,7 @@ def test_an_empty_update_is_a_usage_error(shell: Shell) -> None:
 
 
 def test_a_client_without_a_workspace_causes_a_warning(shell: Shell) -> None:
-    """Claims of other names are legal, so a misspelt one can only be noted."""
+    """Other claim names are allowed, so a misspelt name can only cause a warning."""
     note = "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_..."
     made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
     assert note in made.stderr
@@ -273,7 +273,7 @@ def test_the_audit_log_is_filtered_by_action_and_time(shell: Shell) -> None:
 def test_the_audit_log_shows_how_to_fix_a_refused_request(
     authserver: AuthServer, form: dict[str, str], reason: str, remediation: str
 ) -> None:
-    """A grant is named only where it would help: the resource and the scope exist."""
+    """A grant is suggested only if the resource and the scope exist."""
     authserver.add_resource(OTHER_RESOURCE)
     client, secret = authserver.create_client()
     refused = authserver.post_token(token_form(**form), basic=(client.client_id, secret))
@@ -286,7 +286,7 @@ def test_the_audit_log_shows_how_to_fix_a_refused_request(
 
 
 def test_a_refusal_does_not_reveal_what_is_registered(authserver: AuthServer) -> None:
-    """Otherwise any client could list the resources of the others."""
+    """Otherwise any client could discover the resources of others."""
     authserver.add_resource(OTHER_RESOURCE)
     client, secret = authserver.create_client()
     for forms in (
@@ -315,7 +315,7 @@ def test_a_narrowed_grant_is_recorded_with_scope_not_granted(authserver: AuthSer
     "form", [{"scope": "$(id)"}, {"resource": "https://mcp.example.com/$(id)';id"}], ids=["scope", "resource"]
 )
 def test_a_client_cannot_inject_into_the_admins_command(authserver: AuthServer, form: dict[str, str]) -> None:
-    """CWE-78: `$(...)` is within the grammar of a scope and of a resource."""
+    """CWE-78: the grammar of scopes and resources allows `$(...)`."""
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
     with authserver.services.database.write() as session:

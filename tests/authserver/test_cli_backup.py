@@ -23,7 +23,7 @@ from gatehouse.shared.service.database import parse_database_url
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, empty_database: URL) -> Shell:
-    """A folder and an empty database where nothing was initialized."""
+    """A folder and an empty database without an installation."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     return Shell(folder, empty_database.render_as_string(hide_password=False))
@@ -148,7 +148,7 @@ def test_an_import_does_not_change_a_nonempty_database(shell: Shell, elsewhere: 
 
 
 def test_an_invalid_file_creates_no_database(shell: Shell, tmp_path: Path) -> None:
-    """Neither does an export from another issuer."""
+    """An export from another issuer creates none either."""
     file = tmp_path / "installation.jsonl"
     shell.text("export", str(file))
     other = Shell(tmp_path / "other")
@@ -162,7 +162,7 @@ def test_an_invalid_file_creates_no_database(shell: Shell, tmp_path: Path) -> No
 @pytest.mark.threat("T-092")
 @pytest.mark.both_databases
 def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
-    """By SIGKILL, later each time, until an import completes before it."""
+    """The command is killed with SIGKILL, later each time, until one import completes."""
     empty.text("init")
     empty.text("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
     empty.json(*CREATE)
@@ -199,7 +199,7 @@ def _url_of(shell: Shell) -> URL:
 
 
 def execute(shell: Shell, statement: str) -> Any:
-    """Run one statement on a shell's database, and return the first value of what it returns."""
+    """Run one statement on a shell's database and return its first value."""
     database = Database(_url_of(shell))
     with database.engine.begin() as connection:
         result = connection.exec_driver_sql(statement)

@@ -26,7 +26,7 @@ def kids_by_state(shell: Shell) -> dict[str, str]:
 
 
 def authenticated_client(shell: Shell, created: dict[str, str]) -> str:
-    """Authenticate by a client's secret at a server that starts now. Return who that is."""
+    """Authenticate with a client's secret at a server that starts now, and return the client."""
     settings = settings_in(shell.folder, database_url=shell.environment["AUTHSERVER_DATABASE_URL"])
     services = create_services(settings)
     try:
@@ -107,7 +107,7 @@ def test_a_running_server_loads_a_rotated_sealing_key(authserver: AuthServer) ->
 
 
 def test_a_key_created_after_a_rotation_uses_the_new_sealing_key(authserver: AuthServer) -> None:
-    """The process that creates it loaded the old sealing key at its start."""
+    """The process that creates it loaded the old sealing key when it started."""
     rotation = rotation_of(authserver.services, authserver.clock)
     shell = shell_on(authserver)
     shell.text("sealing-key", "rotate", "--yes")

@@ -1,4 +1,4 @@
-"""How a client proves who it is, and what a caller learns when it cannot (RFC 6749 2.3, 5.2)."""
+"""Client authentication, and the response when it fails (RFC 6749 2.3, 5.2)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +96,7 @@ def test_two_methods_in_one_request_are_refused(authserver: AuthServer, register
 @pytest.mark.threat("T-061")
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_unknown_wrong_and_disabled_get_the_same_response(authserver: AuthServer, method: str) -> None:
-    """The enumeration of keycloak#26110, by text, status and headers."""
+    """Client enumeration by text, status and headers (keycloak#26110)."""
     client, secret = authserver.create_client(auth_method=method)
     disabled, disabled_secret = authserver.create_client(auth_method=method)
     disable(authserver, disabled.client_id)
@@ -152,7 +152,7 @@ def test_unusable_credentials_get_the_same_response(
 
 
 def test_authentication_precedes_every_other_check(authserver: AuthServer) -> None:
-    """Who is not a client learns nothing of grants, resources or scopes."""
+    """An unauthenticated request reveals nothing about grants, resources or scopes."""
     client, secret = authserver.create_client()
     form = {"grant_type": "password", "scope": '"', "resource": "nonsense"}
     assert authserver.post_token(form, (client.client_id, secret)).json["error"] == "unsupported_grant_type"
@@ -181,7 +181,7 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
     statements: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        # The key ring is read again once a second, for any client.
+        # The key ring is loaded again once a second, for any client.
         if not statement.startswith("BEGIN") and "FROM signing_key" not in statement and "FROM pepper" not in statement:
             statements.append(statement)
 
@@ -198,7 +198,7 @@ def count_statements(server: AuthServer, action: Callable[[], Any]) -> int:
 @pytest.mark.both_databases
 @pytest.mark.parametrize("method", [BASIC, POST])
 def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, method: str) -> None:
-    """The timing side of keycloak#26110, as counts: no client is known by the work done for it."""
+    """Client enumeration by timing (keycloak#26110): the amount of work does not reveal whether a client exists."""
     clients = {
         "wrong secret": authserver.create_client(auth_method=method)[0].client_id,
         "other method": authserver.create_client(auth_method=POST if method == BASIC else BASIC)[0].client_id,
@@ -208,7 +208,7 @@ def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, 
     disable(authserver, clients["disabled"])
     control, secret = authserver.create_client(auth_method=method)
     assert by_method(authserver, method, control.client_id, secret).status_code == 200
-    # The first refusal, which writes what was recorded of the token, too.
+    # The first refusal also writes the pending event of the token.
     assert_invalid_client(by_method(authserver, method, control.client_id, "gths_wrong"))
     costs = {}
     for name, client_id in clients.items():
@@ -238,7 +238,7 @@ def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
 
 @pytest.mark.threat("T-081")
 def test_a_digest_of_zeros_matches_no_secret() -> None:
-    """The padding of absent secrets must not be a secret that can be guessed."""
+    """The padding for absent secrets must not match any secret."""
     stored = [secrets.StoredSecret("gone", bytes(32))]
     assert secrets.find_secret("gths_any", stored, {"pep_1": b"p" * 32}) is None
     assert secrets.find_secret("", stored, {}) is None

@@ -1,4 +1,4 @@
-"""Keys of a client are replaced with a grace period, and end."""
+"""Client keys: rotation with a grace period, expiry and revocation."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def client(authserver: AuthServer) -> KeyClient:
 
 
 def replace(client: KeyClient, *keys: dict[str, Any], grace_period: int = 0) -> None:
-    """Replace, and let the second pass in which the old state may be remembered."""
+    """Rotate the keys, and wait until the cached client has expired."""
     server = client.server
     with server.services.database.write() as session:
         rotate_keys(session, server.admin, client.client.client_id, jwks(*keys), grace_period)
@@ -57,7 +57,7 @@ def test_a_rotated_key_works_until_its_grace_period_ends(client: KeyClient, cloc
     assert [works(client, key) for key in (OLD, NEW)] == [True, True]
     clock.advance(7 * DAY - 2)
     assert works(client, OLD)
-    # The client was read a moment ago: what it remembers is judged by the clock, too.
+    # The client is cached; expiry applies to cached keys too.
     clock.advance(1)
     expires_at = clock()
     reason = f"assertion: the key {OLD.kid} expired at {iso_time(expires_at)}"
@@ -86,7 +86,7 @@ def test_a_key_that_is_registered_again_does_not_expire(client: KeyClient, clock
 
 @pytest.mark.threat("T-103")
 def test_an_inactive_key_cannot_become_active_again(client: KeyClient) -> None:
-    """It may have been ended because somebody else has it."""
+    """It may have been revoked because it leaked."""
     replace(client, public_jwk(NEW))
     with pytest.raises(CommandRefused, match=rf"The key {OLD.kid} was revoked at .* Generate a new one\."):
         replace(client, public_jwk(OLD), public_jwk(NEW))
@@ -219,7 +219,7 @@ def test_a_refused_rotation_leaves_no_file(shell: Shell) -> None:
 
 @pytest.mark.parametrize("kid", ["-abcdefgh", "--abcdefg", "-hbcdefgh", "-"])
 def test_a_thumbprint_with_a_leading_hyphen_can_be_named(shell: Shell, kid: str) -> None:
-    """One thumbprint of 64 does."""
+    """One thumbprint in 64 does."""
     file = shell.folder / "jwks.json"
     file.write_bytes(jwks(public_jwk(OLD, kid="a"), public_jwk(NEW, kid=kid)))
     client_id = shell.json(*CREATE, "--jwks", str(file))["client_id"]

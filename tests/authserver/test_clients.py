@@ -1,4 +1,4 @@
-"""What an admin does to clients and resources, beside the command line."""
+"""Registration and changes of clients and resources, without the command line."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def register(server: AuthServer, **changes: Any) -> Any:
 
 
 def refusal(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> str:
-    """Return the message of a refused change, and see that it changed nothing and left no event."""
+    """Return the message of a refused change. Assert that it changed nothing and left no event."""
     before = server.audit(client="admin:tester")
     with pytest.raises(CommandRefused) as refused:
         function(server, *arguments, **named)
@@ -117,7 +117,7 @@ def test_an_invalid_registration_is_refused_with_its_remediation(
 @pytest.mark.divergence("D-55")
 @pytest.mark.parametrize("name", sorted(RESERVED_CLAIMS))
 def test_no_registered_claim_can_be_set_on_a_client(authserver: AuthServer, name: str) -> None:
-    """A static claim named `scope` or `cnf` would be acted upon (cf. keycloak CVE-2026-16102)."""
+    """A static claim named `scope` or `cnf` would change authorization (cf. keycloak CVE-2026-16102)."""
     register(authserver, claims={f"x_{name}": "a"})
     assert f"{name} is a reserved claim" in refusal(authserver, register, claims={name: "a"})
 
@@ -209,7 +209,7 @@ def test_every_change_is_recorded_with_its_admin(authserver: AuthServer) -> None
 
 @pytest.mark.both_databases
 def test_each_clients_events_list_the_grants_it_lost(authserver: AuthServer) -> None:
-    """`audit --client` finds what was done to a client: an event of the resource alone is not among it."""
+    """`audit --client` finds events of a client, which do not include those of a resource."""
     declare(authserver, ScopeDeclaration("log:read"))
     several, _ = register(authserver, scope="env:read org:read")
     one, _ = register(authserver)

@@ -1,4 +1,4 @@
-"""Two concurrent admins: the second decides from what the first one committed."""
+"""Two concurrent admins: the second change sees what the first committed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +34,7 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 
 
 def both(server: AuthServer, first: Change, second: Change) -> Any:
-    """Make two changes, of which the second begins before the first commits. Return what the second one returns."""
+    """Make two changes, the second of which begins before the first commits. Return the result of the second."""
 
     def in_its_turn() -> Any:
         with server.services.database.write() as session:
@@ -50,7 +50,7 @@ def both(server: AuthServer, first: Change, second: Change) -> Any:
 
 
 def wait_for_a_lock(server: AuthServer, later: "Future[Any]") -> None:
-    """Return when a session of the database waits for another one."""
+    """Return as soon as a database session waits for another one."""
     waiting = 0
     while not waiting:
         assert not later.done(), "the second change did not wait for the first"
@@ -106,7 +106,7 @@ def test_revoking_tokens_of_a_deleted_client_is_refused(authserver: AuthServer) 
 
 @pytest.mark.threat("T-109")
 def test_two_concurrent_rotations_leave_one_secret(authserver: AuthServer) -> None:
-    """Two active secrets, one of which the audit log calls replaced: nobody would revoke it."""
+    """Otherwise a secret that the audit log calls replaced would stay active."""
     client, _ = authserver.create_client()
     secrets: list[str] = []
     first = rotate(authserver, client)
@@ -117,7 +117,7 @@ def test_two_concurrent_rotations_leave_one_secret(authserver: AuthServer) -> No
 
 @pytest.mark.threat("T-101")
 def test_the_second_of_two_concurrent_rotations_is_refused(authserver: AuthServer) -> None:
-    """Else three secrets would be live."""
+    """Otherwise three secrets would be active."""
     client, _ = authserver.create_client()
     with pytest.raises(CommandRefused, match="has 2 active secrets"):
         both(authserver, rotate(authserver, client, grace_period=60), rotate(authserver, client, grace_period=60))
@@ -238,7 +238,7 @@ def test_removing_a_resource_locks_its_clients(authserver: AuthServer) -> None:
 
 
 def test_a_concurrently_deleted_row_is_reported_clearly(authserver: AuthServer) -> None:
-    """Where no command locks, as a script of an operator's own may not."""
+    """For code that does not lock rows, such as an operator's own script."""
     client, _ = authserver.create_client()
     other = authserver.services.database
     with pytest.raises(SQLAlchemyError) as failure, other.write() as session:

@@ -35,7 +35,7 @@ class Target:
         import_into(self.url, self.folder, document, self.clock)
 
     def refusal(self, document: bytes) -> str:
-        """Return why a file is refused."""
+        """Return the reason for which a file is refused."""
         with pytest.raises(CommandRefused) as caught:
             self.accepts(document)
         assert "Traceback" not in str(caught.value)
@@ -88,7 +88,7 @@ def test_a_lost_duplicate_truncated_or_altered_line_is_detected(lines: list[byte
 @pytest.mark.threat("T-092")
 @pytest.mark.both_databases
 def test_nothing_is_imported_if_one_character_was_altered(lines: list[bytes], target: Target) -> None:
-    """In the header, a row of each table, or the trailer. The test before covers every line."""
+    """In the header, a row of each table, or the trailer. The previous test covers every line."""
     last_of_each_table = {json.loads(line).get("table"): number for number, line in enumerate(lines)}
     for number in (0, *last_of_each_table.values()):
         target.refusal(b"".join([*lines[:number], altered(lines[number]), *lines[number + 1 :]]))

@@ -1,4 +1,4 @@
-"""What is said of a client's access is what both servers then do."""
+"""`client explain` and `access-matrix` agree with the decisions of both servers."""
 
 import json
 import shlex
@@ -73,7 +73,7 @@ class World:
         return tool_access(self.client, self.served, tool)
 
     def widest_token(self) -> AccessClaims | None:
-        """Return what the widest token that the client can have says, having asked the code of the token endpoint."""
+        """Return the claims of the widest token that the code of the token endpoint gives the client."""
         if obstacles(self.client):
             return None
         vouched = AuthenticatedClient(self.client)
@@ -95,7 +95,7 @@ class World:
         return claims is not None and isinstance(policy.decide(self.catalogue, claims, tool), policy.Allowed)
 
     def run(self, command: str) -> "World":
-        """Do to this world what a command says."""
+        """Return this world after a command."""
         words = shlex.split(command)
         assert words[0] == "authserver"
         if words[1:3] == ["resource", "add"]:
@@ -119,7 +119,7 @@ class World:
         return replace(self, client=replace(self.client, **changes))
 
     def without(self, scope: str) -> "World":
-        """Return this world with a grant less."""
+        """Return this world without one grant."""
         grants = {RESOURCE: left} if (left := self.client.grants[RESOURCE] - {scope}) else {}
         return replace(self, client=in_step(replace(self.client, grants=grants), self.registered))
 
@@ -128,13 +128,13 @@ class World:
 
 
 def registered_as(implies: Implications) -> Resource:
-    """Return a registration of these scopes, and of one that was registered before."""
+    """Return a registration with these scopes and one that is no longer declared."""
     hierarchy = ScopeHierarchy({scope: implied for scope, implied in implies.items() if implied})
     return Resource(RESOURCE, "the tools", dict.fromkeys([*implies, OLD], ""), frozenset(implies), hierarchy)
 
 
 def in_step(client: Client, registered: Resource | None) -> Client:
-    """Return the client as the registry reads it: with the hierarchies of the resources where it has a grant."""
+    """Return the client as the registry loads it: with the hierarchy of each resource where it has a grant."""
     known = {RESOURCE: registered.hierarchy} if registered else {}
     return replace(client, hierarchies={resource: known[resource] for resource in client.grants})
 
@@ -159,14 +159,14 @@ def client_of(*granted: str, **changes: Any) -> Client:
 
 
 def implications(scopes: tuple[str, ...] = SCOPES) -> st.SearchStrategy[dict[str, frozenset[str]]]:
-    # Few at a time: where everything implies everything, nothing is refused.
+    # Few at a time: if every scope implies every other, no call is refused.
     implied = st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(scopes), max_size=2))
     return st.fixed_dictionaries(dict.fromkeys(scopes, implied))
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """A world in which the registration is missing, old, or what the resource server says."""
+    """A world in which the registration is missing, outdated or current."""
     declared = draw(implications())
     tools = draw(st.fixed_dictionaries({name: st.frozensets(st.sampled_from(SCOPES), max_size=3) for name in "tuv"}))
     catalogue = served_catalogue(declared, tools)

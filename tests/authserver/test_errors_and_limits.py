@@ -1,4 +1,4 @@
-"""What the response says when the request is wrong, or the server fails."""
+"""The responses to invalid requests and to failures of the server."""
 
 import io
 import re
@@ -40,7 +40,7 @@ def test_an_unknown_path_is_a_404_in_json(authserver: AuthServer, path: str) -> 
 @pytest.mark.threat("T-079")
 @pytest.mark.parametrize("path", ["/.well-known//jwks.json", "/.well-known///oauth-authorization-server", "/livez//"])
 def test_a_path_with_double_slashes_is_a_404_and_no_redirect(authserver: AuthServer, path: str) -> None:
-    """A redirect would be built from the Host header of the request."""
+    """A redirect would contain the Host header of the request."""
     environ = {"PATH_INFO": re.sub("/+", "/", path).rstrip("/"), "HTTP_HOST": "evil.example.com"}
     assert authserver.http.get("/livez", environ_overrides=environ).status_code == 200
     environ["PATH_INFO"] = path
@@ -125,7 +125,7 @@ def test_a_body_with_a_large_content_length_is_not_read(authserver: AuthServer, 
 
 
 def break_a_row(server: AuthServer, client_id: str) -> None:
-    """Make a row that no query of this server writes, so that reading it fails in a way nobody planned for."""
+    """Write an invalid row, so that reading it fails unexpectedly."""
     with server.services.database.engine.begin() as connection:
         broken = update(ClientRow).values(claims="SECRET-ROW").where(ClientRow.client_id == client_id)
         connection.execute(broken)
@@ -162,7 +162,7 @@ def test_the_token_endpoint_is_503_without_its_database(authserver: AuthServer) 
 @pytest.mark.threat("T-130")
 @pytest.mark.only_on("postgresql")
 def test_a_lock_that_is_never_released_is_a_503(authserver: AuthServer) -> None:
-    """CWE-400: a transaction that somebody forgot would hold every thread, one for each request."""
+    """CWE-400: an abandoned transaction would block a thread for each request."""
     client, secret = authserver.create_client()
     other, other_secret = authserver.create_client()
     url = authserver.settings.database.update_query_dict({"options": "-c lock_timeout=20ms"})
@@ -186,7 +186,7 @@ def test_a_lock_that_is_never_released_is_a_503(authserver: AuthServer) -> None:
 @pytest.mark.threat("T-115")
 @pytest.mark.both_databases
 def test_a_refusal_that_cannot_be_recorded_is_not_sent(authserver: AuthServer) -> None:
-    """Somebody who can fill the disk must not guess on unrecorded."""
+    """An attacker who can fill the disk must not be able to guess secrets without a record."""
     assert authserver.post_token({}).status_code == 401
     authserver.take_database_away()
     response = authserver.post_token({})
@@ -236,7 +236,7 @@ def test_a_refusal_does_not_echo_the_request(authserver: AuthServer) -> None:
 
 
 def test_a_truncated_body_is_refused(authserver: AuthServer) -> None:
-    """What is cut off can mean something else than what was sent."""
+    """A truncated form can mean something else than the complete one."""
     client, secret = authserver.create_client(auth_method="client_secret_post")
     body = urlencode(token_form(client_id=client.client_id, client_secret=secret)).encode()
 

@@ -35,7 +35,7 @@ DAY = 86400
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def other_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """An empty database of each kind, whatever the kind of the first."""
+    """An empty database of each backend, independent of the backend of the first."""
     if request.param == "sqlite":
         yield parse_database_url(f"sqlite:///{tmp_path}/other/var/moved.db")
         return

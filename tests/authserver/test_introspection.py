@@ -76,7 +76,7 @@ def test_an_active_token_is_introspected_with_its_claims(
 
 
 def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
-    """Return a text for each reason to be inactive, and a live token beside them."""
+    """Return a token for each reason to be inactive, and an active token."""
     client, secret = server.create_client()
     key = server.services.keys.ring().signing_key
     texts = {"expired": issue(server, client, secret)}
@@ -114,7 +114,7 @@ def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
 def test_unknown_foreign_and_inactive_tokens_get_one_response(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
-    """CVE-2026-37979, CVE-2026-18208: nothing of a token for somebody else is told."""
+    """CVE-2026-37979, CVE-2026-18208: the response reveals nothing about a token for another resource."""
     texts = dead_tokens(authserver, clock)
     assert post(authserver, credential, token=texts.pop("live")).json["active"] is True
     for name, text in texts.items():
@@ -130,7 +130,7 @@ def test_unknown_foreign_and_inactive_tokens_get_one_response(
 
 @pytest.mark.threat("T-074")
 def test_every_introspection_does_the_same_work(authserver: AuthServer, credential: Basic, clock: FakeClock) -> None:
-    """The timing side, as counts: which token is live elsewhere is not known by the work done for it."""
+    """The timing side channel, measured as counts: the work does not reveal whether a token is active elsewhere."""
     costs = {}
     texts = dead_tokens(authserver, clock)
     post(authserver, credential, token=texts["live"])
@@ -147,7 +147,7 @@ def test_every_introspection_does_the_same_work(authserver: AuthServer, credenti
 
 
 def cost_of(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
-    """Return how many signatures an action verifies, and how many statements it sends about tokens' status."""
+    """Return how many signatures an action verifies, and how many statements it sends about token status."""
     verifications, statements = 0, []
 
     def note_call(frame: FrameType, kind: str, _: Any) -> None:

@@ -234,7 +234,7 @@ def test_at_any_time_valid_tokens_are_accepted_and_one_key_signs(steps: list[tup
             case "backup":
                 backup = dict(world.keys)
             case "restore":
-                # Tokens signed by keys that are not in the backup are lost, and nothing is promised for them.
+                # Tokens signed by keys that are not in the backup are lost; the check does not cover them.
                 world.keys, world.tokens, world.copies = dict(backup), [], []
                 world.run_plan(last_served=0)
                 world.sign(world.signer)

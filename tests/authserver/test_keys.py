@@ -419,7 +419,7 @@ def test_a_pipe_as_the_sealing_key_is_refused_without_blocking(authserver: AuthS
 
 
 def test_a_private_key_is_parsed_once(authserver: AuthServer, sealing_key: SealingKey) -> None:
-    """Each process opens the rows once a second; of an RSA key, 50 ms of it would be waited for by requests."""
+    """Each process loads the rows once a second. Parsing an RSA key takes 50 ms, which requests would wait for."""
     first, second = (key_store(authserver, sealing_key).ring().signing_key for _ in range(2))
     assert first.kid == second.kid
     assert first.key is second.key

@@ -1,4 +1,4 @@
-"""When a credential was last used: known to the database soon, and no request waits for it."""
+"""The time of a credential's last use is written in the background; no request waits for it."""
 
 import threading
 from typing import Any
@@ -28,7 +28,7 @@ def last_used(server: AuthServer, row: type[CredentialRow] = ClientSecretRow) ->
 
 
 def use(server: AuthServer, basic: tuple[str, str]) -> int:
-    """Use a secret, and return when that was."""
+    """Use a secret, and return the time of the use."""
     assert server.post_token(basic=basic).status_code == 200
     return int(server.clock())
 

@@ -65,6 +65,6 @@ def test_the_metadata_is_cacheable_and_not_readable_cross_origin(authserver: Aut
 
 
 def test_there_is_no_openid_configuration(authserver: AuthServer) -> None:
-    """This is no OpenID provider, and an OpenID client must not take it for one."""
+    """This server is not an OpenID provider, and OpenID clients must not mistake it for one."""
     assert authserver.http.get(PATH).status_code == 200
     assert authserver.http.get("/.well-known/openid-configuration").status_code == 404

@@ -1,4 +1,4 @@
-"""`private_key_jwt` (RFC 7523 2.2, 3): what is accepted, and each thing that is not."""
+"""`private_key_jwt` (RFC 7523 2.2, 3): valid assertions, and each reason to refuse one."""
 
 import json
 import sys
@@ -225,7 +225,7 @@ def test_an_assertion_with_a_secret_is_refused(client: KeyClient) -> None:
 
 
 def test_a_client_must_use_its_registered_method(authserver: AuthServer, client: KeyClient) -> None:
-    """A secret in place of a key would be a way around the key (keycloak CVE-2026-16093)."""
+    """Accepting a secret from a client with a key would bypass the key (keycloak CVE-2026-16093)."""
     by_secret, secret = authserver.create_client()
     assert authserver.post_token(basic=(by_secret.client_id, secret)).status_code == 200
     client.refused(
@@ -306,7 +306,7 @@ def test_expired_entries_are_removed_from_the_replay_store(authserver: AuthServe
 @pytest.mark.threat("T-063")
 @pytest.mark.both_databases
 def test_a_node_with_a_fast_clock_does_not_allow_a_replay(authserver: AuthServer, client: KeyClient) -> None:
-    """RFC 7523 3, item 7: the node that is behind accepts the assertion until its own leeway has passed."""
+    """RFC 7523 3, item 7: a node with a slower clock accepts the assertion until its own leeway has passed."""
     assertion = client.assertion(client.claims(exp=int(authserver.clock()) + 1))
     assert client.post(assertion).status_code == 200
     authserver.clock.advance(LEEWAY)
@@ -377,7 +377,7 @@ def count_verifications(action: Callable[[], Any]) -> int:
 @pytest.mark.threat("T-061", "T-104")
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "PS256", "EdDSA"])
 def test_every_refused_assertion_costs_the_maximum_of_verifications(authserver: AuthServer, alg: str) -> None:
-    """The timing side of keycloak#26110, as counts: a client is not known by the work done for it."""
+    """Client enumeration by timing (keycloak#26110): the amount of work does not reveal whether a client exists."""
     key = {"ES256": KEY, "EdDSA": EDDSA_KEY}.get(alg, RSA_KEY)
     client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None, kid="one")))
     assert count_verifications(lambda: client.post(client.assertion(alg=alg))) == 1
@@ -401,7 +401,7 @@ def test_every_refused_assertion_costs_the_maximum_of_verifications(authserver: 
 
 
 def test_the_decoy_key_authenticates_no_client(authserver: AuthServer) -> None:
-    """Even somebody who had the private half of the decoy would be no client."""
+    """Even the private half of the decoy key authenticates no client."""
     client = KeyClient(authserver, KEY)
     client.accepted()
     verifier = authserver.services.authenticator.assertions

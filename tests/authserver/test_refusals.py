@@ -1,4 +1,4 @@
-"""Why was I refused: every request id that a refused caller has finds the private reason, and what would fix it."""
+"""The request id of every refusal leads an operator to the private reason and the remediation."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def test_every_http_refusal_is_found_by_its_request_id(
 
 
 def test_an_unknown_path_is_not_recorded(authserver: AuthServer) -> None:
-    """Somebody may have pasted a credential into it."""
+    """A path may contain a credential that was pasted into it."""
     response = authserver.http.get("/gths_pasted-by-mistake")
     assert "pasted" not in json.dumps(only_event(authserver, response), default=str)
 
@@ -164,7 +164,7 @@ def test_a_refusal_names_the_remediation_to_the_operator_only(
 
 
 def test_no_suggested_command_revokes_a_valid_secret(authserver: AuthServer) -> None:
-    """Any caller can make this refusal happen to any client."""
+    """Anyone can cause this refusal for any client."""
     remediation = only_event(authserver, wrong_secret(authserver))["detail"]["remediation"]
     assert re.search("secret rotate agent_", remediation) is None
     assert "Only if the secret is lost: authserver client secret rotate, which revokes" in remediation

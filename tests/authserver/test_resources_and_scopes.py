@@ -105,7 +105,7 @@ def test_a_scope_outside_the_grammar_is_invalid_scope(authserver: AuthServer, sc
 
 
 def test_scopes_that_do_not_fit_into_a_token_are_refused(authserver: AuthServer) -> None:
-    """The resource server would refuse a token that is longer than the header that it reads."""
+    """The resource server limits the length of the header, and would refuse a longer token."""
     names = [f"scope_{number:03}_{'x' * 100}" for number in range(80)]
     authserver.add_resource(OTHER_RESOURCE, **dict.fromkeys(names, ()))
     scopes = [name.replace("_", ":") for name in names]

@@ -52,7 +52,7 @@ def test_a_client_revokes_one_of_its_own_tokens(authserver: AuthServer) -> None:
 
 
 def test_the_token_type_hint_is_ignored(authserver: AuthServer) -> None:
-    """RFC 7009 2.1: a server that finds the token without it may ignore it."""
+    """RFC 7009 2.1: a server that can identify the token without the hint may ignore it."""
     client, secret = authserver.create_client()
     for hint in ("access_token", "refresh_token", "x"):
         token = issue(authserver, client, secret)
@@ -63,7 +63,7 @@ def test_the_token_type_hint_is_ignored(authserver: AuthServer) -> None:
 @pytest.mark.divergence("D-31")
 @pytest.mark.threat("T-072")
 def test_another_clients_token_is_not_revoked_or_revealed(authserver: AuthServer) -> None:
-    """RFC 7009 2.1; attack: ending somebody else's work with a token that leaked."""
+    """RFC 7009 2.1; attack: a client revokes a leaked token of another client."""
     owner, owners_secret = authserver.create_client()
     thief, thiefs_secret = authserver.create_client()
     token = issue(authserver, owner, owners_secret)
@@ -85,7 +85,7 @@ def test_another_clients_token_is_not_revoked_or_revealed(authserver: AuthServer
     ],
 )
 def test_an_invalid_token_gets_the_response_of_a_revoked_one(authserver: AuthServer, garbage: str, reason: str) -> None:
-    """RFC 7009 2.2: the client's purpose, that the token be invalid, is achieved."""
+    """RFC 7009 2.2: the token is already invalid, which is what the client wants."""
     client, secret = authserver.create_client()
     response = post(authserver, (client.client_id, secret), token=garbage)
     assert (response.status_code, response.data) == (200, b"")
@@ -162,7 +162,7 @@ def test_an_assertion_spent_at_the_token_endpoint_revokes_nothing(authserver: Au
 
 @pytest.mark.both_databases
 def test_revocation_is_503_without_its_database(authserver: AuthServer) -> None:
-    """RFC 7009 2.2.1: a 503 tells that the token is still live."""
+    """RFC 7009 2.2.1: a 503 means that the token is still active."""
     client, secret = authserver.create_client()
     token = issue(authserver, client, secret)
     authserver.take_database_away()

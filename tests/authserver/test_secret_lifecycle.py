@@ -1,4 +1,4 @@
-"""Secrets of a client are replaced with a grace period, and end."""
+"""Client secrets: rotation with a grace period, expiry and revocation."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ DAY = 86400
 
 
 def rotate(server: AuthServer, client: Client, grace_period: int = 0) -> str:
-    """Rotate, and let the second pass in which the old state may be remembered."""
+    """Rotate the secret, and wait until the cached client has expired."""
     with server.services.database.write() as session:
         _, secret = rotate_secret(session, server.admin, server.services.keys.ring(), client.client_id, grace_period)
     server.clock.advance(1)
@@ -63,7 +63,7 @@ def test_a_rotated_secret_works_until_its_grace_period_ends(authserver: AuthServ
     assert accepted(authserver, client, old)
     clock.advance(7 * DAY - 2)
     assert accepted(authserver, client, old)
-    # The client was read a moment ago: what it remembers is judged by the clock, too.
+    # The client is cached; expiry applies to cached secrets too.
     clock.advance(1)
     assert not accepted(authserver, client, old)
     assert accepted(authserver, client, new)
@@ -208,7 +208,7 @@ def test_a_client_whose_last_secret_expired_can_get_another(authserver: AuthServ
 
 @pytest.mark.threat("T-104")
 def test_the_work_does_not_depend_on_the_number_of_secrets(authserver: AuthServer, clock: FakeClock) -> None:
-    """Whether a client is being rotated, and whether it exists."""
+    """Timing must not reveal whether a client exists or is in a grace period."""
 
     def cost(client_id: str, secret: str) -> tuple[int, int]:
         return count_digests_and_comparisons(

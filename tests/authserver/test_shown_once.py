@@ -18,7 +18,7 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def full_disk(shell: Shell) -> Process:
-    """Run the command as a process of its own whose output nobody can read: the disk that it goes to is full."""
+    """Run the command as a separate process whose output goes to a full disk."""
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, **shell.environment}
@@ -78,7 +78,7 @@ def test_lost_output_is_one_error_message(shell: Shell, full_disk: Process, comm
 @pytest.mark.threat("T-105")
 @pytest.mark.only_on("postgresql")
 def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell) -> None:
-    """On SQLite the limit would stop the database before."""
+    """On SQLite, the file size limit would stop the database first."""
     shell.json(*CREATE, "--generate-key", str(shell.folder / "good.pem"))
     path = shell.folder / "agent.pem"
     limited = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", COMMAND, *CREATE, "--generate-key", str(path)]

@@ -200,7 +200,7 @@ def test_enabling_a_client_restores_no_token_and_voids_held_blocks(authserver: A
 @pytest.mark.threat("T-071")
 @pytest.mark.parametrize("end", ["disable", "delete"])
 def test_no_block_is_reserved_for_a_disabled_or_deleted_client(authserver: AuthServer, end: str) -> None:
-    """The race between authentication and issue: the reservation sees what the cached client does not."""
+    """The race between authentication and issuance: the reservation reads the current state, not the cached client."""
     client, _ = authserver.create_client()
     held = indices_of(authserver).allocate(client, authserver.clock())
     with authserver.services.database.write() as session:
@@ -336,7 +336,7 @@ def test_an_unknown_list_is_a_404(authserver: AuthServer, list_id: str) -> None:
 
 
 def test_no_list_is_served_during_a_database_outage(authserver: AuthServer, clock: FakeClock) -> None:
-    """It may have changed, and a resource server itself decides how long it continues without an update."""
+    """The list may have changed; each resource server decides how long it continues without an update."""
     client, secret = authserver.create_client()
     uri = issue(authserver, client, secret)["uri"]
     assert fetch(authserver, uri).status_code == 200

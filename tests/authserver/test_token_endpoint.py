@@ -1,4 +1,4 @@
-"""The token endpoint's successful answer (RFC 6749 5.1) and the token in it (RFC 9068 2)."""
+"""The token endpoint's successful response (RFC 6749 5.1) and the token in it (RFC 9068 2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from gatehouse.shared.protocol.claims import MAX_LIFETIME
 
 @pytest.fixture
 def configured(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> Iterator[Any]:
-    """Run a server with other settings than the defaults."""
+    """Run a server with changed settings."""
     servers: list[AuthServer] = []
 
     def run(**changes: Any) -> AuthServer:
@@ -132,7 +132,7 @@ def test_the_clients_lifetime_overrides_the_servers(
 
 @pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
 def test_tokens_are_signed_with_the_configured_algorithm(configured: Any, clock: FakeClock, alg: str) -> None:
-    """The installation has a key for ES256; one of another algorithm takes over when readers know it."""
+    """The installation has an ES256 key; a key of another algorithm signs once every cache contains it."""
     server = configured(signing_algorithm=alg)
     rotation = rotation_of(server.services, clock)
     rotation.run()
@@ -221,7 +221,7 @@ def test_a_refusal_is_recorded_before_it_is_sent(authserver: AuthServer) -> None
     ],
 )
 def test_tokens_are_issued_for_every_issuer_the_settings_allow(configured: Any, issuer: str) -> None:
-    """Authlib has a judgement of its own about transports, which must not refuse what was admitted at the start."""
+    """Authlib checks the transport itself, and must not refuse an issuer that the settings accepted."""
     server = configured(issuer=issuer)
     with server.services.database.write() as session:
         session.execute(delete(SigningKeyRow))

@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedStack]:
-    """A running installation that journeys share; none of them stops it."""
+    """A running installation shared by journeys; no journey stops it."""
     with running(tmp_path_factory.mktemp("stack") / "stack") as stack:
         yield stack
 
@@ -31,7 +31,7 @@ def stack_template(tmp_path_factory: pytest.TempPathFactory) -> StackTemplate:
 
 @pytest.fixture
 def lone_stack(stack_template: StackTemplate, tmp_path: Path) -> Iterator[PreparedStack]:
-    """An installation whose servers a journey starts and kills as it likes."""
+    """An installation whose servers the journey itself starts and kills."""
     prepared = stack_template.copy(tmp_path / "lone-stack")
     try:
         yield prepared

@@ -1,4 +1,4 @@
-"""Requests that no client library sends: the real servers answer each with a clear 4xx, and go on serving."""
+"""Malformed requests: the real servers answer each with a clear 4xx and continue serving."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ TIMEOUT = 20.0
 
 
 def exchange(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes unchanged, and return the status, headers (names in lower case) and body of the answer.
+    """Send bytes unchanged, and return the status, headers (names in lower case) and body of the response.
 
     Raises:
         AssertionError: the connection was closed before an answer was complete.
@@ -24,7 +24,7 @@ def exchange(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
     parts = urlsplit(url)
     assert parts.port is not None
     with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT) as connection:
-        # The server may answer and close before it has read everything.
+        # The server may respond and close the connection before it has read everything.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)
         answer = b""

@@ -21,7 +21,7 @@ def test_a_user_writes_a_tool_and_guards_an_existing_server(tmp_path: Path) -> N
     logs = [path.read_text(encoding="utf-8") for path in (tmp_path / "mynotes").glob("*.log")]
     assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
     told = iter(done.stdout.splitlines())
-    # In this order, other lines between them.
+    # In this order, with other lines between them.
     for expected in (
         r"list_notes +notes:read +no ",
         r'\{"status":"ok"',

@@ -26,7 +26,7 @@ printf 'AGENT_CLIENT_ID=%s\\nAGENT_CLIENT_SECRET=%s\\n' \\
 
 
 def run_commands(script: str, folder: Path) -> str:
-    """Run commands as in a working copy, and return what they printed. Fails if one of them fails."""
+    """Run commands as in a working copy, and return their output. Fails if a command fails."""
     stack = LocalStack(folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     (folder / "examples").symlink_to(ROOT / "examples")

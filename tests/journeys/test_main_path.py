@@ -160,7 +160,7 @@ async def test_the_two_audit_logs_are_joined_by_the_jti(stack: LocalStack, works
     async with connect(stack, credentials, "2026-07-28") as agent:
         await agent.call("list_environments")
         await agent.refused("create_environment", name="never")
-    # What is batched is on disk within 200 ms: well before a command has started.
+    # Batched events are on disk within 200 ms, before the command has started.
     of_client = ("audit", "--client", credentials["client_id"])
     issued = [event for event in stack.run_json("authserver", *of_client) if event["action"] == "token.issue"]
     called = stack.run_json("resourceserver", *of_client)

@@ -1,4 +1,4 @@
-"""An installation moves from SQLite to PostgreSQL while its resource server and its clients keep what they hold."""
+"""An installation moves from SQLite to PostgreSQL; its resource server and clients keep their tokens and secrets."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def stacks(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[tuple[LocalStack, LocalStack]]:
-    """One installation on SQLite, and a place with the same addresses whose authorization server has PostgreSQL."""
+    """An installation on SQLite, and one with the same addresses whose authorization server uses PostgreSQL."""
     url = postgresql.create_database()
     old = LocalStack(tmp_path / "old", workers=1)
     settings = {"AUTHSERVER_DATABASE_URL": url.render_as_string(hide_password=False)}
@@ -58,7 +58,7 @@ async def test_a_token_and_a_secret_survive_a_move_to_postgresql(
         shutil.copytree(old.folder / "keys", new.folder / "keys")
         new.run("authserver", "import", file)
         new.start("authserver")
-        # It has forgotten what it knew, and asks the new place.
+        # After the restart it has no status lists, and fetches them from the new server.
         old.start("resourceserver")
         new.wait_until_ready("authserver")
         old.wait_until_ready("resourceserver")

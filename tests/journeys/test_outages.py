@@ -1,4 +1,4 @@
-"""Each server without the other."""
+"""Outages: each server without the other."""
 
 import json
 import urllib.error
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 def post_mcp(stack: LocalStack, token: str) -> tuple[int, Message]:
-    """Send a call with a token, without a client that would react to the answer."""
+    """Send a call with a token, without a client library that would react to the response."""
     request = urllib.request.Request(
         stack.resource,
         data=json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode(),
@@ -59,7 +59,7 @@ async def test_a_resource_server_that_starts_first_becomes_ready(lone_stack: Loc
     assert int(headers["Retry-After"]) > 0
     stack.start("authserver")
     stack.wait_until_ready("resourceserver")
-    # The workers become ready one by one: each says 503 until it is.
+    # The workers become ready one by one, and each responds 503 until then.
     with anyio.fail_after(10):
         while (status := (await anyio.to_thread.run_sync(post_mcp, stack, token))[0]) == 503:
             pass

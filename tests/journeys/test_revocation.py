@@ -1,4 +1,4 @@
-"""A token, or all of a client's, revoked while calls go on, at resource servers that only poll."""
+"""Revocation under load of one token, or of all tokens of a client, at resource servers that only poll."""
 
 import httpx2
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.threat("T-014")
 @pytest.mark.parametrize("what", ["token", "client", "key"])
 async def test_revocations_reach_every_worker_under_load(stack: LocalStack, what: What) -> None:
-    """The windows are printed, not judged: `make measure` has more of them."""
+    """The windows are printed, not checked; `make measure` prints more of them."""
     samples = 1 if what == "key" else 2
     windows = await measure(stack, what, samples, apart=BETWEEN_CALLS)
     print(f"revocation window of a {windows.line()}")

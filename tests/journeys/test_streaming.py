@@ -1,4 +1,4 @@
-"""A long import, by the official SDK against real processes: followed, left half-way, repeated, refused."""
+"""A long import with the official SDK and real processes: progress, disconnect, repetition, refusal."""
 
 import itertools
 import sqlite3
@@ -44,14 +44,14 @@ async def listed(agent: Agent, environment_id: str) -> set[str]:
 
 
 def let_every_worker_turn(stack: LocalStack) -> None:
-    """Have requests answered, so that what came before them was noticed."""
+    """Send enough requests that every worker notices the disconnect."""
     for _ in range(20):
         with urllib.request.urlopen(stack.resource.removesuffix("/mcp") + "/livez") as response:
             assert response.status == 200
 
 
 async def trail_of(stack: LocalStack, client_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Wait for the event of an import's end, and return those of its transactions with it."""
+    """Wait for the final event of an import, and return it with the events of its transactions."""
     command = ("resourceserver", "audit", "--client", client_id, "--limit", "1000")
     with anyio.fail_after(20):
         while True:
@@ -90,7 +90,7 @@ async def test_an_import_reports_progress_and_can_be_repeated(stack: LocalStack,
 
 
 def lock(database: sqlite3.Connection) -> None:
-    """Take the write lock between two transactions of another process: SQLite's own wait would sleep through most."""
+    """Acquire the write lock between two transactions of another process, which SQLite's own wait may miss."""
     while not database.in_transaction:
         with suppress(sqlite3.OperationalError):
             database.execute("BEGIN IMMEDIATE")
@@ -117,7 +117,7 @@ async def test_a_disconnect_stops_an_import_and_keeps_what_was_created(
             arguments["environment_id"] = await environment_of(agent)
             tasks.start_soon(follow, agent)
             await begun.wait()
-            # No further transaction ends before the agent has left.
+            # No further transaction ends before the agent has disconnected.
             lock(database)
             tasks.cancel_scope.cancel()
         let_every_worker_turn(stack)
@@ -154,7 +154,7 @@ async def test_a_forbidden_import_is_refused_with_its_status(stack: LocalStack, 
 async def test_an_agent_imports_is_refused_and_continues_after_the_grant(
     stack: LocalStack, workspace_id: str, mode: Mode
 ) -> None:
-    """The whole way: an environment, 500 organizations with progress, a refusal, a grant, the same call again."""
+    """The complete path: an environment, 500 organizations with progress, a refusal, a grant, and the same call again."""
     credentials = importer(stack, workspace_id)
     told: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What is installed is the wheel: everything that a server needs at run time is in it."""
+"""The wheel contains everything that a server needs at run time."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""kill -9 at any point of a change of keys, secrets or the schema: nothing is lost or done twice."""
+"""SIGKILL at any point of a change of keys, secrets or the schema: nothing is lost or done twice."""
 
 from pathlib import Path
 

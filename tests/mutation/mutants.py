@@ -75,7 +75,7 @@ MUTANTS = [
         'if (reason := await self._statuses.refusal(verified.claims.status)) == "":',
         "tests/resourceserver/test_verifier.py tests/resourceserver/test_status.py",
     ),
-    # The policy is content with one of several scopes, or ignores the hierarchy.
+    # The policy accepts one of several required scopes, or ignores the hierarchy.
     Mutant(
         f"{GATEWAY}/policy.py",
         "return target.scopes <= held",
@@ -108,7 +108,7 @@ MUTANTS = [
         "now - known.issued_at <= self._max_age + 60",
         "tests/resourceserver/test_status.py",
     ),
-    # A token is valid at another resource, or a moment too long; a restriction is ignored.
+    # A token is valid at another resource, or too long; a restriction is ignored.
     Mutant(
         f"{PROTOCOL}/token_validation.py",
         "if claims.aud != resource:",
@@ -146,7 +146,7 @@ MUTANTS = [
         "            return purpose is not None",
         "tests/authserver/test_private_key_jwt.py",
     ),
-    # A secret works at the moment when it expires.
+    # A secret is accepted at the moment of its expiry.
     Mutant(
         f"{AUTHSERVER}/credentials/lifecycle.py",
         "now >= self.expires_at)",

@@ -456,7 +456,7 @@ async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
     results: dict[str, dict[str, Any]] = {}
 
     async def work(directory: Directory) -> Worked:
-        """Wait, and fail on the first run if the test says so."""
+        """Wait, and fail on the first run if the test requests it."""
         runs.append("work")
         inside.set()
         await go_on.wait()

@@ -367,7 +367,7 @@ async def test_errors_of_a_guarded_server_quote_nothing(
 
 
 class Intercepting(Extension):
-    """Stands before every call."""
+    """Runs before every call."""
 
     identifier = "io.example/intercepting"
 

@@ -70,14 +70,14 @@ class Importer:
         await to_thread.run_sync(run)
 
     async def events(self, request_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return the events of a call's transactions, and those of its end."""
+        """Return the events of a call's transactions, and its final event."""
         events = await to_thread.run_sync(lambda: self.server.audit(request_id=request_id))
         assert all((event["action"], event["object"]) == ("tool.call", "import_organizations") for event in events)
         of_transactions = [event for event in events if "transaction" in event["detail"]]
         return of_transactions, [event for event in events if event not in of_transactions]
 
     async def end_of(self, request_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Wait for the event of a call's end, and return those of its transactions with it."""
+        """Wait for the final event of a call, and return it with the events of its transactions."""
         with anyio.fail_after(10):
             while not (events := await self.events(request_id))[1]:
                 pass

@@ -70,7 +70,7 @@ class Admin:
         return kid
 
     async def rotate_secret(self, agent: LoadedAgent) -> None:
-        """Create a secret, give it to the agent after a while, and revoke the old one after another while."""
+        """Create a secret, give it to the agent after a delay, and revoke the old one after another delay."""
         secret = ("authserver", "client", "secret")
         (old,) = [known for known in await self.run_json(*secret, "list", agent.client_id) if not known["expires_at"]]
         made = await self.run_json(*secret, "rotate", agent.client_id, "--grace-period", "7d")

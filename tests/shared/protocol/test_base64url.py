@@ -1,4 +1,4 @@
-"""base64url without padding, in one spelling."""
+"""base64url without padding: each byte string has one encoding."""
 
 import pytest
 from hypothesis import given

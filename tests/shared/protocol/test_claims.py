@@ -152,7 +152,7 @@ def test_no_value_raises_another_error_or_is_repeated(claim: str, value: Any) ->
     ids=repr,
 )
 def test_a_status_is_one_reference_to_a_status_list(status: Any) -> None:
-    """Another mechanism beside it would be a condition that nobody checks."""
+    """A second status mechanism would never be checked."""
     assert refusal_of(status=status) == "status is not one reference to a status list"
 
 

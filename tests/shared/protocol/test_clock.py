@@ -1,4 +1,4 @@
-"""How a time is written."""
+"""The text form of a time."""
 
 from gatehouse.shared.protocol.clock import iso_time
 

@@ -1,4 +1,4 @@
-"""Signing and verifying: what a header may say, what a key set may hold."""
+"""Signing and verifying: JWS headers and key sets."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from gatehouse.shared.protocol.jws import (
     verify,
 )
 
-# RFC 9864 would rather have the name Ed25519; EdDSA is the one that is known everywhere.
+# RFC 9864 prefers the name Ed25519, but EdDSA is the one that every library knows.
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated via RFC 9864")
 
 KEYS = {alg: SigningKey.generate(alg) for alg in SIGNING_ALGORITHMS}
@@ -195,7 +195,7 @@ def test_a_text_that_is_not_three_base64url_segments_is_refused(token: str) -> N
 
 
 def test_a_token_has_at_most_8192_characters() -> None:
-    """The length is judged first: nothing is decoded of a longer one."""
+    """The length is checked first; no part of a longer token is decoded."""
     unread = "a" * 8188 + ".b.c"
     assert reason_of(unread) != "longer than 8 KiB"
     assert reason_of("a" + unread) == "longer than 8 KiB"
@@ -204,7 +204,7 @@ def test_a_token_has_at_most_8192_characters() -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["header", "payload", "signature"])
 def test_a_segment_has_one_encoding(index: int) -> None:
-    """RFC 4648 3.5: spare bits must be zero. A segment of 4n+1 characters is no base64 at all."""
+    """RFC 4648 3.5: unused bits must be zero. A segment of 4n+1 characters is not base64."""
     segments = forge(header_of(ES256, typ="at"), b'{"a":12}', signer(ES256)).split(".")
     assert verify_with(".".join(segments), ES256) == {"a": 12}
     respelled = {"A": "B", "E": "F", "I": "J", "M": "N", "Q": "R", "U": "V", "Y": "Z", "c": "d", "g": "h", "k": "l"}

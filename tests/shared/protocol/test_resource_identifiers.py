@@ -97,7 +97,7 @@ def test_another_path_port_or_scheme_is_another_resource(other: str) -> None:
     ids=repr,
 )
 def test_an_invalid_resource_identifier_is_refused_and_not_repeated(text: str) -> None:
-    """RFC 8707 2: an absolute URI without a fragment; the rest is ours."""
+    """RFC 8707 2: an absolute URI without a fragment. The other rules are this project's."""
     with pytest.raises(InvalidResourceIdentifier) as refusal:
         parse_resource_identifier(text)
     assert "example" not in str(refusal.value)

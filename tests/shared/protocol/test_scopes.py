@@ -1,4 +1,4 @@
-"""The scope grammar, and which scope implies which."""
+"""The scope grammar and the scope hierarchy."""
 
 import pytest
 from hypothesis import given
@@ -60,7 +60,7 @@ def test_a_message_is_truncated_between_two_scopes() -> None:
 
 
 def test_a_scope_that_looks_like_several_gets_a_hint() -> None:
-    """Both characters are in the grammar."""
+    """The grammar allows a comma and a semicolon within a scope."""
     assert parse_scope("a,b") == {"a,b"}
     assert separator_hint({"x", "a,b"}) == separator_hint({"a;b"}) == " Separate scopes by spaces."
     assert separator_hint({"a", "b"}) == ""
@@ -112,5 +112,5 @@ def test_the_minimal_set_implies_all_and_is_irreducible(hierarchy: ScopeHierarch
     [(7, "a:b c:d"), (6, "a:b"), (4, "a:b"), (3, "a:b"), (2, ""), (100, "a:b c:d")],
 )
 def test_a_truncated_list_ends_with_a_whole_scope(length: int, cut: str) -> None:
-    """Half a scope is a scope of its own: a remediation would grant it."""
+    """A truncated scope could be a valid scope, which a remediation would then grant."""
     assert cut_scope(["c:d", "a:b"], length) == cut

@@ -1,4 +1,4 @@
-"""Strict JSON: what it reads it reads as everybody does; what is ambiguous it refuses."""
+"""Strict JSON: accepted documents mean the same to every parser; ambiguous ones are refused."""
 
 import json
 from typing import Any

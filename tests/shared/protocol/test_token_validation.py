@@ -1,4 +1,4 @@
-"""What the resource server decides, and what `authserver token inspect` says that it would: one judgement."""
+"""`authserver token inspect` and the resource server use the same validation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a server is to listen: found out before the start, and named by its setting."""
+"""The address that a server listens on is checked before the start; errors name its setting."""
 
 from contextlib import closing
 from socket import create_server
@@ -15,7 +15,7 @@ def test_an_address_that_is_free_can_be_bound_afterwards(host: str) -> None:
 
 
 def test_an_address_in_use_stops_serve_but_passes_check() -> None:
-    """`check` is asked of a running server, too."""
+    """`check` can also be run beside a running server."""
     with closing(create_server(("127.0.0.1", 0))) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(OSError, match="in use") as failure:

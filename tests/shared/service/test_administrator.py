@@ -1,4 +1,4 @@
-"""Who administers, as the audit log names them."""
+"""The name of an administrator in the audit log."""
 
 import os
 import pwd

@@ -18,7 +18,7 @@ def test_audit_rows_are_printed_without_internal_columns(tmp_path: Path, capsys:
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))
-        # An action of an earlier version can be asked for as long as there is one.
+        # An action of an earlier version can be filtered as long as the log has such an event.
         print_audit(connection, table, output="json", actions=("now.known",), action="tool.call", limit=5)
     engine.dispose()
     [record] = json.loads(capsys.readouterr().out)

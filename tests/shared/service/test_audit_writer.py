@@ -1,4 +1,4 @@
-"""The audit log: what is recorded when, and that nothing is lost or forged."""
+"""The audit log: when events are written, and that none is lost or forged."""
 
 import threading
 from collections.abc import Iterator
@@ -149,7 +149,7 @@ def test_an_outage_fails_waiting_events_and_keeps_recorded_ones(writer: AuditWri
         refused.result(5)
     bring_back(engine)
     writer.commit_and_wait(allowed("third"))
-    # The refused event's request was refused with it: it did not happen, and is not told of later.
+    # The request of the refused event was refused too, so the event must not be written later.
     assert actions(engine) == ["first", "second", "third"]
 
 
@@ -185,7 +185,7 @@ def test_after_an_outage_events_are_written_over_new_connections(writer: AuditWr
 
 @pytest.mark.only_on("postgresql")
 def test_recorded_events_wait_while_the_server_is_read_only(writer: AuditWriter, engine: Engine) -> None:
-    """As on a replica, before somebody promotes it."""
+    """As on a replica before its promotion."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
     engine.dispose()
@@ -274,7 +274,7 @@ def test_long_values_are_truncated_to_their_column(writer: AuditWriter, engine: 
 
 
 def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWriter, engine: Engine) -> None:
-    """One such event must not cost the audit log every later one, nor leave a request waiting for ever."""
+    """Such an event must not block later events or leave a request waiting forever."""
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("unstorable", detail={"value": object()})).result(2)
     writer.commit(allowed("next")).result(2)
@@ -282,7 +282,7 @@ def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWr
 
 
 def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditWriter, engine: Engine) -> None:
-    """Kept at the head of the queue and tried again for ever, it would refuse every request from then on."""
+    """If it stayed at the head of the queue, every later request would be refused."""
     writer.record(allowed("before"))
     with suppress(AuditUnavailable):
         writer.record(allowed("unstorable", detail={"value": object()}))
@@ -304,7 +304,7 @@ def test_an_outage_while_isolating_a_bad_event_loses_only_that_event(writer: Aud
 
 @pytest.fixture
 def impatient(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
-    """A writer whose callers wait for nothing."""
+    """A writer whose callers do not wait at all."""
     writer = AuditWriter(engine, AuditRows(TABLE, clock), commit_timeout=0)
     yield writer
     writer.close()
@@ -341,7 +341,7 @@ def test_events_are_found_by_client_token_and_request(writer: AuditWriter, engin
 
 
 def test_a_client_is_found_as_actor_or_as_object_of_an_admin(writer: AuditWriter, engine: Engine) -> None:
-    """A stranger can name anything as the object of a call, and must not fill another client's trail with it."""
+    """Any client can name anything as the object of a call, and must not fill another client's events with it."""
     writer.record(allowed("token.issue", actor="agent_1"))
     writer.record(allowed("token.issue", actor="claimed:agent_1"))
     writer.record(allowed("client.disable", actor="admin:root", object="agent_1"))

@@ -1,4 +1,4 @@
-"""The cache that lets a change take effect within a second, whichever process made it."""
+"""The cache: a change takes effect within a second, whichever process made it."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gatehouse.shared.service.cache import LoadingCache
 
 
 class Source:
-    """Counts what is loaded from it."""
+    """A source that counts its loads."""
 
     def __init__(self) -> None:
         self.values: dict[str, str | None] = {}
@@ -111,7 +111,7 @@ def test_the_age_and_the_size_are_parameters(source: Source, clock: FakeClock) -
 
 @pytest.fixture
 def in_thread() -> Callable[..., Future[str]]:
-    """Run a function in a thread of its own, and return the future of its result."""
+    """Run a function in a new thread, and return the future of its result."""
     pools: list[ThreadPoolExecutor] = []
 
     def start(function: Callable[[str], str], key: str) -> Future[str]:
@@ -160,7 +160,7 @@ def test_a_failure_reaches_every_waiting_thread(clock: FakeClock, in_thread: Cal
 
 
 def test_a_load_that_began_too_long_ago_is_not_joined(clock: FakeClock, in_thread: Callable[..., Future[str]]) -> None:
-    """Its value may be older than a second for a thread that asks now; the newer load's value is kept."""
+    """Its value may be older than a second when it arrives, so a new load starts and its value is kept."""
     load = Gated()
     cache = LoadingCache(load, monotonic=clock)
     first = in_thread(cache.get, "a")

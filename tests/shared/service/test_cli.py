@@ -32,7 +32,7 @@ def run(action: Callable[[str], Any], *arguments: str) -> Result:
         """Do it."""
         action(output)
 
-    # As on a terminal, where click passes escape sequences on.
+    # As on a terminal, where click does not strip escape sequences.
     return CliRunner().invoke(group, ["command", *arguments], color=True)
 
 
@@ -164,7 +164,7 @@ def test_every_paragraph_of_the_help_has_the_same_margin() -> None:
 @pytest.mark.threat("T-114")
 @pytest.mark.parametrize("message", ["x\x1b[2Jforged", "x\rforged", "x\u202eforged", "x\x0bforged"], ids=ascii)
 def test_a_refusal_contains_no_control_characters(message: str) -> None:
-    """CWE-150: it names files, and what a database holds."""
+    """CWE-150: messages contain file names and values from the database."""
 
     def refuse(_: str) -> None:
         raise Refusal(f"first\n{message}")

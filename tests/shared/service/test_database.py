@@ -1,4 +1,4 @@
-"""How databases are opened: URLs, pragmas, locks, file modes."""
+"""Opening databases: URLs, pragmas, locks, file modes."""
 
 import os
 import sqlite3
@@ -105,7 +105,7 @@ def test_a_dangling_reference_is_refused(engine: Engine) -> None:
 
 
 def other_process(engine: Engine) -> "closing[sqlite3.Connection]":
-    """A connection of the driver alone, which does not wait for locks."""
+    """A plain driver connection, which does not wait for locks."""
     return closing(sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None))
 
 
@@ -124,7 +124,7 @@ def test_a_read_transaction_keeps_its_snapshot_and_blocks_no_writer(engine: Engi
         other.execute("BEGIN IMMEDIATE")
         other.execute("INSERT INTO parent (id) VALUES (1)")
         other.execute("COMMIT")
-        # The reader goes on in the state that it began with.
+        # The reader keeps its snapshot.
         assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
 
 

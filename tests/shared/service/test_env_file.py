@@ -1,4 +1,4 @@
-"""The file of `--env-file`: a line that cannot be read in one way stops the start, because it would limit nothing."""
+"""The file of `--env-file`: an ambiguous line prevents the start, because its setting would not apply."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_without_a_file_nothing_is_read() -> None:
 def test_an_invalid_line_is_refused_with_its_file_and_number(
     env_file: Path, text: bytes, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """python-dotenv leaves such a line out, with a warning in the log."""
+    """python-dotenv skips such a line with a warning in the log."""
     assert load_settings(Settings, env_file)
     env_file.write_bytes(GOOD + text)
     with pytest.raises(InvalidSettings) as refusal:

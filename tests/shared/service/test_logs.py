@@ -1,4 +1,4 @@
-"""Logs: one line an event, and no secret in any of them."""
+"""Logs: one line per event, without secrets."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ Read = Callable[[], str]
 
 @pytest.fixture
 def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
-    """Return what was logged; afterwards, logging is as it was."""
+    """Return a function that reads the log; logging is restored after the test."""
     with logging_put_back():
         yield lambda: capfd.readouterr().err
 
@@ -95,7 +95,7 @@ def test_other_text_is_not_masked(read: Read, format_: LogFormat) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("forgery", ["x\nforged", "x\r\nforged", "x\x1b[2Jforged", "x\x00forged"], ids=repr)
 def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, forgery: str) -> None:
-    """CWE-117, CWE-150: a caller's text in a value, or in the message of a library."""
+    """CWE-117, CWE-150: text from a client in a value or in the message of a library."""
     configure_logs(format_)
     structlog.stdlib.get_logger("test").info("refused", client_id=forgery)
     logging.getLogger("some.library").info("unknown client %s", forgery)
@@ -108,7 +108,7 @@ def test_control_characters_cannot_forge_a_line(read: Read, format_: LogFormat, 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("forgery", ["x\n2026-01-01 forged", "x\r2026-01-01 forged", "x\x1b[2Jforged"], ids=repr)
 def test_an_exceptions_text_cannot_forge_a_line(read: Read, format_: LogFormat, forgery: str) -> None:
-    """CWE-117, CWE-150: a tool of one's own may raise what a caller sent."""
+    """CWE-117, CWE-150: a custom tool may raise an error that contains text from a client."""
     configure_logs(format_)
 
     def fail() -> None:
@@ -127,7 +127,7 @@ def test_an_exceptions_text_cannot_forge_a_line(read: Read, format_: LogFormat, 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING"])
 def test_authlib_never_logs_below_info(read: Read, level: str) -> None:
-    """Authlib writes whole access tokens at DEBUG; the control shows that others may."""
+    """Authlib writes whole access tokens at DEBUG. The control: other loggers may log at DEBUG."""
     configure_logs("json", level)  # type: ignore[arg-type]
     logging.getLogger("authlib.oauth2").debug("Issue token %r", "opaque")
     assert read() == ""

@@ -19,14 +19,14 @@ COLUMNS = ("name", "scopes", "disabled", "ttl", "claims", "missing")
 
 
 def run(action: Callable[[str], Any], *arguments: str) -> Result:
-    """Run a command that prints by `action`."""
+    """Run a command that prints with `action`."""
 
     @click.command()
     @output_option
     def command(output: str) -> None:
         action(output)
 
-    # As on a terminal, where click passes escape sequences on.
+    # As on a terminal, where click does not strip escape sequences.
     return CliRunner().invoke(command, arguments, color=True)
 
 

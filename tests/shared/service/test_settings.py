@@ -19,7 +19,7 @@ from gatehouse.shared.service.settings import (
 
 
 def problems_of(settings_class: type[AuthServerSettings | ResourceServerSettings]) -> dict[str, str]:
-    """Return what is said of each `NAME=value`, or of the name alone where the value is not repeated."""
+    """Return the problem for each `NAME=value`, or for the name alone if the value is not repeated."""
     with pytest.raises(InvalidSettings) as refusal:
         load_settings(settings_class)
     return dict(line.split(": ", 1) for line in str(refusal.value).splitlines())
@@ -82,7 +82,7 @@ def test_all_problems_of_the_resource_server_are_reported_at_once(monkeypatch: p
 
 
 def test_unknown_names_and_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the name that was probably meant."""
+    """The message suggests the name that was probably meant."""
     assert load_settings(AuthServerSettings)
     for name, value in {
         "AUTHSERVER_TOKEN_TLL": "60",
@@ -144,7 +144,7 @@ def test_a_database_url_is_never_repeated(
 
 
 def test_the_sealing_key_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands in the environment beside what is wrong: alone, of the wrong length, and where settings meet."""
+    """In the environment beside other errors: alone, with the wrong length, and with conflicting settings."""
     monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
     monkeypatch.setenv("AUTHSERVER_BIND", "0.0.0.0:9000")
     assert list(problems_of(AuthServerSettings)) == ["AUTHSERVER_BIND=0.0.0.0:9000"]
@@ -255,7 +255,7 @@ def test_an_unusable_issuer_is_refused(url: str) -> None:
 
 
 def test_an_unreadable_issuer_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard library's own message quotes the host and the password before it."""
+    """The message of the standard library quotes the password and the host."""
     monkeypatch.setenv("AUTHSERVER_ISSUER", "https://admin:hunter2@as\u2100.example.com")
     problems = problems_of(AuthServerSettings)
     assert problems.keys() == {"AUTHSERVER_ISSUER=(not shown)"}
@@ -299,7 +299,7 @@ def test_a_resource_cannot_have_a_reserved_path(path: str, monkeypatch: pytest.M
 
 
 def test_a_secret_is_masked_before_a_value_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut first and masked then, what is left of it would not be recognised."""
+    """If the value were truncated first, the rest of the secret would not be recognised."""
     monkeypatch.setenv("AUTHSERVER_ISSUER", "x" * 90 + "Bearer abcdefghijklmnopqrstuvwxyz")
     with pytest.raises(InvalidSettings) as refused:
         load_settings(AuthServerSettings)

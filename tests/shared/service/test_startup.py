@@ -1,4 +1,4 @@
-"""What the commands import: a shell pays for every module of every command."""
+"""Which modules the commands import: each one adds to the start time."""
 
 import json
 import os
@@ -23,7 +23,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})), fi
 
 
 def imported_by(program: str, *arguments: str, **environment: str) -> set[str]:
-    """Return the first parts of the names of all modules that a command imports, in a process of its own."""
+    """Return the top-level names of all modules that a command imports, in a separate process."""
     code = RUN.format(program=program, arguments=arguments)
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
