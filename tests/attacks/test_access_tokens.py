@@ -355,7 +355,7 @@ async def test_a_token_without_a_required_claim_is_refused(server: ResourceServe
         pytest.param({"iat": 1_800_000_031, "exp": 1_800_000_331}, "issued 31 s in the future", id="iat-beyond-leeway"),
         pytest.param({"iat": 1_799_999_670, "exp": 1_799_999_970}, "expired 30 s ago", id="exp-beyond-leeway"),
         pytest.param(
-            {"exp": 1_800_003_601}, "the lifetime is 3601 s; 1 to 3600 s are allowed", id="a-life-over-an-hour"
+            {"exp": 1_800_003_601}, "the lifetime is 3601 s; 1 to 3600 s are allowed", id="a-lifetime-over-an-hour"
         ),
         pytest.param({"nbf": 1_799_999_999}, "the token has nbf, which this issuer does not set", id="nbf"),
         pytest.param(
@@ -395,9 +395,11 @@ async def test_an_expired_early_or_key_bound_token_is_refused(
                 "*",
             )
         ),
-        pytest.param([RESOURCE], "aud is not a non-empty string", id="a-list-of-ours"),
-        pytest.param([RESOURCE, "https://evil.example"], "aud is not a non-empty string", id="ours-and-another"),
-        pytest.param([RESOURCE, 7], "aud is not a non-empty string", id="ours-and-a-number"),
+        pytest.param([RESOURCE], "aud is not a non-empty string", id="a-list-of-this-resource"),
+        pytest.param(
+            [RESOURCE, "https://evil.example"], "aud is not a non-empty string", id="this-resource-and-another"
+        ),
+        pytest.param([RESOURCE, 7], "aud is not a non-empty string", id="this-resource-and-a-number"),
         pytest.param([], "aud is not a non-empty string", id="an-empty-list"),
         pytest.param({RESOURCE: True}, "aud is not a non-empty string", id="an-object"),
         pytest.param("", "aud is not a non-empty string", id="empty"),
@@ -447,8 +449,8 @@ async def test_a_json_serialisation_is_refused(server: ResourceServer) -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        pytest.param("{0}.{1}.{2}.", "not a compact JWS", id="a-dot-behind"),
-        pytest.param(".{0}.{1}.{2}", "not a compact JWS", id="a-dot-before"),
+        pytest.param("{0}.{1}.{2}.", "not a compact JWS", id="a-trailing-dot"),
+        pytest.param(".{0}.{1}.{2}", "not a compact JWS", id="a-leading-dot"),
         pytest.param("{0}.{1}", "not a compact JWS", id="two-segments"),
         pytest.param("{0}.{1}.{2}.{1}.{2}", "not a compact JWS", id="five-segments-as-a-JWE"),
         pytest.param("{0}..{2}", "not a compact JWS", id="no-payload"),
@@ -460,7 +462,7 @@ async def test_a_json_serialisation_is_refused(server: ResourceServer) -> None:
         pytest.param("{0}.{1}.{2}\t", "not one bearer token", id="a-tab"),
         pytest.param("{0}.\n{1}.{2}", "not one bearer token", id="a-newline"),
         pytest.param("{0}.{1}.{2}, Bearer {0}.{1}.{2}", "not one bearer token", id="two-in-a-list"),
-        pytest.param("", "not one bearer token", id="nothing"),
+        pytest.param("", "not one bearer token", id="empty"),
     ],
 )
 async def test_a_token_that_is_not_three_segments_is_refused(

@@ -378,7 +378,7 @@ async def test_a_method_cannot_be_overridden(target: Target, header: str) -> Non
 
 @pytest.mark.threat("T-030")
 async def test_a_session_id_is_ignored_and_never_issued(target: Target) -> None:
-    """CWE-384; modelcontextprotocol/python-sdk issue 2100: any client could use a session that was bound to no client."""
+    """CWE-384; modelcontextprotocol/python-sdk issue 2100: any client could use an unbound session."""
     body = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
     opened = await target.server.post({**creation(), "method": "initialize", "params": body}, target.token)
     assert opened.status_code == 200

@@ -182,9 +182,9 @@ def test_the_audit_log_shows_who_did_what(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "remediation"),
     [
-        pytest.param(["client", "show", "agent_no"], "authserver client list", id="show no client"),
-        pytest.param(["client", "disable", "agent_no"], "authserver client list", id="disable no client"),
-        pytest.param(["client", "enable", "agent_no"], "authserver client list", id="enable no client"),
+        pytest.param(["client", "show", "agent_no"], "authserver client list", id="show an unknown client"),
+        pytest.param(["client", "disable", "agent_no"], "authserver client list", id="disable an unknown client"),
+        pytest.param(["client", "enable", "agent_no"], "authserver client list", id="enable an unknown client"),
         pytest.param([*CREATE[:-1], "no:such"], "Its scopes are", id="unknown scope"),
         pytest.param([*CREATE[:5], "https://no.example/mcp", *CREATE[6:]], "authserver resource add", id="no resource"),
         pytest.param([*CREATE, "--claim", "scope=org:read"], "reserved claim", id="reserved claim"),
@@ -207,7 +207,7 @@ def test_a_refusal_exits_1_and_names_the_remediation(shell: Shell, arguments: li
         pytest.param(["client", "create"], id="missing options"),
         pytest.param(["client", "destroy"], id="unknown command"),
         pytest.param([*CREATE, "--ttl", "3601"], id="TTL over an hour"),
-        pytest.param([*CREATE, "--ttl", "0"], id="TTL of nothing"),
+        pytest.param([*CREATE, "--ttl", "0"], id="TTL of zero"),
         pytest.param([*CREATE, "--claim", "workspace_id"], id="claim without a value"),
         pytest.param([*CREATE, "--claim", "a=1", "--claim", "a=2"], id="claim twice"),
         pytest.param([*CREATE, "--auth-method", "none"], id="unknown method"),
@@ -316,10 +316,10 @@ def test_all_invalid_settings_are_listed_and_no_secret_is_repeated(shell: Shell)
     "issuer",
     [
         pytest.param("http://as.example.com", id="plain http"),
-        pytest.param("https://as.example.com/", id="slash at the end"),
+        pytest.param("https://as.example.com/", id="trailing slash"),
         pytest.param("https://as.example.com?a=b", id="query"),
         pytest.param("https://as.example.com#", id="fragment"),
-        pytest.param("http://127.0.0.1.evil.example", id="host that begins like loopback"),
+        pytest.param("http://127.0.0.1.evil.example", id="host with a loopback prefix"),
     ],
 )
 def test_an_invalid_issuer_is_refused(shell: Shell, issuer: str) -> None:

@@ -56,7 +56,7 @@ def run_all(shell: Shell, commands: str) -> None:
         shell.text(*arguments)
 
 
-def take_credentials(shell: Shell) -> None:
+def delete_credentials(shell: Shell) -> None:
     """Delete every secret and key, which no command does."""
     database = Database(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
     with database.write() as session:
@@ -100,7 +100,7 @@ def test_the_listed_commands_remove_every_obstacle(shell: Shell, file: str) -> N
     client_id = created(shell)
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     shell.text("client", "disable", client_id)
-    take_credentials(shell)
+    delete_credentials(shell)
     # The resource server has changed: it has a new scope and a new implication.
     scopes = [*CATALOGUE["scopes"], {"scope": "env:admin", "implies": ["org:read"]}]
     newer = write(
@@ -122,7 +122,7 @@ def test_obstacles_to_every_call_are_listed_first(shell: Shell, file: str) -> No
     client_id = created(shell)
     assert shell.text("client", "explain", client_id, "--catalogue", file).startswith("client_id ")
     shell.text("client", "disable", client_id)
-    take_credentials(shell)
+    delete_credentials(shell)
     other = write(shell.folder / "other.json", resource=OTHER_RESOURCE)
     lines = shell.text("client", "explain", client_id, "--catalogue", other).splitlines()
     add = f"authserver resource add {OTHER_RESOURCE} --name other.example.com --catalogue {other}"
@@ -136,7 +136,7 @@ def test_obstacles_to_every_call_are_listed_first(shell: Shell, file: str) -> No
 def test_for_a_client_without_a_key_no_command_is_listed(shell: Shell, file: str) -> None:
     client_id = created(shell, "--generate-key", str(shell.folder / "agent.pem"))
     assert tools_of(shell, client_id, file)["get"]["allowed"]
-    take_credentials(shell)
+    delete_credentials(shell)
     assert tools_of(shell, client_id, file)["get"]["remediation"] is None
     shown = shell.text("client", "explain", client_id, "--catalogue", file)
     assert shown.startswith("no token: the client has no usable key; add one with client key rotate.\n")

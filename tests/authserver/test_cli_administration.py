@@ -230,7 +230,7 @@ def test_the_audit_log_is_filtered_by_action_and_time(shell: Shell) -> None:
             {"scope": "org:read"},
             f"not granted at {RESOURCE}: org:read",
             f"authserver client grant add {{client_id}} --resource {RESOURCE} --scope org:read",
-            id="scope that exists",
+            id="existing scope",
         ),
         pytest.param(
             {"scope": "org:raed"},
@@ -248,7 +248,7 @@ def test_the_audit_log_is_filtered_by_action_and_time(shell: Shell) -> None:
             {"resource": OTHER_RESOURCE},
             f"no grant at {OTHER_RESOURCE}",
             f"authserver client grant add {{client_id}} --resource {OTHER_RESOURCE} --scope ...",
-            id="resource that exists",
+            id="existing resource",
         ),
         pytest.param(
             {"resource": "https://none.example.com/mcp"},

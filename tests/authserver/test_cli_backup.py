@@ -51,7 +51,7 @@ def test_an_installation_is_moved_with_two_commands(shell: Shell, elsewhere: She
     assert imported["rows"] == json.loads(exported.stdout)["rows"]
     assert elsewhere.json("check")[-1]["outcome"] == "ok"
     kids = [{key["kid"] for key in each.json("key", "list")} for each in (shell, elsewhere)]
-    assert kids[0] <= kids[1], "a key past its time is replaced"
+    assert kids[0] <= kids[1], "an expired key is replaced"
     assert elsewhere.json("client", "list")[0]["client_id"] == created["client_id"]
     for installation, action in ((shell, "installation.export"), (elsewhere, "installation.import")):
         [event] = installation.json("audit", "--action", action)

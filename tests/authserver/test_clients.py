@@ -86,7 +86,7 @@ def test_only_the_digest_and_prefix_of_a_secret_are_stored(authserver: AuthServe
         pytest.param({"name": ""}, "1 to 128 printable", id="no name"),
         pytest.param({"name": "a" * 129}, "1 to 128 printable", id="long name"),
         pytest.param({"name": "a\x1b[31m"}, "1 to 128 printable", id="name with an escape"),
-        pytest.param({"name": "a\nb"}, "1 to 128 printable", id="name of two lines"),
+        pytest.param({"name": "a\nb"}, "1 to 128 printable", id="multi-line name"),
         pytest.param({"auth_method": "none"}, "client_secret_basic", id="public client"),
         pytest.param({"auth_method": "client_assertion_jwt"}, "private_key_jwt", id="Authlib's name of a method"),
         pytest.param({"token_ttl": 0}, "1 to 3600", id="no time"),
@@ -161,7 +161,7 @@ def test_a_missing_grant_cannot_be_removed(authserver: AuthServer, scope: str) -
     "do",
     [
         pytest.param(lambda s: change(s, clients.set_disabled, "agent_no", disabled=True), id="disable"),
-        pytest.param(lambda s: change(s, clients.set_disabled, "", disabled=True), id="disable nobody"),
+        pytest.param(lambda s: change(s, clients.set_disabled, "", disabled=True), id="disable an unknown client"),
         pytest.param(lambda s: change(s, clients.add_grant, "agent_no", RESOURCE, "env:read"), id="grant"),
         pytest.param(lambda s: change(s, clients.remove_grant, "agent_no", RESOURCE, "env:read"), id="remove a grant"),
     ],

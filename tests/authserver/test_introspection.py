@@ -75,7 +75,7 @@ def test_an_active_token_is_introspected_with_its_claims(
     assert (row["actor"], row["object"], row["jti"]) == (credential[0], RESOURCE, claims["jti"])
 
 
-def dead_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
+def inactive_tokens(server: AuthServer, clock: FakeClock) -> dict[str, str]:
     """Return a token for each reason to be inactive, and an active token."""
     client, secret = server.create_client()
     key = server.services.keys.ring().signing_key
@@ -115,7 +115,7 @@ def test_unknown_foreign_and_inactive_tokens_get_one_response(
     authserver: AuthServer, credential: Basic, clock: FakeClock
 ) -> None:
     """CVE-2026-37979, CVE-2026-18208: the response reveals nothing about a token for another resource."""
-    texts = dead_tokens(authserver, clock)
+    texts = inactive_tokens(authserver, clock)
     assert post(authserver, credential, token=texts.pop("live")).json["active"] is True
     for name, text in texts.items():
         response = post(authserver, credential, token=text)
@@ -132,7 +132,7 @@ def test_unknown_foreign_and_inactive_tokens_get_one_response(
 def test_every_introspection_does_the_same_work(authserver: AuthServer, credential: Basic, clock: FakeClock) -> None:
     """The timing side channel, measured as counts: the work does not reveal whether a token is active elsewhere."""
     costs = {}
-    texts = dead_tokens(authserver, clock)
+    texts = inactive_tokens(authserver, clock)
     post(authserver, credential, token=texts["live"])
     for name, text in texts.items():
 
@@ -280,10 +280,12 @@ def test_credentials_are_created_rotated_and_listed(shell: Shell) -> None:
         for known, secret in zip(listed, (created["secret"], rotated["secret"]), strict=True)
     )
     assert "Keep secret now" in shell.run("resource", "credential", "rotate", rotated["credential_id"]).stderr
-    assert len(shell.json("resource", "credential", "list")) == 2, "without a grace period the old one is gone at once"
-    trail = shell.text("audit", "--output", "json")
-    assert created["secret"] not in trail
-    assert "resource.credential.rotate" in trail
+    assert len(shell.json("resource", "credential", "list")) == 2, (
+        "without a grace period, the old one is revoked at once"
+    )
+    audit_log = shell.text("audit", "--output", "json")
+    assert created["secret"] not in audit_log
+    assert "resource.credential.rotate" in audit_log
 
 
 def test_an_invalid_credential_command_is_refused_with_a_remediation(shell: Shell) -> None:
@@ -304,7 +306,7 @@ def test_a_credential_can_be_revoked_in_its_grace_period(shell: Shell) -> None:
     assert "--yes" in shell.refusal(*remediation.split()[1:])
     left = shell.json(*remediation.split()[1:], "--yes")
     assert [known["credential_id"] for known in left] == [taking_over]
-    assert shell.json(*remediation.split()[1:], "--yes") == left, "repeated, it does nothing"
+    assert shell.json(*remediation.split()[1:], "--yes") == left, "repeating it does nothing"
     assert shell.json("resource", "credential", "revoke", taking_over, "--yes") == []
     assert "credential list" in shell.refusal("resource", "credential", "revoke", "rsc_x", "--yes")
     ended = [event["detail"] for event in shell.json("audit", "--action", "resource.credential.revoke")]

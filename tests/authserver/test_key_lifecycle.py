@@ -181,7 +181,7 @@ class World:
     def sign(self, kid: str) -> None:
         """Issue a token of the longest lifetime, for a resource server whose clock is behind."""
         clock = self.now + self.offset
-        assert clock < self.deadlines[kid] + REACTION, "signs past its time"
+        assert clock < self.deadlines[kid] + REACTION, "signs after its expiry"
         self.tokens.append((clock + self.policy.lifetime + self.policy.leeway + SLACK // 4, kid))
 
     def check_readers(self) -> None:

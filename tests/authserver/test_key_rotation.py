@@ -83,7 +83,7 @@ def test_a_rotation_publishes_activates_retires_and_removes(
 
 
 @pytest.mark.threat("T-087")
-@pytest.mark.parametrize("days", [30, 31], ids=["a successor is due", "its time has passed"])
+@pytest.mark.parametrize("days", [30, 31], ids=["due for a successor", "expired"])
 def test_concurrent_rotations_create_one_key(authserver: AuthServer, clock: FakeClock, days: int) -> None:
     clock.advance(days * DAY)
     workers = 4

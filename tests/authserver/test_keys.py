@@ -206,7 +206,7 @@ def test_another_algorithm_gets_a_next_key_and_the_old_one_keeps_signing(
         [new] = ensure_keys(session, sealing_key, ISSUER, "RS256", authserver.clock)
         assert ensure_keys(session, sealing_key, ISSUER, "RS256", authserver.clock) == []
     store = key_store(authserver, sealing_key)
-    assert store.ring().signing_key.kid == old, "readers do not know the new one yet"
+    assert store.ring().signing_key.kid == old, "cached key sets do not contain the new key yet"
     assert published(store) == {old, new}
 
 
@@ -384,7 +384,7 @@ def test_the_last_key_ring_stays_in_use_during_a_database_outage(
     good = store.ring()
     added = add_key(authserver, sealing_key)
     clock.advance(1)
-    assert added.kid in published(store), "the store reads again after a second"
+    assert added.kid in published(store), "the store loads the keys again after a second"
     authserver.take_database_away()
     with caplog.at_level("WARNING"):
         for _ in range(2):

@@ -110,14 +110,14 @@ AUDIENCE = "assertion: aud is {}, not this issuer as one string"
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        pytest.param({"iss": "agent_other"}, PARTIES, id="iss of another"),
+        pytest.param({"iss": "agent_other"}, PARTIES, id="iss of another client"),
         pytest.param({"iss": None}, PARTIES, id="no iss"),
         pytest.param({"aud": None}, "assertion: aud is missing", id="no aud"),
-        pytest.param({"aud": [ISSUER]}, AUDIENCE.format([ISSUER]), id="aud a list"),
+        pytest.param({"aud": [ISSUER]}, AUDIENCE.format([ISSUER]), id="aud is a list"),
         pytest.param(
             {"aud": [ISSUER, "https://evil.example"]},
             AUDIENCE.format([ISSUER, "https://evil.example"]),
-            id="aud of two",
+            id="two audiences",
         ),
         pytest.param({"aud": f"{ISSUER}//"}, AUDIENCE.format(f"{ISSUER}//"), id="two slashes"),
         pytest.param({"aud": f"{ISSUER}/token"}, AUDIENCE.format(f"{ISSUER}/token"), id="token endpoint"),

@@ -127,7 +127,7 @@ def with_authorization(authorization: str) -> Ask:
         pytest.param(with_secret(method="client_secret_post"), "authserver client show agent_", id="other method"),
         pytest.param(with_secret(client_id="agent_other"), "Leave client_id out", id="two client_ids"),
         pytest.param(with_authorization("Bearer x"), "authserver client show", id="scheme"),
-        pytest.param(with_authorization("Basic !"), "base64", id="no base64"),
+        pytest.param(with_authorization("Basic !"), "base64", id="not base64"),
         pytest.param(with_authorization("Basic YQ=="), "base64", id="no colon"),
         pytest.param(with_authorization(basic_header("a" * 600, "b")), "authserver client show", id="long"),
         pytest.param(with_secret(scope="org:read"), "authserver client grant add agent_", id="scope"),
@@ -145,7 +145,7 @@ def with_authorization(authorization: str) -> Ask:
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp=2**37))), "Set exp at most 300", id="far exp"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(nbf=2**37))), "clock", id="nbf"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(jti=None))), "a new jti", id="jti"),
-        pytest.param(by_assertion(lambda c: "a.b.c"), "a compact JWT", id="no JWT"),
+        pytest.param(by_assertion(lambda c: "a.b.c"), "a compact JWT", id="not a JWT"),
         pytest.param(used_twice, "a new jti", id="used before"),
         pytest.param(
             lambda s: s.post_token(token_form(client_assertion_type="x", client_assertion="y")),

@@ -31,7 +31,7 @@ def assert_refused(response: TestResponse, error: str) -> str:
         pytest.param("env:read", "env:read org:read", "env:read", id="more than the grant"),
         pytest.param("env:read org:read", "org:read env:read", "env:read org:read", id="all, sorted"),
         pytest.param("env:read", "env:read env:read", "env:read", id="repeated"),
-        pytest.param("env:read", "env:read no:such", "env:read", id="beside an unknown scope"),
+        pytest.param("env:read", "env:read no:such", "env:read", id="with an unknown scope"),
         pytest.param("env:write", "env:read", "env:read", id="implied"),
         pytest.param("env:write", "env:read env:write", "env:read env:write", id="implied and granted"),
         pytest.param("env:read", "env:write env:read", "env:read", id="never upwards in the hierarchy"),
@@ -160,8 +160,8 @@ def test_a_client_without_any_grant_gets_no_token(authserver: AuthServer) -> Non
     "resources",
     [
         pytest.param([RESOURCE, OTHER_RESOURCE], id="two of the client's"),
-        pytest.param([RESOURCE, RESOURCE], id="the same twice"),
-        pytest.param([RESOURCE, "https://evil.example.com"], id="a foreign one behind"),
+        pytest.param([RESOURCE, RESOURCE], id="the same resource twice"),
+        pytest.param([RESOURCE, "https://evil.example.com"], id="another one after it"),
     ],
 )
 def test_a_request_names_one_resource(authserver: AuthServer, resources: list[str]) -> None:
@@ -205,7 +205,7 @@ def test_an_empty_path_and_a_slash_are_one_resource(authserver: AuthServer, text
         pytest.param("http://mcp.example.com/mcp", id="http"),
         pytest.param("https://mcp.example.com:8443/mcp", id="other port"),
         pytest.param("https://mcp.example.com.evil.example/mcp", id="longer host"),
-        pytest.param("https://mcp.example.com./mcp", id="dot behind the host"),
+        pytest.param("https://mcp.example.com./mcp", id="trailing dot of the host"),
         pytest.param(OTHER_RESOURCE, id="registered, not granted"),
         pytest.param("https://unregistered.example.com/mcp", id="unregistered"),
     ],

@@ -210,9 +210,9 @@ def test_an_impossible_revocation_is_refused_with_a_remediation(shell: Shell, is
         mistaken = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input=text)
         assert mistaken.exit_code == 1
         assert told in mistaken.stderr
-    dead = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input="a.b.c")
-    assert dead.exit_code == 1
-    assert "token inspect" in dead.output
+    unknown = CliRunner().invoke(main, ["token", "revoke"], env=shell.environment, input="a.b.c")
+    assert unknown.exit_code == 1
+    assert "token inspect" in unknown.output
     assert inspect_exit_code(shell, issued["access_token"]) == 0
 
 

@@ -193,7 +193,7 @@ def test_enabling_a_client_restores_no_token_and_voids_held_blocks(authserver: A
     after = indices.allocate(enabled, authserver.clock())
     assert (bit(authserver, before), bit(authserver, after)) == (True, False)
     assert indices.allocate(client, authserver.clock()).idx == after.idx + 1, (
-        "a stale view of the client voids no newer block"
+        "a stale cached client voids no newer block"
     )
 
 

@@ -119,5 +119,5 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path
     assert -1 not in positions, dict(zip(story, positions, strict=True))
     assert positions == sorted(positions)
     assert re.search(r"tool\.call +create_environment +refused +needs env:write", done.stdout)
-    assert "\x1b" not in done.stdout, "no color outside of a terminal"
+    assert "\x1b" not in done.stdout, "no color outside a terminal"
     assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,7 @@ async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: 
     called = stack.run_json("resourceserver", *of_client)
     assert {event["jti"] for event in called} == issued
     assert ("create_environment", "refused") in {(event["object"], event["outcome"]) for event in called}
-    assert not list(stack.folder.rglob("*.db")), "no server fell back on a file"
+    assert not list(stack.folder.rglob("*.db")), "no server fell back to a file"
 
 
 def test_two_concurrent_inits_leave_one_key(prepared: LocalStack) -> None:

@@ -43,14 +43,14 @@ async def listed(agent: Agent, environment_id: str) -> set[str]:
             return identifiers
 
 
-def let_every_worker_turn(stack: LocalStack) -> None:
+def let_every_worker_respond(stack: LocalStack) -> None:
     """Send enough requests that every worker notices the disconnect."""
     for _ in range(20):
         with urllib.request.urlopen(stack.resource.removesuffix("/mcp") + "/livez") as response:
             assert response.status == 200
 
 
-async def trail_of(stack: LocalStack, client_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+async def events_of_import(stack: LocalStack, client_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Wait for the final event of an import, and return it with the events of its transactions."""
     command = ("resourceserver", "audit", "--client", client_id, "--limit", "1000")
     with anyio.fail_after(20):
@@ -120,9 +120,9 @@ async def test_a_disconnect_stops_an_import_and_keeps_what_was_created(
             # No further transaction ends before the agent has disconnected.
             lock(database)
             tasks.cancel_scope.cancel()
-        let_every_worker_turn(stack)
+        let_every_worker_respond(stack)
         database.execute("ROLLBACK")
-    of_transactions, end = await trail_of(stack, credentials["client_id"])
+    of_transactions, end = await events_of_import(stack, credentials["client_id"])
     assert (end["outcome"], end["reason"]) == ("failed", "the connection was closed before the end")
     async with connect(stack, credentials, mode) as agent:
         stored = await listed(agent, arguments["environment_id"])
@@ -154,7 +154,7 @@ async def test_a_forbidden_import_is_refused_with_its_status(stack: LocalStack, 
 async def test_an_agent_imports_is_refused_and_continues_after_the_grant(
     stack: LocalStack, workspace_id: str, mode: Mode
 ) -> None:
-    """The complete path: an environment, 500 organizations with progress, a refusal, a grant, and the same call again."""
+    """An environment, 500 organizations with progress, a refusal, a grant, and the same call again."""
     credentials = importer(stack, workspace_id)
     told: list[float] = []
 

@@ -281,7 +281,7 @@ async def test_a_json_response_is_returned_with_its_entity_tag(server: JwksServe
     assert path == "/.well-known/jwks.json"
     assert "application/jwk-set+json" in sent["accept"]
     assert "if-none-match" not in sent
-    assert sent["cache-control"] == "no-cache", "a cache in between could hide that a key was revoked"
+    assert sent["cache-control"] == "no-cache", "an intermediate cache could hide the revocation of a key"
     assert "authorization" not in sent
 
 

@@ -30,7 +30,7 @@ def status(idx: int, uri: str = LIST) -> dict[str, Any]:
     return {"status": {"status_list": {"idx": idx, "uri": uri}}}
 
 
-async def taken(issuer: Issuer, token: str) -> bool:
+async def accepted_by_verifier(issuer: Issuer, token: str) -> bool:
     source = KeySource(issuer.fetch, issuer.clock)
     await source.refresh()
     statuses = issuer.statuses(source)
@@ -42,7 +42,7 @@ async def taken(issuer: Issuer, token: str) -> bool:
     return True
 
 
-async def called_good(issuer: Issuer, token: str) -> bool:
+async def reported_valid(issuer: Issuer, token: str) -> bool:
     fetched = await issuer.fetch(None)
     keys = parse_key_set(fetched.document)
 
@@ -57,7 +57,7 @@ async def called_good(issuer: Issuer, token: str) -> bool:
 @pytest.mark.parametrize(
     ("changes", "seconds", "accepted"),
     [
-        pytest.param({}, 0, True, id="good"),
+        pytest.param({}, 0, True, id="valid"),
         pytest.param({}, 300 + LEEWAY - 0.001, True, id="to the end of the leeway"),
         pytest.param({}, 300 + LEEWAY, False, id="expired"),
         pytest.param({}, -LEEWAY, True, id="as early as the leeway"),
@@ -68,14 +68,14 @@ async def called_good(issuer: Issuer, token: str) -> bool:
         pytest.param({"iss": "https://evil.example"}, 0, False, id="another issuer"),
         pytest.param({"aud": f"{RESOURCE}/"}, 0, False, id="another audience"),
         pytest.param({"aud": [RESOURCE]}, 0, False, id="a list of audiences"),
-        pytest.param({"exp": 1_800_000_000 + MAX_LIFETIME}, 0, True, id="the longest life"),
-        pytest.param({"exp": 1_800_000_001 + MAX_LIFETIME}, 0, False, id="a longer life"),
-        pytest.param({"exp": 1_800_000_000}, 0, False, id="no life"),
+        pytest.param({"exp": 1_800_000_000 + MAX_LIFETIME}, 0, True, id="the longest lifetime"),
+        pytest.param({"exp": 1_800_000_001 + MAX_LIFETIME}, 0, False, id="a longer lifetime"),
+        pytest.param({"exp": 1_800_000_000}, 0, False, id="no lifetime"),
         pytest.param({"sub": "agent_2"}, 0, False, id="another subject"),
         pytest.param({"jti": None}, 0, False, id="a claim is missing"),
         pytest.param({"status": None}, 0, False, id="no status"),
         pytest.param(status(REVOKED), 0, False, id="revoked"),
-        pytest.param(status(LIST_SIZE - 1), 0, True, id="the last of its list"),
+        pytest.param(status(LIST_SIZE - 1), 0, True, id="the last index of its list"),
         pytest.param(status(LIST_SIZE), 0, False, id="beyond its list"),
         pytest.param(status(2, "https://evil.example/status-lists/0123456789ab"), 0, False, id="a list elsewhere"),
     ],
@@ -86,7 +86,7 @@ async def test_inspection_and_resource_server_always_agree(
     """RFC 9068 4; RFC 7800 3.1 (`cnf`)."""
     issuer = Issuer(clock)
     issuer.revoke(REVOKED)
-    assert await taken(issuer, issuer.token())
+    assert await accepted_by_verifier(issuer, issuer.token())
     token = issuer.token(**changes)
     clock.advance(seconds)
-    assert (await taken(issuer, token), await called_good(issuer, token)) == (accepted, accepted)
+    assert (await accepted_by_verifier(issuer, token), await reported_valid(issuer, token)) == (accepted, accepted)

@@ -50,12 +50,12 @@ def actions(engine: Engine, **filters: Any) -> list[str]:
     return [row["action"] for row in stored(engine, **filters)]
 
 
-def take_away(engine: Engine) -> None:
+def hide_table(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE audit_event RENAME TO elsewhere")
 
 
-def bring_back(engine: Engine) -> None:
+def restore_table(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO audit_event")
 
@@ -141,13 +141,13 @@ def test_an_unused_writer_starts_no_thread(engine: Engine) -> None:
 
 
 def test_an_outage_fails_waiting_events_and_keeps_recorded_ones(writer: AuditWriter, engine: Engine) -> None:
-    take_away(engine)
+    hide_table(engine)
     writer.record(allowed("first"))
     refused = writer.commit(allowed("never.answered"))
     writer.record(allowed("second"))
     with pytest.raises(AuditUnavailable):
         refused.result(5)
-    bring_back(engine)
+    restore_table(engine)
     writer.commit_and_wait(allowed("third"))
     # The request of the refused event was refused too, so the event must not be written later.
     assert actions(engine) == ["first", "second", "third"]
@@ -155,14 +155,14 @@ def test_an_outage_fails_waiting_events_and_keeps_recorded_ones(writer: AuditWri
 
 def test_an_outage_refuses_further_events_until_it_ends(writer: AuditWriter, engine: Engine) -> None:
     """What is accepted during an outage is lost with the process, so nothing more is accepted."""
-    take_away(engine)
+    hide_table(engine)
     writer.record(allowed("before.it.was.noticed"))
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("notices")).result(5)
     assert not writer.available
     with pytest.raises(AuditUnavailable):
         writer.record(allowed("refused"))
-    bring_back(engine)
+    restore_table(engine)
     writer.commit_and_wait(allowed("after"))
     assert writer.available
     writer.record(allowed("recorded.again"))
@@ -173,12 +173,12 @@ def test_an_outage_refuses_further_events_until_it_ends(writer: AuditWriter, eng
 @pytest.mark.only_on("postgresql")
 def test_after_an_outage_events_are_written_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
     writer.commit_and_wait(allowed("before"))
-    databases.take_away(engine.url)
+    databases.hide_table(engine.url)
     writer.record(allowed("recorded"))
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("never.answered")).result(10)
     assert not writer.available
-    databases.bring_back(engine.url)
+    databases.restore_table(engine.url)
     writer.commit_and_wait(allowed("after"))
     assert actions(engine) == ["before", "recorded", "after"]
 
@@ -204,7 +204,7 @@ def test_recorded_events_wait_while_the_server_is_read_only(writer: AuditWriter,
 def test_events_lost_at_shutdown_are_named_in_the_log(
     writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take_away(engine)
+    hide_table(engine)
     writer.record(allowed("token.issue", jti="the-jti"))
     writer.close()
     assert "1 audit events are lost" in caplog.text
@@ -213,26 +213,26 @@ def test_events_lost_at_shutdown_are_named_in_the_log(
 
 @pytest.mark.threat("T-115")
 def test_a_full_queue_refuses_and_drops_nothing(writer: AuditWriter, engine: Engine) -> None:
-    take_away(engine)
+    hide_table(engine)
     for number in range(CAPACITY):
         writer.record(allowed(f"recorded.{number}"))
     with pytest.raises(AuditUnavailable):
         writer.record(allowed("one.too.many"))
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("one.too.many"))
-    bring_back(engine)
+    restore_table(engine)
     writer.close()
     assert actions(engine) == [f"recorded.{number}" for number in range(CAPACITY)]
 
 
 def test_closing_without_a_database_ends(writer: AuditWriter, engine: Engine) -> None:
-    take_away(engine)
+    hide_table(engine)
     writer.record(allowed("lost"))
     waiting = writer.commit(allowed("refused"))
     writer.close()
     with pytest.raises(AuditUnavailable):
         waiting.result(5)
-    bring_back(engine)
+    restore_table(engine)
     assert actions(engine) == []
 
 
@@ -291,13 +291,13 @@ def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditW
 
 
 def test_an_outage_while_isolating_a_bad_event_loses_only_that_event(writer: AuditWriter, engine: Engine) -> None:
-    take_away(engine)
+    hide_table(engine)
     writer.record(allowed("unstorable", detail={"value": object()}))
     writer.record(allowed("kept"))
     refused = writer.commit(allowed("never.answered"))
     with pytest.raises(AuditUnavailable):
         refused.result(5)
-    bring_back(engine)
+    restore_table(engine)
     writer.commit_and_wait(allowed("after"))
     assert actions(engine) == ["kept", "after"]
 

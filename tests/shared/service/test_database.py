@@ -163,7 +163,7 @@ def test_an_error_repeats_no_parameter(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        pytest.param("INSERT INTO parent (secret) VALUES (:value)", id="in the row that is refused"),
+        pytest.param("INSERT INTO parent (secret) VALUES (:value)", id="in the refused row"),
         pytest.param("SELECT CAST(CAST(:value AS TEXT) AS INTEGER)", id="in the message itself"),
     ],
 )

@@ -162,8 +162,8 @@ def test_the_sealing_key_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> N
     [
         pytest.param("ftp://admin:hunter2@as.example.com", "(not shown)", id="a password before a host"),
         pytest.param("gths_hunter2", "[masked]", id="a client secret"),
-        pytest.param("a\x1b[31m", "a\\x1b[31m", id="what a terminal acts upon"),
-        pytest.param("a" * 101 + "hunter2", "a" * 100, id="more than fits a line"),
+        pytest.param("a\x1b[31m", "a\\x1b[31m", id="control characters"),
+        pytest.param("a" * 101 + "hunter2", "a" * 100, id="a long value"),
     ],
 )
 def test_a_value_is_repeated_without_secrets_and_control_characters(
