@@ -173,12 +173,12 @@ def test_an_outage_refuses_further_events_until_it_ends(writer: AuditWriter, eng
 @pytest.mark.only_on("postgresql")
 def test_after_an_outage_events_are_written_over_new_connections(writer: AuditWriter, engine: Engine) -> None:
     writer.commit_and_wait(allowed("before"))
-    databases.hide_table(engine.url)
+    databases.take_away(engine.url)
     writer.record(allowed("recorded"))
     with pytest.raises(AuditUnavailable):
         writer.commit(allowed("never.answered")).result(10)
     assert not writer.available
-    databases.restore_table(engine.url)
+    databases.bring_back(engine.url)
     writer.commit_and_wait(allowed("after"))
     assert actions(engine) == ["before", "recorded", "after"]
 
