@@ -207,7 +207,7 @@ def test_a_tool_declares_its_scopes() -> None:
         (returning_text, "does not return a pydantic model. Annotate its result"),
         (returning_nothing_said, "does not return a pydantic model. Annotate its result"),
         (of_unknown_type, "has a type that cannot be found: name 'NoSuchType'"),
-        (of_no_json_type, "has a type that JSON cannot carry"),
+        (of_no_json_type, "has a type that JSON cannot represent"),
         (by_position, "takes query by position only. Remove the /"),
         (hidden, "has the argument _query, which a pydantic model cannot have. Rename it"),
         (configuring, "has the argument model_config, which a pydantic model cannot have"),
@@ -226,14 +226,17 @@ def test_an_invalid_declaration_names_file_tool_and_fix(function: Any, problem: 
 @pytest.mark.parametrize(
     ("function", "options", "problem"),
     [
-        pytest.param(sound, {"streaming": True}, "has one of streaming=True and", id="without progress"),
-        pytest.param(with_progress, {}, "has one of streaming=True and", id="progress alone"),
+        pytest.param(sound, {"streaming": True}, "has only one of streaming=True and", id="without progress"),
+        pytest.param(with_progress, {}, "has only one of streaming=True and", id="progress alone"),
         pytest.param(
             with_progress_and_directory, {"streaming": True}, "is streaming, .* Take Transactions", id="directory"
         ),
-        pytest.param(with_transactions, {}, "takes Transactions: only a streaming tool", id="transactions alone"),
+        pytest.param(with_transactions, {}, "takes Transactions, which only a streaming tool", id="transactions alone"),
         pytest.param(
-            importing, {"streaming": True, "read_only": True}, "takes Transactions: only", id="transactions to read"
+            importing,
+            {"streaming": True, "read_only": True},
+            "takes Transactions, which only",
+            id="transactions to read",
         ),
     ],
 )
@@ -247,7 +250,7 @@ def test_only_a_streaming_tool_takes_progress_and_transactions(
 
 def test_two_tools_with_one_name_are_refused() -> None:
     assert Catalogue("test", [READ], [group_of(sound)])
-    with pytest.raises(InvalidCatalogue, match=r"sound is declared in test_catalogue\.py:\d+ already\. Rename one"):
+    with pytest.raises(InvalidCatalogue, match=r"sound is already declared in test_catalogue\.py:\d+\. Rename one"):
         Catalogue("test", [READ], [group_of(sound), group_of(sound)])
 
 

@@ -109,7 +109,7 @@ def test_a_file_in_the_working_directory_shadows_no_installed_module(run: Run, w
         pytest.param(('["door:open"]', "[]"), r"mytools\.py:\d+: open_door has no scopes\. List", id="empty scopes"),
         pytest.param(
             ('scopes=["door:open"]', 'scopes=["door:opne"]'),
-            r"mytools\.py:\d+: open_door needs the scope door:opne, which is not declared\. Declared are: door:open",
+            r"mytools\.py:\d+: open_door needs the scope door:opne, which is not declared\. Declared scopes: door:open",
             id="unknown scope",
         ),
         pytest.param(
@@ -119,7 +119,7 @@ def test_a_file_in_the_working_directory_shadows_no_installed_module(run: Run, w
         ),
         pytest.param(
             ("groups=[tools]", "groups=[tools, tools]"),
-            r"mytools\.py:\d+: open_door is declared in mytools\.py:\d+ already\. Rename one",
+            r"mytools\.py:\d+: open_door is already declared in mytools\.py:\d+\. Rename one",
             id="twice",
         ),
         pytest.param(("async def", "def"), r"mytools\.py:\d+: open_door is not async", id="blocking"),
@@ -152,17 +152,17 @@ def test_a_file_in_the_working_directory_shadows_no_installed_module(run: Run, w
         ),
         pytest.param(
             ('scopes=["door:open"]', 'scopes="door:open"'),
-            r'mytools\.py:\d+: open_door has a string for its scopes\. Write a list: \["door:open"\]',
+            r'mytools\.py:\d+: open_door has a string as its scopes\. Write a list: \["door:open"\]',
             id="a text for scopes",
         ),
         pytest.param(
             ('Scope("door:open", "Open doors")', 'Scope("door:open", "Open", implies="door:see")'),
-            r"mytools\.py:15: Scope\(.*\) is no scope\. Write: Scope\(.* implies=\(",
+            r"mytools\.py:15: Scope\(.*\) is not a Scope\. Write: Scope\(.* implies=\(",
             id="a text for implied scopes",
         ),
         pytest.param(
             ('Scope("door:open", "Open doors")', '"door:open"'),
-            r"mytools\.py:15: 'door:open' is no scope\. Write: Scope\(",
+            r"mytools\.py:15: 'door:open' is not a Scope\. Write: Scope\(",
             id="a text for a scope",
         ),
         pytest.param(
@@ -390,7 +390,7 @@ def test_a_type_that_pydantic_cannot_read_is_refused_with_the_tool() -> None:
 
     group = ToolGroup()
     group.tool(scopes=["door:open"])(unfinished)
-    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot carry"):
+    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot represent"):
         Catalogue("test", DOORS, [group])
 
 
@@ -404,7 +404,10 @@ def test_a_tool_returns_an_object_and_has_a_valid_name() -> None:
         return Answer(text="")
 
     named.__name__ = "tür"
-    for function, problem in ((words, "words returns no JSON object"), (named, "'tür' is no tool's name")):
+    for function, problem in (
+        (words, "words does not return a JSON object"),
+        (named, "'tür' is not a valid tool name"),
+    ):
         group = ToolGroup()
         group.tool(scopes=["door:open"])(function)
         with pytest.raises(InvalidCatalogue, match=problem):

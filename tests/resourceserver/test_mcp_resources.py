@@ -232,7 +232,7 @@ def test_a_resource_without_a_list_of_scopes_is_refused(scopes: Any) -> None:
     with pytest.raises(InvalidCatalogue, match="gatehouse://plans has no scopes"):
         plans(scopes=scopes)
     with pytest.raises(
-        InvalidCatalogue, match=r'gatehouse://plans has a string for its scopes. Write a list: \["plan:read"\]'
+        InvalidCatalogue, match=r'gatehouse://plans has a string as its scopes. Write a list: \["plan:read"\]'
     ):
         plans(scopes="plan:read")
     assert plans(scopes=ANY_VALID_TOKEN).scopes == frozenset()

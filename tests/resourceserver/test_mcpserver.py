@@ -284,7 +284,7 @@ async def test_the_result_of_a_guarded_tool_is_unchanged(guarded: Guarded) -> No
         }
     assert outcomes(server) == [
         ("write_note", "allowed", None),
-        ("write_note", "failed", "an error of the tool's own"),
+        ("write_note", "failed", "the tool returned an error"),
     ]
 
 
@@ -340,11 +340,11 @@ async def test_guarded_tools_see_the_lifespan_of_their_server(
     [
         pytest.param("read_note", {"number": SECRET}, "number: Input should be a valid integer", id="type"),
         pytest.param("read_note", {SECRET: 1}, "number: Field required", id="name"),
-        pytest.param("write_note", {"text": SECRET}, "text: is not accepted", id="validator that quotes"),
+        pytest.param("write_note", {"text": SECRET}, "text: is not valid", id="validator that quotes"),
         pytest.param("write_note", {"text": "a", "kind": "nested"}, "Report the request id", id="nested validation"),
         pytest.param("write_note", {"text": "a", "kind": "broken"}, "Report the request id", id="exception"),
         pytest.param("write_note", {"text": "a", "kind": "protocol"}, "Report the request id", id="protocol error"),
-        pytest.param("write_note", {"text": "a", "kind": "asking"}, "wants to ask its caller", id="dialogue"),
+        pytest.param("write_note", {"text": "a", "kind": "asking"}, "requests input from its caller", id="dialogue"),
         pytest.param("write_note", {"text": "a", "kind": "refused"}, "full. Tear out a page", id="meant for the agent"),
     ],
 )
@@ -391,7 +391,7 @@ async def own_middleware(ctx: Any, call_next: Any) -> Any:
         ({"read_note": []}, r"server Notes: read_note has no scopes"),
         (
             {"read_note": "note:read"},
-            r'server Notes: read_note has a string for its scopes. Write a list: \["note:read"\]',
+            r'server Notes: read_note has a string as its scopes. Write a list: \["note:read"\]',
         ),
     ],
 )
@@ -423,14 +423,14 @@ def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
         }
     )
     assert guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED)
-    with pytest.raises(InvalidCatalogue, match=r"server Notes: its own auth would be passed by\. .* without auth="):
+    with pytest.raises(InvalidCatalogue, match=r"server Notes: its own auth would be bypassed\. .* without auth="):
         guarded_catalogue(notes([], auth=settings, token_verifier=Verifier()), scopes=TABLE, declared=DECLARED)
 
 
 def test_a_name_that_no_header_can_carry_stops_the_start() -> None:
     server = notes([])
     server.add_tool(lambda: "a", name="read note")
-    with pytest.raises(InvalidCatalogue, match="server Notes: 'read note' is no tool's name"):
+    with pytest.raises(InvalidCatalogue, match="server Notes: 'read note' is not a valid tool name"):
         guarded_catalogue(server, scopes={"read note": ["note:read"]}, declared=DECLARED)
 
 

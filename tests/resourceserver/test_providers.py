@@ -253,7 +253,7 @@ def test_transactions_need_a_transactional_provider(counted: Counted) -> None:
     group = ToolGroup()
     group.tool(scopes=["ledger:use"], streaming=True)(importing)
     assert Catalogue("Ledger", SCOPES, [group], providers=counted.providers)
-    with pytest.raises(InvalidCatalogue, match=r"test_providers\.py:\d+: importing takes Transactions, and its cata"):
+    with pytest.raises(InvalidCatalogue, match=r"test_providers\.py:\d+: importing takes Transactions, but its cata"):
         Catalogue("Ledger", SCOPES, [group], providers={Weather: counted.providers[Weather]})
 
 

@@ -1,1 +1,1 @@
-"""What tests stand on: a clock that they set, and both servers in this process on real databases."""
+"""Shared parts of the tests: a fake clock, both servers in this process on real databases, and real clients."""

@@ -1,4 +1,4 @@
-"""Client assertions (RFC 7523 2.2), honest and not."""
+"""Client assertions (RFC 7523 section 2.2), valid and invalid."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ def jwks(*keys: dict[str, Any]) -> bytes:
 
 
 class KeyClient:
-    """A client registered for private_key_jwt, and the assertions that it makes."""
+    """A client registered for private_key_jwt, and its assertions."""
 
     def __init__(self, server: AuthServer, key: SigningKey, registered: bytes | None = None, **changes: Any) -> None:
         self.server = server
@@ -64,12 +64,12 @@ class KeyClient:
         )
 
     def accepted(self) -> None:
-        """Check that an honest assertion gets a token: the control of every refusal."""
+        """Check that a valid assertion gets a token: the control for every refusal."""
         response = self.post(self.assertion())
         assert response.status_code == 200, response.text
 
     def refused(self, response: TestResponse, reason: str) -> None:
-        """Check the one answer of a failed authentication, and that the audit log names the failed check."""
+        """Check the uniform response to a failed authentication, and that the audit log names the failed check."""
         assert (response.status_code, response.json["error"]) == (401, "invalid_client")
         assert "assertion" not in response.text
         [row] = self.server.audit(request_id=response.json["request_id"])

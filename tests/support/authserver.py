@@ -1,4 +1,4 @@
-"""An authorization server in this process: real application, real database, no network."""
+"""An authorization server in this process, with a real application and database but no network."""
 
 from base64 import b64encode
 from contextlib import closing
@@ -34,7 +34,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
-    """Settings whose files are in a folder; nothing is read from the environment's variables."""
+    """Return settings whose files are in a folder."""
     defaults = {
         "issuer": ISSUER,
         "database_url": f"sqlite:///{folder}/authserver.db",
@@ -65,7 +65,7 @@ def prepare_installation(folder: Path, database_url: str) -> None:
 def register_resource(
     session: Session, admin: Administrator, resource: str = RESOURCE, /, **scopes: tuple[str, ...]
 ) -> None:
-    """Register a resource. Each keyword is a scope with `_` for `:`, its value what the scope implies."""
+    """Register a resource. Each keyword is a scope with `_` for `:`, and its value lists the implied scopes."""
     declared = scopes or {"env_read": (), "env_write": ("env:read",), "org_read": ()}
     scopes_of_resource = [ScopeDeclaration(name.replace("_", ":"), "", implies) for name, implies in declared.items()]
     add_resource(session, admin, resource, "test", scopes_of_resource)
@@ -84,7 +84,7 @@ class AuthServer:
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
 
     def add_resource(self, resource: str = RESOURCE, /, **scopes: tuple[str, ...]) -> None:
-        """Register a resource, with the scopes of the template's unless others are given."""
+        """Register a resource, by default with the scopes of the template's resource."""
         with self.services.database.write() as session:
             register_resource(session, self.admin, resource, **scopes)
 
@@ -95,7 +95,7 @@ class AuthServer:
             return create_client(session, self.admin, self.services.keys.ring(), registration)
 
     def add_grant(self, client: Client, scope: str, resource: str = RESOURCE) -> None:
-        """Let a client have more."""
+        """Grant a client further scopes."""
         with self.services.database.write() as session:
             add_grant(session, self.admin, client.client_id, resource, scope)
 
@@ -107,7 +107,7 @@ class AuthServer:
         query: str = "",
         content_type: str = FORM,
     ) -> TestResponse:
-        """Send a token request: `grant_type=client_credentials` unless a form says otherwise."""
+        """Send a token request, by default only with `grant_type=client_credentials`."""
         if form is None:
             form = {"grant_type": "client_credentials"}
         data = form if isinstance(form, bytes) else urlencode(form).encode()
@@ -131,11 +131,11 @@ class AuthServer:
             return [dict(row) for row in find_events(session.connection(), audit_event, **filters)]
 
     def _flush(self) -> None:
-        # A committed event is written behind everything that was recorded before it.
+        # A committed event is written after all events that were recorded before it.
         self.services.audit.commit_and_wait(AuditEvent("test.flush", "allowed"))
 
     def take_database_away(self) -> None:
-        """Make the database unreachable; nothing brings it back."""
+        """Make the database unreachable for the rest of the test."""
         self.services.database.close()
         take_away(self.settings.database)
 

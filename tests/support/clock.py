@@ -1,8 +1,8 @@
-"""Time that a test sets."""
+"""A fake clock."""
 
 
 class FakeClock:
-    """A clock that stands still until it is told to move."""
+    """A clock that only moves when a test advances it."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""The commands of a command line, found through its lazy groups."""
+"""Lists the commands of a command line, including those of lazy groups."""
 
 from collections.abc import Iterator
 

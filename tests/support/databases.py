@@ -26,7 +26,7 @@ shared_buffers = 16MB
 max_wal_size = 4GB
 max_connections = 100
 """
-"""For a server whose files nobody needs after it."""
+"""Fast and unsafe: the files are deleted with the server."""
 
 _SHAPE = """
 SELECT string_agg(concat_ws(' ', relname, attname, atttypid), ', ' ORDER BY relname, attnum)
@@ -57,23 +57,23 @@ DO $$ DECLARE name text; last bigint; BEGIN
     END LOOP;
 END $$
 """
-"""A lock that somebody still holds is a connection that a test left open."""
+"""Fails on a lock timeout if a test left a connection open."""
 
 _numbers = itertools.count()
 
 
 class PostgreSQL:
-    """A PostgreSQL server with nothing in it, reached by a socket in its folder."""
+    """An empty PostgreSQL server, reached by a socket in its folder."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
 
     def create_database(self, template: str = "template1") -> URL:
-        """Make a database like the template, and return its URL."""
+        """Copy a template database, and return the URL of the copy."""
         return self._create(SQL("TEMPLATE {} STRATEGY file_copy").format(Identifier(template)))
 
     def create_database_in(self, encoding: str) -> URL:
-        """Make an empty database of an encoding that the server's own may not be, and return its URL."""
+        """Create an empty database with an encoding other than the server's, and return its URL."""
         return self._create(SQL("TEMPLATE template0 LOCALE 'C' ENCODING {}").format(encoding))
 
     def _create(self, how: Composed) -> URL:
@@ -82,7 +82,7 @@ class PostgreSQL:
         return self.url.set(database=name)
 
     def drop_database(self, url: URL) -> None:
-        """Remove a database. Fails when somebody is still connected to it."""
+        """Remove a database. Fails if a connection to it is open."""
         assert url.database is not None
         _administer(self.url, SQL("DROP DATABASE {}").format(Identifier(url.database)))
 
@@ -91,8 +91,8 @@ class PostgreSQL:
 def running_postgresql(lock_folder: Path) -> Iterator[PostgreSQL]:
     """Run a server until the block ends.
 
-    Processes that start servers at the same time name one folder for the lock between them. Nobody but its owner may
-    have access to it.
+    Processes that start servers at the same time pass the same folder, which holds the lock between them. Only its
+    owner may have access to it.
     """
     package = _import_package(lock_folder)
     # A socket's path must be shorter than 108 characters, so the folder is not among the test's own.
@@ -109,7 +109,7 @@ def running_postgresql(lock_folder: Path) -> Iterator[PostgreSQL]:
 
 
 def _import_package(lock_folder: Path) -> ModuleType:
-    """Import the package that brings PostgreSQL, which decides then where its lock is."""
+    """Import the package that contains PostgreSQL. It chooses the place of its lock when it is imported."""
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(lock_folder)
     try:
@@ -121,17 +121,17 @@ def _import_package(lock_folder: Path) -> ModuleType:
 
 
 class Template(Protocol):
-    """An installation that was made once, and is copied for every test."""
+    """An installation that is created once and copied for every test."""
 
     def install(self, folder: Path) -> str:
-        """Copy the installation, its keys into a folder, and return the URL of its database."""
+        """Copy the installation into a folder, and return the URL of its database."""
 
     def discard(self) -> None:
-        """Remove the databases that were made."""
+        """Remove the copied databases."""
 
 
 class SQLiteTemplate:
-    """The files of an installation, its database among them."""
+    """The files of an installation, including its database."""
 
     def __init__(self, folder: Path, file: str) -> None:
         self.folder = folder
@@ -148,8 +148,8 @@ class SQLiteTemplate:
 class PostgreSQLTemplate:
     """The files of an installation, and its database on a server.
 
-    A copy of a database takes 100 ms, and putting its rows back takes 5: so a copy that only had rows changed serves
-    the next test, and any other one is dropped.
+    Copying a database takes 100 ms, restoring its rows takes 5 ms. So a copy in which only rows changed is reused for
+    the next test, and any other copy is dropped.
     """
 
     def __init__(self, folder: Path, server: PostgreSQL, url: URL) -> None:
@@ -188,7 +188,7 @@ class PostgreSQLTemplate:
 
 
 class Templates:
-    """Every template of a test run, each made when the first test needs it."""
+    """The templates of a test run. Each is created when the first test needs it."""
 
     def __init__(self, new_folder: Callable[[str], Path], postgresql: Callable[[], PostgreSQL]) -> None:
         self._new_folder = new_folder
@@ -212,7 +212,7 @@ class Templates:
 
 
 def take_away(url: URL) -> None:
-    """Make a database unreachable, as an outage does; connections to a server end."""
+    """Make a database unreachable, as in an outage. Connections to a server are closed."""
     if url.get_backend_name() == "postgresql":
         assert url.database is not None
         _administer(
@@ -230,7 +230,7 @@ def take_away(url: URL) -> None:
 
 
 def bring_back(url: URL) -> None:
-    """End what `take_away` began."""
+    """Make a database reachable again after `take_away`."""
     if url.get_backend_name() == "postgresql":
         assert url.database is not None
         _administer(url, SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(Identifier(url.database)))
@@ -242,7 +242,7 @@ def bring_back(url: URL) -> None:
 
 
 def everything_in(url: URL) -> bytes:
-    """Return every value of every table, as it is stored."""
+    """Return all values of all tables, as stored."""
     if url.get_backend_name() == "sqlite":
         path = Path(str(url.database))
         return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))

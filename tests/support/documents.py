@@ -21,7 +21,7 @@ def commands(text: str) -> str:
 
 
 def typed(script: str, stack: LocalStack, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run commands in a folder, on free ports in place of the default ones, and end what they started."""
+    """Run commands in a folder, on free ports instead of the default ones, and stop the servers that they started."""
     for default, free in (("127.0.0.1:9000", stack.issuer[7:]), ("127.0.0.1:8000", stack.resource[7:-4])):
         assert default in script
         script = script.replace(default, free)

@@ -1,4 +1,4 @@
-"""An installation whose commands are killed, and what must hold afterwards."""
+"""An installation whose commands are killed, and the invariants that must hold afterwards."""
 
 import json
 import random

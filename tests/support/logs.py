@@ -1,4 +1,4 @@
-"""Logging, put back as it was."""
+"""Restores the configuration of logging after a test."""
 
 import logging
 from collections.abc import Iterator

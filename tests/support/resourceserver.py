@@ -1,4 +1,4 @@
-"""A resource server in this process: real application, real database, keys that the test holds."""
+"""A resource server in this process: real application and database, with keys of the test."""
 
 import json
 from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ class Issuer:
     async def fetch(self, etag: str | None) -> Fetched | None:
         self.fetches += 1
         if self.away:
-            raise FetchFailed("the test's issuer is away")
+            raise FetchFailed("the test's issuer is unreachable")
         return Fetched(json.dumps({"keys": self.published}).encode(), None)
 
     def fetch_from(self, url: str) -> Fetch:
@@ -88,7 +88,7 @@ class Issuer:
     async def _fetch_status(self, url: str, etag: str | None) -> Fetched | None:
         self.list_fetches.append(url)
         if self.away:
-            raise FetchFailed("the test's issuer is away")
+            raise FetchFailed("the test's issuer is unreachable")
         if url == f"{ISSUER}/status-lists":
             return Fetched(json.dumps({"status_lists": list(self.lists)}).encode(), None)
         if url not in self.lists:

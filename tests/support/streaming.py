@@ -1,4 +1,4 @@
-"""A request whose answer the test reads piece by piece, and may leave before its end."""
+"""A request whose response the test reads piece by piece, and may abandon before its end."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

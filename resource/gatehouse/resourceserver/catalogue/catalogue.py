@@ -1,4 +1,4 @@
-"""The closed list of everything that a server offers: tools, resources and scopes."""
+"""The catalogue: the closed list of the tools, resources and scopes of a server, and how clients see each tool."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from gatehouse.shared.service.migrations import Schema
 
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
-"""Entered in every process before the first call, and exited after the last."""
+"""Entered in every process before the first call, and left after the last."""
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-"""MCP 2026-07-28, "Tool Names". The Mcp-Name header can carry no other name."""
+"""MCP 2026-07-28, "Tool Names". The Mcp-Name header cannot carry other names."""
 
 SCOPES_META: Final = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
 
 CATALOGUE_URI: Final = "gatehouse://catalogue"
-"""The resource that shows an agent which scopes it could ask for."""
+"""The resource that shows an agent which scopes exist and which tools need them."""
 
 
 class Catalogue:
@@ -57,23 +57,23 @@ class Catalogue:
         migrations: str | None = None,
         cli: str | None = None,
     ) -> None:
-        """Check and freeze the declarations, and add the resource that is the catalogue itself.
+        """Check the declarations, and add the catalogue itself as a resource.
 
         Args:
             name: the server's name, for clients.
-            scopes: every scope that tools and resources need.
+            scopes: all scopes that tools and resources need.
             groups: the declared tools.
             resources: the declared resources.
-            instructions: tell agents how to use the server.
-            lifespan: holds what the tools need while they are served.
-            providers: by type, what makes the values of injected parameters.
-            forwarded: tools that another server carries out.
+            instructions: a text that tells agents how to use the server.
+            lifespan: an async context manager for what the tools need, such as connections.
+            providers: by type, the providers of injected parameters.
+            forwarded: tools of an SDK server.
             migrations: `package.module:NAME` of the Schema of the catalogue's own tables, imported when it is needed.
             cli: `package.module:NAME` of a click command that `resourceserver` offers, imported when it is needed.
 
         Raises:
-            InvalidCatalogue: a tool that cannot be read, two tools, resources or scopes of one name, a name that cannot
-                be sent, a malformed scope, or one that is not declared.
+            InvalidCatalogue: a tool cannot be read, two tools, resources or scopes have the same name, a tool's name is
+                invalid, or a scope is malformed or not declared.
         """
         self.name = name
         self.instructions = instructions
@@ -88,12 +88,12 @@ class Catalogue:
         self._cli = cli
 
     def load_schema(self) -> "Schema | None":
-        """Import the schema of the catalogue's own tables. None for a catalogue without tables."""
+        """Import and return the schema of the catalogue's own tables; None if it has no tables."""
         schema: Schema | None = resolve_name(self._migrations) if self._migrations is not None else None
         return schema
 
     def load_command(self) -> "click.Command | None":
-        """Import the command that the catalogue adds to `resourceserver`. None for a catalogue without one."""
+        """Import and return the command that the catalogue adds to `resourceserver`; None if it adds none."""
         command: click.Command | None = resolve_name(self._cli) if self._cli is not None else None
         return command
 
@@ -101,10 +101,12 @@ class Catalogue:
         tools: dict[str, Tool] = {}
         for tool in sorted(found, key=lambda tool: tool.name):
             if _TOOL_NAME.fullmatch(tool.name) is None:
-                raise InvalidCatalogue(f"{tool.source}: {tool.name!r} is no tool's name. Use A-Z a-z 0-9 _ . - only.")
+                raise InvalidCatalogue(
+                    f"{tool.source}: {tool.name!r} is not a valid tool name. Use only A-Z a-z 0-9 _ . -"
+                )
             if tool.name in tools:
                 raise InvalidCatalogue(
-                    f"{tool.source}: {tool.name} is declared in {tools[tool.name].source} already. Rename one of them."
+                    f"{tool.source}: {tool.name} is already declared in {tools[tool.name].source}. Rename one of them."
                 )
             self._check_scopes(tool.scopes, f"{tool.source}: {tool.name}")
             tools[tool.name] = tool
@@ -115,7 +117,7 @@ class Catalogue:
             CATALOGUE_URI,
             self.document,
             name="catalogue",
-            description="Every tool of this server with the scopes that it needs, also those that you may not call.",
+            description="All tools of this server with the scopes that they need, also tools that you may not call.",
             scopes=ANY_VALID_TOKEN,
         )
         readable: dict[str, Resource] = {}
@@ -129,11 +131,14 @@ class Catalogue:
         if unknown := sorted(needed - self.scopes.keys()):
             raise InvalidCatalogue(
                 f"{what} needs the scope {unknown[0]}, which is not declared. "
-                f"Declared are: {', '.join(sorted(self.scopes))}."
+                f"Declared scopes: {', '.join(sorted(self.scopes))}."
             )
 
     def document(self, resource: str) -> dict[str, Any]:
-        """Return the catalogue file: what `authserver resource add --catalogue` reads, and every tool for people."""
+        """Return the catalogue file of `authserver resource add --catalogue`: JSON with all scopes and tools.
+
+        `resource` is the resource identifier of the server (RFC 8707).
+        """
         return {
             "resource": resource,
             "scopes": [
@@ -171,7 +176,9 @@ def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
     listed = list(scopes)
     for scope in listed:
         if not isinstance(scope, Scope) or isinstance(scope.implies, str):
-            raise InvalidCatalogue(f'{scope!r} is no scope. Write: Scope("a:write", "Change it", implies=("a:read",)).')
+            raise InvalidCatalogue(
+                f'{scope!r} is not a Scope. Write: Scope("a:write", "Change it", implies=("a:read",)).'
+            )
     for scope in sorted(listed, key=lambda scope: scope.scope):
         try:
             parse_scope_token(scope.scope)
@@ -186,7 +193,7 @@ def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
 
 
 def describe_tool(tool: Tool) -> ToolDescription:
-    """Return a tool as `tools/list` shows it."""
+    """Return the description of a tool in `tools/list`."""
     meta = {SCOPES_META: sorted(tool.scopes)}
     if tool.described is not None:
         return tool.described.model_copy(update={"meta": {**(tool.described.meta or {}), **meta}})

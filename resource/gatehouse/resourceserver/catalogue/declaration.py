@@ -2,15 +2,15 @@
 
     tools = ToolGroup()
 
-    @tools.tool(scopes=["env:read"], read_only=True)
-    async def get_environment(directory: Directory, environment_id: EnvironmentId) -> Environment:
-        \"\"\"What an agent reads to decide whether to call the tool.\"\"\"
+    @tools.tool(scopes=["notes:read"], read_only=True)
+    async def find_note(notebook: Notebook, title: str) -> Note:
+        \"\"\"Find a note by its title. An agent reads this text to decide whether to call the tool.\"\"\"
 
-Name and argument schema come from the signature, the description from the docstring, the result schema from the
+The name and the argument schema come from the signature, the description from the docstring, the result schema from the
 return type. The server injects parameters whose types are built in or have a provider (catalogue/providers.py); a
-caller cannot send them. A tool must declare its scopes: one that needs only a valid token says
-`scopes=ANY_VALID_TOKEN`. A tool that works for seconds says `streaming=True`; it takes Progress, and Transactions in
-place of a transactional provider's value. A tool tells an agent what to fix by raising ToolFailed.
+caller cannot send them. A tool must declare its scopes; `scopes=ANY_VALID_TOKEN` declares that it needs only a valid
+token. A tool that works for seconds is declared with `streaming=True`: it takes Progress, and Transactions instead of
+the value of a transactional provider. A tool raises ToolFailed to tell an agent what to fix.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,19 +42,19 @@ class _AnyValidToken(Enum):
 
 
 ANY_VALID_TOKEN: Final = _AnyValidToken.ANY_VALID_TOKEN
-"""The scopes of a tool that every caller with a valid token may call."""
+"""The scopes of a tool that any caller with a valid token may call."""
 
 ToolScopes = Sequence[str] | _AnyValidToken
-"""The scopes that a tool needs, all of them, or ANY_VALID_TOKEN."""
+"""The scopes that a tool needs (all of them), or ANY_VALID_TOKEN."""
 
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
 
 
 class ToolFailed(Exception):
-    """The call was allowed and cannot be carried out. The message is shown to the agent: it says what to do next.
+    """The call was allowed and failed. The message is shown to the agent and says what to do next.
 
-    `reason` and `remediation` are for the operator: they go to the audit log. Without a reason, the audit log has the
-    name of the exception's class, because the message may repeat an argument.
+    `reason` and `remediation` go to the audit log, for the operator. Without a reason, the audit log contains the name
+    of the exception's class, because the message may repeat an argument.
     """
 
     def __init__(self, message: str, *, reason: str | None = None, remediation: str | None = None) -> None:
@@ -84,7 +84,7 @@ class Tool:
     destructive: bool
     idempotent: bool
     streaming: bool
-    """It reports progress while it works, in transactions of its own."""
+    """It reports progress while it works, and writes in transactions of its own."""
     function: ToolFunction
     injected: Mapping[str, type]
     """Type by parameter name."""
@@ -94,18 +94,18 @@ class Tool:
     source: str
     """File and line of the declaration, for messages."""
     providers: Mapping[type, Provider[Any]] = field(default_factory=dict)
-    """The providers of its injected values. For a tool with Transactions, those that a transaction can open."""
+    """The providers of its injected values and, for a tool with Transactions, of those that a transaction can open."""
     described: ToolDescription | None = None
-    """The description of the server that the function forwards to. None for a tool that was declared here."""
+    """The SDK server's description of a forwarded tool; None for a tool that was declared here."""
 
     @property
     def joins_transaction(self) -> bool:
-        """Whether a value that is injected works in the transaction of the call."""
+        """Whether an injected value works in the transaction of the call."""
         return not self.streaming and any(provider.transactional for provider in self.providers.values())
 
     @property
     def transactional(self) -> bool:
-        """Whether a failed call has changed nothing: the tool only reads, or it writes in the call's transaction."""
+        """Whether a failed call changes nothing: the tool only reads, or it writes in the call's transaction."""
         return not self.streaming and (self.read_only or self.joins_transaction)
 
     @property
@@ -124,7 +124,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """JSON that a caller can read by its URI: the same for every caller who may read it."""
+    """JSON that callers can read by its URI. All callers who may read it get the same content."""
 
     uri: str
     name: str
@@ -132,7 +132,7 @@ class Resource:
     scopes: frozenset[str]
     """The caller needs all of them. Empty only for ANY_VALID_TOKEN."""
     read: Callable[[str], Mapping[str, Any]]
-    """Returns the content, given the identifier of this server (RFC 8707). Called once, when the server starts."""
+    """Returns the content. Called once, when the server starts, with its resource identifier (RFC 8707)."""
 
 
 def declare_resource(
@@ -168,8 +168,8 @@ class ToolDeclaration:
         """Return the tool.
 
         Raises:
-            InvalidCatalogue: no description, a parameter or result without a usable type, or injected types that do
-                not fit the rest.
+            InvalidCatalogue: there is no description, a parameter or the result has no usable type, or the injected
+                types contradict the declaration.
         """
         name, source = self.function.__name__, self.source
         description = read_description(self.function, name, source)
@@ -183,10 +183,12 @@ class ToolDeclaration:
             input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
         except PydanticUserError as error:
             raise InvalidCatalogue(
-                f"{source}: {name} has a type that JSON cannot carry: {error.message.partition('. ')[0]}."
+                f"{source}: {name} has a type that JSON cannot represent: {error.message.partition('. ')[0]}."
             ) from None
         if output_schema.get("type") != "object":
-            raise InvalidCatalogue(f"{source}: {name} returns no JSON object. Put its result into a member of a model.")
+            raise InvalidCatalogue(
+                f"{source}: {name} does not return a JSON object. Put its result into a member of a model."
+            )
         return Tool(
             name=name,
             description=description,
@@ -205,7 +207,7 @@ class ToolDeclaration:
         )
 
     def _used(self, injected: set[type], providers: Providers) -> Providers:
-        """Return the providers of injected values, and of what Transactions can open."""
+        """Return the providers of the injected values, and of those that Transactions can open."""
         return {
             type_: provider
             for type_, provider in providers.items()
@@ -216,20 +218,20 @@ class ToolDeclaration:
         tool = f"{self.source}: {self.function.__name__}"
         if self.streaming != (Progress in injected):
             raise InvalidCatalogue(
-                f"{tool} has one of streaming=True and an argument of the type Progress. Say both, or neither."
+                f"{tool} has only one of streaming=True and a parameter of the type Progress. Write both, or neither."
             )
         joining = [type_ for type_, provider in used.items() if provider.transactional and type_ in injected]
         if self.streaming and joining:
             raise InvalidCatalogue(
-                f"{tool} is streaming, and would hold one transaction for as long as it works. "
-                f"Take Transactions in place of the {joining[0].__name__}."
+                f"{tool} is streaming, and would keep one transaction open for as long as it works. "
+                f"Take Transactions instead of {joining[0].__name__}."
             )
         if Transactions not in injected:
             return
         if self.read_only or not self.streaming:
-            raise InvalidCatalogue(f"{tool} takes Transactions: only a streaming tool that writes can.")
+            raise InvalidCatalogue(f"{tool} takes Transactions, which only a streaming tool that writes can do.")
         if not used:
-            raise InvalidCatalogue(f"{tool} takes Transactions, and its catalogue has no transactional provider.")
+            raise InvalidCatalogue(f"{tool} takes Transactions, but its catalogue has no transactional provider.")
 
 
 @dataclass(slots=True)
@@ -249,19 +251,19 @@ class ToolGroup:
         idempotent: bool = False,
         streaming: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
-        """Declare an async function as a tool. The catalogue that it is part of reads its signature.
+        """Declare an async function as a tool. Its catalogue reads the signature.
 
         Args:
-            function: none. It is present if the decorator was written without parentheses, and so without scopes.
-            scopes: the scopes that a caller needs, all of them, or ANY_VALID_TOKEN.
-            read_only: it changes nothing. The audit event of any other tool is on disk before its answer is sent: in
-                one transaction with what it changes through a transactional provider.
-            destructive: it removes or overwrites something; a hint to clients.
-            idempotent: repeating the call changes nothing more; a hint to clients.
+            function: set only if the decorator is written without parentheses, which is an error: scopes are missing.
+            scopes: the scopes that a caller needs (all of them), or ANY_VALID_TOKEN.
+            read_only: it changes nothing. The audit event of any other tool is on disk before its response is sent, and
+                commits together with the changes that it makes through a transactional provider.
+            destructive: it removes or overwrites something. A hint to clients.
+            idempotent: repeating the call has no further effect. A hint to clients.
             streaming: it reports progress while it works, and writes in transactions of its own, each with its event.
 
         Raises:
-            InvalidCatalogue: no scopes.
+            InvalidCatalogue: there are no scopes.
         """
         if function is not None:
             read_scopes((), function.__name__, source_of(function))
@@ -281,14 +283,14 @@ def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
     """Return the scopes of a tool: none for ANY_VALID_TOKEN.
 
     Raises:
-        InvalidCatalogue: there are none, or they are a string in place of a list.
+        InvalidCatalogue: there are none, or they are a string instead of a list.
     """
     if isinstance(scopes, _AnyValidToken):
         return frozenset()
     if isinstance(scopes, str) and scopes:
-        raise InvalidCatalogue(f'{source}: {name} has a string for its scopes. Write a list: ["{scopes}"].')
+        raise InvalidCatalogue(f'{source}: {name} has a string as its scopes. Write a list: ["{scopes}"].')
     if not scopes:
         raise InvalidCatalogue(
-            f"{source}: {name} has no scopes. List them, or say scopes=ANY_VALID_TOKEN if any caller may call it."
+            f"{source}: {name} has no scopes. List them, or write scopes=ANY_VALID_TOKEN if any caller may call it."
         )
     return frozenset(scopes)

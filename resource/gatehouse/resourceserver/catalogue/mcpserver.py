@@ -1,4 +1,4 @@
-"""A server that exists already, an MCPServer of the SDK, behind the same gate and lock as tools of our own.
+"""Serves the tools of an existing server, an MCPServer of the SDK, behind the same gate and dispatch as other tools.
 
     CATALOGUE = guarded_catalogue(
         server,
@@ -7,7 +7,7 @@
     )
 
 The table is closed: a tool that is not in it does not exist for callers, and prompts and resources are not served. The
-tools run as they are, and ask the SDK's `get_access_token()` who calls. What they get of the request holds no token.
+tools run unchanged, and identify the caller with the SDK's `get_access_token()`. They do not get the token itself.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -37,12 +37,12 @@ from gatehouse.resourceserver.catalogue.declaration import Scope, Tool, ToolFail
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.shared.protocol.claims import AccessClaims
 
-_TELLING = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
-"""Kinds of errors whose texts say what an argument must be. Others may quote what was sent."""
+_SAFE_ERRORS = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
+"""Types of validation errors whose texts say what an argument must be. Others may quote what was sent."""
 
 
 class InvalidArguments(ToolFailed):
-    """The guarded server does not take the arguments."""
+    """The guarded server rejects the arguments."""
 
 
 class _Arguments(RootModel[dict[str, Any]]):
@@ -55,13 +55,13 @@ def guarded_catalogue(
     """Return a catalogue of exactly the tools in the table, each forwarded to the server.
 
     Args:
-        server: with its tools; one that is added to it later is not served.
-        scopes: by the name of a tool, every scope that a caller needs, or ANY_VALID_TOKEN.
-        declared: every scope that there is.
+        server: the server. A tool that is added to it later is not served.
+        scopes: the table: by the name of a tool, all scopes that a caller needs, or ANY_VALID_TOKEN.
+        declared: all scopes.
 
     Raises:
-        InvalidCatalogue: the table names a tool that the server does not have, or no scopes for one, or a scope that
-            is not declared; or the server has auth or middleware of its own, which this would pass by.
+        InvalidCatalogue: the table names a tool that the server does not have, a tool without scopes, or a scope that
+            is not declared; or the server has auth or middleware of its own, which would be bypassed.
     """
     source = f"server {server.name}"
     _require_bare(server, source)
@@ -87,25 +87,25 @@ def guarded_catalogue(
 
 
 def _require_bare(server: MCPServer[Any], source: str) -> None:
-    """Refuse a server whose calls pass through more than its tools: what stands there may be a protection."""
+    """Refuse a server with auth, middleware or intercepting extensions: they may protect it, and would be bypassed."""
     if server.settings.auth is not None:
         raise InvalidCatalogue(
-            f"{source}: its own auth would be passed by. The guard verifies tokens: make the server without auth= and "
-            "its verifier or provider, and name its required scopes in the table."
+            f"{source}: its own auth would be bypassed. The guard verifies tokens: create the server without auth= and "
+            "its verifier or provider, and list its required scopes in the table."
         )
     own: list[Any] = [layer for layer in server.middleware if not type(layer).__module__.startswith("mcp.server.")]
-    # The SDK has no public way to ask (docs/decisions/0006-sdk-internals.md).
+    # The SDK has no public attribute for them (docs/decisions/0006-sdk-internals.md).
     extensions = server._extensions  # noqa: SLF001
     own += [each for each in extensions if type(each).intercept_tool_call is not Extension.intercept_tool_call]
     if own:
         name = getattr(own[0], "__name__", type(own[0]).__name__)
         raise InvalidCatalogue(
-            f"{source}: its middleware or extension {name} would be passed by. Move what it does into the tools."
+            f"{source}: its middleware or extension {name} would be bypassed. Move what it does into the tools."
         )
 
 
 def _list_tools(server: MCPServer[Any]) -> list[ToolDescription]:
-    # The SDK lists asynchronously, and here a loop may run or not.
+    # The SDK lists asynchronously, and an event loop may already run in this thread.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(anyio.run, server.list_tools).result()
 
@@ -132,7 +132,7 @@ def _forwarded(forwarding: "_Forwarding", described: ToolDescription, scopes: fr
 
 
 class _Forwarding:
-    """From dispatch to the guarded server, in one process."""
+    """Forwards calls from dispatch to the guarded server, in one process."""
 
     def __init__(self, server: MCPServer[Any]) -> None:
         self._server = server
@@ -140,7 +140,7 @@ class _Forwarding:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """Enter the server's own lifespan: what it yields is the tools' lifespan context."""
+        """Enter the server's own lifespan, and keep what it yields as the tools' lifespan context."""
         own = self._server.settings.lifespan
         if own is None:
             yield
@@ -160,7 +160,7 @@ class _Forwarding:
         """Call a tool of the server as the caller, and return its result unchanged.
 
         Raises:
-            ToolFailed: the server does not take the arguments, the tool says why it cannot, or it wants to ask.
+            ToolFailed: the server rejects the arguments, the tool raised a ToolError, or it requests input.
         """
         caller = auth_context_var.set(AuthenticatedUser(_access_token(claims)))
         try:
@@ -170,17 +170,17 @@ class _Forwarding:
         finally:
             auth_context_var.reset(caller)
         if not isinstance(result, CallToolResult):
-            raise ToolFailed("This tool wants to ask its caller for more, which is not served here.")
+            raise ToolFailed("This tool requests input from its caller, which is not supported here.")
         return result
 
     def _context(self, request: ServerRequestContext[Any, Any]) -> Context[Any, Any]:
-        # Without the HTTP request: its headers hold the token, which is not the tools' to see or to pass on.
+        # Without the HTTP request, because its headers contain the token, which tools must not see or forward.
         bare = replace(request, request=None, lifespan_context=self._lifespan_context)
         return Context(request_context=bare, mcp_server=self._server, subscriptions=InMemorySubscriptionBus())
 
 
 def _access_token(claims: AccessClaims) -> AccessToken:
-    """Return what the SDK's get_access_token() tells of the caller: every claim, and not the token itself."""
+    """Return what the SDK's get_access_token() returns: all claims, without the token itself."""
     return AccessToken(
         token="",
         client_id=claims.client_id,
@@ -193,9 +193,9 @@ def _access_token(claims: AccessClaims) -> AccessToken:
 
 
 def _public(error: ToolError, tool: ToolDescription) -> Exception:
-    """Return what may be told of a failure: a text that the tool meant for its caller, and no value of an argument.
+    """Return ToolFailed for an error that the tool meant for its caller, else the error itself, which stays private.
 
-    The SDK says for its own errors what was sent, and puts the text of a nested failure into the outer one.
+    The SDK's own errors quote what was sent, and contain the text of the exceptions that caused them.
     """
     if isinstance(error.__cause__, ValidationError) and not isinstance(error, UnexpectedToolError):
         return InvalidArguments(_explain(error.__cause__, tool))
@@ -211,8 +211,8 @@ def _explain(error: ValidationError, tool: ToolDescription) -> str:
     names = tool.input_schema.get("properties", {})
     problems: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        # A name that is not the schema's was sent.
+        # A name that is not in the schema comes from the caller.
         name = str(problem["loc"][0]) if problem["loc"] and problem["loc"][0] in names else "arguments"
-        problems.setdefault(name, problem["msg"] if problem["type"] in _TELLING else "is not accepted")
+        problems.setdefault(name, problem["msg"] if problem["type"] in _SAFE_ERRORS else "is not valid")
     told = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
     return f"The arguments do not fit the tool's input schema: {told}."

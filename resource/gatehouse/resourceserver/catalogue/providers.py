@@ -2,10 +2,10 @@
 
 Every catalogue has AccessClaims, Progress and Transactions. A catalogue registers providers for types of its own:
 
-    @provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
-    async def open_directory(call: ProviderCall) -> Directory: ...
+    @provider(transactional=True, public_errors=(NotebookError,), audited=is_note_id)
+    async def open_notebook(call: ProviderCall) -> Notebook: ...
 
-    CATALOGUE = Catalogue("Gatehouse", ..., providers={Directory: open_directory})
+    CATALOGUE = Catalogue("Notes", ..., providers={Notebook: open_notebook})
 """
 
 from abc import ABC, abstractmethod
@@ -50,15 +50,15 @@ def _no_tenant(_: AccessClaims) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provider(Generic[ValueT]):
-    """Makes the value of an injected parameter, once for each call of a tool that asks for it."""
+    """Makes the value of an injected parameter, once for each call of a tool that has the parameter."""
 
     open: Callable[[ProviderCall], Awaitable[ValueT]]
     transactional: bool
     """The value works in the call's transaction. A tool that writes with it accepts an `idempotency_key`, and its audit
     event is committed with its changes."""
     public_errors: tuple[type[Exception], ...]
-    """Exceptions whose text is shown to the agent. Their attributes `reason` and `remediation`, texts or None, go to
-    the audit log."""
+    """Exceptions whose text is shown to the agent. If their attributes `reason` and `remediation` are strings, they
+    go to the audit log."""
     audited: Callable[[object], bool]
     """Tells which members of a result the audit log keeps, by their values."""
     tenant: Callable[[AccessClaims], str]
@@ -88,12 +88,12 @@ class Progress(ABC):
     async def report(self, done: int, total: int, message: str | None = None) -> None:
         """Notify the caller that `done` of `total` items are finished.
 
-        Do not call it within a transaction: a caller that reads slowly would keep the transaction open.
+        Do not call it within a transaction: a client that reads slowly would keep the transaction open.
         """
 
 
 class Transactions(ABC):
-    """Short transactions of a streaming tool that writes, each with an audit event of its own."""
+    """Short transactions of a streaming tool that writes, each with its own audit event."""
 
     @abstractmethod
     def begin(self, opened: type[ValueT]) -> AbstractAsyncContextManager[ValueT]:

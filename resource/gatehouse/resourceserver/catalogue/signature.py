@@ -1,4 +1,4 @@
-"""Reads a tool's function: its description, its arguments, its injected parameters and its result."""
+"""Reads the function of a tool: description, arguments, injected parameters and result."""
 
 import inspect
 import warnings
@@ -17,7 +17,7 @@ IdempotencyKey = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9._:-]{8,128}$",
-        description="Your own new name for this call, 8 to 128 of A-Z a-z 0-9 . _ : -. If you do not get the answer, "
+        description="Your own unique name for this call, 8 to 128 of A-Z a-z 0-9 . _ : -. If you get no response, "
         "repeat the call with the same key and arguments within 24 hours: it does not run twice.",
     ),
 ]
@@ -29,7 +29,7 @@ ToolFunction = Callable[..., Awaitable[BaseModel]]
 
 
 class InvalidCatalogue(Exception):
-    """A declaration cannot be served. The message names the file and the tool and says how to fix it."""
+    """A declaration is invalid. The message names the file and the tool, and says how to fix it."""
 
 
 def source_of(function: ToolFunction) -> str:
@@ -39,7 +39,7 @@ def source_of(function: ToolFunction) -> str:
 
 
 def read_description(function: ToolFunction, name: str, source: str) -> str:
-    """Return the docstring. Raises InvalidCatalogue when there is none."""
+    """Return the docstring. Raises InvalidCatalogue if there is none."""
     description = inspect.getdoc(function)
     if not description:
         raise InvalidCatalogue(f"{source}: {name} has no docstring. An agent reads it to decide whether to call.")
@@ -49,7 +49,7 @@ def read_description(function: ToolFunction, name: str, source: str) -> str:
 def read_signature(
     function: ToolFunction, name: str, source: str, injectable: Collection[type]
 ) -> tuple[dict[str, type], dict[str, Any], type[BaseModel]]:
-    """Return the injected types by parameter, the fields of the arguments, and the model of the result.
+    """Return the injected types by parameter, the fields of the argument model, and the model of the result.
 
     Args:
         function: the tool.
@@ -59,7 +59,7 @@ def read_signature(
 
     Raises:
         InvalidCatalogue: the function is not async, a parameter or the result has no usable type, or an argument could
-            carry an injected type or has a name that the server adds.
+            contain an injected type or has a reserved name.
     """
     if not inspect.iscoroutinefunction(function):
         raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
@@ -77,7 +77,7 @@ def read_signature(
         if hints[parameter.name] in injectable:
             injected[parameter.name] = hints[parameter.name]
         elif (hidden := _injected_within(hints[parameter.name], injectable)) is not None:
-            # As an argument, callers could send it: their own identity, for example.
+            # As an argument, callers could send it, for example another identity.
             raise InvalidCatalogue(
                 f"{source}: {name} has {hidden.__name__} within the type of {parameter.name}. "
                 f"Write {parameter.name}: {hidden.__name__}, and the server injects it."
@@ -91,7 +91,7 @@ def read_signature(
 def _check_parameter(
     parameter: inspect.Parameter, hints: Mapping[str, Any], name: str, source: str, injectable: Collection[type]
 ) -> None:
-    """Raise InvalidCatalogue for a parameter that neither a caller can send nor the server injects."""
+    """Raise InvalidCatalogue for a parameter that a caller cannot send and the server does not inject."""
     if parameter.name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
         raise InvalidCatalogue(f"{source}: {name} has the argument {parameter.name} without a type. Annotate it.")
     if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -121,7 +121,7 @@ def _injected_within(hint: Any, injectable: Collection[type]) -> type | None:
 
 
 def _classes_of(schema: Any) -> Iterator[type]:
-    """Find the classes that a pydantic core schema makes instances of, or asks for."""
+    """Yield the classes that a pydantic core schema creates or checks instances of."""
     if isinstance(schema, Mapping):
         if inspect.isclass(schema.get("cls")):
             yield schema["cls"]
@@ -133,9 +133,9 @@ def _classes_of(schema: Any) -> Iterator[type]:
 
 def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
     """Return the model that validates what a caller sends."""
-    # Unknown arguments are refused, and no type is turned into another: "5" is not 5.
+    # Unknown arguments are refused, and types are not converted: "5" is not 5.
     config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     with warnings.catch_warnings():
-        # An argument may be called `schema` or `copy`: nothing here uses the old methods of those names.
+        # An argument may be called `schema` or `copy`: the deprecated methods of these names are not used here.
         warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
         return create_model(f"{name}_arguments", __config__=config, **fields)

@@ -34,8 +34,8 @@ def _catalogue_commands(ctx: click.Context) -> Mapping[str, click.Command]:
 def main() -> None:
     """The Gatehouse resource server: MCP tools behind access tokens and scopes.
 
-    Settings are variables named RESOURCESERVER_..., or lines of --env-file. The defaults serve
-    http://127.0.0.1:8000/mcp, and trust the issuer http://127.0.0.1:9000.
+    Settings are environment variables named RESOURCESERVER_..., or lines of --env-file. By default, it serves
+    http://127.0.0.1:8000/mcp and trusts the issuer http://127.0.0.1:9000.
 
     \b
     To get started:

@@ -1,4 +1,4 @@
-"""`resourceserver audit`: who called what, and who was refused what, why."""
+"""`resourceserver audit`: prints the audit log."""
 
 from typing import Any
 

@@ -43,13 +43,13 @@ def load_catalogue(module_name: str) -> Catalogue:
         raise Refusal(f"{place} has no CATALOGUE. Write at its end: {_FORM}")
     if isinstance(found, MCPServer):
         raise Refusal(
-            f"{place}: CATALOGUE is an MCPServer, which guards nothing. "
+            f"{place}: CATALOGUE is an MCPServer, which is not protected. "
             "Write: CATALOGUE = guarded_catalogue(server, scopes={...}, declared=[Scope(...)])"
         )
     if not isinstance(found, Catalogue):
         raise Refusal(f"{place}: CATALOGUE is of the type {type(found).__name__}. Write: {_FORM}")
     if not found.scopes:
-        raise Refusal(f"{place}: CATALOGUE declares no scope, and no token is issued without one. Declare a Scope.")
+        raise Refusal(f"{place}: CATALOGUE declares no scope, and no token is issued without a scope. Declare one.")
     return found
 
 
@@ -107,7 +107,7 @@ def _package_of(module_name: str) -> str | None:
 
 
 def _placed(error: InvalidCatalogue, module_name: str) -> str:
-    """Name file and line, unless the message begins with those of a tool."""
+    """Return the message with file and line, unless it begins with those of a tool."""
     return str(error) if _PLACED.match(str(error)) else f"{_place(error, module_name)}: {error}"
 
 

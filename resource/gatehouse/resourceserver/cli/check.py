@@ -1,4 +1,4 @@
-"""`resourceserver check`: everything that would stop the server from starting or serving, at once."""
+"""`resourceserver check`: reports everything that would stop the server from starting or serving."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What commands work with: settings and an open database."""
+"""What most commands share: `--tools`, the settings, and an open database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings import load_settings
 
 tools_option = click.option(
-    "--tools", "tools_module", metavar="MODULE", help="Serve the CATALOGUE of this module, whatever the setting says."
+    "--tools",
+    "tools_module",
+    metavar="MODULE",
+    help="Use the CATALOGUE of this module. Overrides RESOURCESERVER_TOOLS.",
 )
 
 
@@ -28,7 +31,7 @@ def tool_settings(tools_module: str | None) -> dict[str, str]:
 
 @contextmanager
 def open_database(settings: Settings, catalogue_schema: Schema | None = None) -> Iterator[Database]:
-    """Open the database for a command. Raises SchemaMismatch when it is not current."""
+    """Open the database for a command. Raises SchemaMismatch if it is not current."""
     with Database(settings.database, catalogue_schema) as database:
         database.require_current()
         yield database

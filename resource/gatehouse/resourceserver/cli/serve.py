@@ -21,7 +21,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
     settings = settings_of(ctx, tools_module)
 
     def prepare() -> Callable[[], Any]:
-        # A catalogue that cannot be served stops the start here, instead of every worker in turn.
+        # A catalogue that cannot be served stops the start here, not in each worker.
         catalogue = load_catalogue(settings.tools)
         baseline_scopes(settings, catalogue)
         with open_database(settings, load_schema(catalogue)):

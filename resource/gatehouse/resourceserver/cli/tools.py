@@ -1,4 +1,4 @@
-"""`resourceserver tools`: the catalogue."""
+"""`resourceserver tools`: prints the catalogue."""
 
 import json
 

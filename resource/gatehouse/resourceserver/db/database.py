@@ -18,7 +18,7 @@ class Database(MigratedDatabase):
     schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="idempotency_key")
 
     def __init__(self, url: URL, catalogue_schema: Schema | None = None) -> None:
-        """Without the schema of a catalogue, only the gateway's tables are migrated and required."""
+        """Without the schema of a catalogue, only the gateway's tables are migrated and checked."""
         super().__init__(url)
         self.catalogue_schema = catalogue_schema
 
@@ -30,7 +30,7 @@ class Database(MigratedDatabase):
             migrations.upgrade(self.url, self.catalogue_schema)
 
     def require_current(self) -> None:
-        """Refuse a database of which either schema is not current. Raises SchemaMismatch as MigratedDatabase does."""
+        """Refuse a database if either schema is not current. Raises SchemaMismatch as MigratedDatabase does."""
         self._require_own_version_table()
         super().require_current()
         if self.catalogue_schema is not None:
@@ -46,10 +46,10 @@ class Database(MigratedDatabase):
 
 
 class AsyncDatabase:
-    """The same database on an event loop: one process's connections for requests.
+    """The same database on an event loop: the connections of one process for requests.
 
     A session is not interrupted: a task that is cancelled within one finishes it first. Otherwise SQLAlchemy would
-    abandon the connection in the middle of a statement, and SQLite's write lock with it, until garbage collection.
+    abandon the connection in the middle of a statement, and SQLite's write lock would stay until garbage collection.
     """
 
     def __init__(self, url: URL, lock_timeout: int = LOCK_TIMEOUT) -> None:
@@ -60,7 +60,7 @@ class AsyncDatabase:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads, and waits for no writer."""
+        """Open a session that only reads, and does not wait for writers."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=True):
             async with AsyncSession(self._reader) as session:
@@ -68,14 +68,14 @@ class AsyncDatabase:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that commits when the block ends, and changes nothing when it raises."""
+        """Open a session that commits when the block ends, and rolls back if it raises."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=True):
             async with AsyncSession(self._engine) as session, session.begin():
                 yield session
 
     async def ping(self) -> None:
-        """Ask the database for an answer. Raises SQLAlchemyError when there is none."""
+        """Check that the database answers. Raises SQLAlchemyError if it does not."""
         async with self.read() as session:
             await session.execute(text("SELECT 1"))
 

@@ -14,7 +14,7 @@ class Base(DeclarativeBase):
 
 
 class IdempotencyKeyRow(Base):
-    """A key that a client sent with a call, and the call's result. A concurrent second use violates the primary key."""
+    """An idempotency key and the result of its call. A concurrent second use violates the primary key."""
 
     __tablename__ = "idempotency_key"
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -23,9 +23,9 @@ class IdempotencyKeyRow(Base):
     tool: Mapped[str] = mapped_column(String(255), primary_key=True)
     key: Mapped[str] = mapped_column(String(128), primary_key=True)
     arguments: Mapped[bytes] = mapped_column(LargeBinary(32))
-    """Their SHA-256 digest."""
+    """SHA-256 digest of the arguments."""
     result: Mapped[str] = mapped_column(Text)
-    """JSON; empty only within the transaction of the call."""
+    """JSON. Empty only within the transaction of the call."""
     created_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 

@@ -1,1 +1,1 @@
-"""The only way to a tool or a resource."""
+"""Dispatch: the only way to a tool or a resource."""

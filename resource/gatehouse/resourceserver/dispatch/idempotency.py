@@ -29,7 +29,7 @@ KEPT_FOR: Final = 24 * 3600
 """Seconds that a key is kept."""
 
 MAX_RESULT: Final = 64 * 1024
-"""Characters of a result that is kept, as JSON."""
+"""Maximum length of a result that is kept, in characters of JSON."""
 
 PRUNE_INTERVAL: Final = 60.0
 """Seconds between two removals of old keys, in one process."""
@@ -52,7 +52,7 @@ class KeyConflict(ToolFailed):
 
 
 class KeyInUse(ToolFailed):
-    """A call with the key is running, and may succeed or fail."""
+    """Another call with the key is in progress."""
 
     def __init__(self) -> None:
         text = "A call with this idempotency_key is in progress. Repeat yours in a few seconds."
@@ -109,13 +109,13 @@ def _digest(value: object) -> bytes:
 
 
 class Record(Protocol):
-    """Records a result in the transaction of its call, and whether it is a replay."""
+    """Records a result, and whether it is a replay, in the transaction of its call."""
 
     async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
 
 
 class IdempotencyKeys:
-    """The keys of a server's callers."""
+    """The idempotency keys of all callers of a server."""
 
     def __init__(self, database: AsyncDatabase, clock: Clock) -> None:
         self._database = database
@@ -124,12 +124,12 @@ class IdempotencyKeys:
     async def run_once(
         self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
     ) -> dict[str, Any]:
-        """Run a call in a transaction together with its key and its record, or return the result that it had.
+        """Run a call in one transaction with its key and its record, or return the result of the first call.
 
         Raises:
             KeyConflict: the key was used with other arguments.
-            KeyInUse: another call with the key runs for longer than this one may wait.
-            ResultTooLarge: it cannot be kept. As with every exception of `run`, nothing was changed.
+            KeyInUse: another call with the key is still in progress after the lock timeout.
+            ResultTooLarge: the result cannot be kept. As with every exception of `run`, nothing was changed.
         """
         try:
             return await self._run(call, run, record)
@@ -150,11 +150,11 @@ class IdempotencyKeys:
             return result
 
     async def reserve(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
-        """Return the result that the call had, or insert its key in this transaction and return None.
+        """Return the result of the first call with the key, or insert the key in this transaction and return None.
 
         Raises:
             KeyConflict: the key was used with other arguments.
-            KeyInUse: another call with the key runs for longer than this one may wait.
+            KeyInUse: another call with the key is still in progress after the lock timeout.
             KeyTaken: another call with the key committed in the meantime.
         """
         now = int(self._clock())
@@ -183,13 +183,13 @@ class IdempotencyKeys:
             await session.execute(text(f"SET LOCAL lock_timeout = {self._database.lock_timeout}"))
 
     async def prune_regularly(self, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
-        """Prune once a minute, for ever."""
+        """Prune once a minute, forever."""
         while True:
             await sleep(PRUNE_INTERVAL)
             await self.prune()
 
     async def prune(self) -> None:
-        """Remove keys that are too old. A failure is logged, and the next attempt follows a minute later."""
+        """Remove expired keys. A failure is logged, and the next attempt follows a minute later."""
         row = IdempotencyKeyRow
         try:
             async with self._database.write() as session:
@@ -204,7 +204,7 @@ async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] 
 
 
 async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
-    # A key that another call inserted in the meantime stays, and the insert after this one fails.
+    # A key that another call inserted in the meantime stays, so the following insert fails.
     await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
 
 

@@ -1,4 +1,4 @@
-"""The progress of one call, sent to a caller that asked for it."""
+"""The progress of one call, sent to a caller that requested it."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,10 +17,10 @@ class CallProgress(Progress):
         self.done = 0
         """Items that the call has finished."""
         self.total: int | None = None
-        """Items that the call has to do; None until the tool reports it."""
+        """Items in all; None until the tool reports it."""
 
     async def report(self, done: int, total: int, message: str | None = None) -> None:
-        """Send a notification, unless it would not grow: each must be more than the one before (MCP, "Progress")."""
+        """Send a notification if `done` has grown: each must exceed the one before (MCP, "Progress")."""
         self.done, self.total = done, total
         if done > self._notified:
             self._notified = done

@@ -1,6 +1,6 @@
-"""The only way to a resource: the policy decides here again, as dispatch/tools.py does for tools.
+"""The only way to a resource: the policy decides here again, as in dispatch/tools.py for tools.
 
-The contents are the same for every caller, so they are made once, when the server starts.
+The contents are the same for every caller, so they are created once, when the server starts.
 """
 
 import json
@@ -28,7 +28,7 @@ from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import UNAVAILABLE
 
 _ACTION = AuditAction.RESOURCE_READ
-"""What the audit log calls what is done here."""
+"""The audit action of a read."""
 
 _JSON = "application/json"
 
@@ -42,7 +42,7 @@ class ResourceDispatch:
     """Lists and reads the resources of a catalogue, for callers that the gate verified."""
 
     def __init__(self, catalogue: Catalogue, identifier: str, audit: AuditWriter, refuse: Refuse) -> None:
-        """`identifier` is that of this server (RFC 8707)."""
+        """`identifier` is the resource identifier of this server (RFC 8707)."""
         self._catalogue = catalogue
         self._audit = audit
         self._refuse = refuse
@@ -54,10 +54,10 @@ class ResourceDispatch:
         }
 
     async def list_resources(self, context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
-        """List what the caller may read, in a fixed order.
+        """List the resources that the caller may read, in a fixed order.
 
         Raises:
-            MCPError: the request was not verified, or has a cursor, which this list never gives.
+            MCPError: the request was not verified, or has a cursor, although the list has one page.
         """
         request = verified_request.require(context)
         refuse_cursor(params)
@@ -97,7 +97,7 @@ class ResourceDispatch:
 
 
 def refuse_cursor(params: PaginatedRequestParams | None) -> None:
-    """Refuse a cursor: every list here has one page. Raises MCPError."""
+    """Refuse a cursor, because every list here has one page. Raises MCPError."""
     if params is not None and params.cursor is not None:
         raise MCPError(json_rpc.INVALID_PARAMS, "The list has one page: send no cursor.")
 

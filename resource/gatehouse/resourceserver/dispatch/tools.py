@@ -273,7 +273,7 @@ def _answer(result: BaseModel | dict[str, Any]) -> CallToolResult:
 
 
 def _outcome(result: CallToolResult) -> tuple[str, str | None]:
-    return ("failed", "an error of the tool's own") if result.is_error else ("allowed", None)
+    return ("failed", "the tool returned an error") if result.is_error else ("allowed", None)
 
 
 def _audited(tool: Tool, content: Any) -> dict[str, Any]:

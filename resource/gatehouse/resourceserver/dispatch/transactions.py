@@ -1,6 +1,6 @@
 """Short transactions for a tool that works for seconds, each with its audit event.
 
-SQLite has one writer: a tool that held one transaction for as long as it works would block all others.
+SQLite has one writer: a tool that kept one transaction open for as long as it works would block all others.
 """
 
 import logging
@@ -25,13 +25,13 @@ from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.responses import UNAVAILABLE
 
 LISTED: Final = 100
-"""Identifiers in one audit event. A transaction that changes more has several events."""
+"""Maximum number of identifiers in one audit event. A transaction that changes more has several events."""
 
 log = logging.getLogger(__name__)
 
 
 class TransactionFailed(ToolFailed):
-    """The database did not accept a transaction, or did not report whether it was committed."""
+    """The database rejected a transaction, or did not report whether it was committed."""
 
     def __init__(self) -> None:
         super().__init__(UNAVAILABLE, reason=UNAVAILABLE)
@@ -57,7 +57,7 @@ class CallTransactions(Transactions):
         rows: AuditRows,
         make_event: Callable[[Mapping[str, Any]], AuditEvent],
     ) -> None:
-        """`make_event` makes an event of the call, from its detail."""
+        """`make_event` returns an audit event of the call with the given detail."""
         self._database = database
         self._claims = claims
         self._providers = providers
@@ -71,7 +71,7 @@ class CallTransactions(Transactions):
         """Open a provider's value in a transaction that commits when the block ends, together with its event.
 
         Raises:
-            TokenExpired: a caller that reads slowly could extend a call beyond the lifetime of its token.
+            TokenExpired: the token has expired. Otherwise a client that reads slowly could prolong a call.
             TransactionFailed: nothing was changed, unless the connection to the database broke during the commit.
             LookupError: there is no transactional provider of that type.
         """
@@ -105,7 +105,7 @@ class CallTransactions(Transactions):
 
 
 def _watch(session: AsyncSession, audited: Callable[[object], bool]) -> dict[str, None]:
-    """Collect the audited keys of every row that the session inserts, updates or deletes, in their order."""
+    """Collect the audited primary keys of all rows that the session inserts, updates or deletes, in this order."""
     changed: dict[str, None] = {}
 
     @event.listens_for(session.sync_session, "after_flush")
