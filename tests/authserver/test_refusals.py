@@ -170,7 +170,7 @@ def test_no_suggested_command_revokes_a_valid_secret(authserver: AuthServer) -> 
     assert "Only if the secret is lost: authserver client secret rotate, which revokes" in remediation
 
 
-def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(
+def test_each_request_is_logged_with_id_client_outcome_and_duration(
     authserver: AuthServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client, secret = authserver.create_client()

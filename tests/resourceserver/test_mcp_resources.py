@@ -143,9 +143,7 @@ async def test_a_resource_is_read_with_its_scope_or_one_that_implies_it(planning
 
 
 @pytest.mark.threat("T-024")
-async def test_a_resource_is_refused_without_its_scope_by_the_gate_and_by_dispatch(
-    planning: ResourceServer, version: str
-) -> None:
+async def test_gate_and_dispatch_refuse_a_resource_without_its_scope(planning: ResourceServer, version: str) -> None:
     token = planning.issuer.token("other:scope")
     refused = await ask(planning, version, "resources/read", token, uri=PLANS_URI)
     assert refused.status_code == 403

@@ -116,7 +116,7 @@ async def test_every_recorded_action_can_be_filtered(resourceserver: ResourceSer
     assert {event["action"] for event in resourceserver.audit()} == set(RESOURCE_SERVER_ACTIONS) - {"workspace.create"}
 
 
-async def test_the_log_line_of_a_request_has_its_id_client_outcome_and_duration(
+async def test_each_request_is_logged_with_id_client_outcome_and_duration(
     resourceserver: ResourceServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ping, headers = {"jsonrpc": "2.0", "id": 7, "method": "ping"}, {"Accept": "application/json"}

@@ -103,7 +103,7 @@ async def test_a_list_of_another_origin_is_never_fetched(verifier: Verifier, iss
     assert issuer.list_fetches == [LIST]
 
 
-async def test_the_lists_that_the_issuer_names_are_known_before_their_first_token(
+async def test_the_issuers_lists_are_known_before_their_first_token(
     verifier: Verifier, issuer: Issuer, lists: StatusLists
 ) -> None:
     assert (lists.state, lists.ready) == ("none is known", False)
