@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant(
         f"{AUTHSERVER}/clients/assertions.py",
         "            return False",
-        "            return purpose is not None",
+        "            return client_id is not None",
         "tests/authserver/test_private_key_jwt.py",
     ),
     # A secret is accepted at the moment of its expiry.
