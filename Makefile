@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup ## Show both servers and an agent at work, step by step; VERBOSE=1 shows the requests
 	@$(BIN)/python examples/demo.py
 
-run: setup ## Run both servers with a registered client until Ctrl-C
+run: setup ## Keep both servers running with a registered client, and print commands to try; Ctrl-C stops them
 	@$(BIN)/python examples/demo.py --keep-running
 
 docs: $(DOCS) ## Regenerate docs/reference and build the site in build/docs
@@ -41,12 +41,12 @@ $(DOCS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
-# One run for all: while a journey waits for a server, the other process goes on with unit tests.
+# One run for all: while a journey waits for a server, the other process runs unit tests.
 test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires every branch of the security core
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),--cov) -m "not interop and not kill and not soak"
 
 # Without npm the clients for Node are not installed, and their tests say so.
-test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects against both servers; most need npm
+test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects and the conformance suite against both servers; most need npm
 	$(PYTEST) -rs -n $(WORKERS) --dist loadfile -m interop
 
 $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc
@@ -64,10 +64,10 @@ test-soak: setup ## Rotate keys and secrets under load, on a clock that runs ten
 mutants: setup ## Break the security core in 22 ways, and check that the tests notice each
 	$(BIN)/python tests/mutation/mutants.py
 
-measure: setup ## Measure how long a token is accepted after it, its client or its key was revoked: p50, p99
+measure: setup ## Measure how long a token stays accepted after a revocation: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
-walk: setup ## Print every function and file of this project that one request passes through
+walk: setup ## Print the functions that one request calls, with their files
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/walk.py
 
 check: setup ## ruff, mypy --strict, import-linter, vocabulary
@@ -81,5 +81,5 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove what setup and the tools created; databases and keys stay
-	rm -rf $(VENV) $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log
+clean: ## Remove what make created, except databases and keys
+	rm -rf $(VENV) $(INTEROP) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log

@@ -49,7 +49,7 @@ ACTIONS = {
     "client.secret.revoke": "An admin revoked a secret of a client.",
     "client.secret.rotate": "An admin replaced the secret of a client.",
     "client.update": "An admin changed a client.",
-    "http.request": "A request was refused before an endpoint handled it: unknown path, wrong method, foreign host.",
+    "http.request": "A request was refused before an endpoint handled it: unknown path, wrong method, wrong host.",
     "installation.export": "An admin exported the installation.",
     "installation.import": "An admin imported an installation.",
     "key.activate": "A published signing key began to sign.",
@@ -62,26 +62,26 @@ ACTIONS = {
     "resource.credential.create": "An admin created an introspection credential for a resource.",
     "resource.credential.revoke": "An admin revoked an introspection credential.",
     "resource.credential.rotate": "An admin replaced an introspection credential.",
-    "resource.read": "A client read an MCP resource, or was refused it.",
+    "resource.read": "A client read an MCP resource, or the request was refused.",
     "resource.remove": "An admin removed a resource, its scopes and every grant at it.",
     "resource.update": "An admin changed the name or the scopes of a resource.",
     "sealing_key.rotate": "An admin replaced the sealing key.",
-    "token.introspect": "A resource asked about a token, or was refused.",
-    "token.issue": "A client obtained a token or was refused one; or an admin issued one.",
+    "token.introspect": "A resource introspected a token, or the request was refused.",
+    "token.issue": "A client obtained a token, or the request was refused; or an admin issued a token.",
     "token.revoke": "A client or an admin revoked a token, or every token of a client.",
-    "tool.call": "A client called a tool, was refused it, or the call failed.",
+    "tool.call": "A client called a tool. The call was allowed, was refused, or failed.",
     "workspace.create": "An admin created a workspace.",
 }
 
 OAUTH_ERRORS = {
-    "invalid_request": "400, 405, 413, 415. The request is malformed; `error_description` says what to send.",
+    "invalid_request": "400, 405, 413, 415. The request is malformed. `error_description` says what to send.",
     "invalid_client": "401. Client authentication failed. The audit log names the check that failed.",
     "invalid_scope": "400. None of the requested scopes is granted, or a strict client requested one that is not.",
     "invalid_target": "400. The resource is unknown, not granted to the client, or ambiguous (RFC 8707).",
     "unsupported_grant_type": "400. Send `grant_type=client_credentials`.",
-    "unsupported_response_type": "400. There is no authorization code grant: use client credentials.",
+    "unsupported_response_type": "400. The authorization code grant is not supported. Use client credentials.",
     "temporarily_unavailable": "503 with `Retry-After`. The database cannot be reached. Retry.",
-    "server_error": "500. An unexpected error; the log has the traceback under the request id.",
+    "server_error": "500. An unexpected error. The log has the traceback, with the request id.",
 }
 
 RPC_ERRORS = {
@@ -94,7 +94,10 @@ RPC_ERRORS = {
         403,
         "The token lacks scopes. `data.scope` and `WWW-Authenticate` name all that are needed.",
     ),
-    "UNAVAILABLE": (503, "The request cannot be judged now: no key, no recent status list, or no audit log. Retry."),
+    "UNAVAILABLE": (
+        503,
+        "The server cannot decide now: it has no key, no recent status list, or cannot write its audit log. Retry.",
+    ),
 }
 
 
@@ -103,9 +106,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Settings are environment variables, or lines of the file named by `--env-file`; the environment wins.",
-        "One file may hold the settings of all programs. Every setting is checked at every start, misspelled names",
-        "included, and all problems are reported at once. `authserver check --explain` and",
+        "Settings are environment variables, or `NAME=VALUE` lines of the file named by `--env-file`. Environment",
+        "variables take precedence. One file may contain the settings of all programs. Every command checks all",
+        "settings, including misspelled names, and reports all problems at once. `authserver check --explain` and",
         "`resourceserver check --explain` print each setting with its value and its source.",
     ]
     for program, settings in SETTINGS:
@@ -136,8 +139,8 @@ def cli_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Every command has `--help`. Commands that print take `--output table|json`.",
-        "Exit codes: 0 done, 1 refused, 2 wrong usage.",
+        "Every command has `--help`, and most have `--output table|json`.",
+        "Exit codes: 0 success, 1 failure or refusal, 2 usage error.",
     ]
     for program, group in (("authserver", authserver), ("resourceserver", resourceserver)):
         lines += ["", f"## {program}", *_help(group, program, None)]
@@ -175,8 +178,8 @@ def tools_page() -> str:
         [
             "# Tools of the bundled directory",
             "",
-            "The catalogue `gatehouse.directory.catalogue`. Each tool works in the workspace that the token names.",
-            "Every `write` tool takes an `idempotency_key`. `resourceserver tools --output json` prints the schemas.",
+            "The catalogue `gatehouse.directory.catalogue`. Tools work in the workspace that the token names.",
+            "Every `write` tool accepts an `idempotency_key`. `resourceserver tools --output json` prints the schemas.",
             "",
             "## Scopes",
             "",
@@ -291,8 +294,8 @@ def tests_page() -> str:
     lines = [
         "# Covering tests",
         "",
-        "The tests of each [threat](../threat-model.md) and each [divergence](../divergences.md). A test names the ids",
-        'itself, by the markers `@pytest.mark.threat("T-001")` and `@pytest.mark.divergence("D-01")`.',
+        "The tests of each [threat](../threat-model.md) and each [divergence](../divergences.md). Tests name them",
+        'with the markers `@pytest.mark.threat("T-001")` and `@pytest.mark.divergence("D-01")`.',
     ]
     for heading, entries, marker in (
         ("Threats", threats(), "threat"),

@@ -1,8 +1,8 @@
 """A machine agent that calls MCP tools with the official Python SDK and client credentials.
 
 It knows the server's URL, the issuer and its own credentials, and discovers everything else. When a tool needs a scope
-that the agent does not have, it prints what is missing and repeats the call in the same session until an admin has
-granted the scope. The SDK obtains the token with the new scope.
+that the agent does not have, it prints the refusal and repeats the call in the same session until an admin grants the
+scope. The SDK obtains the token with the new scope.
 
     AGENT_CLIENT_ID=... AGENT_CLIENT_SECRET=... python examples/agent.py
     AGENT_CLIENT_ID=... AGENT_PRIVATE_KEY_FILE=agent.pem python examples/agent.py
@@ -99,7 +99,7 @@ async def log_request(response: httpx2.Response) -> None:
 
 
 async def run(options: argparse.Namespace, provider: OAuthClientProvider) -> None:
-    """Call some tools, one of them repeatedly until its scope is granted."""
+    """Call some tools. Repeat one of them until an admin grants its scope."""
     async with (
         httpx2.AsyncClient(auth=provider, timeout=30, event_hooks={"response": [log_request]}) as http,
         Client(streamable_http_client(options.resource, http_client=http)) as client,

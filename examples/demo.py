@@ -1,4 +1,4 @@
-"""The main path with real processes: two servers, an agent, a refusal, a grant, the audit log, a revocation.
+"""A tour with real processes: both servers, an agent, a refusal, a grant, the audit logs, a revocation.
 
 `make demo` runs it in a temporary folder on free ports and leaves nothing behind. VERBOSE=1 prints every command and
 request. `make run` keeps the servers running on their default ports, with files in var/ and keys/, and prints commands
@@ -34,30 +34,30 @@ VERBOSE = bool(os.environ.get("VERBOSE"))
 COLOR = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 BOLD, DIM, RED, GREEN, CYAN = "1", "2", "31", "32", "36"
 REVOCATION_TIMEOUT = 30.0
-"""Seconds that a revoked token may still be accepted before the demo fails."""
+"""Seconds to wait until a revoked token is refused. After that, the demo fails."""
 
 _steps = itertools.count(1)
 
 
 def styled(text: str, style: str) -> str:
-    """Return a text in a style, on a terminal with color."""
+    """Return a text with the escape codes of a style; unchanged if the output has no color."""
     return f"\x1b[{style}m{text}\x1b[0m" if COLOR else text
 
 
 def step(title: str, why: str) -> None:
-    """Begin a numbered step: its title, and why it matters."""
+    """Print the heading of a numbered step, and why it matters."""
     print(f"\n{styled(f'{next(_steps)}. {title}', BOLD)}")
     print(styled(textwrap.indent(textwrap.fill(why, 96), "   "), DIM), flush=True)
 
 
 def say(text: str, style: str = "") -> None:
-    """Print what happened."""
+    """Print an indented line."""
     text = f"   {text}"
     print(styled(text, style) if style else text, flush=True)
 
 
 def run_admin(stack: LocalStack, *arguments: str, output: bool = VERBOSE) -> None:
-    """Run a command of an admin, and print it, with its output if that is wanted."""
+    """Run a command as an admin and print it. With `output`, also print its output."""
     say(f"$ {shlex.join(arguments)}", CYAN)
     printed = stack.run(*arguments)
     if output:
@@ -66,7 +66,7 @@ def run_admin(stack: LocalStack, *arguments: str, output: bool = VERBOSE) -> Non
 
 
 def start(stack: LocalStack) -> None:
-    """Start the resource server first: it becomes ready when the authorization server is."""
+    """Start both servers, the resource server first: the order does not matter."""
     for server in ("resourceserver", "authserver"):
         stack.start(server)
     for server in ("authserver", "resourceserver"):
@@ -75,7 +75,7 @@ def start(stack: LocalStack) -> None:
 
 
 def demo() -> None:
-    """Tell the whole story once."""
+    """Show all steps once, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="gatehouse-demo-") as folder:
         stack = LocalStack(Path(folder))
         step(
@@ -106,14 +106,15 @@ def demo() -> None:
 
 
 def tell(stack: LocalStack, client: Mapping[str, Any]) -> None:
-    """Tell what happens while both servers run."""
+    """Show the steps for which both servers run."""
     step(
-        "The agent finds its way",
-        "It knows a URL and its credentials. The 401 leads it to the metadata, the metadata to the token endpoint.",
+        "The agent discovers the authorization server",
+        "It knows only the URL of the resource server, the issuer and its credentials. The 401 names the metadata, and "
+        "the metadata names the token endpoint.",
     )
     run_agent(stack, client["client_id"], client["client_secret"])
     step(
-        "The audit logs show who did what",
+        "The audit logs show what happened",
         "Each server records every token, call, refusal and change. The jti of a token joins the two logs.",
     )
     show_audit(stack, "authserver", client["client_id"])
@@ -127,7 +128,7 @@ def tell(stack: LocalStack, client: Mapping[str, Any]) -> None:
 
 
 def run_agent(stack: LocalStack, client_id: str, client_secret: str) -> None:
-    """Run the agent, and grant what it lacks while it waits. Raises CalledProcessError if it fails."""
+    """Run the agent, and grant the missing scope while it waits. Raises CalledProcessError if the agent fails."""
     command = [sys.executable, str(AGENT), "--resource", stack.resource, "--issuer", stack.issuer]
     environment = {**os.environ, "AGENT_CLIENT_ID": client_id, "AGENT_CLIENT_SECRET": client_secret}
     agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -152,7 +153,7 @@ def run_agent(stack: LocalStack, client_id: str, client_secret: str) -> None:
 
 
 def show_audit(stack: LocalStack, server: str, client_id: str) -> None:
-    """Print the events of a client, repeated ones once; with VERBOSE, everything that the command prints."""
+    """Print the events of a client, grouping repeated ones. With VERBOSE, print the output of the command."""
     command = (server, "audit", "--client", client_id)
     if VERBOSE:
         run_admin(stack, *command)
@@ -213,23 +214,23 @@ def call_status(stack: LocalStack, token: str) -> int:
 
 
 TO_TRY_NEXT = f"""
-{styled("Both servers are stopped, and nothing is left behind.", GREEN)}
+{styled("Both servers are stopped, and all files of the demo are removed.", GREEN)}
 
 Try next:
-  VERBOSE=1 make demo     the same with every request
-  make run                keep both servers running, with commands to try
-  docs/tutorial.md        do it yourself, step by step
-  docs/tools.md           put your own tools behind the gate
+  VERBOSE=1 make demo     run this again, with every request
+  make run                keep both servers running, and try commands yourself
+  docs/tutorial.md        do all of this yourself, step by step
+  docs/tools.md           protect your own tools
 """
 
 
 def keep_running() -> None:
-    """Serve on the default ports until Ctrl-C."""
+    """Run both servers on the default ports until Ctrl-C."""
     stack = LocalStack(Path(), authserver_port=9000, resourceserver_port=8000)
     for port in (stack.authserver_port, stack.resourceserver_port):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                sys.exit(f"demo: port {port} of 127.0.0.1 is in use; stop the program that listens there")
+                sys.exit(f"demo: port {port} of 127.0.0.1 is in use. Stop the program that listens there")
     stack.init()
     if not CREDENTIALS.exists():
         register(stack)
@@ -264,7 +265,7 @@ Copy these into another terminal, in this folder:
   printf 'user = "%s:%s"\\n' "$AGENT_CLIENT_ID" "$AGENT_CLIENT_SECRET" |
       curl -sw '\\n' -K - -d grant_type=client_credentials http://127.0.0.1:9000/token
 
-  # run an agent in the background; the first time, it is refused a tool and waits a minute for the grant
+  # run an agent in the background; the first time, a call is refused, and the agent waits a minute for the grant
   python examples/agent.py --environment ci-$(date +%s) & AGENT=$!
 
   # grant the scope while it waits
@@ -282,7 +283,9 @@ Logs: authserver.log and resourceserver.log. Ctrl-C stops both servers.
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--keep-running", action="store_true", help="serve on the default ports until Ctrl-C")
+    parser.add_argument(
+        "--keep-running", action="store_true", help="run both servers on the default ports until Ctrl-C"
+    )
     story = keep_running if parser.parse_args().keep_running else demo
     try:
         story()

@@ -1,4 +1,4 @@
-"""Both servers as real processes on this machine, and their command lines: for the demo, and for the tests."""
+"""Run both servers as local processes, with their command lines. The demo and the tests use it."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 READY_TIMEOUT = 30.0
-"""Seconds that a server may take to become ready."""
+"""Seconds to wait for a server to become ready."""
 
 
 class CommandRefused(Exception):
-    """A command ended with an exit code other than 0."""
+    """A command exited with a code other than 0."""
 
     def __init__(self, arguments: Sequence[str], code: int, message: str) -> None:
         super().__init__(f"{' '.join(arguments)}: exit {code}: {message}")
@@ -30,9 +30,10 @@ class CommandRefused(Exception):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now.
+    """Return an unused port of 127.0.0.1.
 
-    It is below the ports that systems assign to outgoing connections, so none of these can use it before the server.
+    It is below the ports that systems assign to outgoing connections, so none of them can occupy it before the
+    server starts.
     """
     while True:
         port = random.SystemRandom().randrange(20000, 32000)
@@ -46,7 +47,7 @@ def free_port() -> int:
 
 @dataclass
 class LocalStack:
-    """One authorization server and one resource server, with their files in one folder."""
+    """An authorization server and a resource server that keep their files in one folder."""
 
     folder: Path
     authserver_port: int = field(default_factory=free_port)
@@ -57,17 +58,17 @@ class LocalStack:
 
     @property
     def issuer(self) -> str:
-        """The issuer identifier."""
+        """The issuer identifier of the authorization server."""
         return f"http://127.0.0.1:{self.authserver_port}"
 
     @property
     def resource(self) -> str:
-        """The resource identifier."""
+        """The resource identifier of the resource server."""
         return f"http://127.0.0.1:{self.resourceserver_port}/mcp"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables of both servers and their commands."""
+        """The environment variables of both servers and of their commands."""
         inherited = {name: value for name, value in os.environ.items() if "SERVER_" not in name}
         return {
             **inherited,
@@ -82,7 +83,7 @@ class LocalStack:
         }
 
     def run(self, *arguments: str) -> str:
-        """Run a command of either server and return what it printed. Raises CommandRefused."""
+        """Run a command of either server, and return its standard output. Raises CommandRefused."""
         done = subprocess.run(
             [BIN / arguments[0], *arguments[1:]],
             cwd=self.folder,
@@ -96,11 +97,11 @@ class LocalStack:
         return done.stdout
 
     def run_json(self, *arguments: str) -> Any:
-        """Run a command with `--output json` and return its parsed output. Raises CommandRefused."""
+        """Run a command with `--output json`, and return its parsed output. Raises CommandRefused."""
         return json.loads(self.run(*arguments, "--output", "json"))
 
     def init(self, *tools: str) -> None:
-        """Prepare both installations, and register the resource with its catalogue. `tools` may be `--tools MODULE`."""
+        """Run `init` for both servers, and register the resource. `tools` may be `--tools MODULE`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.run("authserver", "init")
         self.run("resourceserver", "init", *tools)
@@ -109,13 +110,13 @@ class LocalStack:
         self.run("authserver", "resource", "add", self.resource, "--name", "directory", "--catalogue", str(catalogue))
 
     def create_client(self, name: str, scope: str, *options: str) -> dict[str, Any]:
-        """Register a client at the resource, and return what the command printed, its secret included."""
+        """Register a client with grants at the resource. Return the JSON output, which includes the new secret."""
         arguments = ("--name", name, "--resource", self.resource, "--scope", scope, *options)
         created: dict[str, Any] = self.run_json("authserver", "client", "create", *arguments)
         return created
 
     def start(self, server: str, *options: str) -> None:
-        """Start `authserver` or `resourceserver`; its log goes to a file in the folder."""
+        """Start `authserver` or `resourceserver`. It logs to SERVER.log in the folder."""
         log = (self.folder / f"{server}.log").open("ab")
         self._processes[server] = subprocess.Popen(
             [BIN / server, "serve", *options], cwd=self.folder, env=self.environment, stdout=log, stderr=log
@@ -123,18 +124,18 @@ class LocalStack:
         log.close()
 
     def start_all(self) -> None:
-        """Start both servers, and return when both are ready."""
+        """Start both servers, and wait until both are ready. Raises TimeoutError."""
         for server in ("authserver", "resourceserver"):
             self.start(server)
         for server in ("authserver", "resourceserver"):
             self.wait_until_ready(server)
 
     def wait_until_ready(self, server: str) -> None:
-        """Return when /readyz answers 200. Raises TimeoutError with the end of the log."""
+        """Wait until /readyz answers 200. Raises TimeoutError, with the end of the log."""
         self._wait_for(server, "/readyz")
 
     def wait_until_listening(self, server: str) -> None:
-        """Return when /livez answers 200. Raises TimeoutError with the end of the log."""
+        """Wait until /livez answers 200. Raises TimeoutError, with the end of the log."""
         self._wait_for(server, "/livez")
 
     def _wait_for(self, server: str, path: str) -> None:
@@ -146,22 +147,22 @@ class LocalStack:
             if _status(f"{base}{path}") == 200:
                 return
             time.sleep(0.05)
-        raise TimeoutError(f"{server} does not answer 200 at {path}:\n{self.log(server)[-2000:]}")
+        raise TimeoutError(f"{server} did not answer 200 at {path}:\n{self.log(server)[-2000:]}")
 
     def log(self, server: str) -> str:
-        """Return what a server has logged."""
+        """Return the log of a server."""
         return (self.folder / f"{server}.log").read_text(encoding="utf-8")
 
     def pid(self, server: str) -> int:
-        """Return the process id of a server's arbiter."""
+        """Return the process id of a server's gunicorn arbiter, the parent of its workers."""
         return self._processes[server].pid
 
     def wait(self, server: str) -> int:
-        """Wait for a server to end, and return its exit code."""
+        """Wait until a server exits, and return its exit code."""
         return self._processes[server].wait()
 
     def kill(self, server: str) -> None:
-        """Kill a server and its workers, without a chance to clean up."""
+        """Kill a server and its workers with SIGKILL."""
         process = self._processes.pop(server)
         for worker in _children(process.pid):
             os.kill(worker, signal.SIGKILL)
@@ -169,7 +170,7 @@ class LocalStack:
         process.wait()
 
     def stop(self) -> None:
-        """Stop both servers. They finish the requests that they are serving."""
+        """Stop both servers with SIGTERM, and kill those that are still running after 15 s."""
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():

@@ -1,4 +1,4 @@
-"""A server that was written for the SDK, and the table that protects it."""
+"""An MCP server written with the SDK, and the table of scopes that protects it."""
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import MCPServer
@@ -34,7 +34,7 @@ def ring_bell(name: str) -> str:
 
 @server.tool()
 def melt_bells() -> str:
-    """Not in the table below, so nobody can call it."""
+    """Not in the table below, so clients cannot call it."""
     BELLS.clear()
     return "molten"
 

@@ -1,4 +1,4 @@
-"""Notes: every client has its own."""
+"""Notes. Each client sees only its own."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -113,7 +113,7 @@ def test_a_client_is_also_printed_for_people(shell: Shell) -> None:
     result = shell.run(*CREATE, "--claim", "workspace_id=wks_1")
     assert result.exit_code == 0
     assert "client_secret" in result.stdout
-    assert f'may have "env:read" at {RESOURCE}' in result.stdout
+    assert f'granted "env:read" at {RESOURCE}' in result.stdout
     assert "cannot be shown again" in result.stderr
     listed = shell.text("client", "list")
     assert "agent" in listed

@@ -193,8 +193,8 @@ def test_keys_are_rotated_listed_and_revoked_by_command(shell: Shell) -> None:
     [new] = listed.values()
     assert f"The key {old['kid']} is accepted until {old['expires_at']}." in replaced.stderr
     shown = shell.text("client", "show", client_id)
-    assert f"key {old['kid']}: last used never, accepted until {old['expires_at']}\n" in shown
-    assert f"key {new['kid']}: last used never, accepted until it is replaced\n" in shown
+    assert f"key {old['kid']}: last used never, valid until {old['expires_at']}\n" in shown
+    assert f"key {new['kid']}: last used never, valid until it is replaced\n" in shown
     assert "Repeat the command with --yes" in shell.refusal("client", "key", "revoke", client_id, old["kid"])
     left = shell.json("client", "key", "revoke", client_id, old["kid"], "--yes")
     assert {known["kid"]: known["state"] for known in left} == {old["kid"]: "inactive", new["kid"]: "active"}

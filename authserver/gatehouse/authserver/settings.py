@@ -27,14 +27,14 @@ class Settings(ServerSettings):
         description="The issuer identifier: the URL by which clients and resource servers know this server.",
     )
     bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
-    threads: int = Field(4, ge=1, le=64, description="Threads in each process.")
+    threads: int = Field(4, ge=1, le=64, description="Number of threads in each worker process.")
     database_url: str = Field(
         "sqlite:///var/authserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
-    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key, a file that only its owner may read.")
+    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key file, which must have mode 0600.")
     sealing_key: SecretStr | None = Field(
         None,
-        description="The sealing key itself, 32 bytes in base64url, in place of the file in KEYS_DIR; "
+        description="The sealing key itself (32 bytes in base64url), in place of the file in AUTHSERVER_KEYS_DIR; "
         "OLD,NEW while it is rotated.",
     )
     signing_algorithm: SigningAlgorithm = Field(
@@ -43,7 +43,7 @@ class Settings(ServerSettings):
         "After a change, a key of the new algorithm is published at once and signs 7 minutes later.",
     )
     key_rotation_days: int = Field(
-        30, ge=1, le=365, description="Days that a signing key signs before the next one replaces it."
+        30, ge=1, le=365, description="Days after which a new signing key replaces the active one."
     )
     token_ttl: int = Field(
         300,

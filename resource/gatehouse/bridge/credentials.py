@@ -33,10 +33,12 @@ class BridgeSettings(CommandSettings):
 
     confidential = frozenset({"client_secret", "private_key"})
 
-    client_id: str | None = Field(None, description="The client_id; not needed with a JSON credentials file.")
+    client_id: str | None = Field(None, description="The client_id. Not needed with a JSON credentials file.")
     client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
     private_key: SecretStr | None = Field(None, description="A private key in PEM, in place of a credentials file.")
-    log_level: LogLevel = Field("WARNING", description="Minimum level of log messages on standard error.")
+    log_level: LogLevel = Field(
+        "WARNING", description="Minimum level of log messages on standard error: DEBUG, INFO or WARNING."
+    )
 
 
 class InvalidCredentials(ValueError):

@@ -33,7 +33,7 @@ class Settings(ServerSettings):
         "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
     tools: str = Field(
-        "gatehouse.directory.catalogue", description="Module whose CATALOGUE is served, such as mypackage.mytools."
+        "gatehouse.directory.catalogue", description="Module whose CATALOGUE is served, for example mypackage.mytools."
     )
     baseline_scopes: str | None = Field(
         None,
@@ -42,7 +42,8 @@ class Settings(ServerSettings):
     )
     allowed_origins: str = Field(
         "",
-        description="Origins of web pages that may call, separated by spaces, besides the resource's own origin.",
+        description="Origins of web pages that may call the server, separated by spaces. "
+        "The resource's own origin is always allowed.",
     )
 
     status_poll_interval: int = Field(
@@ -56,7 +57,8 @@ class Settings(ServerSettings):
     )
     status_failure: Literal["closed", "open"] = Field(
         "closed",
-        description="What to do with tokens after that: closed refuses them with 503, open accepts them.",
+        description="What to do with a token whose status list is too old: "
+        "closed (refuse it with 503) or open (accept it).",
     )
 
     @field_validator("resource")

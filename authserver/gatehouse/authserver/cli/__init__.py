@@ -9,7 +9,7 @@ _COMMANDS = {
     "client": ("gatehouse.authserver.cli.client:client", "Register clients, and manage their grants and credentials."),
     "export": ("gatehouse.authserver.cli.backup:export", "Export this installation to a file."),
     "import": ("gatehouse.authserver.cli.backup:import_", "Import an exported installation into an empty database."),
-    "init": ("gatehouse.authserver.cli.init:init", "Prepare this installation: keys and database schema."),
+    "init": ("gatehouse.authserver.cli.init:init", "Create the keys, and create or upgrade the database."),
     "key": ("gatehouse.authserver.cli.key:key", "List, rotate and revoke signing keys."),
     "resource": (
         "gatehouse.authserver.cli.resource:resource",
@@ -26,13 +26,14 @@ _COMMANDS = {
 
 @server_group(_COMMANDS)
 def main() -> None:
-    """The Gatehouse authorization server: short-lived access tokens for machine agents.
+    """The Gatehouse authorization server: short-lived access tokens for machine clients.
 
-    Settings are variables named AUTHSERVER_..., or lines of --env-file. The defaults serve
-    http://127.0.0.1:9000 from files in var/ and keys/ of the working directory.
+    Settings come from environment variables named AUTHSERVER_... or from the file of --env-file. To list them, run
+    `authserver check --explain`. By default, the server listens at http://127.0.0.1:9000 and keeps its files in var/
+    and keys/ of the working directory.
 
     \b
-    From nothing to a token:
+    Getting started:
       authserver init
       authserver resource add http://127.0.0.1:8000/mcp --name demo --scope env:read
       authserver client create --name agent --resource http://127.0.0.1:8000/mcp --scope env:read

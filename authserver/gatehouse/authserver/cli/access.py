@@ -44,7 +44,7 @@ _FILE_HELP = "The output of `resourceserver tools --output json`."
     "authserver client explain agent_0123456789abcdef0123 --tool create_organization --catalogue catalogue.json"
 )
 def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | None, output: str) -> None:
-    """Explain what a client can reach, and what would allow the rest.
+    """Show what a client can use, and how to allow the rest.
 
     Lists each scope and tool with the grant that allows it, or the command that would. The tools come from
     --catalogue. Limits that depend on a tool's arguments or the client's workspace are not considered.

@@ -41,7 +41,7 @@ _WITHOUT_KEYS = (
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--with-keys", is_flag=True, help="Include keys, peppers and secrets, still sealed.")
+@click.option("--with-keys", is_flag=True, help="Include the encrypted keys, and the digests of secrets.")
 @click.option("--without-audit", is_flag=True, help="Omit the audit log.")
 @output_option
 @click.pass_context
@@ -53,8 +53,8 @@ _WITHOUT_KEYS = (
 def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, output: str) -> None:
     """Export this installation to a new FILE, or to standard output (-).
 
-    Private keys and secrets are only included with --with-keys, encrypted as in the database. The sealing key is never
-    included.
+    Only --with-keys includes the signing keys, encrypted as in the database, and the digests of secrets. The sealing
+    key is never included.
     """
     with open_installation(ctx, patient=True) as installation:
         header = Header(

@@ -23,7 +23,7 @@ from gatehouse.shared.service.output import print_record, print_records
 _COMMANDS = {
     "explain": (
         "gatehouse.authserver.cli.access:explain",
-        "Explain what a client can reach, and what would allow the rest.",
+        "Show what a client can use, and how to allow the rest.",
     ),
     "grant": ("gatehouse.authserver.cli.client_grant:grant", "Add and remove the scopes that a client may have."),
     "key": ("gatehouse.authserver.cli.client_key:client_key", "Manage the public keys of private_key_jwt clients."),
@@ -73,7 +73,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="A static claim of its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeatable.",
+    help="A claim to add to its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeatable.",
 )
 @click.option(
     "--ttl",
@@ -82,9 +82,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     help="Lifetime of its tokens in seconds.  [default: the server's]",
 )
 @click.option(
-    "--strict",
-    is_flag=True,
-    help="Refuse a request for any scope that the client may not have, instead of omitting it.",
+    "--strict", is_flag=True, help="Reject token requests for scopes that are not granted. Default: omit those scopes."
 )
 @click.option("--token-endpoint-audience", is_flag=True, help="Accept assertions whose audience is the token endpoint.")
 @output_option
@@ -104,7 +102,7 @@ def create(
     output: str,
     **values: Any,
 ) -> None:
-    """Register a client. Without a key it gets a secret, which is printed once and cannot be shown again."""
+    """Register a client. Without a key, it gets a secret, which is shown only once."""
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
         raise click.UsageError(
@@ -184,12 +182,12 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
 @click.option(
     "--strict/--no-strict",
     default=None,
-    help="Refuse, or narrow, requests for a scope that the client may not have.",
+    help="Reject token requests for scopes that are not granted, or omit those scopes.",
 )
 @click.option(
     "--token-endpoint-audience/--no-token-endpoint-audience",
     default=None,
-    help="Accept, or refuse, assertions whose audience is the token endpoint.",
+    help="Accept or reject assertions whose audience is the token endpoint.",
 )
 @click.option(
     "--claim",
@@ -197,9 +195,11 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
     multiple=True,
     metavar="NAME=VALUE",
     callback=_parse_claims,
-    help="Set a claim; repeatable.",
+    help="Set a claim of its tokens; repeatable.",
 )
-@click.option("--remove-claim", "removed", multiple=True, metavar="NAME", help="Remove a claim; repeatable.")
+@click.option(
+    "--remove-claim", "removed", multiple=True, metavar="NAME", help="Remove a claim from its tokens; repeatable."
+)
 @output_option
 @click.pass_context
 @example(
@@ -214,7 +214,7 @@ def update(
     output: str,
     **members: Any,
 ) -> None:
-    """Change a client. Issued tokens keep their claims."""
+    """Change a client. Tokens that were already issued do not change."""
     change = registration.Update(claims={**dict.fromkeys(removed), **claims}, **members)
     if change == registration.Update():
         raise click.UsageError("Nothing to change: give at least one option, such as --ttl 120. See: --help")
@@ -229,12 +229,15 @@ def update(
 
 @client.command()
 @click.argument("client_id")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver client delete agent_0123456789abcdef0123 --yes")
 def delete(ctx: click.Context, client_id: str, yes: bool, output: str) -> None:
-    """Delete a client with its credentials and grants, and revoke its tokens."""
+    """Delete a client, and revoke its tokens.
+
+    Its credentials and grants are deleted too.
+    """
     confirm(f"Delete the client {client_id}, its credentials and its grants?", yes=yes)
     with open_installation(ctx) as installation, installation.database.write() as session:
         registration.delete_client(session, installation.admin, client_id)

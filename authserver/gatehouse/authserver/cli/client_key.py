@@ -32,7 +32,7 @@ def _listing(client_id: str, session: Session, now: int) -> list[dict[str, Any]]
 @click.group("key")
 @example("authserver client key rotate agent_0123456789abcdef0123 --jwks jwks.json --grace-period 7d")
 def client_key() -> None:
-    """Public keys of a client that authenticates by private_key_jwt. A client has at most 8 active ones."""
+    """Public keys of a client that authenticates by private_key_jwt. A client has at most 8 active keys."""
 
 
 @client_key.command("list")
@@ -43,7 +43,7 @@ def client_key() -> None:
 def list_(ctx: click.Context, client_id: str, output: str) -> None:
     """List the keys of a client.
 
-    The last use may be up to about two minutes old. The last 8 inactive keys are listed for 30 days.
+    The last use is up to two minutes out of date. The last 8 inactive keys are listed for 30 days.
     """
     list_credentials(ctx, partial(_listing, client_id), _COLUMNS, output)
 
@@ -52,7 +52,7 @@ def list_(ctx: click.Context, client_id: str, output: str) -> None:
 @click.argument("client_id")
 @key_file_options
 @grace_period_option
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example(
@@ -69,9 +69,10 @@ def rotate(
     yes: bool,
     output: str,
 ) -> None:
-    """Give a client the keys of a file, or a new one. Without --grace-period, its others are revoked at once.
+    """Replace the keys of a client. Without --grace-period, its other keys are revoked at once.
 
-    A key of the file that the client has already stays. An inactive key cannot become active again.
+    The new keys come from a file of public keys, or one is generated. Keys in the file that the client
+    already has stay active. An inactive key cannot become active again.
     """
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is None:
@@ -91,12 +92,15 @@ def rotate(
 @client_key.command(context_settings=TAKES_A_KEY)
 @click.argument("client_id")
 @click.argument("key")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver client key revoke agent_0123456789abcdef0123 KID --yes")
 def revoke(ctx: click.Context, client_id: str, key: str, yes: bool, output: str) -> None:
-    """Revoke one key of a client, given by its kid or the start of its thumbprint, and list the others."""
+    """Revoke one key of a client, and list the others.
+
+    KEY is the kid, or the start of the thumbprint.
+    """
     confirm(f"Revoke a key of {client_id}? Requests that use it are rejected.", yes=yes)
     change = partial(revoke_key, client_id=client_id, which=key)
     revoke_credential(ctx, change, partial(_listing, client_id), _COLUMNS, output)

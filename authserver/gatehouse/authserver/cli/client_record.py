@@ -60,11 +60,11 @@ def print_client(registered: Client, now: int, output: str, **first: str) -> Non
     print_record({"client_id": registered.client_id, **first, **record}, output)
     for key in (known for known in keys if known["state"] == "active"):
         used, until = key["last_used_at"] or "never", key["expires_at"] or "it is replaced"
-        click.echo(f"key {printable(key['kid'])}: last used {used}, accepted until {until}")
+        click.echo(f"key {printable(key['kid'])}: last used {used}, valid until {until}")
     if not grants:
         click.echo("No grants. Add one with: authserver client grant add")
     for entry in grants:
-        click.echo(f'may have "{entry["scope"]}" at {entry["resource"]}')
+        click.echo(f'granted "{entry["scope"]}" at {entry["resource"]}')
 
 
 def note_workspace(registered: Client) -> None:

@@ -34,7 +34,7 @@ def _listing(client_id: str, session: Session, now: int) -> list[dict[str, Any]]
 @click.group()
 @example("authserver client secret rotate agent_0123456789abcdef0123 --grace-period 7d")
 def secret() -> None:
-    """Client secrets. Each is generated, shown once and stored as a digest. A client has at most two active ones."""
+    """Client secrets. Each is generated, shown once and stored as a digest. A client has at most two active secrets."""
 
 
 @secret.command("list")
@@ -45,7 +45,7 @@ def secret() -> None:
 def list_(ctx: click.Context, client_id: str, output: str) -> None:
     """List the secrets of a client.
 
-    The last use may be up to about two minutes old. The last two inactive secrets are listed for 30 days.
+    The last use is up to two minutes out of date. The last two inactive secrets are listed for 30 days.
     """
     list_credentials(ctx, partial(_listing, client_id), _COLUMNS, output)
 
@@ -53,7 +53,7 @@ def list_(ctx: click.Context, client_id: str, output: str) -> None:
 @secret.command()
 @click.argument("client_id")
 @grace_period_option
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example(
@@ -80,12 +80,15 @@ def rotate(ctx: click.Context, client_id: str, grace_period: int, yes: bool, out
 @secret.command()
 @click.argument("client_id")
 @click.argument("secret")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver client secret revoke agent_0123456789abcdef0123 sec_0123456789abcdef --yes")
 def revoke(ctx: click.Context, client_id: str, secret: str, yes: bool, output: str) -> None:
-    """Revoke one secret of a client, given by its id or prefix, and list the others."""
+    """Revoke one secret of a client, and list the others.
+
+    SECRET is the secret_id or the prefix, as listed by `client secret list`.
+    """
     confirm(f"Revoke a secret of {client_id}? Requests that use it are rejected.", yes=yes)
     change = partial(revoke_secret, client_id=client_id, which=secret)
     revoke_credential(ctx, change, partial(_listing, client_id), _COLUMNS, output)

@@ -40,7 +40,7 @@ def grace_period_option(function: FunctionT) -> FunctionT:
         "--grace-period",
         callback=_parse_grace_period,
         metavar="TIME",
-        help="How long the old one stays active: 90s, 15m, 12h or 7d.  [default: it is revoked at once]",
+        help="How long the old credential stays valid: 90s, 15m, 12h or 7d.  [default: it is revoked at once]",
     )(function)
 
 

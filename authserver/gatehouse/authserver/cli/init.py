@@ -23,7 +23,7 @@ from gatehouse.shared.service.output import print_record
 @click.pass_context
 @example("authserver init")
 def init(ctx: click.Context, output: str) -> None:
-    """Prepare this installation: sealing key, database schema, signing key. Safe to repeat."""
+    """Create the sealing key and a signing key, and create or upgrade the database. Safe to repeat."""
     settings = settings_of(ctx)
     try:
         with Database(settings.database) as database:

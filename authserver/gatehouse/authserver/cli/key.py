@@ -80,7 +80,7 @@ def rotate(ctx: click.Context, output: str) -> None:
 
 @key.command(context_settings=TAKES_A_KEY)
 @click.argument("kid")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver key revoke KID --yes")

@@ -23,12 +23,12 @@ def key_file_options(function: FunctionT) -> FunctionT:
         click.option(
             "--generate-key",
             type=click.Path(path_type=Path),
-            help="Generate an ES256 key, and write the private half to this new file, PEM, mode 0600.",
+            help="Generate an ES256 key pair, and write the private key to this new file (PEM, mode 0600).",
         ),
         click.option(
             "--jwks",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="The public keys: a JWK set of at most 8, or one JWK, at most 64 KiB.",
+            help="Public keys: one JWK, or a JWK set of at most 8 keys; at most 64 KiB.",
         ),
     ):
         function = option(function)

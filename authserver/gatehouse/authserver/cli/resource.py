@@ -47,7 +47,7 @@ def _record(registered: Resource) -> dict[str, Any]:
 @resource.command("add")
 @click.argument("url")
 @click.option("--name", required=True, help="Display name.")
-@click.option("--scope", "scopes", multiple=True, metavar="NAME[=DESCRIPTION]", help="A scope. Repeat for more.")
+@click.option("--scope", "scopes", multiple=True, metavar="NAME[=DESCRIPTION]", help="A scope; repeatable.")
 @click.option(
     "--catalogue",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -62,8 +62,8 @@ def _record(registered: Resource) -> dict[str, Any]:
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
     """Register the resource URL, or update the name and scopes of a registered one.
 
-    The given scopes replace those declared before. Clients keep grants of a scope that is no longer declared, but it
-    implies nothing and cannot be granted any more.
+    The given scopes replace the declared ones. Clients keep grants of a scope that is no longer declared, but
+    such a scope implies nothing and can no longer be granted.
     """
     if bool(scopes) == bool(catalogue):
         raise click.UsageError("Use either --scope, once or more, or --catalogue.")
@@ -86,7 +86,7 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
     if undeclared := sorted(added.scopes.keys() - added.declared):
         click.echo(
             f"No longer declared: {' '.join(undeclared)}. Clients keep their grants of these scopes, which imply "
-            "nothing and cannot be granted any more. See: authserver client list --output json",
+            "nothing and can no longer be granted. See: authserver client list --output json",
             err=True,
         )
 
@@ -122,7 +122,7 @@ def show(ctx: click.Context, url: str, output: str) -> None:
 
 @resource.command()
 @click.argument("url")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver resource remove https://mcp.example.com/mcp --yes")

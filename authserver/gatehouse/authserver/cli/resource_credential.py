@@ -42,7 +42,10 @@ def _print_once(created: ResourceCredential, secret: str, now: int, output: str)
 @click.group()
 @example("authserver resource credential create https://mcp.example.com/mcp")
 def credential() -> None:
-    """Credentials for introspection. Each is generated, shown once and stored as a digest. They obtain no token."""
+    """Manage the credentials of resources for introspection.
+
+    Each is generated, shown once and stored as a digest. They cannot obtain tokens.
+    """
 
 
 @credential.command()
@@ -51,7 +54,10 @@ def credential() -> None:
 @click.pass_context
 @example("authserver resource credential create https://mcp.example.com/mcp")
 def create(ctx: click.Context, url: str, output: str) -> None:
-    """Create a credential with which the resource URL can introspect tokens for it."""
+    """Create a credential for introspection.
+
+    With it, the resource at URL can ask the authorization server about its own tokens.
+    """
     with open_installation(ctx) as installation:
         keys = installation.keys()
         with installation.database.write() as session:
@@ -85,12 +91,15 @@ def rotate(ctx: click.Context, credential_id: str, grace_period: int, output: st
 
 @credential.command()
 @click.argument("credential_id")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver resource credential revoke rsc_0123456789abcdef --yes")
 def revoke(ctx: click.Context, credential_id: str, yes: bool, output: str) -> None:
-    """Revoke a credential within one second, and list the others. A resource can work without one."""
+    """Revoke a credential within one second, and list the others.
+
+    You can revoke the last one: a resource needs a credential only for introspection.
+    """
     confirm(f"Revoke the credential {credential_id}? Requests that use it are rejected.", yes=yes)
     change = partial(resource_credentials.revoke_credential, credential_id=credential_id)
     revoke_credential(ctx, change, _listing, _COLUMNS, output)

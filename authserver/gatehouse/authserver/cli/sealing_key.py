@@ -17,7 +17,7 @@ def sealing_key() -> None:
 
 @sealing_key.command()
 @click.option("--prepare", is_flag=True, help="Only create the new sealing key, to copy it to every node first.")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @output_option
 @click.pass_context
 @example("authserver sealing-key rotate --prepare\nauthserver sealing-key rotate --yes")

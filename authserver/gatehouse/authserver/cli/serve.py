@@ -15,7 +15,7 @@ from gatehouse.shared.service.gunicorn import Server
 @click.pass_context
 @example("AUTHSERVER_WORKERS=4 authserver serve")
 def serve(ctx: click.Context) -> None:
-    """Serve until SIGTERM or Ctrl-C. Refuses to start if settings, schema or keys are unusable."""
+    """Serve until SIGTERM or Ctrl-C. Does not start if settings, database schema or keys are unusable."""
     settings = settings_of(ctx)
 
     def prepare() -> Callable[[], Any]:

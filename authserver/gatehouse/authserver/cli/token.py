@@ -44,15 +44,16 @@ def token() -> None:
     multiple=True,
     callback=join_scopes,
     metavar='"A B"',
-    help="[default: every scope granted to the client at the resource]",
+    help="The scopes to request.  [default: every scope granted to the client at the resource]",
 )
 @output_option
 @click.pass_context
 @example("authserver token issue --client agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp")
 def issue(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Issue a token for debugging, as the token endpoint would, but without the client's credentials.
+    """Issue a token for debugging.
 
-    The audit log records that you issued it.
+    The token is the one that the token endpoint would issue, but the client's credentials are not needed. The audit
+    log records that you issued it.
     """
     with open_installation(ctx) as installation:
         keys = installation.keys(to_sign=True)
@@ -120,9 +121,10 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 @click.pass_context
 @example("authserver token inspect < token.txt")
 def inspect(ctx: click.Context, output: str) -> None:
-    """Check an access token from standard input as a resource server would, and print the outcome of each check.
+    """Check an access token from standard input.
 
-    Exits with code 1 if the token would be refused. The token itself is not printed.
+    Makes the checks of a resource server, and prints the result of each. Exit code 1 if one fails. The token itself
+    is not printed.
     """
     text = _read_token()
     with open_installation(ctx) as installation:
@@ -144,7 +146,7 @@ def inspect(ctx: click.Context, output: str) -> None:
 
 
 @token.command()
-@click.option("--jti", help="Revoke the token with this jti, which the audit logs show.")
+@click.option("--jti", help="Revoke the token with this jti, as shown in the audit log.")
 @click.option("--client", "client_id", metavar="CLIENT_ID", help="Revoke every token of this client.")
 @output_option
 @click.pass_context
@@ -154,7 +156,9 @@ def inspect(ctx: click.Context, output: str) -> None:
     "authserver token revoke --client agent_0123456789abcdef0123"
 )
 def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: str) -> None:
-    """Revoke a token from standard input, the token with a jti, or every token of a client.
+    """Revoke one token, or every token of a client.
+
+    Without --jti or --client, the token is read from standard input.
 
     The client stays enabled and can obtain new tokens. To prevent that, run: authserver client disable
     """

@@ -10,7 +10,7 @@ _COMMANDS = {
     "audit": ("gatehouse.resourceserver.cli.audit:audit", "Show the audit log: calls, refusals, changes by admins."),
     "bridge": ("gatehouse.resourceserver.cli.bridge:bridge", "Connect a stdio MCP client to a remote MCP server."),
     "check": ("gatehouse.resourceserver.cli.check:check", "Check everything that the server needs to start and serve."),
-    "init": ("gatehouse.resourceserver.cli.init:init", "Prepare this installation: the database schema."),
+    "init": ("gatehouse.resourceserver.cli.init:init", "Create or upgrade the database."),
     "serve": ("gatehouse.resourceserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
     "tools": ("gatehouse.resourceserver.cli.tools:tools", "List every tool with the scopes that it needs."),
 }
@@ -34,11 +34,12 @@ def _catalogue_commands(ctx: click.Context) -> Mapping[str, click.Command]:
 def main() -> None:
     """The Gatehouse resource server: MCP tools behind access tokens and scopes.
 
-    Settings are environment variables named RESOURCESERVER_..., or lines of --env-file. By default, it serves
-    http://127.0.0.1:8000/mcp and trusts the issuer http://127.0.0.1:9000.
+    Settings come from environment variables named RESOURCESERVER_... or from the file of --env-file. To list them,
+    run `resourceserver check --explain`. By default, the server serves http://127.0.0.1:8000/mcp and trusts the issuer
+    http://127.0.0.1:9000.
 
     \b
-    To get started:
+    Getting started:
       resourceserver init
       resourceserver tools
       resourceserver serve

@@ -20,7 +20,7 @@ SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 DatabaseT = TypeVar("DatabaseT", bound=MigratedDatabase)
 
 explain_option = click.option(
-    "--explain", is_flag=True, help="List every setting with its value, the source of the value, and its purpose."
+    "--explain", is_flag=True, help="List every setting with its value, the source of the value, and a description."
 )
 
 

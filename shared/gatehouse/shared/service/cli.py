@@ -165,7 +165,7 @@ def output_option(function: FunctionT) -> FunctionT:
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        help="Output for people or for programs.",
+        help="Output format: table for people, json for programs.",
     )(function)
 
 

@@ -53,10 +53,10 @@ class ServerSettings(CommandSettings):
     confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
 
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
-    workers: int = Field(2, ge=1, le=64, description="Processes. One for each core is a good start.")
+    workers: int = Field(2, ge=1, le=64, description="Number of worker processes. Start with one per CPU core.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
-    log_format: LogFormat = Field("console", description="console for people, json for a collector.")
-    log_level: LogLevel = Field("INFO", description="Least severity that is logged.")
+    log_format: LogFormat = Field("console", description="console (for people) or json (for log collectors).")
+    log_level: LogLevel = Field("INFO", description="Minimum level of log messages: DEBUG, INFO or WARNING.")
 
     @field_validator("bind")
     @classmethod
