@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +22,7 @@ from gatehouse.directory.models import EnvironmentRow
 from gatehouse.resourceserver.catalogue import (
     ANY_VALID_TOKEN,
     Catalogue,
-    Provider,
-    ProviderCall,
     ToolGroup,
-    provider,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
@@ -208,29 +204,27 @@ async def test_another_client_of_the_workspace_gets_no_result(
 
 
 @pytest.mark.threat("T-034")
-def test_tenants_of_several_providers_are_told_apart() -> None:
-    """CWE-694: joined by a space, ("a b", "c") would be ("a", "b c"), and a client that moves would get a replay."""
+def test_a_key_belongs_to_the_static_claims_of_a_token() -> None:
+    """CWE-694: a client that is moved to another tenant must not receive a result of the first one."""
+    tool, sent = CATALOGUE.tools["create_environment"], {"name": "staging", "idempotency_key": KEY}
 
-    async def opened(call: ProviderCall) -> None:
-        return None
-
-    providers: dict[type, Provider[Any]] = {
-        int: provider(tenant=lambda claims: claims.static["first"])(opened),
-        str: provider(tenant=lambda claims: claims.static["second"])(opened),
-    }
-    tool = replace(CATALOGUE.tools["create_environment"], providers=providers)
-    sent = {"name": "staging", "idempotency_key": KEY}
-
-    def tenant(first: str, second: str) -> str:
-        static = {"first": first, "second": second}
+    def static_claims(**static: str) -> str:
         claims = AccessClaims("iss", "agent_1", "agent_1", "https://rs", 0, 1, "jti-1", frozenset(), static)
         call = keyed_call(claims, tool, tool.arguments(**sent), sent)
         assert call is not None
-        return call.tenant
+        return call.static_claims
 
-    alike = [("a b", "c"), ("a", "b c"), ("a b c", ""), ("", "a b c"), (" a b c", ""), ("c", "a b"), ("x" * 256,) * 2]
-    assert {len(tenant(*pair)) for pair in alike} == {64}
-    assert len({tenant(*pair) for pair in alike}) == len(alike)
+    assert static_claims(team="a", workspace_id="b") == static_claims(workspace_id="b", team="a")
+    others = [
+        {},
+        {"team": "a b"},
+        {"team": "a", "b": ""},
+        {"workspace_id": "a b"},
+        {"team": " a b"},
+        {"team": "x" * 256},
+    ]
+    assert {len(static_claims(**static)) for static in others} == {64}
+    assert len({static_claims(**static) for static in others}) == len(others)
 
 
 async def test_a_tool_that_writes_elsewhere_takes_no_key(

@@ -169,11 +169,7 @@ def change_row(row: Base, changes: Mapping[str, object]) -> None:
         setattr(row, name, value)
 
 
-def _workspace_of(claims: AccessClaims) -> str:
-    return claims.static.get(WORKSPACE_CLAIM, "")
-
-
-@provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier, tenant=_workspace_of)
+@provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
 async def open_directory(call: ProviderCall) -> Directory:
     """Open the workspace that the caller's token names.
 

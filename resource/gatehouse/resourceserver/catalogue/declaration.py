@@ -34,7 +34,6 @@ from gatehouse.resourceserver.catalogue.signature import (
     read_signature,
     source_of,
 )
-from gatehouse.shared.protocol.claims import AccessClaims
 
 
 class _AnyValidToken(Enum):
@@ -112,10 +111,6 @@ class Tool:
     def public_errors(self) -> tuple[type[Exception], ...]:
         """Exceptions whose text is shown to the agent."""
         return (ToolFailed, *(error for provider in self.providers.values() for error in provider.public_errors))
-
-    def tenants(self, claims: AccessClaims) -> tuple[str, ...]:
-        """Return the tenant that a caller acts in, according to each provider."""
-        return tuple(provider.tenant(claims) for provider in self.providers.values())
 
     def is_audited(self, value: object) -> bool:
         """Tell whether the audit log keeps a member of the result with this value."""

@@ -44,10 +44,6 @@ def _nothing(_: object) -> bool:
     return False
 
 
-def _no_tenant(_: AccessClaims) -> str:
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Provider(Generic[ValueT]):
     """Makes the value of an injected parameter, once for each call of a tool that has the parameter."""
@@ -61,9 +57,6 @@ class Provider(Generic[ValueT]):
     go to the audit log."""
     audited: Callable[[object], bool]
     """Tells which members of a result the audit log keeps, by their values."""
-    tenant: Callable[[AccessClaims], str]
-    """Returns the tenant that a caller acts in; empty without tenants. An idempotency key is not valid in another
-    tenant."""
 
 
 def provider(
@@ -71,12 +64,11 @@ def provider(
     transactional: bool = False,
     public_errors: tuple[type[Exception], ...] = (),
     audited: Callable[[object], bool] = _nothing,
-    tenant: Callable[[AccessClaims], str] = _no_tenant,
 ) -> Callable[[Callable[[ProviderCall], Awaitable[ValueT]]], Provider[ValueT]]:
     """Declare an async function as a provider. For the arguments see Provider."""
 
     def declare(function: Callable[[ProviderCall], Awaitable[ValueT]]) -> Provider[ValueT]:
-        return Provider(function, transactional, public_errors, audited, tenant)
+        return Provider(function, transactional, public_errors, audited)
 
     return declare
 

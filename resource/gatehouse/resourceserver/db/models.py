@@ -17,8 +17,8 @@ class IdempotencyKeyRow(Base):
     """An idempotency key and the result of its call. A concurrent second use violates the primary key."""
 
     __tablename__ = "idempotency_key"
-    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """SHA-256 of the tenants that the caller acts in, in hexadecimal digits: of one length, whatever they contain."""
+    static_claims: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the static claims of the caller's token, in hexadecimal digits."""
     client_id: Mapped[str] = mapped_column(String(255), primary_key=True)
     tool: Mapped[str] = mapped_column(String(255), primary_key=True)
     key: Mapped[str] = mapped_column(String(128), primary_key=True)

@@ -1,8 +1,8 @@
 """Idempotency keys: a call that is repeated with the same key runs once, and both calls get its result.
 
-A key belongs to one client, in the tenant that it acts in, and to one tool. It is kept for 24 hours. The transaction
-of a write inserts the key's row first and commits it with the write: the row exists exactly if the write does, and of
-two concurrent calls the second waits for the first.
+A key belongs to one client with the static claims of its token, and to one tool. It is kept for 24 hours. The
+transaction of a write inserts the key's row first and commits it with the write: the row exists exactly if the write
+does, and of two concurrent calls the second waits for the first.
 """
 
 import hashlib
@@ -78,8 +78,9 @@ class ResultTooLarge(ToolFailed):
 class KeyedCall:
     """A call with a key: the caller, the tool, and the arguments."""
 
-    tenant: str
-    """SHA-256 of the tenants that the caller acts in, according to each provider of the tool."""
+    static_claims: str
+    """SHA-256 of the static claims of the caller's token, in hexadecimal digits. They may name a tenant, such as a
+    workspace: a client that is moved to another one never receives a result of the first."""
     client_id: str
     tool: str
     key: str
@@ -99,9 +100,7 @@ def keyed_call(claims: AccessClaims, tool: Tool, arguments: BaseModel, sent: Map
     # Those that were sent win, because a dump leaves out SecretStr and fields with exclude=True.
     values = {**arguments.model_dump(mode="json", by_alias=True), **sent}
     del values[IDEMPOTENCY_KEY]
-    # Joined by a separator, two tenants could be mistaken for others: a claim can contain every printable character.
-    tenant = _digest(tool.tenants(claims)).hex()
-    return KeyedCall(tenant, claims.client_id, tool.name, key, _digest(values))
+    return KeyedCall(_digest(dict(claims.static)).hex(), claims.client_id, tool.name, key, _digest(values))
 
 
 def _digest(value: object) -> bytes:

@@ -39,14 +39,14 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_event_time"), ["time"], unique=False)
     op.create_table(
         "idempotency_key",
-        sa.Column("tenant", sa.String(length=64), nullable=False),
+        sa.Column("static_claims", sa.String(length=64), nullable=False),
         sa.Column("client_id", sa.String(length=255), nullable=False),
         sa.Column("tool", sa.String(length=255), nullable=False),
         sa.Column("key", sa.String(length=128), nullable=False),
         sa.Column("arguments", sa.LargeBinary(length=32), nullable=False),
         sa.Column("result", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("tenant", "client_id", "tool", "key", name=op.f("pk_idempotency_key")),
+        sa.PrimaryKeyConstraint("static_claims", "client_id", "tool", "key", name=op.f("pk_idempotency_key")),
     )
     op.create_index(op.f("ix_idempotency_key_created_at"), "idempotency_key", ["created_at"], unique=False)
 
