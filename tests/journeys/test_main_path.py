@@ -160,10 +160,12 @@ async def test_the_two_audit_logs_are_joined_by_the_jti(stack: LocalStack, works
     async with connect(stack, credentials, "2026-07-28") as agent:
         await agent.call("list_environments")
         await agent.refused("create_environment", name="never")
-    # Batched events are on disk within 200 ms, before the command has started.
-    of_client = ("audit", "--client", credentials["client_id"])
-    issued = [event for event in stack.run_json("authserver", *of_client) if event["action"] == "token.issue"]
-    called = stack.run_json("resourceserver", *of_client)
+    of_client = ("audit", "--client", credentials["client_id"], "--output", "json")
+    # Batched events are on disk within 200 ms. To start a command in a process takes longer.
+    issued = [
+        event for event in json.loads(stack.run_process("authserver", *of_client)) if event["action"] == "token.issue"
+    ]
+    called = json.loads(stack.run_process("resourceserver", *of_client))
     assert {event["jti"] for event in called} <= {event["jti"] for event in issued}
     assert ("create_environment", "refused", "needs env:write") in {
         (event["object"], event["outcome"], event["reason"]) for event in called

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from local_stack import BIN, LocalStack
 from support.databases import PostgreSQL
-from support.mcp_client import Mode, connect
+from support.mcp_client import connect
 
 from gatehouse.resourceserver import json_rpc
 
@@ -33,15 +33,14 @@ def prepared(databases: dict[str, str], tmp_path: Path) -> Iterator[LocalStack]:
         stack.stop()
 
 
-@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
-async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: LocalStack, mode: Mode) -> None:
+async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: LocalStack) -> None:
     stack = prepared
     (stack.folder / "var").mkdir()
     stack.init()
     stack.start_all()
     workspace = stack.run_json("resourceserver", "workspace", "create", "--name", "acme")["workspace_id"]
     credentials = stack.create_client("stepper", "env:read", "--claim", f"workspace_id={workspace}")
-    async with connect(stack, credentials, mode) as agent:
+    async with connect(stack, credentials, "2026-07-28") as agent:
         assert (await agent.call("whoami"))["client_id"] == credentials["client_id"]
         assert (await agent.call("list_environments"))["environments"] == []
         refusal = await agent.refused("create_environment", name="staging")

@@ -58,6 +58,12 @@ def test_a_refusal_prints_its_message_with_exit_code_1(error: Exception) -> None
     assert result.output == f"Error: {error}\n"
 
 
+def test_an_unexpected_error_is_not_turned_into_a_refusal() -> None:
+    """It is a fault of the program: its traceback is for a bug report."""
+    fault = KeyError("unexpected")
+    assert run(raising(fault)).exception is fault
+
+
 def test_a_database_error_is_reported_without_sql() -> None:
     def select_nothing(_: str) -> None:
         with create_engine("sqlite://").begin() as connection:
