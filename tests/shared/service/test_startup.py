@@ -45,3 +45,9 @@ def test_a_list_imports_no_more_than_it_needs(authserver_template: Template, tmp
     imported = imported_by("authserver", "client", "list", "--output", "json", **options)
     assert "sqlalchemy" in imported
     assert imported.isdisjoint(HEAVY)
+
+
+def test_the_gateways_commands_do_not_import_the_sdk() -> None:
+    imported = imported_by("resourceserver", "tools", "--output", "json")
+    assert "mcp_types" in imported
+    assert imported.isdisjoint({"flask", "gunicorn", "httpx2", "mcp", "starlette"})

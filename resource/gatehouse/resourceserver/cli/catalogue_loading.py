@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import TypeVar
 
 import click
-from mcp.server.mcpserver import MCPServer
 
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
@@ -41,7 +40,7 @@ def load_catalogue(module_name: str) -> Catalogue:
     found = getattr(module, "CATALOGUE", None)
     if found is None:
         raise Refusal(f"{place} has no CATALOGUE. Write at its end: {_FORM}")
-    if isinstance(found, MCPServer):
+    if _is_sdk_server(found):
         raise Refusal(
             f"{place}: CATALOGUE is an MCPServer, which is not protected. "
             "Write: CATALOGUE = guarded_catalogue(server, scopes={...}, declared=[Scope(...)])"
@@ -51,6 +50,12 @@ def load_catalogue(module_name: str) -> Catalogue:
     if not found.scopes:
         raise Refusal(f"{place}: CATALOGUE declares no scope, and no token is issued without a scope. Declare one.")
     return found
+
+
+def _is_sdk_server(found: object) -> bool:
+    # The module that made one has imported the SDK. To import it here would slow down every other command.
+    sdk = sys.modules.get("mcp.server.mcpserver")
+    return sdk is not None and isinstance(found, sdk.MCPServer)
 
 
 def load_schema(catalogue: Catalogue) -> Schema | None:
