@@ -215,6 +215,31 @@ async def test_the_body_limit_applies_without_a_content_length(target: Target) -
     assert sent <= MIB // 65536 + 2
 
 
+@pytest.mark.parametrize("authorization", [None, "Bearer not-a-token"])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_caller_without_a_valid_token_sends_at_most_64_kib(
+    target: Target, authorization: str | None, chunked: bool
+) -> None:
+    """CWE-770: 300 strangers with a mebibyte each must not fill the memory."""
+    assert (await target.server.post(b" " * (MIB - len(CREATION)) + CREATION, target.token)).status_code == 200
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b" " * 4096
+
+    headers = {"Content-Type": "application/json", **({"Authorization": authorization} if authorization else {})}
+    headers |= {} if chunked else {"Content-Length": str(MIB)}
+    url = target.server.settings.resource
+    response = await target.server.http.post(url, content=endless(), headers=headers)
+    assert response.status_code == 401
+    assert response.json()["id"] is None
+    assert "www-authenticate" in response.headers
+    assert sent <= (65536 // 4096 + 2 if chunked else 0)
+
+
 async def test_a_disconnecting_client_causes_no_server_error(
     target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:

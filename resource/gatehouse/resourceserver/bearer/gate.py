@@ -34,10 +34,10 @@ from gatehouse.shared.service.remediation import grant_command
 from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
 
 MAX_BODY: Final = 1024 * 1024
-"""Bytes of one request."""
+"""Bytes of one request with a valid token."""
 
 MAX_UNPROVEN_BODY: Final = 64 * 1024
-"""Bytes of a body that is parsed before authentication. Larger ones would let anyone waste the server's time."""
+"""Bytes that are read of a request without a valid token. Larger bodies would let anyone fill the memory."""
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
@@ -86,6 +86,15 @@ class _Refused(Exception):
         self.remediation = remediation
 
 
+class _Unauthenticated(Exception):
+    """The request has no valid token. `reason` is for the operator."""
+
+    def __init__(self, reason: str, *, token_sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.token_sent = token_sent
+
+
 @dataclass(slots=True)
 class _Received:
     """What the gate knows of a request so far. A refusal is recorded and answered with it."""
@@ -128,8 +137,7 @@ class Gate:
         request = Request(scope, receive)
         received = _Received(scope["gatehouse.request_id"])
         try:
-            body = await _read_body(request)
-            claims = await self._admit(request, body, received)
+            claims, body = await self._admit(request, received)
         except _Refused as refused:
             response = await self._refuse(refused, received)
             await response(scope, receive, send)
@@ -140,49 +148,62 @@ class Gate:
         app = self.streaming_app if self._streams(received.message, request.headers) else self.app
         await app(scope, _replay(body, receive), self._recording(received, scope, receive, send))
 
-    async def _admit(self, request: Request, body: bytes, received: _Received) -> AccessClaims:
-        """Return the verified claims of a caller that may perform the requested operation. Raises _Refused."""
-        # A 401 names the scopes of the operation, so a body of usual size is parsed before authentication.
-        malformed = received.read(body) if len(body) <= MAX_UNPROVEN_BODY else None
-        claims = received.claims = await self._authenticate(request.headers, received)
+    async def _admit(self, request: Request, received: _Received) -> tuple[AccessClaims, bytes]:
+        """Return the verified claims and the body of a permitted request. Raises _Refused or ClientDisconnect."""
+        try:
+            claims = received.claims = await self._authenticate(request.headers, received)
+        except (_Unauthenticated, _Refused) as error:
+            if (unproven := await _read_unproven_body(request)) is not None:
+                received.read(unproven)
+            if isinstance(error, _Refused):
+                raise
+            raise self._unauthorized(error, received.message) from None
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        body = await _read_body(request)
+        malformed = received.read(body)
         _check_http(request)
-        if len(body) > MAX_UNPROVEN_BODY:
-            malformed = received.read(body)
         if malformed is not None or received.message is None:
             raise malformed or _unavailable("no message was read")
         self._authorize(received.message, claims)
-        return claims
+        return claims, body
 
     async def _authenticate(self, headers: Headers, received: _Received) -> AccessClaims:
+        """Return the claims of the token. Raises _Unauthenticated, or _Refused if the token cannot be checked now."""
         sent = headers.getlist("authorization")
         if not sent:
-            raise _Refused(
-                401,
-                json_rpc.UNAUTHENTICATED,
-                "Send an access token.",
-                reason="no token",
-                headers={"WWW-Authenticate": self.challenge.no_token(self._scopes_of_401(received.message))},
-                remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
-            )
+            raise _Unauthenticated("no token", token_sent=False)
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
             received.claims = error.claims
-            raise _Refused(
-                401,
-                json_rpc.UNAUTHENTICATED,
-                "The access token is not valid here. Obtain a new one.",
-                reason=error.reason,
-                headers={"WWW-Authenticate": self.challenge.invalid_token(self._scopes_of_401(received.message))},
-                data={"error": "invalid_token"},
-                remediation="Obtain a new token. To see why one is not valid, run: authserver token inspect",
-            ) from None
+            raise _Unauthenticated(error.reason, token_sent=True) from None
         except KeysUnavailable:
             raise _unavailable("no key of the issuer is known", "resourceserver check") from None
         except StatusUnavailable:
             remediation = "Let this server reach the issuer's status lists; /readyz says how many are stale."
             raise _unavailable("no recent status list of the issuer is known", remediation) from None
+
+    def _unauthorized(self, error: _Unauthenticated, message: Message | None) -> _Refused:
+        """Return the 401, whose challenge names the scopes of the operation if its message was read."""
+        scope = self._scopes_of_401(message)
+        if not error.token_sent:
+            return _Refused(
+                401,
+                json_rpc.UNAUTHENTICATED,
+                "Send an access token.",
+                reason=error.reason,
+                headers={"WWW-Authenticate": self.challenge.no_token(scope)},
+                remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
+            )
+        return _Refused(
+            401,
+            json_rpc.UNAUTHENTICATED,
+            "The access token is not valid here. Obtain a new one.",
+            reason=error.reason,
+            headers={"WWW-Authenticate": self.challenge.invalid_token(scope)},
+            data={"error": "invalid_token"},
+            remediation="Obtain a new token. To see why one is not valid, run: authserver token inspect",
+        )
 
     def _scopes_of_401(self, message: Message | None) -> frozenset[str]:
         """Return the scopes that a 401 names."""
@@ -320,6 +341,22 @@ async def _read_body(request: Request) -> bytes:
         body += chunk
         if len(body) > MAX_BODY:
             raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
+    return bytes(body)
+
+
+async def _read_unproven_body(request: Request) -> bytes | None:
+    """Return the body of a request without a valid token, or None if it is larger than MAX_UNPROVEN_BODY.
+
+    The refusal needs it: a 401 names the scopes of the operation and the JSON-RPC id, and its audit event the tool.
+    """
+    length = request.headers.get("content-length", "")
+    if request.method != "POST" or (length.isdecimal() and int(length[:20]) > MAX_UNPROVEN_BODY):
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_UNPROVEN_BODY:
+            return None
     return bytes(body)
 
 
