@@ -24,7 +24,7 @@ from gatehouse.resourceserver.catalogue import (
     Transactions,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.dispatch.tools import read_arguments
+from gatehouse.resourceserver.dispatch.arguments import read_arguments
 from gatehouse.shared.protocol.claims import AccessClaims
 
 READ = Scope("env:read", "See environments")
@@ -319,7 +319,7 @@ OF_MANY_TYPES = {
 def test_types_that_json_lacks_are_sent_as_the_schema_says() -> None:
     tool = declare(of_many_types)
     assert tool.input_schema["$defs"]["Colour"]["enum"] == ["red", "blue"]
-    read = read_arguments(tool.arguments, OF_MANY_TYPES)
+    read, _ = read_arguments(tool.arguments, OF_MANY_TYPES)
     assert {name: getattr(read, name) for name in OF_MANY_TYPES} == {
         "colour": Colour.RED,
         "since": datetime(2026, 1, 31, 12, tzinfo=UTC),
@@ -359,7 +359,7 @@ def test_an_argument_may_have_the_name_of_an_old_pydantic_method() -> None:
         warnings.simplefilter("error")
         tool = declare(shadowing)
     assert tool.input_schema["required"] == ["schema", "copy"]
-    read = read_arguments(tool.arguments, {"schema": "a", "copy": 2})
+    read, _ = read_arguments(tool.arguments, {"schema": "a", "copy": 2})
     assert [getattr(read, name) for name in tool.arguments.model_fields] == ["a", 2, False]
 
 

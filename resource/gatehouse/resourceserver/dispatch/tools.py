@@ -16,7 +16,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, TextContent
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,6 +28,7 @@ from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch.arguments import explain, read_arguments
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
@@ -57,7 +57,7 @@ class _Call:
     request: VerifiedRequest
     arguments: BaseModel
     sent: Mapping[str, Any]
-    """The arguments before they were validated."""
+    """The arguments before they were validated, with whole numbers as integers where the schema says integer."""
     progress: CallProgress | None
     """None for a tool that is not streaming."""
     context: Context
@@ -122,11 +122,11 @@ class ToolDispatch:
         """
         request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
-        sent = params.arguments or {}
         try:
-            arguments = read_arguments(tool.arguments, sent)
+            arguments, sent = read_arguments(tool.arguments, params.arguments or {})
         except ValidationError as error:
-            return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), _explain(error))
+            message = explain(error, tool.input_schema)
+            return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), message)
         progress = CallProgress(context.session.report_progress) if tool.streaming else None
         return await self._run(_Call(tool, request, arguments, sent, progress, context))
 
@@ -236,28 +236,6 @@ class ToolDispatch:
             log.error("tool %s: %s, which cannot be recorded", event.object, event.reason)
             return False
         return True
-
-
-def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> BaseModel:
-    """Return the validated arguments that a caller sent. Raises ValidationError."""
-    # Validated as JSON, so that strict mode accepts a string for a date or an Enum, and applies to nested models.
-    try:
-        document = json.dumps(sent)
-    except RecursionError:
-        too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
-        raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
-    return model.model_validate_json(document, strict=True)
-
-
-def _explain(error: ValidationError) -> str:
-    """Say which argument is wrong and what it must be, without repeating its value."""
-    problems = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False)[:10]:
-        if problem["type"] == "extra_forbidden":
-            problems.append("there is an argument that this tool does not have")
-        else:
-            problems.append(f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}")
-    return "The arguments do not fit the tool's input schema: " + "; ".join(problems) + "."
 
 
 def _answer(result: BaseModel | dict[str, Any]) -> CallToolResult:
