@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
-from support.authserver import ISSUER, RESOURCE, AuthServer, token_form
+from support.authserver import FORM, ISSUER, RESOURCE, AuthServer, token_form
 from support.clock import FakeClock
 from support.databases import Template
 from support.keys import rotation_of
@@ -165,14 +165,43 @@ def test_any_other_grant_type_is_refused_with_a_remediation(
     assert remediation in refused.json["error_description"]
 
 
-def test_a_form_may_declare_utf_8(authserver: AuthServer) -> None:
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *("", ";", "; charset=UTF-8", ';charset="utf-8"', "; CHARSET=utf8;", "; charset=US-ASCII"),
+        *('; charset="us-ascii"', "; charset=ISO-8859-1", ' ; charset="iso-8859-1" ;'),
+    ],
+)
+def test_a_form_may_have_the_label_of_a_charset_that_reads_it_alike(authserver: AuthServer, parameters: str) -> None:
+    """All bytes of a percent-encoded form are ASCII."""
+    client, secret = authserver.create_client("env:read")
+    basic, body = (client.client_id, secret), b"grant_type=client_credentials&scope=env%3Aread"
+    for media_type in ("application/x-www-form-urlencoded", "Application/X-WWW-Form-URLencoded"):
+        response = authserver.post_token(body, basic, content_type=media_type + parameters)
+        assert response.status_code == 200, response.text
+
+
+def test_utf_8_above_7f_needs_no_other_label(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
-    for content_type in (
-        "application/x-www-form-urlencoded; charset=UTF-8",
-        'Application/X-WWW-Form-Urlencoded;charset="utf-8"',
-    ):
-        response = authserver.post_token(basic=(client.client_id, secret), content_type=content_type)
-        assert response.status_code == 200
+    basic, body = (client.client_id, secret), b"grant_type=client_credentials&x=%c3%a9"
+    for label, status in (("utf-8", 200), ("iso-8859-1", 400), ("us-ascii", 400)):
+        response = authserver.post_token(body, basic, content_type=f"{FORM}; charset={label}")
+        assert response.status_code == status, response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"grant_type=client_credentials&", b"&grant_type=client_credentials", b"&&grant_type=client_credentials&&"),
+        b"grant_type=client_credentials" + b"&" * 100 + b"scope=env:read&",
+    ],
+)
+def test_empty_pairs_of_a_form_are_skipped(authserver: AuthServer, body: bytes) -> None:
+    """WHATWG URL 5.1, step 3.1."""
+    client, secret = authserver.create_client("env:read")
+    assert authserver.post_token(body, (client.client_id, secret)).status_code == 200
+    refused = authserver.post_token(body + b"&grant_type=x", (client.client_id, secret))
+    assert (refused.status_code, refused.json["error"]) == (400, "invalid_request")
 
 
 def test_unknown_and_empty_parameters_are_ignored(authserver: AuthServer) -> None:

@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from werkzeug.http import parse_etags, unquote_etag
+
+from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 
 MAX_BODY = 64 * 1024
 """Bytes. No OAuth form needs more."""
@@ -18,6 +21,9 @@ NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _MAX_LENGTH_DIGITS = 10
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _MAX_PARAMETERS = 32
+_UTF_8 = frozenset({"utf-8", "utf8"})
+_ASCII_CHARSETS = frozenset({"us-ascii", "iso-8859-1"})
+_NOT_ASCII = re.compile(rb"%[89A-Fa-f]")
 
 _MAX_IF_NONE_MATCH = 1024
 """Characters. Anybody may send the header, and parsing a megabyte of commas takes a second."""
@@ -110,16 +116,14 @@ def parse_form(request: Request) -> Form:
     """
     if request.query:
         raise BadRequest("Parameters belong in the body, not in the URL.")
-    content_type, _, parameters = request.headers["content-type"].partition(";")
-    if content_type.strip().lower() != _FORM_TYPE:
-        raise BadRequest(f"Send the parameters as {_FORM_TYPE}.")
-    if parameters and parameters.strip().lower().replace('"', "") != "charset=utf-8":
-        raise BadRequest("The only character set is UTF-8.")
+    _check_form_type(request)
     try:
+        # Empty pairs are skipped (WHATWG URL 5.1), and do not count as parameters.
+        body = "&".join(filter(None, request.body.decode("ascii").split("&")))
         pairs = parse_qsl(
-            request.body.decode("ascii"),
+            body,
             keep_blank_values=True,
-            strict_parsing=bool(request.body),
+            strict_parsing=bool(body),
             encoding="utf-8",
             errors="strict",
             max_num_fields=_MAX_PARAMETERS,
@@ -139,6 +143,25 @@ def parse_form(request: Request) -> Form:
         parameters={name: value for name, value in present if name != "resource"},
         resources=[value for name, value in present if name == "resource"],
     )
+
+
+def _check_form_type(request: Request) -> None:
+    """Check that the body is a form in UTF-8, whatever its charset label says.
+
+    All bytes of an encoded form are ASCII, so it is the same in every charset of _ASCII_CHARSETS as long as no
+    percent-encoded byte is above 7F. Libraries add such a label by themselves.
+    """
+    try:
+        content_type = parse_media_type(request.headers["content-type"])
+    except InvalidMediaType:
+        raise BadRequest(f"Send the parameters as {_FORM_TYPE}.") from None
+    if content_type.name != _FORM_TYPE:
+        raise BadRequest(f"Send the parameters as {_FORM_TYPE}.")
+    charset = content_type.parameters.get("charset", "utf-8").lower()
+    if charset not in _UTF_8 | _ASCII_CHARSETS or content_type.parameters.keys() - {"charset"}:
+        raise BadRequest("The only character set is UTF-8. Send no other parameter in Content-Type.")
+    if charset in _ASCII_CHARSETS and _NOT_ASCII.search(request.body):
+        raise BadRequest(f"A percent-encoded byte is above 7F, and the label is {charset}. The character set is UTF-8.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import anyio
 import httpx2
 
+from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+
 _TIMEOUT = 5.0
 """Seconds for one request and its whole response."""
 
@@ -63,11 +65,17 @@ def http_fetch(
     return fetch
 
 
+def _content_type(response: httpx2.Response) -> str | None:
+    try:
+        return parse_media_type(response.headers.get("content-type", "")).name
+    except InvalidMediaType:
+        return None
+
+
 async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
-    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if response.status_code != httpx2.codes.OK or content_type not in content_types:
+    if response.status_code != httpx2.codes.OK or _content_type(response) not in content_types:
         raise FetchFailed(f"status {response.status_code} or not {min(content_types)}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise FetchFailed("compressed, although the request does not accept that")
