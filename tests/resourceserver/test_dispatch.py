@@ -253,7 +253,7 @@ async def test_a_broken_tool_shows_only_the_request_id(dispatched: Dispatched, v
     assert "hunter2" not in str(answer)
     assert "Traceback" not in str(answer)
     (event,) = dispatched.audit()
-    assert (event["outcome"], event["reason"]) == ("failed", "internal error")
+    assert (event["outcome"], event["reason"]) == ("failed", "internal error: RuntimeError")
 
 
 async def test_the_list_has_one_page(dispatched: Dispatched, version: str) -> None:

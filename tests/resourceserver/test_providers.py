@@ -191,7 +191,7 @@ async def test_transactions_open_the_transactional_provider_of_the_catalogue(
     await server.result("add_many", token)
     assert entries(server) == [("agent_1", "many")]
     assert "Report the request id" in await server.failure("add_many", token, of_type="weather")
-    assert server.audit()[-1]["reason"] == "internal error"
+    assert server.audit()[-1]["reason"] == "internal error: LookupError"
 
 
 # Results and errors
@@ -223,7 +223,7 @@ async def test_a_public_error_has_a_text_for_agent_and_operator(server: Resource
 async def test_any_other_error_stays_private_and_is_rolled_back(server: ResourceServer, token: str) -> None:
     answer = await server.failure("add_entry", token, note="broken")
     assert "hunter2" not in answer
-    assert server.audit()[-1]["reason"] == "internal error"
+    assert server.audit()[-1]["reason"] == "internal error: RuntimeError"
     assert entries(server) == []
 
 

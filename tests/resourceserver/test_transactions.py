@@ -175,7 +175,11 @@ async def test_a_broken_streaming_tool_keeps_its_transactions_and_its_progress(
     assert stream.headers["x-request-id"] in str(result)
     assert "hunter2" not in str(result)
     assert (first["outcome"], len(first["detail"]["changed"])) == ("allowed", 1)
-    assert (end["outcome"], end["reason"], end["detail"]) == ("failed", "internal error", {"done": 1, "of": 2})
+    assert (end["outcome"], end["reason"], end["detail"]) == (
+        "failed",
+        "internal error: RuntimeError",
+        {"done": 1, "of": 2},
+    )
 
 
 async def test_without_a_workspace_no_transaction_begins(

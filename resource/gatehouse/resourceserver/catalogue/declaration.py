@@ -88,6 +88,8 @@ class Tool:
     injected: Mapping[str, type]
     """Type by parameter name."""
     arguments: type[BaseModel]
+    result: type[BaseModel]
+    """The declared type of the result, which serializes it."""
     input_schema: Mapping[str, Any]
     output_schema: Mapping[str, Any]
     source: str
@@ -195,6 +197,7 @@ class ToolDeclaration:
             function=self.function,
             injected=MappingProxyType(injected),
             arguments=arguments,
+            result=result,
             input_schema=MappingProxyType(input_schema),
             output_schema=MappingProxyType(output_schema),
             source=source,

@@ -125,6 +125,7 @@ def _forwarded(forwarding: "_Forwarding", described: ToolDescription, scopes: fr
         function=partial(forwarding.call, described),
         injected=MappingProxyType({"claims": AccessClaims, "request": ServerRequestContext}),
         arguments=_Arguments,
+        result=CallToolResult,
         input_schema=MappingProxyType(described.input_schema),
         output_schema=MappingProxyType(described.output_schema or {}),
         source=source,
@@ -167,7 +168,9 @@ class _Forwarding:
         try:
             result = await self._server.call_tool(tool.name, root, self._context(request))
         except ToolError as error:
-            raise _public(error, tool) from error
+            if (public := _public(error, tool)) is not None:
+                raise public from error
+            raise
         finally:
             auth_context_var.reset(caller)
         if not isinstance(result, CallToolResult):
@@ -193,8 +196,8 @@ def _access_token(claims: AccessClaims) -> AccessToken:
     )
 
 
-def _public(error: ToolError, tool: ToolDescription) -> Exception:
-    """Return ToolFailed for an error that the tool meant for its caller, else the error itself, which stays private.
+def _public(error: ToolError, tool: ToolDescription) -> ToolFailed | None:
+    """Return ToolFailed for an error that the tool meant for its caller; None for one that stays private.
 
     The SDK's own errors quote what was sent, and contain the text of the exceptions that caused them.
     """
@@ -203,7 +206,7 @@ def _public(error: ToolError, tool: ToolDescription) -> Exception:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ValidationError | UnexpectedToolError | UnexpectedResourceError):
-            return error
+            return None
         cause = cause.__cause__
     return ToolFailed(str(error))
 

@@ -1,5 +1,6 @@
 """The resource server's database: asynchronous for requests, synchronous for commands and the audit writer."""
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,6 +46,13 @@ class Database(MigratedDatabase):
             )
 
 
+class CommitUnknown(Exception):
+    """The database did not report whether it committed a transaction."""
+
+    def __init__(self) -> None:
+        super().__init__("the database did not report whether the transaction was committed")
+
+
 class AsyncDatabase:
     """The same database on an event loop: the connections of one process for requests.
 
@@ -68,11 +76,24 @@ class AsyncDatabase:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that commits when the block ends, and rolls back if it raises."""
+        """Open a session that commits when the block ends, and rolls back if it raises.
+
+        Raises:
+            CommitUnknown: the connection was lost, or the disk failed, during the commit.
+            SQLAlchemyError: any other failure of the database. Nothing was changed.
+        """
         await anyio.lowlevel.checkpoint_if_cancelled()
-        with anyio.CancelScope(shield=True):
-            async with AsyncSession(self._engine) as session, session.begin():
-                yield session
+        committing = False
+        try:
+            with anyio.CancelScope(shield=True):
+                async with AsyncSession(self._engine) as session, session.begin():
+                    yield session
+                    await session.flush()
+                    committing = True
+        except Exception as error:
+            if committing and not _rolled_back(error):
+                raise CommitUnknown from error
+            raise
 
     async def ping(self) -> None:
         """Check that the database answers. Raises SQLAlchemyError if it does not."""
@@ -82,3 +103,14 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+
+def _rolled_back(error: Exception) -> bool:
+    """Tell whether an error of a commit proves that nothing was changed."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        # The low byte is the primary code (https://sqlite.org/rescode.html).
+        return cause.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
+    state = getattr(cause, "sqlstate", None)
+    # Connection failures, shutdowns and "statement completion unknown" (PostgreSQL, Appendix A).
+    return state is not None and not state.startswith(("08", "57")) and state != "40003"

@@ -7,6 +7,7 @@ from mcp.server import Server
 
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.dispatch.containment import contain
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.resources import ResourceDispatch
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
@@ -51,6 +52,6 @@ def build_server(
         on_read_resource=resources.read_resource,
     )
     server.extensions[CLIENT_CREDENTIALS] = {}
-    # OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
-    server.middleware.clear()
+    # Without OpenTelemetry's middleware: nothing exports its spans (docs/decisions/0006-sdk-internals.md).
+    server.middleware[:] = [contain]
     return server

@@ -4,7 +4,7 @@ The policy decides here again, whatever the gate decided. The gate tells HTTP cl
 missing, or misread a body, dispatch would still run only what the policy allows.
 """
 
-import json
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from typing import Any
 import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams, TextContent
+from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,10 +26,13 @@ from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRe
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
 from gatehouse.resourceserver.catalogue.catalogue import describe_tool
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
 from gatehouse.resourceserver.denial import Denial, deny
-from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch import answer, idempotency
+from gatehouse.resourceserver.dispatch.answer import error_answer
 from gatehouse.resourceserver.dispatch.arguments import explain, read_arguments
+from gatehouse.resourceserver.dispatch.containment import Cancellation
+from gatehouse.resourceserver.dispatch.failures import NOTHING_CHANGED, InvalidArguments, failure_of, unavailable
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
@@ -42,9 +46,8 @@ from gatehouse.shared.service.responses import UNAVAILABLE
 _ACTION = AuditAction.TOOL_CALL
 """The audit action of a call."""
 
-_NOTHING_CHANGED = f"Nothing was changed. {UNAVAILABLE}"
-
-_OUTCOME_UNKNOWN = f"The call may have been carried out in part. {UNAVAILABLE}"
+_CLOSED = "the connection was closed before the end"
+"""The reason in the audit log of a call that was cancelled."""
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +58,8 @@ class _Call:
 
     tool: Tool
     request: VerifiedRequest
-    arguments: BaseModel
     sent: Mapping[str, Any]
-    """The arguments before they were validated, with whole numbers as integers where the schema says integer."""
+    """The arguments before they are validated."""
     progress: CallProgress | None
     """None for a tool that is not streaming."""
     context: Context
@@ -66,11 +68,6 @@ class _Call:
         """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
         progress = {"done": self.progress.done, "of": self.progress.total} if self.progress is not None else {}
         return self.request.event(_ACTION, self.tool.name, outcome, reason, {**progress, **(objects or {})})
-
-    @property
-    def unavailable(self) -> str:
-        """The text of the result if the call cannot be finished or recorded."""
-        return _NOTHING_CHANGED if self.tool.transactional else _OUTCOME_UNKNOWN
 
     def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
         """Return the event that commits with one transaction of a streaming tool."""
@@ -122,13 +119,8 @@ class ToolDispatch:
         """
         request = verified_request.require(context)
         tool = await self._allowed_tool(request, params.name)
-        try:
-            arguments, sent = read_arguments(tool.arguments, params.arguments or {})
-        except ValidationError as error:
-            message = explain(error, tool.input_schema)
-            return await self._failed(request.event(_ACTION, tool.name, "failed", "invalid arguments"), message)
         progress = CallProgress(context.session.report_progress) if tool.streaming else None
-        return await self._run(_Call(tool, request, arguments, sent, progress, context))
+        return await self._contained(_Call(tool, request, params.arguments or {}, progress, context))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -137,18 +129,23 @@ class ToolDispatch:
         denial = deny(decision, "tool", tool_name)
         raise await self.refuse(request.event(_ACTION, tool_name, "refused", denial.reason), denial)
 
-    async def _run(self, call: _Call) -> CallToolResult:
+    async def _contained(self, call: _Call) -> CallToolResult:
+        """Run a call, and let nothing that its tool raises harm another one."""
+        cancellation = Cancellation()
         try:
             return await self._runners[call.tool.name](call)
-        except call.tool.public_errors as error:
-            return await self._failed(call.event("failed", *_for_operator(error)), str(error), call.unavailable)
-        except (SQLAlchemyError, AuditUnavailable) as error:
-            log.error("tool %s: %s", call.tool.name, type(error).__name__)
-            return _error(call.unavailable)
-        except Exception:
-            log.exception("tool %s failed", call.tool.name)
-            message = f"The tool failed. Report the request id {call.request.request_id}."
-            return await self._failed(call.event("failed", "internal error"), message, call.unavailable)
+        except GeneratorExit:
+            # The coroutine is closed, and must not wait.
+            with contextlib.suppress(AuditUnavailable):
+                self._audit.commit(call.event("failed", _CLOSED))
+            raise
+        except BaseException as error:  # noqa: BLE001 - a tool may raise anything
+            if (cancelled := cancellation.within(error)) is None:
+                return await self._fail(call, error)
+            with anyio.CancelScope(shield=True):
+                if not await self._is_committed(call):
+                    await self._record_end(call.event("failed", _CLOSED))
+            raise cancelled from None
 
     def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[CallToolResult]]:
         if not tool.transactional:
@@ -159,11 +156,12 @@ class ToolDispatch:
 
     async def _run_without_database(self, call: _Call) -> CallToolResult:
         """Run a read-only tool that needs no transaction."""
-        return self._record_read(call, _answer(await self._invoke(call, None)))
+        return self._record_read(call, await self._answer(call, _read(call)[0], None))
 
     async def _run_reading(self, call: _Call) -> CallToolResult:
+        arguments, _ = _read(call)
         async with self._database.read() as session:
-            result = _answer(await self._invoke(call, session))
+            result = await self._answer(call, arguments, session)
         return self._record_read(call, result)
 
     def _record_read(self, call: _Call, result: CallToolResult) -> CallToolResult:
@@ -171,17 +169,18 @@ class ToolDispatch:
         return result
 
     async def _run_writing(self, call: _Call) -> CallToolResult:
-        run, record = partial(self._content, call), partial(self._record_write, call)
-        keyed = idempotency.keyed_call(call.request.claims, call.tool, call.arguments, call.sent)
+        arguments, sent = _read(call)
+        run, record = partial(self._content, call, arguments), partial(self._record_write, call)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool, arguments, sent)
         if keyed is not None:
-            return _answer(await self._keys.run_once(keyed, run, record))
+            return answer.structured_answer(await self._keys.run_once(keyed, run, record))
         async with self._database.write() as session:
-            content = await run(session)
-            await record(session, content)
-        return _answer(content)
+            result = await self._answer(call, arguments, session)
+            await record(session, result.structured_content or {})
+        return result
 
-    async def _content(self, call: _Call, session: AsyncSession) -> dict[str, Any]:
-        return (await self._invoke(call, session)).model_dump(mode="json")
+    async def _content(self, call: _Call, arguments: BaseModel, session: AsyncSession) -> dict[str, Any]:
+        return (await self._answer(call, arguments, session)).structured_content or {}
 
     async def _record_write(self, call: _Call, session: AsyncSession, content: dict[str, Any], **detail: Any) -> None:
         """Record a write in its transaction: the change and its event are committed together, or neither is."""
@@ -190,22 +189,22 @@ class ToolDispatch:
 
     async def _run_outside(self, call: _Call) -> CallToolResult:
         """Run a tool that changes something outside the call's transaction: in several short ones, or elsewhere."""
-        try:
-            result = _answer(await self._invoke(call, None))
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._try_record(call.event("failed", "the connection was closed before the end"))
-            raise
+        result = await self._answer(call, _read(call)[0], None)
         # The audit log already has the transactions of a streaming tool. This event marks the end of the call.
-        await self._audit.commit_async(
-            call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
-        )
-        return result
+        event = call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
+        return result if await self._record_end(event) else error_answer(unavailable(call.tool))
 
-    async def _invoke(self, call: _Call, session: AsyncSession | None) -> BaseModel:
+    async def _answer(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> CallToolResult:
+        """Run the tool, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
+        result = await self._invoke(call, arguments, session)
+        if isinstance(result, CallToolResult) and call.tool.described is not None:
+            return answer.forwarded_answer(result, call.context.protocol_version)
+        return answer.structured_answer(answer.content_of(call.tool, result))
+
+    async def _invoke(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> BaseModel:
         injected = {name: await self._inject(type_, call, session) for name, type_ in call.tool.injected.items()}
-        names = type(call.arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
-        sent = {name: getattr(call.arguments, name) for name in names}
+        names = type(arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
+        sent = {name: getattr(arguments, name) for name in names}
         return await call.tool.function(**injected, **sent)
 
     async def _inject(self, type_: type, call: _Call, session: AsyncSession | None) -> Any:
@@ -220,15 +219,38 @@ class ToolDispatch:
             )
         return {AccessClaims: claims, Progress: call.progress, ServerRequestContext: call.context}[type_]
 
-    async def _failed(self, event: AuditEvent, message: str, unrecorded: str = _NOTHING_CHANGED) -> CallToolResult:
-        return _error(message if await self._try_record(event) else unrecorded)
+    async def _fail(self, call: _Call, error: BaseException) -> CallToolResult:
+        """Record what ended a call, and return the answer for its caller."""
+        failure = failure_of(call.tool, call.request.request_id, call.sent, error)
+        if isinstance(error, CommitUnknown) and await self._is_committed(call):
+            return error_answer(failure.message)
+        event = call.event("failed", failure.reason, failure.detail)
+        if failure.waits:
+            return error_answer(failure.message if await self._record_end(event) else failure.unrecorded)
+        with contextlib.suppress(AuditUnavailable):
+            self._audit.record(event)
+        return error_answer(failure.message)
+
+    async def _is_committed(self, call: _Call) -> bool:
+        """Tell whether the audit log says that the call changed something. Its event commits with the change."""
+        if call.tool.read_only or not call.tool.joins_transaction:
+            return False
+        table = self._audit.rows.table
+        found = select(table.c.id).where(table.c.request_id == call.request.request_id, table.c.outcome == "allowed")
+        try:
+            async with self._database.read() as session:
+                return (await session.execute(found)).first() is not None
+        except SQLAlchemyError:
+            return False
 
     async def refuse(self, event: AuditEvent, denial: Denial) -> MCPError:
         """Record a refusal, and return the error to raise."""
         error = MCPError(denial.code, denial.message, dict(denial.data) or None)
-        return error if await self._try_record(event) else MCPError(json_rpc.UNAVAILABLE, _NOTHING_CHANGED)
+        if await self._record_end(event):
+            return error
+        return MCPError(json_rpc.UNAVAILABLE, f"{NOTHING_CHANGED} {UNAVAILABLE}")
 
-    async def _try_record(self, event: AuditEvent) -> bool:
+    async def _record_end(self, event: AuditEvent) -> bool:
         """Return when the event is on disk: True, or False if it cannot be written."""
         try:
             await self._audit.commit_async(event)
@@ -238,16 +260,12 @@ class ToolDispatch:
         return True
 
 
-def _answer(result: BaseModel | dict[str, Any]) -> CallToolResult:
-    """Return the response for a tool's result: its JSON, both as text and as structured content.
-
-    The result of an SDK server's tool is sent unchanged.
-    """
-    if isinstance(result, CallToolResult):
-        return result
-    content = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-    text = json.dumps(content, ensure_ascii=False)
-    return CallToolResult(content=[TextContent(text=text)], structured_content=content)
+def _read(call: _Call) -> tuple[BaseModel, Mapping[str, Any]]:
+    """Return what `read_arguments` does. Raises InvalidArguments."""
+    try:
+        return read_arguments(call.tool.arguments, call.sent)
+    except ValidationError as error:
+        raise InvalidArguments(explain(error, call.tool.input_schema)) from None
 
 
 def _outcome(result: CallToolResult) -> tuple[str, str | None]:
@@ -258,17 +276,3 @@ def _audited(tool: Tool, content: Any) -> dict[str, Any]:
     """Return the members of a result that the audit log keeps."""
     members = content if isinstance(content, dict) else {}
     return {name: value for name, value in members.items() if tool.is_audited(value)}
-
-
-def _for_operator(error: Exception) -> tuple[str, dict[str, str]]:
-    """Return the reason and the detail that the audit log keeps of an error whose text is public."""
-    # Other libraries have attributes of these names that are not texts, which the audit log could not store.
-    reason, remediation = (
-        value if isinstance(value := getattr(error, name, None), str) else None for name in ("reason", "remediation")
-    )
-    # Not the text, because it may repeat an argument.
-    return reason or type(error).__name__, {"remediation": remediation} if remediation else {}
-
-
-def _error(message: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=message)], is_error=True)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.catalogue import Provider, ProviderCall, ToolFailed, Transactions
 from gatehouse.resourceserver.catalogue.providers import ValueT
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
@@ -31,10 +31,21 @@ log = logging.getLogger(__name__)
 
 
 class TransactionFailed(ToolFailed):
-    """The database rejected a transaction, or did not report whether it was committed."""
+    """The database rejected a transaction, which changed nothing."""
 
     def __init__(self) -> None:
         super().__init__(UNAVAILABLE, reason=UNAVAILABLE)
+
+
+class TransactionUnknown(ToolFailed):
+    """The database did not report whether it committed a transaction."""
+
+    def __init__(self, error: CommitUnknown) -> None:
+        text = (
+            "The outcome is unknown: the database did not report whether the last changes were saved. Read the current "
+            "state before you repeat the call."
+        )
+        super().__init__(text, reason=str(error))
 
 
 class TokenExpired(ToolFailed):
@@ -72,7 +83,8 @@ class CallTransactions(Transactions):
 
         Raises:
             TokenExpired: the token has expired. Otherwise a client that reads slowly could prolong a call.
-            TransactionFailed: nothing was changed, unless the connection to the database broke during the commit.
+            TransactionFailed: nothing was changed.
+            TransactionUnknown: the database did not report whether it committed the transaction.
             LookupError: there is no transactional provider of that type.
         """
         provider: Provider[ValueT] | None = self._providers.get(opened)
@@ -90,6 +102,9 @@ class CallTransactions(Transactions):
                 yield await provider.open(ProviderCall(self._claims, now, session))
                 await session.flush()
                 await self._record_changes(session, list(changed))
+        except CommitUnknown as error:
+            log.error("a transaction of a streaming tool: %s", error)
+            raise TransactionUnknown(error) from error
         except SQLAlchemyError as error:
             log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
             raise TransactionFailed from error
