@@ -1,7 +1,9 @@
 """The stdio MCP server that a desktop client starts. Standard output carries only JSON-RPC messages."""
 
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
@@ -95,6 +97,12 @@ async def serve(url: str, issuer: str | None, credentials: Callable[[], Credenti
                 await server.run(incoming, outgoing, initialization(server))
 
 
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return the TLS context of the process. Cached, because loading the certificate authorities is slow."""
+    return httpx2.create_ssl_context()
+
+
 def create_http(auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
     """Return an HTTP client that uses the environment's proxies for https only.
 
@@ -102,8 +110,9 @@ def create_http(auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
     """
     return httpx2.AsyncClient(
         auth=auth,
+        verify=_tls_context(),
         timeout=httpx2.Timeout(10, read=_RESPONSE_TIMEOUT),
-        mounts={"http://": httpx2.AsyncHTTPTransport(trust_env=False)},
+        mounts={"http://": httpx2.AsyncHTTPTransport(verify=_tls_context(), trust_env=False)},
     )
 
 

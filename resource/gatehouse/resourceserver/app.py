@@ -31,16 +31,14 @@ from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.health import livez, readyz
-from gatehouse.resourceserver.metadata import metadata_paths, protected_resource_metadata
+from gatehouse.resourceserver.metadata import baseline_scopes, metadata_paths, protected_resource_metadata
 from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
-from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE
 from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
-from gatehouse.shared.service.settings import InvalidSettings
 
 FetchFrom = Callable[[str], Fetch]
 """Returns the function that fetches one URL of the issuer."""
@@ -67,26 +65,13 @@ class Services:
     clock: Clock
 
 
-def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
-    """Return the scopes that every 401 names.
-
-    Raises:
-        InvalidSettings: one of them is not in the catalogue.
-    """
-    if settings.baseline_scopes is None:
-        return frozenset(catalogue.scopes)
-    baseline = parse_scope(settings.baseline_scopes)
-    if unknown := sorted(baseline - catalogue.scopes.keys()):
-        raise InvalidSettings(
-            f"RESOURCESERVER_BASELINE_SCOPES: {unknown[0]} is not a scope of the catalogue. "
-            f"There are: {', '.join(catalogue.scopes)}."
-        )
-    return baseline
-
-
 @cache
-def _tls_context() -> ssl.SSLContext:
-    """Return the TLS context of the process. Cached, because loading the certificate authorities is slow."""
+def tls_context() -> ssl.SSLContext:
+    """Return the TLS context of the process.
+
+    Cached, because loading the certificate authorities is slow. A context made before a fork serves every worker: it
+    holds no connection.
+    """
     return httpx2.create_ssl_context(trust_env=False)
 
 
@@ -107,7 +92,7 @@ def create_services(
         lock_timeout: milliseconds that a call that writes waits for another.
     """
     # No proxies from the environment: they would learn which issuer this server trusts.
-    http_client = httpx2.AsyncClient(trust_env=False, verify=_tls_context())
+    http_client = httpx2.AsyncClient(trust_env=False, verify=tls_context())
     database = AsyncDatabase(settings.database, lock_timeout)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))

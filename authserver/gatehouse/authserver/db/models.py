@@ -130,12 +130,13 @@ class SigningKeyRow(Base):
 
     __tablename__ = "signing_key"
     __table_args__ = (
+        # The migration gives the index the same condition on PostgreSQL. The option for it is missing here, because it
+        # would make every command import that dialect.
         Index(
             "uq_signing_key_active",
             "state",
             unique=True,
             sqlite_where=text("state = 'active'"),
-            postgresql_where=text("state = 'active'"),
         ),
     )
     kid: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -6,11 +6,11 @@ import anyio
 import click
 import httpx2
 
-from gatehouse.resourceserver.app import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
 from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import InvalidKeySet, parse_key_set
 from gatehouse.shared.service.check_command import address_step, check_server, database_step, explain_option

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from gatehouse.resourceserver.app import baseline_scopes, create_app
+from gatehouse.resourceserver.app import create_app, tls_context
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
+from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
 
@@ -26,6 +27,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         baseline_scopes(settings, catalogue)
         with open_database(settings, load_schema(catalogue)):
             pass
+        tls_context()  # Before the fork, so that the workers need not load the certificate authorities.
         return lambda: create_app(settings, catalogue)
 
     Server(name="resourceserver", settings=settings, worker_class="asgi", prepare=prepare).run()

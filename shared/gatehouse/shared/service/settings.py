@@ -4,13 +4,12 @@ import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
 
 from gatehouse.shared.protocol.redaction import printable, quoted
 from gatehouse.shared.protocol.resource_identifiers import (
@@ -19,8 +18,10 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
-from gatehouse.shared.service.database import parse_database_url
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING"]
@@ -66,13 +67,20 @@ class ServerSettings(CommandSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        parse_database_url(value)
+        _parse_database_url(value)
         return value
 
     @property
-    def database(self) -> URL:
+    def database(self) -> "URL":
         """The parsed database URL."""
-        return parse_database_url(self.database_url)
+        return _parse_database_url(self.database_url)
+
+
+def _parse_database_url(text: str) -> "URL":
+    # SQLAlchemy takes long to import, and the bridge has settings, but no database.
+    from gatehouse.shared.service.database import parse_database_url  # noqa: PLC0415
+
+    return parse_database_url(text)
 
 
 def load_settings(settings_class: type[SettingsT], env_file: Path | None = None, **options: Any) -> SettingsT:
