@@ -63,6 +63,6 @@ def test_exactly_the_imported_packages_are_declared() -> None:
 def test_a_lower_bound_is_the_pinned_release(name: str) -> None:
     """Only pinned versions are tested, so no older release series is promised."""
     requirement, pinned = REQUIREMENTS[name], Version(PINS[name])
-    [lowest] = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
+    [lowest] = [Version(bound.version) for bound in requirement.specifier if bound.operator in {">=", "=="}]
     assert pinned in requirement.specifier
     assert lowest.release == pinned.release[: len(lowest.release)]

@@ -9,7 +9,8 @@ from support.logs import logging_put_back
 from support.resourceserver import ResourceServer, modern_request
 
 from gatehouse.resourceserver.catalogue import CATALOGUE_URI
-from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
+from gatehouse.resourceserver.middleware import RequestMiddleware
+from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS, AuditAction, AuditEvent
 from gatehouse.shared.service.logs import configure_logs
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +52,15 @@ async def test_a_refusal_before_the_gate_is_found_by_its_request_id(
     assert (event["action"], event["outcome"], event["detail"]["status"]) == ("http.request", "refused", status)
     assert reason in event["reason"]
     assert remediation in event["detail"]["remediation"]
+
+
+async def test_the_application_records_what_the_worker_refuses(resourceserver: ResourceServer) -> None:
+    """The hook of shared/service/transport_refusals.py."""
+    app = resourceserver.app
+    assert isinstance(app, RequestMiddleware)
+    app.record(AuditEvent(AuditAction.HTTP_REQUEST, "refused", request_id="req_queued"))
+    await resourceserver.services.audit.commit_async(AuditEvent(AuditAction.HTTP_REQUEST, "refused"))
+    assert len(resourceserver.audit(request_id="req_queued")) == 1
 
 
 async def test_an_unknown_path_is_not_recorded(resourceserver: ResourceServer) -> None:

@@ -47,11 +47,12 @@ class RequestMiddleware:
             return
         request_id = scope["gatehouse.request_id"] = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, statuses = time.perf_counter(), [500]
+        started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                statuses[:] = [int(message["status"])]
+                status = int(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in {**SECURITY_HEADERS, REQUEST_ID_HEADER: request_id}.items():
                     headers[name] = value
@@ -68,11 +69,16 @@ class RequestMiddleware:
                 "request",
                 method=scope["method"],
                 path=self._refusals.known_path(scope),
-                status=statuses[0],
-                outcome=outcome_of(statuses[0]),
+                status=status,
+                # Without a response, the client has disconnected before its request was complete.
+                outcome=outcome_of(status) if status else "aborted",
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
             structlog.contextvars.clear_contextvars()
+
+    def record(self, event: AuditEvent) -> None:
+        """Queue an event of the worker, which refuses requests that are not valid HTTP. Raises AuditUnavailable."""
+        self._refusals.record(event)
 
     async def _refuse_foreign(self, scope: Scope) -> Response | None:
         """Prevent DNS rebinding: a web page must not reach this server under its own host name (CVE-2025-66416)."""
@@ -126,6 +132,10 @@ class Refusals:
         self._paths = {settings.endpoint_path, *metadata_paths(settings), *HEALTH_PATHS}
         self._resource = settings.resource
         self._audit = audit
+
+    def record(self, event: AuditEvent) -> None:
+        """Queue an audit event. Raises AuditUnavailable."""
+        self._audit.record(event)
 
     def known_path(self, scope: Scope) -> str:
         """Return the path of a request if the server serves it, else `(other)`: it may contain credentials."""

@@ -12,14 +12,16 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.addresses import bind_probe
+from gatehouse.shared.service.connections import IDLE_TIMEOUT
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.settings import ServerSettings
+from gatehouse.shared.service.worker import DRAIN_TIMEOUT, Worker
 
 _WORKER_TIMEOUT = 30
 """Seconds without a heartbeat after which a worker is replaced."""
 
-_GRACEFUL_TIMEOUT = 10
-"""Seconds that requests in flight get to finish when the server stops."""
+_GRACEFUL_TIMEOUT = DRAIN_TIMEOUT + 3
+"""Seconds after which a stopping worker is killed. After the requests in flight it still writes its audit log."""
 
 
 class _PropagatingLogger(Logger):
@@ -69,11 +71,11 @@ class _Application(BaseApplication):
             "proc_name": server.name,
             "bind": server.settings.bind,
             "workers": server.settings.workers,
-            "worker_class": server.worker_class,
+            "worker_class": Worker if server.worker_class == "asgi" else server.worker_class,
             "threads": server.threads,
             "timeout": _WORKER_TIMEOUT,
-            "graceful_timeout": _GRACEFUL_TIMEOUT,
-            "keepalive": 75,
+            "graceful_timeout": int(_GRACEFUL_TIMEOUT),
+            "keepalive": int(IDLE_TIMEOUT),
             # Room for a token of 8 KiB, and little more.
             "limit_request_line": 4094,
             "limit_request_fields": 64,
@@ -84,8 +86,6 @@ class _Application(BaseApplication):
             "forwarded_allow_ips": "",
             "worker_exit": lambda _arbiter, worker: self._close(worker),
         }
-        if server.worker_class == "asgi":
-            options["asgi_lifespan"] = "on"
         for name, value in options.items():
             self.cfg.set(name, value)
 

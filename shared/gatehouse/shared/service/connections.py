@@ -1,0 +1,302 @@
+"""One HTTP/1.1 connection of the worker, and all connections of a process with their limits of time and number.
+
+gunicorn's protocol parses requests and calls the application. The subclass here adds what gunicorn does not have:
+deadlines for whatever the client must do next, constant refusals, and an orderly close.
+"""
+
+import array
+import asyncio
+import fcntl
+import termios
+from collections import OrderedDict
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from gunicorn.asgi.protocol import ASGIProtocol
+
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.responses import new_request_id
+from gatehouse.shared.service.transport_refusals import TransportRefusal, TransportRefusals
+
+HEADER_TIMEOUT: Final = 10.0
+"""Seconds for the header of a request: from the connection, or from the first byte of each later request."""
+
+BODY_TIMEOUT: Final = 20.0
+"""Seconds from the end of the header to the end of the body. A total, so that no trickle of bytes extends it."""
+
+IDLE_TIMEOUT: Final = 75.0
+"""Seconds between two requests."""
+
+WRITE_TIMEOUT: Final = 30.0
+"""Seconds in which a client must read what blocks a response: the 64 KiB that the process buffers for it."""
+
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds in which the client must close its side after the server has closed its own."""
+
+DRAIN_IDLE: Final = 2.0
+"""Seconds that a connection must have been idle to be closed when the server stops.
+
+One that was used more recently is likely to be used again: its next response announces the close instead.
+"""
+
+_FILES_RESERVED: Final = 256
+"""File descriptors left to databases, logs, the issuer's keys and status lists, and tools."""
+
+_MAX_CONNECTIONS: Final = 4096
+"""Connections of one process, however many files it may open. One that is idle needs about 20 KiB."""
+
+_STATUSES: Final = {
+    "LimitRequestLine": 414,
+    "LimitRequestHeaders": 431,
+    "UnsupportedTransferCoding": 501,
+}
+"""Statuses of parse errors by name, because both parsers have classes of their own. Any other error is 400."""
+
+
+def connection_limit(files: int) -> int:
+    """Return how many connections a process serves at a time if it may open this many files."""
+    return max(1, min(_MAX_CONNECTIONS, files - min(_FILES_RESERVED, files // 2)))
+
+
+class Wait(Enum):
+    """What the client of a connection must do next, with the seconds that it has."""
+
+    REQUEST = ("request", HEADER_TIMEOUT)
+    """Send the first byte after connecting."""
+    HEADER = ("header", HEADER_TIMEOUT)
+    BODY = ("body", BODY_TIMEOUT)
+    NEXT_REQUEST = ("next request", IDLE_TIMEOUT)
+    READ = ("read", WRITE_TIMEOUT)
+    """Read the response."""
+    CLOSE = ("close", CLOSE_TIMEOUT)
+
+    @property
+    def seconds(self) -> float:
+        """How long the client may take."""
+        return self.value[1]
+
+
+class Connections:
+    """The connections of one process."""
+
+    def __init__(self, limit: int, refusals: TransportRefusals, monotonic: Clock) -> None:
+        self.limit = limit
+        self.refusals = refusals
+        self.monotonic = monotonic
+        self.open: set[Connection] = set()
+        self.waiting: OrderedDict[Connection, None] = OrderedDict()
+        """Those whose client must do something next, longest first."""
+        self.draining = False
+        """The server stops: every response announces that its connection closes."""
+
+    def make_room(self) -> bool:
+        """Abort the connection that has waited for its client the longest. False if none waits for its client."""
+        if not self.waiting:
+            return False
+        next(iter(self.waiting)).abort()
+        return True
+
+    def expire(self) -> None:
+        """Close the connections whose client had its time. Called once a second."""
+        now = self.monotonic()
+        for connection in list(self.waiting):
+            connection.expire(now)
+        self.refusals.flush()
+
+    def close_idle(self) -> None:
+        """Close the connections that have been idle for long enough to stop. Called repeatedly while draining."""
+        now = self.monotonic()
+        for connection in list(self.waiting):
+            if connection.waits_for in {Wait.REQUEST, Wait.NEXT_REQUEST} and now - connection.since >= DRAIN_IDLE:
+                connection.close_unless_received()
+        self.expire()
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its worker, in addition to what gunicorn's protocol needs."""
+
+    connections: Connections
+    loop: asyncio.AbstractEventLoop
+
+
+class Connection(ASGIProtocol):
+    """One connection. Overrides methods of gunicorn's protocol by their private names; gunicorn is pinned exactly."""
+
+    _closed: bool
+
+    def __init__(self, worker: ConnectionOwner) -> None:
+        super().__init__(worker)
+        self._connections = worker.connections
+        self.waits_for: Wait | None = None
+        self.since = 0.0
+        """Monotonic seconds at which the client's time began."""
+        self._responding = False
+
+    def _wait(self, wait: Wait | None) -> None:
+        """Begin to wait for the client, or stop."""
+        self.waits_for = wait
+        self._connections.waiting.pop(self, None)
+        if wait is not None:
+            self.since = self._connections.monotonic()
+            self._connections.waiting[self] = None
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve the connection."""
+        self._connections.open.add(self)
+        super().connection_made(transport)
+        self._wait(Wait.REQUEST)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data, or discard it if the connection has been closed on this side."""
+        if self._closed:
+            return
+        if self.waits_for is Wait.REQUEST:
+            self.waits_for = Wait.HEADER
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._forget()
+        super().connection_lost(exc)
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Limit the time in which the client must read."""
+        super().pause_writing()
+        if self.waits_for is None:
+            self._wait(Wait.READ)
+
+    def resume_writing(self) -> None:
+        """End that limit."""
+        super().resume_writing()
+        if self.waits_for is Wait.READ:
+            self._wait(None)
+
+    # Called by gunicorn's protocol
+
+    def _setup_callback_parser(self) -> None:
+        # gunicorn writes whether the parser in C is installed to the class that asks, but reads it from its own.
+        ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001 - of gunicorn
+        super()._setup_callback_parser()
+
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        """Parse data. Return False if it was malformed and the connection is closed."""
+        try:
+            self._callback_parser.feed(data)
+        except Exception as error:  # noqa: BLE001 - a parser in C, and code for every malformed request
+            name = type(error).__name__
+            self._refuse(_STATUSES.get(name, 400), name)
+            return False
+        if self._current_request is None and self.waits_for is not Wait.HEADER:
+            self._wait(Wait.HEADER)
+        return True
+
+    def _on_headers_complete(self) -> bool:
+        self._responding = False
+        skips_body: bool = super()._on_headers_complete()
+        self._wait(Wait.BODY)
+        return skips_body
+
+    def _on_message_complete(self) -> None:
+        super()._on_message_complete()
+        if self.waits_for is Wait.BODY:
+            self._wait(None)
+
+    def _arm_keepalive_timer(self) -> None:
+        """Wait for the next request, unless a part of it was received together with the previous one."""
+        if self.waits_for is None:
+            self._wait(Wait.NEXT_REQUEST)
+
+    def _is_websocket_upgrade(self, request: Any) -> bool:
+        """Treat a WebSocket handshake as the request that it also is (RFC 9110 7.8): the application answers it."""
+        return False
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        """Decide whether a response closes the connection, which it then announces."""
+        receiver = self._body_receiver
+        unread = receiver is not None and not receiver._complete  # noqa: SLF001 - of gunicorn
+        return unread or self._connections.draining or bool(super()._will_close(request, response_requires_close))
+
+    def _send_response_start(self, *args: Any, **kwargs: Any) -> None:
+        self._responding = True
+        if self.waits_for is Wait.BODY:
+            # The response closes the connection, so nothing more is expected of the client.
+            self._wait(None)
+        super()._send_response_start(*args, **kwargs)
+
+    def _send_error_response(self, status: int, message: str, extra_headers: object = ()) -> None:
+        """Answer for an application that failed. gunicorn's message is not sent."""
+        self._refuse(status, "the application did not answer")
+
+    def _close_transport(self) -> None:
+        """Close this side, and discard what arrives until the client closes its own.
+
+        A close with unread data would reset the connection, and the client could lose the response.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._body_receiver is not None:
+            self._body_receiver.signal_disconnect()
+        self._resume_reading()
+        self._wait(Wait.CLOSE)
+        self.transport.write_eof()
+        self._wake()
+
+    # Called by Connections
+
+    def expire(self, now: float) -> None:
+        """Close the connection if its client has not done in time what it must do next."""
+        wait = self.waits_for
+        if wait is None or now - self.since < self._allowed(wait):
+            return
+        if wait in {Wait.HEADER, Wait.BODY}:
+            self._refuse(408, f"{wait.value[0]} incomplete after {wait.seconds:.0f} s")
+        elif wait in {Wait.REQUEST, Wait.NEXT_REQUEST}:
+            self.close_unless_received()
+        else:
+            self.abort()
+
+    def _allowed(self, wait: Wait) -> float:
+        if wait is Wait.CLOSE and self.transport.get_write_buffer_size():
+            return WRITE_TIMEOUT
+        if wait is Wait.BODY and self._reading_paused:
+            # The application has not read what was received: the client is not late.
+            return float("inf")
+        return wait.seconds
+
+    def close_unless_received(self) -> None:
+        """Close an idle connection, unless a request has reached this machine and waits to be read."""
+        if not has_unread_data(self):
+            self._close_transport()
+
+    def abort(self) -> None:
+        """Close both sides at once."""
+        self._forget()
+        self.transport.abort()
+
+    def _refuse(self, status: int, reason: str) -> None:
+        if self._closed:
+            return
+        refusal = TransportRefusal(status, reason, new_request_id())
+        self._connections.refusals.record(refusal)
+        if self._current_request is None or not self._responding:
+            self._safe_write(refusal.response())
+        self._close_transport()
+
+    def _forget(self) -> None:
+        self._wait(None)
+        self._connections.open.discard(self)
+
+    def _wake(self) -> None:
+        """Let the task that waits for the next request see that the connection is closed."""
+        self._request_ready.set()
+
+
+def has_unread_data(connection: Connection) -> bool:
+    """Tell whether the socket of a connection has received data that the event loop has not read yet."""
+    unread = array.array("i", [0])
+    fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+    return bool(unread[0])

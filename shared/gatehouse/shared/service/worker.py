@@ -1,0 +1,147 @@
+"""The gunicorn worker of both servers: it accepts connections up to a limit, and stops without breaking any in use."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import time
+from functools import partial
+from typing import Any, Final
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.workers.gasgi import ASGIWorker
+
+from gatehouse.shared.service.connections import Connection, Connections, connection_limit
+from gatehouse.shared.service.transport_refusals import TransportRefusals
+
+DRAIN_TIMEOUT: Final = 10.0
+"""Seconds that requests in flight get to finish when the server stops."""
+
+_ACCEPT_BATCH: Final = 64
+_FULL_PAUSE: Final = 0.1
+"""Seconds without accepting while every connection is in use."""
+
+_FAILURE_PAUSE: Final = 1.0
+"""Seconds without accepting after the system had no file descriptor or memory. A retry at once would spin."""
+
+_LOG_INTERVAL: Final = 60.0
+"""Seconds between two log lines about connections that are not accepted."""
+
+
+class Worker(ASGIWorker):
+    """Serves an ASGI application that is an EventRecorder. Overrides private methods; gunicorn is pinned exactly."""
+
+    connections: Connections
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stopping = asyncio.Event()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._accepts = False
+        self._logged = float("-inf")
+
+    def handle_exit_signal(self) -> None:
+        """Stop (SIGTERM). `alive` stays true: gunicorn's protocol would close connections without announcing it."""
+        self._stopping.set()
+
+    def handle_quit_signal(self) -> None:
+        """Stop without waiting for requests in flight (SIGINT, SIGQUIT)."""
+        super().handle_quit_signal()
+        self._stopping.set()
+
+    async def _serve(self) -> None:
+        await self._start_application()
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.connections = Connections(connection_limit(files), TransportRefusals(self.asgi), time.monotonic)
+        self._accept_again()
+        self.log.info("Serving at most %d connections", self.connections.limit)
+        while not self._stopping.is_set():
+            self.notify()
+            if self.ppid != os.getppid():
+                self.log.info("Parent changed, shutting down: %s", self)
+                break
+            self.connections.expire()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
+        await self._drain()
+        if self.lifespan is not None and not self._quick_shutdown:
+            await self.lifespan.shutdown()
+
+    async def _start_application(self) -> None:
+        self.lifespan = LifespanManager(self.asgi, self.log, self.state)
+        try:
+            await self.lifespan.startup()
+        except Exception as error:  # noqa: BLE001 - whatever the application raises, it cannot be served
+            self.log.error("ASGI lifespan startup failed: %s", error)
+            self.lifespan = None
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
+
+    # Accept
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept what has connected, up to the limit."""
+        for _ in range(_ACCEPT_BATCH):
+            full = len(self.connections.open) + len(self._opening) >= self.connections.limit
+            if full and not self.connections.make_room():
+                self._pause(_FULL_PAUSE, "all connections are in use")
+                return
+            try:
+                accepted, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self.connections.make_room()
+                self._pause(_FAILURE_PAUSE, error.strerror or "accept failed")
+                return
+            accepted.setblocking(False)
+            opening = self.loop.create_task(self._open(accepted))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(partial(Connection, self), accepted)
+        except OSError:
+            accepted.close()
+
+    def _pause(self, seconds: float, reason: str) -> None:
+        now = self.loop.time()
+        if now - self._logged >= _LOG_INTERVAL:
+            self._logged = now
+            self.log.warning("New connections must wait: %s", reason)
+        self._stop_accepting()
+        self.loop.call_later(seconds, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._accepts or self._stopping.is_set():
+            return
+        self._accepts = True
+        for listener in self.sockets:
+            listener.sock.setblocking(False)
+            self.loop.add_reader(listener.sock.fileno(), self._accept, listener.sock)
+
+    def _stop_accepting(self) -> None:
+        self._accepts = False
+        for listener in self.sockets:
+            self.loop.remove_reader(listener.sock.fileno())
+
+    # Stop
+
+    async def _drain(self) -> None:
+        """Stop listening, and wait until every connection is closed or DRAIN_TIMEOUT has passed."""
+        self._stopping.set()
+        self.connections.draining = True
+        self._stop_accepting()
+        for listener in self.sockets:
+            # What the system has accepted would be reset by the close.
+            self._accept(listener.sock)
+            self._stop_accepting()
+            listener.close()
+        deadline = self.loop.time() + DRAIN_TIMEOUT
+        while (self.connections.open or self._opening) and self.loop.time() < deadline and not self._quick_shutdown:
+            self.connections.close_idle()
+            await asyncio.sleep(0.05)
+        if self.connections.open:
+            self.log.warning("%d connections are cut", len(self.connections.open))
