@@ -3,16 +3,15 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import URL
-from support import killed_process
+from support.forked_commands import ForkedCommands, Job
 from support.shell import CREATE, RESOURCE, Shell
 from support.transfer import is_empty, rows_of
 
@@ -161,7 +160,7 @@ def test_an_invalid_file_creates_no_database(shell: Shell, tmp_path: Path) -> No
 
 @pytest.mark.threat("T-092")
 @pytest.mark.both_databases
-def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
+def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell, forked: ForkedCommands) -> None:
     """The command is killed with SIGKILL, later each time, until one import completes."""
     empty.text("init")
     empty.text("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
@@ -172,22 +171,16 @@ def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell
     database = Database(_url_of(elsewhere))
     database.migrate()
     database.close()
-    job = {"arguments": ["import", file], "now": None, "environment": elsewhere.environment}
-    job |= {"folder": str(elsewhere.folder), "log": str(elsewhere.folder / "killed.log")}
-    command = [sys.executable, killed_process.__file__]
+    output = str(elsewhere.folder / "killed.log")
+    job = Job(["import", file], elsewhere.environment, str(elsewhere.folder), output)
     in_transaction = 0
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forks:
-        assert forks.stdin is not None
-        assert forks.stdout is not None
-        for kill_at in itertools.count(10, 9):
-            print(json.dumps({**job, "kill_at": kill_at}), file=forks.stdin, flush=True)
-            ended = json.loads(forks.stdout.readline())
-            if ended["code"] != -signal.SIGKILL:
-                break
-            if ended["passed"][-1]:
-                in_transaction += 1
-                assert is_empty(_url_of(elsewhere))
-        forks.stdin.close()
+    for kill_at in itertools.count(10, 17):
+        ended = forked.run(replace(job, kill_at=kill_at))
+        if ended.code != -signal.SIGKILL:
+            break
+        if ended.passed[-1]:
+            in_transaction += 1
+            assert is_empty(_url_of(elsewhere))
     assert in_transaction >= 5
     assert elsewhere.json("check")[-1]["outcome"] == "ok"
     assert len(elsewhere.json("client", "list")) == 1

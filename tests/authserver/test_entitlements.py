@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import Resource
 from gatehouse.authserver.tokens.issue import Index, TokenIssuer
 from gatehouse.resourceserver import policy
-from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, Tool, ToolGroup
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
@@ -43,18 +44,24 @@ class Nothing(BaseModel):
     """Nothing."""
 
 
+@cache
+def _tool(name: str, scopes: frozenset[str]) -> Tool:
+    """Return a tool. Cached, because its signature is slow to read."""
+    group = ToolGroup()
+
+    async def tool() -> Nothing:
+        """Do nothing."""
+        return Nothing()
+
+    tool.__name__ = name
+    group.tool(scopes=sorted(scopes) or ANY_VALID_TOKEN, read_only=True)(tool)
+    return group.declarations[0].read({})
+
+
 def served_catalogue(implies: Implications, tools: Mapping[str, frozenset[str]]) -> Catalogue:
     """Return a resource server's own catalogue."""
-    group = ToolGroup()
-    for name, scopes in tools.items():
-
-        async def tool() -> Nothing:
-            """Do nothing."""
-            return Nothing()
-
-        tool.__name__ = name
-        group.tool(scopes=sorted(scopes) or ANY_VALID_TOKEN, read_only=True)(tool)
-    return Catalogue("test", [Scope(scope, "", tuple(implies.get(scope, ()))) for scope in SCOPES], [group])
+    scopes = [Scope(scope, "", tuple(implies.get(scope, ()))) for scope in SCOPES]
+    return Catalogue("test", scopes, [], forwarded=[_tool(name, needed) for name, needed in tools.items()])
 
 
 @dataclass(frozen=True)
@@ -158,31 +165,46 @@ def client_of(*granted: str, **changes: Any) -> Client:
     return Client(**{**members, **changes})
 
 
+# Strategies are made once: to make and validate one is slower than to draw from it.
+@cache
 def implications(scopes: tuple[str, ...] = SCOPES) -> st.SearchStrategy[dict[str, frozenset[str]]]:
     # Few at a time: if every scope implies every other, no call is refused.
     implied = st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from(scopes), max_size=2))
     return st.fixed_dictionaries(dict.fromkeys(scopes, implied))
 
 
+@cache
+def grants_of(scopes: tuple[str, ...]) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(scopes), max_size=3)
+
+
+TOOLS = st.fixed_dictionaries({name: grants_of(SCOPES) for name in "tuv"})
+KNOWN = st.frozensets(st.sampled_from(SCOPES)).filter(bool).map(lambda names: tuple(sorted(names)))
+KINDS = st.sampled_from(["same", "old", "none"])
+DISABLED = st.sampled_from([False, False, True])
+SECRETS = st.sampled_from([(StoredSecret("", b""),), ()])
+STRICT = st.booleans()
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     """A world in which the registration is missing, outdated or current."""
     declared = draw(implications())
-    tools = draw(st.fixed_dictionaries({name: st.frozensets(st.sampled_from(SCOPES), max_size=3) for name in "tuv"}))
+    tools = draw(TOOLS)
     catalogue = served_catalogue(declared, tools)
-    known = draw(st.frozensets(st.sampled_from(SCOPES)).filter(bool).map(lambda names: tuple(sorted(names))))
-    kind = draw(st.sampled_from(["same", "old", "none"]))
+    known = draw(KNOWN)
+    kind = draw(KINDS)
     registered = {
         "same": registered_as(declared),
         "old": registered_as(draw(implications(known))),
         "none": None,
     }[kind]
-    granted = draw(st.frozensets(st.sampled_from(sorted(registered.scopes)), max_size=3)) if registered else ()
+    granted = draw(grants_of(tuple(sorted(registered.scopes)))) if registered else ()
     client = client_of(
         *granted,
-        strict=draw(st.booleans()),
-        disabled=draw(st.sampled_from([False, False, True])),
-        secrets=draw(st.sampled_from([(StoredSecret("", b""),), ()])),
+        strict=draw(STRICT),
+        disabled=draw(DISABLED),
+        secrets=draw(SECRETS),
     )
     return World(in_step(client, registered), registered, catalogue)
 

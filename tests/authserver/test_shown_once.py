@@ -1,43 +1,35 @@
 """Secrets that are shown once: nothing is changed unless the secret was printed."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from support.authserver import RESOURCE
+from support.forked_commands import Ended, ForkedCommands, Job
 from support.shell import CREATE, Shell
 
-COMMAND = str(Path(sys.executable).with_name("authserver"))
-FULL = Path("/dev/full")
-
-Process = Callable[..., "subprocess.CompletedProcess[str]"]
+FullDisk = Callable[..., Ended]
 
 
 @pytest.fixture
-def full_disk(shell: Shell) -> Process:
+def full_disk(shell: Shell, forked: ForkedCommands) -> FullDisk:
     """Run the command as a separate process whose output goes to a full disk."""
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, **shell.environment}
-        with FULL.open("w") as output:
-            return subprocess.run(
-                [COMMAND, *arguments], env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False
-            )
+    def run(*arguments: str) -> Ended:
+        return forked.run(Job(arguments, shell.environment, str(shell.folder), "/dev/full"))
 
     return run
 
 
-def assert_not_printed(result: "subprocess.CompletedProcess[str]") -> None:
+def assert_not_printed(result: Ended) -> None:
     problem = "The secret cannot be printed (No space left on device), so nothing was changed."
-    assert (result.returncode, result.stderr) == (1, f"Error: {problem}\n")
+    assert (result.code, result.errors) == (1, f"Error: {problem}\n")
 
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_a_client_is_not_created_if_its_secret_cannot_be_printed(shell: Shell, full_disk: Process, output: str) -> None:
+def test_a_client_is_not_created_if_its_secret_cannot_be_printed(
+    shell: Shell, full_disk: FullDisk, output: str
+) -> None:
     made = shell.json(*CREATE)
     assert_not_printed(full_disk(*CREATE, "--output", output))
     assert [client["client_id"] for client in shell.json("client", "list")] == [made["client_id"]]
@@ -47,7 +39,7 @@ def test_a_client_is_not_created_if_its_secret_cannot_be_printed(shell: Shell, f
 @pytest.mark.threat("T-105")
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_a_secret_is_not_rotated_if_the_new_one_cannot_be_printed(
-    shell: Shell, full_disk: Process, output: str
+    shell: Shell, full_disk: FullDisk, output: str
 ) -> None:
     client_id = shell.json(*CREATE)["client_id"]
     shell.json("client", "secret", "rotate", client_id, "--yes")
@@ -58,7 +50,7 @@ def test_a_secret_is_not_rotated_if_the_new_one_cannot_be_printed(
 
 
 @pytest.mark.threat("T-105")
-def test_a_credential_is_not_created_if_it_cannot_be_printed(shell: Shell, full_disk: Process) -> None:
+def test_a_credential_is_not_created_if_it_cannot_be_printed(shell: Shell, full_disk: FullDisk) -> None:
     credential = ("resource", "credential")
     made = shell.json(*credential, "create", RESOURCE)["credential_id"]
     assert_not_printed(full_disk(*credential, "create", RESOURCE))
@@ -68,25 +60,24 @@ def test_a_credential_is_not_created_if_it_cannot_be_printed(shell: Shell, full_
 
 
 @pytest.mark.parametrize("command", [["client", "list"], ["client", "list", "--output", "json"], ["check"]])
-def test_lost_output_is_one_error_message(shell: Shell, full_disk: Process, command: list[str]) -> None:
+def test_lost_output_is_one_error_message(shell: Shell, full_disk: FullDisk, command: list[str]) -> None:
     shell.text(*command)
     result = full_disk(*command)
-    assert result.returncode == 1
-    assert result.stderr == "Error: A file cannot be used: No space left on device.\n"
+    assert result.code == 1
+    assert result.errors == "Error: A file cannot be used: No space left on device.\n"
 
 
 @pytest.mark.threat("T-105")
 @pytest.mark.only_on("postgresql")
-def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell) -> None:
+def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell, forked: ForkedCommands) -> None:
     """On SQLite, the file size limit would stop the database first."""
     shell.json(*CREATE, "--generate-key", str(shell.folder / "good.pem"))
     path = shell.folder / "agent.pem"
-    limited = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", COMMAND, *CREATE, "--generate-key", str(path)]
-    result = subprocess.run(
-        limited, env={**os.environ, **shell.environment}, capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert "File too large" in result.stderr
+    output = shell.folder / "output"
+    create = [*CREATE, "--generate-key", str(path)]
+    result = forked.run(Job(create, shell.environment, str(shell.folder), str(output), largest_file=0))
+    assert (result.code, output.read_text()) == (1, "")
+    assert "File too large" in result.errors
     assert not path.exists()
     assert len(shell.json("client", "list")) == 1
 

@@ -1,10 +1,7 @@
 """An installation whose commands are killed, and the invariants that must hold afterwards."""
 
-import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +23,7 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.migrations import newest_revision
 from support.authserver import ISSUER
+from support.forked_commands import ForkedCommands, Job, forked_commands
 from support.keys import rotation_of
 from support.migrations import downgrade, with_later_revision
 from support.shell import CREATE, RESOURCE, Shell
@@ -60,7 +58,7 @@ class Killed:
 
     folder: Path
     url: URL
-    process: subprocess.Popen[str]
+    commands: ForkedCommands
     seed: int
     random: random.Random
     now: int = field(default_factory=lambda: int(time.time()))
@@ -81,20 +79,20 @@ class Killed:
 
         `migrations` is a folder of migrations to use in place of the installed ones.
         """
-        job = {
-            "arguments": arguments,
-            "now": now,
-            "migrations": migrations,
-            "kill_at": kill_at,
-            "environment": self.shell.environment,
-            "folder": str(self.folder),
-            "log": str(self.folder / "killed.log"),
-        }
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps(job), file=self.process.stdin, flush=True)
-        ended = json.loads(self.process.stdout.readline())
-        return ended["code"], ended["passed"]
+        log = self.folder / "killed.log"
+        job = Job(
+            arguments,
+            self.shell.environment,
+            str(self.folder),
+            str(log),
+            now=now,
+            migrations=migrations,
+            kill_at=kill_at,
+        )
+        ended = self.commands.run(job)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(ended.errors)
+        return ended.code, list(ended.passed)
 
     def kill(self, points: list[bool], *arguments: str, now: int | None = None, migrations: str | None = None) -> None:
         """Kill a command at a random point; every second time, at a point inside an open transaction.
@@ -274,15 +272,6 @@ OPERATIONS: dict[str, Callable[[Killed, int], None]] = {
 @contextmanager
 def killed_installation(folder: Path, url: URL) -> Iterator[Killed]:
     """Provide an installation until the block ends."""
-    process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("killed_process.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-    )
     seed = random.SystemRandom().randrange(2**32)
-    try:
-        yield Killed(folder, url, process, seed, random.Random(seed))
-    finally:
-        process.communicate()
+    with forked_commands() as commands:
+        yield Killed(folder, url, commands, seed, random.Random(seed))
