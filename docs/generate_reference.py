@@ -87,8 +87,12 @@ OAUTH_ERRORS = {
 RPC_ERRORS = {
     "PARSE_ERROR": (400, "The body is not strict JSON."),
     "INVALID_REQUEST": (400, "Not one JSON-RPC request. Also with HTTP 405, 406, 413 and 415."),
-    "METHOD_NOT_FOUND": (404, "The method is not in the closed table of methods."),
+    "METHOD_NOT_FOUND": (
+        404,
+        "The method is not in the closed table. In versions up to 2025-11-25: HTTP 200, and 400 for a notification.",
+    ),
     "INVALID_PARAMS": (400, "Malformed `params`, an unknown tool or an unknown resource."),
+    "HEADER_MISMATCH": (400, "A header of MCP 2026-07-28 is missing, contradicts the body, or appears twice."),
     "UNAUTHENTICATED": (401, "No access token, or one that is not valid here. See `WWW-Authenticate`."),
     "INSUFFICIENT_SCOPE": (
         403,

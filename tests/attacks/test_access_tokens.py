@@ -36,7 +36,7 @@ ANSWER = {
     "jsonrpc": "2.0",
     "id": 7,
     "error": {
-        "code": -32041,
+        "code": -31041,
         "message": "The access token is not valid here. Obtain a new one.",
         "data": {"error": "invalid_token"},
     },

@@ -172,7 +172,7 @@ async def test_gate_and_dispatch_both_reject_missing_scopes(caller: Caller, tool
         attach = proven(*scope.split(), workspace_id=caller.workspace_id)
         async with without_gate(caller.server.services.server, attach) as http:
             passed = await ask(http, "2025-11-25", "tools/call", name=tool.name, arguments=arguments)
-        assert passed["error"]["code"] == -32043
+        assert passed["error"]["code"] == -31043
         assert passed["error"]["data"]["scope"] == format_scope(tool.scopes)
         events = [(event["object"], event["outcome"]) for event in caller.server.audit()]
         assert events[-2:] == [(tool.name, "refused")] * 2

@@ -117,9 +117,9 @@ async def test_with_the_gate_removed_dispatch_still_refuses(dispatched: Dispatch
     async with without_gate(dispatched.server) as http:
         for params in ({"name": "greet"}, {"name": "open_door"}, {"name": "no_such_tool"}):
             answer = await ask(http, version, "tools/call", **params)
-            assert answer["error"]["code"] == -32041
+            assert answer["error"]["code"] == -31041
         listed = await ask(http, version, "tools/list")
-    assert listed["error"]["code"] == -32041
+    assert listed["error"]["code"] == -31041
     assert "result" not in listed
     assert dispatched.runs == []
 
@@ -139,7 +139,7 @@ async def test_with_the_gate_removed_no_resource_is_listed_or_read(
 ) -> None:
     async with without_gate(dispatched.server) as http:
         answer = await ask(http, version, method, **params)
-    assert answer["error"]["code"] == -32041
+    assert answer["error"]["code"] == -31041
     assert "result" not in answer
     known = params.get("uri") != "gatehouse://nothing"
     async with without_gate(dispatched.server, proven()) as http:
@@ -153,7 +153,7 @@ async def test_a_bearer_token_alone_proves_nothing_to_dispatch(dispatched: Dispa
         http.headers["Authorization"] = f"Bearer {Issuer(clock).token('door:open')}"
         http.headers["gatehouse.verified_request"] = "true"
         answer = await ask(http, "2025-11-25", "tools/call", name="open_door")
-    assert answer["error"]["code"] == -32041
+    assert answer["error"]["code"] == -31041
     assert dispatched.runs == []
 
 
@@ -181,7 +181,7 @@ async def test_junk_in_place_of_a_verified_request_is_refused(dispatched: Dispat
     async with without_gate(dispatched.server, lambda scope: verified_request.attach(scope, junk)) as http:
         called = await ask(http, version, "tools/call", name="open_door")
         listed = await ask(http, version, "tools/list")
-    assert called["error"]["code"] == listed["error"]["code"] == -32041
+    assert called["error"]["code"] == listed["error"]["code"] == -31041
     assert dispatched.runs == []
 
 
@@ -202,7 +202,7 @@ async def test_dispatch_decides_scopes_by_itself(dispatched: Dispatched, version
     async with without_gate(dispatched.server, proven("door:see")) as http:
         answer = await ask(http, version, "tools/call", name="open_door")
         greeted = await ask(http, version, "tools/call", name="greet")
-    assert answer["error"]["code"] == -32043
+    assert answer["error"]["code"] == -31043
     assert answer["error"]["data"]["scope"] == "door:open"
     assert dispatched.runs == ["greet"]
     assert greeted["result"]["structuredContent"] == {"text": "hello"}
@@ -279,8 +279,8 @@ async def test_an_event_that_cannot_be_recorded_is_answered_with_try_again(
         unknown = await ask(http, version, "tools/call", name="close_door")
     async with without_gate(dispatched.server, proven("door:open")) as http:
         failed = await ask(http, version, "tools/call", name="break_door")
-    assert before["error"]["code"] == -32043
-    assert refused["error"]["code"] == unknown["error"]["code"] == -32053
+    assert before["error"]["code"] == -31043
+    assert refused["error"]["code"] == unknown["error"]["code"] == -31053
     assert failed["result"]["isError"]
     assert "Try again" in failed["result"]["content"][0]["text"]
     assert dispatched.runs == []

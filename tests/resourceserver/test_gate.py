@@ -1,5 +1,6 @@
 """The gate: the status, the challenge and the error of each refusal."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -220,7 +221,7 @@ async def test_a_token_that_cannot_be_verified_now_is_503_and_not_401(
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
     assert "www-authenticate" not in response.headers
-    assert error_of(response)["code"] == -32053
+    assert error_of(response)["code"] == -31053
     assert without.status_code == 401
 
 
@@ -248,13 +249,15 @@ async def test_a_refusal_of_the_protocol_layer_that_cannot_be_recorded_is_503(re
         session.connection().exec_driver_sql("DROP TABLE audit_event")
     response = await resourceserver.post(body, token, contradicting)
     assert response.status_code == 503
-    assert error_of(response)["code"] == -32053
+    assert error_of(response)["code"] == -31053
 
 
-# 406
+# 400, 406 and 415
 
 
-@pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", ""])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "text/event-stream", "application/xml", "", "*/*, application/json;q=0"]
+)
 async def test_a_client_that_accepts_no_json_gets_a_406(resourceserver: ResourceServer, accept: str) -> None:
     token = resourceserver.issuer.token()
     for json_too in ("application/json", "application/*", "*/*", "text/html, Application/JSON;q=0.5"):
@@ -262,6 +265,121 @@ async def test_a_client_that_accepts_no_json_gets_a_406(resourceserver: Resource
     response = await resourceserver.post(PING, token, {"Accept": accept})
     assert response.status_code == 406
     assert "application/json, text/event-stream" in error_of(response)["message"]
+
+
+async def send(server: ResourceServer, message: Any, *headers: tuple[str, str], token: bool = True) -> httpx2.Response:
+    """POST a message with exactly these headers, and a token."""
+    authorization = [("Authorization", f"Bearer {server.issuer.token()}")] if token else []
+    request = httpx2.Request(
+        "POST", server.settings.resource, content=json.dumps(message), headers=[*authorization, *headers]
+    )
+    return await server.http.send(request)
+
+
+MODERN, MODERN_HEADERS = modern_request("tools/call", name="whoami", arguments={})
+AS_JSON = ("Content-Type", "application/json")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([AS_JSON], id="no Accept"),
+        pytest.param([AS_JSON, ("Accept", "text/html"), ("Accept", "APPLICATION/JSON")], id="two lines of Accept"),
+        pytest.param([AS_JSON, ("Accept", "text/*, */*;q=0.1")], id="any type"),
+        pytest.param([("Content-Type", "Application/JSON; Charset=UTF-8")], id="upper case"),
+        pytest.param([("Content-Type", 'application/json;charset="utf8";')], id="quoted"),
+        pytest.param([("Content-Type", "application/json; profile=x")], id="another parameter"),
+    ],
+)
+async def test_the_sdk_reads_accepted_headers_as_the_gate_does(
+    resourceserver: ResourceServer, headers: list[tuple[str, str]]
+) -> None:
+    """RFC 9110 8.3.1 and 12.5.1. The SDK reads one line of Accept, and media types in lower case only."""
+    for message, more in ((call_of("whoami"), {}), (MODERN, MODERN_HEADERS)):
+        response = await send(resourceserver, message, *headers, *more.items())
+        assert response.status_code == 200, response.text
+        assert response.json()["result"]["structuredContent"]["client_id"] == "agent_1"
+
+
+@pytest.mark.parametrize(
+    "content_types",
+    [
+        *([], ["application/json", "application/json"], ["application/json, application/json"], ["application/json;x"]),
+        *(["application/json; charset=iso-8859-1"], ["application/json; a=utf-8; charset=utf-16"]),
+        *(['application/json; charset="utf-8'], ["application/json; charset=utf-8; charset=utf-8"]),
+    ],
+    ids=str,
+)
+async def test_anything_but_one_content_type_of_json_is_a_415(
+    resourceserver: ResourceServer, content_types: list[str]
+) -> None:
+    assert (await send(resourceserver, PING, AS_JSON)).status_code == 200
+    response = await send(resourceserver, PING, *(("Content-Type", value) for value in content_types))
+    assert response.status_code == 415
+    assert error_of(response)["code"] == -32600
+
+
+@pytest.mark.parametrize("header", [*MODERN_HEADERS, "Mcp-Param-Region", "Mcp-Session-Id"])
+async def test_a_header_of_mcp_on_two_lines_is_refused(resourceserver: ResourceServer, header: str) -> None:
+    """Two readers of the request could read different lines."""
+    line = (header, MODERN_HEADERS.get(header, "eu"))
+    for message, more in ((PING, [("MCP-Protocol-Version", "2025-11-25")]), (MODERN, [*MODERN_HEADERS.items()])):
+        others = [(name, value) for name, value in more if name != header]
+        if header != "MCP-Protocol-Version" or message is MODERN:
+            assert (await send(resourceserver, message, AS_JSON, *others, line)).status_code == 200
+        response = await send(resourceserver, message, AS_JSON, *others, line, line)
+        assert response.status_code == 400
+        assert error_of(response, message["id"])["code"] == -32020
+
+
+# Null
+
+
+@pytest.mark.divergence("D-64")
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({**PING, "params": None}, id="params"),
+        pytest.param({**PING, "method": "tools/list", "params": None}, id="params of a list"),
+        pytest.param({**PING, "params": {"_meta": None}}, id="_meta"),
+        pytest.param({**PING, "method": "tools/list", "params": {"cursor": None, "_meta": None}}, id="cursor"),
+        pytest.param({**PING, "method": "resources/list", "params": {"cursor": None}}, id="cursor of resources"),
+        pytest.param({**PING, "method": "tools/call", "params": {"name": "whoami", "arguments": None}}, id="arguments"),
+        pytest.param({**call_of("whoami"), "params": {"name": "whoami", "_meta": None}}, id="_meta of a call"),
+    ],
+)
+async def test_null_for_an_optional_member_counts_as_absent(resourceserver: ResourceServer, message: Any) -> None:
+    for version in ("2025-03-26", "2025-11-25"):
+        headers = {"MCP-Protocol-Version": version}
+        response = await resourceserver.post(message, resourceserver.issuer.token(), headers)
+        assert response.status_code == 200, response.text
+        assert "result" in response.json()
+
+
+async def test_a_notification_may_have_null_for_params(resourceserver: ResourceServer) -> None:
+    message = {"jsonrpc": "2.0", "method": "notifications/initialized", "params": None}
+    assert (await resourceserver.post(message, resourceserver.issuer.token())).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        pytest.param({**PING, "id": None}, -32600, id="id"),
+        pytest.param({**PING, "method": None}, -32600, id="method"),
+        pytest.param({**call_of("whoami"), "params": None}, -32602, id="params of a call"),
+        pytest.param({**call_of("whoami"), "params": {"name": None}}, -32602, id="name"),
+        pytest.param({**PING, "params": {"_meta": {"progressToken": None}}}, -32602, id="progressToken"),
+        pytest.param({**PING, "params": {"_meta": False}}, -32602, id="_meta false"),
+        pytest.param({**PING, "params": False}, -32602, id="params false"),
+        pytest.param({**PING, "params": ""}, -32602, id="params empty"),
+        pytest.param({**PING, "params": []}, -32602, id="params a list"),
+    ],
+)
+async def test_null_for_a_required_member_is_refused(resourceserver: ResourceServer, message: Any, code: int) -> None:
+    assert (await resourceserver.post(PING, resourceserver.issuer.token())).status_code == 200
+    response = await resourceserver.post(message, resourceserver.issuer.token())
+    assert response.status_code == 400
+    assert error_of(response, message["id"])["code"] == code
 
 
 # Valid messages
@@ -289,19 +407,27 @@ async def test_an_unknown_tool_is_invalid_params(resourceserver: ResourceServer,
     ],
 )
 async def test_the_table_of_methods_is_closed(resourceserver: ResourceServer, method: str) -> None:
-    token = resourceserver.issuer.token()
-    response = await resourceserver.post({**PING, "method": method, "params": {"name": "whoami"}}, token)
-    assert response.status_code == 404
-    assert error_of(response)["code"] == -32601
+    """A client of 2025-11-25 or earlier reports a 404 as the end of its session."""
+    token, message = resourceserver.issuer.token(), {**PING, "method": method, "params": {"name": "whoami"}}
+    for version, status in ((None, 200), ("2025-03-26", 200), ("2025-11-25", 200), ("2026-07-28", 404)):
+        headers = {"MCP-Protocol-Version": version} if version else {}
+        assert (await resourceserver.post(PING, token)).json()["result"] == {}
+        response = await resourceserver.post(message, token, headers)
+        assert response.status_code == status
+        assert error_of(response)["code"] == -32601
+        (event,) = resourceserver.audit(request_id=response.headers["x-request-id"])
+        assert (event["outcome"], event["detail"]["status"]) == ("refused", status)
 
 
 async def test_a_notification_is_acknowledged_and_an_unknown_one_refused(resourceserver: ResourceServer) -> None:
     token = resourceserver.issuer.token()
-    known = await resourceserver.post({"jsonrpc": "2.0", "method": "notifications/initialized"}, token)
-    assert (known.status_code, known.content) == (202, b"")
-    unknown = await resourceserver.post({"jsonrpc": "2.0", "method": "notifications/tasks/status"}, token)
-    assert unknown.status_code == 404
-    assert error_of(unknown, None)["code"] == -32601
+    for version, status in (("2025-06-18", 400), ("2026-07-28", 404)):
+        headers = {"MCP-Protocol-Version": version}
+        known = await resourceserver.post({"jsonrpc": "2.0", "method": "notifications/initialized"}, token, headers)
+        assert (known.status_code, known.content) == (202, b"")
+        unknown = await resourceserver.post({"jsonrpc": "2.0", "method": "notifications/tasks/status"}, token, headers)
+        assert unknown.status_code == status
+        assert error_of(unknown, None)["code"] == -32601
 
 
 @pytest.mark.threat("T-022")
@@ -369,7 +495,7 @@ async def test_a_malformed_call_is_invalid_params(resourceserver: ResourceServer
         pytest.param(call_of("no_such_tool"), "org:read", ("tool.call", "no_such_tool", 400), id="unknown tool"),
         pytest.param(read_of("gatehouse://x"), None, ("resource.read", "gatehouse://x", 401), id="no token, resource"),
         pytest.param(read_of("gatehouse://x"), "org:read", ("resource.read", "gatehouse://x", 400), id="no resource"),
-        pytest.param({**PING, "method": "tasks/get"}, "org:read", ("mcp.request", "tasks/get", 404), id="method"),
+        pytest.param({**PING, "method": "tasks/get"}, "org:read", ("mcp.request", "tasks/get", 200), id="method"),
         pytest.param([PING], "org:read", ("mcp.request", None, 400), id="batch"),
     ],
 )

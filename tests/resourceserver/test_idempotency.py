@@ -417,7 +417,7 @@ async def test_a_caller_that_lost_the_scope_gets_no_replay(
     attach = proven("env:read", workspace_id=workspace_id)
     async with without_gate(resourceserver.services.server, attach) as http:
         passed = await ask(http, "2025-11-25", "tools/call", name="create_environment", arguments=arguments)
-    assert passed["error"]["code"] == -32043
+    assert passed["error"]["code"] == -31043
     assert first["environment_id"] not in refused.text + str(passed)
     assert await resourceserver.result("create_environment", token, **arguments) == first
 

@@ -127,7 +127,7 @@ async def test_a_read_that_cannot_be_recorded_is_not_answered(
     assert await result_of(resourceserver, version, "resources/read", uri=CATALOGUE_URI)
     monkeypatch.setattr(AuditWriter, "record", full)
     response = await ask(resourceserver, version, "resources/read", resourceserver.issuer.token(), uri=CATALOGUE_URI)
-    assert response.json()["error"]["code"] == -32053
+    assert response.json()["error"]["code"] == -31053
     assert "contents" not in response.text
 
 
@@ -154,7 +154,7 @@ async def test_gate_and_dispatch_refuse_a_resource_without_its_scope(planning: R
     assert [entry["uri"] for entry in listed["resources"]] == [CATALOGUE_URI]
     async with without_gate(planning.services.server, proven("other:scope")) as http:
         passed = await ungated.ask(http, version, "resources/read", uri=PLANS_URI)
-    assert passed["error"]["code"] == -32043
+    assert passed["error"]["code"] == -31043
     assert passed["error"]["data"]["scope"] == "plan:read"
     assert "secret plan" not in refused.text + str(passed)
     gate, dispatch, *_ = planning.audit(action="resource.read")

@@ -245,7 +245,7 @@ async def test_a_refusal_has_its_status_and_opens_no_stream(
     token = importer.server.issuer.token(scope) if scope else None
     async with streamed(importer.server.app, body, headers, token) as refused:
         error = (await refused.body())["error"]
-    assert (refused.status, error["code"]) == ((403, -32043) if scope else (401, -32041))
+    assert (refused.status, error["code"]) == ((403, -31043) if scope else (401, -31041))
     assert refused.headers["content-type"] == "application/json"
     assert "org:write" in refused.headers["www-authenticate"]
 

@@ -243,8 +243,8 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     async with services.streams.run(), services.http_client:
         allowed = await answer(proven("org:write"))
         assert "acts in no workspace" in allowed["result"]["content"][0]["text"]
-        assert (await answer(nothing))["error"]["code"] == -32041
-        assert (await answer(proven("org:read")))["error"]["code"] == -32043
+        assert (await answer(nothing))["error"]["code"] == -31041
+        assert (await answer(proven("org:read")))["error"]["code"] == -31043
     await to_thread.run_sync(services.audit.close)
     with closing(services.audit_database), services.audit_database.read() as session:
         assert session.scalar(text("SELECT count(*) FROM organization")) == 0

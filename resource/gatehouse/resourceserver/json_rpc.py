@@ -10,10 +10,14 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 
-# In the range that JSON-RPC reserves for servers. The last two digits are those of the HTTP status.
-UNAUTHENTICATED: Final = -32041
-INSUFFICIENT_SCOPE: Final = -32043
-UNAVAILABLE: Final = -32053
+HEADER_MISMATCH: Final = -32020
+"""MCP 2026-07-28, "Streamable HTTP"."""
+
+# Outside of -32768 to -32000: JSON-RPC reserves the range, and MCP 2026-07-28 keeps what is left of it for itself. The
+# last two digits are those of the HTTP status.
+UNAUTHENTICATED: Final = -31041
+INSUFFICIENT_SCOPE: Final = -31043
+UNAVAILABLE: Final = -31053
 
 UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. Call tools/list for those that you may call."
 UNKNOWN_RESOURCE_MESSAGE: Final = "There is no such resource. Call resources/list for those that you may read."
@@ -52,6 +56,7 @@ class Message:
 def read_message(body: bytes) -> Message:
     """Read one JSON-RPC request or notification, strictly, so that no other parser can read it differently.
 
+    For an optional object (`params`, `_meta`, `arguments`), null counts as absent, as in the SDK; for `id` it does not.
     Messages that the SDK would reject as malformed are refused here, because the SDK's errors quote what was sent.
 
     Raises:
@@ -64,12 +69,13 @@ def read_message(body: bytes) -> Message:
     if not isinstance(message, dict):
         raise InvalidMessage(INVALID_REQUEST, "Send one JSON-RPC object; batches are not supported.")
     request_id = _read_id(message)
-    method, params = message.get("method"), message.get("params", {})
+    method, params = message.get("method"), _object_or_null(message.get("params"))
     if message.get("jsonrpc") != "2.0" or not isinstance(method, str) or not message.keys().isdisjoint(_RESPONSE):
         raise InvalidMessage(INVALID_REQUEST, 'Send a JSON-RPC request: "jsonrpc": "2.0", a method, an id.', request_id)
-    if not isinstance(params, dict) or not isinstance(params.get("_meta", {}), dict):
+    meta = _object_or_null(params.get("_meta")) if params is not None else None
+    if params is None or meta is None:
         raise InvalidMessage(INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
-    progress_token = _read_progress_token(params.get("_meta", {}), request_id)
+    progress_token = _read_progress_token(meta, request_id)
     if method == "resources/read":
         return Message(request_id, method, None, progress_token, _read_uri(params, request_id))
     if method != "tools/call":
@@ -80,6 +86,13 @@ def read_message(body: bytes) -> Message:
     if not isinstance(arguments, dict | None):
         raise InvalidMessage(INVALID_PARAMS, "params.arguments must be an object.", request_id)
     return Message(request_id, method, name, progress_token)
+
+
+def _object_or_null(value: object) -> dict[str, Any] | None:
+    """Return a JSON object, an empty one for null, or None for any other value."""
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
 
 
 def _read_uri(params: dict[str, Any], request_id: RequestId) -> str:

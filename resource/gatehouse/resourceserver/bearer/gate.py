@@ -19,6 +19,7 @@ from starlette.types import Message as ASGIMessage
 from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.challenge import Challenge
+from gatehouse.resourceserver.bearer.headers import InvalidHeaders, McpHeaders, canonical, read_headers
 from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
@@ -56,7 +57,6 @@ _LISTED_BY: Final[dict[Kind, str]] = {
 }
 """How to see which tools and resources there are."""
 
-_ACCEPTS_JSON = re.compile(r"application/json|application/\*|\*/\*", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
 
 log = structlog.stdlib.get_logger(__name__)
@@ -137,7 +137,7 @@ class Gate:
         request = Request(scope, receive)
         received = _Received(scope["gatehouse.request_id"])
         try:
-            claims, body = await self._admit(request, received)
+            claims, body, headers = await self._admit(request, received)
         except _Refused as refused:
             response = await self._refuse(refused, received)
             await response(scope, receive, send)
@@ -145,11 +145,12 @@ class Gate:
         except ClientDisconnect:
             return
         verified_request.attach(scope, VerifiedRequest(claims, received.request_id))
-        app = self.streaming_app if self._streams(received.message, request.headers) else self.app
+        app = self.streaming_app if headers.accepts_stream and self._can_stream(received.message) else self.app
+        scope["headers"] = canonical(scope["headers"])
         await app(scope, _replay(body, receive), self._recording(received, scope, receive, send))
 
-    async def _admit(self, request: Request, received: _Received) -> tuple[AccessClaims, bytes]:
-        """Return the verified claims and the body of a permitted request. Raises _Refused or ClientDisconnect."""
+    async def _admit(self, request: Request, received: _Received) -> tuple[AccessClaims, bytes, McpHeaders]:
+        """Return claims, body and headers of a permitted request. Raises _Refused or ClientDisconnect."""
         try:
             claims = received.claims = await self._authenticate(request.headers, received)
         except (_Unauthenticated, _Refused) as error:
@@ -161,11 +162,15 @@ class Gate:
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
         body = await _read_body(request)
         malformed = received.read(body)
-        _check_http(request)
+        try:
+            headers = read_headers(request.method, request.headers)
+        except InvalidHeaders as error:
+            raise _Refused(error.status, error.code, str(error), headers=error.headers) from None
         if malformed is not None or received.message is None:
             raise malformed or _unavailable("no message was read")
+        _check_method(received.message, headers)
         self._authorize(received.message, claims)
-        return claims, body
+        return claims, body, headers
 
     async def _authenticate(self, headers: Headers, received: _Received) -> AccessClaims:
         """Return the claims of the token. Raises _Unauthenticated, or _Refused if the token cannot be checked now."""
@@ -212,8 +217,6 @@ class Gate:
         return self.baseline | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
 
     def _authorize(self, message: Message, claims: AccessClaims) -> None:
-        if message.method not in (METHODS if message.id is not None else NOTIFICATIONS):
-            raise _Refused(404, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
         if message.tool_name is not None:
             decided = policy.decide(self.catalogue, claims, message.tool_name)
             if not isinstance(decided, policy.Allowed):
@@ -242,9 +245,9 @@ class Gate:
             remediation=remediation,
         )
 
-    def _streams(self, message: Message | None, headers: Headers) -> bool:
-        """Tell whether the caller accepts a stream and requests the progress of a streaming tool."""
-        if message is None or message.progress_token is None or not _accepts_stream(headers):
+    def _can_stream(self, message: Message | None) -> bool:
+        """Tell whether the caller requests the progress of a streaming tool."""
+        if message is None or message.progress_token is None:
             return False
         tool = self.catalogue.tools.get(message.tool_name or "")
         return tool is not None and tool.streaming
@@ -283,6 +286,18 @@ class Gate:
             refused.status,
             {"Cache-Control": "no-store", **refused.headers},
         )
+
+
+def _check_method(message: Message, headers: McpHeaders) -> None:
+    """Refuse a method or notification outside the closed tables.
+
+    404 belongs to 2026-07-28. To clients of earlier versions, it means that their session has ended: they get the error
+    in a 200, or for a notification, which has no response, a 400 (MCP 2025-11-25, "Streamable HTTP").
+    """
+    if message.method in (METHODS if message.id is not None else NOTIFICATIONS):
+        return
+    status = 404 if not headers.handshake else 200 if message.id is not None else 400
+    raise _Refused(status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
 
 
 def _bearer_token(authorization: Sequence[str]) -> str:
@@ -358,22 +373,6 @@ async def _read_unproven_body(request: Request) -> bytes | None:
         if len(body) > MAX_UNPROVEN_BODY:
             return None
     return bytes(body)
-
-
-def _check_http(request: Request) -> None:
-    """Refuse anything but a POST of JSON. GET and DELETE belong to sessions, which this server does not have."""
-    if request.method != "POST":
-        raise _Refused(405, json_rpc.INVALID_REQUEST, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
-    content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    if content_type.strip() != "application/json" or ("charset" in parameters and "utf-8" not in parameters):
-        raise _Refused(415, json_rpc.INVALID_REQUEST, "Send Content-Type: application/json, in UTF-8.")
-    if not _ACCEPTS_JSON.search(request.headers.get("accept", "")):
-        raise _Refused(406, json_rpc.INVALID_REQUEST, "Send Accept: application/json, text/event-stream.")
-
-
-def _accepts_stream(headers: Headers) -> bool:
-    accepted = headers.get("accept", "").lower().split(",")
-    return "text/event-stream" in {media_type.partition(";")[0].strip() for media_type in accepted}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
