@@ -13,11 +13,22 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 BIN = Path(sys.executable).parent
 READY_TIMEOUT = 30.0
 """Seconds to wait for a server to become ready."""
+
+
+class Process(Protocol):
+    """What a stack needs of a running server: a part of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 class CommandRefused(Exception):
@@ -54,7 +65,7 @@ class LocalStack:
     resourceserver_port: int = field(default_factory=free_port)
     workers: int = 2
     settings: Mapping[str, str] = field(default_factory=dict)
-    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _processes: dict[str, Process] = field(default_factory=dict)
 
     @property
     def issuer(self) -> str:
@@ -84,14 +95,7 @@ class LocalStack:
 
     def run(self, *arguments: str) -> str:
         """Run a command of either server, and return its standard output. Raises CommandRefused."""
-        done = subprocess.run(
-            [BIN / arguments[0], *arguments[1:]],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self._run(arguments)
         if done.returncode != 0:
             raise CommandRefused(arguments, done.returncode, done.stderr.strip())
         return done.stdout
@@ -118,9 +122,7 @@ class LocalStack:
     def start(self, server: str, *options: str) -> None:
         """Start `authserver` or `resourceserver`. It logs to SERVER.log in the folder."""
         log = (self.folder / f"{server}.log").open("ab")
-        self._processes[server] = subprocess.Popen(
-            [BIN / server, "serve", *options], cwd=self.folder, env=self.environment, stdout=log, stderr=log
-        )
+        self._processes[server] = self._start([server, "serve", *options], log.fileno())
         log.close()
 
     def start_all(self) -> None:
@@ -137,6 +139,16 @@ class LocalStack:
     def wait_until_listening(self, server: str) -> None:
         """Wait until /livez answers 200. Raises TimeoutError, with the end of the log."""
         self._wait_for(server, "/livez")
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        command = [BIN / arguments[0], *arguments[1:]]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+
+    def _start(self, arguments: Sequence[str], log: int) -> Process:
+        command = [BIN / arguments[0], *arguments[1:]]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
 
     def _wait_for(self, server: str, path: str) -> None:
         base = self.issuer if server == "authserver" else self.resource.removesuffix("/mcp")

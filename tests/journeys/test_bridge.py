@@ -162,9 +162,8 @@ async def test_the_bridge_exits_silently_when_its_input_ends(stack: LocalStack) 
     credentials = stack.create_client("desktop", "env:read")
     environment = {**stack.environment, **bridge.by_secret(credentials)}
     for sent in (b"", INITIALIZE):
-        done = await anyio.run_process(
-            [str(bridge.COMMAND), "bridge", stack.resource], input=sent, env=environment, check=False
-        )
+        command = bridge.bridge_command(stack.resource)
+        done = await anyio.run_process(command, input=sent, env=environment, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
 
@@ -172,7 +171,7 @@ async def test_the_bridge_exits_silently_when_its_input_ends(stack: LocalStack) 
 async def test_the_bridge_exits_silently_when_the_client_is_killed(stack: LocalStack) -> None:
     credentials = stack.create_client("desktop", "env:read")
     environment = {**stack.environment, **bridge.by_secret(credentials)}
-    command = [str(bridge.COMMAND), "bridge", stack.resource]
+    command = bridge.bridge_command(stack.resource)
     async with await anyio.open_process(command, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -2,22 +2,22 @@
 
 import re
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from local_stack import CommandRefused, LocalStack
-from support.documents import ROOT, commands, typed
+from local_stack import CommandRefused
+from support.documents import ROOT, commands, link_working_copy, typed
 from support.mcp_client import connect
+from support.prepared_stack import PreparedStack
 
 EXAMPLE = ROOT / "examples" / "custom_tools"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_user_writes_a_tool_and_guards_an_existing_server(tmp_path: Path) -> None:
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
-    done = typed(commands(README), LocalStack(tmp_path), tmp_path)
+    link_working_copy(tmp_path)
+    done = typed(commands(README), PreparedStack(tmp_path), tmp_path)
     logs = [path.read_text(encoding="utf-8") for path in (tmp_path / "mynotes").glob("*.log")]
     assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
     told = iter(done.stdout.splitlines())
@@ -41,7 +41,7 @@ def test_a_user_writes_a_tool_and_guards_an_existing_server(tmp_path: Path) -> N
 
 @pytest.mark.anyio
 async def test_custom_tools_need_no_directory_table(tmp_path: Path) -> None:
-    stack, tools = LocalStack(tmp_path), ("--tools", "mytools")
+    stack, tools = PreparedStack(tmp_path), ("--tools", "mytools")
     (tmp_path / "mytools.py").write_text((EXAMPLE / "mytools.py").read_text(encoding="utf-8"), encoding="utf-8")
     stack.init(*tools)
     try:
@@ -68,7 +68,7 @@ def test_the_readme_shows_the_files_of_the_example(name: str) -> None:
 
 
 def test_an_invalid_catalogue_starts_no_process(tmp_path: Path) -> None:
-    stack = LocalStack(tmp_path, settings={"RESOURCESERVER_TOOLS": "mytools"})
+    stack = PreparedStack(tmp_path, settings={"RESOURCESERVER_TOOLS": "mytools"})
     source = (EXAMPLE / "mytools.py").read_text(encoding="utf-8")
     (tmp_path / "mytools.py").write_text(source, encoding="utf-8")
     stack.init()

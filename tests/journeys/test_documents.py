@@ -11,7 +11,7 @@ import pytest
 from local_stack import LocalStack
 from mcp import Client, StdioServerParameters
 from support.bridge import private_file
-from support.documents import ROOT, commands, typed
+from support.documents import ROOT, commands, link_working_copy, typed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -28,8 +28,6 @@ printf 'AGENT_CLIENT_ID=%s\\nAGENT_CLIENT_SECRET=%s\\n' \\
 def run_commands(script: str, folder: Path) -> str:
     """Run commands as in a working copy, and return their output. Fails if a command fails."""
     stack = LocalStack(folder)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    (folder / "examples").symlink_to(ROOT / "examples")
     done = typed(script, stack, folder, AGENT_RESOURCE=stack.resource, AGENT_ISSUER=stack.issuer)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -40,6 +38,8 @@ def test_the_quickstart_and_the_commands_of_make_run_work(tmp_path: Path) -> Non
     quickstart = commands(README)
     assert len(quickstart.splitlines()) <= 30
     to_try = "\n".join(re.findall(r"^  (.+)$", demo.TO_TRY, flags=re.MULTILINE))
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     printed = run_commands(f"{quickstart}{CREDENTIALS}{to_try}\nkill $(jobs -p)", tmp_path)
     assert '"structuredContent":{"environments":[]' in printed
     assert '"isError":false' in printed
@@ -47,6 +47,7 @@ def test_the_quickstart_and_the_commands_of_make_run_work(tmp_path: Path) -> Non
 
 
 def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> None:
+    link_working_copy(tmp_path)
     tour, _, end = DOCS["tutorial.md"].partition("## Clean up")
     printed = run_commands(commands("\n".join([tour, *(DOCS[page] for page in CONTINUING), end])), tmp_path)
     for expected in (
@@ -71,7 +72,7 @@ def test_every_page_with_commands_is_executed() -> None:
 async def test_the_desktop_configurations_work_as_they_stand(
     stack: LocalStack, workspace_id: str, tmp_path: Path
 ) -> None:
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    link_working_copy(tmp_path)
     (tmp_path / "var").mkdir()
     claim = ("--claim", f"workspace_id={workspace_id}")
     with_secret = stack.create_client("desktop", "env:read", *claim)

@@ -7,20 +7,20 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
-from local_stack import LocalStack
 from support.databases import PostgreSQL
+from support.prepared_stack import PreparedStack
 from support.revocation_window import obtain, ping
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def stacks(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[tuple[LocalStack, LocalStack]]:
+def stacks(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[tuple[PreparedStack, PreparedStack]]:
     """An installation on SQLite, and one with the same addresses whose authorization server uses PostgreSQL."""
     url = postgresql.create_database()
-    old = LocalStack(tmp_path / "old", workers=1)
+    old = PreparedStack(tmp_path / "old", workers=1)
     settings = {"AUTHSERVER_DATABASE_URL": url.render_as_string(hide_password=False)}
-    new = LocalStack(tmp_path / "new", old.authserver_port, old.resourceserver_port, workers=1, settings=settings)
+    new = PreparedStack(tmp_path / "new", old.authserver_port, old.resourceserver_port, workers=1, settings=settings)
     new.folder.mkdir()
     old.init()
     try:
@@ -31,7 +31,7 @@ def stacks(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[tuple[LocalStack,
         postgresql.drop_database(url)
 
 
-async def status_once_known(http: httpx2.AsyncClient, stack: LocalStack, token: str) -> int:
+async def status_once_known(http: httpx2.AsyncClient, stack: PreparedStack, token: str) -> int:
     """Return the status of a call as soon as the resource server knows the status lists."""
     with anyio.fail_after(20):
         while True:
@@ -42,7 +42,7 @@ async def status_once_known(http: httpx2.AsyncClient, stack: LocalStack, token: 
 
 @pytest.mark.threat("T-094")
 async def test_a_token_and_a_secret_survive_a_move_to_postgresql(
-    stacks: tuple[LocalStack, LocalStack],
+    stacks: tuple[PreparedStack, PreparedStack],
 ) -> None:
     old, new = stacks
     old.start_all()

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_stack import BIN, LocalStack
+from local_stack import BIN
 from support.databases import PostgreSQL
 from support.mcp_client import connect
+from support.prepared_stack import PreparedStack
 
 from gatehouse.resourceserver import json_rpc
 
@@ -24,8 +25,8 @@ def databases(postgresql: PostgreSQL) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def prepared(databases: dict[str, str], tmp_path: Path) -> Iterator[LocalStack]:
-    stack = LocalStack(tmp_path / "stack", workers=2, settings=databases)
+def prepared(databases: dict[str, str], tmp_path: Path) -> Iterator[PreparedStack]:
+    stack = PreparedStack(tmp_path / "stack", workers=2, settings=databases)
     stack.folder.mkdir()
     try:
         yield stack
@@ -33,7 +34,7 @@ def prepared(databases: dict[str, str], tmp_path: Path) -> Iterator[LocalStack]:
         stack.stop()
 
 
-async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: LocalStack) -> None:
+async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: PreparedStack) -> None:
     stack = prepared
     (stack.folder / "var").mkdir()
     stack.init()
@@ -61,7 +62,7 @@ async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: 
     assert not list(stack.folder.rglob("*.db")), "no server fell back to a file"
 
 
-def test_two_concurrent_inits_leave_one_key(prepared: LocalStack) -> None:
+def test_two_concurrent_inits_leave_one_key(prepared: PreparedStack) -> None:
     command = [BIN / "authserver", "init", "--output", "json"]
     inits = [
         subprocess.Popen(

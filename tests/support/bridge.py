@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult, ServerNotification, TextContent
 
+from support.forks import fork_server
 from support.mcp_client import Mode
-
-COMMAND = Path(sys.executable).parent / "resourceserver"
 
 
 @dataclass
@@ -55,6 +53,11 @@ class DesktopClient:
                     return error_text(result)
 
 
+def bridge_command(*arguments: str) -> list[str]:
+    """Return the command that starts a bridge."""
+    return [str(fork_server().program("resourceserver")), "bridge", *arguments]
+
+
 def error_text(result: CallToolResult) -> str:
     """Return the text of an error result."""
     assert result.is_error, result
@@ -82,7 +85,10 @@ async def start(
     """Start a bridge, and assert at the end that it logged no traceback."""
     log = stack.folder / f"bridge-{len(list(stack.folder.glob('bridge-*.log')))}.log"
     parameters = StdioServerParameters(
-        command=str(COMMAND), args=["bridge", url or stack.resource, *options], env=dict(env or {}), cwd=stack.folder
+        command=str(fork_server().program("resourceserver")),
+        args=["bridge", url or stack.resource, *options],
+        env=dict(env or {}),
+        cwd=stack.folder,
     )
     notifications: list[ServerNotification] = []
 

@@ -2,9 +2,12 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from local_stack import LocalStack
+
+from support.forks import PROGRAMS, fork_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +21,19 @@ START_RETRIES = "--retry 300"
 def commands(text: str) -> str:
     """Return the contents of every `sh` block of a document, in order."""
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def link_working_copy(folder: Path) -> None:
+    """Give a folder the `.venv` and the examples of a working copy. Both programs start quickly there."""
+    installed, linked = Path(sys.prefix), folder / ".venv"
+    (linked / "bin").mkdir(parents=True)
+    for path in (*installed.iterdir(), *(installed / "bin").iterdir()):
+        link = linked / path.relative_to(installed)
+        if path.name in PROGRAMS:
+            link.symlink_to(fork_server().program(path.name))
+        elif path.name != "bin":
+            link.symlink_to(path)
+    (folder / "examples").symlink_to(ROOT / "examples")
 
 
 def typed(script: str, stack: LocalStack, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

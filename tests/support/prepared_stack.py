@@ -1,44 +1,28 @@
-"""Stacks of the journeys: the servers are real processes, and what only prepares them is done in the test's process."""
+"""Stacks of the journeys: real processes of both programs, started quickly."""
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from click.testing import CliRunner
-from local_stack import CommandRefused, LocalStack
+from local_stack import LocalStack, Process
 
-from gatehouse.authserver.cli import main as authserver
-from gatehouse.resourceserver.cli import main as resourceserver
-from support.logs import logging_put_back
-
-_COMMANDS = {"authserver": authserver, "resourceserver": resourceserver}
+from support.forks import fork_server
 
 _SETTINGS = {"RESOURCESERVER_STATUS_POLL_INTERVAL": "1"}
 """A journey that revokes something waits for a poll."""
 
 
 class PreparedStack(LocalStack):
-    """A stack whose commands run in this process, because a process takes a second to start."""
+    """A stack whose processes are forked from one that has imported both programs."""
 
-    def run(self, *arguments: str) -> str:
-        """Run a command of either server, and return what it printed. Raises CommandRefused."""
-        program, *rest = arguments
-        files = {
-            "AUTHSERVER_DATABASE_URL": f"sqlite:///{self.folder}/var/authserver.db",
-            "AUTHSERVER_KEYS_DIR": str(self.folder / "keys"),
-            "RESOURCESERVER_DATABASE_URL": f"sqlite:///{self.folder}/var/resourceserver.db",
-        }
-        with logging_put_back():
-            done = CliRunner().invoke(_COMMANDS[program], rest, env=files | self.environment)
-        if done.exit_code != 0:
-            raise CommandRefused(arguments, done.exit_code, done.stderr.strip())
-        return done.stdout
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return fork_server().run(arguments, self.folder, self.environment)
 
-    def run_process(self, *arguments: str) -> str:
-        """Run a command in a process, as an admin does. Raises CommandRefused."""
-        return super().run(*arguments)
+    def _start(self, arguments: Sequence[str], log: int) -> Process:
+        return fork_server().start(arguments, self.folder, self.environment, log, log)
 
 
 @dataclass
