@@ -207,7 +207,7 @@ def test_a_tool_declares_its_scopes() -> None:
         (returning_text, "does not return a pydantic model. Annotate its result"),
         (returning_nothing_said, "does not return a pydantic model. Annotate its result"),
         (of_unknown_type, "has a type that cannot be found: name 'NoSuchType'"),
-        (of_no_json_type, "has a type that JSON cannot represent"),
+        (of_no_json_type, "has the argument query, whose type JSON cannot represent"),
         (by_position, "takes query by position only. Remove the /"),
         (hidden, "has the argument _query, which a pydantic model cannot have. Rename it"),
         (configuring, "has the argument model_config, which a pydantic model cannot have"),

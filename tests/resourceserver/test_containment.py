@@ -282,7 +282,7 @@ async def test_whatever_a_tool_raises_fails_its_own_call_only(
             assert outcome == "failed"
             if tool == "serialize":
                 assert reason is not None
-                assert reason.startswith("the result cannot be sent: its serializer raised")
+                assert reason.startswith("the result cannot be sent: Its serializer raised")
             elif server.services.catalogue.name == "guarded" and kind == "RuntimeError":
                 assert reason == "internal error: UnexpectedToolError from RuntimeError"
             else:

@@ -390,7 +390,7 @@ def test_a_type_that_pydantic_cannot_read_is_refused_with_the_tool() -> None:
 
     group = ToolGroup()
     group.tool(scopes=["door:open"])(unfinished)
-    with pytest.raises(InvalidCatalogue, match="unfinished has a type that JSON cannot represent"):
+    with pytest.raises(InvalidCatalogue, match="unfinished has the argument thing, whose type JSON cannot represent"):
         Catalogue("test", DOORS, [group])
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.shared.protocol.strict_json import InvalidJson, loads
+from gatehouse.shared.protocol.strict_json import MAX_DEPTH, InvalidJson, dumps, loads
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -77,3 +77,42 @@ def test_a_refusal_does_not_repeat_the_document() -> None:
             loads(document)
         assert "hunter2" not in str(refusal.value)
         assert refusal.value.__cause__ is None
+
+
+# Writing
+
+
+@given(VALUES)
+def test_what_is_written_is_read_as_the_same(value: Any) -> None:
+    assert loads(dumps(value).encode()) == value
+
+
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (float("nan"), "NaN"),
+        (float("inf"), "NaN"),
+        pytest.param(10**5000, "thousands of digits", id="a-long-number"),
+        ("\ud83d", "surrogate"),
+        ({"\udca0": 1}, "surrogate"),
+        (b"x", "type that JSON does not have"),
+        ({1j: 1}, "type that JSON does not have"),
+        (nested(MAX_DEPTH + 1), "nested deeper"),
+        (nested(5000), "nested deeper"),
+    ],
+)
+def test_what_is_not_json_is_not_written(value: Any, problem: str) -> None:
+    for container in (value, [value], {"a": [value]}):
+        with pytest.raises(InvalidJson, match=problem):
+            dumps(container)
+
+
+def test_values_are_written_up_to_the_maximum_depth() -> None:
+    assert loads(dumps([nested(MAX_DEPTH - 1), *([[]] * 100)]).encode())

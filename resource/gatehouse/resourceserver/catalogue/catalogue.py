@@ -20,6 +20,8 @@ from gatehouse.resourceserver.catalogue.declaration import (
 )
 from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Provider, Providers
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Catalogue:
 
         Raises:
             InvalidCatalogue: a tool cannot be read, two tools, resources or scopes have the same name, a tool's name is
-                invalid, or a scope is malformed or not declared.
+                invalid, a scope is malformed or not declared, or a description cannot be sent as JSON.
         """
         self.name = name
         self.instructions = instructions
@@ -86,6 +88,8 @@ class Catalogue:
         self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
         self._migrations = migrations
         self._cli = cli
+        self._contents: dict[str, Mapping[str, str]] = {}
+        self._check_texts()
 
     def load_schema(self) -> "Schema | None":
         """Import and return the schema of the catalogue's own tables; None if it has no tables."""
@@ -96,6 +100,32 @@ class Catalogue:
         """Import and return the command that the catalogue adds to `resourceserver`; None if it adds none."""
         command: click.Command | None = resolve_name(self._cli) if self._cli is not None else None
         return command
+
+    def contents(self, identifier: str) -> Mapping[str, str]:
+        """Read every resource once, and return its JSON by its URI.
+
+        Args:
+            identifier: the resource identifier of the server (RFC 8707).
+
+        Raises:
+            InvalidCatalogue: a resource cannot be read, or what it contains is not JSON.
+        """
+        if identifier not in self._contents:
+            read = {uri: _read_resource(resource, identifier) for uri, resource in self.resources.items()}
+            self._contents[identifier] = MappingProxyType(read)
+        return self._contents[identifier]
+
+    def _check_texts(self) -> None:
+        """Refuse what would break a list for every client, such as half of a surrogate pair in one description."""
+        for tool in self.tools.values():
+            described = describe_tool(tool).model_dump(mode="json", by_alias=True, exclude_none=True)
+            schemas = [dict(tool.input_schema), dict(tool.output_schema)]
+            _check_json([described, *schemas], f"{tool.source}: the description of {tool.name}")
+        for scope in self.scopes.values():
+            _check_json([scope.scope, scope.description], f"The scope {scope.scope}")
+        for resource in self.resources.values():
+            _check_json([resource.uri, resource.name, resource.description], f"The resource {resource.uri!r}")
+        _check_json([self.name, self.instructions], "The name or the instructions of the catalogue")
 
     def _unique_tools(self, found: Iterable[Tool]) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
@@ -158,6 +188,24 @@ class Catalogue:
                 for tool in self.tools.values()
             ],
         }
+
+
+def _check_json(value: object, what: str) -> str:
+    try:
+        return strict_json.dumps(value)
+    except strict_json.InvalidJson as error:
+        raise InvalidCatalogue(f"{what} cannot be sent as JSON. {error}") from None
+
+
+def _read_resource(resource: Resource, identifier: str) -> str:
+    try:
+        content = resource.read(identifier)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = printable(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise InvalidCatalogue(f"The resource {resource.uri} cannot be read: {reason}") from error
+    return _check_json(content, f"The content of the resource {resource.uri}")
 
 
 def _checked_providers(providers: Mapping[type, Provider[Any]]) -> Providers:

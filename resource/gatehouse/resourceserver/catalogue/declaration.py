@@ -21,7 +21,6 @@ from typing import Any, Final, TypeVar
 
 from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel
-from pydantic.errors import PydanticUserError
 
 from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Progress, Provider, Providers, Transactions
 from gatehouse.resourceserver.catalogue.signature import (
@@ -29,8 +28,9 @@ from gatehouse.resourceserver.catalogue.signature import (
     IdempotencyKey,
     InvalidCatalogue,
     ToolFunction,
-    arguments_model,
+    read_arguments_model,
     read_description,
+    read_result,
     read_signature,
     source_of,
 )
@@ -175,17 +175,8 @@ class ToolDeclaration:
         self._check_injected(set(injected.values()), used)
         if not self.read_only and not self.streaming and any(provider.transactional for provider in used.values()):
             fields[IDEMPOTENCY_KEY] = (IdempotencyKey | None, None)
-        try:
-            arguments = arguments_model(name, fields)
-            input_schema, output_schema = arguments.model_json_schema(), result.model_json_schema(mode="serialization")
-        except PydanticUserError as error:
-            raise InvalidCatalogue(
-                f"{source}: {name} has a type that JSON cannot represent: {error.message.partition('. ')[0]}."
-            ) from None
-        if output_schema.get("type") != "object":
-            raise InvalidCatalogue(
-                f"{source}: {name} does not return a JSON object. Put its result into a member of a model."
-            )
+        arguments, input_schema = read_arguments_model(name, fields, source)
+        output_schema = read_result(result, name, source)
         return Tool(
             name=name,
             description=description,

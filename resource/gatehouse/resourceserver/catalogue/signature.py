@@ -9,6 +9,9 @@ from typing import Annotated, Any, Final, get_type_hints
 from mcp_types import CallToolResult
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
+from pydantic_core import SchemaError
+
+from gatehouse.resourceserver.catalogue.output_schema import object_schema, unwrapped
 
 IDEMPOTENCY_KEY: Final = "idempotency_key"
 """Name of the argument that the server adds to every tool that writes in one transaction."""
@@ -67,7 +70,7 @@ def read_signature(
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
         raise InvalidCatalogue(f"{source}: {name} has a type that cannot be found: {error}.") from None
-    result = hints.pop("return", None)
+    result = unwrapped(hints.pop("return", None))
     if not (inspect.isclass(result) and issubclass(result, BaseModel)) or issubclass(result, CallToolResult):
         raise InvalidCatalogue(f"{source}: {name} does not return a pydantic model. Annotate its result with one.")
     injected: dict[str, type] = {}
@@ -114,8 +117,7 @@ def _injected_within(hint: Any, injectable: Collection[type]) -> type | None:
     try:
         probe = create_model("probe", __config__=config, argument=(hint, ...))
         classes = list(_classes_of(probe.__pydantic_core_schema__))
-    except PydanticUserError:
-        # Building the model of the arguments reports why.
+    except Exception:  # noqa: BLE001 - building the model of the arguments reports why
         return None
     return next((injected for found in classes for injected in injectable if issubclass(found, injected)), None)
 
@@ -139,3 +141,57 @@ def arguments_model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
         # An argument may be called `schema` or `copy`: the deprecated methods of these names are not used here.
         warnings.filterwarnings("ignore", r'Field name ".*" in ".*" shadows an attribute', UserWarning)
         return create_model(f"{name}_arguments", __config__=config, **fields)
+
+
+def read_arguments_model(name: str, fields: dict[str, Any], source: str) -> tuple[type[BaseModel], dict[str, Any]]:
+    """Return the model that validates what a caller sends, and its JSON schema.
+
+    Raises:
+        InvalidCatalogue: pydantic cannot read an argument's type from JSON, or cannot describe it.
+    """
+    try:
+        model = arguments_model(name, fields)
+        return model, model.model_json_schema()
+    except Exception as error:  # noqa: BLE001 - pydantic raises many types, and runs code of the argument's type
+        argument = next((each for each in fields if not _is_readable(each, fields[each])), None)
+        what = f"the argument {argument}, whose type" if argument is not None else "a type that"
+        raise InvalidCatalogue(f"{source}: {name} has {what} JSON cannot represent: {_why(error)}") from None
+
+
+def read_result(model: type[BaseModel], name: str, source: str) -> dict[str, Any]:
+    """Return the JSON schema of a tool's result.
+
+    Raises:
+        InvalidCatalogue: pydantic cannot describe it, or its JSON is not an object.
+    """
+    try:
+        schema = object_schema(model)
+    except Exception as error:  # noqa: BLE001 - pydantic raises many types, and runs code of the model
+        raise InvalidCatalogue(
+            f"{source}: {name} returns {model.__name__}, which has a type that JSON cannot represent: {_why(error)}"
+        ) from None
+    if schema is None:
+        raise InvalidCatalogue(
+            f"{source}: {name} does not return a JSON object: {model.__name__} can be something else. "
+            "Put its result into a member of a model."
+        )
+    return schema
+
+
+def _is_readable(name: str, field: Any) -> bool:
+    try:
+        arguments_model("probe", {name: field}).model_json_schema()
+    except Exception:  # noqa: BLE001 - as in read_arguments_model
+        return False
+    return True
+
+
+def _why(error: Exception) -> str:
+    """Return why pydantic refuses a type, and what to do instead, in one line."""
+    if isinstance(error, SchemaError) and "regex parse error" in str(error):
+        reason = str(error).rpartition("error: ")[2].strip()
+        return f"its pattern cannot be compiled: {reason}. Write a simpler pattern, or check the value in the tool."
+    if isinstance(error, SchemaError):
+        return f"{str(error).rpartition(': ')[2].strip()}. Use another type."
+    text = error.message if isinstance(error, PydanticUserError) else str(error)
+    return f"{text.partition('. ')[0].partition(chr(10))[0].rstrip('.')}. Use a type that pydantic reads from JSON."

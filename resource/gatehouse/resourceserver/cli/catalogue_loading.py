@@ -52,6 +52,14 @@ def load_catalogue(module_name: str) -> Catalogue:
     return found
 
 
+def read_resources(catalogue: Catalogue, identifier: str) -> None:
+    """Read the resources of a catalogue for a resource identifier. Raises Refusal if one of them cannot be served."""
+    try:
+        catalogue.contents(identifier)
+    except InvalidCatalogue as error:
+        raise Refusal(str(error)) from None
+
+
 def _is_sdk_server(found: object) -> bool:
     # The module that made one has imported the SDK. To import it here would slow down every other command.
     sdk = sys.modules.get("mcp.server.mcpserver")

@@ -7,7 +7,7 @@ import click
 import httpx2
 
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, http_fetch
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.metadata import baseline_scopes
@@ -46,6 +46,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     def catalogue() -> str:
         found = load_catalogue(settings.tools)
         database.catalogue_schema = load_schema(found)
+        read_resources(found, settings.resource)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:

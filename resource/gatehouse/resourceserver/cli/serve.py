@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gatehouse.resourceserver.app import create_app, tls_context
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
+from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.shared.service.cli import example
@@ -25,6 +25,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         # A catalogue that cannot be served stops the start here, not in each worker.
         catalogue = load_catalogue(settings.tools)
         baseline_scopes(settings, catalogue)
+        read_resources(catalogue, settings.resource)
         with open_database(settings, load_schema(catalogue)):
             pass
         tls_context()  # Before the fork, so that the workers need not load the certificate authorities.

@@ -65,7 +65,7 @@ def _explained(tool: Tool, request_id: str, arguments: Mapping[str, Any], error:
         return Failure(str(error), *_for_operator(error, unavailable(tool)))
     if isinstance(error, UnservableAnswer):
         log.error("tool %s: the result cannot be sent: %s", tool.name, error)
-        text = f"The result of the tool cannot be sent: {error}. {_effect(tool)} Report the request id {request_id}."
+        text = f"The result of the tool cannot be sent. {error} {_effect(tool)} Report the request id {request_id}."
         return Failure(text, f"the result cannot be sent: {error}", unavailable(tool))
     if isinstance(error, CommitUnknown):
         log.error("tool %s: %s", tool.name, error)

@@ -3,7 +3,6 @@
 The contents are the same for every caller, so they are created once, when the server starts.
 """
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -42,15 +41,13 @@ class ResourceDispatch:
     """Lists and reads the resources of a catalogue, for callers that the gate verified."""
 
     def __init__(self, catalogue: Catalogue, identifier: str, audit: AuditWriter, refuse: Refuse) -> None:
-        """`identifier` is the resource identifier of this server (RFC 8707)."""
+        """`identifier` is the resource identifier of this server (RFC 8707). Raises InvalidCatalogue as `contents`."""
         self._catalogue = catalogue
         self._audit = audit
         self._refuse = refuse
         self._contents = {
-            resource.uri: TextResourceContents(
-                uri=resource.uri, mime_type=_JSON, text=json.dumps(resource.read(identifier), ensure_ascii=False)
-            )
-            for resource in catalogue.resources.values()
+            uri: TextResourceContents(uri=uri, mime_type=_JSON, text=text)
+            for uri, text in catalogue.contents(identifier).items()
         }
 
     async def list_resources(self, context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
