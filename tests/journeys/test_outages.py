@@ -51,6 +51,7 @@ async def test_a_resource_server_that_starts_first_becomes_ready(lone_stack: Loc
         "status": "unavailable",
         "database": "ok",
         "issuer_keys": "none is known",
+        "sessions": "ok",
         "status_lists": "none is known",
     }
     token = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsiLCJ0eXAiOiJhdCtqd3QifQ.e30.AAAA"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 from support.clock import FakeClock
 from support.databases import Template, take_away
@@ -15,7 +16,7 @@ URL = "https://mcp.example.com"
 async def test_a_server_that_knows_its_issuers_keys_is_ready(resourceserver: ResourceServer) -> None:
     response = await resourceserver.http.get(f"{URL}/readyz")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "database": "ok", "issuer_keys": "ok", "status_lists": "ok"}
+    assert response.json() == dict.fromkeys(("status", "database", "issuer_keys", "sessions", "status_lists"), "ok")
     assert response.headers["cache-control"] == "no-store"
 
 
@@ -32,6 +33,7 @@ async def test_a_server_without_keys_is_alive_and_not_ready(
         "status": "unavailable",
         "database": "ok",
         "issuer_keys": "none is known",
+        "sessions": "ok",
         "status_lists": "none is known",
     }
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
@@ -46,6 +48,7 @@ async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver
         "status": "unavailable",
         "database": "does not answer",
         "issuer_keys": "ok",
+        "sessions": "ok",
         "status_lists": "ok",
     }
     assert (await resourceserver.http.get(f"{URL}/livez")).status_code == 200
@@ -55,3 +58,14 @@ async def test_a_server_stays_ready_while_its_issuer_is_away(resourceserver: Res
     resourceserver.issuer.away = True
     assert (await resourceserver.http.get(f"{URL}/readyz")).status_code == 200
     assert await resourceserver.result("whoami", resourceserver.issuer.token())
+
+
+async def test_a_server_whose_session_managers_have_ended_is_not_ready(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock) as server:
+        assert (await server.http.get(f"{URL}/readyz")).status_code == 200
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app)) as http:
+        ready = await http.get(f"{URL}/readyz")
+    await server.services.database.close()
+    assert (ready.status_code, ready.json()["sessions"]) == (503, "ended")

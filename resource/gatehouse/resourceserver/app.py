@@ -30,7 +30,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
-from gatehouse.resourceserver.health import livez, readyz
+from gatehouse.resourceserver.health import Serving, livez, readyz
 from gatehouse.resourceserver.metadata import baseline_scopes, metadata_paths, protected_resource_metadata
 from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
 from gatehouse.resourceserver.settings import Settings
@@ -63,6 +63,7 @@ class Services:
     streams: StreamableHTTPSessionManager
     """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
     clock: Clock
+    serving: Serving
 
 
 @cache
@@ -121,6 +122,7 @@ def create_services(
         sessions=_session_manager(server, json_response=True),
         streams=_session_manager(server, json_response=False),
         clock=clock,
+        serving=Serving(),
     )
 
 
@@ -170,7 +172,7 @@ def build_app(services: Services) -> ASGIApp:
         protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
     )
     refusals = Refusals(settings, services.audit)
-    ready = readyz(services.database, services.keys, services.statuses, services.audit)
+    ready = readyz(services.database, services.keys, services.statuses, services.audit, services.serving)
     app = Starlette(
         routes=[
             Route(settings.endpoint_path, gate),
@@ -210,9 +212,11 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             tasks.start_soon(services.keys.poll)
             tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
             tasks.start_soon(services.idempotency_keys.prune_regularly)
+            services.serving.running = True
             try:
                 yield
             finally:
+                services.serving.running = False
                 tasks.cancel_scope.cancel()
     finally:
         # Last, because a call that the shutdown cancels still records its progress.

@@ -1,6 +1,7 @@
 """`GET /livez` and `GET /readyz`, for load balancers and process supervisors."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
@@ -19,19 +20,32 @@ _HEADERS = {"Cache-Control": "no-store"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(slots=True)
+class Serving:
+    """Whether this process serves: the session managers and the background tasks run."""
+
+    running: bool = False
+
+
 async def livez(_: Request) -> Response:
     """Answer that the process serves requests."""
     return JSONResponse({"status": "ok"}, headers=_HEADERS)
 
 
-def readyz(database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter) -> Endpoint:
+def readyz(
+    database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter, serving: Serving
+) -> Endpoint:
     """Return the endpoint that reports whether calls can be served: 200 when every check is `ok`, else 503.
 
     Stale status lists do not count if RESOURCESERVER_STATUS_FAILURE is `open`, because calls are served then.
     """
 
     async def endpoint(_: Request) -> Response:
-        checks = {"database": "ok", "issuer_keys": "ok" if keys.ready else "none is known"}
+        checks = {
+            "database": "ok",
+            "issuer_keys": "ok" if keys.ready else "none is known",
+            "sessions": "ok" if serving.running else "ended",
+        }
         try:
             await database.ping()
         except SQLAlchemyError:

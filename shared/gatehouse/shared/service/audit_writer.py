@@ -140,8 +140,8 @@ class AuditWriter:
 
     @property
     def available(self) -> bool:
-        """Whether the last events were written."""
-        return not self._failing
+        """Whether the last events were written, and the thread that writes them runs if it was started."""
+        return not self._failing and (self._thread is None or self._thread.is_alive())
 
     def record(self, event: AuditEvent) -> None:
         """Queue an event to be written within BATCH_INTERVAL.
@@ -200,7 +200,7 @@ class AuditWriter:
                 raise AuditUnavailable("the database accepts no audit events")
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 # Started on first use, because a thread does not survive the fork of a worker.
                 self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
                 self._thread.start()

@@ -14,6 +14,7 @@ from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
 from gatehouse.shared.service.connections import Connection, Connections, connection_limit
+from gatehouse.shared.service.event_loop import run_to_end
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 
 DRAIN_TIMEOUT: Final = 10.0
@@ -50,6 +51,15 @@ class Worker(ASGIWorker):
         """Stop without waiting for requests in flight (SIGINT, SIGQUIT)."""
         super().handle_quit_signal()
         self._stopping.set()
+
+    def run(self) -> None:
+        """Serve until the worker is stopped. A `sys.exit` in a task of the application does not stop it."""
+        try:
+            run_to_end(self.loop, self.loop.create_task(self._serve()), lambda: not self.alive)
+        except Exception:
+            self.log.exception("the worker failed")
+        finally:
+            self._cleanup()
 
     async def _serve(self) -> None:
         await self._start_application()
