@@ -217,7 +217,7 @@ def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, 
             assert_invalid_client(by_method(authserver, method, client_id, "gths_wrong"))
 
         def cost(attempt: Callable[[], None] = attempt) -> tuple[int, int]:
-            return count_digests_and_comparisons(attempt)
+            return count_digests_and_comparisons(authserver, attempt)
 
         digests: list[tuple[int, int]] = []
         statements = count_statements(authserver, lambda cost=cost, digests=digests: digests.append(cost()))

@@ -35,7 +35,7 @@ OLD = "old:scope"
 """Registered once; the resource server declares it no longer."""
 FILE = "the catalogue.json"
 KEY = SigningKey.generate("ES256")
-ISSUER = TokenIssuer("https://as.example.com", 300, lambda client, now: Index("0123456789ab", 0))
+ISSUER = TokenIssuer("https://as.example.com", 300)
 
 Implications = Mapping[str, frozenset[str]]
 
@@ -95,7 +95,7 @@ class World:
             except OAuthError:
                 continue
         granted = choose_scope(vouched, resource, {"scope": " ".join(had)})
-        return ISSUER.issue(granted, KEY, FakeClock()()).claims
+        return ISSUER.issue(granted, Index("0123456789ab", 0), KEY, FakeClock()()).claims
 
     def can_call(self, tool: str) -> bool:
         claims = self.widest_token()

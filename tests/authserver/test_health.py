@@ -3,8 +3,9 @@
 import pytest
 from sqlalchemy import update
 from support.authserver import AuthServer
+from support.http_client import http_client
 
-from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.app import build_app, close_services, create_services
 from gatehouse.authserver.db.models import SigningKeyRow
 
 
@@ -30,8 +31,8 @@ def test_a_server_that_cannot_decrypt_its_keys_is_not_ready(authserver: AuthServ
     assert authserver.http.get("/readyz").status_code == 200
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(sealed=b""))
-    app = create_app(authserver.settings, authserver.clock)
-    response = app.test_client().get("/readyz")
-    close_app(app)
+    services = create_services(authserver.settings, authserver.clock)
+    response = http_client(build_app(services)).get("/readyz")
+    close_services(services)
     assert response.status_code == 503
     assert response.json == {"status": "unavailable", "database": "ok", "signing_key": "none is usable"}

@@ -1,6 +1,5 @@
 """`POST /introspect` (RFC 7662), and the credentials of resources."""
 
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -158,11 +157,10 @@ def cost_of(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
         statements.append(arguments[2])
 
     event.listen(server.services.database.engine, "before_cursor_execute", note_statement)
-    sys.setprofile(note_call)
     try:
-        action()
+        with server.profiled(note_call):
+            action()
     finally:
-        sys.setprofile(None)
         event.remove(server.services.database.engine, "before_cursor_execute", note_statement)
     return verifications, sum("FROM status_block" in text or "FROM revoked_token" in text for text in statements)
 
@@ -224,11 +222,8 @@ def test_every_failed_authentication_computes_the_same_digests(authserver: AuthS
             nonlocal count
             count += kind == "call" and frame.f_code is secrets.digest.__code__
 
-        sys.setprofile(note)
-        try:
+        with authserver.profiled(note):
             assert post(authserver, basic, token="x").status_code == 401
-        finally:
-            sys.setprofile(None)
         return count
 
     assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == secrets.EXAMINED

@@ -3,8 +3,9 @@
 import pytest
 from sqlalchemy import update
 from support.authserver import AuthServer
+from support.http_client import http_client
 
-from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.app import build_app, close_services, create_services
 from gatehouse.authserver.db.models import SigningKeyRow
 from gatehouse.shared.protocol.jws import parse_key_set
 
@@ -59,9 +60,9 @@ def test_without_a_usable_key_the_key_set_is_503_and_not_cached(authserver: Auth
     assert authserver.http.get(PATH).status_code == 200
     with authserver.services.database.write() as session:
         session.execute(update(SigningKeyRow).values(sealed=b"\x01" + bytes(60)))
-    app = create_app(authserver.settings, authserver.clock)
-    response = app.test_client().get(PATH)
-    close_app(app)
+    services = create_services(authserver.settings, authserver.clock)
+    response = http_client(build_app(services)).get(PATH)
+    close_services(services)
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "2"
     assert response.headers["Cache-Control"] == "no-store"

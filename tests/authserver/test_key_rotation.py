@@ -10,7 +10,7 @@ from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
 from support.keys import rotation_of
 
-from gatehouse.authserver.app import close_app, create_app, create_services
+from gatehouse.authserver.app import close_services, create_services
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow, audit_event
 from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
@@ -40,12 +40,11 @@ def states(server: AuthServer) -> list[str]:
 
 
 def ring_of_a_new_process(server: AuthServer) -> KeyRing:
-    app = create_app(server.settings, server.clock)
+    services = create_services(server.settings, server.clock)
     try:
-        ring: KeyRing = app.extensions["gatehouse"].keys.ring()
-        return ring
+        return services.keys.ring()
     finally:
-        close_app(app)
+        close_services(services)
 
 
 def publish(server: AuthServer) -> str:

@@ -8,8 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import AuthServer
 from support.clock import FakeClock
+from support.http_client import lifespan
 
-from gatehouse.authserver.app import close_app, create_app, start_app
+from gatehouse.authserver.app import build_app, create_services
 from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow
 from gatehouse.authserver.maintenance import LEASE, Maintenance
 
@@ -166,9 +167,8 @@ def test_the_thread_starts_and_ends_with_the_server(authserver: AuthServer, cloc
     def running() -> bool:
         return any(thread.name == "maintenance" for thread in threading.enumerate())
 
-    app = create_app(authserver.settings, clock)
+    app = build_app(create_services(authserver.settings, clock))
     assert not running()
-    start_app(app)
-    assert running()
-    close_app(app)
+    with lifespan(app):
+        assert running()
     assert not running()

@@ -1,7 +1,6 @@
 """`private_key_jwt` (RFC 7523 2.2, 3): valid assertions, and each reason to refuse one."""
 
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -359,18 +358,15 @@ def test_ambiguous_claims_are_refused(client: KeyClient) -> None:
     client.refused(client.post(token), "assertion: claims: An object has the same member twice.")
 
 
-def count_verifications(action: Callable[[], Any]) -> int:
+def count_verifications(server: AuthServer, action: Callable[[], Any]) -> int:
     verifications = 0
 
     def note(frame: FrameType, kind: str, _: Any) -> None:
         nonlocal verifications
         verifications += kind == "call" and frame.f_code is jws.verify.__code__
 
-    sys.setprofile(note)
-    try:
+    with server.profiled(note):
         action()
-    finally:
-        sys.setprofile(None)
     return verifications
 
 
@@ -380,9 +376,9 @@ def test_every_refused_assertion_costs_the_maximum_of_verifications(authserver: 
     """Client enumeration by timing (keycloak#26110): the amount of work does not reveal whether a client exists."""
     key = {"ES256": KEY, "EdDSA": EDDSA_KEY}.get(alg, RSA_KEY)
     client = KeyClient(authserver, key, jwks(public_jwk(key, alg=None, kid="one")))
-    assert count_verifications(lambda: client.post(client.assertion(alg=alg))) == 1
+    assert count_verifications(authserver, lambda: client.post(client.assertion(alg=alg))) == 1
     several = KeyClient(authserver, key, jwks(public_jwk(key, kid="a", alg=None), *(public_jwk(k) for k in OTHERS)))
-    assert count_verifications(lambda: several.post(several.assertion(alg=alg, kid="a"))) == 1
+    assert count_verifications(authserver, lambda: several.post(several.assertion(alg=alg, kid="a"))) == 1
     of_secret, _ = authserver.create_client()
     nobody, other = {"iss": "agent_nobody", "sub": "agent_nobody"}, of_secret.client_id
     stranger = SigningKey.generate(key.alg)
@@ -396,7 +392,10 @@ def test_every_refused_assertion_costs_the_maximum_of_verifications(authserver: 
     }
     for name, assertion in refused.items():
         responses: list[TestResponse] = []
-        assert count_verifications(lambda a=assertion, r=responses: r.append(client.post(a))) == MAX_CLIENT_KEYS, name
+        assert (
+            count_verifications(authserver, lambda a=assertion, r=responses: r.append(client.post(a)))
+            == MAX_CLIENT_KEYS
+        ), name
         assert (responses[0].status_code, responses[0].json["error"]) == (401, "invalid_client"), name
 
 

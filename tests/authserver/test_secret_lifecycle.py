@@ -212,7 +212,7 @@ def test_the_work_does_not_depend_on_the_number_of_secrets(authserver: AuthServe
 
     def cost(client_id: str, secret: str) -> tuple[int, int]:
         return count_digests_and_comparisons(
-            lambda: assert_invalid_client(authserver.post_token(basic=(client_id, secret)))
+            authserver, lambda: assert_invalid_client(authserver.post_token(basic=(client_id, secret)))
         )
 
     client, old = authserver.create_client()

@@ -1,7 +1,9 @@
 """Status lists of the authorization server: reservation of indices, revocation, publication and pruning."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import parse_key_set, read_header, verify
 from gatehouse.shared.protocol.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
+from gatehouse.shared.service.cache import MustWait
 
 pytestmark = pytest.mark.both_databases
 
@@ -137,6 +140,42 @@ def test_a_block_is_used_for_an_hour_and_no_longer(authserver: AuthServer, clock
     assert indices.allocate(client, authserver.clock()) == Index(first.list_id, first.idx + 1)
     clock.advance(1)
     assert indices.allocate(client, authserver.clock()) == Index(first.list_id, first.idx + MIN_BLOCK)
+
+
+@pytest.mark.only_on("sqlite")
+def test_an_index_is_allocated_without_waiting_only_from_a_block(authserver: AuthServer) -> None:
+    client, _ = authserver.create_client()
+    indices, now = indices_of(authserver), authserver.clock()
+    with pytest.raises(MustWait):
+        indices.allocate(client, now, wait=False)
+    first = indices.allocate(client, now)
+    assert indices.allocate(client, now, wait=False) == Index(first.list_id, first.idx + 1)
+    for _ in range(MIN_BLOCK - 2):
+        indices.allocate(client, now)
+    with paused_at_a_statement(authserver, lambda: indices.allocate(client, now)), pytest.raises(MustWait):
+        indices.allocate(client, now, wait=False)
+    assert indices.allocate(client, now, wait=False).idx > first.idx
+
+
+@contextmanager
+def paused_at_a_statement(server: AuthServer, action: Callable[[], Any]) -> Iterator[None]:
+    """Run an action in a thread that stops before its first statement, until the block ends."""
+    paused, resume = threading.Event(), threading.Event()
+
+    def pause(*_: Any) -> None:
+        paused.set()
+        resume.wait()
+
+    event.listen(server.services.database.engine, "before_cursor_execute", pause)
+    thread = threading.Thread(target=action)
+    thread.start()
+    try:
+        paused.wait()
+        yield
+    finally:
+        resume.set()
+        thread.join()
+        event.remove(server.services.database.engine, "before_cursor_execute", pause)
 
 
 def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None:
@@ -304,6 +343,26 @@ def test_an_unchanged_list_is_not_sent_again_until_it_is_renewed(authserver: Aut
     renewed = publisher.find(list_id, key)
     assert renewed is not None
     assert renewed.etag != changed.etag, "its iat shows its age"
+
+
+@pytest.mark.only_on("sqlite")
+def test_a_list_is_found_without_waiting_only_if_it_is_signed(authserver: AuthServer, clock: FakeClock) -> None:
+    client, secret = authserver.create_client()
+    list_id = issue(authserver, client, secret)["uri"].rpartition("/")[2]
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, clock, monotonic=FakeClock())
+    key = authserver.services.keys.ring().signing_key
+    for find in (partial(publisher.find, list_id, key), publisher.uris):
+        with pytest.raises(MustWait):
+            find(wait=False)
+    assert publisher.uris() == publisher.uris(wait=False)
+    first = publisher.find(list_id, key)
+    assert publisher.find(list_id, key, wait=False) is first
+    clock.advance(WINDOW)
+    with pytest.raises(MustWait):
+        publisher.find(list_id, key, wait=False)
+    with paused_at_a_statement(authserver, lambda: publisher.find(list_id, key)), pytest.raises(MustWait):
+        publisher.find(list_id, key, wait=False)
+    assert publisher.find(list_id, key, wait=False) is not first
 
 
 @pytest.mark.only_on("sqlite")

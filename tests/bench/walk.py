@@ -23,11 +23,13 @@ from typing import Any
 import click.testing
 import httpx2
 from local_stack import free_port
+from support.http_client import Exchange, as_wsgi
 from support.resourceserver import lifespan
-from werkzeug.test import Client
+from werkzeug.test import EnvironBuilder
 
-from gatehouse.authserver.app import close_app, create_app
+from gatehouse.authserver.app import Services, build_app, close_services, create_services
 from gatehouse.authserver.cli import main as authserver
+from gatehouse.authserver.http import Request
 from gatehouse.authserver.settings import Settings as AuthserverSettings
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver.app import create_app as create_resource_app
@@ -88,18 +90,28 @@ def run(command: click.Command, *arguments: str) -> str:
 class TokenRequests:
     """Token requests to one authorization server."""
 
-    def __init__(self, app: Any, issuer: str) -> None:
-        self._http = Client(app)
-        self._issuer = issuer
+    def __init__(self, app: Any, services: Services) -> None:
+        self._app = app
+        self._threads = services.threads
+        self._issuer = services.settings.issuer
 
     def send(self, form: dict[str, str], headers: dict[str, str], walk: Walk | None = None) -> str:
         """Return the access token that a request gets."""
         form = {"grant_type": "client_credentials", **form}
-        with traced(walk or Walk()):
-            response = self._http.post("/token", data=form, headers=headers)
-        assert response.status_code == 200, response.text
-        token: str = response.json["access_token"]  # type: ignore[index]
+        exchange = Exchange(EnvironBuilder("/token", method="POST", data=form, headers=headers).get_environ())
+        asyncio.run(self._run(exchange, walk or Walk()))
+        status, _, body = exchange.response()
+        assert status == 200, body
+        token: str = json.loads(body)["access_token"]
         return token
+
+    async def _run(self, exchange: Exchange, walk: Walk) -> None:
+        """Trace the event loop and the server's only thread."""
+        request = Request({}, pool=self._threads)
+        await request.in_thread(sys.setprofile, walk)
+        with traced(walk):
+            await exchange.run(self._app)
+        await request.in_thread(sys.setprofile, None)
 
     def by_secret(self, client: dict[str, Any], walk: Walk | None = None) -> str:
         """Send a request with client_secret_basic."""
@@ -169,8 +181,9 @@ def main() -> None:
     Path("key.json").write_text(json.dumps(key.public_jwk()), encoding="utf-8")
     by_key = json.loads(run(authserver, *create, "--name", "key", "--jwks", "key.json"))["client_id"]
 
-    app = create_app(load_settings(AuthserverSettings))
-    requests = TokenRequests(app, issuer)
+    services = create_services(load_settings(AuthserverSettings).model_copy(update={"threads": 1}))
+    app = build_app(services)
+    requests = TokenRequests(app, services)
     secret_walk, key_walk = Walk(), Walk()
     for walk in (None, None, secret_walk):
         token = requests.by_secret(by_secret, walk)
@@ -180,7 +193,7 @@ def main() -> None:
         secret_walk.report("POST /token, client_secret_basic", "authserver"),
         key_walk.report("POST /token, private_key_jwt", "authserver"),
     ]
-    server = wsgiref.simple_server.make_server("127.0.0.1", port, app)
+    server = wsgiref.simple_server.make_server("127.0.0.1", port, as_wsgi(app))
     server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[union-attr]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -188,7 +201,7 @@ def main() -> None:
     finally:
         server.shutdown()
         server.server_close()
-        close_app(app)
+        close_services(services)
     print(f"\nbounds: {MAX_OWN_PACKAGE} files of a server's package, {MAX_PROJECT} in all")
     sys.exit(not all(within))
 

@@ -1,16 +1,21 @@
 """An authorization server in this process, with a real application and database but no network."""
 
+import asyncio
+import sys
+import threading
 from base64 import b64encode
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy.orm import Session
-from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.app import Services, close_app, create_app
+from gatehouse.authserver.app import Services, build_app, close_services, create_services
+from gatehouse.authserver.clients.authentication import read_credentials
 from gatehouse.authserver.clients.registration import Registration, add_grant, create_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.database import Database
@@ -26,11 +31,15 @@ from gatehouse.shared.service.audit import AuditEvent, find_events
 from gatehouse.shared.service.audit_writer import AuditRows
 from support.clock import FakeClock
 from support.databases import Template, take_away
+from support.http_client import http_client, run
 
 RESOURCE = "https://mcp.example.com/mcp"
 OTHER_RESOURCE = "https://other.example.com/mcp"
 ISSUER = "https://as.example.com"
 FORM = "application/x-www-form-urlencoded"
+
+Profile = Callable[[FrameType, str, Any], object]
+"""What `sys.setprofile` takes."""
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
@@ -78,9 +87,9 @@ class AuthServer:
         self.folder = folder
         self.clock = clock
         self.settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
-        self.app = create_app(self.settings, clock, monotonic=clock)
-        self.services: Services = self.app.extensions["gatehouse"]
-        self.http = HttpClient(self.app)
+        self.services = create_services(self.settings, clock, monotonic=clock)
+        self.app = build_app(self.services)
+        self.http = http_client(self.app)
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
 
     def add_resource(self, resource: str = RESOURCE, /, **scopes: tuple[str, ...]) -> None:
@@ -134,13 +143,37 @@ class AuthServer:
         # A committed event is written after all events that were recorded before it.
         self.services.audit.commit_and_wait(AuditEvent("test.flush", "allowed"))
 
+    @contextmanager
+    def profiled(self, note: Profile) -> Iterator[None]:
+        """Pass every call on the event loop and in the threads of requests to a function, as `sys.setprofile` does."""
+        self._profile(note)
+        try:
+            yield
+        finally:
+            self._profile(None)
+
+    def _profile(self, note: Profile | None) -> None:
+        together = threading.Barrier(self.settings.threads)
+
+        def apply() -> None:
+            # Each thread waits for the others, so that none of them is skipped.
+            together.wait()
+            sys.setprofile(note)
+
+        async def apply_everywhere() -> None:
+            request = Request({}, pool=self.services.threads)
+            await asyncio.gather(*(request.in_thread(apply) for _ in range(self.settings.threads)))
+            sys.setprofile(note)
+
+        run(apply_everywhere())
+
     def take_database_away(self) -> None:
         """Make the database unreachable for the rest of the test."""
         self.services.database.close()
         take_away(self.settings.database)
 
     def close(self) -> None:
-        close_app(self.app)
+        close_services(self.services)
 
 
 def basic_header(client_id: str, secret: str) -> str:
@@ -151,9 +184,8 @@ def basic_header(client_id: str, secret: str) -> str:
 def authenticate(services: Services, client_id: str, secret: str) -> Client:
     """Authenticate a client with client_secret_basic, as an endpoint does. Raises OAuthError."""
     request = Request({"authorization": basic_header(client_id, secret)})
-    return services.authenticator.authenticate(
-        request, Form(token_form()), services.keys.ring(), services.clock()
-    ).client
+    credentials = read_credentials(request, Form(token_form()))
+    return services.authenticator.authenticate(request, credentials, services.keys.ring(), services.clock()).client
 
 
 def token_form(**parameters: str) -> dict[str, str]:

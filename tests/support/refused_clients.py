@@ -1,7 +1,6 @@
 """What a client gets that did not prove who it is, and what it costs."""
 
 import hmac
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.credentials import secrets
+from support.authserver import AuthServer
 
 CONSTANT = "Client authentication failed. Check the client_id, the credential and the client's registered method."
 
@@ -23,7 +23,7 @@ def assert_invalid_client(response: TestResponse) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def count_digests_and_comparisons(action: Callable[[], Any]) -> tuple[int, int]:
+def count_digests_and_comparisons(server: AuthServer, action: Callable[[], Any]) -> tuple[int, int]:
     """Return how many digests of secrets an action makes, and how many comparisons in constant time."""
     digests = comparisons = 0
 
@@ -32,9 +32,6 @@ def count_digests_and_comparisons(action: Callable[[], Any]) -> tuple[int, int]:
         digests += kind == "call" and frame.f_code is secrets.digest.__code__
         comparisons += kind == "c_call" and argument is hmac.compare_digest
 
-    sys.setprofile(note)
-    try:
+    with server.profiled(note):
         action()
-    finally:
-        sys.setprofile(None)
     return digests, comparisons

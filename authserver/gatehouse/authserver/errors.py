@@ -77,7 +77,7 @@ def render(error: OAuthError, request_id: str) -> Response:
     return json_response(content, error.status, {**NO_STORE, **error.headers})
 
 
-def refuse(
+async def refuse(
     audit: AuditWriter,
     request_id: str,
     error: OAuthError,
@@ -101,7 +101,7 @@ def refuse(
         detail={"error": error.error, **({"remediation": error.remediation} if error.remediation else {})},
     )
     try:
-        audit.commit_and_wait(event)
+        await audit.commit_async(event)
     except AuditUnavailable as unavailable:
         log.error("a refusal cannot be recorded", error=str(unavailable))
         return render(temporarily_unavailable(str(unavailable)), request_id)

@@ -1,22 +1,40 @@
-"""HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns."""
+"""HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-import io
+An endpoint leaves the event loop only by its request, so that one deadline limits every wait.
+"""
+
+import asyncio
+import contextvars
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 from werkzeug.http import parse_etags, unquote_etag
 
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.service.cache import MustWait
 
 MAX_BODY = 64 * 1024
 """Bytes. No OAuth form needs more."""
 
+DEADLINE = 5.0
+"""Seconds from reading a request until the last moment at which it may still wait for a thread."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Headers of every response that carries or concerns credentials (RFC 6749 5.1)."""
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+"""ASGI's function that returns the next message of a request."""
 
 _MAX_LENGTH_DIGITS = 10
 _FORM_TYPE = "application/x-www-form-urlencoded"
@@ -38,6 +56,10 @@ class BadRequest(Exception):
         self.status = status
 
 
+class DeadlineExceeded(Exception):
+    """A request waited too long: all threads were busy, or the database did not answer."""
+
+
 @dataclass(slots=True)
 class Request:
     """One HTTP request. Header names are in lower case; the body is complete.
@@ -47,53 +69,76 @@ class Request:
 
     headers: Mapping[str, str]
     body: bytes = b""
-    query: str = ""
+    method: str = "GET"
     path: str = ""
+    """As it was sent, percent-encoded."""
+    query: str = ""
+    pool: Executor | None = field(default=None, repr=False)
+    """The threads of `in_thread`. None for those of the event loop."""
+    deadline: float = math.inf
+    """Until when the request may wait for a thread and its result, in seconds of `time.monotonic`."""
     request_id: str = ""
     actor: str | None = None
     """The authenticated client or credential, or `claimed:` and the client_id that the request claims."""
     target: str | None = None
     """What the request is about, such as a resource."""
 
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, Any]) -> "Request":
-        """Read a WSGI environ (PEP 3333) and its body, whether sized or chunked.
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that may wait, in a thread, and return its result.
 
         Raises:
-            BadRequest: the body is larger than MAX_BODY, or shorter than its Content-Length.
+            DeadlineExceeded: the function was not called, or its result is unknown.
         """
-        headers = {
-            name[5:].replace("_", "-").lower(): str(value)
-            for name, value in environ.items()
-            if name.startswith("HTTP_")
-        }
-        headers["content-type"] = str(environ.get("CONTENT_TYPE") or "")
-        return cls(
-            headers=headers,
-            body=_read_body(environ),
-            query=str(environ.get("QUERY_STRING") or ""),
-            path=str(environ.get("PATH_INFO") or ""),
-            request_id=str(environ["gatehouse.request_id"]),
-        )
+        call = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
+        try:
+            async with asyncio.timeout(self.deadline - time.monotonic()) as limit:
+                # A call that waits for a thread is cancelled with this one.
+                return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+        except TimeoutError:
+            if limit.expired():
+                raise DeadlineExceeded from None
+            raise
+
+    async def load(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.
+
+        Raises:
+            DeadlineExceeded: as for `in_thread`.
+        """
+        try:
+            return function(*args, wait=False)
+        except MustWait:
+            return await self.in_thread(function, *args)
 
 
-def _read_body(environ: Mapping[str, Any]) -> bytes:
-    length = str(environ.get("CONTENT_LENGTH") or "")
-    if length.isascii() and length.isdigit():
-        if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY:
+class RequestBody:
+    """The body of a request, of at most MAX_BODY bytes, as an ASGI server delivers it."""
+
+    def __init__(self, headers: Mapping[str, str], receive: Receive) -> None:
+        """Prepare to read the body of a request with these headers. Their names are in lower case."""
+        self._length = headers.get("content-length", "")
+        self._receive = receive
+        self._more = "transfer-encoding" in headers or self._length.strip("0") != ""
+
+    async def read(self) -> bytes:
+        """Return the whole body, whether sized or chunked.
+
+        Raises:
+            BadRequest: the body is larger than MAX_BODY, or the client sent only a part of it.
+        """
+        if len(self._length) > _MAX_LENGTH_DIGITS or int(self._length or "0") > MAX_BODY:
             raise _too_large()
-        body = bytes(environ["wsgi.input"].read(int(length)))
-        if len(body) < int(length):
-            # A truncated form can mean something other than the complete one.
-            raise BadRequest("The body ended before its Content-Length.")
-        return body
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    source: io.BufferedIOBase = environ["wsgi.input"]
-    body = bytes(source.read(MAX_BODY + 1))
-    if len(body) > MAX_BODY:
-        raise _too_large()
-    return body
+        body = bytearray()
+        while self._more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                # A truncated form can mean something other than the complete one.
+                raise BadRequest("The body ended before its Content-Length, or its chunks are malformed.")
+            body += message.get("body") or b""
+            if len(body) > MAX_BODY:
+                raise _too_large()
+            self._more = message.get("more_body", False)
+        return bytes(body)
 
 
 def _too_large() -> BadRequest:
@@ -171,6 +216,10 @@ class Response:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+"""Answers one request. A refusal is raised as OAuthError or BadRequest."""
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -27,7 +27,12 @@ class Settings(ServerSettings):
         description="The issuer identifier: the URL by which clients and resource servers know this server.",
     )
     bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
-    threads: int = Field(4, ge=1, le=64, description="Number of threads in each worker process.")
+    threads: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Number of threads in each worker process, for what must wait for the database or for signatures.",
+    )
     database_url: str = Field(
         "sqlite:///var/authserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from support.clock import FakeClock
 
-from gatehouse.shared.service.cache import LoadingCache
+from gatehouse.shared.service.cache import LoadingCache, MustWait
 
 
 class Source:
@@ -173,3 +173,18 @@ def test_a_load_that_began_too_long_ago_is_not_joined(clock: FakeClock, in_threa
     load.outcomes[0].set_result("old")
     assert first.result(10) == "old"
     assert cache.get("a") == "new"
+
+
+def test_a_caller_that_must_not_wait_gets_only_what_is_in_memory(source: Source, clock: FakeClock) -> None:
+    source.values["a"] = "1"
+    cache = LoadingCache(source.load, monotonic=clock)
+    with pytest.raises(MustWait):
+        cache.get("a", wait=False)
+    assert source.loads == []
+    cache.get("a")
+    cache.get("unknown")
+    assert [cache.get(key, wait=False) for key in ("a", "unknown")] == ["1", None]
+    clock.advance(1)
+    with pytest.raises(MustWait):
+        cache.get("a", wait=False)
+    assert source.loads == ["a", "unknown"]

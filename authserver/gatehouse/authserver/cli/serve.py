@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gatehouse.authserver.app import close_app, create_app, start_app
+from gatehouse.authserver.app import create_app
 from gatehouse.authserver.cli.installation import open_installation, settings_of
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
@@ -21,13 +21,6 @@ def serve(ctx: click.Context) -> None:
     def prepare() -> Callable[[], Any]:
         with open_installation(ctx) as installation:
             installation.keys(to_sign=True)
-        return lambda: start_app(create_app(settings))
+        return lambda: create_app(settings)
 
-    Server(
-        name="authserver",
-        settings=settings,
-        worker_class="gthread",
-        threads=settings.threads,
-        prepare=prepare,
-        close_app=close_app,
-    ).run()
+    Server(name="authserver", settings=settings, prepare=prepare).run()

@@ -89,8 +89,8 @@ def _issue(
         if isinstance(error, ScopeNotGranted):
             refusal = explain(error, list_identifiers(session), declared_scopes(session, error.resource))
         raise CommandRefused(f"{refusal.error}: {refusal.reason}{_remediation(refusal.remediation)}") from None
-    issuer = TokenIssuer(settings.issuer, settings.token_ttl, partial(_allocate_index, session))
-    issued = issuer.issue(granted, keys.signing_key, admin.now())
+    index = _allocate_index(session, client, admin.now())
+    issued = TokenIssuer(settings.issuer, settings.token_ttl).issue(granted, index, keys.signing_key, admin.now())
     claims = issued.claims
     detail = {"aud": claims.aud, "scope": issued.scope, "exp": claims.exp}
     admin.record(session, AuditAction.TOKEN_ISSUE, client_id, jti=claims.jti, **detail)

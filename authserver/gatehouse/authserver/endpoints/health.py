@@ -11,13 +11,19 @@ from gatehouse.shared.service.audit_writer import AuditWriter
 _HEADERS = {"Cache-Control": "no-store"}
 
 
-def livez(_: Request) -> Response:
+async def livez(_: Request) -> Response:
     """Answer 200: the process serves requests."""
     return json_response({"status": "ok"}, headers=_HEADERS)
 
 
-def readyz(database: Database, keys: KeyStore, audit: AuditWriter, _: Request) -> Response:
+async def readyz(database: Database, keys: KeyStore, audit: AuditWriter, request: Request) -> Response:
     """Answer whether tokens can be issued: 200 if every check is `ok`, else 503."""
+    checks = await request.in_thread(_run_checks, database, keys, audit)
+    ready = set(checks.values()) == {"ok"}
+    return json_response({"status": "ok" if ready else "unavailable", **checks}, 200 if ready else 503, _HEADERS)
+
+
+def _run_checks(database: Database, keys: KeyStore, audit: AuditWriter) -> dict[str, str]:
     checks = {"database": "ok", "signing_key": "ok"}
     try:
         database.ping()
@@ -29,5 +35,4 @@ def readyz(database: Database, keys: KeyStore, audit: AuditWriter, _: Request) -
         keys.ring()
     except (SQLAlchemyError, NoUsableKey):
         checks["signing_key"] = "none is usable"
-    ready = set(checks.values()) == {"ok"}
-    return json_response({"status": "ok" if ready else "unavailable", **checks}, 200 if ready else 503, _HEADERS)
+    return checks

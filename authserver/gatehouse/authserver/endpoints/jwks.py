@@ -7,9 +7,9 @@ from gatehouse.authserver.keys.store import KeyStore
 PATH = "/.well-known/jwks.json"
 
 
-def jwks(keys: KeyStore, request: Request) -> Response:
+async def jwks(keys: KeyStore, request: Request) -> Response:
     """Answer with the public keys; 304 if the client has this version already."""
-    ring = keys.ring()
+    ring = await request.load(keys.ring)
     headers = {
         "Content-Type": "application/jwk-set+json",
         # A shared cache must ask each time (s-maxage, RFC 9111 5.2.2.10). It may ignore the Cache-Control of a

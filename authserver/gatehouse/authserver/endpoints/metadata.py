@@ -11,7 +11,7 @@ from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 PATH = "/.well-known/oauth-authorization-server"
 
 
-def metadata(issuer: str, _: Request) -> Response:
+async def metadata(issuer: str, _: Request) -> Response:
     """Answer with the server's metadata. It names only what works.
 
     Every URL comes from the configured issuer, never from the request.

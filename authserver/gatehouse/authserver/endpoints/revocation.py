@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator
+from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator, read_credentials
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.errors import invalid_request
 from gatehouse.authserver.http import NO_STORE, Request, Response, parse_form
@@ -34,8 +34,9 @@ class RevocationEndpoint:
     def __call__(self, request: Request) -> Response:
         """Answer one request. A refusal is raised as OAuthError or BadRequest."""
         form = parse_form(request)
+        credentials = read_credentials(request, form)
         keys, now = self.keys.ring(), self.clock()
-        client = self.authenticator.authenticate(request, form, keys, now)
+        client = self.authenticator.authenticate(request, credentials, keys, now)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to revoke.")

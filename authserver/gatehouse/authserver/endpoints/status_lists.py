@@ -10,18 +10,18 @@ from gatehouse.shared.protocol.status_list import MEDIA_TYPE, PATH, parse_list_u
 _HEADERS = {"Cache-Control": "no-cache"}
 
 
-def status_lists(publisher: StatusListPublisher, _: Request) -> Response:
+async def status_lists(publisher: StatusListPublisher, request: Request) -> Response:
     """Answer with the URI of every list, so that a resource server knows a list before its first token (9.1)."""
-    return json_response({"status_lists": publisher.uris()}, headers=_HEADERS)
+    return json_response({"status_lists": await request.load(publisher.uris)}, headers=_HEADERS)
 
 
-def status_list(issuer: str, keys: KeyStore, publisher: StatusListPublisher, request: Request) -> Response:
+async def status_list(issuer: str, keys: KeyStore, publisher: StatusListPublisher, request: Request) -> Response:
     """Answer with a signed list; 304 if the resource server has this version already."""
     request.target = PATH
     list_id = parse_list_uri(issuer, f"{issuer}{request.path}")
-    key = keys.ring().signing_key
+    key = (await request.load(keys.ring)).signing_key
     # A malformed id is not looked up: it may hold text that the database cannot compare.
-    published = publisher.find(list_id, key) if list_id is not None else None
+    published = await request.load(publisher.find, list_id, key) if list_id is not None else None
     if published is None:
         raise invalid_request("There is no such status list. Tokens that refer to it have expired.", status=404)
     headers = {**_HEADERS, "Content-Type": MEDIA_TYPE, "ETag": published.etag}

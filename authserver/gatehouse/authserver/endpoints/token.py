@@ -1,14 +1,14 @@
 """`POST /token` (RFC 6749 3.2)."""
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.authentication import ClientAuthenticator
+from gatehouse.authserver.clients.authentication import ClientAuthenticator, read_credentials
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
     choose_resource,
@@ -19,8 +19,9 @@ from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response, parse_form
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
-from gatehouse.authserver.tokens.issue import IssuedToken, TokenIssuer
+from gatehouse.authserver.tokens.issue import IssuedToken, StatusIndexAllocator, TokenIssuer
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
@@ -38,37 +39,45 @@ class TokenEndpoint:
     keys: KeyStore
     authenticator: ClientAuthenticator
     authlib: AuthlibServer
+    indices: StatusIndexAllocator
     issuer: TokenIssuer
     audit: AuditWriter
     clock: Clock
 
-    def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         form = parse_form(request)
-        keys, now = self.keys.ring(), self.clock()
         requested = read_resource(form.resources)
         request.target = requested.identifier
-        client = self.authenticator.authenticate(request, form, keys, now)
+        credentials = read_credentials(request, form)
+        keys, now = await request.load(self.keys.ring), self.clock()
+        client = await request.load(self.authenticator.authenticate, request, credentials, keys, now)
         self.authlib.find_grant(form.parameters)
         try:
             resource = choose_resource(client, requested)
             granted = choose_scope(client, resource, form.parameters)
         except ScopeNotGranted as refusal:
-            self._explain(refusal)
-        issued = self.issuer.issue(granted, keys.signing_key, now)
+            raise await request.in_thread(self._explain, refusal) from None
+        issued = await self._issue(request, granted, keys.signing_key, now)
         self._record(request, granted, issued)
         return _respond(issued)
 
-    def _explain(self, refusal: ScopeNotGranted) -> NoReturn:
-        """Raise the refusal with the reason and remediation that the registered resources allow."""
+    async def _issue(self, request: Request, granted: GrantedRequest, key: SigningKey, now: float) -> IssuedToken:
+        index = await request.load(self.indices.allocate, granted.client, now)
+        if key.is_slow:
+            return await request.in_thread(self.issuer.issue, granted, index, key, now)
+        return self.issuer.issue(granted, index, key, now)
+
+    def _explain(self, refusal: ScopeNotGranted) -> OAuthError:
+        """Return the refusal with the reason and remediation that the registered resources allow."""
         try:
             with self.database.read() as session:
                 identifiers = list_identifiers(session)
                 declared = declared_scopes(session, refusal.resource)
         except SQLAlchemyError:
             log.warning("the registered resources cannot be read to explain a refusal")
-            raise refusal from None
-        raise explain(refusal, identifiers, declared) from None
+            return refusal
+        return explain(refusal, identifiers, declared)
 
     def _record(self, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
         """Record an issued token. The event is written within 200 ms, together with others."""

@@ -71,14 +71,15 @@ class KeyStore:
             lambda _: self._load_or_keep(), max_age=max_age, monotonic=monotonic
         )
 
-    def ring(self) -> KeyRing:
+    def ring(self, *, wait: bool = True) -> KeyRing:
         """Return the keys in use.
 
         Raises:
+            MustWait: without `wait`, if the keys have to be read again.
             NoUsableKey: there is no signing key, or none decrypts.
             SQLAlchemyError: the database is unavailable, and no ring was ever loaded.
         """
-        return self._cache.get(None)
+        return self._cache.get(None, wait=wait)
 
     def _load_or_keep(self) -> KeyRing:
         try:

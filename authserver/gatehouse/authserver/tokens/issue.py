@@ -7,7 +7,6 @@ database. The `jti` of a token contains its index.
 import re
 import secrets
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
@@ -27,6 +26,7 @@ from gatehouse.shared.protocol.claims import (
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import list_uri
+from gatehouse.shared.service.cache import MustWait
 from gatehouse.shared.service.remediation import client_command
 
 MIN_BLOCK = 16
@@ -85,10 +85,11 @@ class StatusIndexAllocator:
         self._blocks: LRUCache[str, _ClientBlock] = LRUCache(clients)
         self._lock = threading.Lock()
 
-    def allocate(self, client: Client, now: float) -> Index:
+    def allocate(self, client: Client, now: float, *, wait: bool = True) -> Index:
         """Return an index for a token of a client that is issued now. `now` is seconds since the epoch.
 
         Raises:
+            MustWait: without `wait`, if a block has to be reserved.
             OAuthError: `invalid_client`: the client was disabled or deleted since it authenticated.
             SQLAlchemyError: no block is left, and none can be reserved.
         """
@@ -97,10 +98,14 @@ class StatusIndexAllocator:
             if held is None:
                 held = self._blocks[client.client_id] = _ClientBlock()
         # Of all threads that wait here, one reserves a block and the others allocate from it.
-        with held.lock:
+        if not held.lock.acquire(blocking=wait):
+            raise MustWait
+        try:
             index = held.next_index(client.token_epoch, now)
             if index is not None:
                 return index
+            if not wait:
+                raise MustWait
             with self._database.write() as session:
                 block = reserve_block(session, client.client_id, held.next_size(), int(now))
             if block is None:
@@ -109,6 +114,8 @@ class StatusIndexAllocator:
                 )
             held.block, held.used = block, 1
             return Index(block.list_id, block.start)
+        finally:
+            held.lock.release()
 
     def prune(self) -> None:
         """Delete the rows of expired tokens, and the lists whose last token expired."""
@@ -128,27 +135,21 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenIssuer:
-    """Issues the tokens of one issuer."""
+    """Issues the tokens of one issuer. Pure: no I/O."""
 
     issuer: str
     default_ttl: int
     """Seconds; for clients without a TTL of their own."""
-    allocate_index: Callable[[Client, float], Index]
-    """Returns a status list index that no other token has, for a client and the time in seconds since the epoch.
 
-    Raises OAuthError if the client is disabled.
-    """
+    def issue(self, granted: GrantedRequest, index: Index, key: SigningKey, now: float) -> IssuedToken:
+        """Sign a token for a granted request, with a status list index that no other token has.
 
-    def issue(self, granted: GrantedRequest, key: SigningKey, now: float) -> IssuedToken:
-        """Sign a token for a granted request, issued at `now`, in seconds since the epoch.
+        `now` is seconds since the epoch.
 
         Raises:
-            OAuthError: `invalid_scope` if the token would be longer than a resource server accepts;
-                `invalid_client` if the client was disabled since it authenticated.
-            SQLAlchemyError: no index can be allocated.
+            OAuthError: `invalid_scope` if the token would be longer than a resource server accepts.
         """
         client = granted.client
-        index = self.allocate_index(client, now)
         issued_at = int(now)
         claims = AccessClaims(
             iss=self.issuer,

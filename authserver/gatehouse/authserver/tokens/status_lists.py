@@ -33,7 +33,7 @@ from gatehouse.shared.protocol.status_list import (
     list_uri,
     set_bits,
 )
-from gatehouse.shared.service.cache import LoadingCache
+from gatehouse.shared.service.cache import LoadingCache, MustWait
 
 MAX_BLOCK = 1024
 """The largest number of indices that are reserved at once."""
@@ -237,27 +237,34 @@ class StatusListPublisher:
         self._signed: LRUCache[str, tuple[tuple[int, str, int], PublishedList]] = LRUCache(signed_lists)
         self._signing = threading.Lock()
 
-    def uris(self) -> list[str]:
-        """Return the URI of every list. Raises SQLAlchemyError."""
-        return [list_uri(self._issuer, list_id) for list_id in self._ids.get(None)]
+    def uris(self, *, wait: bool = True) -> list[str]:
+        """Return the URI of every list. Raises SQLAlchemyError, and MustWait without `wait` if they are not cached."""
+        return [list_uri(self._issuer, list_id) for list_id in self._ids.get(None, wait=wait)]
 
-    def find(self, list_id: str, key: SigningKey) -> PublishedList | None:
+    def find(self, list_id: str, key: SigningKey, *, wait: bool = True) -> PublishedList | None:
         """Return a signed list, or None if there is none with that id.
 
         Raises:
+            MustWait: without `wait`, if the version of the list has to be read again, or the list to be signed.
             SQLAlchemyError: the database is unavailable. An older signed list is not served then, because it may have
                 changed, and a resource server itself decides how long it continues without an update.
         """
         # A path may contain text that the database rejects, and must not fill the cache.
-        version = self._versions.get(list_id) if LIST_ID.fullmatch(list_id) else None
+        version = self._versions.get(list_id, wait=wait) if LIST_ID.fullmatch(list_id) else None
         if version is None:
             return None
         now = int(self._clock())
         state = (version, key.kid, now // WINDOW)
-        with self._signing:
+        if not self._signing.acquire(blocking=wait):
+            raise MustWait
+        try:
             signed = self._signed.get(list_id)
             if signed is None or signed[0] != state:
+                if not wait:
+                    raise MustWait
                 signed = self._signed[list_id] = (state, self._sign(list_id, key, now))
+        finally:
+            self._signing.release()
         return signed[1]
 
     def _sign(self, list_id: str, key: SigningKey, now: int) -> PublishedList:

@@ -31,4 +31,4 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         tls_context()  # Before the fork, so that the workers need not load the certificate authorities.
         return lambda: create_app(settings, catalogue)
 
-    Server(name="resourceserver", settings=settings, worker_class="asgi", prepare=prepare).run()
+    Server(name="resourceserver", settings=settings, prepare=prepare).run()

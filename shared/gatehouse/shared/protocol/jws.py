@@ -84,6 +84,11 @@ class SigningKey:
     alg: str
     key: AsymmetricKey
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether a signature takes about a millisecond (RSA), too long for an event loop."""
+        return KEY_TYPES[self.alg] == "RSA"
+
     @classmethod
     def generate(cls, alg: str) -> "SigningKey":
         """Generate a key for one of SIGNING_ALGORITHMS."""

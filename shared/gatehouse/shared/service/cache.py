@@ -18,6 +18,10 @@ MAX_AGE = 1.0
 _SIZE = 4096
 
 
+class MustWait(Exception):
+    """The result is not in memory, and the caller said that it must not wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Load(Generic[ValueT]):
     started: float
@@ -49,13 +53,15 @@ class LoadingCache(Generic[KeyT, ValueT]):
         self._values: LRUCache[KeyT, tuple[float, ValueT]] = LRUCache(size)
         self._loads: dict[KeyT, _Load[ValueT]] = {}
 
-    def get(self, key: KeyT) -> ValueT:
-        """Return the value of a key. Raises whatever `load` raises."""
+    def get(self, key: KeyT, *, wait: bool = True) -> ValueT:
+        """Return the value of a key. Raises whatever `load` raises, and MustWait without `wait` if it would load."""
         now = self._monotonic()
         with self._lock:
             known = self._values.get(key)
             if known is not None and now - known[0] < self._max_age:
                 return known[1]
+            if not wait:
+                raise MustWait
             running = self._loads.get(key)
             # A load that began too long ago would return a value that is too old for this caller.
             joined = running is not None and now - running.started < self._max_age

@@ -6,7 +6,7 @@ gunicorn reads no configuration file and no environment variable of its own.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
@@ -41,11 +41,8 @@ class Server:
 
     name: str
     settings: ServerSettings
-    worker_class: Literal["gthread", "asgi"]
     prepare: Callable[[], Callable[[], Any]]
     """Called once, before the fork. Checks what would stop every worker, and returns what creates the application."""
-    close_app: Callable[[Any], None] = lambda _: None
-    threads: int = 1
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; does not return.
@@ -71,8 +68,7 @@ class _Application(BaseApplication):
             "proc_name": server.name,
             "bind": server.settings.bind,
             "workers": server.settings.workers,
-            "worker_class": Worker if server.worker_class == "asgi" else server.worker_class,
-            "threads": server.threads,
+            "worker_class": Worker,
             "timeout": _WORKER_TIMEOUT,
             "graceful_timeout": int(_GRACEFUL_TIMEOUT),
             "keepalive": int(IDLE_TIMEOUT),
@@ -84,14 +80,9 @@ class _Application(BaseApplication):
             "control_socket_disable": True,
             # No decision depends on the scheme and address that a proxy claims: the issuer comes from the settings.
             "forwarded_allow_ips": "",
-            "worker_exit": lambda _arbiter, worker: self._close(worker),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         return self._create_app()
-
-    def _close(self, _: Any) -> None:
-        if self.callable is not None:
-            self._server.close_app(self.callable)

@@ -76,7 +76,8 @@ class Worker(ASGIWorker):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
         await self._drain()
-        if self.lifespan is not None and not self._quick_shutdown:
+        if self.lifespan is not None:
+            # Also after SIGINT: the application writes the events that are still in memory.
             await self.lifespan.shutdown()
 
     async def _start_application(self) -> None:

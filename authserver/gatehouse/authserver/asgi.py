@@ -1,0 +1,215 @@
+"""The ASGI entry: it handles every request first, and every response last.
+
+It compares the path byte by byte, reads the body, calls the endpoint, records and renders every refusal, and writes one
+log line. It waits only for the client and the audit log; endpoints leave the event loop by `Request.in_thread`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.authserver.clients.authentication import read_claimed_client
+from gatehouse.authserver.endpoints.metadata import PATH as METADATA
+from gatehouse.authserver.errors import OAuthError, invalid_request, refuse, report_outage
+from gatehouse.authserver.http import (
+    DEADLINE,
+    BadRequest,
+    DeadlineExceeded,
+    Endpoint,
+    Receive,
+    Request,
+    RequestBody,
+    Response,
+)
+from gatehouse.authserver.keys.sealed_keys import NoUsableKey
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, DeadlineExceeded)
+"""During one of these, a request can neither be granted nor refused."""
+
+UNKNOWN = "(other)"
+"""Stands for the path of a request that the server does not have. Such a path may contain credentials."""
+
+_COMMON_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint, and the audit action of its refusals; None records them as `http.request` for the path."""
+
+    method: str
+    endpoint: Endpoint
+    action: AuditAction | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the endpoint answers."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+
+class Routes:
+    """Every path of the server. A last segment in angle brackets stands for any text without a slash."""
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self._known: dict[bytes, tuple[str, Route]] = {}
+        self._parents: dict[bytes, tuple[str, Route]] = {}
+        for path, route in routes.items():
+            parent, _, last = path.rpartition("/")
+            if last.startswith("<"):
+                self._parents[parent.encode()] = path, route
+            else:
+                self._known[path.encode()] = path, route
+
+    def find(self, raw_path: bytes) -> tuple[str, Route | None]:
+        """Return the path as it may be logged, and its route. The path is as it was sent: nothing is decoded."""
+        if (known := self._known.get(raw_path)) is not None:
+            return known
+        parent, _, last = raw_path.rpartition(b"/")
+        return (self._parents.get(parent) if last else None) or (UNKNOWN, None)
+
+
+class Application:
+    """The ASGI application of one process."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        audit: AuditWriter,
+        pool: Executor,
+        *,
+        start: Callable[[], None],
+        close: Callable[[], None],
+    ) -> None:
+        """Create the application. `pool` is for `Request.in_thread`; its lifespan calls `start` and `close`."""
+        self._routes = Routes(routes)
+        self._audit = audit
+        self._pool = pool
+        self._start = start
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or the lifespan of the process (ASGI 3)."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        request_id = new_request_id()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.perf_counter(), None
+        path, route = self._routes.find(scope["raw_path"])
+        request = _read_request(scope, request_id)
+        body = RequestBody(request.headers, receive)
+        try:
+            response = await self._answer(request, body, path, route)
+            status = response.status
+            await _send(send, request, response)
+        finally:
+            log.info(
+                "request",
+                method=request.method,
+                path=path,
+                # There is none if the process shuts down before the response begins.
+                status=status,
+                outcome=outcome_of(status or HTTPStatus.INTERNAL_SERVER_ERROR),
+                ms=round((time.perf_counter() - started) * 1000, 1),
+            )
+            structlog.contextvars.clear_contextvars()
+
+    async def _answer(self, request: Request, body: RequestBody, path: str, route: Route | None) -> Response:
+        """Return the response to a request. Every refusal is recorded and rendered here."""
+        try:
+            try:
+                called = self._check(request, route)
+                request.body = await body.read()
+            except (OAuthError, BadRequest) as error:
+                return await refuse(self._audit, request.request_id, _refusal(error), target=path)
+            request.pool, request.deadline = self._pool, time.monotonic() + DEADLINE
+            return await self._call(called, request, path)
+        except Exception:
+            log.exception("request failed")
+            failure = OAuthError("server_error", "The server failed. Report the request id.", status=500)
+            return await refuse(self._audit, request.request_id, failure, target=path)
+
+    def _check(self, request: Request, route: Route | None) -> Route:
+        """Return the route of a request, before its body is read. Raises OAuthError."""
+        if not request.path.startswith("/"):
+            # A proxy may decide by a path that it reads differently (docs/divergences.md).
+            raise invalid_request("Send the path and not a whole URL as the request target (RFC 9112 3.2.1).")
+        if route is None:
+            raise invalid_request(f"No such endpoint or method. See {METADATA}.", status=404)
+        if request.method not in route.methods:
+            refusal = invalid_request(f"No such endpoint or method. See {METADATA}.", status=405)
+            refusal.headers["Allow"] = ", ".join(route.methods)
+            raise refusal
+        return route
+
+    async def _call(self, route: Route, request: Request, path: str) -> Response:
+        try:
+            return await route.endpoint(request)
+        except OUTAGES as error:
+            return report_outage(request.request_id, error, route.action)
+        except BadRequest as error:
+            read_claimed_client(request)
+            refusal = _refusal(error)
+        except OAuthError as error:
+            refusal = error
+        action, target = route.action, request.target
+        if action is None:
+            return await refuse(self._audit, request.request_id, refusal, target=target or path)
+        return await refuse(self._audit, request.request_id, refusal, action=action, actor=request.actor, target=target)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Start the background work, and stop it at the end (ASGI's lifespan protocol)."""
+        await receive()
+        self._start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.to_thread(self._close)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def record(self, event: AuditEvent) -> None:
+        """Queue an event of the worker, which refuses requests that are not valid HTTP. Raises AuditUnavailable."""
+        self._audit.record(event)
+
+
+def _read_request(scope: Scope, request_id: str) -> Request:
+    """Return a request without its body. Several headers of one name are joined by commas (RFC 9110 5.3)."""
+    headers = {"content-type": ""}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if headers.get(name) else value
+    return Request(
+        headers,
+        method=scope["method"],
+        path=scope["raw_path"].decode("latin-1"),
+        query=scope["query_string"].decode("latin-1"),
+        request_id=request_id,
+    )
+
+
+def _refusal(error: OAuthError | BadRequest) -> OAuthError:
+    return error if isinstance(error, OAuthError) else invalid_request(error.description, status=error.status)
+
+
+async def _send(send: Send, request: Request, response: Response) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    headers += _COMMON_HEADERS
+    headers.append((_REQUEST_ID, request.request_id.encode()))
+    if response.status != HTTPStatus.NOT_MODIFIED:
+        headers.append((b"content-length", str(len(response.body)).encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
