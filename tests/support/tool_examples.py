@@ -151,7 +151,7 @@ WRONG_PAGE = {"page_size": 0}
 WRONG_URI = {"uri": "https://zzyzx.example.com/*"}
 
 EXAMPLES: dict[str, Example] = {
-    "whoami": Example(of(), {"zzyzx": 1}, "does not have"),
+    "whoami": Example(of(), {"zzyzx": 1}, "unknown argument"),
     "search_docs": Example(of(query="audit log"), {"query": WRONG}, "query"),
     "list_environments": Example(of(), WRONG_PAGE, "page_size"),
     "get_environment_details": Example(ENVIRONMENT, WRONG_ID, "environment_id"),
