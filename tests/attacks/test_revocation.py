@@ -13,7 +13,8 @@ from support.transfer import FullInstallation, Moved, export_of
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.tokens.issue import parse_jti
 from gatehouse.authserver.tokens.status_lists import revoke_token
-from gatehouse.shared.protocol.jws import parse_key_set, read_header, read_unverified_claims, verify
+from gatehouse.shared.protocol.jws import read_header, read_unverified_claims, verify
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import MAX_LENGTH, PATH, WINDOW, decode, is_set
 
 DAY = 86400

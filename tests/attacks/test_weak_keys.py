@@ -10,7 +10,8 @@ from support.forging import encode, forge
 
 from gatehouse.authserver.credentials.client_jwks import parse_client_keys
 from gatehouse.authserver.db.models import ClientKeyRow
-from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey, parse_key_set
+from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import CommandRefused
 
 KEY, RSA_KEY, EDDSA_KEY = (SigningKey.generate(alg) for alg in ("ES256", "RS256", "EdDSA"))
@@ -111,7 +112,7 @@ def test_a_weak_or_expensive_rsa_key_is_refused(weak: dict[str, Any]) -> None:
 def test_a_client_has_at_most_8_keys_and_a_key_set_at_most_64() -> None:
     """Without `kid`, one request costs a verification for every key of the client (CWE-400)."""
     many = [SigningKey.generate("ES256").public_jwk() for _ in range(9)]
-    assert len(parse_client_keys(jwks(*many[:8]))) == 8
+    assert len(parse_client_keys(jwks(*many[:8])).jwks) == 8
     with pytest.raises(InvalidKeySet, match="1 to 8 keys"):
         parse_client_keys(jwks(*many))
     assert len(parse_key_set(jwks(*many))) == 9

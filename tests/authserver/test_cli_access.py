@@ -223,6 +223,31 @@ def test_the_csv_matrix_contains_no_formula_or_warning(shell: Shell, file: str) 
     assert "warning" not in result.stdout
 
 
+@pytest.mark.threat("T-113")
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("a;=1+1", "a;'=1+1"),
+        ("a; =1+1", "a; '=1+1"),
+        ('a;"=1+1', "a;\"'=1+1"),
+        ("a|@SUM(1)", "a|'@SUM(1)"),
+        (" -1", " '-1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("ci-agent + 1", "ci-agent + 1"),
+        ("a;b=c", "a;b=c"),
+        ('the "blue" one, a', 'the "blue" one, a'),
+    ],
+)
+def test_a_cell_of_the_csv_matrix_starts_no_formula(shell: Shell, file: str, name: str, cell: str) -> None:
+    """CWE-1236: with another separator, a spreadsheet splits a cell at a semicolon, unless the cell is quoted."""
+    created(shell, "--name", name)
+    lines = shell.run("access-matrix", "--catalogue", file, "--output", "csv").stdout.splitlines()
+    assert next(csv.reader(lines[1:]))[0] == cell
+    quoted = cell.replace('"', '""')
+    assert lines[1].startswith(f'"{quoted}","')
+
+
 def test_an_outdated_registration_causes_a_warning(shell: Shell, file: str) -> None:
     client_id = created(shell)
     for command in (["client", "explain", client_id], ["access-matrix"]):

@@ -19,7 +19,8 @@ from gatehouse.authserver.credentials.client_secrets import rotate_secret
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.tokens.inspect import Inspection
-from gatehouse.shared.protocol.jws import SigningKey, parse_key_set, read_unverified_claims
+from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
 from gatehouse.shared.service.checks import Check
 
@@ -158,7 +159,10 @@ def test_the_placeholder_of_an_example_is_not_a_value(shell: Shell, dots: str) -
     [
         (["--claim", "scope=all"], "scope is a reserved claim"),
         (["--remove-claim", "tema"], "The client has no claim tema. It has: none."),
-        (["--name", ""], "A client name is 1 to 128 printable characters"),
+        *(
+            (["--name", name], "A client name is 1 to 128 printable characters, none of them invisible.")
+            for name in ("", " ", "a\x1b[2J", "a\ufe0f", "a\u3164", "\u2800", "a\u0378", "a\U000e0101")
+        ),
     ],
 )
 def test_a_refused_update_changes_nothing(shell: Shell, options: list[str], problem: str) -> None:

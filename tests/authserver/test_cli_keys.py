@@ -14,7 +14,8 @@ from support.shell import CREATE, Shell
 from gatehouse.authserver.app import create_services
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
-from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.protocol.jws import read_header
+from gatehouse.shared.protocol.key_sets import parse_key_set
 
 
 def files(shell: Shell) -> set[str]:

@@ -21,7 +21,8 @@ from gatehouse.authserver.backup.format import READERS
 from gatehouse.authserver.backup.importing import Imported
 from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.authserver.maintenance import LEASE, has_leader
-from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.protocol.jws import read_header
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditEvent

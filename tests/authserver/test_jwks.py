@@ -7,7 +7,7 @@ from support.http_client import http_client
 
 from gatehouse.authserver.app import build_app, close_services, create_services
 from gatehouse.authserver.db.models import SigningKeyRow
-from gatehouse.shared.protocol.jws import parse_key_set
+from gatehouse.shared.protocol.key_sets import parse_key_set
 
 PATH = "/.well-known/jwks.json"
 

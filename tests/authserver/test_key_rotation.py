@@ -16,7 +16,8 @@ from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.shared.protocol.jws import parse_key_set, read_header
+from gatehouse.shared.protocol.jws import read_header
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit_writer import AuditRows
 

@@ -21,7 +21,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys
 from gatehouse.authserver.keys.store import KeyStore, ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
-from gatehouse.shared.protocol.jws import SigningKey, parse_key_set
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.settings import InvalidSettings, load_settings
 
 

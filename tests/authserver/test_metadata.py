@@ -26,9 +26,9 @@ def test_the_metadata_lists_exactly_what_the_server_supports(authserver: AuthSer
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "PS256", "RS256"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"],
         "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "PS256", "RS256"],
+        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"],
         "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
     }
 

@@ -31,7 +31,8 @@ from gatehouse.authserver.tokens.status_lists import (
 )
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.jws import parse_key_set, read_header, verify
+from gatehouse.shared.protocol.jws import read_header, verify
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIFETIME, LIST_SIZE, MAX_LENGTH, WINDOW, decode, is_set
 from gatehouse.shared.service.cache import MustWait
 

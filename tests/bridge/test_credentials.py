@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
 from gatehouse.resourceserver.cli import main
-from gatehouse.shared.protocol.jws import SigningKey, read_header, verification_key, verify
+from gatehouse.shared.protocol.jws import SigningKey, read_header, verify
+from gatehouse.shared.protocol.key_sets import verification_keys
 
 SECRET = "gths_0123456789abcdefghij"
 REGISTERED = {
@@ -76,8 +77,7 @@ async def test_assertions_are_addressed_only_to_the_issuer(file: Callable[[Any],
     parameters, headers = await credentials.authenticate("https://as.example.com")
     assert headers == {}
     assert set(parameters) == {"client_assertion", "client_assertion_type"}
-    verifier = verification_key({**key.public_jwk(), "alg": alg})
-    assert verifier is not None
+    [verifier] = verification_keys({**key.public_jwk(), "alg": alg})
     assertion = parameters["client_assertion"]
     claims = verify(assertion, read_header(assertion), verifier)
     assert (claims["iss"], claims["sub"], claims["aud"]) == ("agent_1", "agent_1", "https://as.example.com")

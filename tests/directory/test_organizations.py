@@ -46,12 +46,24 @@ async def test_external_ids_are_unique_per_environment(caller: Caller) -> None:
         pytest.param("\u202egnp.exe\u2066", id="bidirectional"),
         pytest.param("Acme\U000e0049\U000e0067", id="tags, which only an agent reads"),
         pytest.param("Ac\u200bme", id="zero-width space"),
+        pytest.param("Acme\ufe0f", id="variation selector"),
+        pytest.param("Acme\U000e0101", id="variation selector supplement"),
+        pytest.param("\u3164", id="Hangul filler"),
+        pytest.param("Ac\u2800me", id="blank Braille pattern"),
+        pytest.param("Acme\u0378", id="unassigned"),
+        pytest.param(" \u3000", id="spaces only"),
+        pytest.param("\u200d", id="a joiner only"),
     ],
 )
 async def test_a_name_with_invisible_characters_is_rejected(caller: Caller, name: str) -> None:
     """CWE-150, CWE-451, CVE-2021-42574: a reviewer cannot see what the name contains (OWASP LLM01:2025)."""
     environment = (await caller("create_environment", name="staging"))["environment_id"]
-    seen = ["<b>O'Hara & \u201cS\u00f8ns\u201d</b>", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f33e"]
+    seen = [
+        "<b>O'Hara & \u201cS\u00f8ns\u201d</b>",
+        "\u0645\u06cc\u200c\u062e",
+        "\U0001f468\u200d\U0001f33e",
+        "\u5c71\u3000\u592a",
+    ]
     for visible in seen:
         assert await caller("create_organization", environment_id=environment, name=visible)
     assert "name" in await caller.failure("create_organization", environment_id=environment, name=name)

@@ -25,7 +25,8 @@ from gatehouse.authserver.keys.encryption import create_sealing_key, load_sealin
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.protocol.jws import Header, parse_key_set, read_header, verify
+from gatehouse.shared.protocol.jws import Header, read_header, verify
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditEvent, find_events
 from gatehouse.shared.service.audit_writer import AuditRows

@@ -1,27 +1,33 @@
 """Types for text arguments: limited in length, without control characters and invisible characters."""
 
-import unicodedata
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from gatehouse.shared.protocol.scopes import SCOPE_TOKEN
+from gatehouse.shared.protocol.visible_text import JOINERS, is_blank, is_visible
 
 _PLAIN: Final = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN: Final = rf"(?:{_LABEL}\.)+[A-Za-z]{{2,63}}"
 _MAILBOX: Final = r"[A-Za-z0-9_%+'-]+(?:\.[A-Za-z0-9_%+'-]+)*"
 
-_JOINERS: Final = frozenset("\u200c\u200d")
-"""Persian, Indic scripts and emoji need these."""
+_SPACES: Final = frozenset("\u00a0\u1680\u202f\u205f\u3000").union(map(chr, range(0x2000, 0x200B)))
+"""The spaces of Unicode other than the usual one. Japanese names have one between their parts."""
 
 
 def _check_visible(text: str) -> str:
     """Reject characters that reverse text direction, or that an agent reads and a person does not see."""
-    if any(unicodedata.category(character) == "Cf" for character in text if character not in _JOINERS):
+    if not is_visible(text, also=JOINERS | _SPACES):
         raise PydanticCustomError("text_invisible", "must not have invisible characters")
     return text
+
+
+def _check_name(text: str) -> str:
+    if is_blank(text):
+        raise PydanticCustomError("text_blank", "must not be blank")
+    return _check_visible(text)
 
 
 DisplayName = Annotated[
@@ -32,7 +38,7 @@ DisplayName = Annotated[
         pattern=f"^{_PLAIN}+$",
         description="Display name, without control characters.",
     ),
-    AfterValidator(_check_visible),
+    AfterValidator(_check_name),
 ]
 Description = Annotated[
     str,

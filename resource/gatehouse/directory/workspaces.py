@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from gatehouse.directory.errors import Conflict
 from gatehouse.directory.identifiers import new_identifier
 from gatehouse.directory.models import WorkspaceRow
+from gatehouse.shared.protocol.visible_text import is_blank, is_visible
 
 MAX_NAME = 64
 
@@ -25,10 +26,10 @@ def create_workspace(session: Session, name: str, now: float) -> Workspace:
     """Create a workspace.
 
     Raises:
-        Conflict: the name exists, or is empty, too long or not printable.
+        Conflict: the name exists, or is blank, too long or has a character that nobody sees.
     """
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters.")
+    if len(name) > MAX_NAME or is_blank(name) or not is_visible(name):
+        raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters, none of them invisible.")
     if session.scalar(select(WorkspaceRow).where(WorkspaceRow.name == name)) is not None:
         raise Conflict("A workspace with that name exists. See: resourceserver workspace list")
     row = WorkspaceRow(workspace_id=new_identifier("wks", now), name=name, created_at=int(now))

@@ -171,3 +171,10 @@ def test_whole_seconds_up_to_the_year_9999_are_a_numeric_date(value: int) -> Non
 @pytest.mark.parametrize("value", [-1, 253402300800, 1.0, 1.5, True, False, None, "1800000000", [1]], ids=repr)
 def test_any_other_value_is_not_a_date(value: Any) -> None:
     assert not is_numeric_date(value)
+
+
+def test_a_date_has_a_fraction_only_where_it_may() -> None:
+    for value in (0, 1.0, 1_800_000_000.5, 253402300799.0):
+        assert is_numeric_date(value, fraction=True)
+    for other in (-0.5, 253402300799.5, 1e30, True, None, "1.5", [1.5], float("nan"), float("inf")):
+        assert not is_numeric_date(other, fraction=True)

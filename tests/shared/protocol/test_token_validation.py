@@ -13,7 +13,7 @@ from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.jws import parse_key_set
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIST_SIZE, is_set, list_uri
 from gatehouse.shared.service.checks import passed
 

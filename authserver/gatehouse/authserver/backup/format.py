@@ -258,7 +258,7 @@ def _client(row: Row) -> None:
 
 
 def _client_key(row: Row) -> None:
-    [jwk] = parse_client_keys(json.dumps({"keys": [row["jwk"]]}).encode())
+    [jwk] = parse_client_keys(json.dumps({"keys": [row["jwk"]]}).encode()).jwks
     same = jwk == row["jwk"] and client_verification_keys(jwk)[0].thumbprint == row["thumbprint"]
     _require(same, "client_key.jwk differs from what registration stores, or does not have that thumbprint")
 

@@ -1,6 +1,7 @@
 """`authserver client explain` and `authserver access-matrix`: who can call which tool, and why not."""
 
 import csv
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_record, print_table
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile("((?:^|[;|\t\r\n])[ \t\"']*)(?=[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
+"""The place in a cell where a formula would start: at its beginning, or after what another locale splits cells at."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FILE_HELP = "The output of `resourceserver tools --output json`."
@@ -216,7 +218,8 @@ def _line(word: str, obstacle: Obstacle) -> str:
 
 
 def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    # Every cell is quoted: a spreadsheet may also split cells at a semicolon or a tab.
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL, lineterminator="\n")
     for row in (columns, *values):
         writer.writerow([_csv_cell(value) for value in row])
 
@@ -224,4 +227,4 @@ def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
 def _csv_cell(value: Any) -> str:
     """Return a cell that a spreadsheet does not run as a formula (CWE-1236)."""
     text = "yes" if value is True else "no" if value is False else str(value or "")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'", text)

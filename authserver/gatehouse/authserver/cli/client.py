@@ -120,6 +120,7 @@ def create(
                     print_client(created, now, output, client_secret=secret)
     if secret is None:
         print_client(created, now, output, **chosen.record())
+    chosen.note_ignored()
     note_workspace(created)
 
 

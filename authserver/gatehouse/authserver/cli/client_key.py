@@ -84,6 +84,7 @@ def rotate(
         with chosen.written(), installation.database.write() as session:
             changed = rotate_keys(session, installation.admin, client_id, chosen.public, grace_period)
     print_client(changed, now, output, **chosen.record())
+    chosen.note_ignored()
     note_grace_period((f"The key {key.kid}", key.lifetime) for key in changed.keys)
     if not grace_period:
         click.echo(WITHIN_A_SECOND, err=True)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD, Lifetime
 from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.cli import Refusal, parse_duration
 from gatehouse.shared.service.output import print_records
@@ -57,7 +58,7 @@ def note_grace_period(old: Iterable[tuple[str, Lifetime]]) -> None:
     """Say until when each replaced credential is accepted."""
     for name, lifetime in old:
         if lifetime.expires_at is not None and not lifetime.revoked:
-            click.echo(f"{name} is accepted until {iso_time(lifetime.expires_at)}.", err=True)
+            click.echo(f"{printable(name)} is accepted until {iso_time(lifetime.expires_at)}.", err=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gatehouse.authserver.credentials.client_jwks import MAX_KEY_FILE
+from gatehouse.authserver.credentials.client_jwks import MAX_KEY_FILE, parse_client_keys
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.cli import Refusal
 
@@ -28,7 +28,7 @@ def key_file_options(function: FunctionT) -> FunctionT:
         click.option(
             "--jwks",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Public keys: one JWK, or a JWK set of at most 8 keys; at most 64 KiB.",
+            help="Public keys: one JWK, or a JWK set of at most 8 keys for signatures; at most 64 KiB.",
         ),
     ):
         function = option(function)
@@ -58,6 +58,12 @@ class ChosenKeys:
     def record(self) -> dict[str, str]:
         """Return the file of the private half, as it is printed."""
         return {} if self.path is None else {"private_key_file": str(self.path)}
+
+    def note_ignored(self) -> None:
+        """Say on standard error which keys of a valid file were not registered, and why."""
+        ignored = parse_client_keys(self.public).ignored if self.public is not None else ()
+        for key in ignored:
+            click.echo(f"Not registered: {key}.", err=True)
 
     @contextmanager
     def written(self) -> Iterator[None]:

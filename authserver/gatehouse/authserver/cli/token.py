@@ -21,7 +21,7 @@ from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.status_lists import is_active, reserve_block
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
-from gatehouse.shared.protocol.jws import parse_key_set
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditAction

@@ -95,12 +95,12 @@ class ReplayStore:
         self._database = database
         self._clock = clock
 
-    def spend(self, client_id: str, jti: str, expires_at: int) -> bool:
+    def spend(self, client_id: str, jti: str, expires_at: float) -> bool:
         """Mark a `jti` of a client as used. Return whether it was unused.
 
-        It is kept until `expires_at` (seconds since the epoch) plus twice the leeway: once because the assertion is
-        accepted that long, and once because a node with a slower clock accepts it for longer. Call this for verified
-        assertions only: otherwise anyone could use up the identifiers of another client.
+        It is kept until `expires_at` (seconds since the epoch, rounded up) plus twice the leeway: once because the
+        assertion is accepted that long, and once because a node with a slower clock accepts it for longer. Call this
+        for verified assertions only: otherwise anyone could use up the identifiers of another client.
 
         Raises:
             SQLAlchemyError: the database is unavailable.
@@ -109,7 +109,7 @@ class ReplayStore:
             purpose=_PURPOSE,
             client_id=client_id,
             jti_digest=hashlib.sha256(jti.encode()).digest(),
-            expires_at=expires_at + 2 * LEEWAY,
+            expires_at=math.ceil(expires_at) + 2 * LEEWAY,
         )
         try:
             with self._database.write() as session:
@@ -131,7 +131,7 @@ class AssertionVerifier:
     issuer: str
     replay: ReplayStore
     decoys: dict[str, jws.VerificationKey] = field(
-        default_factory=lambda: {alg: decoy_key(alg) for alg in jws.ALLOWED_ALGORITHMS}
+        default_factory=lambda: {alg: decoy_key(alg) for alg in jws.KEY_TYPES}
     )
     """For each algorithm, a key that belongs to no client."""
 
@@ -202,8 +202,8 @@ class AssertionVerifier:
             raise _refuse(f"aud is {found}", f"Set aud to {self.issuer}, as one string.")
 
 
-def _check_time(claims: Mapping[str, Any], now: float) -> int:
-    """Check `exp`, `iat` and `nbf`. Return `exp`."""
+def _check_time(claims: Mapping[str, Any], now: float) -> float:
+    """Check `exp`, `iat` and `nbf`, which may have a fraction (RFC 7519 2). Return `exp`."""
     expires_at = _numeric_date(claims, "exp")
     if expires_at is None:
         raise _refuse("exp is missing", f"Set exp, at most {MAX_LIFETIME} seconds from now.")
@@ -219,13 +219,12 @@ def _check_time(claims: Mapping[str, Any], now: float) -> int:
     return expires_at
 
 
-def _numeric_date(claims: Mapping[str, Any], name: str) -> int | None:
+def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if name not in claims:
         return None
     value = claims[name]
-    if not is_numeric_date(value):
-        remediation = f"Set {name} to whole seconds since 1970-01-01T00:00:00Z, as a number."
-        raise _refuse(f"{name} is not a whole number of seconds", remediation)
+    if not is_numeric_date(value, fraction=True):
+        raise _refuse(f"{name} is not a number of seconds", f"Set {name} to seconds since 1970-01-01T00:00:00Z.")
     return value
 
 

@@ -1,18 +1,14 @@
 """Clients' public keys as JWKs (private_key_jwt): parsed at registration, and turned into verification keys."""
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from gatehouse.shared.protocol import base64url, strict_json
-from gatehouse.shared.protocol.jws import (
-    KEY_TYPES,
-    InvalidKeySet,
-    SigningKey,
-    VerificationKey,
-    is_public_jwk,
-    verification_key,
-)
-from gatehouse.shared.protocol.public_keys import MAX_RSA_BITS, MIN_RSA_BITS
+from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.jws import KEY_TYPES, InvalidKeySet, SigningKey, VerificationKey
+from gatehouse.shared.protocol.key_sets import ForeignKey, UnusableKey, read_public_jwks, verification_keys
+from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS
 
 MAX_CLIENT_KEYS = 8
 """Keys per client: an old and a new one for each of a few hosts. An assertion without `kid` tries all of them."""
@@ -23,48 +19,53 @@ MAX_KEY_FILE = 64 * 1024
 _PUBLIC_MEMBERS = ("kty", "alg", "crv", "x", "y", "n", "e")
 
 
-def parse_client_keys(document: bytes) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class ClientKeySet:
+    """The keys of a file."""
+
+    jwks: Sequence[dict[str, Any]]
+    """The JWKs to register, in a normal form. A missing `kid` is the thumbprint. A missing `alg` stays missing: such a
+    key may verify every algorithm of its type."""
+    ignored: Sequence[str]
+    """The keys that are for another purpose or of an unknown kind, each with the reason."""
+
+
+def parse_client_keys(document: bytes) -> ClientKeySet:
     """Read the public keys to register for a client: a JWK set (RFC 7517 5), or one JWK.
 
-    Returns the JWKs in a normal form. A missing `kid` becomes the thumbprint. A missing `alg` stays missing: such a
-    key may verify every algorithm of its type.
-
     Raises:
-        InvalidKeySet: over 64 KiB, not JSON, private or symmetric material, a key that is not allowed or too weak,
-            a repeated key, no key, or more than 8.
+        InvalidKeySet: over 64 KiB, not JSON, private or symmetric material, a malformed or weak key, a repeated key,
+            no key for signatures, or more than 8. The message names the key and the reason.
     """
     if len(document) > MAX_KEY_FILE:
         raise InvalidKeySet(f"the file is larger than {MAX_KEY_FILE // 1024} KiB")
-    try:
-        read = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
-        raise InvalidKeySet(str(error)) from None
-    jwks = read.get("keys", [read]) if isinstance(read, dict) else None
-    if not isinstance(jwks, list) or not 0 < len(jwks) <= MAX_CLIENT_KEYS:
-        raise InvalidKeySet(f"the file is not a JWK set of 1 to {MAX_CLIENT_KEYS} keys")
-    normal = []
-    for jwk in jwks:
-        if not is_public_jwk(jwk):
-            raise InvalidKeySet("the file holds private or symmetric key material; give the public keys only")
-        keys = client_verification_keys(jwk)
-        if not keys:
-            raise InvalidKeySet(
-                "a key is not allowed, or not for signatures; allowed are EC on P-256, OKP on Ed25519 but not of small "
-                f"order, RSA of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits with an odd exponent of 3 to 2^32"
-            )
-        kept = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
-        normal.append({**kept, "kid": jwk.get("kid") or keys[0].thumbprint})
-    if len({client_verification_keys(jwk)[0].thumbprint for jwk in normal}) != len(normal):
-        raise InvalidKeySet("the file holds one key twice")
-    return normal
+    jwks: list[dict[str, Any]] = []
+    ignored: list[str] = []
+    names: dict[str, str] = {}
+    for name, jwk in read_public_jwks(document, or_one=True).items():
+        try:
+            key = verification_keys(jwk)[0]
+        except ForeignKey as error:
+            ignored.append(f"{name}: {error}")
+            continue
+        except UnusableKey as error:
+            raise InvalidKeySet(f"{name}: {error}") from None
+        if (first := names.setdefault(key.thumbprint, name)) != name:
+            raise InvalidKeySet(f"the file holds one key twice: {first} and {name}")
+        kept = {member: jwk[member] for member in _PUBLIC_MEMBERS if jwk.get(member) is not None}
+        jwks.append({**kept, "kid": key.kid})
+    if not 0 < len(jwks) <= MAX_CLIENT_KEYS:
+        found = f"the file is not a JWK set of 1 to {MAX_CLIENT_KEYS} keys for signatures"
+        raise InvalidKeySet("; ".join([found, *(f"ignored {one}" for one in ignored)]))
+    return ClientKeySet(jwks, ignored)
 
 
 def client_verification_keys(jwk: dict[str, Any]) -> list[VerificationKey]:
     """Return one verification key for each algorithm that a client's public JWK may verify; none if it is unusable."""
-    kid = jwk.get("kid", "unnamed")
-    algs = [jwk["alg"]] if "alg" in jwk else [alg for alg, key_type in KEY_TYPES.items() if key_type == jwk.get("kty")]
-    keys = [verification_key({**jwk, "kid": kid, "alg": alg}) for alg in algs]
-    return [key for key in keys if key is not None]
+    try:
+        return verification_keys(jwk)
+    except UnusableKey:
+        return []
 
 
 def decoy_key(alg: str) -> VerificationKey:

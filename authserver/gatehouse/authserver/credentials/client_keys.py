@@ -34,7 +34,7 @@ _SHORTEST_PREFIX = 8
 def parse_keys(jwks: bytes) -> dict[str, dict[str, Any]]:
     """Parse the public keys of a client. Return the JWKs by thumbprint (RFC 7638). Raises CommandRefused."""
     try:
-        keys = parse_client_keys(jwks)
+        keys = parse_client_keys(jwks).jwks
     except InvalidKeySet as error:
         raise CommandRefused(f"The keys cannot be used: {str(error).rstrip('.')}.") from None
     return {client_verification_keys(jwk)[0].thumbprint: jwk for jwk in keys}

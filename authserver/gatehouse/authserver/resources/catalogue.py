@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from gatehouse.authserver.resources.registration import ScopeDeclaration, parse_resource
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
+from gatehouse.shared.protocol.visible_text import is_visible
 from gatehouse.shared.service.administrator import CommandRefused
 
 MAX_DESCRIPTION = 512
@@ -87,7 +88,7 @@ def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
         implied = tuple(parse_scope_token(name) for name in implies)
     except InvalidScopeSyntax as error:
         raise CommandRefused(f"Invalid scope: {error}") from None
-    if len(description) > MAX_DESCRIPTION or not description.isprintable():
+    if len(description) > MAX_DESCRIPTION or not is_visible(description):
         raise CommandRefused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
     return ScopeDeclaration(scope, description, implied)
 
@@ -97,7 +98,7 @@ def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, 
     # An administrator may write the catalogue of another server by hand, with scopes only.
     for members in _objects(catalogue, "tools") if "tools" in catalogue else []:
         name, scopes = members.get("name"), members.get("scopes")
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not name.isprintable():
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not is_visible(name):
             raise CommandRefused(
                 f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters."
             )

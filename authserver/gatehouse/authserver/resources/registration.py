@@ -12,6 +12,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
+from gatehouse.shared.protocol.visible_text import is_blank, is_visible
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 
@@ -47,10 +48,10 @@ def check_name(entity: str, name: str) -> None:
     """Check a display name. `entity` says in the error whose name it is: `resource` or `client`.
 
     Raises:
-        CommandRefused: the name is empty, longer than MAX_NAME, or holds a character that is not printable.
+        CommandRefused: the name is blank, longer than MAX_NAME, or holds a character that nobody sees.
     """
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise CommandRefused(f"A {entity} name is 1 to {MAX_NAME} printable characters.")
+    if len(name) > MAX_NAME or is_blank(name) or not is_visible(name):
+        raise CommandRefused(f"A {entity} name is 1 to {MAX_NAME} printable characters, none of them invisible.")
 
 
 def add_resource(

@@ -13,12 +13,13 @@ from gatehouse.authserver.tokens.issue import Index
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.shared.protocol import base64url, jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import parse_list_uri
 
 _NO_INDEX = Index("0" * 12, 0)
 """Looked up for a token without an index, so that it costs the same queries."""
 
-_parse_keys = lru_cache(maxsize=8)(jws.parse_key_set)
+_parse_keys = lru_cache(maxsize=8)(parse_key_set)
 
 
 class InactiveToken(Exception):

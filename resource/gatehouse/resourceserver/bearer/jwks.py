@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import anyio
 
 from gatehouse.resourceserver.bearer.fetch import Fetch
-from gatehouse.shared.protocol.jws import VerificationKey, parse_key_set
+from gatehouse.shared.protocol.jws import VerificationKey
+from gatehouse.shared.protocol.key_sets import parse_key_set
 
 POLL_INTERVAL = 5.0
 """Seconds between two polls. A key that was removed from the set is trusted until the next successful one."""

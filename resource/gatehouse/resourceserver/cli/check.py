@@ -12,7 +12,8 @@ from gatehouse.resourceserver.cli.installation import tool_settings, tools_optio
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.shared.protocol.jws import InvalidKeySet, parse_key_set
+from gatehouse.shared.protocol.jws import InvalidKeySet
+from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.check_command import address_step, check_server, database_step, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option

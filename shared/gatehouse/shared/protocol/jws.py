@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeGuard, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
@@ -18,12 +18,15 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 
 from gatehouse.shared.protocol import base64url, strict_json
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
-from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS, is_strong
+from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS
 
 KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
 """The JWK `kty` of each algorithm's keys."""
 
-ALLOWED_ALGORITHMS = frozenset(KEY_TYPES)
+ALGORITHM_NAMES = {**{name: name for name in KEY_TYPES}, "Ed25519": "EdDSA"}
+"""The algorithm that each accepted value of `alg` names. `Ed25519` is the name of RFC 9864."""
+
+ALLOWED_ALGORITHMS = frozenset(ALGORITHM_NAMES)
 """Every algorithm that either server signs with or accepts. All are asymmetric (RFC 8725 3.1, 3.2)."""
 
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
@@ -33,11 +36,10 @@ SIGNING_ALGORITHMS: tuple[SigningAlgorithm, ...] = get_args(SigningAlgorithm)
 # RFC 9864 renames "EdDSA" to "Ed25519". Resource servers know the old name.
 warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
 
-_CURVES = {"EC": "P-256", "OKP": "Ed25519"}
+_PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e")
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_NAMES_OF = {alg: [name for name, named in ALGORITHM_NAMES.items() if named == alg] for alg in KEY_TYPES}
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_MAX_KEYS = 64
 _MAX_KID = 128
 
 AsymmetricKey = ECKey | OKPKey | RSAKey
@@ -61,6 +63,7 @@ class Header:
     """The protected header of a JWS, not yet verified."""
 
     alg: str
+    """One of KEY_TYPES: the algorithm, under whichever of its names the header has it."""
     kid: str | None
     typ: str | None
 
@@ -178,7 +181,7 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
         _refuse("kid is not a string of 1 to 128 characters")
     if typ is not None and not isinstance(typ, str):
         _refuse("typ is not a string")
-    return Header(alg=alg, kid=kid, typ=typ)
+    return Header(alg=ALGORITHM_NAMES[alg], kid=kid, typ=typ)
 
 
 def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, A
         _decode_segment(payload)
     _decode_segment(signature)
     try:
-        jws.deserialize_compact(token, key.key, algorithms=[key.alg])
+        jws.deserialize_compact(token, key.key, algorithms=_NAMES_OF[key.alg])
     except (JoseError, ValueError, TypeError):
         _refuse("signature does not match")
     return read_unverified_claims(token) if claims is None else claims
@@ -219,53 +222,15 @@ def read_unverified_claims(token: str) -> dict[str, Any]:
     return claims
 
 
-def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
-    """Read a JWK set (RFC 7517 5) into usable keys by `kid`.
-
-    Keys for other uses or unknown algorithms are ignored, as RFC 7517 5 requires. A set with private or symmetric
-    material, or with one `kid` twice, is refused as a whole, because its publisher made a serious mistake.
+def import_public_key(members: Mapping[str, Any], kid: str | None, alg: str) -> VerificationKey:
+    """Return the key of a public JWK for one algorithm of KEY_TYPES. Without a `kid`, the thumbprint names it.
 
     Raises:
-        InvalidKeySet: refused as above, not JSON, over 64 keys, or no usable key in it.
+        InvalidKeySet: the members are not a key of their type.
     """
     try:
-        key_set = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
-        raise InvalidKeySet(str(error)) from None
-    jwks = key_set.get("keys") if isinstance(key_set, dict) else None
-    if not isinstance(jwks, list) or len(jwks) > _MAX_KEYS:
-        raise InvalidKeySet(f"'keys' is not a list of at most {_MAX_KEYS} keys")
-    keys: dict[str, VerificationKey] = {}
-    for jwk in jwks:
-        if not is_public_jwk(jwk):
-            raise InvalidKeySet("the set holds private or symmetric key material")
-        key = verification_key(jwk)
-        if key is not None and keys.setdefault(key.kid, key) is not key:
-            raise InvalidKeySet("the set holds one kid twice")
-    if not keys:
-        raise InvalidKeySet("the set holds no usable key")
-    return keys
-
-
-def is_public_jwk(jwk: Any) -> TypeGuard[dict[str, Any]]:
-    """Tell whether a JSON value is an object without private or symmetric key material (RFC 7518 6)."""
-    return isinstance(jwk, dict) and jwk.get("kty") != "oct" and not _PRIVATE_MEMBERS & jwk.keys()
-
-
-def verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
-    """Return the key of a public JWK; None unless it names an allowed algorithm and a strong key for it."""
-    kid, alg, key_type = jwk.get("kid"), jwk.get("alg"), jwk.get("kty")
-    if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not isinstance(alg, str):
-        return None
-    if alg not in ALLOWED_ALGORITHMS or key_type != KEY_TYPES[alg] or jwk.get("use", "sig") != "sig":
-        return None
-    if key_type in _CURVES and jwk.get("crv") != _CURVES[key_type]:
-        return None
-    if not is_strong(jwk):
-        return None
-    try:
-        key = import_key(jwk)
+        key = import_key({name: members[name] for name in _PUBLIC_MEMBERS if name in members})
         thumbprint = key.thumbprint()
     except (JoseError, ValueError, TypeError, AttributeError):
-        return None
-    return VerificationKey(kid=kid, alg=alg, thumbprint=thumbprint, key=key)
+        raise InvalidKeySet("its members are not a key of its type") from None
+    return VerificationKey(kid=thumbprint if kid is None else kid, alg=alg, thumbprint=thumbprint, key=key)

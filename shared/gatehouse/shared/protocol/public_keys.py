@@ -4,7 +4,7 @@ A key under which any signature verifies proves nothing about its holder, and a 
 spend the verifier's time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gatehouse.shared.protocol import base64url
@@ -32,15 +32,18 @@ EdDSAs", 2020).
 """
 
 
-def is_strong(jwk: Mapping[str, Any]) -> bool:
-    """Tell whether only the holder of the private half can sign for a public JWK.
+def weakness(jwk: Mapping[str, Any]) -> str | None:
+    """Say why others than the holder of the private half could sign for a public JWK; None if nobody else can.
 
     RSA: an odd modulus of 2048 to 4096 bits, an odd exponent from 3 to 2^32. Ed25519: a canonical y (RFC 8032 5.1.3)
     that is not of a point of small order. P-256: all points have one order, and the library checks that the point is
     on the curve.
     """
-    check = _CHECKS.get(str(jwk.get("kty")))
-    return check is None or check(jwk)
+    if jwk.get("kty") == "RSA" and not _is_strong_rsa(jwk):
+        return f"it is not an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits with an odd exponent from 3 to 2^32"
+    if jwk.get("kty") == "OKP" and not _is_strong_ed25519(jwk):
+        return "its x is not an Ed25519 point in canonical form, or one of small order"
+    return None
 
 
 def _is_strong_rsa(jwk: Mapping[str, Any]) -> bool:
@@ -54,9 +57,6 @@ def _is_strong_ed25519(jwk: Mapping[str, Any]) -> bool:
     octets = _octets(jwk.get("x"))
     y = int.from_bytes(octets, "little") & (2**255 - 1)  # the bit above is the sign of x
     return len(octets) == 32 and y < _ED25519_PRIME and y not in _ED25519_SMALL_ORDER
-
-
-_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"RSA": _is_strong_rsa, "OKP": _is_strong_ed25519}
 
 
 def _octets(member: object) -> bytes:

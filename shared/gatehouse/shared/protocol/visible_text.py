@@ -1,0 +1,37 @@
+"""Text that others read: a name is stored only if a person sees every character of it.
+
+Two names that differ in an invisible character look alike, and an agent reads what a person does not see. A text from
+outside that is not stored is escaped where it is shown (`redaction.printable`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Container
+from typing import Final
+
+_BLANK: Final = re.compile(
+    # Of Default_Ignorable_Code_Point (Unicode), those that str.isprintable accepts: variation selectors and fillers.
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
+    # Characters without ink: the blank Braille pattern, and a note without a head.
+    "\u2800\U0001d159]"
+)
+
+JOINERS: Final = frozenset("\u200c\u200d")
+"""Persian, Indic scripts and emoji need these."""
+
+
+def is_visible(text: str, *, also: Container[str] = "") -> bool:
+    """Tell whether a text has only assigned characters that a person sees, and spaces.
+
+    Control, format, private-use and unassigned characters are none, nor are variation selectors and blank fillers.
+
+    Args:
+        text: any text; an empty one is visible.
+        also: characters that are accepted besides.
+    """
+    return _BLANK.search(text) is None and all(one.isprintable() or one in also for one in text)
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether a text has nothing but spaces and joiners, so that a person sees no name."""
+    return all(unicodedata.category(one) == "Zs" or one in JOINERS for one in text)

@@ -1,0 +1,48 @@
+"""Visible text: which characters a stored name may have."""
+
+import unicodedata
+
+import pytest
+
+from gatehouse.shared.protocol.visible_text import JOINERS, is_blank, is_visible
+
+
+@pytest.mark.parametrize("text", ["", "CI agent 2 (blue)", "Zoë", "e\u0301", "北京", "עברית", "हिन्दी", "🚀 one"])
+def test_text_of_any_script_is_visible(text: str) -> None:
+    assert is_visible(text)
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        *("\0", "\x1b", "\n", "\x7f", "\x85", "\u2028", "\ud800"),
+        *("\xad", "\u061c", "\u200b", "\u200d", "\u202e", "\u2060", "\ufeff", "\U000e0041"),
+        *("\ufe00", "\ufe0f", "\U000e0100", "\U000e01ef", "\u180b", "\u180f", "\u034f"),
+        *("\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u17b4", "\U0001d159"),
+        *("\u0378", "\u2065", "\ufff0", "\uffff", "\U000e0fff", "\U0010ffff", "\ue000"),
+        *("\xa0", "\u3000"),
+    ],
+    ids=ascii,
+)
+def test_a_character_that_nobody_sees_is_not_visible(character: str) -> None:
+    for text in (character, f"agent{character}", f"{character}1"):
+        assert not is_visible(text)
+
+
+def test_characters_are_accepted_besides_by_name() -> None:
+    assert is_visible("\u0645\u06cc\u200c\u062e", also=JOINERS)
+    assert not is_visible("\u0645\u06cc\u200c\u062e")
+    assert is_visible("山田\u3000太郎", also="\u3000")
+    assert not is_visible("a\ufe0f", also="\ufe0f")
+
+
+def test_no_unassigned_character_is_visible() -> None:
+    every = map(chr, range(0x110000))
+    assert not [one for one in every if unicodedata.category(one) in {"Cn", "Cc", "Cf", "Co", "Cs"} and is_visible(one)]
+
+
+def test_a_name_of_spaces_and_joiners_is_blank() -> None:
+    for text in ("", " ", " \u3000\xa0", "\u200d", " \u200c "):
+        assert is_blank(text)
+    for text in ("a", " a", "\u200dی"):
+        assert not is_blank(text)
