@@ -158,9 +158,8 @@ async def test_an_untrusted_certificate_is_reported() -> None:
     servers = FakeServers()
     failed = httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]")
     failed.__cause__ = ssl.SSLCertVerificationError(1, "x")
-    failed.__cause__.verify_message = "self-signed certificate"
+    failed.__cause__.verify_message, failed.__cause__.verify_code = "self-signed certificate", 18
     servers.respond(METADATA, failed)
     error = await error_of(servers)
-    assert "failed: self-signed certificate. Nothing was sent." in str(error)
-    assert "SSL_CERT_FILE" in str(error)
+    assert "as.example.com is not trusted (self-signed certificate): set BRIDGE_CA_FILE or SSL_CERT_FILE" in str(error)
     assert not error.temporary

@@ -36,6 +36,11 @@ class BridgeSettings(CommandSettings):
     client_id: str | None = Field(None, description="The client_id. Not needed with a JSON credentials file.")
     client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
     private_key: SecretStr | None = Field(None, description="A private key in PEM, in place of a credentials file.")
+    ca_file: Path | None = Field(
+        None,
+        description="File with the certificates (PEM) of the authorities to trust. Default: those of SSL_CERT_FILE or "
+        "SSL_CERT_DIR, otherwise those of the operating system.",
+    )
     log_level: LogLevel = Field(
         "WARNING", description="Minimum level of log messages on standard error: DEBUG, INFO or WARNING."
     )

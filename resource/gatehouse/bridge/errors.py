@@ -2,17 +2,21 @@
 
 import re
 import shlex
-import ssl
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx2
 
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 from gatehouse.shared.service.remediation import grant_command
+from gatehouse.shared.service.tls import certificate_problem
 
 AUTHORIZATION_SERVER: Final = "authorization server"
 MCP_SERVER: Final = "MCP server"
+
+CA_FILE_SETTING: Final = "BRIDGE_CA_FILE"
+"""The variable of `BridgeSettings.ca_file`."""
 
 NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Errors raised before the server received any part of the request."""
@@ -44,11 +48,8 @@ def unreachable(server: str, url: str, error: Exception) -> BridgeError:
         url: its address.
         error: what the HTTP client raised.
     """
-    if (problem := _tls_problem(error)) is not None:
-        return BridgeError(
-            f"The TLS connection to the {server} at {url} failed: {problem}. Nothing was sent. If a private CA issued"
-            " the server's certificate, set SSL_CERT_FILE to the CA's certificate file."
-        )
+    if (problem := certificate_problem(error, urlsplit(url).netloc, CA_FILE_SETTING)) is not None:
+        return BridgeError(f"The TLS connection to the {server} failed: {problem}. Nothing was sent.")
     return BridgeError(
         f"The {server} at {url} does not respond ({type(error).__name__}). The request was not executed; try again"
         " later.",
@@ -126,13 +127,3 @@ def _reference(request_id: object) -> str:
     if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
         return ""
     return f" (Request {request_id}.)"
-
-
-def _tls_problem(error: BaseException | None) -> str | None:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message.rstrip(".")
-        if isinstance(error, ssl.SSLError):
-            return "the server does not speak TLS"
-        error = error.__cause__ or error.__context__
-    return None

@@ -1,10 +1,9 @@
 """The stdio MCP server that a desktop client starts. Standard output carries only JSON-RPC messages."""
 
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -45,9 +44,10 @@ from mcp_types import (
 from pydantic import BaseModel, ValidationError
 
 from gatehouse.bridge.credentials import Credentials
-from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.errors import CA_FILE_SETTING, BridgeError
 from gatehouse.bridge.remote import PROTOCOL_VERSION, RemoteServer
 from gatehouse.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.shared.service.tls import tls_context
 
 Context = ServerRequestContext[Any, Any]
 ParamsT = TypeVar("ParamsT", bound=RequestParams)
@@ -79,40 +79,39 @@ _FORWARDED_METHODS: Final[Sequence[tuple[str, str, type[RequestParams], type[Any
 log = structlog.stdlib.get_logger(__name__)
 
 
-async def serve(url: str, issuer: str | None, credentials: Callable[[], Credentials]) -> None:
+async def serve(
+    url: str, issuer: str | None, credentials: Callable[[], Credentials], ca_file: Path | None = None
+) -> None:
     """Serve over standard input and output until the input ends.
 
     Args:
         url: the canonical resource identifier of the remote server.
         issuer: the only issuer that may receive the credentials; None for the one that the remote server names.
         credentials: called for each token request. Raises InvalidCredentials.
+        ca_file: certificates of the trusted authorities; None for those of the environment.
     """
     own = Implementation(name="gatehouse-bridge", version=version("gatehouse"))
-    async with create_http() as to_issuer:
+    async with create_http(ca_file=ca_file) as to_issuer:
         tokens = TokenSource(to_issuer, url, issuer, credentials)
-        async with create_http(BearerAuth(tokens)) as to_remote:
+        async with create_http(BearerAuth(tokens), ca_file) as to_remote:
             remote = RemoteServer(url, to_remote, own)
             server = create_server(Bridge(remote, tokens), await _discover(remote), own)
             async with stdio_server() as (incoming, outgoing):
                 await server.run(incoming, outgoing, initialization(server))
 
 
-@cache
-def _tls_context() -> ssl.SSLContext:
-    """Return the TLS context of the process. Cached, because loading the certificate authorities is slow."""
-    return httpx2.create_ssl_context()
-
-
-def create_http(auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
+def create_http(auth: httpx2.Auth | None = None, ca_file: Path | None = None) -> httpx2.AsyncClient:
     """Return an HTTP client that uses the environment's proxies for https only.
 
-    Plain http is allowed only on loopback, and a proxy would carry it to another machine.
+    Plain http is allowed only on loopback, and a proxy would carry it to another machine. Raises InvalidSettings if the
+    trusted certificate authorities cannot be loaded.
     """
+    context = tls_context(ca_file, CA_FILE_SETTING)
     return httpx2.AsyncClient(
         auth=auth,
-        verify=_tls_context(),
+        verify=context,
         timeout=httpx2.Timeout(10, read=_RESPONSE_TIMEOUT),
-        mounts={"http://": httpx2.AsyncHTTPTransport(verify=_tls_context(), trust_env=False)},
+        mounts={"http://": httpx2.AsyncHTTPTransport(verify=context, trust_env=False)},
     )
 
 

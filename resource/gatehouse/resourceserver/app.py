@@ -1,10 +1,9 @@
 """The map of the resource server: its parts, how they are wired, and its paths."""
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import anyio
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gatehouse.resourceserver.bearer.challenge import Challenge
-from gatehouse.resourceserver.bearer.fetch import Fetch, http_fetch
+from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
 from gatehouse.resourceserver.bearer.gate import MAX_BODY, Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
@@ -66,16 +65,6 @@ class Services:
     serving: Serving
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """Return the TLS context of the process.
-
-    Cached, because loading the certificate authorities is slow. A context made before a fork serves every worker: it
-    holds no connection.
-    """
-    return httpx2.create_ssl_context(trust_env=False)
-
-
 def create_services(
     settings: Settings,
     catalogue: Catalogue,
@@ -91,9 +80,11 @@ def create_services(
         clock: seconds since the epoch.
         fetch_from: replaces fetching from the issuer over HTTP.
         lock_timeout: milliseconds that a call that writes waits for another.
+
+    Raises:
+        InvalidSettings: the trusted certificate authorities cannot be loaded.
     """
-    # No proxies from the environment: they would learn which issuer this server trusts.
-    http_client = httpx2.AsyncClient(trust_env=False, verify=tls_context())
+    http_client = create_http(settings)
     database = AsyncDatabase(settings.database, lock_timeout)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))

@@ -1,6 +1,7 @@
 """The settings of the resource server (environment, or `--env-file`)."""
 
 import re
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +12,9 @@ from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_re
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
 from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_public_url, check_reach
+
+CA_FILE_SETTING = "RESOURCESERVER_CA_FILE"
+"""The variable of `Settings.ca_file`, for messages about certificates."""
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
@@ -27,6 +31,11 @@ class Settings(ServerSettings):
     )
     issuer: str = Field(
         "http://127.0.0.1:9000", description="The issuer identifier of the only trusted authorization server."
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="File with the certificates (PEM) of the authorities that the issuer's certificate may come from. "
+        "Default: those of SSL_CERT_FILE or SSL_CERT_DIR, otherwise those of the operating system.",
     )
     bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     database_url: str = Field(

@@ -2,11 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 
+from gatehouse.resourceserver.settings import CA_FILE_SETTING, Settings
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.service.tls import certificate_problem, tls_context
 
 _TIMEOUT = 5.0
 """Seconds for one request and its whole response."""
@@ -36,6 +39,17 @@ Fetch = Callable[[str | None], Awaitable[Fetched | None]]
 """Takes the last known entity tag. Returns the document, or None if it has not changed. Raises FetchFailed."""
 
 
+def create_http(settings: Settings) -> httpx2.AsyncClient:
+    """Return the HTTP client for the issuer.
+
+    It uses no proxy of the environment, which would learn which issuer this server trusts.
+
+    Raises:
+        InvalidSettings: the trusted certificate authorities cannot be loaded.
+    """
+    return httpx2.AsyncClient(trust_env=False, verify=tls_context(settings.ca_file, CA_FILE_SETTING))
+
+
 def http_fetch(
     client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
 ) -> Fetch:
@@ -57,8 +71,9 @@ def http_fetch(
                     return await _read(response, content_types)
         except TimeoutError:
             raise FetchFailed(f"{url}: no answer within {timeout:g} s") from None
-        except httpx2.ConnectError:
-            raise FetchFailed(f"{url}: no connection; is the authorization server up?") from None
+        except httpx2.ConnectError as error:
+            problem = certificate_problem(error, urlsplit(url).netloc, CA_FILE_SETTING)
+            raise FetchFailed(f"{url}: {problem or 'no connection; is the authorization server up?'}") from None
         except httpx2.HTTPError as error:
             raise FetchFailed(f"{url}: {type(error).__name__}") from None
 

@@ -9,11 +9,13 @@ import anyio
 import click
 
 from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
+from gatehouse.bridge.errors import CA_FILE_SETTING
 from gatehouse.bridge.server import serve
 from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.service.cli import Refusal, env_file_of, example
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.settings import check_public_url, load_settings
+from gatehouse.shared.service.tls import tls_context
 
 
 def _check_url(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -63,6 +65,11 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
       BRIDGE_CLIENT_ID      client_id; also needed if FILE is a private key
       BRIDGE_CLIENT_SECRET  secret of a client_secret_basic client
       BRIDGE_PRIVATE_KEY    private key (PEM) of a private_key_jwt client
+
+    \b
+    More settings:
+      BRIDGE_CA_FILE        certificates (PEM) of the authorities to trust;
+                            default: SSL_CERT_FILE, or those of the system
       BRIDGE_LOG_LEVEL      DEBUG, INFO or WARNING (the default)
 
     FILE is read for each token request, so a rotated secret needs no restart. Plain http is allowed only for loopback
@@ -78,6 +85,8 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
     # The SDK also raises what it logs about a failed exchange, and the bridge reports the exception.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     read = partial(read_credentials, settings, credentials)
+    # Fails here with a message rather than in the event loop.
+    tls_context(settings.ca_file, CA_FILE_SETTING)
     try:
         read()
     except InvalidCredentials as error:
@@ -85,7 +94,7 @@ def bridge(ctx: click.Context, url: str, issuer: str | None, credentials: Path |
     # The default handler ends the process immediately, even while a thread waits for standard input.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        anyio.run(serve, url, issuer, read)
+        anyio.run(serve, url, issuer, read, settings.ca_file)
     except* BrokenPipeError:
         # The desktop client has exited.
         pass

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import anyio
 import click
-import httpx2
 
-from gatehouse.resourceserver.bearer.fetch import FetchFailed, http_fetch
+from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
 from gatehouse.resourceserver.db.database import Database
@@ -51,7 +50,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:
-        return f"{anyio.run(_count_keys, settings.issuer)} keys of {settings.issuer}"
+        return f"{anyio.run(_count_keys, settings)} keys of {settings.issuer}"
 
     return (
         address_step(settings),
@@ -61,7 +60,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     )
 
 
-async def _count_keys(issuer: str) -> int:
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        fetched = await http_fetch(client, f"{issuer}/.well-known/jwks.json")(None)
+async def _count_keys(settings: Settings) -> int:
+    async with create_http(settings) as client:
+        fetched = await http_fetch(client, f"{settings.issuer}/.well-known/jwks.json")(None)
     return len(parse_key_set(fetched.document if fetched is not None else b""))

@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
-from gatehouse.resourceserver.app import create_app, tls_context
+from gatehouse.resourceserver.app import create_app
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resourceserver.metadata import baseline_scopes
+from gatehouse.resourceserver.settings import CA_FILE_SETTING
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
+from gatehouse.shared.service.tls import tls_context
 
 
 @click.command()
@@ -28,7 +30,8 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         read_resources(catalogue, settings.resource)
         with open_database(settings, load_schema(catalogue)):
             pass
-        tls_context()  # Before the fork, so that the workers need not load the certificate authorities.
+        # Before the fork, so that the workers need not load the certificate authorities.
+        tls_context(settings.ca_file, CA_FILE_SETTING)
         return lambda: create_app(settings, catalogue)
 
     Server(name="resourceserver", settings=settings, prepare=prepare).run()
