@@ -438,7 +438,7 @@ def test_the_method_cannot_be_overridden(attacked: Attacked) -> None:
 
 
 def test_a_second_authorization_header_is_refused(attacked: Attacked) -> None:
-    """CWE-436: a proxy may check one header and the server the other. WSGI joins them with a comma (RFC 9110 5.3)."""
+    """CWE-436: a proxy may check one header and the server the other. Two are one list (RFC 9110 5.3)."""
     first, second = basic_header(*attacked.basic), basic_header("agent_other", "gths_other")
     attacked.accepted(attacked.post_header(first))
     for pair in ((first, second), (second, first), (first, first)):

@@ -1,6 +1,7 @@
 """The ASGI entry: paths, bodies, deadlines, and where the work of a request runs."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from support.assertions import KeyClient
 from support.authserver import FORM, AuthServer, basic_header, token_form
 from support.http_client import Exchange, run
+from support.logs import logging_put_back
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from gatehouse.authserver.clients.assertions import AssertionVerifier
@@ -21,6 +23,7 @@ from gatehouse.authserver.errors import refuse
 from gatehouse.authserver.http import DeadlineExceeded, Request
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.logs import configure_logs
 
 
 def token_exchange(server: AuthServer) -> Exchange:
@@ -111,7 +114,7 @@ def messages(parts: list[bytes]) -> Callable[[], Any]:
 
 @pytest.mark.parametrize("header", [(b"transfer-encoding", b"chunked"), (b"content-length", b"100")])
 def test_an_aborted_body_is_a_400_without_a_traceback(
-    authserver: AuthServer, header: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture
+    authserver: AuthServer, header: tuple[bytes, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
     exchange = token_exchange(authserver)
     sent = [{"type": "http.request", "body": exchange.input.read(), "more_body": True}, {"type": "http.disconnect"}]
@@ -121,10 +124,13 @@ def test_an_aborted_body_is_a_400_without_a_traceback(
         return sent.pop(0)
 
     exchange.receive = receive
-    assert status_of(authserver, exchange) == 400
+    with logging_put_back():
+        configure_logs("json")
+        assert status_of(authserver, exchange) == 400
     [event] = authserver.audit(action="http.request")
     assert "ended before" in event["reason"]
-    assert "Traceback" not in caplog.text
+    [line] = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (line["event"], line["status"], "exception" in line) == ("request", 400, False)
 
 
 def test_head_gets_the_headers_of_get_and_no_body(authserver: AuthServer) -> None:
@@ -135,15 +141,21 @@ def test_head_gets_the_headers_of_get_and_no_body(authserver: AuthServer) -> Non
     assert (b"content-length", str(len(expected.data)).encode()) in exchange.messages[0]["headers"]
 
 
-def test_a_request_that_the_shutdown_cancels_is_not_answered(authserver: AuthServer) -> None:
+def test_a_request_that_the_shutdown_cancels_is_not_answered(
+    authserver: AuthServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     async def receive() -> dict[str, Any]:
         raise asyncio.CancelledError
 
     exchange = token_exchange(authserver)
     exchange.receive = receive
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(exchange.run(authserver.app))
+    with logging_put_back():
+        configure_logs("json")
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(exchange.run(authserver.app))
     assert exchange.messages == []
+    line = json.loads(capfd.readouterr().err)
+    assert (line["status"], line["outcome"]) == (0, "aborted")
 
 
 def test_the_worker_records_its_refusals_here(authserver: AuthServer) -> None:

@@ -147,7 +147,6 @@ def _import_programs() -> dict[str, Callable[[], Any]]:
         "alembic.command",
         "gunicorn.arbiter",
         "gunicorn.workers.gasgi",
-        "gunicorn.workers.gthread",
         "psycopg",
         "rich.table",
         "sqlalchemy.dialects.postgresql.psycopg",

@@ -109,7 +109,7 @@ class Application:
             return
         request_id = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, status = time.perf_counter(), None
+        started, status = time.perf_counter(), 0
         path, route = self._routes.find(scope["raw_path"])
         request = _read_request(scope, request_id)
         body = RequestBody(request.headers, receive)
@@ -122,9 +122,9 @@ class Application:
                 "request",
                 method=request.method,
                 path=path,
-                # There is none if the process shuts down before the response begins.
                 status=status,
-                outcome=outcome_of(status or HTTPStatus.INTERNAL_SERVER_ERROR),
+                # Without a response, the client has disconnected, or the process shuts down.
+                outcome=outcome_of(status) if status else "aborted",
                 ms=round((time.perf_counter() - started) * 1000, 1),
             )
             structlog.contextvars.clear_contextvars()
