@@ -61,7 +61,10 @@ class Exchange:
             for name, value in environ.items()
             if name.startswith("HTTP_")
         ]
+        chunked = environ.get("wsgi.input_terminated", False)
         for variable, header in (("CONTENT_TYPE", b"content-type"), ("CONTENT_LENGTH", b"content-length")):
+            if chunked and variable == "CONTENT_LENGTH":
+                continue
             headers += [(header, environ[variable].encode("latin-1"))] if environ.get(variable) else []
         path, _, query = environ.get("RAW_URI", environ["PATH_INFO"]).partition("?")
         self.scope = {
@@ -74,7 +77,7 @@ class Exchange:
         }
         self.messages: list[dict[str, Any]] = []
         self.input = environ["wsgi.input"]
-        self._left = None if environ.get("wsgi.input_terminated") else int((environ.get("CONTENT_LENGTH") or "0")[:20])
+        self._left = None if chunked else int((environ.get("CONTENT_LENGTH") or "0")[:20])
 
     async def run(self, app: AsgiApplication) -> None:
         await app(self.scope, self.receive, self._send)

@@ -39,13 +39,14 @@ class FlaskApplication:
 
     def _call(self, request: Request) -> Response:
         started: list[tuple[str, list[tuple[str, str]]]] = []
+        written: list[bytes] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
             started.append((status, headers))
-            return _write
+            return written.append
 
         chunks: Iterable[bytes] = self._flask(_environ(request), start_response)
-        body = b"".join(chunks)
+        body = b"".join([*written, *chunks])
         [(status, headers)] = started
         return Response(int(status[:3]), body, dict(headers))
 
@@ -53,10 +54,6 @@ class FlaskApplication:
 def _view(endpoint: Callable[[Request], Response]) -> flask.Response:
     response = endpoint(flask.request.environ[_REQUEST])
     return flask.Response(response.body, response.status, dict(response.headers))
-
-
-def _write(_: bytes) -> object:
-    raise NotImplementedError("Flask returns its body")
 
 
 def _environ(request: Request) -> "WSGIEnvironment":
