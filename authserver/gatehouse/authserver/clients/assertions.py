@@ -22,7 +22,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
-from gatehouse.shared.protocol.claims import is_numeric_date
+from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.remediation import client_command
@@ -223,7 +223,7 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     if name not in claims:
         return None
     value = claims[name]
-    if not is_numeric_date(value, fraction=True):
+    if not is_fractional_date(value):
         raise _refuse(f"{name} is not a number of seconds", f"Set {name} to seconds since 1970-01-01T00:00:00Z.")
     return value
 

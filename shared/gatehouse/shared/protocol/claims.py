@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeGuard, overload
+from typing import Any, TypeGuard
 
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 
@@ -133,21 +133,18 @@ def check_static_claim(name: str, value: str) -> None:
         raise InvalidClaims(f"the value of {name} must be 1 to 256 printable ASCII characters")
 
 
-@overload
-def is_numeric_date(value: Any) -> TypeGuard[int]: ...
-@overload
-def is_numeric_date(value: Any, *, fraction: bool) -> TypeGuard[float]: ...
-def is_numeric_date(value: Any, *, fraction: bool = False) -> bool:
-    """Tell whether a JSON value is a number of seconds from 0 to MAX_NUMERIC_DATE (NumericDate, RFC 7519 2).
+def is_numeric_date(value: Any) -> TypeGuard[int]:
+    """Tell whether a JSON value is a whole number of seconds from 0 to MAX_NUMERIC_DATE.
 
-    Args:
-        value: a value that a strict JSON reader returned.
-        fraction: whether the number may have a fraction. Clients' assertions may; tokens and status lists of the
-            authorization server have none.
+    RFC 7519 also allows fractions. The tokens and status lists of the authorization server have none.
     """
+    return isinstance(value, int) and is_fractional_date(value)
+
+
+def is_fractional_date(value: Any) -> TypeGuard[float]:
+    """Tell whether a JSON value is a number of seconds from 0 to MAX_NUMERIC_DATE (NumericDate, RFC 7519 2)."""
     # bool is a subclass of int.
-    number = isinstance(value, int | float if fraction else int) and not isinstance(value, bool)
-    return number and 0 <= value <= MAX_NUMERIC_DATE
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_NUMERIC_DATE
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:

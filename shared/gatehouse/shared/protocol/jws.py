@@ -8,10 +8,11 @@ no header member can point at a key: `alg`, `kid` and `typ` are the only members
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
@@ -222,15 +223,25 @@ def read_unverified_claims(token: str) -> dict[str, Any]:
     return claims
 
 
-def import_public_key(members: Mapping[str, Any], kid: str | None, alg: str) -> VerificationKey:
-    """Return the key of a public JWK for one algorithm of KEY_TYPES. Without a `kid`, the thumbprint names it.
+def import_public_keys(members: Mapping[str, Any], kid: str | None, algs: Sequence[str]) -> list[VerificationKey]:
+    """Return the key of a public JWK for each algorithm in `algs`. Without a `kid`, the thumbprint names it.
 
     Raises:
         InvalidKeySet: the members are not a key of their type.
     """
     try:
-        key = import_key({name: members[name] for name in _PUBLIC_MEMBERS if name in members})
+        key = _import({name: members[name] for name in _PUBLIC_MEMBERS if name in members})
         thumbprint = key.thumbprint()
-    except (JoseError, ValueError, TypeError, AttributeError):
+    except (JoseError, ValueError, TypeError, AttributeError, KeyError):
         raise InvalidKeySet("its members are not a key of its type") from None
-    return VerificationKey(kid=thumbprint if kid is None else kid, alg=alg, thumbprint=thumbprint, key=key)
+    name = thumbprint if kid is None else kid
+    return [VerificationKey(kid=name, alg=alg, thumbprint=thumbprint, key=key) for alg in algs]
+
+
+def _import(members: dict[str, Any]) -> Key:
+    if members["kty"] != "RSA":
+        return import_key(members)
+    # The library reads the numbers digit by digit. A client has up to 8 keys, and a request that is refused should not
+    # show by its time how many of them were loaded for it.
+    modulus, exponent = (int.from_bytes(base64url.decode(members[name])) for name in ("n", "e"))
+    return RSAKey(RSAPublicNumbers(exponent, modulus).public_key(), members)

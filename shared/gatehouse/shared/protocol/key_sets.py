@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatehouse.shared.protocol import strict_json
-from gatehouse.shared.protocol.jws import ALGORITHM_NAMES, KEY_TYPES, InvalidKeySet, VerificationKey, import_public_key
+from gatehouse.shared.protocol.jws import ALGORITHM_NAMES, KEY_TYPES, InvalidKeySet, VerificationKey, import_public_keys
 from gatehouse.shared.protocol.public_keys import weakness
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.visible_text import is_visible
@@ -105,7 +105,7 @@ def verification_keys(jwk: Mapping[str, Any]) -> list[VerificationKey]:
     if (reason := weakness(members)) is not None:
         raise UnusableKey(reason)
     try:
-        return [import_public_key(members, kid, algorithm) for algorithm in algorithms]
+        return import_public_keys(members, kid, algorithms)
     except InvalidKeySet as error:
         raise UnusableKey(str(error)) from None
 
