@@ -196,6 +196,9 @@ def _check_form_type(request: Request) -> None:
     All bytes of an encoded form are ASCII, so it is the same in every charset of _ASCII_CHARSETS as long as no
     percent-encoded byte is above 7F. Libraries add such a label by themselves.
     """
+    # What nearly every client sends has nothing to parse.
+    if request.headers["content-type"] == _FORM_TYPE:
+        return
     try:
         content_type = parse_media_type(request.headers["content-type"])
     except InvalidMediaType:
