@@ -1,11 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run docs test test-interop test-kill test-soak test-all mutants measure walk check format clean
+.PHONY: help setup demo run docs test test-interop test-availability test-kill test-soak test-all mutants measure walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
+FAST_PARSER := $(VENV)/fast-parser
 INTEROP := tests/interop/node_modules
 PYTEST := $(BIN)/python -m pytest -q
 WORKERS ?= 2
@@ -43,7 +44,7 @@ $(DOCS): $(INSTALLED)
 
 # One run for all: while a journey waits for a server, the other process runs unit tests.
 test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires every branch of the security core
-	$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),--cov) -m "not interop and not kill and not soak"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),--cov) -m "not availability and not interop and not kill and not soak"
 
 # Without npm the clients for Node are not installed, and their tests say so.
 test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects and the conformance suite against both servers; most need npm
@@ -54,6 +55,15 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 	@touch $@
 
 test-all: test test-interop ## Run test and test-interop
+
+# Both of gunicorn's parsers: the one in C is compiled into a folder that only these servers see.
+test-availability: setup $(FAST_PARSER)/.installed ## Occupy and restart both servers under load, with both parsers of gunicorn; takes minutes
+	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) $(PYTEST) -s -m availability
+	PYTHONPATH=$(CURDIR)/$(FAST_PARSER) $(PYTEST) tests/shared/service/test_connections.py
+
+$(FAST_PARSER)/.installed: constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(FAST_PARSER) -c constraints.txt gunicorn_h1c
+	@touch $@
 
 test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
 	$(PYTEST) -s -m kill

@@ -215,6 +215,7 @@ async def test_the_body_limit_applies_without_a_content_length(target: Target) -
     assert sent <= MIB // 65536 + 2
 
 
+@pytest.mark.threat("T-136")
 @pytest.mark.parametrize("authorization", [None, "Bearer not-a-token"])
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_a_caller_without_a_valid_token_sends_at_most_64_kib(

@@ -21,6 +21,7 @@ from gatehouse.shared.service.connections import (
     DRAIN_IDLE,
     HEADER_TIMEOUT,
     IDLE_TIMEOUT,
+    REDUCED_FOR,
     WRITE_TIMEOUT,
     Connection,
     connection_limit,
@@ -167,6 +168,7 @@ async def test_a_websocket_handshake_is_an_ordinary_request(worker: Worker_) -> 
 # Refusals
 
 
+@pytest.mark.threat("T-134")
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
@@ -240,6 +242,7 @@ async def test_an_application_that_fails_is_answered_for(worker: Worker_) -> Non
 # Deadlines
 
 
+@pytest.mark.threat("T-133")
 @pytest.mark.parametrize(
     ("sent", "seconds", "answer"),
     [
@@ -321,6 +324,7 @@ async def test_a_body_that_the_application_does_not_read_is_not_late(worker: Wor
     await client.leave()
 
 
+@pytest.mark.threat("T-133")
 async def test_a_client_that_does_not_read_is_disconnected(worker: Worker_, clock: FakeClock) -> None:
     async def streaming(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -369,6 +373,7 @@ def test_connections_leave_room_for_other_files(files: int, connections_: int) -
     assert connection_limit(files) == connections_
 
 
+@pytest.mark.threat("T-133")
 async def test_room_is_made_by_the_client_that_is_waited_for_the_longest(worker: Worker_, clock: FakeClock) -> None:
     owner = worker()
     clients = [owner.connect() for _ in range(3)]
@@ -379,6 +384,19 @@ async def test_room_is_made_by_the_client_that_is_waited_for_the_longest(worker:
     assert owner.connections.make_room()
     assert owner.connections.make_room()
     assert not owner.connections.make_room()
+    for client in clients:
+        await client.leave()
+
+
+async def test_without_files_fewer_connections_are_kept_for_a_minute(worker: Worker_, clock: FakeClock) -> None:
+    owner = worker(limit=100)
+    clients = [owner.connect() for _ in range(20)]
+    owner.connections.reduce()
+    assert owner.connections.limit == 12
+    assert [client.state for client in clients] == ["closed"] * 8 + ["open"] * 12
+    clock.advance(REDUCED_FOR)
+    owner.connections.expire()
+    assert owner.connections.limit == 100
     for client in clients:
         await client.leave()
 

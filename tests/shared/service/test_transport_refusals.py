@@ -57,6 +57,7 @@ def test_a_refusal_is_recorded_and_logged(capsys: pytest.CaptureFixture[str]) ->
     assert "req_0" in capsys.readouterr().out
 
 
+@pytest.mark.threat("T-135")
 def test_a_flood_is_counted_in_one_event_each_second() -> None:
     events, clock = Events(), FakeClock()
     refusals = TransportRefusals(events, clock)

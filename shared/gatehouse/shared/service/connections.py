@@ -45,6 +45,12 @@ _FILES_RESERVED: Final = 256
 _MAX_CONNECTIONS: Final = 4096
 """Connections of one process, however many files it may open. One that is idle needs about 20 KiB."""
 
+_SPARE: Final = 8
+"""Files that are left to other uses when the system has no more of them than the connections occupy."""
+
+REDUCED_FOR: Final = 60.0
+"""Seconds until as many connections are accepted again."""
+
 _STATUSES: Final = {
     "LimitRequestLine": 414,
     "LimitRequestHeaders": 431,
@@ -80,7 +86,8 @@ class Connections:
     """The connections of one process."""
 
     def __init__(self, limit: int, refusals: TransportRefusals, monotonic: Clock) -> None:
-        self.limit = limit
+        self.limit = self._most = limit
+        self._reduced = 0.0
         self.refusals = refusals
         self.monotonic = monotonic
         self.open: set[Connection] = set()
@@ -96,9 +103,18 @@ class Connections:
         next(iter(self.waiting)).abort()
         return True
 
+    def reduce(self) -> None:
+        """Make room and lower the limit for a minute, because the system has no file for another connection."""
+        self._reduced = self.monotonic()
+        self.limit = max(1, min(self.limit, len(self.open) - _SPARE))
+        for _ in range(_SPARE):
+            self.make_room()
+
     def expire(self) -> None:
         """Close the connections whose client had its time. Called once a second."""
         now = self.monotonic()
+        if now - self._reduced >= REDUCED_FOR:
+            self.limit = self._most
         for connection in list(self.waiting):
             connection.expire(now)
         self.refusals.flush()

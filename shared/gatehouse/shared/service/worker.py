@@ -21,11 +21,8 @@ DRAIN_TIMEOUT: Final = 10.0
 """Seconds that requests in flight get to finish when the server stops."""
 
 _ACCEPT_BATCH: Final = 64
-_FULL_PAUSE: Final = 0.1
-"""Seconds without accepting while every connection is in use."""
-
-_FAILURE_PAUSE: Final = 1.0
-"""Seconds without accepting after the system had no file descriptor or memory. A retry at once would spin."""
+_PAUSE: Final = 0.1
+"""Seconds without accepting while every connection is in use, or after the system had no file. A retry would spin."""
 
 _LOG_INTERVAL: Final = 60.0
 """Seconds between two log lines about connections that are not accepted."""
@@ -96,15 +93,15 @@ class Worker(ASGIWorker):
         for _ in range(_ACCEPT_BATCH):
             full = len(self.connections.open) + len(self._opening) >= self.connections.limit
             if full and not self.connections.make_room():
-                self._pause(_FULL_PAUSE, "all connections are in use")
+                self._pause("all connections are in use")
                 return
             try:
                 accepted, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self.connections.make_room()
-                self._pause(_FAILURE_PAUSE, error.strerror or "accept failed")
+                self.connections.reduce()
+                self._pause(error.strerror or "accept failed")
                 return
             accepted.setblocking(False)
             opening = self.loop.create_task(self._open(accepted))
@@ -117,13 +114,13 @@ class Worker(ASGIWorker):
         except OSError:
             accepted.close()
 
-    def _pause(self, seconds: float, reason: str) -> None:
+    def _pause(self, reason: str) -> None:
         now = self.loop.time()
         if now - self._logged >= _LOG_INTERVAL:
             self._logged = now
             self.log.warning("New connections must wait: %s", reason)
         self._stop_accepting()
-        self.loop.call_later(seconds, self._accept_again)
+        self.loop.call_later(_PAUSE, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._accepts or self._stopping.is_set():

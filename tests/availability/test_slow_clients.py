@@ -1,0 +1,123 @@
+"""Clients that send nothing, half a header or half a body do not delay other callers."""
+
+import asyncio
+import resource
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from local_stack import LocalStack, _children
+from support.availability import Stack, Target, http
+from support.callers import Caller, Tally, calling, held_open
+
+pytestmark = pytest.mark.anyio
+
+SECONDS = 25.0
+"""Longer than the limits of header and body, so that connections are closed and opened again."""
+
+
+def callers(target: Target, tally: Tally) -> list[Caller]:
+    """Return callers that keep their connection, and callers that do not."""
+    return [Caller(target.url, request, tally, keep) for request in target.requests for keep in (True, False)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a server's workers."""
+    fields = [
+        Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split() for child in _children(pid)
+    ]
+    return sum(int(stat[11]) + int(stat[12]) for stat in fields) / 100
+
+
+def leave_files(pid: int, number: int) -> None:
+    """Let a process open this many more files."""
+    opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (opened + number, opened + number))
+
+
+@pytest.mark.parametrize("server", ["resourceserver", "authserver"])
+async def test_other_callers_are_answered_within_a_second(stack: Stack, parser: str, server: str) -> None:
+    [target] = [target for target in stack.targets() if target.name == server]
+    head, _, _ = target.requests[0].partition(b"\r\n\r\n")
+    half_body = head.replace(b"Content-Length: ", b"Content-Length: 9") + b"\r\n\r\n{"
+    tally = Tally()
+    async with AsyncExitStack() as attack:
+        for number, sent in ((500, b""), (500, head[:30]), (100, half_body)):
+            await attack.enter_async_context(held_open(target.url, number, sent))
+        await asyncio.sleep(1)
+        async with calling(callers(target, tally)):
+            await asyncio.sleep(SECONDS)
+    print(f"\n{server}, {parser} parser, 500 silent, 500 half headers, 100 half bodies: {tally.line()}")
+    assert not tally.failures
+    assert max(tally.seconds) < 1
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a server's workers."""
+    pages = sum(int(Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()[1]) for child in _children(pid))
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.parametrize(("length", "sent"), [(1024, 1000), (64, 63)])
+async def test_strangers_with_large_bodies_need_little_memory(
+    stack: Stack, parser: str, length: int, sent: int
+) -> None:
+    """300 clients without a token that send almost the whole body. Sizes in KiB."""
+    [target] = [target for target in stack.targets() if target.name == "resourceserver"]
+    request = http("POST", target.url, "Content-Type: application/json", body=" " * length * 1024)
+    pid = stack.servers.pid("resourceserver")
+    before = most = resident_bytes(pid)
+    async with held_open(target.url, 300, request[: -(length - sent) * 1024]):
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            most = max(most, resident_bytes(pid))
+    print(
+        f"\n{parser} parser, 300 strangers with {sent} of {length} KiB: {(most - before) / 2**20:.0f} MiB more memory"
+    )
+    assert most - before < 100 * 2**20
+
+
+@pytest.mark.parametrize("server", ["resourceserver", "authserver"])
+async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_log(
+    stack: Stack, parser: str, server: str
+) -> None:
+    [target] = [target for target in stack.targets() if target.name == server]
+    servers, tally = stack.servers, Tally()
+    pid = servers.pid(server)
+    for worker in _children(pid):
+        leave_files(worker, 20)
+    logged, used = len(servers.log(server)), cpu_seconds(pid)
+    async with held_open(target.url, 200, b""):
+        await asyncio.sleep(SECONDS)
+    logged, used = len(servers.log(server)) - logged, cpu_seconds(pid) - used
+    async with calling(callers(target, tally)):
+        await asyncio.sleep(3)
+    print(
+        f"\n{server}, {parser} parser, no file descriptors for {SECONDS:.0f} s: {logged} bytes logged, {used:.1f} s CPU"
+    )
+    print(f"then: {tally.line()}")
+    assert logged < 20_000
+    assert used < SECONDS / 2
+    assert not tally.failures
+
+
+@pytest.mark.parametrize("server", ["resourceserver", "authserver"])
+async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, parser: str, server: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    servers = LocalStack(tmp_path / "stack")
+    try:
+        stack = Stack(servers)
+        servers.start_all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        [target] = [target for target in stack.targets() if target.name == server]
+        tally = Tally()
+        async with held_open(target.url, 1000, b""), calling(callers(target, tally)):
+            await asyncio.sleep(SECONDS)
+        print(f"\n{server}, {parser} parser, 1000 clients for 2 x 100 connections: {tally.line()}")
+        assert max(tally.seconds) < 1
+        assert "Too many open files" not in servers.log(server)
+    finally:
+        servers.stop()
