@@ -101,7 +101,7 @@ async def calling(callers: list[Caller]) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def held_open(url: str, number: int, sent: bytes) -> AsyncIterator[None]:
+async def held_open(url: str, number: int, sent: bytes, retry: float = RETRY) -> AsyncIterator[None]:
     """Keep connections open that send an incomplete request, and open each again when the server closes it."""
 
     async def hold() -> None:
@@ -113,7 +113,7 @@ async def held_open(url: str, number: int, sent: bytes) -> AsyncIterator[None]:
                     await reader.read()
                 finally:
                     writer.close()
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(retry)
 
     tasks = [asyncio.create_task(hold()) for _ in range(number)]
     try:

@@ -45,7 +45,7 @@ _FILES_RESERVED: Final = 256
 _MAX_CONNECTIONS: Final = 4096
 """Connections of one process, however many files it may open. One that is idle needs about 20 KiB."""
 
-_SPARE: Final = 8
+SPARE: Final = 8
 """Files that are left to other uses when the system has no more of them than the connections occupy."""
 
 REDUCED_FOR: Final = 60.0
@@ -91,23 +91,33 @@ class Connections:
         self.refusals = refusals
         self.monotonic = monotonic
         self.open: set[Connection] = set()
-        self.waiting: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose client must do something next, longest first."""
+        self.strangers: OrderedDict[Connection, None] = OrderedDict()
+        """Those whose client must do something next and has not sent a whole request yet, longest first."""
+        self.known: OrderedDict[Connection, None] = OrderedDict()
+        """Those whose client must do something next and has sent a whole request before, longest first."""
         self.draining = False
         """The server stops: every response announces that its connection closes."""
 
+    @property
+    def waiting(self) -> list["Connection"]:
+        """Those whose client must do something next."""
+        return [*self.strangers, *self.known]
+
     def make_room(self) -> bool:
-        """Abort the connection that has waited for its client the longest. False if none waits for its client."""
-        if not self.waiting:
-            return False
-        next(iter(self.waiting)).abort()
-        return True
+        """Abort the connection that has waited for its client the longest. False if none waits for its client.
+
+        One that has never sent a whole request goes first.
+        """
+        for connection in self.strangers or self.known:
+            connection.abort()
+            return True
+        return False
 
     def reduce(self) -> None:
         """Make room and lower the limit for a minute, because the system has no file for another connection."""
         self._reduced = self.monotonic()
-        self.limit = max(1, min(self.limit, len(self.open) - _SPARE))
-        for _ in range(_SPARE):
+        self.limit = max(1, min(self.limit, len(self.open) - SPARE))
+        for _ in range(SPARE):
             self.make_room()
 
     def expire(self) -> None:
@@ -115,14 +125,14 @@ class Connections:
         now = self.monotonic()
         if now - self._reduced >= REDUCED_FOR:
             self.limit = self._most
-        for connection in list(self.waiting):
+        for connection in self.waiting:
             connection.expire(now)
         self.refusals.flush()
 
     def close_idle(self) -> None:
         """Close the connections that have been idle for long enough to stop. Called repeatedly while draining."""
         now = self.monotonic()
-        for connection in list(self.waiting):
+        for connection in self.waiting:
             if connection.waits_for in {Wait.REQUEST, Wait.NEXT_REQUEST} and now - connection.since >= DRAIN_IDLE:
                 connection.close_unless_received()
         self.expire()
@@ -146,15 +156,19 @@ class Connection(ASGIProtocol):
         self.waits_for: Wait | None = None
         self.since = 0.0
         """Monotonic seconds at which the client's time began."""
+        self._known = False
+        """Whether the client has sent a whole request."""
         self._responding = False
 
     def _wait(self, wait: Wait | None) -> None:
         """Begin to wait for the client, or stop."""
         self.waits_for = wait
-        self._connections.waiting.pop(self, None)
+        self._connections.strangers.pop(self, None)
+        self._connections.known.pop(self, None)
         if wait is not None:
             self.since = self._connections.monotonic()
-            self._connections.waiting[self] = None
+            queue = self._connections.known if self._known else self._connections.strangers
+            queue[self] = None
 
     # Called by the event loop
 
@@ -217,6 +231,7 @@ class Connection(ASGIProtocol):
 
     def _on_message_complete(self) -> None:
         super()._on_message_complete()
+        self._known = True
         if self.waits_for is Wait.BODY:
             self._wait(None)
 

@@ -13,7 +13,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from gatehouse.shared.service.connections import Connection, Connections, connection_limit
+from gatehouse.shared.service.connections import SPARE, Connection, Connections, connection_limit
 from gatehouse.shared.service.event_loop import run_to_end
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 
@@ -90,9 +90,10 @@ class Worker(ASGIWorker):
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept what has connected, up to the limit."""
-        for _ in range(_ACCEPT_BATCH):
-            full = len(self.connections.open) + len(self._opening) >= self.connections.limit
-            if full and not self.connections.make_room():
+        room = self.connections.limit - len(self.connections.open) - len(self._opening)
+        # An aborted connection frees its file only after this call, so few of them are replaced at a time.
+        for number in range(min(_ACCEPT_BATCH, max(room, 0) + SPARE)):
+            if number >= room and not self.connections.make_room():
                 self._pause("all connections are in use")
                 return
             try:
