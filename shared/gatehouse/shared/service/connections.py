@@ -116,7 +116,7 @@ class Connections:
     def reduce(self) -> None:
         """Make room and lower the limit for a minute, because the system has no file for another connection."""
         self._reduced = self.monotonic()
-        self.limit = max(1, min(self.limit, len(self.open) - SPARE))
+        self.limit = max(SPARE, min(self.limit, len(self.open) - SPARE))
         for _ in range(SPARE):
             self.make_room()
 

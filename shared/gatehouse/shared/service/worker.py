@@ -94,7 +94,8 @@ class Worker(ASGIWorker):
         # An aborted connection frees its file only after this call, so few of them are replaced at a time.
         for number in range(min(_ACCEPT_BATCH, max(room, 0) + SPARE)):
             if number >= room and not self.connections.make_room():
-                self._pause("all connections are in use")
+                if not self._opening:
+                    self._pause("all connections are in use")
                 return
             try:
                 accepted, _ = listener.accept()
