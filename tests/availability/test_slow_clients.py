@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,10 @@ async def test_other_callers_are_answered_within_a_second(stack: Stack, parser: 
     head, _, _ = target.requests[0].partition(b"\r\n\r\n")
     half_body = head.replace(b"Content-Length: ", b"Content-Length: 9") + b"\r\n\r\n{"
     tally = Tally()
-    async with AsyncExitStack() as attack:
+    with ExitStack() as attack:
         for number, sent in ((500, b""), (500, head[:30]), (100, half_body)):
-            await attack.enter_async_context(held_open(target.url, number, sent))
-        await asyncio.sleep(1)
+            attack.enter_context(held_open(target.url, number, sent))
+        await asyncio.sleep(3)
         async with calling(callers(target, tally)):
             await asyncio.sleep(SECONDS)
     print(f"\n{server}, {parser} parser, 500 silent, 500 half headers, 100 half bodies: {tally.line()}")
@@ -67,7 +67,7 @@ async def test_strangers_with_large_bodies_need_little_memory(
     request = http("POST", target.url, "Content-Type: application/json", body=" " * length * 1024)
     pid = stack.servers.pid("resourceserver")
     before = most = resident_bytes(pid)
-    async with held_open(target.url, 300, request[: -(length - sent) * 1024]):
+    with held_open(target.url, 300, request[: -(length - sent) * 1024]):
         for _ in range(100):
             await asyncio.sleep(0.1)
             most = max(most, resident_bytes(pid))
@@ -87,7 +87,7 @@ async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_
     for worker in _children(pid):
         leave_files(worker, 20)
     logged, used = len(servers.log(server)), cpu_seconds(pid)
-    async with held_open(target.url, 200, b""):
+    with held_open(target.url, 200, b""):
         await asyncio.sleep(SECONDS)
     logged, used = len(servers.log(server)) - logged, cpu_seconds(pid) - used
     async with calling(callers(target, tally)):
@@ -114,8 +114,9 @@ async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, pa
     try:
         [target] = [target for target in stack.targets() if target.name == server]
         tally = Tally()
-        async with held_open(target.url, 300, b"", retry=1), calling(callers(target, tally)):
-            await asyncio.sleep(SECONDS)
+        with held_open(target.url, 300, b"", retry=1):
+            async with calling(callers(target, tally)):
+                await asyncio.sleep(SECONDS)
         print(f"\n{server}, {parser} parser, 300 clients for 2 x 100 connections: {tally.line()}")
         assert not tally.failures
         assert max(tally.seconds) < 1

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -100,10 +101,22 @@ async def calling(callers: list[Caller]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
 
 
-@contextlib.asynccontextmanager
-async def held_open(url: str, number: int, sent: bytes, retry: float = RETRY) -> AsyncIterator[None]:
-    """Keep connections open that send an incomplete request, and open each again when the server closes it."""
+@contextlib.contextmanager
+def held_open(url: str, number: int, sent: bytes, retry: float = RETRY) -> Iterator[None]:
+    """Keep connections open that send an incomplete request, and open each again when the server closes it.
 
+    They are in a process of their own, so that they do not delay the callers in this one.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_hold_all, args=(url, number, sent, retry))
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _hold_all(url: str, number: int, sent: bytes, retry: float) -> None:
     async def hold() -> None:
         while True:
             with contextlib.suppress(OSError):
@@ -115,13 +128,10 @@ async def held_open(url: str, number: int, sent: bytes, retry: float = RETRY) ->
                     writer.close()
             await asyncio.sleep(retry)
 
-    tasks = [asyncio.create_task(hold()) for _ in range(number)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def hold_all() -> None:
+        await asyncio.gather(*(hold() for _ in range(number)))
+
+    asyncio.run(hold_all())
 
 
 class TcpProxy:
