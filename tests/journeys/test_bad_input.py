@@ -138,8 +138,23 @@ def test_malformed_http_closes_only_its_own_connection(stack: LocalStack, server
     status, headers, body = exchange(url, request)
     assert status == expected, body
     assert headers["connection"] == "close"
-    assert b"Traceback" not in body
+    assert headers["x-content-type-options"] == "nosniff"
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
     assert exchange(url, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+
+
+@pytest.mark.threat("T-135")
+@pytest.mark.parametrize("server", ["authserver", "resourceserver"])
+def test_malformed_http_leaves_an_event(stack: LocalStack, server: str) -> None:
+    url = stack.issuer if server == "authserver" else stack.resource
+    _, headers, _ = exchange(url, MALFORMED["100 KiB header"][1])
+    deadline, events = time.monotonic() + TIMEOUT, []
+    while not events and time.monotonic() < deadline:
+        recent = stack.run_json(server, "audit", "--action", "http.request")
+        events = [event for event in recent if event["request_id"] == headers["x-request-id"]]
+    assert [(event["action"], event["outcome"], event["reason"]) for event in events] == [
+        ("http.request", "refused", "LimitRequestHeaders")
+    ]
 
 
 def test_neither_server_logs_a_failure(stack: LocalStack) -> None:
