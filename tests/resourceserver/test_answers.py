@@ -163,6 +163,7 @@ def guarded() -> Catalogue:
         "nan": CallToolResult(content=[], structured_content={"n": float("nan")}),
         "deep": CallToolResult(content=[], structured_content={"n": deep(MAX_DEPTH)}),
         "object": CallToolResult(content=[], structured_content={"n": object()}),
+        "flag": CallToolResult.model_construct(content=[], is_error="perhaps"),
         "content": CallToolResult.model_construct(content=[{"type": "hologram"}]),
         "fine": CallToolResult(
             content=[AudioContent(data="aGk=", mime_type="audio/wav")], structured_content={"n": None}
@@ -272,10 +273,10 @@ async def test_a_guarded_result_is_proven_as_well(
 ) -> None:
     async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, guarded()) as server:
         token = server.issuer.token("a:b")
-        for kind in ("text", "nan", "deep", "object", "content"):
+        for kind in ("text", "nan", "deep", "object", "flag", "content"):
             assert (await call(server, version, token, "answer", kind=kind))["isError"], kind
         fine = await call(server, version, token, "answer", kind="fine")
-        assert outcomes(server) == [("answer", "failed")] * 5 + [("answer", "allowed")]
+        assert outcomes(server) == [("answer", "failed")] * 6 + [("answer", "allowed")]
     assert (fine["isError"], fine["structuredContent"], fine["content"][0]["type"]) == (False, {"n": None}, "audio")
 
 

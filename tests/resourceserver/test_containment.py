@@ -184,11 +184,15 @@ class Running:
             """Wait."""
             return await self.wait()
 
+        async def wait_in_transaction(ledger: Ledger) -> Text:
+            """Wait within a transaction."""
+            return await self.wait()
+
         reading = (wait, read, read_ledger, use_desk, serialize, validate, wait_for_another, give_up)
         group = ToolGroup()
         for tool in reading:
             group.tool(scopes=ANY_VALID_TOKEN, read_only=True)(tool)
-        for tool in (write, write_ledger, unprintable):
+        for tool in (write, write_ledger, wait_in_transaction, unprintable):
             group.tool(scopes=ANY_VALID_TOKEN)(tool)
         group.tool(scopes=ANY_VALID_TOKEN, streaming=True)(stream)
         providers: dict[type, Any] = {Desk: open_desk, Ledger: open_ledger}
@@ -310,10 +314,12 @@ async def test_a_foreign_cancellation_is_a_failure_of_the_tool(
 
 
 @pytest.mark.parametrize("server", ["own"], indirect=True)
-@pytest.mark.parametrize("cancel", ["task", "scope"])
-async def test_a_cancelled_call_is_recorded_and_ends(server: ResourceServer, running: Running, cancel: str) -> None:
+@pytest.mark.parametrize(("cancel", "tool"), [("task", "wait"), ("scope", "wait"), ("task", "wait_in_transaction")])
+async def test_a_cancelled_call_is_recorded_and_ends(
+    server: ResourceServer, running: Running, cancel: str, tool: str
+) -> None:
     """gunicorn cancels the task of a request, the SDK an anyio scope around it."""
-    body, headers = tool_request("2026-07-28", "wait", {})
+    body, headers = tool_request("2026-07-28", tool, {})
     sent = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {server.issuer.token('a:b')}"}
     scope = anyio.CancelScope()
 
@@ -328,6 +334,20 @@ async def test_a_cancelled_call_is_recorded_and_ends(server: ResourceServer, run
     assert task.cancelled() == (cancel == "task")
     (event,) = server.audit(action="tool.call")
     assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+async def test_a_call_that_is_cancelled_while_its_event_is_written_has_one_outcome(server: ResourceServer) -> None:
+    body, headers = tool_request("2026-07-28", "write", {"kind": "fine"})
+    with server.admin_database.write() as session:
+        session.connection()
+        task = asyncio.create_task(server.post(body, server.issuer.token("a:b"), headers))
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    await server.call("no_such_tool", server.issuer.token("a:b"))
+    assert [event["outcome"] for event in server.audit(action="tool.call")] == ["allowed", "refused"]
 
 
 async def test_a_cancellation_is_the_calls_only_if_its_task_was_cancelled() -> None:
@@ -377,6 +397,22 @@ async def test_no_handler_can_end_the_session_manager(error: BaseException) -> N
 async def test_an_error_that_the_sdk_answers_passes_the_middleware() -> None:
     with pytest.raises(ValueError, match="as it is"):
         await through_the_middleware(ValueError("as it is"))
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+async def test_a_call_that_is_closed_leaves_an_event(server: ResourceServer, running: Running) -> None:
+    """As asyncio does with the tasks that are left when it ends."""
+    body, headers = tool_request("2026-07-28", "wait", {})
+    coroutine = server.post(body, server.issuer.token("a:b"), headers)
+    task = asyncio.create_task(coroutine)
+    await running.begun.wait()
+    coroutine.close()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception()
+    await server.call("no_such_tool", server.issuer.token("a:b"))
+    event, _ = server.audit(action="tool.call")
+    assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
 
 
 def test_a_coroutine_that_is_closed_ends_quietly() -> None:

@@ -110,7 +110,7 @@ def _rolled_back(error: Exception) -> bool:
     cause = getattr(error, "orig", None)
     if isinstance(cause, sqlite3.Error):
         # The low byte is the primary code (https://sqlite.org/rescode.html).
-        return cause.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT}
     state = getattr(cause, "sqlstate", None)
     # Connection failures, shutdowns and "statement completion unknown" (PostgreSQL, Appendix A).
     return state is not None and not state.startswith(("08", "57")) and state != "40003"

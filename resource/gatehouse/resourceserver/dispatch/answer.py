@@ -68,7 +68,7 @@ def forwarded_answer(result: CallToolResult, version: str) -> CallToolResult:
         UnservableAnswer: `proven_text` refuses it, or the protocol version does not have what it contains.
     """
     try:
-        sent = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+        sent = result.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False)
         if result.structured_content is not None:
             # The SDK would send null for NaN, which the output schema of the tool does not have to allow.
             sent["structuredContent"] = to_jsonable_python(result.structured_content, inf_nan_mode="constants")

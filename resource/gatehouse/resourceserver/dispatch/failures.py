@@ -69,7 +69,7 @@ def _explained(tool: Tool, request_id: str, arguments: Mapping[str, Any], error:
         return Failure(text, f"the result cannot be sent: {error}", unavailable(tool))
     if isinstance(error, CommitUnknown):
         log.error("tool %s: %s", tool.name, error)
-        return Failure(_unknown(tool, arguments), str(error), _unknown(tool, arguments), waits=False)
+        return Failure(_unknown(arguments), str(error), _unknown(arguments), waits=False)
     if isinstance(error, SQLAlchemyError | AuditUnavailable):
         log.error("tool %s: %s", tool.name, type(error).__name__)
         return Failure(unavailable(tool), f"database error: {type(error).__name__}", unavailable(tool), waits=False)
@@ -87,15 +87,15 @@ def _effect(tool: Tool) -> str:
     return NOTHING_CHANGED if tool.transactional else _PERHAPS
 
 
-def _unknown(tool: Tool, arguments: Mapping[str, Any]) -> str:
-    """Say what a caller can do whose write may or may not have been committed."""
+def _unknown(arguments: Mapping[str, Any]) -> str:
+    """Say what a caller can do whose write may or may not have been committed. The tool accepts an idempotency key."""
     text = "The outcome is unknown: the database did not report whether the change was saved."
     if arguments.get(IDEMPOTENCY_KEY) is not None:
         return f"{text} Repeat the call with the same {IDEMPOTENCY_KEY} and arguments: it does not run twice."
-    text += " Read the current state before you repeat the call."
-    if IDEMPOTENCY_KEY in tool.arguments.model_fields:
-        text += f" With an {IDEMPOTENCY_KEY}, you could repeat it at once, and it would not run twice."
-    return text
+    return (
+        f"{text} Read the current state before you repeat the call. With an {IDEMPOTENCY_KEY}, you could repeat it at "
+        "once, and it would not run twice."
+    )
 
 
 def _for_operator(error: BaseException, unrecorded: str) -> tuple[str, str, dict[str, str]]:

@@ -74,6 +74,10 @@ class _Call:
         return self.request.event(_ACTION, self.tool.name, "allowed", None, detail)
 
 
+_Ended = tuple[CallToolResult, AuditEvent | None]
+"""The answer of a call, and its event if that is not recorded yet."""
+
+
 class ToolDispatch:
     """Lists and calls the tools of a catalogue, for callers that the gate verified."""
 
@@ -133,7 +137,7 @@ class ToolDispatch:
         """Run a call, and let nothing that its tool raises harm another one."""
         cancellation = Cancellation()
         try:
-            return await self._runners[call.tool.name](call)
+            result, event = await self._runners[call.tool.name](call)
         except GeneratorExit:
             # The coroutine is closed, and must not wait.
             with contextlib.suppress(AuditUnavailable):
@@ -146,38 +150,41 @@ class ToolDispatch:
                 if not await self._is_committed(call):
                     await self._record_end(call.event("failed", _CLOSED))
             raise cancelled from None
+        if event is None or await self._record_end(event):
+            return result
+        return error_answer(unavailable(call.tool))
 
-    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[CallToolResult]]:
+    def _runner(self, tool: Tool) -> Callable[[_Call], Awaitable[_Ended]]:
         if not tool.transactional:
             return self._run_outside
         if not tool.read_only:
             return self._run_writing
         return self._run_reading if tool.joins_transaction else self._run_without_database
 
-    async def _run_without_database(self, call: _Call) -> CallToolResult:
+    async def _run_without_database(self, call: _Call) -> _Ended:
         """Run a read-only tool that needs no transaction."""
         return self._record_read(call, await self._answer(call, _read(call)[0], None))
 
-    async def _run_reading(self, call: _Call) -> CallToolResult:
+    async def _run_reading(self, call: _Call) -> _Ended:
         arguments, _ = _read(call)
         async with self._database.read() as session:
             result = await self._answer(call, arguments, session)
         return self._record_read(call, result)
 
-    def _record_read(self, call: _Call, result: CallToolResult) -> CallToolResult:
+    def _record_read(self, call: _Call, result: CallToolResult) -> _Ended:
         self._audit.record(call.event(*_outcome(result)))
-        return result
+        return result, None
 
-    async def _run_writing(self, call: _Call) -> CallToolResult:
+    async def _run_writing(self, call: _Call) -> _Ended:
         arguments, sent = _read(call)
         run, record = partial(self._content, call, arguments), partial(self._record_write, call)
         keyed = idempotency.keyed_call(call.request.claims, call.tool, arguments, sent)
         if keyed is not None:
-            return answer.structured_answer(await self._keys.run_once(keyed, run, record))
+            return answer.structured_answer(await self._keys.run_once(keyed, run, record)), None
         async with self._database.write() as session:
             result = await self._answer(call, arguments, session)
             await record(session, result.structured_content or {})
-        return result
+        return result, None
 
     async def _content(self, call: _Call, arguments: BaseModel, session: AsyncSession) -> dict[str, Any]:
         return (await self._answer(call, arguments, session)).structured_content or {}
@@ -187,12 +194,11 @@ class ToolDispatch:
         event = call.event("allowed", objects={**_audited(call.tool, content), **detail})
         await session.execute(self._audit.rows.insert(event))
 
-    async def _run_outside(self, call: _Call) -> CallToolResult:
+    async def _run_outside(self, call: _Call) -> _Ended:
         """Run a tool that changes something outside the call's transaction: in several short ones, or elsewhere."""
         result = await self._answer(call, _read(call)[0], None)
         # The audit log already has the transactions of a streaming tool. This event marks the end of the call.
-        event = call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
-        return result if await self._record_end(event) else error_answer(unavailable(call.tool))
+        return result, call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
 
     async def _answer(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> CallToolResult:
         """Run the tool, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
