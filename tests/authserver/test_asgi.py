@@ -93,6 +93,18 @@ def test_several_headers_of_one_name_are_one(authserver: AuthServer) -> None:
         assert status_of(authserver, twice) == 401
 
 
+@pytest.mark.parametrize("first", [FORM.encode(), b"", b"text/plain"])
+@pytest.mark.parametrize("name", [b"content-type", b"authorization"])
+def test_a_second_line_of_a_header_with_one_value_is_refused(authserver: AuthServer, name: bytes, first: bytes) -> None:
+    """RFC 9110 5.3: two readers of the request could read different lines, also if one of them is empty."""
+    exchange = token_exchange(authserver)
+    assert status_of(authserver, token_exchange(authserver)) == 200
+    [value] = [value for other, value in exchange.scope["headers"] if other == name]
+    others = [pair for pair in exchange.scope["headers"] if pair[0] != name]
+    exchange.scope["headers"] = [*others, (name, first), (name, value)]
+    assert status_of(authserver, exchange) in {400, 401}
+
+
 @pytest.mark.parametrize("sizes", [[1] * 40, [0, 10, 0], [0, 0]], ids=["bytes", "some empty", "empty"])
 def test_a_body_may_arrive_in_any_number_of_messages(authserver: AuthServer, sizes: list[int]) -> None:
     exchange = token_exchange(authserver)

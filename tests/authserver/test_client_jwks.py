@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from support.assertions import public_jwk
+from support.shell import CREATE, Shell
 
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys, parse_client_keys
 from gatehouse.shared.protocol.base64url import encode
@@ -100,3 +101,16 @@ def test_the_limit_of_8_keys_counts_those_for_signatures() -> None:
 
 def test_a_file_may_hold_one_key() -> None:
     assert parse_client_keys(json.dumps(EC).encode()) == parse_client_keys(document(EC))
+
+
+def test_the_commands_name_the_keys_that_they_ignore(shell: Shell) -> None:
+    file = shell.folder / "jwks.json"
+    file.write_bytes(document({**EC, "kid": "sig-1"}, {**RSA, "use": "enc", "kid": "enc-1\x1b[2J"}))
+    created = shell.run(*CREATE, "--jwks", str(file), "--output", "json")
+    told = r"Not registered: key 2 (enc-1\x1b[2J): its use is enc, not sig."
+    assert told in created.stderr
+    client_id = json.loads(created.stdout)["client_id"]
+    file.write_bytes(document(OKP, {**RSA, "use": "enc", "kid": "enc-1\x1b[2J"}))
+    rotated = shell.run("client", "key", "rotate", client_id, "--jwks", str(file), "--grace-period", "1h")
+    assert told in rotated.stderr
+    assert "The key sig-1 is accepted until" in rotated.stderr

@@ -188,10 +188,11 @@ class Application:
 
 def _read_request(scope: Scope, request_id: str) -> Request:
     """Return a request without its body. Several headers of one name are joined by commas (RFC 9110 5.3)."""
-    headers = {"content-type": ""}
+    headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if headers.get(name) else value
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    headers.setdefault("content-type", "")
     return Request(
         headers,
         method=scope["method"],
