@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from gatehouse.authserver.credentials import secrets
 from gatehouse.authserver.errors import refuse
 from gatehouse.authserver.http import DeadlineExceeded, Request
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.logs import configure_logs
 
@@ -180,7 +181,7 @@ def test_the_worker_records_its_refusals_here(authserver: AuthServer) -> None:
 def test_a_request_that_cannot_start_in_time_is_a_503(authserver: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200
-    monkeypatch.setattr("gatehouse.authserver.asgi.DEADLINE", 0)
+    monkeypatch.setattr(deadline, "begin", partial(deadline.begin, 0))
     for response in (
         authserver.http.get("/readyz"),
         authserver.post_token(basic=("agent_not_loaded", secret)),
@@ -203,8 +204,8 @@ def test_a_call_that_waits_for_a_thread_is_cancelled_at_the_deadline(authserver:
         pool = authserver.services.threads
         busy = [asyncio.ensure_future(Request({}, pool=pool).in_thread(occupy)) for _ in range(pool_size)]
         await asyncio.to_thread(occupied.wait)
-        with pytest.raises(DeadlineExceeded):
-            await Request({}, pool=pool, deadline=time.monotonic()).in_thread(calls.append, "called")
+        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+            await Request({}, pool=pool).in_thread(calls.append, "called")
         release.set()
         await asyncio.gather(*busy)
         await Request({}, pool=pool).in_thread(calls.append, "later")

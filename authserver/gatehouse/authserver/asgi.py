@@ -19,7 +19,6 @@ from gatehouse.authserver.clients.authentication import read_claimed_client
 from gatehouse.authserver.endpoints.metadata import PATH as METADATA
 from gatehouse.authserver.errors import OAuthError, invalid_request, refuse, report_outage
 from gatehouse.authserver.http import (
-    DEADLINE,
     BadRequest,
     DeadlineExceeded,
     Endpoint,
@@ -29,6 +28,7 @@ from gatehouse.authserver.http import (
     Response,
 )
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
@@ -133,16 +133,24 @@ class Application:
         """Return the response to a request. Every refusal is recorded and rendered here."""
         try:
             try:
-                called = self._check(request, route)
-                request.body = await body.read()
+                called = await self._receive(request, body, route)
             except (OAuthError, BadRequest) as error:
                 return await refuse(self._audit, request.request_id, _refusal(error), target=path)
-            request.pool, request.deadline = self._pool, time.monotonic() + DEADLINE
+            request.pool = self._pool
             return await self._call(called, request, path)
         except Exception:
             log.exception("request failed")
             failure = OAuthError("server_error", "The server failed. Report the request id.", status=500)
             return await refuse(self._audit, request.request_id, failure, target=path)
+
+    async def _receive(self, request: Request, body: RequestBody, route: Route | None) -> Route:
+        """Read a request, and return its route. Its deadline begins when it has been read, or is refused."""
+        try:
+            called = self._check(request, route)
+            request.body = await body.read()
+        finally:
+            deadline.begin()
+        return called
 
     def _check(self, request: Request, route: Route | None) -> Route:
         """Return the route of a request, before its body is read. Raises OAuthError."""

@@ -6,9 +6,7 @@ An endpoint leaves the event loop only by its request, so that one deadline limi
 import asyncio
 import contextvars
 import json
-import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -20,12 +18,10 @@ from werkzeug.http import parse_etags, unquote_etag
 
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 from gatehouse.shared.service.cache import MustWait
+from gatehouse.shared.service.deadline import remaining
 
 MAX_BODY = 64 * 1024
 """Bytes. No OAuth form needs more."""
-
-DEADLINE = 5.0
-"""Seconds from reading a request until the last moment at which it may still wait for a thread."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,8 +71,6 @@ class Request:
     query: str = ""
     pool: Executor | None = field(default=None, repr=False)
     """The threads of `in_thread`. None for those of the event loop."""
-    deadline: float = math.inf
-    """Until when the request may wait for a thread and its result, in seconds of `time.monotonic`."""
     request_id: str = ""
     actor: str | None = None
     """The authenticated client or credential, or `claimed:` and the client_id that the request claims."""
@@ -91,7 +85,7 @@ class Request:
         """
         call = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
         try:
-            async with asyncio.timeout(self.deadline - time.monotonic()) as limit:
+            async with asyncio.timeout(remaining()) as limit:
                 # A call that waits for a thread is cancelled with this one.
                 return await asyncio.get_running_loop().run_in_executor(self.pool, call)
         except TimeoutError:

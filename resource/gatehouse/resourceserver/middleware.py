@@ -18,6 +18,7 @@ from gatehouse.resourceserver.health import PATHS as HEALTH_PATHS
 from gatehouse.resourceserver.metadata import metadata_paths
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import (
@@ -48,6 +49,7 @@ class RequestMiddleware:
         request_id = scope["gatehouse.request_id"] = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, status = time.perf_counter(), 0
+        deadline.begin()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import URL, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.database import (
     READ_ONLY,
     create_file,
@@ -94,6 +95,29 @@ async def test_sqlite_is_the_same_on_an_event_loop(empty_database: URL) -> None:
     async with engine.connect() as connection:
         check_pragmas([(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in PRAGMAS])
     await engine.dispose()
+
+
+@only_on_sqlite
+def test_a_transaction_on_sqlite_waits_for_a_lock_until_the_deadline(engine: Engine) -> None:
+    def busy_timeout() -> int:
+        with engine.begin() as connection:
+            return int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0)
+
+    for limit, expected in ((60, 5000), (2.1, 2000), (0.2, 0), (0, 0)):
+        with deadline.renewed(limit):
+            assert busy_timeout() == expected
+    assert busy_timeout() == 5000, "without a deadline"
+
+
+@only_on_sqlite
+def test_a_transaction_that_cannot_start_in_time_fails_at_once(engine: Engine) -> None:
+    with other_process(engine) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with deadline.renewed(0), pytest.raises(OperationalError, match="locked"), engine.begin():
+            pytest.fail("the lock is held")
+        other.execute("COMMIT")
+        with deadline.renewed(0), engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
 
 
 def test_a_dangling_reference_is_refused(engine: Engine) -> None:

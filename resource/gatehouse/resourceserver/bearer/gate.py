@@ -29,6 +29,7 @@ from gatehouse.resourceserver.denial import Kind, deny
 from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.remediation import grant_command
@@ -156,11 +157,16 @@ class Gate:
         except (_Unauthenticated, _Refused) as error:
             if (unproven := await _read_unproven_body(request)) is not None:
                 received.read(unproven)
+            deadline.begin()
             if isinstance(error, _Refused):
                 raise
             raise self._unauthorized(error, received.message) from None
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
-        body = await _read_body(request)
+        try:
+            body = await _read_body(request)
+        finally:
+            # A client may take longer to send its body.
+            deadline.begin()
         malformed = received.read(body)
         try:
             headers = read_headers(request.method, request.headers)

@@ -1,15 +1,19 @@
 """The resource server's database: asynchronous for requests, synchronous for commands and the audit writer."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
 from sqlalchemy import URL, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.database import LOCK_TIMEOUT, READ_ONLY, open_async_engine
+from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.migrations import MigratedDatabase, Schema, SchemaMismatch
 
 
@@ -46,6 +50,10 @@ class Database(MigratedDatabase):
             )
 
 
+_CONNECTIONS: Final = 5
+"""Connections of one process."""
+
+
 class CommitUnknown(Exception):
     """The database did not report whether it committed a transaction."""
 
@@ -63,16 +71,16 @@ class AsyncDatabase:
     def __init__(self, url: URL, lock_timeout: int = LOCK_TIMEOUT) -> None:
         """`lock_timeout`: milliseconds that a write waits for another."""
         self.lock_timeout = lock_timeout
-        self._engine = open_async_engine(url, lock_timeout=lock_timeout)
+        self._engine = open_async_engine(url, pool_size=_CONNECTIONS, lock_timeout=lock_timeout)
+        # The pool has a fixed limit for waiting, and a request has a deadline.
+        self._free = asyncio.Semaphore(_CONNECTIONS)
         self._reader = self._engine.execution_options(**READ_ONLY)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads, and does not wait for writers."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        with anyio.CancelScope(shield=True):
-            async with AsyncSession(self._reader) as session:
-                yield session
+        """Open a session that only reads, and does not wait for writers. Raises SQLAlchemyError."""
+        async with self._connection(), AsyncSession(self._reader) as session:
+            yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
@@ -82,18 +90,31 @@ class AsyncDatabase:
             CommitUnknown: the connection was lost, or the disk failed, during the commit.
             SQLAlchemyError: any other failure of the database. Nothing was changed.
         """
-        await anyio.lowlevel.checkpoint_if_cancelled()
         committing = False
         try:
-            with anyio.CancelScope(shield=True):
-                async with AsyncSession(self._engine) as session, session.begin():
-                    yield session
-                    await session.flush()
-                    committing = True
+            async with self._connection(), AsyncSession(self._engine) as session, session.begin():
+                yield session
+                await session.flush()
+                committing = True
         except Exception as error:
             if committing and not _rolled_back(error):
                 raise CommitUnknown from error
             raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[None]:
+        """Wait for a free connection until the deadline; then shield the block. Raises SQLAlchemyError."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        try:
+            async with asyncio.timeout(remaining()):
+                await self._free.acquire()
+        except TimeoutError:
+            raise PoolTimeout("no connection was free in time") from None
+        try:
+            with anyio.CancelScope(shield=True):
+                yield
+        finally:
+            self._free.release()
 
     async def ping(self) -> None:
         """Check that the database answers. Raises SQLAlchemyError if it does not."""

@@ -39,6 +39,7 @@ from gatehouse.resourceserver.dispatch.resources import refuse_cursor
 from gatehouse.resourceserver.dispatch.transactions import CallTransactions
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.responses import UNAVAILABLE
@@ -211,7 +212,9 @@ class ToolDispatch:
         injected = {name: await self._inject(type_, call, session) for name, type_ in call.tool.injected.items()}
         names = type(arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
         sent = {name: getattr(arguments, name) for name in names}
-        return await call.tool.function(**injected, **sent)
+        # A tool may work for longer than its request may wait.
+        with deadline.paused():
+            return await call.tool.function(**injected, **sent)
 
     async def _inject(self, type_: type, call: _Call, session: AsyncSession | None) -> Any:
         """Return the value of an injected parameter."""

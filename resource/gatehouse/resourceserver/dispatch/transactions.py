@@ -20,6 +20,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditRows
 from gatehouse.shared.service.responses import UNAVAILABLE
@@ -97,11 +98,13 @@ class CallTransactions(Transactions):
         except InvalidClaims:
             raise TokenExpired from None
         try:
-            async with self._database.write() as session:
-                changed = _watch(session, provider.audited)
-                yield await provider.open(ProviderCall(self._claims, now, session))
-                await session.flush()
-                await self._record_changes(session, list(changed))
+            # The deadline of the request does not count the work of the tool, and passes during it.
+            with deadline.renewed():
+                async with self._database.write() as session:
+                    changed = _watch(session, provider.audited)
+                    yield await provider.open(ProviderCall(self._claims, now, session))
+                    await session.flush()
+                    await self._record_changes(session, list(changed))
         except CommitUnknown as error:
             log.error("a transaction of a streaming tool: %s", error)
             raise TransactionUnknown(error) from error

@@ -31,13 +31,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.deadline import remaining
 
 BATCH_INTERVAL = 0.2
 """Seconds that a recorded event may wait for others."""
 
 _CAPACITY = 10_000
-_COMMIT_TIMEOUT = 10
-"""Seconds. Longer than the wait for SQLite's write lock."""
+_CLOSE_TIMEOUT = 10
+"""Seconds that the last events may need. Longer than the wait for SQLite's write lock."""
 
 _OUTAGE = (OperationalError, InterfaceError, InternalError, ProgrammingError, PoolTimeout)
 """The database is unreachable, locked, out of connections, or refuses every event: another attempt may succeed.
@@ -124,12 +125,10 @@ class AuditWriter:
         rows: AuditRows,
         *,
         capacity: int = _CAPACITY,
-        commit_timeout: float = _COMMIT_TIMEOUT,
     ) -> None:
         self.rows = rows
         self._engine = engine
         self._capacity = capacity
-        self._commit_timeout = commit_timeout
         self._pending: deque[_Pending] = deque()
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -162,24 +161,24 @@ class AuditWriter:
         return committed
 
     def commit_and_wait(self, event: AuditEvent) -> None:
-        """Write an event, and return when it is on disk. Not for use on an event loop.
+        """Write an event, and return when it is on disk. Waits until the deadline. Not for use on an event loop.
 
         Raises:
             AuditUnavailable: it could not be written.
         """
         try:
-            self.commit(event).result(self._commit_timeout)
+            self.commit(event).result(remaining())
         except TimeoutError:
             raise AuditUnavailable("the database takes too long") from None
 
     async def commit_async(self, event: AuditEvent) -> None:
-        """Write an event, and return when it is on disk, without blocking the event loop.
+        """Write an event, and return when it is on disk. Waits until the deadline, without blocking the event loop.
 
         Raises:
             AuditUnavailable: it could not be written.
         """
         try:
-            await asyncio.wait_for(asyncio.wrap_future(self.commit(event)), self._commit_timeout)
+            await asyncio.wait_for(asyncio.wrap_future(self.commit(event)), remaining())
         except TimeoutError:
             raise AuditUnavailable("the database takes too long") from None
 
@@ -189,7 +188,7 @@ class AuditWriter:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_COMMIT_TIMEOUT)
+            self._thread.join(_CLOSE_TIMEOUT)
 
     def _append(self, pending: _Pending) -> None:
         with self._changed:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 
+from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -28,13 +30,13 @@ NAMING_CONVENTION = {
 READ_ONLY = {"gatehouse_read_only": True}
 """Execution options of an engine whose transactions only read."""
 
-LOCK_TIMEOUT = 5000
-"""Milliseconds that a writer waits for another writer."""
+LOCK_TIMEOUT = int(WAIT_LIMIT * 1000)
+"""Milliseconds that a writer on SQLite waits for another writer, unless its request has less time left."""
 
-_POOL_TIMEOUT = 5
-"""Seconds to wait for a free connection, and to open one, before the request is refused."""
+_BUSY_STEP = 250
+"""Milliseconds. SQLite's limit is rounded down to this step, so that most transactions need not change it."""
 
-WAIT_LIMIT = 5
+STATEMENT_LIMIT = int(WAIT_LIMIT)
 """Seconds that a statement on PostgreSQL may take, including the wait for locks. Then the request is refused and its
 thread is free again. Without a limit, one forgotten transaction could block every thread."""
 
@@ -108,7 +110,7 @@ class Database:
 
 
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. With `patient`, for long work, WAIT_LIMIT is off.
+    """Return an engine for synchronous use. Connects on first use. With `patient`, for long work, no statement times out.
 
     Without `references`, SQLite enforces no foreign key. Migrations need that: to rebuild a table, they drop it under
     its old name, which would delete every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
@@ -120,7 +122,7 @@ def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, referenc
 def open_async_engine(url: URL, *, pool_size: int = 5, lock_timeout: int = LOCK_TIMEOUT) -> "AsyncEngine":
     """Return an engine for use on an event loop. Connects on first use. `lock_timeout` is for SQLite, in milliseconds.
 
-    PostgreSQL's own is WAIT_LIMIT, or that of the URL's options.
+    PostgreSQL's own is STATEMENT_LIMIT, or that of the URL's options.
     """
     # Only one of the servers has an event loop, and no command has one.
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
@@ -158,7 +160,7 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
     options: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 0,
-        "pool_timeout": _POOL_TIMEOUT,
+        "pool_timeout": WAIT_LIMIT,
         # Parameters are digests of secrets and data of callers. They must not reach an error text.
         "hide_parameters": True,
     }
@@ -169,12 +171,12 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
 
 def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
     """Return the arguments of every connection to PostgreSQL."""
-    ours = [] if patient else [f"-c statement_timeout={WAIT_LIMIT}s", f"-c lock_timeout={WAIT_LIMIT}s"]
+    ours = [] if patient else [f"-c statement_timeout={STATEMENT_LIMIT}s", f"-c lock_timeout={STATEMENT_LIMIT}s"]
     theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
     # The last option wins: the operator's.
     options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
     # With another encoding, a text could be read back as a different one, or not at all.
-    return {"connect_timeout": _POOL_TIMEOUT, "client_encoding": "utf8", "options": " ".join(options)}
+    return {"connect_timeout": int(WAIT_LIMIT), "client_encoding": "utf8", "options": " ".join(options)}
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -201,14 +203,23 @@ def _with_listeners(engine: Engine, *, references: bool = True, lock_timeout: in
         # The driver must not begin transactions: the listener below does.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={lock_timeout}")
+        # Changing the journal mode waits for locks, too.
+        cursor.execute(f"PRAGMA busy_timeout={_busy_timeout(lock_timeout)}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        if connection.info.get("busy_timeout") != (wait := _busy_timeout(lock_timeout)):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
+            connection.info["busy_timeout"] = wait
         read_only = connection.get_execution_options().get("gatehouse_read_only", False)
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _busy_timeout(limit: int) -> int:
+    """Return how many milliseconds a transaction on SQLite may wait for a lock."""
+    return min(limit, int(remaining() * 1000) // _BUSY_STEP * _BUSY_STEP)

@@ -1,0 +1,48 @@
+"""The deadline of a request: one limit for all its waits, whether for a thread, a connection, a lock or the audit log.
+
+It is a context variable, so that the database and the audit writer know it without a parameter, on an event loop and in
+the threads that a request uses. Without a request, each wait has the whole limit.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import monotonic
+from typing import Final
+
+WAIT_LIMIT: Final = 5.0
+"""Seconds from reading a request until the last moment at which something in it may wait."""
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+def begin(limit: float = WAIT_LIMIT) -> None:
+    """Begin the deadline of the request that the current context serves. Replaces that of the previous request."""
+    _deadline.set(monotonic() + limit)
+
+
+def remaining(limit: float = WAIT_LIMIT) -> float:
+    """Return how many seconds a wait may last: at most `limit`, and zero after the deadline."""
+    return max(0.0, min(limit, _deadline.get() - monotonic()))
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Do not count the time of the block: it works instead of waiting."""
+    before, started = _deadline.get(), monotonic()
+    try:
+        yield
+    finally:
+        _deadline.set(before + monotonic() - started)
+
+
+@contextmanager
+def renewed(limit: float = WAIT_LIMIT) -> Iterator[None]:
+    """Give the block a deadline of its own."""
+    before = _deadline.get()
+    begin(limit)
+    try:
+        yield
+    finally:
+        _deadline.set(before)

@@ -1,0 +1,92 @@
+"""The deadline of a call limits its waits for a connection, a lock and the audit log, and not the work of a tool."""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, running_resource_server
+
+from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolGroup, Transactions
+from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.shared.service import deadline
+
+pytestmark = pytest.mark.anyio
+
+
+class Nothing(BaseModel):
+    """An empty result."""
+
+
+@pytest.fixture
+def expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of every request has passed when it begins."""
+    monkeypatch.setattr(deadline, "begin", partial(deadline.begin, 0))
+
+
+def catalogue_of(tool: Callable[..., Any], **options: Any) -> Catalogue:
+    group = ToolGroup()
+    group.tool(scopes=["env:write"], read_only=False, **options)(tool)
+    return Catalogue("test", [Scope("env:write", "Write")], [group], providers={Directory: open_directory})
+
+
+async def test_a_connection_that_is_not_free_in_time_is_refused(resourceserver: ResourceServer) -> None:
+    database = AsyncDatabase(resourceserver.settings.database)
+    async with AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(database.read())
+        with deadline.renewed(0), pytest.raises(PoolTimeout):
+            async with database.read():
+                pytest.fail("all connections are in use")
+    with deadline.renewed(0):
+        await database.ping()
+    await database.close()
+
+
+@pytest.mark.usefixtures("expired")
+async def test_a_call_that_need_not_wait_succeeds_after_its_deadline(resourceserver: ResourceServer) -> None:
+    token = resourceserver.issuer.token("env:write", workspace_id=resourceserver.create_workspace())
+    assert await resourceserver.result("create_environment", token, name="one")
+
+
+async def test_a_write_that_cannot_start_in_time_changes_nothing(
+    resourceserver: ResourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = resourceserver.issuer.token("env:write", workspace_id=resourceserver.create_workspace())
+    with resourceserver.admin_database.write() as session:
+        session.connection()
+        with monkeypatch.context() as patched:
+            patched.setattr(deadline, "begin", partial(deadline.begin, 0))
+            refused = await resourceserver.failure("create_environment", token, name="one")
+    assert refused.startswith("Nothing was changed.")
+    assert "in a few seconds" in refused
+    assert await resourceserver.result("create_environment", token, name="one"), "the name is free"
+
+
+async def test_the_work_of_a_tool_does_not_count(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "monotonic", clock)
+    left: list[float] = []
+
+    async def work(transactions: Transactions, progress: Progress) -> Nothing:
+        """Work for a minute."""
+        left.append(deadline.remaining())
+        clock.advance(30)
+        async with transactions.begin(Directory):
+            left.append(deadline.remaining())
+            clock.advance(30)
+        return Nothing()
+
+    catalogue = catalogue_of(work, streaming=True)
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, catalogue) as server:
+        token = server.issuer.token("env:write", workspace_id=server.create_workspace())
+        await server.result("work", token)
+    assert left == [deadline.WAIT_LIMIT, deadline.WAIT_LIMIT]
