@@ -110,7 +110,7 @@ class Database:
 
 
 def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. With `patient`, for long work, no statement times out.
+    """Return an engine for synchronous use. Connects on first use. With `patient`, no statement times out.
 
     Without `references`, SQLite enforces no foreign key. Migrations need that: to rebuild a table, they drop it under
     its old name, which would delete every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
