@@ -35,6 +35,10 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
+from gatehouse.shared.service.cors import CorsPolicy, parse_origins
+
+CROSS_ORIGIN = {"/token": "POST", metadata.PATH: "GET", jwks.PATH: "GET"}
+"""The paths that web pages of AUTHSERVER_ALLOWED_ORIGINS may call, with their methods. Clients need no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,7 @@ def build_app(services: Services) -> Application:
         create_routes(services),
         services.audit,
         services.threads,
+        CorsPolicy(parse_origins(services.settings.allowed_origins), CROSS_ORIGIN),
         start=services.maintenance.start,
         close=partial(close_services, services),
     )

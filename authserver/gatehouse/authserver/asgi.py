@@ -6,7 +6,7 @@ log line. It waits only for the client and the audit log; endpoints leave the ev
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -28,9 +28,11 @@ from gatehouse.authserver.http import (
     Response,
 )
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
+from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.cors import CorsPolicy, Header
 from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
 
 Scope = MutableMapping[str, Any]
@@ -91,6 +93,7 @@ class Application:
         routes: Mapping[str, Route],
         audit: AuditWriter,
         pool: Executor,
+        cors: CorsPolicy,
         *,
         start: Callable[[], None],
         close: Callable[[], None],
@@ -99,6 +102,8 @@ class Application:
         self._routes = Routes(routes)
         self._audit = audit
         self._pool = pool
+        self._cors = cors
+        self._preflight = Route("OPTIONS", self._answer_preflight)
         self._start = start
         self._close = close
 
@@ -116,7 +121,9 @@ class Application:
         try:
             response = await self._answer(request, body, path, route)
             status = response.status
-            await _send(send, request, response)
+            await _send(
+                send, request, response, self._cors.response_headers(request.path, request.headers.get("origin"))
+            )
         finally:
             log.info(
                 "request",
@@ -157,6 +164,8 @@ class Application:
         if not request.path.startswith("/"):
             # A proxy may decide by a path that it reads differently (docs/divergences.md).
             raise invalid_request("Send the path and not a whole URL as the request target (RFC 9112 3.2.1).")
+        if self._cors.is_preflight(request.method, request.path, request.headers):
+            return self._preflight
         if route is None:
             raise invalid_request(f"No such endpoint or method. See {METADATA}.", status=404)
         if request.method not in route.methods:
@@ -179,6 +188,20 @@ class Application:
         if action is None:
             return await refuse(self._audit, request.request_id, refusal, target=target or path)
         return await refuse(self._audit, request.request_id, refusal, action=action, actor=request.actor, target=target)
+
+    async def _answer_preflight(self, request: Request) -> Response:
+        """Answer a browser that asks what a page may send. Raises OAuthError if its origin is not allowed."""
+        origin = request.headers["origin"]
+        if not self._cors.allows(origin):
+            raise OAuthError(
+                "invalid_request",
+                "Pages of that Origin may not call.",
+                reason=f"Origin: {quoted(origin)}",
+                remediation="Name the origin in AUTHSERVER_ALLOWED_ORIGINS.",
+                status=403,
+            )
+        headers = self._cors.preflight_headers(request.path, request.headers)
+        return Response(HTTPStatus.NO_CONTENT.value, headers=headers)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start the background work, and stop it at the end (ASGI's lifespan protocol)."""
@@ -214,11 +237,12 @@ def _refusal(error: OAuthError | BadRequest) -> OAuthError:
     return error if isinstance(error, OAuthError) else invalid_request(error.description, status=error.status)
 
 
-async def _send(send: Send, request: Request, response: Response) -> None:
+async def _send(send: Send, request: Request, response: Response, cors: Sequence[Header]) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
     headers += _COMMON_HEADERS
+    headers += cors
     headers.append((_REQUEST_ID, request.request_id.encode()))
-    if response.status != HTTPStatus.NOT_MODIFIED:
+    if response.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})

@@ -56,6 +56,11 @@ class Settings(ServerSettings):
         le=MAX_LIFETIME,
         description="Lifetime of tokens in seconds, for clients without a TTL of their own.",
     )
+    allowed_origins: str = Field(
+        "",
+        description="Origins of web pages that may call the token endpoint, separated by spaces, such as "
+        "https://app.example.com. They may also read the server's metadata and key set.",
+    )
 
     @field_validator("issuer")
     @classmethod

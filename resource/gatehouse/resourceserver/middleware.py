@@ -21,6 +21,7 @@ from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.cors import CorsPolicy
 from gatehouse.shared.service.responses import (
     REQUEST_ID_HEADER,
     RETRY_AFTER,
@@ -34,12 +35,13 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Checks Host and Origin, and adds the request id, the security headers and the log line."""
+    """Checks Host and Origin, answers preflights, and adds the request id, the common headers and the log line."""
 
     def __init__(self, app: ASGIApp, settings: Settings, refusals: "Refusals") -> None:
         self._app = app
         self._hosts = settings.hosts
         self._origins = settings.origins
+        self._cors = CorsPolicy(settings.origins, _cross_origin_methods(settings))
         self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,6 +52,7 @@ class RequestMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, status = time.perf_counter(), 0
         deadline.begin()
+        origin = ",".join(Headers(scope=scope).getlist("origin"))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -58,10 +61,11 @@ class RequestMiddleware:
                 headers = MutableHeaders(scope=message)
                 for name, value in {**SECURITY_HEADERS, REQUEST_ID_HEADER: request_id}.items():
                     headers[name] = value
+                message["headers"] += self._cors.response_headers(scope["path"], origin)
             await send(message)
 
         try:
-            respond = await self._refuse_foreign(scope) or self._app
+            respond = await self._refuse_foreign(scope) or self._answer_preflight(scope) or self._app
             await respond(scope, receive, send_with_headers)
         except Exception:
             # Starlette has answered with `Refusals.failed`, and raised the exception again.
@@ -97,6 +101,19 @@ class RequestMiddleware:
             reason = _explain("Origin", origins, self._origins, "RESOURCESERVER_ALLOWED_ORIGINS")
             return await self._refusals.refuse(scope, error, *reason)
         return None
+
+    def _answer_preflight(self, scope: Scope) -> Response | None:
+        """Answer a browser that asks what a page of an allowed origin may send. It has no token yet."""
+        headers = Headers(scope=scope)
+        if not self._cors.is_preflight(scope["method"], scope["path"], headers):
+            return None
+        return Response(status_code=204, headers=self._cors.preflight_headers(scope["path"], headers))
+
+
+def _cross_origin_methods(settings: Settings) -> dict[str, str]:
+    """Return the paths that web pages may call, with their methods."""
+    # Clients of 2025-11-25 also send GET and DELETE. A page can read the 405 only if it may send them.
+    return dict.fromkeys(metadata_paths(settings), "GET") | {settings.endpoint_path: "POST, GET, DELETE"}
 
 
 def _single_in(values: list[str], allowed: frozenset[str]) -> bool:

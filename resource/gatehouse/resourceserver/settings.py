@@ -11,13 +11,13 @@ from pydantic_settings import SettingsConfigDict
 from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
+from gatehouse.shared.service.cors import parse_origins
 from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_public_url, check_reach
 
 CA_FILE_SETTING = "RESOURCESERVER_CA_FILE"
 """The variable of `Settings.ca_file`, for messages about certificates."""
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+", re.ASCII)
 
 
 class Settings(ServerSettings):
@@ -51,8 +51,8 @@ class Settings(ServerSettings):
     )
     allowed_origins: str = Field(
         "",
-        description="Origins of web pages that may call the server, separated by spaces. "
-        "The resource's own origin is always allowed.",
+        description="Origins of web pages that may call the server, separated by spaces, such as "
+        "https://app.example.com. The resource's own origin is always allowed.",
     )
 
     status_poll_interval: int = Field(
@@ -98,14 +98,6 @@ class Settings(ServerSettings):
             parse_scope(value)
         return value
 
-    @field_validator("allowed_origins")
-    @classmethod
-    def _check_allowed_origins(cls, value: str) -> str:
-        for origin in value.split():
-            if _ORIGIN.fullmatch(origin) is None:
-                raise ValueError("must be origins separated by spaces, such as https://app.example.com")
-        return value
-
     @model_validator(mode="after")
     def _check_reach(self) -> Self:
         check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
@@ -130,4 +122,4 @@ class Settings(ServerSettings):
     def origins(self) -> frozenset[str]:
         """Accepted values of `Origin` (MCP 2026-07-28, Streamable HTTP, "Security & Endpoint")."""
         scheme = urlsplit(self.resource).scheme
-        return frozenset({f"{scheme}://{host}" for host in self.hosts} | set(self.allowed_origins.lower().split()))
+        return frozenset({f"{scheme}://{host}" for host in self.hosts} | parse_origins(self.allowed_origins))

@@ -49,6 +49,7 @@ def test_all_problems_of_the_authorization_server_are_reported_at_once(monkeypat
         "AUTHSERVER_DATABASE_URL": ("mysql://root:hunter2@host/name", "only sqlite:// and postgresql://"),
         "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "must be ES256, RS256 or EdDSA"),
         "AUTHSERVER_TOKEN_TTL": ("3601", "must be 1 to 3600"),
+        "AUTHSERVER_ALLOWED_ORIGINS": ("https://a.example.com/", "without a path"),
         "AUTHSERVER_LOG_FORMAT": ("xml", "must be console or json"),
         "AUTHSERVER_LOG_LEVEL": ("LOUD", "must be DEBUG, INFO or WARNING"),
     }
@@ -70,6 +71,7 @@ def test_all_problems_of_the_resource_server_are_reported_at_once(monkeypatch: p
         "RESOURCESERVER_WORKERS": ("65", "must be 1 to 64"),
         "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
         "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "Separate scopes by one space"),
+        "RESOURCESERVER_ALLOWED_ORIGINS": ("* null", "* has a wildcard; name each origin; null is the origin of"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
@@ -121,6 +123,7 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
         "KEY_ROTATION_DAYS": ("30", "default", "30"),
         "TOKEN_TTL": ("60", "file", "300"),
+        "ALLOWED_ORIGINS": ("", "default", ""),
         "LOG_FORMAT": ("console", "default", "console"),
         "LOG_LEVEL": ("INFO", "default", "INFO"),
     }

@@ -18,6 +18,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
+from gatehouse.shared.service.cors import parse_origins
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class ServerSettings(CommandSettings):
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes. Start with one per CPU core.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
+    allowed_origins: str = Field("", description="Origins of web pages that may call the server, separated by spaces.")
     log_format: LogFormat = Field("console", description="console (for people) or json (for log collectors).")
     log_level: LogLevel = Field("INFO", description="Minimum level of log messages: DEBUG, INFO or WARNING.")
 
@@ -63,6 +65,12 @@ class ServerSettings(CommandSettings):
     @classmethod
     def _check_bind(cls, value: str) -> str:
         return check_bind(value)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_allowed_origins(cls, value: str) -> str:
+        parse_origins(value)
+        return value
 
     @field_validator("database_url")
     @classmethod
