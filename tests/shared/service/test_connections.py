@@ -91,7 +91,7 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
         for name, value in vars(derived).items()
         if inspect.isfunction(value)
     }
-    own = {"_wait", "_allowed", "_refuse", "_forget", "_wake", "expire", "abort", "close_unless_received"}
+    own = {"_wait", "_allowed", "_drop_body", "_refuse", "_forget", "_wake", "expire", "abort", "close_unless_received"}
     own |= {"_start_application", "_accept", "_open", "_pause", "_accept_again", "_stop_accepting", "_drain"}
     gone = sorted(f"{base.__name__}.{name}" for base, name in ours if name not in own and not hasattr(base, name))
     assert not gone, f"gunicorn {gunicorn.__version__} does not call what connections.py and worker.py override: {gone}"
@@ -100,8 +100,9 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
 async def test_gunicorn_has_the_attributes_that_we_read(worker: Worker_) -> None:
     client = worker().connect()
     names = "_closed _current_request _body_receiver _request_ready _callback_parser _reading_paused transport"
+    names += " _max_buffer_size"
     gone = [name for name in names.split() if not hasattr(client.connection, name)]
-    gone += [name for name in ("_complete", "signal_disconnect") if not hasattr(BodyReceiver, name)]
+    gone += [name for name in ("_complete", "_chunks", "signal_disconnect") if not hasattr(BodyReceiver, name)]
     assert not gone, f"gunicorn {gunicorn.__version__} lacks attributes that connections.py reads: {gone}"
     await client.leave()
 

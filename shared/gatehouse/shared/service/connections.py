@@ -64,6 +64,10 @@ def connection_limit(files: int) -> int:
     return max(1, min(_MAX_CONNECTIONS, files - min(_FILES_RESERVED, files // 2)))
 
 
+READ_AHEAD: Final = 64 * 1024
+"""Bytes of a body that wait for the application before the connection is not read any more."""
+
+
 class Wait(Enum):
     """What the client of a connection must do next, with the seconds that it has."""
 
@@ -149,6 +153,7 @@ class Connection(ASGIProtocol):
     """One connection. Overrides methods of gunicorn's protocol by their private names; gunicorn is pinned exactly."""
 
     _closed: bool
+    _callback_parser: Any
 
     def __init__(self, worker: ConnectionOwner) -> None:
         super().__init__(worker)
@@ -156,6 +161,7 @@ class Connection(ASGIProtocol):
         self.waits_for: Wait | None = None
         self.since = 0.0
         """Monotonic seconds at which the client's time began."""
+        self._max_buffer_size = READ_AHEAD
         self._known = False
         """Whether the client has sent a whole request."""
         self._responding = False
@@ -190,6 +196,8 @@ class Connection(ASGIProtocol):
         """Forget the connection."""
         self._forget()
         super().connection_lost(exc)
+        self._drop_body()
+        self._callback_parser = None
         self._wake()
 
     def pause_writing(self) -> None:
@@ -269,12 +277,17 @@ class Connection(ASGIProtocol):
         if self._closed:
             return
         self._closed = True
-        if self._body_receiver is not None:
-            self._body_receiver.signal_disconnect()
+        self._drop_body()
         self._resume_reading()
         self._wait(Wait.CLOSE)
         self.transport.write_eof()
         self._wake()
+
+    def _drop_body(self) -> None:
+        """Let the application see a disconnect, and free what it has not read: this object is in reference cycles."""
+        if self._body_receiver is not None:
+            self._body_receiver.signal_disconnect()
+            self._body_receiver._chunks.clear()  # noqa: SLF001 - of gunicorn
 
     # Called by Connections
 
