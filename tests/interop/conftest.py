@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_stack import LocalStack
+from local_stack import LocalStack, free_port
 from support import interop
 from support.prepared_stack import running
 
@@ -18,9 +18,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def page_port() -> int:
+    """The port of the web pages that may call both servers."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def stack(page_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A running installation shared by all tests."""
-    with running(tmp_path_factory.mktemp("stack") / "stack") as stack:
+    origins = {
+        f"{server}_ALLOWED_ORIGINS": f"http://localhost:{page_port}" for server in ("AUTHSERVER", "RESOURCESERVER")
+    }
+    with running(tmp_path_factory.mktemp("stack") / "stack", **origins) as stack:
         yield stack
 
 

@@ -37,17 +37,17 @@ class StackTemplate:
         return PreparedStack(folder, *ports, settings=self.stack.settings)
 
 
-def initialized(folder: Path) -> PreparedStack:
+def initialized(folder: Path, **settings: str) -> PreparedStack:
     """Return a stack that can be started."""
-    stack = PreparedStack(folder, settings=_SETTINGS)
+    stack = PreparedStack(folder, settings={**_SETTINGS, **settings})
     stack.init()
     return stack
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[PreparedStack]:
+def running(folder: Path, **settings: str) -> Iterator[PreparedStack]:
     """Run a stack until the block ends, and check that neither server logged a failure."""
-    stack = initialized(folder)
+    stack = initialized(folder, **settings)
     try:
         stack.start_all()
         yield stack
