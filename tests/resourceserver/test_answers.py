@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from mcp.server.mcpserver import MCPServer
 from mcp_types import AudioContent, CallToolResult, TextContent
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_serializer
 from pydantic.alias_generators import to_camel
 from support.clock import FakeClock
 from support.databases import Template
@@ -32,6 +32,9 @@ from gatehouse.shared.protocol.strict_json import MAX_DEPTH
 HALF = "caf\udce9"
 """Half of a surrogate pair, as in a file name that is not UTF-8."""
 
+REPLACED = "caf\ufffd"
+"""Text, which a client can read."""
+
 
 class Result(BaseModel):
     """A result that can hold what JSON cannot."""
@@ -41,6 +44,24 @@ class Result(BaseModel):
     members: dict[str, str] = {}
     data: bytes = b""
     anything: Any = None
+
+
+class NullForNan(BaseModel):
+    """A result whose author decided what is written for NaN."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null")
+    anything: Any
+
+
+class Converted(BaseModel):
+    """A result whose member names exist only in its JSON."""
+
+    tags: list[str]
+
+    @field_serializer("tags", when_used="json")
+    def write(self, tags: list[str]) -> dict[str, int]:
+        """Return the tags as members."""
+        return dict.fromkeys(tags, 1)
 
 
 class Camel(BaseModel):
@@ -95,6 +116,15 @@ UNSERVABLE: dict[str, Any] = {
     "infinity": Result(number=float("-inf")),
     "half": Result(text=HALF),
     "bytes": Result(data=b"\xff\xfe"),
+    "any_nan": Result(anything=float("nan")),
+    "any_infinity": Result(anything=[{"x": (1.0, float("-inf"))}]),
+    "any_model_nan": Result(anything=Result(number=float("inf"))),
+    "any_bytes": Result(anything={"x": b"\xc3"}),
+    "any_bytes_name": Result(anything={b"\xc3": "x"}),
+    "any_half_name": Result(anything={HALF: 1}),
+    "half_name": Result(members={HALF: "x"}),
+    "half_and_replacement": Result(members={HALF: "x", REPLACED: "y"}),
+    "converted_half_name": Converted(tags=["caf\ufffd", HALF]),
     "deep": Result(anything=deep(MAX_DEPTH)),
     "object": Result(anything=object()),
     "wrong_member": Result.model_construct(number="one"),
@@ -109,12 +139,17 @@ SERVABLE: dict[str, Any] = {
     "more": More(text="x"),
     "tree": Node(name="a", children=[Node(name="b", children=[Node(name="c")])]),
     "either": Either(Camel(full_name="a/b")),
-    "anything": Result(anything=float("nan")),
-    "half_member": Result(members={HALF: "x"}),
+    "null_for_nan": NullForNan(anything=float("nan")),
+    "replacement": Result(members={REPLACED: REPLACED}, anything=[{REPLACED: 1.5}, {2: None}]),
     "annotated": Result(anything=deep(MAX_DEPTH - 1), text="\U0001f600\x00"),
 }
 
-DECLARED = {"more": Closed, "missing": Closed, "annotated": Annotated[Result, Field(description="The result.")]}
+DECLARED = {
+    "converted_half_name": Converted,
+    "more": Closed,
+    "missing": Closed,
+    "annotated": Annotated[Result, Field(description="The result.")],
+}
 """The declared types that are not those of the values."""
 
 
@@ -161,6 +196,13 @@ def guarded() -> Catalogue:
     results = {
         "text": CallToolResult(content=[TextContent(text=HALF)]),
         "nan": CallToolResult(content=[], structured_content={"n": float("nan")}),
+        "text_bytes": CallToolResult.model_construct(content=[TextContent.model_construct(text=b"\xff")]),
+        "nested_nan": CallToolResult(content=[], structured_content={"n": [{"x": float("-inf")}]}),
+        "half_name": CallToolResult(content=[], structured_content={"n": {HALF: 1}}),
+        "half_top_name": CallToolResult(content=[], structured_content={HALF: 1}),
+        "bytes": CallToolResult(content=[], structured_content={"n": b"\xff"}),
+        "meta_nan": CallToolResult(content=[], _meta={"n": float("nan")}),
+        "meta_name": CallToolResult(content=[TextContent(text="", _meta={HALF: 1})]),
         "deep": CallToolResult(content=[], structured_content={"n": deep(MAX_DEPTH)}),
         "object": CallToolResult(content=[], structured_content={"n": object()}),
         "flag": CallToolResult.model_construct(content=[], is_error="perhaps"),
@@ -233,8 +275,8 @@ async def test_a_result_is_what_its_schema_shows(server: ResourceServer, version
     assert contents["camel"] == {"fullName": "a/b", "from": "x"}
     assert contents["more"] == {"text": "x"}
     assert contents["tree"]["children"][0]["children"][0]["name"] == "c"
-    # pydantic's rule for a member of any type (ser_json_inf_nan).
-    assert contents["anything"]["anything"] is None
+    assert contents["null_for_nan"] == {"anything": None}
+    assert contents["replacement"]["members"] == {REPLACED: REPLACED}
     assert contents["annotated"]["text"] == "\U0001f600\x00"
 
 
@@ -273,10 +315,12 @@ async def test_a_guarded_result_is_proven_as_well(
 ) -> None:
     async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, guarded()) as server:
         token = server.issuer.token("a:b")
-        for kind in ("text", "nan", "deep", "object", "flag", "content"):
+        broken = ("text", "text_bytes", "nan", "nested_nan", "half_name", "half_top_name", "bytes", "meta_nan")
+        broken += ("meta_name", "deep", "object", "flag", "content")
+        for kind in broken:
             assert (await call(server, version, token, "answer", kind=kind))["isError"], kind
         fine = await call(server, version, token, "answer", kind="fine")
-        assert outcomes(server) == [("answer", "failed")] * 6 + [("answer", "allowed")]
+        assert outcomes(server) == [("answer", "failed")] * len(broken) + [("answer", "allowed")]
     assert (fine["isError"], fine["structuredContent"], fine["content"][0]["type"]) == (False, {"n": None}, "audio")
 
 
@@ -346,7 +390,12 @@ def exits(_: str) -> dict[str, Any]:
     [
         (exits, "cannot be read: SystemExit: 3"),
         (lambda _: {"n": float("nan")}, "cannot be sent as JSON. NaN"),
+        (lambda _: {"n": [{"x": float("inf")}]}, "cannot be sent as JSON. NaN"),
         (lambda _: {"n": HALF}, "cannot be sent as JSON. Half"),
+        (lambda _: {"n": {HALF: 1}}, "cannot be sent as JSON. Half"),
+        (lambda _: {"n": b"\xff"}, "cannot be sent as JSON. There is a type"),
+        (lambda _: {float("nan"): 1}, "cannot be sent as JSON. NaN"),
+        (lambda _: {1: "a", "1": "b"}, "cannot be sent as JSON. An object has the same member twice"),
         (lambda _: {"n": object()}, "cannot be sent as JSON. There is a type"),
     ],
 )

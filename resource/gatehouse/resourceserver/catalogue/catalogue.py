@@ -192,9 +192,12 @@ class Catalogue:
 
 def _check_json(value: object, what: str) -> str:
     try:
-        return strict_json.dumps(value)
+        text = strict_json.dumps(value)
+        # The keys 1 and "1" of a dict are one name in JSON.
+        strict_json.loads(text.encode())
     except strict_json.InvalidJson as error:
         raise InvalidCatalogue(f"{what} cannot be sent as JSON. {error}") from None
+    return text
 
 
 def _read_resource(resource: Resource, identifier: str) -> str:

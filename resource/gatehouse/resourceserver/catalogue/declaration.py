@@ -21,7 +21,9 @@ from typing import Any, Final, TypeVar
 
 from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel
+from pydantic_core import SchemaSerializer
 
+from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
 from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Progress, Provider, Providers, Transactions
 from gatehouse.resourceserver.catalogue.signature import (
     IDEMPOTENCY_KEY,
@@ -89,7 +91,9 @@ class Tool:
     """Type by parameter name."""
     arguments: type[BaseModel]
     result: type[BaseModel]
-    """The declared type of the result, which serializes it."""
+    """The declared type of the result."""
+    serializer: SchemaSerializer
+    """Makes the JSON of a result."""
     input_schema: Mapping[str, Any]
     output_schema: Mapping[str, Any]
     source: str
@@ -189,6 +193,7 @@ class ToolDeclaration:
             injected=MappingProxyType(injected),
             arguments=arguments,
             result=result,
+            serializer=strict_serializer(result),
             input_schema=MappingProxyType(input_schema),
             output_schema=MappingProxyType(output_schema),
             source=source,

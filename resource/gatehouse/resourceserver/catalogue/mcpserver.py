@@ -35,6 +35,7 @@ from pydantic_core.core_schema import ErrorType
 from gatehouse.resourceserver.catalogue.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.declaration import Scope, Tool, ToolFailed, ToolScopes, read_scopes
 from gatehouse.resourceserver.catalogue.input_schema import unknown_argument
+from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.shared.protocol.claims import AccessClaims
 
@@ -126,6 +127,7 @@ def _forwarded(forwarding: "_Forwarding", described: ToolDescription, scopes: fr
         injected=MappingProxyType({"claims": AccessClaims, "request": ServerRequestContext}),
         arguments=_Arguments,
         result=CallToolResult,
+        serializer=strict_serializer(CallToolResult),
         input_schema=MappingProxyType(described.input_schema),
         output_schema=MappingProxyType(described.output_schema or {}),
         source=source,

@@ -1,9 +1,10 @@
 """Reads the type of a tool's result: a pydantic model whose JSON is an object, which is what MCP can carry."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, cast, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic_core import CoreConfig, SchemaSerializer
 
 _DEFINITIONS = "#/$defs/"
 
@@ -29,6 +30,18 @@ def object_schema(model: type[BaseModel]) -> dict[str, Any] | None:
     root = {**schema, **_resolve({"$ref": schema["$ref"]}, definitions)} if "$ref" in schema else schema
     root.pop("$ref", None)
     return {**root, "type": "object"} if _is_object(root, definitions) else None
+
+
+def strict_serializer(model: type[BaseModel]) -> SchemaSerializer:
+    """Return a serializer of a model that keeps NaN and the infinities, so that they can be refused.
+
+    By default, pydantic writes null for them where the type is Any. A model whose configuration has `ser_json_inf_nan`
+    says what it means. The model must be completely defined.
+    """
+    own = {name: value for name, value in model.model_config.items() if name.startswith("ser_json_")}
+    return SchemaSerializer(
+        model.__pydantic_core_schema__, cast("CoreConfig", {"ser_json_inf_nan": "constants", **own})
+    )
 
 
 def _resolve(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -181,7 +181,7 @@ class ToolDispatch:
         run, record = partial(self._content, call, arguments), partial(self._record_write, call)
         keyed = idempotency.keyed_call(call.request.claims, call.tool, arguments, sent)
         if keyed is not None:
-            return answer.structured_answer(await self._keys.run_once(keyed, run, record)), None
+            return answer.kept_answer(await self._keys.run_once(keyed, run, record)), None
         async with self._database.write() as session:
             result = await self._answer(call, arguments, session)
             await record(session, result.structured_content or {})
@@ -205,8 +205,8 @@ class ToolDispatch:
         """Run the tool, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
         result = await self._invoke(call, arguments, session)
         if isinstance(result, CallToolResult) and call.tool.described is not None:
-            return answer.forwarded_answer(result, call.context.protocol_version)
-        return answer.structured_answer(answer.content_of(call.tool, result))
+            return answer.forwarded_answer(call.tool, result, call.context.protocol_version)
+        return answer.declared_answer(call.tool, result)
 
     async def _invoke(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> BaseModel:
         injected = {name: await self._inject(type_, call, session) for name, type_ in call.tool.injected.items()}
