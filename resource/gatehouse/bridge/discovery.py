@@ -12,6 +12,7 @@ import anyio
 import httpx2
 
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
+from gatehouse.bridge.limits import is_compressed
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
@@ -25,6 +26,10 @@ _TIMEOUT: Final = 20
 
 _MAX_LENGTH: Final = 64 * 1024
 """Bytes of a response."""
+
+
+_MAX_URL: Final = 2048
+"""Characters of a URL in a metadata document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,6 @@ async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Reques
         BridgeError: the server does not respond, or answers 429 or 503.
     """
     url = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
-    # A small compressed response can unpack to a very large one.
     request.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
     try:
         with anyio.fail_after(_TIMEOUT):
@@ -73,7 +77,7 @@ async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Reques
 
 
 async def _read(response: httpx2.Response) -> Any:
-    if response.headers.get("content-encoding", "identity") != "identity":
+    if is_compressed(response):
         return None
     document = bytearray()
     async for chunk in response.aiter_bytes():
@@ -100,7 +104,7 @@ async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: s
         raise BridgeError(
             f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check --issuer."
         )
-    if not isinstance(url, str) or not is_protected_transport(url):
+    if not isinstance(url, str) or not _is_usable(url):
         raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
 
@@ -124,15 +128,29 @@ async def _advertised_issuer(http: httpx2.AsyncClient, resource: str) -> str:
 
 def _require_trusted(resource: str, issuer: str) -> str:
     """Return the issuer if the resource may name it: same origin, or both on loopback. Raises BridgeError."""
-    same_origin = urlsplit(issuer)[:2] == urlsplit(resource)[:2]
-    both_local = is_loopback(issuer) and is_loopback(resource)
-    if not is_protected_transport(issuer) or not (same_origin or both_local):
+    if not _is_usable(issuer) or not _is_on_the_same_host(issuer, resource):
         raise BridgeError(
             f"The MCP server at {resource} names the authorization server {issuer[:200]}, which is on another host."
             " No credential was sent, because an MCP server must not decide where credentials go. If that server"
             " issued them, restart the bridge with --issuer URL."
         )
     return issuer
+
+
+def _is_on_the_same_host(issuer: str, resource: str) -> bool:
+    return urlsplit(issuer)[:2] == urlsplit(resource)[:2] or (is_loopback(issuer) and is_loopback(resource))
+
+
+def _is_usable(url: str) -> bool:
+    """Return whether a URL from a metadata document can be used in a request, and is https or on loopback."""
+    if len(url) > _MAX_URL or not url.isascii() or not url.isprintable():
+        return False
+    try:
+        parsed = httpx2.URL(url)
+        has_only_an_address = parsed.host != "" and not parsed.userinfo and not parsed.fragment
+        return has_only_an_address and is_protected_transport(url) and urlsplit(url).port != 0
+    except (httpx2.InvalidURL, ValueError):
+        return False
 
 
 def _resource_metadata_urls(resource: str) -> list[str]:

@@ -73,6 +73,14 @@ def retry_later(server: str, url: str, status: int) -> BridgeError:
     )
 
 
+def redirected(url: str, status: int) -> BridgeError:
+    """Return the error for a redirect: the token is for this URL only (RFC 8707 section 2)."""
+    return BridgeError(
+        f"The MCP server at {url} redirects to another URL (status {status}), which the bridge does not follow. Start"
+        " the bridge with the URL that the server is registered with."
+    )
+
+
 def missing_scope(client_id: str, resource: str, needed: str | None, request_id: str | None) -> BridgeError:
     """Return the error for a client without the scopes that the server's challenge names."""
     try:

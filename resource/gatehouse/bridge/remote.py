@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import httpx2
+import structlog
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
@@ -16,6 +17,7 @@ from mcp_types import CONNECTION_CLOSED, PARSE_ERROR, DiscoverResult, Implementa
 from pydantic import BaseModel, ValidationError
 
 from gatehouse.bridge.errors import MCP_SERVER, NOT_SENT, BridgeError, no_response, unreachable
+from gatehouse.bridge.limits import MAX_RESPONSE, TOO_LONG, ResponseTooLong
 
 PROTOCOL_VERSION: Final = "2026-07-28"
 
@@ -23,6 +25,8 @@ BACKOFF: Final = (0.2, 0.4, 0.8, 1.6, 3, 3, 3)
 """Seconds between the attempts of a request that was not executed. Their sum covers a server restart."""
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 class _OrderedProgress:
@@ -117,11 +121,11 @@ class RemoteServer:
             await anyio.sleep(pause)
 
     async def _exchange(self, send: Callable[[Client], Awaitable[ResultT]]) -> ResultT:
-        transport = streamable_http_client(self.url, http_client=self._http)
+        transport = streamable_http_client(self.url, http_client=self._http, max_sse_event_size=MAX_RESPONSE)
         try:
             async with Client(transport, mode=PROTOCOL_VERSION, cache=None, client_info=self._client_info) as client:
                 return await send(client)
-        except (ExceptionGroup, BridgeError, httpx2.HTTPError, MCPError, ValidationError) as error:
+        except Exception as error:  # noqa: BLE001 - the SDK would send the text of any other error to the client
             raise self._root_cause(error) from None
 
     def _root_cause(self, error: Exception) -> Exception:
@@ -131,15 +135,18 @@ class RemoteServer:
             for cause in causes:
                 if isinstance(cause, kind):
                     return self._translate(cause)
-        return error
+        log.error("unexpected error", exc_info=error)
+        return no_response(self.url, type(causes[0]).__name__)
 
     def _translate(self, cause: Exception) -> Exception:
         if isinstance(cause, NOT_SENT):
             return unreachable(MCP_SERVER, self.url, cause)
+        if isinstance(cause, ResponseTooLong):
+            return no_response(self.url, TOO_LONG)
         if isinstance(cause, httpx2.HTTPError):
             return no_response(self.url, type(cause).__name__)
         if isinstance(cause, MCPError) and cause.error.code == CONNECTION_CLOSED:
-            return no_response(self.url, "connection closed")
+            return no_response(self.url, TOO_LONG if TOO_LONG in cause.error.message else "connection closed")
         # The SDK reports a response that it cannot parse with its own PARSE_ERROR.
         if isinstance(cause, ValidationError) or (isinstance(cause, MCPError) and cause.error.code == PARSE_ERROR):
             return no_response(self.url, f"not MCP {PROTOCOL_VERSION}")

@@ -11,7 +11,6 @@ import httpx2
 import structlog
 from mcp.server import InitializationOptions, NotificationOptions, Server
 from mcp.server.context import ServerRequestContext
-from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -46,6 +45,7 @@ from pydantic import BaseModel, ValidationError
 from gatehouse.bridge.credentials import Credentials
 from gatehouse.bridge.errors import CA_FILE_SETTING, BridgeError
 from gatehouse.bridge.remote import PROTOCOL_VERSION, RemoteServer
+from gatehouse.bridge.stdio import standard_streams, stdio_transport
 from gatehouse.bridge.tokens import BearerAuth, TokenSource
 from gatehouse.shared.service.tls import tls_context
 
@@ -95,9 +95,10 @@ async def serve(
         tokens = TokenSource(to_issuer, url, issuer, credentials)
         async with create_http(BearerAuth(tokens), ca_file) as to_remote:
             remote = RemoteServer(url, to_remote, own)
-            server = create_server(Bridge(remote, tokens), await _discover(remote), own)
-            async with stdio_server() as (incoming, outgoing):
-                await server.run(incoming, outgoing, initialization(server))
+            server = create_server(Bridge(remote, tokens), await _discover(remote, tokens), own)
+            with standard_streams() as (source, sink):
+                async with stdio_transport(source, sink, tokens.secrets) as (incoming, outgoing):
+                    await server.run(incoming, outgoing, initialization(server))
 
 
 def create_http(auth: httpx2.Auth | None = None, ca_file: Path | None = None) -> httpx2.AsyncClient:
@@ -115,13 +116,16 @@ def create_http(auth: httpx2.Auth | None = None, ca_file: Path | None = None) ->
     )
 
 
-async def _discover(remote: RemoteServer) -> DiscoverResult | None:
+async def _discover(remote: RemoteServer, tokens: TokenSource) -> DiscoverResult | None:
     """Return the remote server's name and capabilities; None if it is unavailable, and then each request says why."""
     with anyio.move_on_after(_DISCOVERY_TIMEOUT):
         try:
             return await remote.discover()
         except (BridgeError, MCPError) as error:
-            log.warning("discovery of the remote server failed; the bridge offers tools only", reason=str(error))
+            log.warning(
+                "discovery of the remote server failed; the bridge offers tools only",
+                reason=tokens.secrets.mask(str(error)),
+            )
     return None
 
 
@@ -157,8 +161,9 @@ class Bridge:
                 progress=progress,
             )
         except BridgeError as error:
-            log.warning("tool call failed", tool=params.name, reason=str(error))
-            result = CallToolResult(content=[TextContent(text=str(error))], is_error=True)
+            reason = self.tokens.secrets.mask(str(error))
+            log.warning("tool call failed", tool=params.name, reason=reason)
+            result = CallToolResult(content=[TextContent(text=reason)], is_error=True)
         await self._announce_changed_tools(ctx)
         return result
 
@@ -174,8 +179,9 @@ class Bridge:
         try:
             return await self.remote.request(request, result_type, repeatable=True)
         except BridgeError as error:
-            log.warning("request failed", method=ctx.method, reason=str(error))
-            raise MCPError(INTERNAL_ERROR, str(error)) from None
+            reason = self.tokens.secrets.mask(str(error))
+            log.warning("request failed", method=ctx.method, reason=reason)
+            raise MCPError(INTERNAL_ERROR, reason) from None
 
     async def _announce_changed_tools(self, ctx: Context) -> None:
         """Send tools/list_changed after the scope changed: the listing contains only the tools that it allows."""

@@ -4,10 +4,12 @@ Token requests carry no `scope`: the authorization server then grants every scop
 so the next token includes a new grant. A response with `insufficient_scope` causes a new token request.
 """
 
+import math
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import anyio
 import httpx2
@@ -22,13 +24,26 @@ from gatehouse.bridge.errors import (
     BridgeError,
     missing_scope,
     no_response,
+    redirected,
     retry_later,
     token_refused,
     token_rejected,
 )
+from gatehouse.bridge.limits import bound_body, is_compressed
+from gatehouse.bridge.redaction import SentSecrets
+from gatehouse.shared.protocol.redaction import quoted
 
 _RENEW_AHEAD: Final = 30
 """Seconds before expiry at which a token is renewed; a fifth of its lifetime if that is shorter."""
+
+_MAX_LIFETIME: Final = 86400
+"""Seconds. A longer `expires_in` counts as one day."""
+
+_MAX_TOKEN: Final = 8192
+"""Characters of an access token."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+"""The `b64token` of RFC 6750 section 2.1: no other text fits into an Authorization header."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -68,6 +83,8 @@ class TokenSource:
             monotonic: seconds of a monotonic clock.
         """
         self.resource = resource
+        self.secrets = SentSecrets()
+        """What the bridge has sent, for masking."""
         self._http = http
         self._issuer = issuer
         self._credentials = credentials
@@ -110,12 +127,14 @@ class TokenSource:
         # Discovered again after any error, because the issuer may have moved its endpoint.
         self._endpoint = None
         parameters, headers = await credentials.authenticate(endpoint.issuer)
+        basic = headers.get("Authorization", "").removeprefix("Basic ")
+        self.secrets.add(credentials.secret, basic, parameters.get("client_assertion", ""))
         form = {"grant_type": "client_credentials", "resource": self.resource, **parameters}
         started = self._monotonic()
         request = self._http.build_request("POST", endpoint.url, data=form, headers=headers)
         token = self._parse(await exchange(self._http, AUTHORIZATION_SERVER, request), credentials, endpoint, started)
         self._endpoint = endpoint
-        log.info("token obtained", issuer=endpoint.issuer, scope=token.scope)
+        log.info("token obtained", issuer=endpoint.issuer, scope=self.secrets.mask(token.scope))
         return token
 
     def _parse(
@@ -126,11 +145,14 @@ class TokenSource:
         if response.status != httpx2.codes.OK:
             raise self._refusal(response.status, members, credentials, endpoint)
         value, kind, lifetime = (members.get(name) for name in ("access_token", "token_type", "expires_in"))
-        if not isinstance(value, str) or not value.isascii() or str(kind).lower() != "bearer":
+        if not _is_token(value) or str(kind).lower() != "bearer":
             raise BridgeError(f"The authorization server {endpoint.issuer} returned no bearer token.")
-        expires_at = started + lifetime if isinstance(lifetime, int) and lifetime > 0 else float("inf")
+        self.secrets.add(value)
+        expires_at = started + _lifetime(lifetime)
         ahead = min(_RENEW_AHEAD, (expires_at - started) / 5)
-        scope = str(members.get("scope", ""))
+        scope = members.get("scope")
+        if not isinstance(scope, str):
+            scope = ""
         return Token(value, scope, credentials.client_id, endpoint.issuer, expires_at - ahead, expires_at)
 
     def _refusal(
@@ -148,9 +170,22 @@ class TokenSource:
             client_id=credentials.client_id,
             source=credentials.source,
             resource=self.resource,
-            code=code[:64],
+            code=quoted(self.secrets.mask(code)),
             request_id=members.get("request_id"),
         )
+
+
+def _is_token(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= _MAX_TOKEN and _TOKEN.fullmatch(value) is not None
+
+
+def _lifetime(expires_in: object) -> float:
+    """Return the seconds that a token is used for: infinite, until it is rejected, if the issuer states no lifetime."""
+    if isinstance(expires_in, int | float) and not isinstance(expires_in, bool) and expires_in > 0:
+        return min(expires_in, _MAX_LIFETIME)
+    if expires_in is not None:
+        log.warning("the token response has an invalid expires_in; the token is used until it is rejected")
+    return math.inf
 
 
 class BearerAuth(httpx2.Auth):
@@ -164,14 +199,23 @@ class BearerAuth(httpx2.Auth):
         """Send a request, and repeat it once with a new token if that may help. Raises BridgeError."""
         token = await self._tokens.current()
         response = yield _authorized(request, token)
+        self._bound(response)
         if response.status_code == 401:
             token = await self._tokens.replace(token)
             response = yield _authorized(request, token)
+            self._bound(response)
         elif _is_insufficient_scope(response) and (granted := await self._token_with_new_scope(token)) is not None:
             token = granted
             response = yield _authorized(request, token)
+            self._bound(response)
         if (error := self._error(response, token)) is not None:
             raise error
+
+    def _bound(self, response: httpx2.Response) -> None:
+        """Limit what is read of a response. Raises BridgeError for a compressed one, which may unpack to any length."""
+        if is_compressed(response):
+            raise no_response(self._tokens.resource, "compressed")
+        bound_body(response)
 
     async def _token_with_new_scope(self, token: Token) -> Token | None:
         """Return a token whose scope differs from that of the given token; None if there is none."""
@@ -191,6 +235,8 @@ class BearerAuth(httpx2.Auth):
         if _is_insufficient_scope(response):
             needed = extract_field_from_www_auth(response, "scope")
             return missing_scope(token.client_id, resource, needed, request_id)
+        if 300 <= status < 400:
+            return redirected(resource, status)
         if status in {429, 503}:
             return retry_later(MCP_SERVER, resource, status)
         if status >= 500:
@@ -205,6 +251,7 @@ class BearerAuth(httpx2.Auth):
 
 def _authorized(request: httpx2.Request, token: Token) -> httpx2.Request:
     request.headers["Authorization"] = f"Bearer {token.value}"
+    request.headers["Accept-Encoding"] = "identity"
     return request
 
 

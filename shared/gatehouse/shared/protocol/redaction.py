@@ -1,17 +1,18 @@
 """Makes text from outside safe to store and to show: without secrets, on one line."""
 
 import re
+from typing import Final
 
 # A match runs to the end even if the text is not a token. Otherwise the search would restart at every character.
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_.-]+)?")
 _SECRET = re.compile(r"gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}")
-_MASK = "[masked]"
+MASK: Final = "[masked]"
 _MAX_QUOTED = 100
 
 
 def mask(text: str) -> str:
     """Return the text with every token, client secret and authorization header in it masked."""
-    return _SECRET.sub(_MASK, _TOKEN.sub(lambda found: _MASK if found[1] else found[0], text))
+    return _SECRET.sub(MASK, _TOKEN.sub(lambda found: MASK if found[1] else found[0], text))
 
 
 def printable(text: str) -> str:
