@@ -1,6 +1,7 @@
 """Opening databases: URLs, pragmas, locks, file modes."""
 
 import os
+import re
 import sqlite3
 import stat
 import traceback
@@ -16,11 +17,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.database import (
     READ_ONLY,
+    SNAPSHOT,
     create_file,
     open_async_engine,
     open_engine,
     parse_database_url,
 )
+from gatehouse.shared.service.deadline import renewed
 from gatehouse.shared.service.failures import explain_database_failure
 
 pytestmark = pytest.mark.both_databases
@@ -213,10 +216,10 @@ BOUNDS = ("statement_timeout", "lock_timeout", "client_encoding")
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, ["5s", "5s", "UTF8"]),
+        ({}, ["5s", "0", "UTF8"]),
         ({"options": "-c lock_timeout=70ms"}, ["5s", "70ms", "UTF8"]),
         ({"options": ("-c lock_timeout=70ms", "-c statement_timeout=0")}, ["0", "70ms", "UTF8"]),
-        ({"options": "-c client_encoding=latin1", "client_encoding": "latin1"}, ["5s", "5s", "UTF8"]),
+        ({"options": "-c client_encoding=latin1", "client_encoding": "latin1"}, ["5s", "0", "UTF8"]),
     ],
     ids=str,
 )
@@ -237,6 +240,49 @@ def test_options_of_the_environment_apply_like_those_of_the_url(
         bounded = open_engine(engine.url.update_query_dict(query))
         assert settings_of_connection(bounded) == ["5s", expected, "UTF8"]
         bounded.dispose()
+
+
+@pytest.mark.only_on("postgresql")
+def test_the_limits_end_with_the_transaction(engine: Engine) -> None:
+    """A pooler gives the connection to another client next."""
+    assert settings_of_connection(engine)[0] == "5s"
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+        assert cursor.fetchone() == ("0", "0")
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(("seconds", "shown"), [(2.0, r"(2s|1\d\d\dms)"), (0.0, "1ms")])
+def test_a_lock_is_waited_for_until_the_deadline_of_the_request(engine: Engine, seconds: float, shown: str) -> None:
+    with renewed(seconds):
+        assert re.fullmatch(shown, settings_of_connection(engine)[1])
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize(("query", "expected"), [({}, True), ({"pgbouncer": "true"}, False)], ids=str)
+def test_statements_are_prepared_unless_the_url_names_a_pooler(
+    engine: Engine, query: dict[str, str], expected: bool
+) -> None:
+    repeating = open_engine(engine.url.update_query_dict(query))
+    with repeating.connect() as connection:
+        for _ in range(9):
+            connection.execute(text("SELECT 1"))
+            prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one()
+            connection.commit()
+    repeating.dispose()
+    assert (prepared > 0) is expected
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_snapshot_does_not_change_and_cannot_write(engine: Engine) -> None:
+    with engine.execution_options(**SNAPSHOT).connect() as reader:
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+        with engine.begin() as writer:
+            writer.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+        assert reader.execute(text("SELECT count(*) FROM parent")).scalar() == 0
+        with pytest.raises(DBAPIError, match="ReadOnly"):
+            reader.exec_driver_sql("INSERT INTO parent (id) VALUES (2)")
 
 
 @pytest.mark.only_on("postgresql")

@@ -12,7 +12,7 @@ from gatehouse.authserver.backup.format import MAX_LINE, Header, dump, dump_row,
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import Base
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.database import READ_ONLY
+from gatehouse.shared.service.database import SNAPSHOT
 
 PROGRESS_EVERY = 100_000
 """Rows of a table after which progress is reported."""
@@ -22,8 +22,6 @@ BATCH = 500
 
 Progress = Callable[[str, int], None]
 """Called with the name of a table, and how many of its rows are done."""
-
-_SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 class Part(Enum):
@@ -104,8 +102,7 @@ class _HashingWriter:
 @contextmanager
 def _snapshot(database: Database) -> Iterator[Connection]:
     """Open a transaction that sees the database as of its first query. On SQLite, every transaction does."""
-    isolated = _SNAPSHOT if database.engine.dialect.name == "postgresql" else {}
-    with database.engine.execution_options(**READ_ONLY, **isolated).connect() as connection:
+    with database.engine.execution_options(**SNAPSHOT).connect() as connection:
         yield connection
 
 

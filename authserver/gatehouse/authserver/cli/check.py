@@ -11,7 +11,7 @@ from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit_writer import AuditRows
-from gatehouse.shared.service.check_command import address_step, check_server, database_step, explain_option
+from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
 
@@ -43,6 +43,6 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         address_step(settings),
         ("sealing key", sealing_key),
-        database_step(database),
+        *database_steps(database),
         ("signing key", signing_key),
     )

@@ -13,7 +13,7 @@ from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
-from gatehouse.shared.service.check_command import address_step, check_server, database_step, explain_option
+from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
 
@@ -55,7 +55,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         address_step(settings),
         ("catalogue", catalogue),
-        database_step(database),
+        *database_steps(database),
         ("issuer's keys", issuer_keys),
     )
 

@@ -14,6 +14,7 @@ from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.failures import EXPECTED_FAILURES
 from gatehouse.shared.service.migrations import MigratedDatabase
 from gatehouse.shared.service.output import print_records
+from gatehouse.shared.service.postgresql import is_behind_pooler
 from gatehouse.shared.service.settings import InvalidSettings, ServerSettings, explain_settings, load_settings
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
@@ -64,11 +65,13 @@ def address_step(settings: ServerSettings) -> Step:
     return "address", partial(describe_address, settings.bind, setting)
 
 
-def database_step(database: MigratedDatabase) -> Step:
-    """Return the check that the database has this version's schema."""
+def database_steps(database: MigratedDatabase) -> tuple[Step, ...]:
+    """Return the checks of the database: this version's schema, and what the URL says about a connection pooler."""
 
     def check() -> str:
         database.require_current()
         return shown_url(database.url)
 
-    return "database", check
+    if not is_behind_pooler(database.url):
+        return (("database", check),)
+    return ("database", check), ("connection pooler", lambda: "pgbouncer=true: prepared statements are off")

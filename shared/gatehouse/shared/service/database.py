@@ -4,15 +4,15 @@ A transaction is declared as reading or writing. A writer acquires SQLite's writ
 that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 
+from gatehouse.shared.service import postgresql
 from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
 
 if TYPE_CHECKING:
@@ -30,15 +30,14 @@ NAMING_CONVENTION = {
 READ_ONLY = {"gatehouse_read_only": True}
 """Execution options of an engine whose transactions only read."""
 
+SNAPSHOT = READ_ONLY | {"gatehouse_snapshot": True}
+"""Execution options of an engine whose transactions see the database as of their first query, and only read."""
+
 LOCK_TIMEOUT = int(WAIT_LIMIT * 1000)
 """Milliseconds that a writer on SQLite waits for another writer, unless its request has less time left."""
 
 _BUSY_STEP = 250
 """Milliseconds. SQLite's limit is rounded down to this step, so that most transactions need not change it."""
-
-STATEMENT_LIMIT = int(WAIT_LIMIT)
-"""Seconds that a statement on PostgreSQL may take, including the wait for locks. Then the request is refused and its
-thread is free again. Without a limit, one forgotten transaction could block every thread."""
 
 _DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
 
@@ -52,19 +51,23 @@ def parse_database_url(text: str) -> URL:
     """Read a database URL, `sqlite:///relative/path` or `postgresql://user@host/name`.
 
     Raises:
-        ValueError: neither SQLite nor PostgreSQL. The message never repeats the URL, which may hold a password.
+        ValueError: neither SQLite nor PostgreSQL, or with an unknown option. The message never repeats the URL, which
+            may hold a password.
     """
     try:
         url = make_url(text)
         backend = url.get_backend_name()
     except Exception:  # noqa: BLE001 - any parse failure may quote the URL
         raise ValueError("not a database URL; write sqlite:///var/file.db or postgresql://user@host/name") from None
+    if backend == "postgres":
+        # The name that libpq and many hosts use.
+        backend, url = "postgresql", url.set(drivername="postgresql")
     if backend not in _DRIVERS:
         raise ValueError("only sqlite:// and postgresql:// databases are supported")
     if backend == "sqlite" and (url.database in {None, "", ":memory:"} or url.query):
         raise ValueError("an in-memory database is not shared between workers; name a file, without options")
-    if "password" in url.query:
-        raise ValueError("has a password among its options, where it is not kept secret; write USER:PASSWORD@HOST")
+    if backend == "postgresql":
+        postgresql.check_options(url)
     return url
 
 
@@ -115,20 +118,27 @@ def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, referenc
     Without `references`, SQLite enforces no foreign key. Migrations need that: to rebuild a table, they drop it under
     its old name, which would delete every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
     """
-    options = _options(url, pool_size, patient=patient)
-    return _with_listeners(create_engine(url.set(drivername=_drivers(url)[0]), **options), references=references)
+    engine = create_engine(_driver_url(url, 0), **_options(url, pool_size))
+    if engine.dialect.name == "sqlite":
+        _listen_on_sqlite(engine, references=references)
+    else:
+        postgresql.listen(engine, url, patient=patient)
+    return engine
 
 
 def open_async_engine(url: URL, *, pool_size: int = 5, lock_timeout: int = LOCK_TIMEOUT) -> "AsyncEngine":
     """Return an engine for use on an event loop. Connects on first use. `lock_timeout` is for SQLite, in milliseconds.
 
-    PostgreSQL's own is STATEMENT_LIMIT, or that of the URL's options.
+    Those of PostgreSQL are in postgresql.py.
     """
     # Only one of the servers has an event loop, and no command has one.
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
 
-    engine = create_async_engine(url.set(drivername=_drivers(url)[1]), **_options(url, pool_size))
-    _with_listeners(engine.sync_engine, lock_timeout=lock_timeout)
+    engine = create_async_engine(_driver_url(url, 1), **_options(url, pool_size))
+    if engine.dialect.name == "sqlite":
+        _listen_on_sqlite(engine.sync_engine, lock_timeout=lock_timeout)
+    else:
+        postgresql.listen(engine.sync_engine, url)
     return engine
 
 
@@ -152,11 +162,11 @@ def others_may_write(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o022 or (path.parent.stat().st_mode & 0o1002) == 0o0002)
 
 
-def _drivers(url: URL) -> tuple[str, str]:
-    return _DRIVERS[url.get_backend_name()]
+def _driver_url(url: URL, driver: int) -> URL:
+    return postgresql.without_own_options(url).set(drivername=_DRIVERS[url.get_backend_name()][driver])
 
 
-def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, Any]:
+def _options(url: URL, pool_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": 0,
@@ -165,39 +175,11 @@ def _options(url: URL, pool_size: int, *, patient: bool = False) -> dict[str, An
         "hide_parameters": True,
     }
     if url.get_backend_name() == "postgresql":
-        options |= {"pool_pre_ping": True, "connect_args": _connect_args(url, patient=patient)}
+        options |= {"pool_pre_ping": True, "connect_args": postgresql.connect_args(url)}
     return options
 
 
-def _connect_args(url: URL, *, patient: bool) -> dict[str, Any]:
-    """Return the arguments of every connection to PostgreSQL."""
-    ours = [] if patient else [f"-c statement_timeout={STATEMENT_LIMIT}s", f"-c lock_timeout={STATEMENT_LIMIT}s"]
-    theirs = url.query.get("options", os.environ.get("PGOPTIONS", ""))
-    # The last option wins: the operator's.
-    options = [*ours, *((theirs,) if isinstance(theirs, str) else theirs)]
-    # With another encoding, a text could be read back as a different one, or not at all.
-    return {"connect_timeout": int(WAIT_LIMIT), "client_encoding": "utf8", "options": " ".join(options)}
-
-
-def _hide_values(context: ExceptionContext) -> None:
-    """Remove the values of a refused row or parameter that PostgreSQL quotes in an error."""
-    # With an engine for PostgreSQL, the driver is loaded; SQLite needs none of it.
-    import psycopg  # noqa: PLC0415
-
-    cause = context.original_exception
-    if not isinstance(cause, psycopg.Error) or cause.sqlstate is None:
-        return
-    name = type(cause).__name__
-    text = name if isinstance(cause, psycopg.DataError) else f"{name}: {cause.diag.message_primary}"
-    for error in filter(None, (cause, context.sqlalchemy_exception)):
-        error.args = (text,)
-
-
-def _with_listeners(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> Engine:
-    if engine.dialect.name != "sqlite":
-        event.listen(engine, "handle_error", _hide_values)
-        return engine
-
+def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> None:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         # The driver must not begin transactions: the listener below does.
@@ -216,8 +198,6 @@ def _with_listeners(engine: Engine, *, references: bool = True, lock_timeout: in
             connection.info["busy_timeout"] = wait
         read_only = connection.get_execution_options().get("gatehouse_read_only", False)
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _busy_timeout(limit: int) -> int:

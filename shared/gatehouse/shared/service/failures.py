@@ -41,6 +41,11 @@ def explain_database_failure(error: SQLAlchemyError) -> str:
         return "Another command changed the same row, and nothing was changed here. Check the result and try again."
     if "file is not a database" in str(cause):
         return "The file is not an SQLite database. Check the database URL, or restore the file from a backup."
+    if "unsupported startup parameter" in str(cause):
+        return (
+            "The connection pooler in front of the database refuses the `options` of the database URL or of PGOPTIONS. "
+            "Remove them, and set what they set with: ALTER ROLE NAME SET ..."
+        )
     kind = type(cause or error).__name__
     if isinstance(error, IntegrityError | DataError | ProgrammingError):
         return f"The database refused the command ({kind}), and nothing was changed. Another command may have won."

@@ -24,6 +24,7 @@ from gatehouse.shared.service.database import (
     others_may_write,
     sqlite_path,
 )
+from gatehouse.shared.service.pooler import require_usable_pooler
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -64,8 +65,10 @@ class MigratedDatabase(Database):
 
         Raises:
             SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
+            InvalidSettings: a connection pooler in front of it would lose something.
         """
         create_file(self.url)
+        self._require_usable_pooler()
         upgrade(self.url, self.schema)
 
     def require_current(self) -> None:
@@ -73,6 +76,7 @@ class MigratedDatabase(Database):
 
         Raises:
             SchemaMismatch: the message names the command that fixes it.
+            InvalidSettings: a connection pooler in front of it would lose something.
         """
         path = sqlite_path(self.url)
         if path is not None and not path.exists():
@@ -82,7 +86,12 @@ class MigratedDatabase(Database):
             )
         if path is not None and others_may_write(path):
             raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
+        self._require_usable_pooler()
         require_current(self.engine, self.schema)
+
+    def _require_usable_pooler(self) -> None:
+        server = self.schema.init_command.partition(" ")[0]
+        require_usable_pooler(self.engine, self.url, f"{server.upper()}_DATABASE_URL")
 
 
 def alembic_config(schema: Schema, connection: Connection | None = None) -> "Config":
