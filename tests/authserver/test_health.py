@@ -36,3 +36,18 @@ def test_a_server_that_cannot_decrypt_its_keys_is_not_ready(authserver: AuthServ
     close_services(services)
     assert response.status_code == 503
     assert response.json == {"status": "unavailable", "database": "ok", "signing_key": "none is usable"}
+
+
+@pytest.mark.threat("T-138")
+def test_a_server_whose_database_accepts_no_writes_is_not_ready_until_it_does(authserver: AuthServer) -> None:
+    """Reading still works, and the reason is for the operator only."""
+    database = authserver.services.database
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE audit_event RENAME TO elsewhere")
+    assert authserver.post_token({}).status_code == 503
+    response = authserver.http.get("/readyz")
+    assert (response.status_code, response.json["database"]) == (503, "does not accept writes")
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO audit_event")
+    assert authserver.post_token({}).status_code == 401
+    assert authserver.http.get("/readyz").status_code == 200

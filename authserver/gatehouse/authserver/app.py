@@ -155,9 +155,15 @@ def build_app(services: Services) -> Application:
         services.audit,
         services.threads,
         CorsPolicy(parse_origins(services.settings.allowed_origins), CROSS_ORIGIN),
-        start=services.maintenance.start,
+        start=partial(start_services, services),
         close=partial(close_services, services),
     )
+
+
+def start_services(services: Services) -> None:
+    """Start the background work."""
+    services.audit.start()
+    services.maintenance.start()
 
 
 def close_services(services: Services) -> None:

@@ -200,6 +200,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             services.streams.run(),
             anyio.create_task_group() as tasks,
         ):
+            services.audit.start()
             tasks.start_soon(services.keys.poll)
             tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
             tasks.start_soon(services.idempotency_keys.prune_regularly)

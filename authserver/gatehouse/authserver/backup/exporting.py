@@ -41,6 +41,7 @@ PART_OF: Mapping[str, Part] = {
     "client_grant": Part.ALWAYS,
     "client_key": Part.ALWAYS,
     "client_secret": Part.KEYS,
+    "heartbeat": Part.NEVER,
     "lease": Part.NEVER,
     "pepper": Part.KEYS,
     "resource": Part.ALWAYS,

@@ -43,6 +43,6 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         address_step(settings),
         ("sealing key", sealing_key),
-        *database_steps(database),
+        *database_steps(settings, database),
         ("signing key", signing_key),
     )

@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from gatehouse.shared.service.audit import audit_table
 from gatehouse.shared.service.database import new_metadata
+from gatehouse.shared.service.heartbeat import heartbeat_table
 
 _CASCADE = "CASCADE"
 
@@ -202,3 +203,4 @@ class RevokedTokenRow(Base):
 
 
 audit_event = audit_table(Base.metadata)
+heartbeat = heartbeat_table(Base.metadata)

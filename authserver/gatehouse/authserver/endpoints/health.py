@@ -24,13 +24,11 @@ async def readyz(database: Database, keys: KeyStore, audit: AuditWriter, request
 
 
 def _run_checks(database: Database, keys: KeyStore, audit: AuditWriter) -> dict[str, str]:
-    checks = {"database": "ok", "signing_key": "ok"}
+    checks = {"database": "ok" if audit.available else "does not accept writes", "signing_key": "ok"}
     try:
         database.ping()
     except SQLAlchemyError:
         checks["database"] = "does not answer"
-    if not audit.available:
-        checks["database"] = "does not accept audit events"
     try:
         keys.ring()
     except (SQLAlchemyError, NoUsableKey):

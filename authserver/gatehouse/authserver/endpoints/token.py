@@ -80,7 +80,7 @@ class TokenEndpoint:
         return explain(refusal, identifiers, declared)
 
     def _record(self, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
-        """Record an issued token. The event is written within 200 ms, together with others."""
+        """Record an issued token. The event is written with others, at most 100 ms later."""
         claims = issued.claims
         detail = {"scope": issued.scope, "exp": claims.exp}
         if granted.scope_not_granted:

@@ -55,7 +55,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         address_step(settings),
         ("catalogue", catalogue),
-        *database_steps(database),
+        *database_steps(settings, database),
         ("issuer's keys", issuer_keys),
     )
 

@@ -5,6 +5,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from gatehouse.shared.service.audit import audit_table
 from gatehouse.shared.service.database import new_metadata
+from gatehouse.shared.service.heartbeat import heartbeat_table
 
 
 class Base(DeclarativeBase):
@@ -30,3 +31,4 @@ class IdempotencyKeyRow(Base):
 
 
 audit_event = audit_table(Base.metadata)
+heartbeat = heartbeat_table(Base.metadata)

@@ -20,11 +20,8 @@ def bind_probe(bind: str, setting: str) -> None:
             raise OSError(error.errno, error.strerror, setting) from None
 
 
-def describe_address(bind: str, setting: str) -> str:
-    """Return what `check` reports about an address.
-
-    An address in use is not a failure: the server itself may be running. The check cannot tell which process
-    listens.
+def in_use(bind: str, setting: str) -> bool:
+    """Tell whether a process listens on an address. It is not known which one: the server itself may be running.
 
     Raises:
         OSError: no process could listen on it.
@@ -34,5 +31,5 @@ def describe_address(bind: str, setting: str) -> str:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        return f"{bind} is in use: by this server, if it runs"
-    return f"{bind} is free"
+        return True
+    return False

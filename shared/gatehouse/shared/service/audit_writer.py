@@ -1,4 +1,4 @@
-"""Makes rows of audit events, and writes them from a thread: immediately, or within 200 ms together with others.
+"""Makes rows of audit events, and writes them from a thread: immediately, or with others at most 100 ms later.
 
 An event is recorded in one of three ways, each with its own guarantee:
 
@@ -6,11 +6,12 @@ An event is recorded in one of three ways, each with its own guarantee:
   not at all. For changes.
 * `AuditWriter.commit_and_wait`, and `commit_async` on an event loop, return when the row is on disk. For refusals:
   recorded before the answer leaves.
-* `AuditWriter.record` returns at once; the row is written with others within 200 ms. For tokens issued and calls that
-  only read. A crash loses at most that interval.
+* `AuditWriter.record` returns at once; the row is written with others at most 100 ms later. For tokens issued and calls
+  that only read. A crash loses what was recorded in that interval, and what was being committed.
 
 Nothing is dropped silently: while the database does not accept events, the writer refuses further ones, and the
-servers refuse their requests. Events recorded before the outage was noticed stay in memory until it ends.
+servers refuse their requests. Events recorded before the outage was noticed stay in memory until it ends. The same
+thread writes the heartbeat, which notices an outage without a request, and its end.
 """
 
 import asyncio
@@ -18,13 +19,14 @@ import itertools
 import logging
 import secrets
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Insert, Table, insert
+from sqlalchemy import Connection, Engine, Insert, Table, insert
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -32,8 +34,9 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.deadline import remaining
+from gatehouse.shared.service.heartbeat import SERVER, WriteHealth, write_heartbeat
 
-BATCH_INTERVAL = 0.2
+BATCH_INTERVAL = 0.1
 """Seconds that a recorded event may wait for others."""
 
 _CAPACITY = 10_000
@@ -59,7 +62,7 @@ class AuditRows:
 
     def __init__(self, table: Table, clock: Clock = system_clock) -> None:
         self.table = table
-        self._clock = clock
+        self.clock = clock
         self._writer = f"w_{secrets.token_hex(8)}"
         self._sequence = itertools.count(1)
 
@@ -70,7 +73,7 @@ class AuditRows:
     def values(self, event: AuditEvent) -> dict[str, Any]:
         """Return the row of an event, with the next sequence number."""
         return {
-            "time": int(self._clock() * 1000),
+            "time": int(self.clock() * 1000),
             "writer": self._writer,
             "sequence": next(self._sequence),
             "request_id": _fit(event.request_id, 64),
@@ -125,6 +128,7 @@ class AuditWriter:
         rows: AuditRows,
         *,
         capacity: int = _CAPACITY,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rows = rows
         self._engine = engine
@@ -133,14 +137,24 @@ class AuditWriter:
         self._in_flight = 0
         self._changed = threading.Condition()
         self._urgent = False
-        self._failing = False
+        self._health = WriteHealth(monotonic)
+        self._beats = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
     @property
     def available(self) -> bool:
-        """Whether the last events were written, and the thread that writes them runs if it was started."""
-        return not self._failing and (self._thread is None or self._thread.is_alive())
+        """Whether the database accepts events: the last write succeeded, lately if the heartbeat was started."""
+        if not self._beats:
+            return not self._health.failing
+        return self._health.ok and self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the heartbeat. Call this after the fork of a worker."""
+        with self._changed:
+            self._beats = True
+            self._start_thread()
+            self._changed.notify_all()
 
     def record(self, event: AuditEvent) -> None:
         """Queue an event to be written within BATCH_INTERVAL.
@@ -195,38 +209,53 @@ class AuditWriter:
             waiting = len(self._pending) + self._in_flight
             if waiting >= self._capacity or self._closing:
                 raise AuditUnavailable("the audit queue is full or closed")
-            if self._failing and waiting and pending.committed is None:
+            if self._health.failing and (waiting or self._beats) and pending.committed is None:
                 raise AuditUnavailable("the database accepts no audit events")
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
-            if self._thread is None or not self._thread.is_alive():
-                # Started on first use, because a thread does not survive the fork of a worker.
-                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-                self._thread.start()
+            self._start_thread()
             self._changed.notify_all()
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            self._write(batch)
+    def _start_thread(self) -> None:
+        # Started on first use, because a thread does not survive the fork of a worker.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+            self._thread.start()
 
-    def _next_batch(self) -> list[_Pending]:
-        """Wait for events and return all of them. Empty only if the writer is closing and nothing is left."""
+    def _run(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            if batch:
+                self._write(batch)
+            else:
+                self._beat()
+
+    def _next_batch(self) -> list[_Pending] | None:
+        """Wait for events and return all of them: none if a heartbeat is due; None if the writer is closed."""
         with self._changed:
             self._in_flight = 0
-            self._changed.wait_for(lambda: self._pending or self._closing)
+            while not (self._pending or self._closing):
+                wait = self._health.due_in() if self._beats else None
+                if wait == 0:
+                    return []
+                self._changed.wait(wait)
+            if not self._pending:
+                return None
             self._changed.wait_for(lambda: self._urgent or self._closing, BATCH_INTERVAL)
             batch, self._urgent = list(self._pending), False
             self._pending.clear()
             self._in_flight = len(batch)
             return batch
 
+    def _beat(self) -> None:
+        error = self._commit(lambda connection: write_heartbeat(connection, SERVER, self.rows.clock()))
+        if error is not None:
+            self._health.fail(error)
+
     def _write(self, batch: list[_Pending]) -> None:
         error = self._insert(batch)
-        self._failing = isinstance(error, _OUTAGE)
         if error is None:
             _settle(batch, None)
         elif isinstance(error, _OUTAGE):
-            log.error("audit events cannot be written: %s", type(error).__name__)
             self._keep_for_later(batch)
         else:
             # One event of the batch cannot be stored. It must not block the others forever.
@@ -236,7 +265,6 @@ class AuditWriter:
         for position, pending in enumerate(batch):
             error = self._insert([pending])
             if isinstance(error, _OUTAGE):
-                self._failing = True
                 self._keep_for_later(batch[position:])
                 return
             if error is not None:
@@ -245,11 +273,19 @@ class AuditWriter:
             _settle([pending], error)
 
     def _insert(self, batch: list[_Pending]) -> Exception | None:
+        rows = [pending.row for pending in batch]
+        return self._commit(lambda connection: connection.execute(insert(self.rows.table), rows))
+
+    def _commit(self, write: Callable[[Connection], object]) -> Exception | None:
+        """Write in a transaction. Return the error if it failed, and note whether the database accepts writes."""
         try:
             with self._engine.begin() as connection:
-                connection.execute(insert(self.rows.table), [pending.row for pending in batch])
+                write(connection)
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
+            if isinstance(error, _OUTAGE):
+                self._health.fail(error)
             return error
+        self._health.succeed()
         return None
 
     def _keep_for_later(self, batch: list[_Pending]) -> None:

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from gatehouse.shared.service.addresses import describe_address
+from gatehouse.shared.protocol.clock import Clock, system_clock
+from gatehouse.shared.service.addresses import in_use
 from gatehouse.shared.service.checks import Check, Step, passed, run_checks
-from gatehouse.shared.service.cli import env_file_of
+from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.failures import EXPECTED_FAILURES
+from gatehouse.shared.service.heartbeat import MAX_AGE, SERVER, last_heartbeat, write_heartbeat
 from gatehouse.shared.service.migrations import MigratedDatabase
 from gatehouse.shared.service.output import print_records
 from gatehouse.shared.service.postgresql import is_behind_pooler
@@ -60,18 +61,43 @@ def check_server(
 
 
 def address_step(settings: ServerSettings) -> Step:
-    """Return the check of the address that a server listens on."""
-    setting = f"{settings.model_config.get('env_prefix', '')}BIND={settings.bind}"
-    return "address", partial(describe_address, settings.bind, setting)
+    """Return the check of the address that a server listens on. One in use is not a failure: the server may run."""
+
+    def check() -> str:
+        return (
+            f"{settings.bind} is in use: by this server, if it runs"
+            if _in_use(settings)
+            else f"{settings.bind} is free"
+        )
+
+    return "address", check
 
 
-def database_steps(database: MigratedDatabase) -> tuple[Step, ...]:
-    """Return the checks of the database: this version's schema, and what the URL says about a connection pooler."""
+def database_steps(
+    settings: ServerSettings, database: MigratedDatabase, clock: Clock = system_clock
+) -> tuple[Step, ...]:
+    """Return the checks of the database: what it must allow, and what the URL says about a connection pooler.
+
+    It must have this version's schema and accept writes, and a running server must have written to it lately.
+    """
 
     def check() -> str:
         database.require_current()
-        return shown_url(database.url)
+        now = clock()
+        with database.engine.begin() as connection:
+            write_heartbeat(connection, "check", now)
+            last = last_heartbeat(connection, SERVER)
+        if last is None:
+            return f"{shown_url(database.url)}; no server has used it yet"
+        written = f"the last heartbeat of a server is {max(0, int(now) - last)} s old"
+        if now - last > MAX_AGE and _in_use(settings):
+            raise Refusal(f"A process listens on {settings.bind}, and {written}. See the log of the server.")
+        return f"{shown_url(database.url)}; {written}"
 
     if not is_behind_pooler(database.url):
         return (("database", check),)
     return ("database", check), ("connection pooler", lambda: "pgbouncer=true: prepared statements are off")
+
+
+def _in_use(settings: ServerSettings) -> bool:
+    return in_use(settings.bind, f"{settings.model_config.get('env_prefix', '')}BIND={settings.bind}")

@@ -4,13 +4,16 @@ A transaction is declared as reading or writing. A writer acquires SQLite's writ
 that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from gatehouse.shared.service import postgresql
 from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
@@ -180,8 +183,16 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
 
 
 def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> None:
+    path = Path(str(engine.url.database))
+
+    @event.listens_for(engine, "do_connect")
+    def refuse_missing(*_: Any) -> None:
+        # SQLite would create an empty database in place of one that was moved away.
+        if not path.exists():
+            raise sqlite3.OperationalError("unable to open database file: there is none")
+
     @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
+    def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
         # The driver must not begin transactions: the listener below does.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -190,6 +201,7 @@ def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: 
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
         cursor.close()
+        record.info["file"] = _identity(path)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -197,7 +209,19 @@ def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: 
             connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
             connection.info["busy_timeout"] = wait
         read_only = connection.get_execution_options().get("gatehouse_read_only", False)
+        if not read_only and connection.info["file"] != _identity(path):
+            # What is written to a file that was moved, deleted or replaced is lost, and SQLite does not notice.
+            raise OperationalError("BEGIN", None, sqlite3.OperationalError("the database file was moved or replaced"))
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what identifies the file at a path on this machine; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _busy_timeout(limit: int) -> int:

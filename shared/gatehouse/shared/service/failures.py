@@ -16,6 +16,22 @@ EXPECTED_FAILURES = (InvalidSettings, SchemaMismatch, Refusal, SQLAlchemyError, 
 _WAIT_ENDED = frozenset({"55P03", "57014", "40P01"})
 """SQLSTATEs of PostgreSQL: lock_not_available, query_canceled, deadlock_detected."""
 
+_SQLITE = {
+    "locked": "Another process is writing to the database. Try again.",
+    "file is not a database": "The file is not an SQLite database. Check the database URL, or restore the file from a "
+    "backup.",
+    "disk is full": "The disk of the database is full, and nothing was changed.",
+    "readonly database": "The database is read-only: this user may not write its file, or the file system.",
+    "moved or replaced": "The file of the database was moved, deleted or replaced. Put it back, or restart the server.",
+}
+"""What an operator can do about errors of SQLite, by a part of their texts."""
+
+_POSTGRESQL = {
+    "25006": "The database is read-only: PostgreSQL is in recovery, or the user or database is set to read only.",
+    "53100": "The disk of the database is full, and nothing was changed.",
+}
+"""What an operator can do about errors of PostgreSQL, by SQLSTATE."""
+
 _CONNECTION_FAILURE = re.compile(r'server at "([^"]*)"(?: \([^)]*\))?, port ([0-9]+) failed: ([^\n]*)')
 
 
@@ -33,14 +49,15 @@ def explain(error: Exception) -> str | None:
 def explain_database_failure(error: SQLAlchemyError) -> str:
     """Say what an operator can do about a failure of the database, without its SQL or its URL."""
     cause = getattr(error, "orig", None)
-    if "locked" in str(cause):
-        return "Another process is writing to the database. Try again."
+    for part, text in _SQLITE.items():
+        if part in str(cause):
+            return text
+    if (state := getattr(cause, "sqlstate", None)) in _POSTGRESQL:
+        return _POSTGRESQL[str(state)]
     if getattr(cause, "sqlstate", None) in _WAIT_ENDED:
         return "Another process holds a lock that the command needs, and nothing was changed. Try again."
     if isinstance(error, StaleDataError):
         return "Another command changed the same row, and nothing was changed here. Check the result and try again."
-    if "file is not a database" in str(cause):
-        return "The file is not an SQLite database. Check the database URL, or restore the file from a backup."
     if "unsupported startup parameter" in str(cause):
         return (
             "The connection pooler in front of the database refuses the `options` of the database URL or of PGOPTIONS. "

@@ -51,6 +51,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("client_id", name=op.f("pk_client")),
     )
     op.create_table(
+        "heartbeat",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False, comment="seconds since the epoch"),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_heartbeat")),
+    )
+    op.create_table(
         "lease",
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("holder", sa.String(length=32), nullable=False),
@@ -233,5 +239,6 @@ def downgrade() -> None:
     op.drop_table("resource")
     op.drop_table("pepper")
     op.drop_table("lease")
+    op.drop_table("heartbeat")
     op.drop_table("client")
     op.drop_table("audit_event")

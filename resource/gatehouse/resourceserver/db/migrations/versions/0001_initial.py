@@ -1,4 +1,4 @@
-"""The gateway's tables: audit events and idempotency keys."""
+"""The gateway's tables: audit events, idempotency keys and the heartbeat."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -38,6 +38,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_audit_event_request_id"), ["request_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_event_time"), ["time"], unique=False)
     op.create_table(
+        "heartbeat",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False, comment="seconds since the epoch"),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_heartbeat")),
+    )
+    op.create_table(
         "idempotency_key",
         sa.Column("static_claims", sa.String(length=64), nullable=False),
         sa.Column("client_id", sa.String(length=255), nullable=False),
@@ -54,6 +60,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(op.f("ix_idempotency_key_created_at"), "idempotency_key")
     op.drop_table("idempotency_key")
+    op.drop_table("heartbeat")
     with op.batch_alter_table("audit_event") as batch_op:
         batch_op.drop_index(batch_op.f("ix_audit_event_time"))
         batch_op.drop_index(batch_op.f("ix_audit_event_request_id"))
