@@ -8,13 +8,15 @@ import pytest
 from gatehouse.shared.service.audit import AuditEvent, audit_table
 from gatehouse.shared.service.audit_command import print_audit
 from gatehouse.shared.service.audit_writer import AuditRows
-from gatehouse.shared.service.database import new_metadata, open_engine, parse_database_url
+from gatehouse.shared.service.database import create_file, new_metadata, open_engine, parse_database_url
 
 
 def test_audit_rows_are_printed_without_internal_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metadata = new_metadata()
     table = audit_table(metadata)
-    engine = open_engine(parse_database_url(f"sqlite:///{tmp_path}/audit.db"))
+    url = parse_database_url(f"sqlite:///{tmp_path}/audit.db")
+    create_file(url)
+    engine = open_engine(url)
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(AuditRows(table, lambda: 1_800_000_000.123).insert(AuditEvent("tool.call", "refused")))

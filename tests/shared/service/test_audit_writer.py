@@ -104,6 +104,7 @@ def test_events_are_written_in_order_and_counted(writer: AuditWriter, engine: En
     assert len({row["writer"] for row in rows}) == 1
 
 
+@pytest.mark.threat("T-139")
 def test_a_committed_event_is_on_disk_when_its_future_is_done(writer: AuditWriter, engine: Engine) -> None:
     assert writer.commit(allowed("refusal")).result(5) is None
     assert actions(engine) == ["refusal"]

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
 from gatehouse.shared.service.cli import LazyGroup, Refusal, ServerGroup, example, output_option, parse_duration
-from gatehouse.shared.service.database import open_engine, parse_database_url
+from gatehouse.shared.service.database import create_file, open_engine, parse_database_url
 from gatehouse.shared.service.migrations import SchemaMismatch
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -85,6 +85,7 @@ def test_a_locked_database_is_reported_as_busy(tmp_path: Path) -> None:
         with engine.begin() as connection:
             connection.execute(text("CREATE TABLE made (id INTEGER PRIMARY KEY)"))
 
+    create_file(parse_database_url(url))
     with open_engine(parse_database_url(url)).begin():
         result = run(create)
     assert result.exit_code == 1
