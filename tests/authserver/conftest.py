@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 from support.authserver import RESOURCE, initialize
 from support.databases import Templates
-from support.forked_commands import ForkedCommands, forked_commands
 from support.shell import Shell
-
-
-@pytest.fixture(scope="session")
-def forked() -> Iterator[ForkedCommands]:
-    """Runs commands in processes of their own, which start in milliseconds."""
-    with forked_commands() as commands:
-        yield commands
 
 
 @pytest.fixture

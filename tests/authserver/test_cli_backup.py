@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import URL
-from support.forked_commands import ForkedCommands, Job
+from support.kill_points import Job, run
 from support.shell import CREATE, RESOURCE, Shell
 from support.transfer import is_empty, rows_of
 
@@ -160,7 +160,7 @@ def test_an_invalid_file_creates_no_database(shell: Shell, tmp_path: Path) -> No
 
 @pytest.mark.threat("T-092")
 @pytest.mark.both_databases
-def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell, forked: ForkedCommands) -> None:
+def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell) -> None:
     """The command is killed with SIGKILL, later each time, until one import completes."""
     empty.text("init")
     empty.text("resource", "add", RESOURCE, "--name", "tools", "--scope", "env:read")
@@ -175,7 +175,7 @@ def test_a_killed_import_leaves_an_empty_database(empty: Shell, elsewhere: Shell
     job = Job(["import", file], elsewhere.environment, str(elsewhere.folder), output)
     in_transaction = 0
     for kill_at in itertools.count(10, 17):
-        ended = forked.run(replace(job, kill_at=kill_at))
+        ended = run(replace(job, kill_at=kill_at))
         if ended.code != -signal.SIGKILL:
             break
         if ended.passed[-1]:

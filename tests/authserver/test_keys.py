@@ -13,7 +13,7 @@ from sqlalchemy import URL, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import ISSUER, AuthServer, settings_in
 from support.clock import FakeClock
-from support.forked_commands import ForkedCommands, Job
+from support.kill_points import Job, run_together
 
 from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import DecryptionFailed, SealingKey, create_sealing_key, load_sealing_key
@@ -233,14 +233,14 @@ def test_processes_that_create_keys_concurrently_end_with_one_set(authserver: Au
 
 
 @pytest.mark.both_databases
-def test_two_concurrent_inits_succeed_with_one_key(tmp_path: Path, empty_database: URL, forked: ForkedCommands) -> None:
+def test_two_concurrent_inits_succeed_with_one_key(tmp_path: Path, empty_database: URL) -> None:
     environment = {
         "AUTHSERVER_DATABASE_URL": empty_database.render_as_string(hide_password=False),
         "AUTHSERVER_KEYS_DIR": str(tmp_path / "keys"),
     }
     files = [tmp_path / name for name in ("first", "second")]
     command = ["init", "--output", "json"]
-    inits = forked.run_together(*(Job(command, environment, str(tmp_path), str(file)) for file in files))
+    inits = run_together(*(Job(command, environment, str(tmp_path), str(file)) for file in files))
     outputs = [file.read_text() for file in files]
     assert [init.code for init in inits] == [0, 0], inits
     assert sum('"signing_key": "created' in output for output in outputs) == 1

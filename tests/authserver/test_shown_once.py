@@ -4,20 +4,20 @@ from collections.abc import Callable
 
 import pytest
 from support.authserver import RESOURCE
-from support.forked_commands import Ended, ForkedCommands, Job
+from support.kill_points import Ended, Job, run
 from support.shell import CREATE, Shell
 
 FullDisk = Callable[..., Ended]
 
 
 @pytest.fixture
-def full_disk(shell: Shell, forked: ForkedCommands) -> FullDisk:
+def full_disk(shell: Shell) -> FullDisk:
     """Run the command as a separate process whose output goes to a full disk."""
 
-    def run(*arguments: str) -> Ended:
-        return forked.run(Job(arguments, shell.environment, str(shell.folder), "/dev/full"))
+    def run_on_full_disk(*arguments: str) -> Ended:
+        return run(Job(arguments, shell.environment, str(shell.folder), "/dev/full"))
 
-    return run
+    return run_on_full_disk
 
 
 def assert_not_printed(result: Ended) -> None:
@@ -69,13 +69,13 @@ def test_lost_output_is_one_error_message(shell: Shell, full_disk: FullDisk, com
 
 @pytest.mark.threat("T-105")
 @pytest.mark.only_on("postgresql")
-def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell, forked: ForkedCommands) -> None:
+def test_a_failed_key_file_leaves_neither_file_nor_client(shell: Shell) -> None:
     """On SQLite, the file size limit would stop the database first."""
     shell.json(*CREATE, "--generate-key", str(shell.folder / "good.pem"))
     path = shell.folder / "agent.pem"
     output = shell.folder / "output"
     create = [*CREATE, "--generate-key", str(path)]
-    result = forked.run(Job(create, shell.environment, str(shell.folder), str(output), largest_file=0))
+    result = run(Job(create, shell.environment, str(shell.folder), str(output), largest_file=0))
     assert (result.code, output.read_text()) == (1, "")
     assert "File too large" in result.errors
     assert not path.exists()

@@ -14,8 +14,8 @@ KILLS = 25
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_nothing_is_lost_when_a_process_is_killed(operation: str, tmp_path: Path, empty_database: URL) -> None:
-    with killed_installation(tmp_path, empty_database) as killed:
-        OPERATIONS[operation](killed, KILLS)
+    killed = killed_installation(tmp_path, empty_database)
+    OPERATIONS[operation](killed, KILLS)
     backend = empty_database.get_backend_name()
     print(f"\n{operation} on {backend}: {killed.tally} (seed {killed.seed})")
     assert killed.tally.kills == KILLS

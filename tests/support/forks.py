@@ -25,6 +25,9 @@ from typing import Any, NoReturn
 
 PROGRAMS = ("authserver", "resourceserver")
 
+WITH_KILL_POINTS = "kill_points"
+"""In place of a program: a job of `support.kill_points`."""
+
 
 class ForkedProcess:
     """A running program, with the part of the interface of `subprocess.Popen` that the tests use."""
@@ -92,12 +95,17 @@ class ForkServer:
         """Return a program that a shell or a desktop client can start in place of the installed one."""
         return self._folder / name
 
-    def start(
-        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int, stderr: int
-    ) -> ForkedProcess:
-        """Start a program with an empty standard input. `arguments[0]` is its name."""
+    def start(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], *files: int) -> ForkedProcess:
+        """Start a program with an empty standard input.
+
+        Args:
+            arguments: the name of the program, and its arguments.
+            cwd: its working directory.
+            env: its environment.
+            files: its standard output and standard error, and optionally its file descriptor 3.
+        """
         with Path(os.devnull).open("rb") as empty:
-            return ForkedProcess(self._address, arguments, cwd, env, empty.fileno(), stdout, stderr)
+            return ForkedProcess(self._address, arguments, cwd, env, empty.fileno(), *files)
 
     def run(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a program to its end."""
@@ -154,7 +162,9 @@ def _import_programs() -> dict[str, Callable[[], Any]]:
     ):
         if ".migrations." not in name:
             importlib.import_module(name)
-    return {name: importlib.import_module(f"gatehouse.{name}.cli").main for name in PROGRAMS}
+    sys.path.append(str(Path(__file__).parents[1]))
+    entry_points = {name: importlib.import_module(f"gatehouse.{name}.cli").main for name in PROGRAMS}
+    return {**entry_points, WITH_KILL_POINTS: importlib.import_module("support.kill_points").main}
 
 
 def _next_job(listener: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -166,7 +176,7 @@ def _next_job(listener: socket.socket) -> tuple[dict[str, Any], list[int]]:
         connection, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            text, files, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+            text, files, _, _ = socket.recv_fds(connection, 1 << 16, 4)
             while not text.endswith(b"\n"):
                 text += connection.recv(1 << 16)
             if (pid := os.fork()) == 0:
@@ -192,7 +202,7 @@ def _report(connection: socket.socket, pid: int) -> NoReturn:
 def _become(job: dict[str, Any], files: list[int]) -> None:
     for target, file in enumerate(files):
         os.dup2(file, target)
-    os.closerange(3, 4096)
+    os.closerange(len(files), 4096)
     # The streams of the parent remember what kind of file they were opened on.
     sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")

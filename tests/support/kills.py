@@ -22,8 +22,8 @@ from gatehouse.authserver.keys.sealed_keys import DecryptedKeys, lifecycle_of
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import migrations
 from gatehouse.shared.service.migrations import newest_revision
+from support import kill_points
 from support.authserver import ISSUER
-from support.forked_commands import ForkedCommands, Job, forked_commands
 from support.keys import rotation_of
 from support.migrations import downgrade, with_later_revision
 from support.shell import CREATE, RESOURCE, Shell
@@ -54,11 +54,10 @@ class Tally:
 
 @dataclass
 class Killed:
-    """An installation with two signing keys and a client, and a process that forks the commands to be killed."""
+    """An installation with two signing keys and a client."""
 
     folder: Path
     url: URL
-    commands: ForkedCommands
     seed: int
     random: random.Random
     now: int = field(default_factory=lambda: int(time.time()))
@@ -80,7 +79,7 @@ class Killed:
         `migrations` is a folder of migrations to use in place of the installed ones.
         """
         log = self.folder / "killed.log"
-        job = Job(
+        job = kill_points.Job(
             arguments,
             self.shell.environment,
             str(self.folder),
@@ -89,7 +88,7 @@ class Killed:
             migrations=migrations,
             kill_at=kill_at,
         )
-        ended = self.commands.run(job)
+        ended = kill_points.run(job)
         with log.open("a", encoding="utf-8") as file:
             file.write(ended.errors)
         return ended.code, list(ended.passed)
@@ -269,9 +268,7 @@ OPERATIONS: dict[str, Callable[[Killed, int], None]] = {
 }
 
 
-@contextmanager
-def killed_installation(folder: Path, url: URL) -> Iterator[Killed]:
-    """Provide an installation until the block ends."""
+def killed_installation(folder: Path, url: URL) -> Killed:
+    """Return an installation whose random choices can be repeated by its seed."""
     seed = random.SystemRandom().randrange(2**32)
-    with forked_commands() as commands:
-        yield Killed(folder, url, commands, seed, random.Random(seed))
+    return Killed(folder, url, seed, random.Random(seed))
