@@ -110,7 +110,7 @@ def test_the_sealing_key_file_is_private_and_created_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.threat("T-098")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o700 | 0o001])
+@pytest.mark.parametrize("mode", [0o604, 0o660, 0o700 | 0o001])
 def test_a_sealing_key_that_others_can_access_is_refused(tmp_path: Path, mode: int) -> None:
     settings = settings_in(tmp_path)
     create_sealing_key(settings)
@@ -122,7 +122,7 @@ def test_a_sealing_key_that_others_can_access_is_refused(tmp_path: Path, mode: i
 
 
 @pytest.mark.threat("T-098")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o660])
 def test_an_env_file_with_the_sealing_key_must_be_private(tmp_path: Path, mode: int) -> None:
     """CWE-732: the key is as exposed there as in its own file."""
     key = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -147,7 +147,7 @@ def test_a_symbolic_link_as_the_sealing_key_is_refused(tmp_path: Path) -> None:
     path = settings.keys_dir / "sealing.key"
     elsewhere = path.rename(tmp_path / "elsewhere.key")
     path.symlink_to(elsewhere)
-    with pytest.raises(InvalidSettings, match="is a link"):
+    with pytest.raises(InvalidSettings, match=r"is a link out of its folder.*or set AUTHSERVER_SEALING_KEY"):
         load_sealing_key(settings)
 
 

@@ -84,8 +84,26 @@ async def test_assertions_are_addressed_only_to_the_issuer(file: Callable[[Any],
     assert 0 < claims["exp"] - claims["iat"] <= 60
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\r\n"])
+async def test_marks_that_editors_add_do_not_matter(file: Callable[[Any], Path], mark: bytes) -> None:
+    path = file(REGISTERED)
+    path.write_bytes(mark + path.read_bytes() + b"\r\n")
+    assert read_credentials(settings(), path).secret == SECRET
+
+
+async def test_a_private_key_on_one_line_is_read() -> None:
+    """A variable often holds the two characters backslash and n for the end of a line."""
+    key = pem(ec.generate_private_key(ec.SECP256R1())).decode()
+    found = read_credentials(settings(client_id="agent_1", private_key=key.replace("\n", "\\n")), None)
+    assert (found.algorithm, found.private_key.strip()) == ("ES256", key.strip())
+
+
+async def test_a_line_break_after_the_secret_does_not_matter() -> None:
+    assert read_credentials(settings(client_id="agent_1", client_secret=f"{SECRET}\n"), None).secret == SECRET
+
+
 @pytest.mark.threat("T-119")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o610, 0o666])
+@pytest.mark.parametrize("mode", [0o604, 0o660, 0o602, 0o610, 0o666])
 async def test_a_credentials_file_accessible_to_others_is_rejected(file: Callable[[Any], Path], mode: int) -> None:
     path = file(REGISTERED)
     assert read_credentials(settings(), path).client_id == "agent_1"
@@ -96,9 +114,10 @@ async def test_a_credentials_file_accessible_to_others_is_rejected(file: Callabl
 
 @pytest.mark.threat("T-119")
 async def test_a_symlink_to_a_credentials_file_is_rejected(file: Callable[[Any], Path], tmp_path: Path) -> None:
-    link = tmp_path / "link"
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "other" / "link"
     link.symlink_to(file(REGISTERED))
-    with pytest.raises(InvalidCredentials, match="is a link"):
+    with pytest.raises(InvalidCredentials, match="is a link out of its folder"):
         read_credentials(settings(), link)
 
 

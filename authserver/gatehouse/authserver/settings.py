@@ -36,7 +36,7 @@ class Settings(ServerSettings):
     database_url: str = Field(
         "sqlite:///var/authserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
-    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key file, which must have mode 0600.")
+    keys_dir: Path = Field(Path("keys"), description="Folder of the sealing key file, which nobody else may read.")
     sealing_key: SecretStr | None = Field(
         None,
         description="The sealing key itself (32 bytes in base64url), in place of the file in AUTHSERVER_KEYS_DIR; "

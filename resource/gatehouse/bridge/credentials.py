@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol import strict_json
-from gatehouse.shared.service.files import UnsafeFile, read_private_file
+from gatehouse.shared.service.files import UnsafeFile, read_private_file, secret_text
 from gatehouse.shared.service.settings import CommandSettings, LogLevel
 
 _MAX_LENGTH: Final = 16 * 1024
@@ -22,6 +22,9 @@ _MAX_LENGTH: Final = 16 * 1024
 
 _ASSERTION_LIFETIME: Final = 60
 """Seconds. An assertion is sent immediately; the rest allows for clock differences."""
+
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+"""Marks bytes of a file that are not text."""
 
 _SECRET_METHODS: Final = frozenset({"client_secret_basic", "client_secret_post"})
 
@@ -102,25 +105,25 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
     if file is not None:
         return _from_file(file, settings.client_id)
     if key is not None:
-        return _from_key(key.get_secret_value().encode(), "BRIDGE_PRIVATE_KEY", settings.client_id)
+        return _from_key(secret_text(key.get_secret_value().encode()), "BRIDGE_PRIVATE_KEY", settings.client_id)
     if settings.client_id is None or secret is None:
         raise InvalidCredentials(
             "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
             " --credentials FILE with the output of `authserver client create --output json` or a private key in PEM."
         )
-    return Credentials(
-        settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=secret.get_secret_value()
-    )
+    # A variable from a mounted file often ends with a line break.
+    text = secret_text(secret.get_secret_value().encode())
+    return Credentials(settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=text)
 
 
 def _from_file(file: Path, client_id: str | None) -> Credentials:
     document = _read_private(file)
-    if document.lstrip().startswith(b"-----BEGIN"):
+    if document.startswith("-----BEGIN"):
         return _from_key(document, str(file), client_id)
     return _from_json(document, str(file), client_id)
 
 
-def _read_private(path: Path) -> bytes:
+def _read_private(path: Path) -> str:
     """Read a file that only its owner can access. Raises InvalidCredentials."""
     try:
         document = read_private_file(path, "credentials file", limit=_MAX_LENGTH + 1)
@@ -130,14 +133,14 @@ def _read_private(path: Path) -> bytes:
         raise InvalidCredentials(str(error)) from None
     if len(document) > _MAX_LENGTH:
         raise InvalidCredentials(f"The credentials file {path} is larger than {_MAX_LENGTH // 1024} KiB.")
-    return document
+    return secret_text(document)
 
 
-def _from_key(document: bytes, source: str, client_id: str | None) -> Credentials:
+def _from_key(document: str, source: str, client_id: str | None) -> Credentials:
     if client_id is None:
         raise InvalidCredentials(f"{source} is a private key: set BRIDGE_CLIENT_ID to the client that it belongs to.")
     try:
-        key = load_pem_private_key(document, password=None)
+        key = load_pem_private_key(document.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InvalidCredentials(f"{source} is not a private key in PEM, or has a passphrase.") from None
     match key:
@@ -149,18 +152,16 @@ def _from_key(document: bytes, source: str, client_id: str | None) -> Credential
             algorithm = "EdDSA"
         case _:
             raise InvalidCredentials(f"The key in {source} is not a P-256, RSA or Ed25519 key.")
-    return Credentials(
-        client_id, source, "private_key_jwt", private_key=document.decode("ascii", "replace"), algorithm=algorithm
-    )
+    return Credentials(client_id, source, "private_key_jwt", private_key=document, algorithm=algorithm)
 
 
-def _from_json(document: bytes, source: str, client_id: str | None) -> Credentials:
+def _from_json(document: str, source: str, client_id: str | None) -> Credentials:
     """Parse the output of `authserver client create --output json`."""
     try:
-        members = strict_json.loads(document)
+        members = strict_json.loads(document.encode())
     except strict_json.InvalidJson:
         members = None
-    if not isinstance(members, dict) or not _is_text(members.get("client_id")):
+    if not isinstance(members, dict) or not _is_text(members.get("client_id")) or _REPLACED in document:
         raise InvalidCredentials(
             f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as printed by"
             " `authserver client create --output json`."

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol import base64url
-from gatehouse.shared.service.files import UnsafeFile, flush_folder, new_file, read_private_file
+from gatehouse.shared.service.files import UnsafeFile, flush_folder, new_file, read_private_text
 from gatehouse.shared.service.settings import InvalidSettings
 
 FILE_NAME = "sealing.key"
@@ -103,12 +103,12 @@ def load_sealing_key(settings: Settings) -> SealingKey:
 def _read_file(path: Path) -> bytes | None:
     """Return the key in a file, or None if the file does not exist. Raises InvalidSettings."""
     try:
-        text = read_private_file(path, "sealing key", limit=_MAX_FILE, private_folder=True)
+        text = read_private_text(path, "sealing key", limit=_MAX_FILE, private_folder=True)
     except FileNotFoundError:
         return None
     except UnsafeFile as error:
-        raise InvalidSettings(str(error)) from None
-    return _decode(text.decode("ascii", "replace").strip(), str(path))
+        raise InvalidSettings(f"{error}; or set AUTHSERVER_SEALING_KEY to the key") from None
+    return _decode(text, str(path))
 
 
 def has_sealing_key(settings: Settings) -> bool:

@@ -1,5 +1,6 @@
 """Files with secrets: written completely and for their owner only, and read only if nobody else can access them."""
 
+import codecs
 import os
 import shlex
 import stat
@@ -47,36 +48,86 @@ class UnsafeFile(Exception):
 
 
 def read_private_file(path: Path, name: str, *, limit: int, private_folder: bool = False) -> bytes:
-    """Read at most `limit` bytes of a file that only its owner can access.
+    """Read at most `limit` bytes of a file that nobody else can access, as PostgreSQL requires of a TLS key.
 
-    `name` says in messages what the file is, such as "sealing key". With `private_folder`, its folder must not be
-    writable for others either, who could replace the file.
+    The file belongs to this user and only it has access, or it belongs to root and at most its group may read it, as
+    Kubernetes and systemd mount secrets. `path` may be a link within its folder: Kubernetes mounts
+    `key -> ..data/key` and `..data -> ..2026_11_28`. `name` says in messages what the file is, such as "sealing key".
+    With `private_folder`, nobody else may be able to replace the file in its folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnsafeFile: it is a link or not a regular file, is unreadable, belongs to another user than this one or root,
-            or others can access it.
+        UnsafeFile: it is not a regular file, a link out of its folder, unreadable, belongs to another user, or others
+            can access or replace it.
     """
     try:
-        # O_NOFOLLOW: a link could lead to a file that somebody else controls.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        target = _target(path, name)
+        # O_NOFOLLOW: the links have been followed, and the target cannot be one.
+        descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
-    except OSError:
-        raise UnsafeFile(
-            f"The {name} {path} cannot be read, or is a link. Replace it with a regular file that you own."
-        ) from None
+    except OSError as error:
+        reason = error.strerror or "input/output"
+        raise UnsafeFile(f"The {name} {path} cannot be read ({reason}). Replace it with a regular file") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
-            raise UnsafeFile(f"The {name} {path} is not a regular file that you own. Replace it with one that is.")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise UnsafeFile(f"The {name} {path} is accessible to others. Run: {_command('chmod', '600', path)}")
-        if private_folder and path.parent.stat().st_mode & 0o022:
-            raise UnsafeFile(f"Others can replace the {name} {path}. Run: {_command('chmod', 'go-w', path.parent)}")
+            raise UnsafeFile(f"The {name} {path} is not a regular file that you own. Replace it with one that is")
+        if is_exposed(status):
+            raise UnsafeFile(
+                f"The {name} {path} is accessible to others. Run: {_command('chmod', '600', path)}; or mount it with "
+                "mode 0400 for this user, or with 0440 for root and a group of this user"
+            )
+        if private_folder:
+            _require_private_folders(path, target, name)
         return os.read(descriptor, limit)
     finally:
         os.close(descriptor)
+
+
+def read_private_text(path: Path, name: str, *, limit: int, private_folder: bool = False) -> str:
+    """Read a file as `read_private_file` does, and return its text as `secret_text` does. Raises as that does."""
+    return secret_text(read_private_file(path, name, limit=limit, private_folder=private_folder))
+
+
+def secret_text(document: bytes) -> str:
+    r"""Return the text of a secret without what editors and mounts add.
+
+    That is a byte order mark (UTF-8 or UTF-16), white space at both ends, and in PEM the two characters `\n` for the
+    end of a line. Bytes that are not text become U+FFFD.
+    """
+    encoding = "utf-16" if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = document.decode(encoding, "replace").strip()
+    return text.replace("\\n", "\n") if text.startswith("-----BEGIN") else text
+
+
+def is_exposed(status: os.stat_result) -> bool:
+    """Tell whether anyone but its owner can access a file, except a group that may read root's file."""
+    return bool(stat.S_IMODE(status.st_mode) & (0o037 if status.st_uid == 0 else 0o077))
+
+
+def _target(path: Path, name: str) -> Path:
+    """Follow the links of a path. Raises FileNotFoundError, and UnsafeFile if they lead out of its folder."""
+    folder = path.parent.resolve()
+    try:
+        target = (folder / path.name).resolve(strict=True)
+    except RuntimeError:
+        raise UnsafeFile(f"The {name} {path} is a link to itself. Replace it with a regular file") from None
+    if not target.is_relative_to(folder):
+        # Somebody else may control the file there.
+        raise UnsafeFile(f"The {name} {path} is a link out of its folder. Replace it with a regular file")
+    return target
+
+
+def _require_private_folders(path: Path, target: Path, name: str) -> None:
+    """Refuse a file that others can replace, in the folder of the path or between it and the file."""
+    top = path.parent.resolve()
+    for folder in target.parents[: len(target.relative_to(top).parts)]:
+        status = folder.stat()
+        # In a sticky folder, only the owners of a file and of the folder can replace it.
+        protected = status.st_mode & stat.S_ISVTX and status.st_uid in {0, os.geteuid()}
+        if status.st_mode & 0o022 and not protected:
+            raise UnsafeFile(f"Others can replace the {name} {path}. Run: {_command('chmod', 'go-w', folder)}")
 
 
 def _command(*arguments: str | Path) -> str:

@@ -20,6 +20,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
 )
 from gatehouse.shared.service.cors import parse_origins
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
+from gatehouse.shared.service.files import is_exposed
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -159,7 +160,7 @@ def _shown(value: object) -> str:
 def _exposed(settings_class: type[CommandSettings], env_file: Path | None, in_file: Mapping[str, str]) -> Iterator[str]:
     """Name each secret in a file that others can read."""
     private = {_prefix(settings_class) + name.upper() for name in settings_class.private}
-    if env_file is not None and env_file.stat().st_mode & 0o077:
+    if env_file is not None and is_exposed(env_file.stat()):
         for name in sorted(private & {name.upper() for name, value in in_file.items() if value}):
             yield f"{name}: {env_file}, which holds it, is readable by others. Run: chmod 600 {env_file}"
 
