@@ -5,41 +5,33 @@ that tells an agent what to do. An admitted request carries the verified claims 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.types import Message as ASGIMessage
 
 from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.body import MAX_BODY, MAX_UNPROVEN_BODY, read_body, replay
 from gatehouse.resourceserver.bearer.challenge import Challenge
 from gatehouse.resourceserver.bearer.headers import InvalidHeaders, McpHeaders, canonical, read_headers
 from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
+from gatehouse.resourceserver.bearer.refusal import Received, Refused, recording, refuse, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.denial import Kind, deny
-from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
+from gatehouse.resourceserver.json_rpc import Message
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.remediation import grant_command
-from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
-
-MAX_BODY: Final = 1024 * 1024
-"""Bytes of one request with a valid token."""
-
-MAX_UNPROVEN_BODY: Final = 64 * 1024
-"""Bytes that are read of a request without a valid token. Larger bodies would let anyone fill the memory."""
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
@@ -60,32 +52,6 @@ _LISTED_BY: Final[dict[Kind, str]] = {
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.ASCII | re.IGNORECASE)
 
-log = structlog.stdlib.get_logger(__name__)
-
-
-class _Refused(Exception):
-    """The request is refused. `reason` and `remediation` are for the operator, everything else is public."""
-
-    def __init__(
-        self,
-        status: int,
-        code: int,
-        message: str,
-        *,
-        reason: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
-        remediation: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.reason = reason or message
-        self.headers = headers or {}
-        self.data = data or {}
-        self.remediation = remediation
-
 
 class _Unauthenticated(Exception):
     """The request has no valid token. `reason` is for the operator."""
@@ -94,27 +60,6 @@ class _Unauthenticated(Exception):
         super().__init__(reason)
         self.reason = reason
         self.token_sent = token_sent
-
-
-@dataclass(slots=True)
-class _Received:
-    """What the gate knows of a request so far. A refusal is recorded and answered with it."""
-
-    request_id: str
-    message: Message | None = None
-    claims: AccessClaims | None = None
-    """The claims of the token, if the issuer signed it. The token may still be invalid here."""
-    rpc_id: json_rpc.RequestId = None
-
-    def read(self, body: bytes) -> _Refused | None:
-        """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
-        try:
-            self.message = json_rpc.read_message(body)
-            self.rpc_id = self.message.id
-        except InvalidMessage as error:
-            self.rpc_id = error.request_id
-            return _Refused(400, error.code, str(error))
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +81,11 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         request = Request(scope, receive)
-        received = _Received(scope["gatehouse.request_id"])
+        received = Received(scope["gatehouse.request_id"])
         try:
             claims, body, headers = await self._admit(request, received)
-        except _Refused as refused:
-            response = await self._refuse(refused, received)
+        except Refused as refused:
+            response = await refuse(self.audit, refused, received)
             await response(scope, receive, send)
             return
         except ClientDisconnect:
@@ -148,38 +93,43 @@ class Gate:
         verified_request.attach(scope, VerifiedRequest(claims, received.request_id))
         app = self.streaming_app if headers.accepts_stream and self._can_stream(received.message) else self.app
         scope["headers"] = canonical(scope["headers"])
-        await app(scope, _replay(body, receive), self._recording(received, scope, receive, send))
+        await app(scope, replay(body, receive), recording(self.audit, received, scope, receive, send))
 
-    async def _admit(self, request: Request, received: _Received) -> tuple[AccessClaims, bytes, McpHeaders]:
-        """Return claims, body and headers of a permitted request. Raises _Refused or ClientDisconnect."""
+    async def _admit(self, request: Request, received: Received) -> tuple[AccessClaims, bytes, McpHeaders]:
+        """Return claims, body and headers of a permitted request. Raises Refused or ClientDisconnect."""
         try:
             claims = received.claims = await self._authenticate(request.headers, received)
-        except (_Unauthenticated, _Refused) as error:
-            if (unproven := await _read_unproven_body(request)) is not None:
+        except (_Unauthenticated, Refused) as error:
+            # The refusal needs the body: a 401 names the scopes of the operation and the JSON-RPC id, and its audit
+            # event names the tool.
+            unproven = await read_body(request, MAX_UNPROVEN_BODY) if request.method == "POST" else None
+            if unproven is not None:
                 received.read(unproven)
             deadline.begin()
-            if isinstance(error, _Refused):
+            if isinstance(error, Refused):
                 raise
             raise self._unauthorized(error, received.message) from None
         structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
         try:
-            body = await _read_body(request)
+            body = await read_body(request, MAX_BODY)
         finally:
             # A client may take longer to send its body.
             deadline.begin()
+        if body is None:
+            raise Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
         malformed = received.read(body)
         try:
             headers = read_headers(request.method, request.headers)
         except InvalidHeaders as error:
-            raise _Refused(error.status, error.code, str(error), headers=error.headers) from None
+            raise Refused(error.status, error.code, str(error), headers=error.headers) from None
         if malformed is not None or received.message is None:
-            raise malformed or _unavailable("no message was read")
+            raise malformed or unavailable("no message was read")
         _check_method(received.message, headers)
         self._authorize(received.message, claims)
         return claims, body, headers
 
-    async def _authenticate(self, headers: Headers, received: _Received) -> AccessClaims:
-        """Return the claims of the token. Raises _Unauthenticated, or _Refused if the token cannot be checked now."""
+    async def _authenticate(self, headers: Headers, received: Received) -> AccessClaims:
+        """Return the claims of the token. Raises _Unauthenticated, or Refused if the token cannot be checked now."""
         sent = headers.getlist("authorization")
         if not sent:
             raise _Unauthenticated("no token", token_sent=False)
@@ -189,16 +139,16 @@ class Gate:
             received.claims = error.claims
             raise _Unauthenticated(error.reason, token_sent=True) from None
         except KeysUnavailable:
-            raise _unavailable("no key of the issuer is known", "resourceserver check") from None
+            raise unavailable("no key of the issuer is known", "resourceserver check") from None
         except StatusUnavailable:
             remediation = "Let this server reach the issuer's status lists; /readyz says how many are stale."
-            raise _unavailable("no recent status list of the issuer is known", remediation) from None
+            raise unavailable("no recent status list of the issuer is known", remediation) from None
 
-    def _unauthorized(self, error: _Unauthenticated, message: Message | None) -> _Refused:
+    def _unauthorized(self, error: _Unauthenticated, message: Message | None) -> Refused:
         """Return the 401, whose challenge names the scopes of the operation if its message was read."""
         scope = self._scopes_of_401(message)
         if not error.token_sent:
-            return _Refused(
+            return Refused(
                 401,
                 json_rpc.UNAUTHENTICATED,
                 "Send an access token.",
@@ -206,7 +156,7 @@ class Gate:
                 headers={"WWW-Authenticate": self.challenge.no_token(scope)},
                 remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
             )
-        return _Refused(
+        return Refused(
             401,
             json_rpc.UNAUTHENTICATED,
             "The access token is not valid here. Obtain a new one.",
@@ -234,14 +184,14 @@ class Gate:
 
     def _denied(
         self, decision: policy.Forbidden | policy.Unknown, kind: Kind, name: str, claims: AccessClaims
-    ) -> _Refused:
+    ) -> Refused:
         denial = deny(decision, kind, name)
         headers: dict[str, str] = {}
         remediation = _LISTED_BY[kind]
         if isinstance(decision, policy.Forbidden):
             headers = {"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)}
             remediation = grant_command(claims.client_id, self.resource, format_scope(decision.scope))
-        return _Refused(
+        return Refused(
             denial.status,
             denial.code,
             denial.message,
@@ -258,41 +208,6 @@ class Gate:
         tool = self.catalogue.tools.get(message.tool_name or "")
         return tool is not None and tool.streaming
 
-    def _recording(self, received: _Received, scope: Scope, receive: Receive, send: Send) -> Send:
-        """Record requests that the SDK refuses after the gate, such as one with a header that contradicts the body."""
-        replaced = False
-
-        async def recording(message: ASGIMessage) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                try:
-                    await self.audit.commit_async(_event("refused by the protocol layer", message["status"], received))
-                except AuditUnavailable as error:
-                    replaced = True
-                    await self._respond(_unrecorded(error), received)(scope, receive, send)
-            if not replaced:
-                await send(message)
-
-        return recording
-
-    async def _refuse(self, refused: _Refused, received: _Received) -> Response:
-        """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
-        structlog.contextvars.bind_contextvars(reason=refused.reason)
-        try:
-            await self.audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
-        except AuditUnavailable as error:
-            refused = _unrecorded(error)
-        return self._respond(refused, received)
-
-    @staticmethod
-    def _respond(refused: _Refused, received: _Received) -> Response:
-        data = {**refused.data, "request_id": received.request_id}
-        return JSONResponse(
-            json_rpc.error_body(refused.code, refused.message, received.rpc_id, data),
-            refused.status,
-            {"Cache-Control": "no-store", **refused.headers},
-        )
-
 
 def _check_method(message: Message, headers: McpHeaders) -> None:
     """Refuse a method or notification outside the closed tables.
@@ -303,7 +218,7 @@ def _check_method(message: Message, headers: McpHeaders) -> None:
     if message.method in (METHODS if message.id is not None else NOTIFICATIONS):
         return
     status = 404 if not headers.handshake else 200 if message.id is not None else 400
-    raise _Refused(status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
+    raise Refused(status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
 
 
 def _bearer_token(authorization: Sequence[str]) -> str:
@@ -312,80 +227,3 @@ def _bearer_token(authorization: Sequence[str]) -> str:
     if match is None:
         raise TokenRefused("not one bearer token")
     return match[1]
-
-
-def _event(reason: str, status: int, received: _Received, remediation: str | None = None) -> AuditEvent:
-    message, claims = received.message, received.claims
-    action, object_ = _attempted(message)
-    return AuditEvent(
-        action,
-        "refused" if status < 500 or message is None or claims is None else "failed",
-        actor=claims.client_id if claims is not None else None,
-        object=object_,
-        jti=claims.jti if claims is not None else None,
-        request_id=received.request_id,
-        reason=reason,
-        detail={"status": status, **({"remediation": remediation} if remediation else {})},
-    )
-
-
-def _attempted(message: Message | None) -> tuple[AuditAction, str | None]:
-    """Return the audit action and object of a message."""
-    if message is None:
-        return AuditAction.MCP_REQUEST, None
-    if message.tool_name is not None:
-        return AuditAction.TOOL_CALL, message.tool_name
-    if message.resource_uri is not None:
-        return AuditAction.RESOURCE_READ, message.resource_uri
-    return AuditAction.MCP_REQUEST, message.method
-
-
-def _unrecorded(error: AuditUnavailable) -> _Refused:
-    log.error("a refusal cannot be recorded", error=str(error))
-    return _unavailable(str(error))
-
-
-def _unavailable(reason: str, remediation: str | None = None) -> _Refused:
-    return _Refused(
-        503,
-        json_rpc.UNAVAILABLE,
-        UNAVAILABLE,
-        reason=reason,
-        headers=RETRY_AFTER,
-        remediation=remediation,
-    )
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise _Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
-    return bytes(body)
-
-
-async def _read_unproven_body(request: Request) -> bytes | None:
-    """Return the body of a request without a valid token, or None if it is larger than MAX_UNPROVEN_BODY.
-
-    The refusal needs it: a 401 names the scopes of the operation and the JSON-RPC id, and its audit event the tool.
-    """
-    length = request.headers.get("content-length", "")
-    if request.method != "POST" or (length.isdecimal() and int(length[:20]) > MAX_UNPROVEN_BODY):
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_UNPROVEN_BODY:
-            return None
-    return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that replays the body once, then passes on messages such as a disconnect."""
-    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> ASGIMessage:
-        return messages.pop() if messages else await receive()
-
-    return replay

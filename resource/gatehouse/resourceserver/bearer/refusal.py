@@ -1,0 +1,139 @@
+"""A refusal at the gate: what the client, the operator and the audit log learn of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive, Scope, Send
+
+from gatehouse.resourceserver import json_rpc
+from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Refused(Exception):
+    """The request is refused. `reason` and `remediation` are for the operator, everything else is public."""
+
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        reason: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        remediation: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.reason = reason or message
+        self.headers = headers or {}
+        self.data = data or {}
+        self.remediation = remediation
+
+
+@dataclass(slots=True)
+class Received:
+    """What the gate knows of a request so far. A refusal is recorded and answered with it."""
+
+    request_id: str
+    message: Message | None = None
+    claims: AccessClaims | None = None
+    """The claims of the token, if the issuer signed it. The token may still be invalid here."""
+    rpc_id: json_rpc.RequestId = None
+
+    def read(self, body: bytes) -> Refused | None:
+        """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
+        try:
+            self.message = json_rpc.read_message(body)
+            self.rpc_id = self.message.id
+        except InvalidMessage as error:
+            self.rpc_id = error.request_id
+            return Refused(400, error.code, str(error))
+        return None
+
+
+def unavailable(reason: str, remediation: str | None = None) -> Refused:
+    """Return the 503 for a request that cannot be decided or recorded now."""
+    return Refused(503, json_rpc.UNAVAILABLE, UNAVAILABLE, reason=reason, headers=RETRY_AFTER, remediation=remediation)
+
+
+async def refuse(audit: AuditWriter, refused: Refused, received: Received) -> Response:
+    """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
+    structlog.contextvars.bind_contextvars(reason=refused.reason)
+    try:
+        await audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
+    except AuditUnavailable as error:
+        refused = _unrecorded(error)
+    return _respond(refused, received)
+
+
+def recording(audit: AuditWriter, received: Received, scope: Scope, receive: Receive, send: Send) -> Send:
+    """Return a send function that records what the SDK refuses, such as a header that contradicts the body.
+
+    If the audit event cannot be written to disk, it sends a 503 instead.
+    """
+    replaced = False
+
+    async def send_recorded(message: ASGIMessage) -> None:
+        nonlocal replaced
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            try:
+                await audit.commit_async(_event("refused by the protocol layer", message["status"], received))
+            except AuditUnavailable as error:
+                replaced = True
+                await _respond(_unrecorded(error), received)(scope, receive, send)
+        if not replaced:
+            await send(message)
+
+    return send_recorded
+
+
+def _respond(refused: Refused, received: Received) -> Response:
+    data = {**refused.data, "request_id": received.request_id}
+    return JSONResponse(
+        json_rpc.error_body(refused.code, refused.message, received.rpc_id, data),
+        refused.status,
+        {"Cache-Control": "no-store", **refused.headers},
+    )
+
+
+def _event(reason: str, status: int, received: Received, remediation: str | None = None) -> AuditEvent:
+    message, claims = received.message, received.claims
+    action, object_ = _attempted(message)
+    return AuditEvent(
+        action,
+        "refused" if status < 500 or message is None or claims is None else "failed",
+        actor=claims.client_id if claims is not None else None,
+        object=object_,
+        jti=claims.jti if claims is not None else None,
+        request_id=received.request_id,
+        reason=reason,
+        detail={"status": status, **({"remediation": remediation} if remediation else {})},
+    )
+
+
+def _attempted(message: Message | None) -> tuple[AuditAction, str | None]:
+    """Return the audit action and object of a message."""
+    if message is None:
+        return AuditAction.MCP_REQUEST, None
+    if message.tool_name is not None:
+        return AuditAction.TOOL_CALL, message.tool_name
+    if message.resource_uri is not None:
+        return AuditAction.RESOURCE_READ, message.resource_uri
+    return AuditAction.MCP_REQUEST, message.method
+
+
+def _unrecorded(error: AuditUnavailable) -> Refused:
+    log.error("a refusal cannot be recorded", error=str(error))
+    return unavailable(str(error))
