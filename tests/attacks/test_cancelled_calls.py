@@ -1,12 +1,15 @@
 """Cancelled calls: a client chooses when to close its connection, and so at which await its call is cancelled."""
 
+import asyncio
 import gc
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import text
-from support.resourceserver import ResourceServer
+from sqlalchemy import Connection, Engine, event, text
+from support.resourceserver import ResourceServer, modern_request
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +62,33 @@ async def test_a_call_cancelled_at_any_await_leaves_no_lock(resourceserver: Reso
         "AND CAST(detail AS TEXT) NOT LIKE '%replayed%'",
     )
     assert events == 1 + AWAITS
+
+
+@pytest.mark.threat("T-046")
+@pytest.mark.both_databases
+async def test_a_call_cancelled_within_any_statement_leaves_no_lock(resourceserver: ResourceServer) -> None:
+    """CWE-667: gunicorn cancels the task of a call that outlives its connection, whatever it awaits."""
+    token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
+    loop = asyncio.get_running_loop()
+    for position in range(20):
+        arguments = {"name": f"cut-off-{position}", "idempotency_key": f"call-{position:04}"}
+        body, headers = modern_request("tools/call", name="create_environment", arguments=arguments)
+        task = asyncio.create_task(resourceserver.post(body, token, headers))
+        statements = itertools.count()
+
+        def cut_off(
+            connection: Connection, *_: object, task: asyncio.Task[Any] = task, left: Iterator[int] = statements
+        ) -> None:
+            if connection.dialect.is_async and next(left) == position:  # noqa: B023 - called within this turn
+                loop.call_soon(task.cancel)
+
+        event.listen(Engine, "before_cursor_execute", cut_off)
+        await asyncio.wait([task])
+        event.remove(Engine, "before_cursor_execute", cut_off)
+        assert await resourceserver.result("create_environment", token, **arguments)
+        if not task.cancelled():
+            break
+    else:
+        pytest.fail("the call has more statements")
+    assert position > 3, "each statement was cut off"
+    assert counted(resourceserver, "SELECT count(*) FROM environment") == position + 1

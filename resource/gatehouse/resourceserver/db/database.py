@@ -64,8 +64,9 @@ class CommitUnknown(Exception):
 class AsyncDatabase:
     """The same database on an event loop: the connections of one process for requests.
 
-    A session is not interrupted: a task that is cancelled within one finishes it first. Otherwise SQLAlchemy would
-    abandon the connection in the middle of a statement, and SQLite's write lock would stay until garbage collection.
+    A task whose scope is cancelled within a session finishes the session first. `Task.cancel()`, with which gunicorn
+    ends a call that outlives its closed connection, passes that shield: SQLAlchemy then closes the connection in the
+    middle of a statement, and the transaction is rolled back.
     """
 
     def __init__(self, url: URL, lock_timeout: int = LOCK_TIMEOUT) -> None:

@@ -4,6 +4,7 @@ A transaction is declared as reading or writing. A writer acquires SQLite's writ
 that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,7 +180,22 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
     }
     if url.get_backend_name() == "postgresql":
         options |= {"pool_pre_ping": True, "connect_args": postgresql.connect_args(url)}
+    else:
+        options["connect_args"] = {"factory": _SqliteConnection}
     return options
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Ends its transaction when it is closed.
+
+    SQLite keeps a closed connection, with its locks, until the last unfinished SELECT is garbage. A task that is
+    cancelled within a statement leaves one.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> None:
