@@ -85,6 +85,10 @@ class Catalogue:
         registered = _checked_providers(providers or {})
         declared = (declaration.read(registered) for group in groups for declaration in group.declarations)
         self.tools: Mapping[str, Tool] = MappingProxyType(self._unique_tools([*declared, *forwarded]))
+        self.descriptions: Mapping[str, ToolDescription] = MappingProxyType(
+            {name: _describe(tool) for name, tool in self.tools.items()}
+        )
+        """What `tools/list` shows of each tool, by name."""
         self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
         self._migrations = migrations
         self._cli = cli
@@ -118,7 +122,7 @@ class Catalogue:
     def _check_texts(self) -> None:
         """Refuse what would break a list for every client, such as half of a surrogate pair in one description."""
         for tool in self.tools.values():
-            described = describe_tool(tool).model_dump(mode="json", by_alias=True, exclude_none=True)
+            described = self.descriptions[tool.name].model_dump(mode="json", by_alias=True, exclude_none=True)
             schemas = [dict(tool.input_schema), dict(tool.output_schema)]
             _check_json([described, *schemas], f"{tool.source}: the description of {tool.name}")
         for scope in self.scopes.values():
@@ -243,7 +247,7 @@ def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:
     return declared
 
 
-def describe_tool(tool: Tool) -> ToolDescription:
+def _describe(tool: Tool) -> ToolDescription:
     """Return the description of a tool in `tools/list`."""
     meta = {SCOPES_META: sorted(tool.scopes)}
     if tool.described is not None:

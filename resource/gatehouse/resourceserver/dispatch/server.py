@@ -17,6 +17,9 @@ from gatehouse.shared.service.audit_writer import AuditWriter
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension that tells clients that tokens are issued without a user."""
 
+# Read once: it is in a file.
+_VERSION = version("gatehouse")
+
 _INSTRUCTIONS = "Tools that this client may not call are not listed."
 
 
@@ -42,7 +45,7 @@ def build_server(
     resources = ResourceDispatch(catalogue, resource, audit, tools.refuse)
     server: Server[Any] = Server(
         catalogue.name,
-        version=version("gatehouse"),
+        version=_VERSION,
         instructions=catalogue.instructions or _INSTRUCTIONS,
         get_tool_input_schema=tools.input_schema,
         on_list_tools=tools.list_tools,

@@ -24,7 +24,6 @@ from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
-from gatehouse.resourceserver.catalogue.catalogue import describe_tool
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
 from gatehouse.resourceserver.denial import Denial, deny
@@ -96,11 +95,10 @@ class ToolDispatch:
         self._clock = clock
         self._keys = keys
         self._runners = {tool.name: self._runner(tool) for tool in catalogue.tools.values()}
-        self._descriptions = {tool.name: describe_tool(tool) for tool in catalogue.tools.values()}
 
     def input_schema(self, tool_name: str) -> dict[str, Any] | None:
         """Return the JSON schema of a tool's arguments; None for an unknown tool."""
-        description = self._descriptions.get(tool_name)
+        description = self._catalogue.descriptions.get(tool_name)
         return description.input_schema if description is not None else None
 
     async def list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
@@ -111,7 +109,8 @@ class ToolDispatch:
         """
         request = verified_request.require(context)
         refuse_cursor(params)
-        tools = [self._descriptions[tool.name] for tool in policy.callable_tools(self._catalogue, request.claims)]
+        callable_tools = policy.callable_tools(self._catalogue, request.claims)
+        tools = [self._catalogue.descriptions[tool.name] for tool in callable_tools]
         return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
