@@ -289,6 +289,26 @@ async def test_another_content_type_is_refused(target: Target, content_type: str
     await target.refuses(CREATION, {"Content-Type": content_type}, status=415)
 
 
+@pytest.mark.divergence("D-65")
+async def test_another_spelling_of_the_path_is_unknown(target: Target) -> None:
+    """CWE-436: a proxy's rule for `/mcp` would not match these. RFC 9112 3.2: the target is compared as it was sent."""
+    answers: list[int] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": CREATION, "more_body": False}
+
+    async def send(message: Any) -> None:
+        answers.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+    authorization = b"Bearer " + target.token.encode()
+    headers = [(b"host", b"mcp.example.com"), (b"content-type", b"application/json"), (b"authorization", authorization)]
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "query_string": b"", "root_path": "", "headers": headers}
+    for raw_path in (b"/mcp", b"/%6dcp", b"/%6Dcp", b"/mc%70", b"/mcp%00", b"//mcp", b"http://mcp.example.com/mcp"):
+        await target.server.app({**scope, "raw_path": raw_path}, receive, send)  # type: ignore[arg-type]
+    assert answers == [200] + [404] * 6
+    assert target.rows() == 1
+
+
 @pytest.mark.threat("T-132")
 async def test_no_mutation_of_a_request_breaks_the_server(target: Target) -> None:
     """CWE-20: random mutations from a fixed seed."""

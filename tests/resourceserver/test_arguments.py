@@ -147,6 +147,15 @@ def test_two_unknown_arguments_are_explained_once() -> None:
     assert "secret" not in message
 
 
+def test_tens_of_thousands_of_problems_are_not_listed() -> None:
+    """CWE-400: a call that lists 90,000 unknown arguments would hold up all others for seconds."""
+    unknown = dict.fromkeys(map(str, range(10_001)), 1)
+    for sent in (unknown, {"shape": {"kind": "circle", "radius": 5, **unknown}}):
+        with pytest.raises(ValidationError) as caught:
+            read(sent)
+        assert explain(caught.value, SCHEMA).endswith("in more than 10000 places.")
+
+
 @pytest.mark.parametrize(
     ("schema", "parent", "told"),
     [

@@ -64,7 +64,14 @@ def test_a_malformed_media_type_is_refused(value: str) -> None:
         (["application/json; q"], False),
         (['text/html;a=", application/json, "'], False),
         (['text/html;a=", application/json'], False),
+        (['text/html;a=", application/json, \\'], False),
     ],
 )
 def test_the_most_specific_range_decides(lines: list[str], accepted: bool) -> None:
     assert accepts(parse_accept(lines), JSON) is accepted
+
+
+def test_quotes_without_an_end_are_read_once() -> None:
+    """CWE-1333: a search that restarts at every quote would need hours for this header."""
+    assert accepts(parse_accept([JSON]), JSON)
+    assert not accepts(parse_accept(['"' + '\\"' * 500_000 + "\\", JSON]), JSON)

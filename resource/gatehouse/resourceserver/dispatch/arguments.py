@@ -18,12 +18,15 @@ _INTEGER_EXPECTED: Final = frozenset({"int_type", "literal_error", "enum"})
 _MAX_PROBLEMS: Final = 10
 """Problems that one answer lists."""
 
+_MAX_READ: Final = 10_000
+"""Problems that are read one by one. A body of 1 MiB can have 100,000, and reading them would hold up other calls."""
+
 
 def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> tuple[BaseModel, Mapping[str, Any]]:
     """Return the validated arguments, and the arguments as sent with 5 for each 5.0 whose schema says integer.
 
     To JSON Schema, a number with a zero fraction is an integer (2020-12, section 4.2.3), and some clients write all
-    numbers with a fraction.
+    numbers with a fraction. Arguments with more than 10,000 problems are not converted.
 
     Raises:
         ValidationError: the arguments do not fit the model.
@@ -37,6 +40,8 @@ def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> tuple[Bas
     try:
         return model.model_validate_json(document, strict=True), sent
     except ValidationError as error:
+        if error.error_count() > _MAX_READ:
+            raise
         normal: dict[str, Any] = json.loads(document)
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         converted = [_convert(normal, problem["loc"]) for problem in problems if problem["type"] in _INTEGER_EXPECTED]
@@ -63,6 +68,8 @@ def _convert(document: dict[str, Any], location: Location) -> bool:
 
 def explain(error: ValidationError, input_schema: Mapping[str, Any]) -> str:
     """Say which argument is wrong and what it must be. Repeats no value, and of unknown arguments not even the name."""
+    if error.error_count() > _MAX_READ:
+        return f"The arguments do not fit the tool's input schema in more than {_MAX_READ} places."
     problems = error.errors(include_input=False, include_url=False, include_context=False)
     told = dict.fromkeys(_explain_one(problem, input_schema) for problem in problems)
     return f"The arguments do not fit the tool's input schema: {'; '.join([*told][:_MAX_PROBLEMS])}."

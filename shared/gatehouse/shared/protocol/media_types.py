@@ -9,7 +9,8 @@ _NAME = re.compile(rf"{_WORD}/{_WORD}")
 # One parameter at a time: a pattern for all of them could split the same spaces in many ways.
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*(?:({_WORD})=(?:({_WORD})|"((?:[^"\\]|\\.)*)"))?')
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|$))+')
+# A quoted string without an end runs to the end of the text. Otherwise the search would restart at every quote.
+_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|\\?\Z))+', re.DOTALL)
 _ZERO = re.compile(r"0(\.0*)?")
 
 
