@@ -1,10 +1,17 @@
 """The application as a whole: the headers of every response, and the response to a failure."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.resourceserver import ResourceServer
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import CATALOGUE, ISSUER, LIST, RESOURCE, Issuer, ResourceServer, settings_in
+
+from gatehouse.resourceserver.app import create_services
+from gatehouse.resourceserver.bearer.fetch import Fetch
+from gatehouse.resourceserver.bearer.verifier import Verifier
 
 pytestmark = pytest.mark.anyio
 
@@ -51,3 +58,31 @@ async def test_a_failure_is_answered_once_with_only_the_request_id(resourceserve
     body = b"".join(answer.get("body", b"") for answer in answers)
     assert b"secret" not in body
     assert json.loads(body)["request_id"] == dict(starts[0]["headers"])[b"x-request-id"].decode()
+
+
+@pytest.mark.divergence("D-66")
+async def test_keys_and_status_lists_come_from_the_internal_address(
+    resourceserver_template: Template, tmp_path: Path, clock: FakeClock
+) -> None:
+    """The claims of tokens and lists keep the public issuer."""
+    inner = "http://authserver:9000"
+    issuer = Issuer(clock)
+    fetched: list[str] = []
+
+    def fetch_from(url: str) -> Fetch:
+        fetched.append(url)
+        assert url.startswith(f"{inner}/")
+        return issuer.fetch_from(url.replace(inner, ISSUER))
+
+    tmp_path.joinpath("var").mkdir()
+    url = resourceserver_template.install(tmp_path / "var")
+    settings = settings_in(tmp_path, database_url=url, issuer_internal_url=inner)
+    services = create_services(settings, CATALOGUE, clock, fetch_from)
+    await services.keys.refresh()
+    await services.statuses.refresh()
+    verifier = Verifier(ISSUER, RESOURCE, services.keys, services.statuses, clock)
+    assert await verifier.verify(issuer.token(iss=ISSUER))
+    assert fetched == [f"{inner}/.well-known/jwks.json", f"{inner}/status-lists", LIST.replace(ISSUER, inner)]
+    services.audit_database.close()
+    await services.database.close()
+    await services.http_client.aclose()

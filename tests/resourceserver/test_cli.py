@@ -276,6 +276,30 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
     assert "nope:read is not a scope of the catalogue" in broken.stdout
 
 
+@pytest.mark.threat("T-140")
+@pytest.mark.parametrize(
+    ("inner", "detail"),
+    [
+        ("http://authserver:9000/", "http://authserver:9000, without TLS: who controls that network can forge tokens"),
+        ("http://127.0.0.1:9", "http://127.0.0.1:9"),
+        ("https://authserver.internal", "https://authserver.internal"),
+    ],
+)
+def test_check_names_an_internal_address_without_tls(installed: Run, inner: str, detail: str) -> None:
+    variables = {"RESOURCESERVER_ISSUER": "https://as.example.com", "RESOURCESERVER_ISSUER_INTERNAL_URL": inner}
+    checks = {row["check"]: row for row in json.loads(installed("check", "--output", "json", **variables).stdout)}
+    assert checks["issuer's internal address"]["detail"] == detail
+    assert checks["issuer's keys"]["detail"].startswith(inner.removesuffix("/") + "/.well-known/jwks.json: ")
+
+
+@pytest.mark.parametrize(
+    "inner", ["", "authserver:9000", "http://u:p@authserver", "http://a/path", "ftp://a", "http://a?q"]
+)
+def test_an_internal_address_is_scheme_host_and_port(run: Run, inner: str) -> None:
+    result = run("check", RESOURCESERVER_ISSUER_INTERNAL_URL=inner)
+    assert "must be scheme, host and port, such as http://authserver:9000" in " ".join(result.output.split())
+
+
 def test_an_address_that_cannot_be_bound_is_named_by_its_setting(installed: Run) -> None:
     https = {"RESOURCESERVER_RESOURCE": "https://mcp.example.com/mcp"}
     bind = {"RESOURCESERVER_BIND": "192.0.2.1:8000"}

@@ -91,7 +91,7 @@ def create_services(
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)
     server = build_server(catalogue, database, audit, idempotency_keys, clock, settings.resource)
-    fetch_from = fetch_from or partial(_fetch_from, http_client)
+    fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(_fetch_from, http_client))
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
         settings=settings,
@@ -127,6 +127,10 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
         # RequestMiddleware has already checked Host and Origin.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
+
+
+def _fetch_at_issuer(settings: Settings, fetch_from: FetchFrom, url: str) -> Fetch:
+    return fetch_from(settings.address_at_issuer(url))
 
 
 def _fetch_from(client: httpx2.AsyncClient, url: str) -> Fetch:

@@ -12,7 +12,13 @@ from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_re
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
 from gatehouse.shared.service.cors import parse_origins
-from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_public_url, check_reach
+from gatehouse.shared.service.settings import (
+    ServerSettings,
+    check_internal_url,
+    check_issuer,
+    check_public_url,
+    check_reach,
+)
 
 CA_FILE_SETTING = "RESOURCESERVER_CA_FILE"
 """The variable of `Settings.ca_file`, for messages about certificates."""
@@ -31,6 +37,12 @@ class Settings(ServerSettings):
     )
     issuer: str = Field(
         "http://127.0.0.1:9000", description="The issuer identifier of the only trusted authorization server."
+    )
+    issuer_internal_url: str | None = Field(
+        None,
+        description="Where this server fetches the issuer's keys and status lists, if not at the issuer: "
+        "scheme, host and port, such as http://authserver:9000 between two containers. With http, anyone on that "
+        "network path can forge keys and thereby tokens.",
     )
     ca_file: Path | None = Field(
         None,
@@ -84,6 +96,11 @@ class Settings(ServerSettings):
     def _check_issuer(cls, value: str) -> str:
         return check_issuer(value)
 
+    @field_validator("issuer_internal_url")
+    @classmethod
+    def _check_issuer_internal_url(cls, value: str | None) -> str | None:
+        return None if value is None else check_internal_url(value)
+
     @field_validator("tools")
     @classmethod
     def _check_tools(cls, value: str) -> str:
@@ -102,6 +119,10 @@ class Settings(ServerSettings):
     def _check_reach(self) -> Self:
         check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
         return self
+
+    def address_at_issuer(self, url: str) -> str:
+        """Return where a URL of the issuer is fetched: at the internal address, if there is one."""
+        return f"{self.issuer_internal_url or self.issuer}{url.removeprefix(self.issuer)}"
 
     @property
     def endpoint_path(self) -> str:

@@ -13,6 +13,7 @@ from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
+from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
@@ -56,11 +57,21 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         address_step(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
+        *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),
     )
 
 
+def _internal_address_steps(settings: Settings) -> Sequence[Step]:
+    """Name an internal address of the issuer, and what plain http to it means."""
+    address = settings.issuer_internal_url
+    if address is None:
+        return ()
+    risk = "" if is_protected_transport(address) else ", without TLS: who controls that network can forge tokens"
+    return (("issuer's internal address", lambda: f"{address}{risk}"),)
+
+
 async def _count_keys(settings: Settings) -> int:
     async with create_http(settings) as client:
-        fetched = await http_fetch(client, f"{settings.issuer}/.well-known/jwks.json")(None)
+        fetched = await http_fetch(client, settings.address_at_issuer(f"{settings.issuer}/.well-known/jwks.json"))(None)
     return len(parse_key_set(fetched.document if fetched is not None else b""))

@@ -238,6 +238,20 @@ def check_issuer(value: str) -> str:
     return value
 
 
+def check_internal_url(value: str) -> str:
+    """Check the address of another server in an internal network, and return it in canonical form. Raises ValueError.
+
+    It may be plain http beyond this machine, unlike every other URL.
+    """
+    try:
+        address = parse_resource_identifier(value)
+    except InvalidResourceIdentifier:
+        address = ""
+    if not address or urlsplit(address).path:
+        raise ValueError("must be scheme, host and port, such as http://authserver:9000")
+    return address
+
+
 def check_reach(public_url: str, bind: str, bind_name: str) -> None:
     """Refuse to serve plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
     if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
