@@ -63,7 +63,10 @@ class RequestMiddleware:
                 headers = MutableHeaders(scope=message)
                 for name, value in {**SECURITY_HEADERS, REQUEST_ID_HEADER: request_id}.items():
                     headers[name] = value
-                message["headers"] += self._cors.response_headers(scope["path"], origin)
+                path = scope["path"]
+                message["headers"] += (
+                    self._cors.response_headers(path, origin) if origin else self._cors.without_origin.get(path, ())
+                )
             await send(message)
 
         try:
@@ -107,7 +110,7 @@ class RequestMiddleware:
     def _answer_preflight(self, scope: Scope) -> Response | None:
         """Answer a browser that asks what a page of an allowed origin may send. It has no token yet."""
         headers = Headers(scope=scope)
-        if not self._cors.is_preflight(scope["method"], scope["path"], headers):
+        if scope["method"] != "OPTIONS" or not self._cors.is_preflight(scope["method"], scope["path"], headers):
             return None
         return Response(status_code=204, headers=self._cors.preflight_headers(scope["path"], headers))
 

@@ -49,7 +49,7 @@ def decide_read(catalogue: Catalogue, claims: AccessClaims, uri: str) -> Decisio
 def _decide(catalogue: Catalogue, claims: AccessClaims, target: TargetT | None) -> Decision[TargetT]:
     if target is None:
         return Unknown()
-    if _suffices(catalogue.hierarchy.closure(claims.scope), target):
+    if _suffices(catalogue.closure(claims.scope), target):
         return Allowed(target)
     return Forbidden(catalogue.hierarchy.minimal(target.scopes))
 
@@ -76,5 +76,5 @@ def readable_resources(catalogue: Catalogue, claims: AccessClaims) -> list[Resou
 
 
 def _allowed(catalogue: Catalogue, claims: AccessClaims, targets: Iterable[TargetT]) -> list[TargetT]:
-    held = catalogue.hierarchy.closure(claims.scope)
+    held = catalogue.closure(claims.scope)
     return [target for target in targets if _suffices(held, target)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -56,21 +57,21 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
     if method != "POST":
         # GET and DELETE belong to sessions, which this server does not have.
         raise InvalidHeaders(405, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
-    if not _is_json(headers.getlist("content-type")):
+    content_types = headers.getlist("content-type")
+    if len(content_types) != 1 or not _is_json(content_types[0]):
         raise InvalidHeaders(415, "Send Content-Type: application/json, in UTF-8.")
     accept = headers.getlist("accept")
-    ranges = parse_accept(accept)
-    if accept and not accepts(ranges, _JSON):
+    accepts_json, accepts_stream = _read_accept(", ".join(accept))
+    if accept and not accepts_json:
         raise InvalidHeaders(406, "Send Accept: application/json, text/event-stream.")
     names = [name for name in headers.keys() if name.startswith(_SINGLE_PREFIX)]  # noqa: SIM118 - a name for each line
     if len(set(names)) != len(names):
         raise InvalidHeaders(400, "A header of MCP appears more than once.", code=json_rpc.HEADER_MISMATCH)
-    listed = [found for found in ranges if found.name == _STREAM]
     version = headers.get("mcp-protocol-version")
     return McpHeaders(
         # As in the SDK: without the header, the version is 2025-03-26.
         handshake=version is None or version in HANDSHAKE_PROTOCOL_VERSIONS,
-        accepts_stream=accepts(listed, _STREAM),
+        accepts_stream=accepts_stream,
     )
 
 
@@ -80,10 +81,18 @@ def canonical(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
     return [*((name, value) for name, value in headers if name not in replaced), *_CANONICAL]
 
 
-def _is_json(content_types: list[str]) -> bool:
+# A client sends the same headers with every request.
+@lru_cache(maxsize=256)
+def _is_json(value: str) -> bool:
     try:
-        (value,) = content_types
         content_type = parse_media_type(value)
-    except (ValueError, InvalidMediaType):
+    except InvalidMediaType:
         return False
     return content_type.name == _JSON and content_type.parameters.get("charset", "utf-8").lower() in _UTF_8
+
+
+@lru_cache(maxsize=256)
+def _read_accept(value: str) -> tuple[bool, bool]:
+    """Return whether Accept allows JSON, and whether it lists a stream of events."""
+    ranges = parse_accept([value])
+    return accepts(ranges, _JSON), accepts([found for found in ranges if found.name == _STREAM], _STREAM)

@@ -36,6 +36,9 @@ class _Verified:
     claims: AccessClaims
     kid: str
     thumbprint: str
+    begins: int
+    ends: int
+    """The first second at which the token is valid, and the first at which it is not any more."""
 
 
 class Verifier:
@@ -71,8 +74,10 @@ class Verifier:
         if verified is None:
             verified = await self._verify_signature(token)
             self._check_identity(verified.claims)
+        now = self._clock()
         try:
-            token_validation.check_time(verified.claims, self._clock())
+            if not verified.begins <= now < verified.ends:
+                token_validation.check_time(verified.claims, now)
         except InvalidClaims as error:
             raise TokenRefused(str(error), verified.claims) from None
         self._cache[digest] = verified
@@ -104,7 +109,8 @@ class Verifier:
                 raise TokenRefused(f"kid is not in the issuer's key set{foreign}")
             claims = jws.verify(token, header, key)
             token_validation.check_restrictions(claims)
-            return _Verified(AccessClaims.from_json(claims), key.kid, key.thumbprint)
+            access = AccessClaims.from_json(claims)
+            return _Verified(access, key.kid, key.thumbprint, *token_validation.validity(access))
         except (jws.InvalidToken, InvalidClaims) as error:
             raise TokenRefused(str(error)) from None
 

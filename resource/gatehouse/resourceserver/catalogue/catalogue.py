@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import lru_cache
 from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,9 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 """MCP 2026-07-28, "Tool Names". The Mcp-Name header cannot carry other names."""
+
+_SCOPE_SETS: Final = 1024
+"""Sets of scopes, as tokens have them, whose implied scopes are remembered."""
 
 SCOPES_META: Final = "io.gatehouse/scopes"
 """Key in a tool's `_meta`: the scopes that it needs."""
@@ -82,6 +86,7 @@ class Catalogue:
         self.lifespan = lifespan
         self.scopes: Mapping[str, Scope] = MappingProxyType(_unique_scopes(scopes))
         self.hierarchy = ScopeHierarchy({scope.scope: frozenset(scope.implies) for scope in self.scopes.values()})
+        self.closure: Callable[[frozenset[str]], frozenset[str]] = lru_cache(_SCOPE_SETS)(self.hierarchy.closure)
         registered = _checked_providers(providers or {})
         declared = (declaration.read(registered) for group in groups for declaration in group.declarations)
         self.tools: Mapping[str, Tool] = MappingProxyType(self._unique_tools([*declared, *forwarded]))

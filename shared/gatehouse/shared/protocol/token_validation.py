@@ -53,9 +53,15 @@ def check_lifetime(claims: AccessClaims) -> None:
         raise InvalidClaims(f"the lifetime is {claims.exp - claims.iat} s; 1 to {MAX_LIFETIME} s are allowed")
 
 
+def validity(claims: AccessClaims) -> tuple[int, int]:
+    """Return when a token begins and ends to be valid, in seconds since the epoch, with the leeway at both ends."""
+    return claims.iat - LEEWAY, claims.exp + LEEWAY
+
+
 def check_time(claims: AccessClaims, now: float) -> None:
     """Check the time, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
-    if now >= claims.exp + LEEWAY:
+    begins, ends = validity(claims)
+    if now >= ends:
         raise InvalidClaims(f"expired {math.floor(now - claims.exp)} s ago")
-    if now < claims.iat - LEEWAY:
+    if now < begins:
         raise InvalidClaims(f"issued {math.ceil(claims.iat - now)} s in the future")

@@ -82,6 +82,8 @@ class CorsPolicy:
     def __init__(self, origins: Set[str], methods: Mapping[str, str]) -> None:
         """Create the policy. `methods` has, for each path that pages may call, its methods separated by commas."""
         self._methods = methods
+        self.without_origin: Mapping[str, list[Header]] = {path: [_VARY] for path in methods}
+        """By path, the headers to add to every response to a request without an Origin header."""
         self._headers = {
             origin: [_VARY, (b"access-control-allow-origin", origin.encode()), _EXPOSE] for origin in origins
         }
