@@ -44,9 +44,10 @@ async def test_a_server_without_a_database_is_alive_and_not_ready(resourceserver
     take_away(resourceserver.settings.database)
     ready = await resourceserver.http.get(f"{URL}/readyz")
     assert ready.status_code == 503
-    assert ready.json() == {
+    checks = ready.json()
+    assert checks.pop("database") in {"does not answer", "does not accept writes"}, "the heartbeat may be earlier"
+    assert checks == {
         "status": "unavailable",
-        "database": "does not answer",
         "issuer_keys": "ok",
         "sessions": "ok",
         "status_lists": "ok",

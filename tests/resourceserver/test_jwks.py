@@ -18,6 +18,7 @@ from support.clock import FakeClock
 from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed, http_fetch
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, FIRST_COOLDOWN, KeySource, KeysUnavailable
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.anyio
 
@@ -356,6 +357,12 @@ async def test_a_response_that_takes_too_long_is_a_failure(server: JwksServer) -
             fetch = http_fetch(client, f"http://127.0.0.1:{silent.getsockname()[1]}/jwks", timeout=0.05)
             with pytest.raises(FetchFailed, match=r"no answer within 0\.05 s"):
                 await fetch(None)
+
+
+async def test_a_fetch_ends_at_the_deadline_of_the_request(server: JwksServer) -> None:
+    assert await fetch_from(server.url) == Fetched(GOOD, None)
+    with deadline.renewed(0), pytest.raises(FetchFailed, match="no answer within 0 s"):
+        await fetch_from(server.url)
 
 
 async def test_a_closed_port_is_a_failure() -> None:

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -13,6 +13,9 @@ FAST_PARSER = os.environ.get("FAST_PARSER", "")
 """Folder with gunicorn's parser in C, gunicorn_h1c."""
 
 
+_GRANT = "grant_type=client_credentials"
+
+
 @dataclass(frozen=True)
 class Target:
     """A server, and requests that it answers with 200."""
@@ -20,6 +23,8 @@ class Target:
     name: str
     url: str
     requests: list[bytes]
+    writes: list[bytes] = field(default_factory=list)
+    """Requests that wait for the write lock of the database."""
 
 
 @dataclass
@@ -30,24 +35,42 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.servers.init()
-        client = self.servers.create_client("caller", "env:read")
+        workspace = self.servers.run_json("resourceserver", "workspace", "create", "--name", "load")["workspace_id"]
+        client = self.servers.create_client("caller", "env:read env:write", "--claim", f"workspace_id={workspace}")
         credentials = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
         self._basic = f"Authorization: Basic {credentials}"
 
+    def request_token(self) -> str:
+        """Return a new access token. Raises OSError."""
+        url, headers = f"{self.servers.issuer}/token", {"Authorization": self._basic.partition(" ")[2]}
+        with urlopen(Request(url, _GRANT.encode(), headers)) as response:
+            token: str = json.load(response)["access_token"]
+        return token
+
     def targets(self) -> list[Target]:
         """Return both servers."""
-        body = "grant_type=client_credentials"
         form = "Content-Type: application/x-www-form-urlencoded"
         issuer, resource = self.servers.issuer, self.servers.resource
-        token_request = http("POST", f"{issuer}/token", self._basic, form, body=body)
-        with urlopen(Request(f"{issuer}/token", body.encode(), {"Authorization": self._basic[15:]})) as response:
-            token = json.load(response)["access_token"]
-        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whoami", "arguments": {}}}
-        headers = (f"Authorization: Bearer {token}", "Content-Type: application/json", "Accept: application/json")
+        token_request = http("POST", f"{issuer}/token", self._basic, form, body=_GRANT)
+        headers = (
+            f"Authorization: Bearer {self.request_token()}",
+            "Content-Type: application/json",
+            "Accept: application/json",
+        )
+        calls = [
+            http("POST", resource, *headers, body=tool_call("whoami", {})),
+            http("POST", resource, *headers, body=tool_call("create_environment", {"name": "load"})),
+        ]
         return [
-            Target("resourceserver", resource, [http("POST", resource, *headers, body=json.dumps(call))]),
+            Target("resourceserver", resource, calls[:1], writes=calls[1:]),
             Target("authserver", issuer, [token_request, http("GET", f"{issuer}/.well-known/jwks.json")]),
         ]
+
+
+def tool_call(name: str, arguments: dict[str, str]) -> str:
+    """Return the body of a tool call."""
+    params = {"name": name, "arguments": arguments}
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
 
 
 def http(method: str, url: str, *headers: str, body: str = "") -> bytes:

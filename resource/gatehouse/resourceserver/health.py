@@ -10,7 +10,9 @@ from starlette.responses import JSONResponse, Response
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.heartbeat import CHECK_LIMIT
 
 PATHS = frozenset({"/livez", "/readyz"})
 """These paths are served for any Host, because load balancers send an IP address."""
@@ -46,10 +48,12 @@ def readyz(
             "issuer_keys": "ok" if keys.ready else "none is known",
             "sessions": "ok" if serving.running else "ended",
         }
-        try:
-            await database.ping()
-        except SQLAlchemyError:
-            checks["database"] = "does not answer"
+        if checks["database"] == "ok":
+            try:
+                with deadline.renewed(CHECK_LIMIT):
+                    await database.ping()
+            except SQLAlchemyError:
+                checks["database"] = "does not answer"
         ready = set(checks.values()) == {"ok"} and statuses.ready
         content = {"status": "ok" if ready else "unavailable", **checks, "status_lists": statuses.state}
         return JSONResponse(content, 200 if ready else 503, _HEADERS)

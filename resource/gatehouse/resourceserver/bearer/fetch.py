@@ -9,6 +9,7 @@ import httpx2
 
 from gatehouse.resourceserver.settings import CA_FILE_SETTING, Settings
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.tls import certificate_problem, tls_context
 
 _TIMEOUT = 5.0
@@ -53,7 +54,10 @@ def create_http(settings: Settings) -> httpx2.AsyncClient:
 def http_fetch(
     client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
 ) -> Fetch:
-    """Return a fetch over HTTP: no redirects, at most 64 KiB, 5 seconds in all, and only the expected content types."""
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, only the expected content types.
+
+    It takes at most `timeout` seconds in all, and within a request no longer than its deadline.
+    """
 
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
@@ -65,12 +69,13 @@ def http_fetch(
         }
         if etag is not None:
             headers["If-None-Match"] = etag
+        limit = remaining(timeout)
         try:
-            with anyio.fail_after(timeout):
+            with anyio.fail_after(limit):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
                     return await _read(response, content_types)
         except TimeoutError:
-            raise FetchFailed(f"{url}: no answer within {timeout:g} s") from None
+            raise FetchFailed(f"{url}: no answer within {limit:.3g} s") from None
         except httpx2.ConnectError as error:
             problem = certificate_problem(error, urlsplit(url).netloc, CA_FILE_SETTING)
             raise FetchFailed(f"{url}: {problem or 'no connection; is the authorization server up?'}") from None

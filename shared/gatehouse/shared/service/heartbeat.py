@@ -26,6 +26,9 @@ RETRY: Final = 1.0
 MAX_AGE: Final = 15.0
 """Seconds after the last successful write until a server is not ready. A write that hangs does not fail."""
 
+CHECK_LIMIT: Final = 1.0
+"""Seconds that `/readyz` waits for the database. Load balancers wait little longer."""
+
 SERVER: Final = "server"
 """The row that all processes of all nodes write."""
 
