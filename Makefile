@@ -57,7 +57,7 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 test-all: test test-interop ## Run test and test-interop
 
 # Both of gunicorn's parsers: the one in C is compiled into a folder that only these servers see.
-test-availability: setup $(FAST_PARSER)/.installed ## Occupy and restart both servers under load, with both parsers of gunicorn; takes minutes
+test-availability: setup $(FAST_PARSER)/.installed ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
 	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) $(PYTEST) -s -m availability
 	PYTHONPATH=$(CURDIR)/$(FAST_PARSER) $(PYTEST) tests/shared/service/test_connections.py
 

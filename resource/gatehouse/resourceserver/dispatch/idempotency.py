@@ -24,6 +24,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.deadline import remaining
 
 KEPT_FOR: Final = 24 * 3600
 """Seconds that a key is kept."""
@@ -179,7 +180,9 @@ class IdempotencyKeys:
     async def _limit_waiting(self, session: AsyncSession) -> None:
         """Let a call on PostgreSQL wait no longer for another with its key than on SQLite: it holds a connection."""
         if session.get_bind().dialect.name == "postgresql":
-            await session.execute(text(f"SET LOCAL lock_timeout = {self._database.lock_timeout}"))
+            # Zero would be no limit.
+            limit = max(1, int(remaining(self._database.lock_timeout / 1000) * 1000))
+            await session.execute(text(f"SET LOCAL lock_timeout = {limit}"))
 
     async def prune_regularly(self, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Prune once a minute, forever."""
