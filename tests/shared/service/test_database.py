@@ -78,10 +78,10 @@ def test_any_other_url_is_refused_without_its_password(text_: str, remediation: 
 
 
 def check_pragmas(rows: list[object]) -> None:
-    assert rows == ["wal", 1, 5000]
+    assert rows == ["wal", 1, 5000, 2]
 
 
-PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout")
+PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout", "temp_store")
 
 
 @only_on_sqlite

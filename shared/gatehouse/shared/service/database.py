@@ -215,6 +215,8 @@ def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: 
         # Changing the journal mode waits for locks, too.
         cursor.execute(f"PRAGMA busy_timeout={_busy_timeout(lock_timeout)}")
         cursor.execute("PRAGMA journal_mode=WAL")
+        # There may be no temporary folder, as in a container with a read-only root file system.
+        cursor.execute("PRAGMA temp_store=MEMORY")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
         cursor.close()
         record.info["file"] = _identity(path)

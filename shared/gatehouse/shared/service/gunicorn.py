@@ -4,6 +4,7 @@ gunicorn reads no configuration file and no environment variable of its own.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,14 @@ _WORKER_TIMEOUT = 30
 
 _GRACEFUL_TIMEOUT = DRAIN_TIMEOUT + 3
 """Seconds after which a stopping worker is killed. After the requests in flight it still writes its audit log."""
+
+
+def heartbeat_folder(in_memory: str = "/dev/shm") -> str | None:  # noqa: S108 - gunicorn creates its file safely
+    """Return the folder of the unnamed files whose times are the workers' heartbeats; None for the temporary folder.
+
+    Containers with a read-only root file system have no temporary folder, but this one in memory.
+    """
+    return in_memory if os.access(in_memory, os.W_OK) else None
 
 
 class _PropagatingLogger(Logger):
@@ -78,6 +87,7 @@ class _Application(BaseApplication):
             "limit_request_field_size": 16384,
             "logger_class": _PropagatingLogger,
             "control_socket_disable": True,
+            "worker_tmp_dir": heartbeat_folder(),
             # No decision depends on the scheme and address that a proxy claims: the issuer comes from the settings.
             "forwarded_allow_ips": "",
         }
