@@ -15,7 +15,7 @@ from support.resourceserver import ResourceServer, running_resource_server
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolGroup
 from gatehouse.resourceserver.catalogue.input_schema import unknown_argument
 from gatehouse.resourceserver.catalogue.signature import arguments_model
-from gatehouse.resourceserver.dispatch.arguments import explain, read_arguments
+from gatehouse.resourceserver.dispatch.payload import explain, read_arguments
 
 
 class Strict(BaseModel):

@@ -24,7 +24,7 @@ from gatehouse.resourceserver.catalogue import (
     Transactions,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.dispatch.arguments import read_arguments
+from gatehouse.resourceserver.dispatch.payload import read_arguments
 from gatehouse.shared.protocol.claims import AccessClaims
 
 READ = Scope("env:read", "See environments")

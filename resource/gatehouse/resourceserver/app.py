@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gatehouse.resourceserver.bearer.body import MAX_BODY
 from gatehouse.resourceserver.bearer.challenge import Challenge
 from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
 from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
+from gatehouse.resourceserver.bearer.mcp_request import MAX_BODY
 from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes

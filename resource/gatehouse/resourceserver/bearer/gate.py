@@ -16,17 +16,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
-from gatehouse.resourceserver.bearer.body import MAX_BODY, MAX_UNPROVEN_BODY, read_body, replay
 from gatehouse.resourceserver.bearer.challenge import Challenge
-from gatehouse.resourceserver.bearer.headers import InvalidHeaders, McpHeaders, canonical, read_headers
 from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
+from gatehouse.resourceserver.bearer.mcp_request import (
+    MAX_BODY,
+    MAX_UNPROVEN_BODY,
+    InvalidHeaders,
+    McpHeaders,
+    Message,
+    canonical,
+    read_body,
+    read_headers,
+    replay,
+)
 from gatehouse.resourceserver.bearer.refusal import Received, Refused, recording, refuse, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.denial import Kind, deny
-from gatehouse.resourceserver.json_rpc import Message
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline

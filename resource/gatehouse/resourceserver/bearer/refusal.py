@@ -9,7 +9,7 @@ from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 
 from gatehouse.resourceserver import json_rpc
-from gatehouse.resourceserver.json_rpc import InvalidMessage, Message
+from gatehouse.resourceserver.bearer.mcp_request import InvalidMessage, Message, read_message
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
@@ -55,7 +55,7 @@ class Received:
     def read(self, body: bytes) -> Refused | None:
         """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
         try:
-            self.message = json_rpc.read_message(body)
+            self.message = read_message(body)
             self.rpc_id = self.message.id
         except InvalidMessage as error:
             self.rpc_id = error.request_id

@@ -12,13 +12,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gatehouse.shared.protocol.claims import AccessClaims
 
 ValueT = TypeVar("ValueT")
+
+
+class _NoSession:
+    """Stands for the session of a provider that has none."""
+
+    def __getattr__(self, _: str) -> NoReturn:
+        raise LookupError("Only a transactional provider has a session: @provider(transactional=True).")
+
+
+_NO_SESSION = cast("AsyncSession", _NoSession())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +39,8 @@ class ProviderCall:
     """The verified claims of the caller's token."""
     now: float
     """Seconds since the epoch."""
-    transaction: AsyncSession | None = None
-    """The transaction of the call. None for a provider that is not transactional."""
-
-    @property
-    def session(self) -> AsyncSession:
-        """The transaction of the call. Raises LookupError for a provider that is not transactional."""
-        if self.transaction is None:
-            raise LookupError("Only a transactional provider has a session: @provider(transactional=True).")
-        return self.transaction
+    session: AsyncSession = _NO_SESSION
+    """The transaction of the call. For a provider that is not transactional, each use of it raises LookupError."""
 
 
 def _nothing(_: object) -> bool:

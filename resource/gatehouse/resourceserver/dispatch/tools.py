@@ -27,12 +27,18 @@ from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
 from gatehouse.resourceserver.denial import Denial, deny
-from gatehouse.resourceserver.dispatch import answer, idempotency
-from gatehouse.resourceserver.dispatch.answer import error_answer
-from gatehouse.resourceserver.dispatch.arguments import explain, read_arguments
+from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.containment import Cancellation
 from gatehouse.resourceserver.dispatch.failures import NOTHING_CHANGED, InvalidArguments, failure_of, unavailable
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
+from gatehouse.resourceserver.dispatch.payload import (
+    declared_answer,
+    error_answer,
+    explain,
+    forwarded_answer,
+    kept_answer,
+    read_arguments,
+)
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
 from gatehouse.resourceserver.dispatch.transactions import CallTransactions
@@ -180,7 +186,7 @@ class ToolDispatch:
         run, record = partial(self._content, call, arguments), partial(self._record_write, call)
         keyed = idempotency.keyed_call(call.request.claims, call.tool, arguments, sent)
         if keyed is not None:
-            return answer.kept_answer(await self._keys.run_once(keyed, run, record)), None
+            return kept_answer(await self._keys.run_once(keyed, run, record)), None
         async with self._database.write() as session:
             result = await self._answer(call, arguments, session)
             await record(session, result.structured_content or {})
@@ -204,8 +210,8 @@ class ToolDispatch:
         """Run the tool, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
         result = await self._invoke(call, arguments, session)
         if isinstance(result, CallToolResult) and call.tool.described is not None:
-            return answer.forwarded_answer(call.tool, result, call.context.protocol_version)
-        return answer.declared_answer(call.tool, result)
+            return forwarded_answer(call.tool, result, call.context.protocol_version)
+        return declared_answer(call.tool, result)
 
     async def _invoke(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> BaseModel:
         injected = {name: await self._inject(type_, call, session) for name, type_ in call.tool.injected.items()}
@@ -219,8 +225,10 @@ class ToolDispatch:
         """Return the value of an injected parameter."""
         tool, claims = call.tool, call.request.claims
         if (provider := tool.providers.get(type_)) is not None:
-            transaction = session if provider.transactional else None
-            return await provider.open(ProviderCall(claims, self._clock(), transaction))
+            now = self._clock()
+            joined = session if provider.transactional else None
+            opened = ProviderCall(claims, now) if joined is None else ProviderCall(claims, now, joined)
+            return await provider.open(opened)
         if type_ is Transactions:
             return CallTransactions(
                 self._database, claims, tool.providers, self._clock, self._audit.rows, call.event_of_transaction

@@ -1,0 +1,242 @@
+"""Reads a request to the MCP endpoint: its body within a limit, its headers, and its JSON-RPC message.
+
+It reads so strictly that the SDK behind the gate cannot read the same request differently.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, TypeGuard
+
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive
+
+from gatehouse.resourceserver import json_rpc
+from gatehouse.resourceserver.json_rpc import RequestId
+from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.media_types import InvalidMediaType, accepts, parse_accept, parse_media_type
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes of one request with a valid token."""
+
+MAX_UNPROVEN_BODY: Final = 64 * 1024
+"""Bytes that are read of a request without a valid token. Larger bodies would let anyone fill the memory."""
+
+_JSON: Final = "application/json"
+_STREAM: Final = "text/event-stream"
+_UTF_8: Final = frozenset({"utf-8", "utf8"})
+_SINGLE_PREFIX: Final = "mcp-"
+"""The headers that MCP defines have one value each. Of two lines, two readers could read different ones."""
+
+_CANONICAL: Final = [(b"content-type", _JSON.encode()), (b"accept", f"{_JSON}, {_STREAM}".encode())]
+
+_RESPONSE = frozenset({"result", "error"})
+_MAX_ID_LENGTH = 128
+_MAX_ID_NUMBER = 2**63
+_AN_ID = f"a string of at most {_MAX_ID_LENGTH} characters, or a whole number of 64 bits"
+
+
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """Return the body of a request; None if it is larger than `limit` bytes, of which no more are read.
+
+    Raises:
+        ClientDisconnect: the client closed the connection before the end of the body.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a receive function that replays the body once, then passes on messages such as a disconnect."""
+    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> ASGIMessage:
+        return messages.pop() if messages else await receive()
+
+    return next_message
+
+
+class InvalidHeaders(Exception):
+    """The method or a header of a request is not accepted. The text is public and says what to send."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: int = json_rpc.INVALID_REQUEST,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True, slots=True)
+class McpHeaders:
+    """What the headers of an accepted request say."""
+
+    handshake: bool
+    """Whether the protocol version is one of those that begin with `initialize`, up to 2025-11-25."""
+    accepts_stream: bool
+    """Whether the client lists text/event-stream. A range such as `*/*` does not request a stream."""
+
+
+def read_headers(method: str, headers: Headers) -> McpHeaders:
+    """Read the headers of a request: media types without regard to case, and Accept from all its lines.
+
+    Raises:
+        InvalidHeaders: 405 for another method than POST; 415 unless there is one Content-Type, JSON in UTF-8; 406 for
+            an Accept without JSON (none accepts any media type, RFC 9110 12.5.1); 400 for two lines of an MCP header.
+    """
+    if method != "POST":
+        # GET and DELETE belong to sessions, which this server does not have.
+        raise InvalidHeaders(405, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
+    content_types = headers.getlist("content-type")
+    if len(content_types) != 1 or not _is_json(content_types[0]):
+        raise InvalidHeaders(415, "Send Content-Type: application/json, in UTF-8.")
+    accept = headers.getlist("accept")
+    accepts_json, accepts_stream = _read_accept(", ".join(accept))
+    if accept and not accepts_json:
+        raise InvalidHeaders(406, "Send Accept: application/json, text/event-stream.")
+    names = [name for name in headers.keys() if name.startswith(_SINGLE_PREFIX)]  # noqa: SIM118 - a name for each line
+    if len(set(names)) != len(names):
+        raise InvalidHeaders(400, "A header of MCP appears more than once.", code=json_rpc.HEADER_MISMATCH)
+    version = headers.get("mcp-protocol-version")
+    return McpHeaders(
+        # As in the SDK: without the header, the version is 2025-03-26.
+        handshake=version is None or version in HANDSHAKE_PROTOCOL_VERSIONS,
+        accepts_stream=accepts_stream,
+    )
+
+
+def canonical(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return accepted headers in a form that the SDK accepts: it compares these two by case, or reads one line."""
+    replaced = {name for name, _ in _CANONICAL}
+    return [*((name, value) for name, value in headers if name not in replaced), *_CANONICAL]
+
+
+# A client sends the same headers with every request.
+@lru_cache(maxsize=256)
+def _is_json(value: str) -> bool:
+    try:
+        content_type = parse_media_type(value)
+    except InvalidMediaType:
+        return False
+    return content_type.name == _JSON and content_type.parameters.get("charset", "utf-8").lower() in _UTF_8
+
+
+@lru_cache(maxsize=256)
+def _read_accept(value: str) -> tuple[bool, bool]:
+    """Return whether Accept allows JSON, and whether it lists a stream of events."""
+    ranges = parse_accept([value])
+    return accepts(ranges, _JSON), accepts([found for found in ranges if found.name == _STREAM], _STREAM)
+
+
+class InvalidMessage(Exception):
+    """The body is not a JSON-RPC message that this server accepts. The text is public and says what to send."""
+
+    def __init__(self, code: int, message: str, request_id: RequestId = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request. Without an id, it is a notification."""
+
+    id: RequestId
+    method: str
+    tool_name: str | None
+    """`params.name` of a `tools/call`."""
+    progress_token: str | int | None = None
+    """`params._meta.progressToken`, which requests progress notifications."""
+    resource_uri: str | None = None
+    """`params.uri` of a `resources/read`."""
+
+
+def read_message(body: bytes) -> Message:
+    """Read one JSON-RPC request or notification, strictly, so that no other parser can read it differently.
+
+    For an optional object (`params`, `_meta`, `arguments`), null counts as absent, as in the SDK; for `id` it does not.
+    Messages that the SDK would reject as malformed are refused here, because the SDK's errors quote what was sent.
+
+    Raises:
+        InvalidMessage: not strict JSON, a batch, a response, another version, a malformed id or params.
+    """
+    try:
+        message = strict_json.loads(body)
+    except strict_json.InvalidJson as error:
+        raise InvalidMessage(json_rpc.PARSE_ERROR, f"The body cannot be read. {error}") from None
+    if not isinstance(message, dict):
+        raise InvalidMessage(json_rpc.INVALID_REQUEST, "Send one JSON-RPC object; batches are not supported.")
+    request_id = _read_id(message)
+    method, params = message.get("method"), _object_or_null(message.get("params"))
+    if message.get("jsonrpc") != "2.0" or not isinstance(method, str) or not message.keys().isdisjoint(_RESPONSE):
+        raise InvalidMessage(
+            json_rpc.INVALID_REQUEST, 'Send a JSON-RPC request: "jsonrpc": "2.0", a method, an id.', request_id
+        )
+    meta = _object_or_null(params.get("_meta")) if params is not None else None
+    if params is None or meta is None:
+        raise InvalidMessage(json_rpc.INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
+    progress_token = _read_progress_token(meta, request_id)
+    if method == "resources/read":
+        return Message(request_id, method, None, progress_token, _read_uri(params, request_id))
+    if method != "tools/call":
+        return Message(request_id, method, None, progress_token)
+    name, arguments = params.get("name"), params.get("arguments")
+    if not isinstance(name, str):
+        raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.name must be the name of a tool.", request_id)
+    if not isinstance(arguments, dict | None):
+        raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.arguments must be an object.", request_id)
+    return Message(request_id, method, name, progress_token)
+
+
+def _object_or_null(value: object) -> dict[str, Any] | None:
+    """Return a JSON object, an empty one for null, or None for any other value."""
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
+
+
+def _read_uri(params: dict[str, Any], request_id: RequestId) -> str:
+    uri = params.get("uri")
+    if not isinstance(uri, str):
+        raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.uri must be the URI of a resource.", request_id)
+    return uri
+
+
+def _read_id(message: dict[str, Any]) -> RequestId:
+    request_id = message.get("id")
+    if request_id is None and "id" not in message:
+        return None
+    if _is_id(request_id):
+        return request_id
+    raise InvalidMessage(json_rpc.INVALID_REQUEST, f"id must be {_AN_ID}.")
+
+
+def _read_progress_token(meta: dict[str, Any], request_id: RequestId) -> str | int | None:
+    if "progressToken" not in meta:
+        return None
+    progress_token = meta["progressToken"]
+    if _is_id(progress_token):
+        return progress_token
+    raise InvalidMessage(json_rpc.INVALID_PARAMS, f"params._meta.progressToken must be {_AN_ID}.", request_id)
+
+
+def _is_id(value: object) -> TypeGuard[str | int]:
+    if isinstance(value, str):
+        return len(value) <= _MAX_ID_LENGTH
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_ID_NUMBER
