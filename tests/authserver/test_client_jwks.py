@@ -8,7 +8,7 @@ from support.assertions import public_jwk
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys, parse_client_keys
-from gatehouse.shared.protocol.base64url import encode
+from gatehouse.shared.protocol.base64url import decode, encode
 from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey
 
 EC, RSA, OKP = (public_jwk(SigningKey.generate(alg)) for alg in ("ES256", "RS256", "EdDSA"))
@@ -90,6 +90,15 @@ def test_a_key_may_verify_by_its_operations() -> None:
 def test_one_key_under_two_names_is_refused_with_both() -> None:
     with pytest.raises(InvalidKeySet, match=r"one key twice: key 1 \(a\) and key 3 \(b\)"):
         parse_client_keys(document({**EC, "kid": "a"}, RSA, {**EC, "kid": "b", "alg": None}))
+
+
+@pytest.mark.parametrize("padded", [{"n": encode(b"\0" + decode(RSA["n"]))}, {"e": encode(b"\0\1\0\1")}], ids="ne")
+def test_a_zero_octet_does_not_make_another_key(padded: dict[str, str]) -> None:
+    """RFC 7518 6.3.1.1: some libraries add it. RFC 7638 3.3: the thumbprint is that of the number."""
+    for key in parse_client_keys(document({**RSA, **padded})).jwks:
+        assert client_verification_keys(key)[0].thumbprint == client_verification_keys(RSA)[0].thumbprint
+    with pytest.raises(InvalidKeySet, match="one key twice"):
+        parse_client_keys(document({**RSA, "kid": "a"}, {**RSA, **padded, "kid": "b"}))
 
 
 def test_the_limit_of_8_keys_counts_those_for_signatures() -> None:

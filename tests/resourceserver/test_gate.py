@@ -267,6 +267,13 @@ async def test_a_client_that_accepts_no_json_gets_a_406(resourceserver: Resource
     assert "application/json, text/event-stream" in error_of(response)["message"]
 
 
+async def test_an_accept_header_of_thousands_of_ranges_is_not_read(resourceserver: ResourceServer) -> None:
+    """CWE-400: a megabyte of them would hold up all other calls for seconds."""
+    line = ("Accept", "application/json," + "a/b," * 500)
+    assert (await send(resourceserver, PING, AS_JSON, line)).status_code == 200
+    assert (await send(resourceserver, PING, AS_JSON, line, line, line)).status_code == 406
+
+
 async def send(server: ResourceServer, message: Any, *headers: tuple[str, str], token: bool = True) -> httpx2.Response:
     """POST a message with exactly these headers, and a token."""
     authorization = [("Authorization", f"Bearer {server.issuer.token()}")] if token else []

@@ -31,6 +31,9 @@ _UTF_8: Final = frozenset({"utf-8", "utf8"})
 _SINGLE_PREFIX: Final = "mcp-"
 """The headers that MCP defines have one value each. Of two lines, two readers could read different ones."""
 
+_MAX_ACCEPT: Final = 4096
+"""Characters of all Accept headers together. To parse a megabyte takes seconds, and results are remembered."""
+
 _CANONICAL: Final = [(b"content-type", _JSON.encode()), (b"accept", f"{_JSON}, {_STREAM}".encode())]
 
 _RESPONSE = frozenset({"result", "error"})
@@ -98,7 +101,8 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
 
     Raises:
         InvalidHeaders: 405 for another method than POST; 415 unless there is one Content-Type, JSON in UTF-8; 406 for
-            an Accept without JSON (none accepts any media type, RFC 9110 12.5.1); 400 for two lines of an MCP header.
+            an Accept without JSON (none accepts any media type, RFC 9110 12.5.1) or of more than 4096 characters; 400
+            for two lines of an MCP header.
     """
     if method != "POST":
         # GET and DELETE belong to sessions, which this server does not have.
@@ -107,7 +111,8 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
     if len(content_types) != 1 or not _is_json(content_types[0]):
         raise InvalidHeaders(415, "Send Content-Type: application/json, in UTF-8.")
     accept = headers.getlist("accept")
-    accepts_json, accepts_stream = _read_accept(", ".join(accept))
+    listed = ", ".join(accept)
+    accepts_json, accepts_stream = _read_accept(listed) if len(listed) <= _MAX_ACCEPT else (False, False)
     if accept and not accepts_json:
         raise InvalidHeaders(406, "Send Accept: application/json, text/event-stream.")
     names = [name for name in headers.keys() if name.startswith(_SINGLE_PREFIX)]  # noqa: SIM118 - a name for each line

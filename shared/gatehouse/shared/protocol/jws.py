@@ -243,5 +243,9 @@ def _import(members: dict[str, Any]) -> Key:
         return import_key(members)
     # The library reads the numbers digit by digit. A client has up to 8 keys, and a request that is refused should not
     # show by its time how many of them were loaded for it.
-    modulus, exponent = (int.from_bytes(base64url.decode(members[name])) for name in ("n", "e"))
-    return RSAKey(RSAPublicNumbers(exponent, modulus).public_key(), members)
+    numbers = {name: int.from_bytes(base64url.decode(members[name])) for name in ("n", "e")}
+    # Some libraries add a zero octet (RFC 7518 6.3.1.1). With it, one key would have two thumbprints.
+    shortest = {
+        name: base64url.encode(number.to_bytes((number.bit_length() + 7) // 8)) for name, number in numbers.items()
+    }
+    return RSAKey(RSAPublicNumbers(**numbers).public_key(), members | shortest)

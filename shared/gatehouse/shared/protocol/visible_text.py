@@ -12,8 +12,9 @@ from typing import Final
 _BLANK: Final = re.compile(
     # Of Default_Ignorable_Code_Point (Unicode), those that str.isprintable accepts: variation selectors and fillers.
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
-    # Characters without ink: the blank Braille pattern, and a note without a head.
-    "\u2800\U0001d159]"
+    # Characters without ink: joiners and fillers of single scripts, the blank Braille pattern, the object replacement
+    # character, blank hieroglyphs, and a note without a head.
+    "\u2800\u2d7f\ufffc\U0001107f\U00013441\U00013442\U00016fe4\U0001d159]"
 )
 
 JOINERS: Final = frozenset("\u200c\u200d")
