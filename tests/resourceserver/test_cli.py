@@ -276,6 +276,14 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
     assert "nope:read is not a scope of the catalogue" in broken.stdout
 
 
+def test_check_says_that_prepared_statements_are_off(run: Run) -> None:
+    url = "postgresql://gatehouse:hunter2@127.0.0.1:1/none?pgbouncer=true"
+    result = run("check", "--output", "json", RESOURCESERVER_DATABASE_URL=url)
+    checks = {row["check"]: row["detail"] for row in json.loads(result.stdout)}
+    assert checks["connection pooler"] == "pgbouncer=true: prepared statements are off"
+    assert "127.0.0.1:1: Connection refused" in checks["database"]
+
+
 @pytest.mark.threat("T-140")
 @pytest.mark.parametrize(
     ("inner", "detail"),

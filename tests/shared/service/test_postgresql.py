@@ -3,7 +3,7 @@
 import pytest
 
 from gatehouse.shared.service.database import parse_database_url
-from gatehouse.shared.service.postgresql import is_behind_pooler, server_settings
+from gatehouse.shared.service.postgresql import connect_args, is_behind_pooler, server_settings
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
@@ -51,6 +51,12 @@ def test_any_other_option_is_named(query: str, problem: str) -> None:
 @pytest.mark.parametrize(("query", "expected"), [("", False), ("?pgbouncer=false", False), ("?pgbouncer=true", True)])
 def test_the_url_says_that_a_pooler_is_used(query: str, expected: bool) -> None:
     assert is_behind_pooler(parse_database_url(f"postgres://u@h/n{query}")) is expected
+
+
+@pytest.mark.parametrize(("query", "expected"), [("", 5), ("?connect_timeout=10", None), ("?pgbouncer=true", 5)])
+def test_the_operator_may_set_the_time_to_connect(query: str, expected: int | None) -> None:
+    """None: the driver reads it from the URL."""
+    assert connect_args(parse_database_url(f"postgres://u@h/n{query}")).get("connect_timeout") == expected
 
 
 @pytest.mark.parametrize(
