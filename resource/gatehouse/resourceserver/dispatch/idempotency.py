@@ -111,7 +111,9 @@ def _digest(value: object) -> bytes:
 class Record(Protocol):
     """Records a result, and whether it is a replay, in the transaction of its call."""
 
-    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None: ...
+    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None:
+        """Record it. Raises SQLAlchemyError."""
+        ...
 
 
 class IdempotencyKeys:
