@@ -140,7 +140,7 @@ def with_authorization(authorization: str) -> Ask:
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(sub=None))), "Set iss and sub", id="sub"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(aud="x"))), "Set aud to https://as.", id="aud"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp=None))), "Set exp, at most 300", id="no exp"),
-        pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp="1.5"))), "as a number", id="exp"),
+        pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp="1.5"))), "Set exp to seconds since", id="exp"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp=1))), "clock", id="expired"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(exp=2**37))), "Set exp at most 300", id="far exp"),
         pytest.param(by_assertion(lambda c: c.assertion(c.claims(nbf=2**37))), "clock", id="nbf"),
