@@ -49,7 +49,8 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         # As it was sent: a proxy may decide by a path that it decodes differently, or not at all.
-        scope["path"] = scope["raw_path"].decode("latin-1")
+        if (raw_path := scope.get("raw_path")) is not None:
+            scope["path"] = raw_path.decode("latin-1")
         request_id = scope["gatehouse.request_id"] = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, status = time.perf_counter(), 0

@@ -182,6 +182,12 @@ async def test_a_websocket_handshake_is_an_ordinary_request(worker: Worker_) -> 
         pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\n", 400, id="length no number"),
         pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n", 400, id="bad chunk"),
         pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: %s\r\n\r\n", None, id="transfer coding"),
+        *(
+            pytest.param(
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: %b, chunked\r\n\r\n1\r\n%%s" % coding, 501, id=f"{coding!r}"
+            )
+            for coding in (b"gzip", b"deflate", b"compress", b"identity")
+        ),
         pytest.param(b"GET /%s" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, id="long request line"),
         pytest.param(b"GET / HTTP/1.1\r\nX: %s" + b"a" * 20000 + b"\r\n\r\n", 431, id="long header"),
     ],

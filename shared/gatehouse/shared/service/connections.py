@@ -12,6 +12,7 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Any, Final, Protocol
 
+from gunicorn.asgi.parser import UnsupportedTransferCoding
 from gunicorn.asgi.protocol import ASGIProtocol
 
 from gatehouse.shared.protocol.clock import Clock
@@ -233,6 +234,10 @@ class Connection(ASGIProtocol):
 
     def _on_headers_complete(self) -> bool:
         self._responding = False
+        for name, value in self._callback_parser.headers:
+            # gunicorn accepts compression as well, which it does not undo: a proxy would read another body.
+            if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise UnsupportedTransferCoding
         skips_body: bool = super()._on_headers_complete()
         self._wait(Wait.BODY)
         return skips_body
