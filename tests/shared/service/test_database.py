@@ -66,6 +66,8 @@ def test_a_sqlite_file_or_a_postgresql_server_is_a_database(text_: str, kind: st
         ("nosuch://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
         ("mysql://user:hunter2@host/name", "only sqlite:// and postgresql:// databases"),
         ("sqlite://", "name a file"),
+        ("sqlite://var/hunter2.db", "three slashes"),
+        ("postgresql://user:p@hunter2@host/name", "write %40"),
         ("sqlite:///:memory:", "name a file"),
         ("postgresql://user@host/name?password=hunter2", "write USER:PASSWORD@HOST"),
     ],

@@ -51,7 +51,8 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:
-        return f"{anyio.run(_count_keys, settings)} keys of {settings.issuer}"
+        count = anyio.run(_count_keys, settings)
+        return f"{count} {'key' if count == 1 else 'keys'} of {settings.issuer}"
 
     return (
         address_step(settings),

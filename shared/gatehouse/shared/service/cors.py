@@ -63,8 +63,12 @@ def _parse_origin(text: str) -> str:
         raise ValueError("is the origin of sandboxed frames and local files of any author; it cannot be allowed")
     if "*" in text:
         raise ValueError("has a wildcard; name each origin")
+    if "," in text:
+        raise ValueError("has a comma; separate origins by spaces")
     if _ORIGIN.fullmatch(text) is None:
-        raise ValueError("must be SCHEME://HOST or SCHEME://HOST:PORT, such as https://app.example.com, without a path")
+        raise ValueError(
+            "must be SCHEME://HOST or SCHEME://HOST:PORT, such as https://app.example.com, without a path, not even a /"
+        )
     try:
         canonical = parse_resource_identifier(text)
         host = urlsplit(canonical).hostname or ""

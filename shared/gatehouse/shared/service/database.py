@@ -68,9 +68,16 @@ def parse_database_url(text: str) -> URL:
         backend, url = "postgresql", url.set(drivername="postgresql")
     if backend not in _DRIVERS:
         raise ValueError("only sqlite:// and postgresql:// databases are supported")
+    if backend == "sqlite" and url.host is not None:
+        raise ValueError(
+            "needs three slashes before a relative path, as in sqlite:///var/file.db, and four before an absolute one"
+        )
     if backend == "sqlite" and (url.database in {None, "", ":memory:"} or url.query):
         raise ValueError("an in-memory database is not shared between workers; name a file, without options")
     if backend == "postgresql":
+        if "@" in (url.host or ""):
+            # The driver would report what follows the first @ as the name of a host.
+            raise ValueError("has a second @ before the host; write %40 for an @ in the user name or password")
         postgresql.check_options(url)
     return url
 
