@@ -15,8 +15,10 @@ from support.logs import logging_put_back
 
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.directory.workspaces import create_workspace
+from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched
 from gatehouse.resourceserver.cli import main
 from gatehouse.resourceserver.db.database import Database
+from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.database import parse_database_url
 
 Run = Callable[..., Result]
@@ -298,6 +300,33 @@ def test_check_names_an_internal_address_without_tls(installed: Run, inner: str,
     checks = {row["check"]: row for row in json.loads(installed("check", "--output", "json", **variables).stdout)}
     assert checks["issuer's internal address"]["detail"] == detail
     assert checks["issuer's keys"]["detail"].startswith(inner.removesuffix("/") + "/.well-known/jwks.json: ")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "outcome", "detail"),
+    [
+        (b'{"issuer": "https://as.example.com"}', "ok", "1 key of https://as.example.com"),
+        (b'{"issuer": "http://127.0.0.1:9000"}', "failed", "names the issuer http://127.0.0.1:9000, not https://as."),
+        (b"[]", "failed", "names the issuer None"),
+        (b"{", "failed", "/.well-known/oauth-authorization-server: "),
+    ],
+)
+def test_check_reports_an_issuer_of_another_name(
+    installed: Run, monkeypatch: pytest.MonkeyPatch, metadata: bytes, outcome: str, detail: str
+) -> None:
+    key_set = json.dumps({"keys": [SigningKey.generate("ES256").public_jwk()]}).encode()
+
+    def fake_fetch(_: object, url: str) -> Fetch:
+        async def fetch(_: str | None) -> Fetched:
+            return Fetched(key_set if url.endswith("/jwks.json") else metadata, None)
+
+        return fetch
+
+    monkeypatch.setattr("gatehouse.resourceserver.cli.check.http_fetch", fake_fetch)
+    result = installed("check", "--output", "json", RESOURCESERVER_ISSUER="https://as.example.com")
+    [keys] = [row for row in json.loads(result.stdout) if row["check"] == "issuer's keys"]
+    assert keys["outcome"] == outcome
+    assert detail in keys["detail"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def http_fetch(
         try:
             with anyio.fail_after(limit):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                    return await _read(response, content_types)
+                    return await _read(response, url, content_types)
         except TimeoutError:
             raise FetchFailed(f"{url}: no answer within {limit:.3g} s") from None
         except httpx2.ConnectError as error:
@@ -92,18 +92,18 @@ def _content_type(response: httpx2.Response) -> str | None:
         return None
 
 
-async def _read(response: httpx2.Response, content_types: Collection[str]) -> Fetched | None:
+async def _read(response: httpx2.Response, url: str, content_types: Collection[str]) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
     if response.status_code != httpx2.codes.OK or _content_type(response) not in content_types:
-        raise FetchFailed(f"status {response.status_code} or not {min(content_types)}")
+        raise FetchFailed(f"{url}: status {response.status_code} or not {min(content_types)}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise FetchFailed("compressed, although the request does not accept that")
+        raise FetchFailed(f"{url}: compressed, although the request does not accept that")
     document = bytearray()
     async for chunk in response.aiter_bytes():
         document += chunk
         if len(document) > _MAX_LENGTH:
-            raise FetchFailed("larger than 64 KiB")
+            raise FetchFailed(f"{url}: larger than 64 KiB")
     etag = response.headers.get("etag", "")
     # It is sent back in a request header, which the client library encodes as ASCII.
     return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)

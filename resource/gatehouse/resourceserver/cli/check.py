@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import anyio
 import click
+import httpx2
 
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
@@ -11,8 +12,10 @@ from gatehouse.resourceserver.cli.installation import tool_settings, tools_optio
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
+from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
@@ -74,5 +77,30 @@ def _internal_address_steps(settings: Settings) -> Sequence[Step]:
 
 async def _count_keys(settings: Settings) -> int:
     async with create_http(settings) as client:
-        fetched = await http_fetch(client, settings.address_at_issuer(f"{settings.issuer}/.well-known/jwks.json"))(None)
-    return len(parse_key_set(fetched.document if fetched is not None else b""))
+        key_set = await _fetch(client, settings.address_at_issuer(f"{settings.issuer}/.well-known/jwks.json"))
+        url = settings.address_at_issuer(f"{settings.issuer}/.well-known/oauth-authorization-server")
+        _require_issuer(await _fetch(client, url), url, settings.issuer)
+    return len(parse_key_set(key_set))
+
+
+async def _fetch(client: httpx2.AsyncClient, url: str) -> bytes:
+    fetched = await http_fetch(client, url)(None)
+    return fetched.document if fetched is not None else b""
+
+
+def _require_issuer(metadata: bytes, url: str, issuer: str) -> None:
+    """Check that metadata is the issuer's own (RFC 8414, section 3.3): with another issuer, no token is valid.
+
+    Raises:
+        FetchFailed: it is not.
+    """
+    try:
+        members = strict_json.loads(metadata)
+    except strict_json.InvalidJson as error:
+        raise FetchFailed(f"{url}: {error}") from None
+    found = members.get("issuer") if isinstance(members, dict) else None
+    if found != issuer:
+        raise FetchFailed(
+            f"{url} names the issuer {quoted(str(found))}, not {issuer}: set RESOURCESERVER_ISSUER to exactly the "
+            "issuer of the authorization server (AUTHSERVER_ISSUER)"
+        )
