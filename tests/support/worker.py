@@ -10,7 +10,8 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.connections import Connection, Connections
+from gatehouse.shared.service.connection_limits import Connections
+from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 from support.clock import FakeClock
 

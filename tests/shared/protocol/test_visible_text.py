@@ -30,7 +30,7 @@ def test_a_character_that_nobody_sees_is_not_visible(character: str) -> None:
         assert not is_visible(text)
 
 
-def test_characters_are_accepted_besides_by_name() -> None:
+def test_further_characters_can_be_accepted() -> None:
     assert is_visible("\u0645\u06cc\u200c\u062e", also=JOINERS)
     assert not is_visible("\u0645\u06cc\u200c\u062e")
     assert is_visible("山田\u3000太郎", also="\u3000")

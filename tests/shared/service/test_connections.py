@@ -15,7 +15,7 @@ from support.clock import FakeClock
 from support.worker import Client, FakeWorker
 
 from gatehouse.shared.service import connections
-from gatehouse.shared.service.connections import (
+from gatehouse.shared.service.connection_limits import (
     BODY_TIMEOUT,
     CLOSE_TIMEOUT,
     DRAIN_IDLE,
@@ -23,9 +23,9 @@ from gatehouse.shared.service.connections import (
     IDLE_TIMEOUT,
     REDUCED_FOR,
     WRITE_TIMEOUT,
-    Connection,
     connection_limit,
 )
+from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.worker import Worker
 
 pytestmark = pytest.mark.anyio

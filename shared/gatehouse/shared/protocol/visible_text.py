@@ -24,11 +24,11 @@ JOINERS: Final = frozenset("\u200c\u200d")
 def is_visible(text: str, *, also: Container[str] = "") -> bool:
     """Tell whether a text has only assigned characters that a person sees, and spaces.
 
-    Control, format, private-use and unassigned characters are none, nor are variation selectors and blank fillers.
+    Not visible are control, format, private-use and unassigned characters, variation selectors and blank fillers.
 
     Args:
         text: any text; an empty one is visible.
-        also: characters that are accepted besides.
+        also: further characters to accept.
     """
     return _BLANK.search(text) is None and all(one.isprintable() or one in also for one in text)
 

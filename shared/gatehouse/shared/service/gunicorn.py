@@ -13,7 +13,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.addresses import bind_probe
-from gatehouse.shared.service.connections import IDLE_TIMEOUT
+from gatehouse.shared.service.connection_limits import IDLE_TIMEOUT
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.settings import ServerSettings
 from gatehouse.shared.service.worker import DRAIN_TIMEOUT, Worker

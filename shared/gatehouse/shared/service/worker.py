@@ -13,7 +13,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from gatehouse.shared.service.connections import SPARE, Connection, Connections, connection_limit
+from gatehouse.shared.service.connection_limits import SPARE, Connections, connection_limit
+from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.event_loop import run_to_end
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 
