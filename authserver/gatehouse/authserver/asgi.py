@@ -121,9 +121,7 @@ class Application:
         try:
             response = await self._answer(request, body, path, route)
             status = response.status
-            await _send(
-                send, request, response, self._cors.response_headers(request.path, request.headers.get("origin"))
-            )
+            await _send(send, request, response, self._cors_headers(request))
         finally:
             log.info(
                 "request",
@@ -164,7 +162,7 @@ class Application:
         if not request.path.startswith("/"):
             # A proxy may decide by a path that it reads differently (docs/divergences.md).
             raise invalid_request("Send the path and not a whole URL as the request target (RFC 9112 3.2.1).")
-        if self._cors.is_preflight(request.method, request.path, request.headers):
+        if "origin" in request.headers and self._cors.is_preflight(request.method, request.path, request.headers):
             return self._preflight
         if route is None:
             raise invalid_request(f"No such endpoint or method. See {METADATA}.", status=404)
@@ -202,6 +200,11 @@ class Application:
             )
         headers = self._cors.preflight_headers(request.path, request.headers)
         return Response(HTTPStatus.NO_CONTENT.value, headers=headers)
+
+    def _cors_headers(self, request: Request) -> Sequence[Header]:
+        if (origin := request.headers.get("origin")) is not None:
+            return self._cors.response_headers(request.path, origin)
+        return self._cors.without_origin.get(request.path, ())
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start the background work, and stop it at the end (ASGI's lifespan protocol)."""

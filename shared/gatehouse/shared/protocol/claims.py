@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
@@ -38,6 +39,10 @@ MAX_STATIC_CLAIMS = 16
 
 _STATIC_CLAIM_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _STATIC_CLAIM_VALUE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
+
+
+# A client asks for the same scopes again and again.
+_scope_text = lru_cache(maxsize=1024)(format_scope)
 
 
 class InvalidClaims(ValueError):
@@ -80,7 +85,7 @@ class AccessClaims:
             "iat": self.iat,
             "exp": self.exp,
             "jti": self.jti,
-            "scope": format_scope(self.scope),
+            "scope": _scope_text(self.scope),
         }
         if self.status is not None:
             claims["status"] = {"status_list": {"idx": self.status.idx, "uri": self.status.uri}}
