@@ -49,7 +49,7 @@ def stream(content_type: str, *parts: bytes, repeat: int = 1, headers: dict[str,
 MEBIBYTE = b"x" * 1024 * 1024
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -99,7 +99,7 @@ async def test_a_result_of_several_mebibytes_is_forwarded(notes: NotesServer) ->
             assert (await client.call_tool("erase")).content == [TextContent(text=text)]
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("location", ["https://evil.example/mcp", "/mcp/", f"{RESOURCE}?token", ""])
 async def test_the_remote_server_cannot_redirect_a_call(status: int, location: str) -> None:
@@ -121,7 +121,7 @@ async def test_a_redirect_is_refused_over_the_wire(notes: NotesServer) -> None:
     assert notes.calls["read"] == 0
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 async def test_a_compressed_rejection_is_not_unpacked() -> None:
     servers = FakeServers()
     headers = {"Content-Encoding": "gzip"}
@@ -129,7 +129,7 @@ async def test_a_compressed_rejection_is_not_unpacked() -> None:
     assert "(compressed)" in str(await error_of(servers))
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize("expires_in", [10**400, 1e308, 10**9, 86401])
 async def test_a_lifetime_counts_as_one_day_at_most(expires_in: float) -> None:
     servers = FakeServers(lifetime=expires_in)
@@ -143,7 +143,7 @@ async def test_a_lifetime_counts_as_one_day_at_most(expires_in: float) -> None:
         assert servers.issued == 2
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize("expires_in", [0, -1, -(10**400), True, "300", [], {}, -0.5])
 async def test_an_invalid_lifetime_is_ignored(expires_in: Any) -> None:
     servers = FakeServers(lifetime=expires_in)
@@ -171,7 +171,7 @@ async def current_token(response: dict[str, Any]) -> Token:
     return await servers.tokens().current()
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize(
     "token", ["", "t" * 8193, "a\r\nX-Injected: 1", "a b", "a\x1b[31m", "tök", "=a", 7, None, ["t"], "a\n"]
 )
@@ -189,7 +189,7 @@ async def test_a_scope_that_is_no_text_is_ignored(scope: Any) -> None:
     assert (await current_token({"scope": scope})).scope == ""
 
 
-@pytest.mark.threat("T-133")
+@pytest.mark.threat("T-141")
 @pytest.mark.parametrize(
     "url",
     [
