@@ -91,7 +91,10 @@ def database_steps(
             return f"{shown_url(database.url)}; no server has used it yet"
         written = f"the last heartbeat of a server is {max(0, int(now) - last)} s old"
         if now - last > MAX_AGE and _in_use(settings):
-            raise Refusal(f"A process listens on {settings.bind}, and {written}. See the log of the server.")
+            raise Refusal(
+                f"A process listens on {settings.bind}, and {written}. If it is this server, see its log; if it is "
+                "another program, stop it or change the address."
+            )
         return f"{shown_url(database.url)}; {written}"
 
     if not is_behind_pooler(database.url):
