@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -110,7 +109,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or the lifespan of the process (ASGI 3)."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
             return
         request_id = new_request_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -199,14 +198,14 @@ class Application:
                 status=403,
             )
         headers = self._cors.preflight_headers(request.path, request.headers)
-        return Response(HTTPStatus.NO_CONTENT.value, headers=headers)
+        return Response(204, headers=headers)
 
     def _cors_headers(self, request: Request) -> Sequence[Header]:
         if (origin := request.headers.get("origin")) is not None:
             return self._cors.response_headers(request.path, origin)
         return self._cors.without_origin.get(request.path, ())
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         """Start the background work, and stop it at the end (ASGI's lifespan protocol)."""
         await receive()
         self._start()
@@ -245,7 +244,7 @@ async def _send(send: Send, request: Request, response: Response, cors: Sequence
     headers += _COMMON_HEADERS
     headers += cors
     headers.append((_REQUEST_ID, request.request_id.encode()))
-    if response.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+    if response.status not in {204, 304}:
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})

@@ -30,6 +30,9 @@ ALGORITHM_NAMES = {**{name: name for name in KEY_TYPES}, "Ed25519": "EdDSA"}
 ALLOWED_ALGORITHMS = frozenset(ALGORITHM_NAMES)
 """Every algorithm that either server signs with or accepts. All are asymmetric (RFC 8725 3.1, 3.2)."""
 
+MAX_KID = 128
+"""Maximum length of a `kid`, in characters."""
+
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
 SIGNING_ALGORITHMS: tuple[SigningAlgorithm, ...] = get_args(SigningAlgorithm)
 """What the authorization server can sign access tokens with."""
@@ -41,7 +44,6 @@ _PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e")
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _NAMES_OF = {alg: [name for name, named in ALGORITHM_NAMES.items() if named == alg] for alg in KEY_TYPES}
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
-_MAX_KID = 128
 
 AsymmetricKey = ECKey | OKPKey | RSAKey
 """A key to sign with. Its public half can be published."""
@@ -178,7 +180,7 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
     alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
     if not isinstance(alg, str) or alg not in ALLOWED_ALGORITHMS:
         _refuse("algorithm not allowed")
-    if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID):
+    if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= MAX_KID):
         _refuse("kid is not a string of 1 to 128 characters")
     if typ is not None and not isinstance(typ, str):
         _refuse("typ is not a string")

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatehouse.shared.protocol import strict_json
-from gatehouse.shared.protocol.jws import ALGORITHM_NAMES, KEY_TYPES, InvalidKeySet, VerificationKey, import_public_keys
+from gatehouse.shared.protocol.jws import (
+    ALGORITHM_NAMES,
+    KEY_TYPES,
+    MAX_KID,
+    InvalidKeySet,
+    VerificationKey,
+    import_public_keys,
+)
 from gatehouse.shared.protocol.public_keys import weakness
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.visible_text import is_visible
@@ -15,7 +22,6 @@ MAX_KEYS: Final = 64
 _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _SIGNATURE_OPERATIONS = frozenset({"sign", "verify"})
-_MAX_KID = 128
 
 
 class UnusableKey(ValueError):
@@ -100,8 +106,8 @@ def verification_keys(jwk: Mapping[str, Any]) -> list[VerificationKey]:
     _check_purpose(members)
     algorithms = _algorithms(members)
     kid = members.get("kid")
-    if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= _MAX_KID and is_visible(kid)):
-        raise UnusableKey(f"its kid is not a string of 1 to {_MAX_KID} printable characters")
+    if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= MAX_KID and is_visible(kid)):
+        raise UnusableKey(f"its kid is not a string of 1 to {MAX_KID} printable characters")
     if (reason := weakness(members)) is not None:
         raise UnusableKey(reason)
     try:
