@@ -65,6 +65,8 @@ async def test_a_token_and_a_secret_survive_a_move_to_postgresql(
         assert await status_once_known(http, old, kept) == 200
         assert await status_once_known(http, old, revoked) == 401
         assert await ping(http, old, await obtain(http, new, client)) == 200
+    # It writes the events that are still in memory.
+    new.stop()
     assert not list(new.folder.rglob("*.db")), "the new installation has no database file"
     issued = new.run_json("authserver", "audit", "--client", client["client_id"], "--action", "token.issue")
     assert len(issued) == 3, "the audit log continues"
