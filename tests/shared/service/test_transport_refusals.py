@@ -41,7 +41,7 @@ def test_a_refusal_has_a_constant_response(status: int, line: bytes) -> None:
     assert "private" not in str(answer)
 
 
-def test_a_refusal_is_recorded_and_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_recorded_and_logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     events = Events()
     TransportRefusals(events, FakeClock()).record(refusal())
     assert events.recorded == [
@@ -54,7 +54,7 @@ def test_a_refusal_is_recorded_and_logged(capsys: pytest.CaptureFixture[str]) ->
             detail={"status": 400},
         )
     ]
-    assert "req_0" in capsys.readouterr().out
+    assert "req_0" in capsys.readouterr().out + caplog.text
 
 
 @pytest.mark.threat("T-135")
@@ -74,10 +74,12 @@ def test_a_flood_is_counted_in_one_event_each_second() -> None:
     assert len(events.recorded) == RECORDED_PER_SECOND + 2
 
 
-def test_an_unavailable_audit_log_leaves_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_audit_log_leaves_a_log_line(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     class Unavailable:
         def record(self, event: AuditEvent) -> None:
             raise AuditUnavailable("the audit queue is full or closed")
 
     TransportRefusals(Unavailable()).record(refusal())
-    assert "a refusal cannot be recorded" in capsys.readouterr().out
+    assert "a refusal cannot be recorded" in capsys.readouterr().out + caplog.text

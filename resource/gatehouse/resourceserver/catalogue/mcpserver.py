@@ -34,7 +34,6 @@ from pydantic_core.core_schema import ErrorType
 
 from gatehouse.resourceserver.catalogue.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.declaration import Scope, Tool, ToolFailed, ToolScopes, read_scopes
-from gatehouse.resourceserver.catalogue.input_schema import unknown_argument
 from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.shared.protocol.claims import AccessClaims
@@ -217,9 +216,6 @@ def _explain(error: ValidationError, tool: ToolDescription) -> str:
     names = tool.input_schema.get("properties", {})
     problems: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            problems.setdefault("arguments", unknown_argument(tool.input_schema))
-            continue
         # A name that is not in the schema comes from the caller.
         name = str(problem["loc"][0]) if problem["loc"] and problem["loc"][0] in names else "arguments"
         problems.setdefault(name, problem["msg"] if problem["type"] in _SAFE_ERRORS else "is not valid")
