@@ -26,7 +26,7 @@ from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.database import parse_database_url
 
 pytestmark = pytest.mark.both_databases

@@ -19,7 +19,7 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import read_header
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 
 pytestmark = pytest.mark.both_databases
 

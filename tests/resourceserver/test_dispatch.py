@@ -29,7 +29,8 @@ from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import find_events
-from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
 
 pytestmark = pytest.mark.anyio
 

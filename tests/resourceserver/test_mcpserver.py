@@ -37,7 +37,8 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
-from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
 
 SECRET = "hunter2"
 READS = ToolAnnotations(read_only_hint=True)

@@ -8,7 +8,7 @@ from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 
 
 def rotation_of(services: Services, clock: Clock) -> Rotation:

@@ -21,7 +21,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import Base, audit_event
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.migrations import newest_revision
 from support.assertions import KeyClient
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, settings_in

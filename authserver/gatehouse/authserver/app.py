@@ -33,7 +33,8 @@ from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.authserver.wsgi import FlaskApplication
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
-from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 from gatehouse.shared.service.cors import CorsPolicy, parse_origins
 

@@ -15,7 +15,7 @@ from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 

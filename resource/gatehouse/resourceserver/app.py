@@ -37,7 +37,8 @@ from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.protocol.status_list import MEDIA_TYPE
-from gatehouse.shared.service.audit_writer import AuditRows, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 
 FetchFrom = Callable[[str], Fetch]

@@ -7,7 +7,7 @@ import pytest
 
 from gatehouse.shared.service.audit import AuditEvent, audit_table
 from gatehouse.shared.service.audit_command import print_audit
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.database import create_file, new_metadata, open_engine, parse_database_url
 
 

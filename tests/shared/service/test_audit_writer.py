@@ -12,7 +12,8 @@ from support.clock import FakeClock
 
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
-from gatehouse.shared.service.audit_writer import AuditRows, AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import create_file, new_metadata, open_engine
 
 pytestmark = pytest.mark.both_databases

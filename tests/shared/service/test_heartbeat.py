@@ -15,7 +15,8 @@ from support.clock import FakeClock
 
 from gatehouse.shared.service import deadline, heartbeat
 from gatehouse.shared.service.audit import AuditAction, AuditEvent, audit_table
-from gatehouse.shared.service.audit_writer import AuditRows, AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import READ_ONLY, create_file, new_metadata, open_engine
 from gatehouse.shared.service.failures import explain_database_failure
 from gatehouse.shared.service.heartbeat import (

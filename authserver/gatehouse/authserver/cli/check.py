@@ -10,7 +10,7 @@ from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option

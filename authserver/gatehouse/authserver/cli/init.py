@@ -12,7 +12,7 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.status_lists import ensure_list
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.output import print_record

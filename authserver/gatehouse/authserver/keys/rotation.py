@@ -21,7 +21,7 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 
 CANNOT_SEAL = (
     "No key in the database decrypts with this sealing key, so none can be added. Restore the right sealing key first."

@@ -22,7 +22,7 @@ from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.responses import UNAVAILABLE
 
 LISTED: Final = 100

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRows
 
 
 class CommandRefused(Exception):
