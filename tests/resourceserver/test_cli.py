@@ -270,6 +270,7 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
         "catalogue": "ok",
         "database": "ok",
         "issuer's keys": "failed",
+        "issuer's metadata": "failed",
     }
     assert "http://127.0.0.1:1/.well-known/jwks.json: no connection" in checks["issuer's keys"]["detail"]
     assert result.stderr == ""
@@ -305,7 +306,7 @@ def test_check_names_an_internal_address_without_tls(installed: Run, inner: str,
 @pytest.mark.parametrize(
     ("metadata", "outcome", "detail"),
     [
-        (b'{"issuer": "https://as.example.com"}', "ok", "1 key of https://as.example.com"),
+        (b'{"issuer": "https://as.example.com"}', "ok", "names the issuer https://as.example.com"),
         (b'{"issuer": "http://127.0.0.1:9000"}', "failed", "names the issuer http://127.0.0.1:9000, not https://as."),
         (b"[]", "failed", "names the issuer None"),
         (b"{", "failed", "/.well-known/oauth-authorization-server: "),
@@ -324,9 +325,13 @@ def test_check_reports_an_issuer_of_another_name(
 
     monkeypatch.setattr("gatehouse.resourceserver.cli.check.http_fetch", fake_fetch)
     result = installed("check", "--output", "json", RESOURCESERVER_ISSUER="https://as.example.com")
-    [keys] = [row for row in json.loads(result.stdout) if row["check"] == "issuer's keys"]
-    assert keys["outcome"] == outcome
-    assert detail in keys["detail"]
+    checks = {row["check"]: row for row in json.loads(result.stdout)}
+    assert checks["issuer's metadata"]["outcome"] == outcome
+    assert detail in checks["issuer's metadata"]["detail"]
+    assert (checks["issuer's keys"]["outcome"], checks["issuer's keys"]["detail"]) == (
+        "ok",
+        "1 key of https://as.example.com",
+    )
 
 
 @pytest.mark.parametrize(

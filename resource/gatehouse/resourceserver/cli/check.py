@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import anyio
 import click
-import httpx2
 
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
@@ -29,7 +28,7 @@ from gatehouse.shared.service.cli import example, output_option
 @click.pass_context
 @example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
 def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
-    """Check settings, address, catalogue, database, and that the issuer's keys can be fetched.
+    """Check settings, address, catalogue, database, and the keys and metadata of the issuer.
 
     Exit code 1 if a check fails. The server also starts without the issuer's keys, and waits for them. An address in
     use is not a failure, because the server itself may be running.
@@ -54,8 +53,13 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:
-        count = anyio.run(_count_keys, settings)
+        count = len(parse_key_set(anyio.run(_fetch, settings, _well_known(settings, "jwks.json"))))
         return f"{count} {'key' if count == 1 else 'keys'} of {settings.issuer}"
+
+    def issuer_metadata() -> str:
+        url = _well_known(settings, "oauth-authorization-server")
+        _require_issuer(anyio.run(_fetch, settings, url), url, settings.issuer)
+        return f"names the issuer {settings.issuer}"
 
     return (
         address_step(settings),
@@ -63,6 +67,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         *database_steps(settings, database),
         *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),
+        ("issuer's metadata", issuer_metadata),
     )
 
 
@@ -75,16 +80,13 @@ def _internal_address_steps(settings: Settings) -> Sequence[Step]:
     return (("issuer's internal address", lambda: f"{address}{risk}"),)
 
 
-async def _count_keys(settings: Settings) -> int:
+def _well_known(settings: Settings, document: str) -> str:
+    return settings.address_at_issuer(f"{settings.issuer}/.well-known/{document}")
+
+
+async def _fetch(settings: Settings, url: str) -> bytes:
     async with create_http(settings) as client:
-        key_set = await _fetch(client, settings.address_at_issuer(f"{settings.issuer}/.well-known/jwks.json"))
-        url = settings.address_at_issuer(f"{settings.issuer}/.well-known/oauth-authorization-server")
-        _require_issuer(await _fetch(client, url), url, settings.issuer)
-    return len(parse_key_set(key_set))
-
-
-async def _fetch(client: httpx2.AsyncClient, url: str) -> bytes:
-    fetched = await http_fetch(client, url)(None)
+        fetched = await http_fetch(client, url)(None)
     return fetched.document if fetched is not None else b""
 
 
