@@ -59,7 +59,7 @@ test-all: test test-interop ## Run test and test-interop
 # Both of gunicorn's parsers: the one in C is compiled into a folder that only these servers see.
 test-availability: setup $(FAST_PARSER)/.installed ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
 	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) $(PYTEST) -s -m availability
-	PYTHONPATH=$(CURDIR)/$(FAST_PARSER) $(PYTEST) tests/shared/service/test_connections.py
+	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) PYTHONPATH=$(CURDIR)/$(FAST_PARSER) $(PYTEST) tests/shared/service/test_connections.py tests/shared/service/test_connection_limits.py
 
 $(FAST_PARSER)/.installed: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(FAST_PARSER) -c constraints.txt gunicorn_h1c

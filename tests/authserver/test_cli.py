@@ -1,4 +1,4 @@
-"""The `authserver` command: its options, output and error messages."""
+"""The `authserver` command: `init`, settings, help and error messages."""
 
 import json
 from collections.abc import Callable
@@ -9,13 +9,11 @@ import pytest
 from sqlalchemy import create_engine, update
 from support.authserver import RESOURCE
 from support.commands import every_command
-from support.databases import everything_in
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceRow
-from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import operating_system_user
 from gatehouse.shared.service.database import parse_database_url
 
@@ -43,140 +41,6 @@ def test_init_never_shows_the_database_password(empty: Shell) -> None:
     empty.environment["AUTHSERVER_DATABASE_URL"] = "postgresql://gatehouse:hunter2@127.0.0.1:1/gatehouse"
     assert "The database does not answer" in empty.refusal("init")
     assert "hunter2" not in "".join(empty.outputs)
-
-
-@pytest.mark.both_databases
-def test_a_registered_resource_is_listed_with_its_scopes(shell: Shell) -> None:
-    [listed] = shell.json("resource", "list")
-    assert listed == {
-        "resource": RESOURCE,
-        "resource_name": "tools",
-        "scopes_supported": ["env:read", "env:write", "org:read"],
-        "scopes": [
-            {"scope": "env:read", "description": "See environments", "implies": [], "declared": True},
-            {"scope": "env:write", "description": "", "implies": [], "declared": True},
-            {"scope": "org:read", "description": "", "implies": [], "declared": True},
-        ],
-    }
-    table = shell.text("resource", "list")
-    assert RESOURCE in table
-    assert "env:read env:write org:read" in table
-
-
-def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
-    catalogue = shell.folder / "catalogue.json"
-    scopes = [{"scope": "log:read", "description": "See logs"}, {"scope": "log:write", "implies": ["log:read"]}]
-    catalogue.write_text(json.dumps({"resource": "https://logs.example.com/mcp", "scopes": scopes}))
-    add = ["resource", "add", "--name", "logs", "--catalogue", str(catalogue)]
-    added = shell.json(*add, "https://logs.example.com/mcp")
-    assert added["scopes"][1] == {"scope": "log:write", "description": "", "implies": ["log:read"], "declared": True}
-    assert "The catalogue belongs to https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "remediation"),
-    [
-        pytest.param([], "--scope", id="neither"),
-        pytest.param(["--scope", "a", "--catalogue", __file__], "--catalogue", id="both"),
-        pytest.param(["--catalogue", "/no/such/file"], "does not exist", id="no such catalogue"),
-    ],
-)
-def test_scopes_come_from_options_or_from_a_catalogue(shell: Shell, arguments: list[str], remediation: str) -> None:
-    assert remediation in shell.refusal("resource", "add", RESOURCE, "--name", "tools", *arguments, code=2)
-
-
-def test_a_client_is_printed_with_the_standard_member_names(shell: Shell) -> None:
-    """RFC 7591 2 and 3.2.1, RFC 8707."""
-    options = ("--auth-method", "client_secret_post", "--claim", "workspace_id=wks_1", "--ttl", "60", "--strict")
-    created = shell.json(*CREATE, *options)
-    secret = created.pop("client_secret")
-    assert secret.startswith("gths_")
-    assert created == {
-        "client_id": created["client_id"],
-        "client_name": "agent",
-        "token_endpoint_auth_method": "client_secret_post",
-        "disabled": False,
-        "strict": True,
-        "token_ttl": 60,
-        "token_endpoint_audience": False,
-        "key_ids": [],
-        "keys": [],
-        "claims": {"workspace_id": "wks_1"},
-        "grants": [{"resource": RESOURCE, "scope": "env:read"}],
-        "client_id_issued_at": created["client_id_issued_at"],
-    }
-    assert shell.json("client", "show", created["client_id"]) == created
-    assert shell.json("client", "list") == [created]
-
-
-def test_a_client_is_also_printed_for_people(shell: Shell) -> None:
-    result = shell.run(*CREATE, "--claim", "workspace_id=wks_1")
-    assert result.exit_code == 0
-    assert "client_secret" in result.stdout
-    assert f'granted "env:read" at {RESOURCE}' in result.stdout
-    assert "cannot be shown again" in result.stderr
-    listed = shell.text("client", "list")
-    assert "agent" in listed
-    assert "workspace_id=wks_1" in listed
-
-
-@pytest.mark.both_databases
-def test_a_secret_is_printed_once_and_stored_nowhere(shell: Shell) -> None:
-    for output in ("json", "table"):
-        created = shell.text(*CREATE, "--output", output)
-        [secret] = [word.strip('",') for word in created.split() if "gths_" in word]
-        client_id = next(word.strip('",') for word in created.split() if "agent_" in word)
-        assert created.count(secret) == 1
-        shell.outputs.clear()
-        for arguments in (
-            ["client", "list"],
-            ["client", "show", client_id],
-            ["client", "disable", client_id],
-            ["audit"],
-        ):
-            shell.text(*arguments)
-            shell.text(*arguments, "--output", "json")
-        assert client_id in "".join(shell.outputs)
-        assert secret not in "".join(shell.outputs)
-        stored = everything_in(parse_database_url(shell.environment["AUTHSERVER_DATABASE_URL"]))
-        stored += b"".join(path.read_bytes() for path in shell.folder.rglob("*") if path.is_file())
-        assert client_id.encode() in stored
-        assert secret.removeprefix("gths_").encode() not in stored
-
-
-def test_clients_are_disabled_and_enabled(shell: Shell) -> None:
-    client_id = shell.json(*CREATE)["client_id"]
-    assert shell.json("client", "disable", client_id)["disabled"] is True
-    assert shell.json("client", "show", client_id)["disabled"] is True
-    assert shell.json("client", "enable", client_id)["disabled"] is False
-    assert "within one second" in shell.run("client", "enable", client_id).stderr
-
-
-@pytest.mark.both_databases
-def test_grants_are_added_and_removed(shell: Shell) -> None:
-    client_id = shell.json(*CREATE)["client_id"]
-    added = shell.json("client", "grant", "add", client_id, "--resource", RESOURCE, "--scope", "org:read env:write")
-    assert added["grants"] == [{"resource": RESOURCE, "scope": "env:read env:write org:read"}]
-    removed = shell.json("client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "env:read org:read")
-    assert removed["grants"] == [{"resource": RESOURCE, "scope": "env:write"}]
-    assert "client show" in shell.refusal(
-        "client", "grant", "remove", client_id, "--resource", RESOURCE, "--scope", "org:read"
-    )
-
-
-@pytest.mark.both_databases
-def test_the_audit_log_shows_who_did_what(shell: Shell) -> None:
-    first, second = (shell.json(*CREATE)["client_id"] for _ in range(2))
-    events = shell.json("audit")
-    assert [event["action"] for event in events[-3:]] == ["client.grant.add", "client.create", "client.grant.add"]
-    assert [event["object"] for event in events[-4:]] == [first, first, second, second]
-    assert all(event["actor"].startswith("admin:") for event in events)
-    assert events[-1]["time"].endswith("Z")
-    assert events[-1]["detail"] == {"resource": RESOURCE, "scope": ["env:read"]}
-    assert shell.json("audit", "--limit", "1") == events[-1:]
-    assert shell.json("audit", "--client", "agent_nobody") == []
-    assert "(none)" in shell.text("audit", "--jti", "nothing")
-    assert "client.create" in shell.text("audit")
 
 
 @pytest.mark.parametrize(
@@ -394,39 +258,3 @@ def test_reading_commands_do_not_wait_for_a_writer(shell: Shell) -> None:
         session.execute(update(ResourceRow).values(resource_name="not committed"))
         assert shell.text("audit")
         assert shell.text("client", "list")
-
-
-def test_a_generated_key_is_a_private_file_and_the_client_has_no_secret(shell: Shell) -> None:
-    path = shell.folder / "agent.pem"
-    created = shell.json(*CREATE, "--generate-key", str(path))
-    assert "client_secret" not in created
-    assert created["token_endpoint_auth_method"] == "private_key_jwt"
-    assert len(created["key_ids"]) == 1
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.read_text(encoding="ascii").startswith("-----BEGIN PRIVATE KEY-----")
-    assert "PRIVATE" not in "".join(shell.outputs)
-
-
-def test_an_existing_key_file_is_kept_and_no_client_is_created(shell: Shell) -> None:
-    path = shell.folder / "agent.pem"
-    path.write_text("precious", encoding="ascii")
-    assert "File exists" in shell.refusal(*CREATE, "--generate-key", str(path))
-    assert path.read_text(encoding="ascii") == "precious"
-    assert shell.json("client", "list") == []
-
-
-def test_public_keys_are_registered_from_a_file(shell: Shell) -> None:
-    keys = shell.folder / "jwks.json"
-    keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
-    created = shell.json(*CREATE, "--jwks", str(keys))
-    assert created["token_endpoint_auth_method"] == "private_key_jwt"
-    assert shell.json("client", "show", created["client_id"]) == created
-
-
-def test_keys_and_their_method_must_be_given_together(shell: Shell) -> None:
-    keys = shell.folder / "jwks.json"
-    keys.write_text(json.dumps({"keys": [SigningKey.generate("EdDSA").public_jwk()]}), encoding="utf-8")
-    shell.text(*CREATE, "--auth-method", "private_key_jwt", "--jwks", str(keys))
-    assert "give --jwks FILE or --generate-key FILE" in shell.refusal(*CREATE, "--auth-method", "private_key_jwt")
-    told = shell.refusal(*CREATE, "--auth-method", "client_secret_post", "--jwks", str(keys), code=2)
-    assert "A client with keys has no secret for --auth-method client_secret_post" in told

@@ -144,7 +144,7 @@ MUTANTS = [
         f"{AUTHSERVER}/clients/assertions.py",
         "            return False",
         "            return client_id is not None",
-        "tests/authserver/test_private_key_jwt.py",
+        "tests/authserver/test_assertion_replay.py",
     ),
     # A secret is accepted at the moment of its expiry.
     Mutant(

@@ -89,6 +89,14 @@ async def outcomes(server: ResourceServer, token: str) -> list[tuple[str, Any]]:
     return [(event["outcome"], event["reason"]) for event in events if event["object"] != "no_such_tool"]
 
 
+async def failed_creation(
+    server: ResourceServer, token: str, commits: Commits, error: Exception, *, accepted: bool, **more: str
+) -> str:
+    """Let the commit of a call that creates `staging` fail, and return what the caller is told."""
+    commits.fail(error, accepted=accepted)
+    return await server.failure("create_environment", token, name="staging", **more)
+
+
 UNKNOWN = ("failed", "the database did not report whether the transaction was committed")
 
 
@@ -98,8 +106,9 @@ async def test_a_lost_commit_can_be_repeated_with_its_key(
     resourceserver: ResourceServer, token: str, commits: Commits, backend: str, accepted: bool
 ) -> None:
     arguments = {"name": "staging", "idempotency_key": KEY}
-    commits.fail(LOST[backend](), accepted=accepted)
-    failure = await resourceserver.failure("create_environment", token, **arguments)
+    failure = await failed_creation(
+        resourceserver, token, commits, LOST[backend](), accepted=accepted, idempotency_key=KEY
+    )
     assert failure.startswith("The outcome is unknown")
     assert "Repeat the call with the same idempotency_key" in failure
     assert "Nothing was changed" not in failure
@@ -114,8 +123,7 @@ async def test_a_lost_commit_can_be_repeated_with_its_key(
 async def test_a_lost_commit_without_a_key_is_to_be_read_first(
     resourceserver: ResourceServer, token: str, commits: Commits, backend: str
 ) -> None:
-    commits.fail(LOST[backend](), accepted=True)
-    failure = await resourceserver.failure("create_environment", token, name="staging")
+    failure = await failed_creation(resourceserver, token, commits, LOST[backend](), accepted=True)
     assert failure.startswith("The outcome is unknown")
     assert "Read the current state before you repeat the call. With an idempotency_key" in failure
     assert environments(resourceserver) == ["staging"]
@@ -135,8 +143,7 @@ async def test_a_call_that_is_cancelled_after_its_commit_has_one_outcome(
 async def test_a_refused_commit_has_changed_nothing(
     resourceserver: ResourceServer, token: str, commits: Commits, backend: str
 ) -> None:
-    commits.fail(REFUSED[backend](), accepted=False)
-    failure = await resourceserver.failure("create_environment", token, name="staging")
+    failure = await failed_creation(resourceserver, token, commits, REFUSED[backend](), accepted=False)
     assert failure.startswith("Nothing was changed.")
     assert environments(resourceserver) == []
     ((outcome, reason),) = await outcomes(resourceserver, token)

@@ -13,7 +13,9 @@ from typing import Protocol
 
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Engine, MetaData, make_url
+
+from gatehouse.shared.service.database import create_file, open_engine
 
 BACKENDS = ("sqlite", "postgresql")
 
@@ -118,6 +120,18 @@ def _import_package(lock_folder: Path) -> ModuleType:
         del os.environ["XDG_RUNTIME_DIR"]
         if before is not None:
             os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@contextmanager
+def engine_with_tables(url: URL, metadata: MetaData) -> Iterator[Engine]:
+    """Create tables in an empty database, and yield an engine for them."""
+    create_file(url)
+    engine = open_engine(url)
+    try:
+        metadata.create_all(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 class Template(Protocol):

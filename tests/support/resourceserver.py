@@ -32,6 +32,12 @@ ISSUER = "https://as.example.com"
 RESOURCE = "https://mcp.example.com/mcp"
 LIST = f"{ISSUER}/status-lists/0123456789ab"
 ALL_SCOPES = "env:read env:write org:read org:write wks:read wks:write"
+PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+
+
+def call_of(tool: str, **arguments: Any) -> dict[str, Any]:
+    """Return the body of a tool call."""
+    return {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
 
 
 def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -45,6 +51,18 @@ def modern_request(method: str, **params: Any) -> tuple[dict[str, Any], dict[str
     if name := params.get("name") or params.get("uri"):
         headers["Mcp-Name"] = name
     return {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}, headers
+
+
+def error_of(response: httpx2.Response, rpc_id: int | str | None = 7) -> dict[str, Any]:
+    """Return the error of a refusal, which is a JSON-RPC response with a request id."""
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
+    assert body.keys() == {"jsonrpc", "id", "error"}
+    assert (body["jsonrpc"], body["id"]) == ("2.0", rpc_id)
+    assert body["error"]["data"]["request_id"] == response.headers["x-request-id"]
+    error: dict[str, Any] = body["error"]
+    return error
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:

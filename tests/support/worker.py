@@ -16,6 +16,8 @@ from gatehouse.shared.service.transport_refusals import TransportRefusals
 from support.clock import FakeClock
 
 App = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 
 
 class Events:
@@ -120,3 +122,37 @@ class Client:
     def state(self) -> str:
         """`open`, `half-closed` (by the server) or `closed`."""
         return "closed" if self.transport.closed else "half-closed" if self.transport.half_closed else "open"
+
+
+MakeWorker = Callable[..., FakeWorker]
+
+
+async def answering(_scope: Any, receive: Any, send: Any) -> None:
+    """Read the whole body, and answer with its length."""
+    length, message = 0, {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        length += len(message["body"])
+    await respond(send, str(length).encode())
+
+
+async def refusing(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer without reading the body."""
+    await respond(send, b"no")
+
+
+async def respond(send: Callable[[Any], Awaitable[None]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def answering_after(finish: asyncio.Event) -> App:
+    """Return an application that waits for an event before it reads the body and answers."""
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await finish.wait()
+        await answering(scope, receive, send)
+
+    return slow

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import URL, Engine, event
 from support import databases
 from support.clock import FakeClock
+from support.databases import engine_with_tables
 
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.database import create_file, new_metadata, open_engine
+from gatehouse.shared.service.database import new_metadata
 
 pytestmark = pytest.mark.both_databases
 
@@ -25,11 +26,8 @@ CAPACITY = 8
 
 @pytest.fixture
 def engine(empty_database: URL) -> Iterator[Engine]:
-    create_file(empty_database)
-    engine = open_engine(empty_database)
-    METADATA.create_all(engine)
-    yield engine
-    engine.dispose()
+    with engine_with_tables(empty_database, METADATA) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-"""Connections of the worker: deadlines, limits, refusals and the orderly close, with both parsers of gunicorn."""
+"""Connections of the worker: requests, refusals and the orderly close, with both parsers of gunicorn."""
 
 import asyncio
-import importlib.util
 import inspect
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gunicorn
@@ -12,72 +10,16 @@ import pytest
 from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 from gunicorn.workers.gasgi import ASGIWorker
 from support.clock import FakeClock
-from support.worker import Client, FakeWorker
+from support.worker import GET, POST, Client, MakeWorker, refusing
 
 from gatehouse.shared.service import connections
-from gatehouse.shared.service.connection_limits import (
-    BODY_TIMEOUT,
-    CLOSE_TIMEOUT,
-    DRAIN_IDLE,
-    HEADER_TIMEOUT,
-    IDLE_TIMEOUT,
-    REDUCED_FOR,
-    WRITE_TIMEOUT,
-    connection_limit,
-)
+from gatehouse.shared.service.connection_limits import BODY_TIMEOUT, DRAIN_IDLE
 from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
-GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 SECRET = b"gths_0123456789abcdefghij"
-
-fast = pytest.param(
-    "fast",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("gunicorn_h1c") is None,
-        reason="gunicorn_h1c is not installed; see make test-availability",
-    ),
-)
-
-
-@pytest.fixture(autouse=True)
-def unread(monkeypatch: pytest.MonkeyPatch) -> set[Connection]:
-    """Return the connections for which a request waits in the socket; a fake transport has none."""
-    waiting: set[Connection] = set()
-    monkeypatch.setattr(connections, "has_unread_data", lambda connection: connection in waiting)
-    return waiting
-
-
-@pytest.fixture(params=["python", fast])
-def worker(request: pytest.FixtureRequest, clock: FakeClock, anyio_backend: Any) -> Callable[..., FakeWorker]:
-    return lambda app=answering, **options: FakeWorker(app, clock, request.param, **options)
-
-
-async def answering(_scope: Any, receive: Any, send: Any) -> None:
-    """Read the whole body, and answer with its length."""
-    length, message = 0, {"more_body": True}
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        length += len(message["body"])
-    await respond(send, str(length).encode())
-
-
-async def refusing(_scope: Any, _receive: Any, send: Any) -> None:
-    """Answer without reading the body."""
-    await respond(send, b"no")
-
-
-async def respond(send: Callable[[Any], Awaitable[None]], body: bytes) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-
-
-Worker_ = Callable[..., FakeWorker]
 
 
 # gunicorn's internals
@@ -97,7 +39,7 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
     assert not gone, f"gunicorn {gunicorn.__version__} does not call what connections.py and worker.py override: {gone}"
 
 
-async def test_gunicorn_has_the_attributes_that_we_read(worker: Worker_) -> None:
+async def test_gunicorn_has_the_attributes_that_we_read(worker: MakeWorker) -> None:
     client = worker().connect()
     names = "_closed _current_request _body_receiver _request_ready _callback_parser _reading_paused transport"
     names += " _max_buffer_size"
@@ -110,7 +52,7 @@ async def test_gunicorn_has_the_attributes_that_we_read(worker: Worker_) -> None
 # Requests
 
 
-async def test_a_connection_serves_one_request_after_the_other(worker: Worker_) -> None:
+async def test_a_connection_serves_one_request_after_the_other(worker: MakeWorker) -> None:
     client = worker().connect()
     for _ in range(3):
         answer = await client.send(POST + b"x" * 10)
@@ -120,7 +62,7 @@ async def test_a_connection_serves_one_request_after_the_other(worker: Worker_) 
     await client.leave()
 
 
-async def test_pipelined_requests_are_answered_in_order(worker: Worker_) -> None:
+async def test_pipelined_requests_are_answered_in_order(worker: MakeWorker) -> None:
     client = worker().connect()
     answer = await client.send(POST + b"x" * 10 + GET + GET[:10])
     assert answer.count(b"HTTP/1.1 200 OK") == 2
@@ -128,7 +70,7 @@ async def test_pipelined_requests_are_answered_in_order(worker: Worker_) -> None
     await client.leave()
 
 
-async def test_an_answer_before_the_end_of_the_body_announces_the_close(worker: Worker_) -> None:
+async def test_an_answer_before_the_end_of_the_body_announces_the_close(worker: MakeWorker) -> None:
     client = worker(refusing).connect()
     answer = await client.send(POST + b"x")
     assert b"\r\nConnection: close\r\n" in answer
@@ -138,7 +80,7 @@ async def test_an_answer_before_the_end_of_the_body_announces_the_close(worker: 
     await client.leave()
 
 
-async def test_a_body_may_end_after_the_response_began(worker: Worker_, clock: FakeClock) -> None:
+async def test_a_body_may_end_after_the_response_began(worker: MakeWorker, clock: FakeClock) -> None:
     async def early(_scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await receive()
@@ -156,7 +98,7 @@ async def test_a_body_may_end_after_the_response_began(worker: Worker_, clock: F
     await client.leave()
 
 
-async def test_a_websocket_handshake_is_an_ordinary_request(worker: Worker_) -> None:
+async def test_a_websocket_handshake_is_an_ordinary_request(worker: MakeWorker) -> None:
     """RFC 9110 7.8: a server may ignore Upgrade. The application answers, records and logs the request."""
     client = worker().connect()
     handshake = (
@@ -193,7 +135,7 @@ async def test_a_websocket_handshake_is_an_ordinary_request(worker: Worker_) -> 
     ],
 )
 async def test_a_malformed_request_is_refused_without_an_echo(
-    worker: Worker_, request_: bytes, status: int | None
+    worker: MakeWorker, request_: bytes, status: int | None
 ) -> None:
     """CWE-209: a token that was sent in the wrong place must not come back in a page, a log or an event."""
     owner = worker()
@@ -208,7 +150,7 @@ async def test_a_malformed_request_is_refused_without_an_echo(
     await client.leave()
 
 
-async def test_garbage_after_a_request_does_not_disturb_its_answer(worker: Worker_) -> None:
+async def test_garbage_after_a_request_does_not_disturb_its_answer(worker: MakeWorker) -> None:
     client = worker().connect()
     answer = await client.send(GET + b"NONSENSE\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK")
@@ -217,7 +159,7 @@ async def test_garbage_after_a_request_does_not_disturb_its_answer(worker: Worke
     await client.leave()
 
 
-async def test_a_response_in_progress_is_cut_instead_of_mixed_with_a_refusal(worker: Worker_) -> None:
+async def test_a_response_in_progress_is_cut_instead_of_mixed_with_a_refusal(worker: MakeWorker) -> None:
     async def streaming(_scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"part", "more_body": True})
@@ -233,7 +175,7 @@ async def test_a_response_in_progress_is_cut_instead_of_mixed_with_a_refusal(wor
     await client.leave()
 
 
-async def test_an_application_that_fails_is_answered_for(worker: Worker_) -> None:
+async def test_an_application_that_fails_is_answered_for(worker: MakeWorker) -> None:
     async def failing(_scope: Any, _receive: Any, _send: Any) -> None:
         raise ValueError(SECRET)
 
@@ -246,174 +188,10 @@ async def test_an_application_that_fails_is_answered_for(worker: Worker_) -> Non
     await client.leave()
 
 
-# Deadlines
-
-
-@pytest.mark.threat("T-133")
-@pytest.mark.parametrize(
-    ("sent", "seconds", "answer"),
-    [
-        pytest.param([], HEADER_TIMEOUT, b"", id="nothing sent"),
-        pytest.param([GET[:10]], HEADER_TIMEOUT, b"HTTP/1.1 408", id="half a header"),
-        pytest.param([GET, GET[:10]], HEADER_TIMEOUT, b"HTTP/1.1 408", id="half of the next header"),
-        pytest.param([GET + GET[:10]], HEADER_TIMEOUT, b"HTTP/1.1 408", id="half of a pipelined header"),
-        pytest.param([POST + b"x"], BODY_TIMEOUT, b"HTTP/1.1 408", id="half a body"),
-        pytest.param([GET], IDLE_TIMEOUT, b"", id="idle"),
-    ],
-)
-async def test_a_client_has_limited_time(
-    worker: Worker_, clock: FakeClock, sent: list[bytes], seconds: float, answer: bytes
-) -> None:
-    owner = worker()
-    client = owner.connect()
-    for data in sent:
-        await client.send(data)
-    clock.advance(seconds - 1)
-    owner.connections.expire()
-    assert client.state == "open"
-    clock.advance(1)
-    owner.connections.expire()
-    assert (await client.send(b"")).startswith(answer)
-    assert client.state == "half-closed"
-    clock.advance(CLOSE_TIMEOUT)
-    owner.connections.expire()
-    assert client.state == "closed"
-    assert not owner.connections.open
-    assert not owner.connections.waiting
-    await client.leave()
-
-
-async def test_a_trickle_of_bytes_extends_no_deadline(worker: Worker_, clock: FakeClock) -> None:
-    owner = worker()
-    header, body = owner.connect(), owner.connect()
-    await body.send(POST)
-    for number in range(7):
-        await header.send(GET[number : number + 1])
-        await body.send(b"x")
-        clock.advance(3)
-        owner.connections.expire()
-    assert (header.state, body.state) == ("closed", "half-closed")
-    await header.leave()
-    await body.leave()
-
-
-async def test_a_request_in_progress_has_no_deadline_of_the_client(worker: Worker_, clock: FakeClock) -> None:
-    finish = asyncio.Event()
-
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await finish.wait()
-        await answering(scope, receive, send)
-
-    owner = worker(slow)
-    client = owner.connect()
-    await client.send(POST + b"x" * 10)
-    clock.advance(1000)
-    owner.connections.expire()
-    finish.set()
-    assert (await client.send(b"")).endswith(b"\r\n\r\n10")
-    await client.leave()
-
-
-async def test_a_body_that_the_application_does_not_read_is_not_late(worker: Worker_, clock: FakeClock) -> None:
-    finish = asyncio.Event()
-
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await finish.wait()
-        await answering(scope, receive, send)
-
-    owner = worker(slow)
-    client = owner.connect()
-    await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n" + b"x" * 300000)
-    clock.advance(BODY_TIMEOUT)
-    owner.connections.expire()
-    finish.set()
-    assert (await client.send(b"x" * 100000)).endswith(b"\r\n\r\n400000")
-    await client.leave()
-
-
-@pytest.mark.threat("T-133")
-async def test_a_client_that_does_not_read_is_disconnected(worker: Worker_, clock: FakeClock) -> None:
-    async def streaming(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(3):
-            await send({"type": "http.response.body", "body": b"part", "more_body": True})
-            await gate.wait()
-
-    gate = asyncio.Event()
-    owner = worker(streaming)
-    client = owner.connect()
-    await client.send(GET)
-    client.connection.pause_writing()
-    client.connection.resume_writing()
-    clock.advance(WRITE_TIMEOUT)
-    owner.connections.expire()
-    assert client.state == "open"
-    client.connection.pause_writing()
-    clock.advance(WRITE_TIMEOUT)
-    owner.connections.expire()
-    assert client.state == "closed"
-    gate.set()
-    client.connection.resume_writing()
-    await client.leave()
-
-
-async def test_a_response_may_take_its_time_after_the_close(worker: Worker_, clock: FakeClock) -> None:
-    owner = worker(refusing)
-    client = owner.connect()
-    await client.send(POST)
-    client.connection.pause_writing()
-    client.transport.unsent = 1
-    clock.advance(CLOSE_TIMEOUT)
-    owner.connections.expire()
-    assert client.state == "half-closed"
-    clock.advance(WRITE_TIMEOUT)
-    owner.connections.expire()
-    assert client.state == "closed"
-    await client.leave()
-
-
-# The limit
-
-
-@pytest.mark.parametrize(("files", "connections_"), [(20000, 4096), (1024, 768), (256, 128), (1, 1)])
-def test_connections_leave_room_for_other_files(files: int, connections_: int) -> None:
-    assert connection_limit(files) == connections_
-
-
-@pytest.mark.threat("T-133")
-async def test_room_is_made_by_the_client_that_is_waited_for_the_longest(worker: Worker_, clock: FakeClock) -> None:
-    owner = worker()
-    clients = [owner.connect() for _ in range(4)]
-    await clients[0].send(GET)
-    await clients[1].send(GET[:9])
-    closed = []
-    while owner.connections.make_room():
-        closed += [number for number, client in enumerate(clients) if client.state == "closed" and number not in closed]
-    assert closed == [1, 2, 3, 0]
-    for client in clients:
-        await client.leave()
-
-
-async def test_without_files_fewer_connections_are_kept_for_a_minute(worker: Worker_, clock: FakeClock) -> None:
-    owner = worker(limit=100)
-    clients = [owner.connect() for _ in range(20)]
-    owner.connections.reduce()
-    assert owner.connections.limit == 12
-    assert [client.state for client in clients] == ["closed"] * 8 + ["open"] * 12
-    clock.advance(1)
-    owner.connections.expire()
-    assert owner.connections.limit == 12
-    clock.advance(REDUCED_FOR - 1)
-    owner.connections.expire()
-    assert owner.connections.limit == 100
-    for client in clients:
-        await client.leave()
-
-
 # Stop
 
 
-async def test_a_stopping_server_announces_each_close(worker: Worker_, clock: FakeClock) -> None:
+async def test_a_stopping_server_announces_each_close(worker: MakeWorker, clock: FakeClock) -> None:
     owner = worker()
     client = owner.connect()
     await client.send(GET)
@@ -425,7 +203,7 @@ async def test_a_stopping_server_announces_each_close(worker: Worker_, clock: Fa
     await client.leave()
 
 
-async def test_a_response_that_did_not_announce_it_does_not_close(worker: Worker_) -> None:
+async def test_a_response_that_did_not_announce_it_does_not_close(worker: MakeWorker) -> None:
     finish = asyncio.Event()
 
     async def slow(_scope: Any, _receive: Any, send: Any) -> None:
@@ -445,7 +223,7 @@ async def test_a_response_that_did_not_announce_it_does_not_close(worker: Worker
 
 
 async def test_a_stopping_server_closes_idle_connections(
-    worker: Worker_, clock: FakeClock, unread: set[Connection]
+    worker: MakeWorker, clock: FakeClock, unread: set[Connection]
 ) -> None:
     owner = worker()
     silent, idle, received = (owner.connect() for _ in range(3))
@@ -460,7 +238,9 @@ async def test_a_stopping_server_closes_idle_connections(
         await client.leave()
 
 
-async def test_data_that_the_event_loop_has_not_read_is_seen(monkeypatch: pytest.MonkeyPatch, worker: Worker_) -> None:
+async def test_data_that_the_event_loop_has_not_read_is_seen(
+    monkeypatch: pytest.MonkeyPatch, worker: MakeWorker
+) -> None:
     monkeypatch.undo()
     client = worker().connect()
     ours, theirs = socket.socketpair()
@@ -472,7 +252,7 @@ async def test_data_that_the_event_loop_has_not_read_is_seen(monkeypatch: pytest
     await client.leave()
 
 
-async def test_every_task_of_a_connection_ends_with_it(worker: Worker_) -> None:
+async def test_every_task_of_a_connection_ends_with_it(worker: MakeWorker) -> None:
     owner = worker()
     before = asyncio.all_tasks()
     clients: list[Client] = [owner.connect() for _ in range(3)]

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from support.clock import FakeClock
+from support.databases import engine_with_tables
 
 from gatehouse.shared.service import deadline, heartbeat
 from gatehouse.shared.service.audit import AuditAction, AuditEvent, audit_table
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.database import READ_ONLY, create_file, new_metadata, open_engine
+from gatehouse.shared.service.database import READ_ONLY, new_metadata, open_engine
 from gatehouse.shared.service.failures import explain_database_failure
 from gatehouse.shared.service.heartbeat import (
     INTERVAL,
@@ -40,11 +41,8 @@ on_both = pytest.mark.both_databases
 
 @pytest.fixture
 def engine(empty_database: URL) -> Iterator[Engine]:
-    create_file(empty_database)
-    engine = open_engine(empty_database)
-    METADATA.create_all(engine)
-    yield engine
-    engine.dispose()
+    with engine_with_tables(empty_database, METADATA) as engine:
+        yield engine
 
 
 @pytest.fixture

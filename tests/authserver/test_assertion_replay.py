@@ -1,0 +1,101 @@
+"""An assertion is accepted once: the replay store, with several clients, threads and nodes."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select
+from support.assertions import KeyClient
+from support.authserver import AuthServer
+from support.clock import FakeClock
+
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
+from gatehouse.authserver.db.models import SpentAssertionRow
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.jws import SigningKey
+
+KEY, OTHER_KEY = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+
+
+@pytest.fixture
+def client(authserver: AuthServer) -> KeyClient:
+    return KeyClient(authserver, KEY)
+
+
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_an_assertion_works_once(client: KeyClient) -> None:
+    """RFC 7523 3, item 7; hydra GHSA-3p3g-vpw6-4w66."""
+    assertion = client.assertion()
+    assert client.post(assertion).status_code == 200
+    client.refused(client.post(assertion), "assertion: jti was used before")
+
+
+@pytest.mark.divergence("D-51")
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_one_of_two_concurrent_uses_is_accepted(client: KeyClient) -> None:
+    client.accepted()
+    assertion = client.assertion()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [response.status_code for response in pool.map(client.post, [assertion] * 8)]
+    assert sorted(statuses) == [200] + [401] * 7
+
+
+@pytest.mark.threat("T-064")
+@pytest.mark.both_databases
+def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) -> None:
+    other = KeyClient(authserver, OTHER_KEY)
+    assert other.post(other.assertion(other.claims(jti="shared"))).status_code == 200
+    assert client.post(client.assertion(client.claims(jti="shared"))).status_code == 200
+
+
+@pytest.mark.divergence("D-51")
+@pytest.mark.threat("T-064")
+@pytest.mark.both_databases
+def test_no_client_can_spend_the_jti_of_another(client: KeyClient) -> None:
+    """keycloak#49215: a replay store that is written before the signature is verified."""
+    client.accepted()
+    claims = client.claims(jti="wanted")
+    client.refused(client.post(client.assertion(claims, key=OTHER_KEY)), "assertion: signature does not match")
+    client.refused(
+        client.post(client.assertion({**claims, "aud": "https://evil.example"})),
+        "assertion: aud is https://evil.example, not this issuer as one string",
+    )
+    assert client.post(client.assertion(claims)).status_code == 200
+
+
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_a_spent_jti_is_kept_until_its_assertion_expires(client: KeyClient) -> None:
+    assertion = client.assertion()
+    assert client.post(assertion).status_code == 200
+    client.clock.advance(MAX_LIFETIME + LEEWAY - 1)
+    client.refused(client.post(assertion), "assertion: jti was used before")
+    client.clock.advance(1)
+    client.refused(client.post(assertion), "assertion: expired 30 s ago")
+
+
+@pytest.mark.both_databases
+def test_expired_entries_are_removed_from_the_replay_store(authserver: AuthServer) -> None:
+    store = ReplayStore(authserver.services.database, authserver.clock)
+    now = int(authserver.clock())
+    assert store.spend("agent_1", "early", now)
+    authserver.clock.advance(2 * LEEWAY + 1)
+    assert store.spend("agent_1", "late", now + 300)
+    store.prune()
+    with authserver.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
+    assert not store.spend("agent_1", "late", now + 300)
+
+
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_a_node_with_a_fast_clock_does_not_allow_a_replay(authserver: AuthServer, client: KeyClient) -> None:
+    """RFC 7523 3, item 7: a node with a slower clock accepts the assertion until its own leeway has passed."""
+    assertion = client.assertion(client.claims(exp=int(authserver.clock()) + 1))
+    assert client.post(assertion).status_code == 200
+    authserver.clock.advance(LEEWAY)
+    client.refused(client.post(assertion), "assertion: jti was used before")
+    ahead = FakeClock(authserver.clock() + LEEWAY)
+    ReplayStore(authserver.services.database, ahead).prune()
+    client.refused(client.post(assertion), "assertion: jti was used before")
