@@ -17,6 +17,9 @@ from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.service.files import UnsafeFile, read_private_file, secret_text
 from gatehouse.shared.service.settings import CommandSettings, LogLevel
 
+CA_FILE_SETTING: Final = "BRIDGE_CA_FILE"
+"""The variable of `BridgeSettings.ca_file`, for messages about certificates."""
+
 _MAX_LENGTH: Final = 16 * 1024
 """Bytes of a credentials file."""
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from gatehouse.bridge.credentials import CA_FILE_SETTING
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 from gatehouse.shared.service.remediation import grant_command
@@ -14,9 +15,6 @@ from gatehouse.shared.service.tls import certificate_problem
 
 AUTHORIZATION_SERVER: Final = "authorization server"
 MCP_SERVER: Final = "MCP server"
-
-CA_FILE_SETTING: Final = "BRIDGE_CA_FILE"
-"""The variable of `BridgeSettings.ca_file`."""
 
 NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Errors raised before the server received any part of the request."""

@@ -42,8 +42,8 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ValidationError
 
-from gatehouse.bridge.credentials import Credentials
-from gatehouse.bridge.errors import CA_FILE_SETTING, BridgeError
+from gatehouse.bridge.credentials import CA_FILE_SETTING, Credentials
+from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.remote import PROTOCOL_VERSION, RemoteServer
 from gatehouse.bridge.stdio import standard_streams, stdio_transport
 from gatehouse.bridge.tokens import BearerAuth, TokenSource

@@ -8,8 +8,7 @@ from pathlib import Path
 import anyio
 import click
 
-from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
-from gatehouse.bridge.errors import CA_FILE_SETTING
+from gatehouse.bridge.credentials import CA_FILE_SETTING, BridgeSettings, InvalidCredentials, read_credentials
 from gatehouse.bridge.server import serve
 from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.service.cli import Refusal, env_file_of, example
