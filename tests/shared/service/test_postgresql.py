@@ -1,8 +1,12 @@
 """The options of a PostgreSQL URL: a provider's URL is used as it is, or the message names what to change."""
 
-import pytest
+from typing import Any
 
-from gatehouse.shared.service.database import parse_database_url
+import pytest
+from sqlalchemy import event
+
+from gatehouse.shared.service import deadline
+from gatehouse.shared.service.database import open_engine, parse_database_url
 from gatehouse.shared.service.postgresql import connect_args, is_behind_pooler, server_settings
 
 
@@ -51,6 +55,23 @@ def test_any_other_option_is_named(query: str, problem: str) -> None:
 @pytest.mark.parametrize(("query", "expected"), [("", False), ("?pgbouncer=false", False), ("?pgbouncer=true", True)])
 def test_the_url_says_that_a_pooler_is_used(query: str, expected: bool) -> None:
     assert is_behind_pooler(parse_database_url(f"postgres://u@h/n{query}")) is expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "query", "expected"), [(60, "", 5), (3, "", 3), (0, "", 2), (3, "?connect_timeout=9", None)]
+)
+def test_a_connection_is_opened_within_the_deadline(limit: int, query: str, expected: int | None) -> None:
+    engine = open_engine(parse_database_url(f"postgres://u@h/n{query}"))
+    seen: list[Any] = []
+
+    @event.listens_for(engine, "do_connect")
+    def connect(*arguments: Any) -> None:
+        seen.append(arguments[-1].get("connect_timeout"))
+        raise ConnectionRefusedError
+
+    with deadline.renewed(limit), pytest.raises(ConnectionRefusedError):
+        engine.connect()
+    assert seen == [expected]
 
 
 @pytest.mark.parametrize(("query", "expected"), [("", 5), ("?connect_timeout=10", None), ("?pgbouncer=true", 5)])

@@ -5,12 +5,13 @@ The options are those of libpq (PostgreSQL 18, section 34.1.2), such as `sslmode
 protection.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, event
+from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, event
 
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
@@ -21,6 +22,9 @@ again. Without a limit, one forgotten transaction could block every thread."""
 
 _ALMOST_NOTHING: Final = 0.25
 """Seconds of its deadline that a request may have used before a lock gets less time than a statement."""
+
+_SHORTEST_CONNECT: Final = 2
+"""Seconds. The shortest connect_timeout of libpq (PostgreSQL 18, section 34.1.2)."""
 
 _POOLER: Final = "pgbouncer"
 """The option of a URL that leads to a connection pooler in transaction mode, as Prisma and its hosts write it."""
@@ -108,6 +112,8 @@ def connect_args(url: URL) -> dict[str, Any]:
 def listen(engine: Engine, url: URL, *, patient: bool = False) -> None:
     """Begin the transactions of an engine with limits, unless `patient`, and hide values in its errors.
 
+    A connection is opened within the deadline of its request, but libpq allows at least 2 seconds.
+
     A limit that the operator sets by `options` stays as it is. The others end with the transaction: limits of the
     connection would need `options`, which a pooler refuses or ignores, or a SET, which would also apply to the other
     clients of the pooler.
@@ -128,6 +134,11 @@ def listen(engine: Engine, url: URL, *, patient: bool = False) -> None:
             f"BEGIN{mode}{limits}{f'; SET LOCAL lock_timeout = {max(1, int(wait * 1000))}' if late else ''}"
         )
 
+    def connect(_: Dialect, __: object, ___: object, arguments: dict[str, Any]) -> None:
+        if "connect_timeout" in arguments:
+            arguments["connect_timeout"] = max(_SHORTEST_CONNECT, math.ceil(remaining()))
+
+    event.listen(engine, "do_connect", connect)
     event.listen(engine, "begin", begin)
     event.listen(engine, "handle_error", _hide_values)
 
