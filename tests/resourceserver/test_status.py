@@ -115,6 +115,23 @@ async def test_the_issuers_lists_are_known_before_their_first_token(
     await verifier.verify(issuer.token())
 
 
+async def test_lists_of_another_issuer_leave_the_server_not_ready(
+    issuer: Issuer, keys: KeySource, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = b'{"status_lists": ["https://other.example/status-lists/0123456789ab"]}'
+
+    def fetch_from(url: str) -> Callable[[str | None], Any]:
+        async def fetch(_: str | None) -> Fetched:
+            return Fetched(other, None)
+
+        return fetch if url == f"{ISSUER}/status-lists" else issuer.fetch_from(url)
+
+    lists = StatusLists(ISSUER, fetch_from, keys, issuer.clock, max_age=900, fail_open=False)
+    await lists.refresh()
+    assert (lists.state, lists.ready) == ("none is known", False)
+    assert "set RESOURCESERVER_ISSUER to exactly the issuer" in caplog.text
+
+
 async def test_a_list_that_the_issuer_no_longer_names_is_dropped(
     verifier: Verifier, issuer: Issuer, lists: StatusLists, clock: FakeClock
 ) -> None:

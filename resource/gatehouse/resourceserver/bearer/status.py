@@ -248,14 +248,19 @@ class StatusLists:
             names = document.get("status_lists") if isinstance(document, dict) else None
             if not isinstance(names, list):
                 raise FetchFailed("no list of status lists")  # noqa: TRY301
+            own = [uri for uri in names if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None]
+            if names and not own:
+                raise FetchFailed(  # noqa: TRY301
+                    f"none of them is a list of {self._issuer}: set RESOURCESERVER_ISSUER to exactly the issuer of the "
+                    "authorization server (AUTHSERVER_ISSUER)"
+                )
         except Exception as error:  # noqa: BLE001 - known lists are still polled
             if self._failure != str(error):
                 log.warning("the names of the issuer's status lists were not fetched: %s", error)
             self._failure = str(error)
             return None
         self._named, self._failure = True, None
-        own = (uri for uri in names if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None)
-        return list(own)[:MAX_LISTS]
+        return own[:MAX_LISTS]
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Refresh forever: at the interval, and more often while a list is unknown or stale."""
