@@ -94,7 +94,7 @@ def test_the_placeholder_of_an_example_is_not_a_value(shell: Shell, dots: str) -
         (["--claim", "scope=all"], "scope is a reserved claim"),
         (["--remove-claim", "tema"], "The client has no claim tema. It has: none."),
         *(
-            (["--name", name], "A client name is 1 to 128 printable characters, none of them invisible.")
+            (["--name", name], "A client name must have 1 to 128 visible characters.")
             for name in ("", " ", "a\x1b[2J", "a\ufe0f", "a\u3164", "\u2800", "a\u0378", "a\U000e0101")
         ),
     ],

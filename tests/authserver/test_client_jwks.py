@@ -59,7 +59,7 @@ def test_a_key_for_another_purpose_or_of_an_unknown_kind_is_ignored_and_named(jw
         pytest.param({**EC, "alg": 5}, "its alg is not a string", id="alg a number"),
         pytest.param({**EC, "alg": "RS256"}, "its alg RS256 is not for a key of type EC", id="alg of another type"),
         *(
-            pytest.param({**EC, "kid": kid}, "its kid is not a string of 1 to 128 printable characters", id=repr(kid))
+            pytest.param({**EC, "kid": kid}, "its kid is not a string of 1 to 128 visible characters", id=repr(kid))
             for kid in ("", "k" * 129, 7, "\x1b[2Jsigned", "a\nb", "\u202eabc", "a\u200bb")
         ),
     ],

@@ -32,16 +32,19 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, new_request_id, outcome_of
+from gatehouse.shared.service.responses import (
+    REQUEST_ID_HEADER,
+    SECURITY_HEADERS,
+    UNKNOWN_PATH,
+    new_request_id,
+    outcome_of,
+)
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, DeadlineExceeded)
 """During one of these, a request can neither be granted nor refused."""
-
-UNKNOWN = "(other)"
-"""Stands for the path of a request that the server does not have. Such a path may contain credentials."""
 
 _COMMON_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
@@ -81,7 +84,7 @@ class Routes:
         if (known := self._known.get(raw_path)) is not None:
             return known
         parent, _, last = raw_path.rpartition(b"/")
-        return (self._parents.get(parent) if last else None) or (UNKNOWN, None)
+        return (self._parents.get(parent) if last else None) or (UNKNOWN_PATH, None)
 
 
 class Application:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from gatehouse.directory.errors import Conflict
 from gatehouse.directory.identifiers import new_identifier
 from gatehouse.directory.models import WorkspaceRow
-from gatehouse.shared.protocol.visible_text import is_blank, is_visible
+from gatehouse.shared.protocol.visible_text import check_display_name
 
 MAX_NAME = 64
 
@@ -26,10 +26,12 @@ def create_workspace(session: Session, name: str, now: float) -> Workspace:
     """Create a workspace.
 
     Raises:
-        Conflict: the name exists, or is blank, too long or has a character that nobody sees.
+        Conflict: the name exists, is blank, is too long, or has a character that a person does not see.
     """
-    if len(name) > MAX_NAME or is_blank(name) or not is_visible(name):
-        raise Conflict(f"A workspace name is 1 to {MAX_NAME} printable characters, none of them invisible.")
+    try:
+        check_display_name("workspace", name, MAX_NAME)
+    except ValueError as error:
+        raise Conflict(str(error)) from None
     if session.scalar(select(WorkspaceRow).where(WorkspaceRow.name == name)) is not None:
         raise Conflict("A workspace with that name exists. See: resourceserver workspace list")
     row = WorkspaceRow(workspace_id=new_identifier("wks", now), name=name, created_at=int(now))

@@ -36,7 +36,6 @@ from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
-from gatehouse.shared.protocol.status_list import MEDIA_TYPE
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
@@ -92,7 +91,7 @@ def create_services(
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)
     server = build_server(catalogue, database, audit, idempotency_keys, clock, settings.resource)
-    fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(_fetch_from, http_client))
+    fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(http_fetch, http_client))
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
         settings=settings,
@@ -132,11 +131,6 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
 
 def _fetch_at_issuer(settings: Settings, fetch_from: FetchFrom, url: str) -> Fetch:
     return fetch_from(settings.address_at_issuer(url))
-
-
-def _fetch_from(client: httpx2.AsyncClient, url: str) -> Fetch:
-    types = {"application/json", "application/jwk-set+json", MEDIA_TYPE}
-    return http_fetch(client, url, content_types=types)
 
 
 def create_app(settings: Settings, catalogue: Catalogue) -> ASGIApp:

@@ -27,6 +27,7 @@ from gatehouse.shared.service.responses import (
     RETRY_AFTER,
     SECURITY_HEADERS,
     UNAVAILABLE,
+    UNKNOWN_PATH,
     new_request_id,
     outcome_of,
 )
@@ -90,7 +91,7 @@ class RequestMiddleware:
 
     def record(self, event: AuditEvent) -> None:
         """Queue an event of the worker, which refuses requests that are not valid HTTP. Raises AuditUnavailable."""
-        self._refusals.record(event)
+        self._refusals.audit.record(event)
 
     async def _refuse_foreign(self, scope: Scope) -> Response | None:
         """Prevent DNS rebinding: a web page must not reach this server under its own host name (CVE-2025-66416)."""
@@ -156,15 +157,11 @@ class Refusals:
     def __init__(self, settings: Settings, audit: AuditWriter) -> None:
         self._paths = {settings.endpoint_path, *metadata_paths(settings), *HEALTH_PATHS}
         self._resource = settings.resource
-        self._audit = audit
-
-    def record(self, event: AuditEvent) -> None:
-        """Queue an audit event. Raises AuditUnavailable."""
-        self._audit.record(event)
+        self.audit = audit
 
     def known_path(self, scope: Scope) -> str:
-        """Return the path of a request if the server serves it, else `(other)`: it may contain credentials."""
-        return scope["path"] if scope["path"] in self._paths else "(other)"
+        """Return the path of a request as it may be logged."""
+        return scope["path"] if scope["path"] in self._paths else UNKNOWN_PATH
 
     async def refuse(
         self, scope: Scope, error: HttpError, reason: str | None = None, remediation: str | None = None
@@ -181,7 +178,7 @@ class Refusals:
             detail={"status": error.status, **({"remediation": remediation} if remediation else {})},
         )
         try:
-            await self._audit.commit_async(event)
+            await self.audit.commit_async(event)
         except AuditUnavailable as unavailable:
             log.error("a refusal cannot be recorded", error=str(unavailable))
             error = HttpError(503, "temporarily_unavailable", UNAVAILABLE, RETRY_AFTER)

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from gatehouse.shared.protocol.visible_text import JOINERS, is_blank, is_visible
+from gatehouse.shared.protocol.visible_text import JOINERS, check_display_name, is_blank, is_visible
 
 
 @pytest.mark.parametrize("text", ["", "CI agent 2 (blue)", "Zoë", "e\u0301", "北京", "עברית", "हिन्दी", "🚀 one"])
@@ -47,3 +47,10 @@ def test_a_name_of_spaces_and_joiners_is_blank() -> None:
         assert is_blank(text)
     for text in ("a", " a", "\u200dی"):
         assert not is_blank(text)
+
+
+def test_a_display_name_is_visible_and_limited_in_length() -> None:
+    check_display_name("client", "Build agent", 11)
+    for name in ("", " ", "a\u200b", "Build agents"):
+        with pytest.raises(ValueError, match="A client name must have 1 to 11 visible characters"):
+            check_display_name("client", name, 11)

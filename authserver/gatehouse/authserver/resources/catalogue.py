@@ -89,7 +89,7 @@ def read_declaration(members: Mapping[str, Any]) -> ScopeDeclaration:
     except InvalidScopeSyntax as error:
         raise CommandRefused(f"Invalid scope: {error}") from None
     if len(description) > MAX_DESCRIPTION or not is_visible(description):
-        raise CommandRefused(f"The description of {scope} must be at most {MAX_DESCRIPTION} printable characters.")
+        raise CommandRefused(f"The description of {scope} must be at most {MAX_DESCRIPTION} visible characters.")
     return ScopeDeclaration(scope, description, implied)
 
 
@@ -99,9 +99,7 @@ def _tools(catalogue: Mapping[str, Any], declared: frozenset[str]) -> dict[str, 
     for members in _objects(catalogue, "tools") if "tools" in catalogue else []:
         name, scopes = members.get("name"), members.get("scopes")
         if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME or not is_visible(name):
-            raise CommandRefused(
-                f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} printable characters."
-            )
+            raise CommandRefused(f"A tool in the catalogue needs a 'name' of 1 to {MAX_TOOL_NAME} visible characters.")
         if not _are_strings(scopes):
             raise CommandRefused(
                 f"The tool {name} needs a list 'scopes', empty if any valid token may call it. {_CREATE_IT}"

@@ -12,7 +12,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
-from gatehouse.shared.protocol.visible_text import is_blank, is_visible
+from gatehouse.shared.protocol.visible_text import check_display_name
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
 
@@ -48,10 +48,12 @@ def check_name(entity: str, name: str) -> None:
     """Check a display name. `entity` says in the error whose name it is: `resource` or `client`.
 
     Raises:
-        CommandRefused: the name is blank, longer than MAX_NAME, or holds a character that nobody sees.
+        CommandRefused: the name is blank, longer than MAX_NAME, or has a character that a person does not see.
     """
-    if len(name) > MAX_NAME or is_blank(name) or not is_visible(name):
-        raise CommandRefused(f"A {entity} name is 1 to {MAX_NAME} printable characters, none of them invisible.")
+    try:
+        check_display_name(entity, name, MAX_NAME)
+    except ValueError as error:
+        raise CommandRefused(str(error)) from None
 
 
 def add_resource(

@@ -1,6 +1,6 @@
 """Fetches documents of the issuer over HTTP: its key set and its status lists."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -9,6 +9,7 @@ import httpx2
 
 from gatehouse.resourceserver.settings import CA_FILE_SETTING, Settings
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.protocol.status_list import MEDIA_TYPE
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.tls import certificate_problem, tls_context
 
@@ -21,7 +22,7 @@ _MAX_LENGTH = 64 * 1024
 _MAX_ETAG = 256
 """Characters of an entity tag that is sent back."""
 
-_CONTENT_TYPES = frozenset({"application/json", "application/jwk-set+json"})
+_CONTENT_TYPES = (MEDIA_TYPE, "application/jwk-set+json", "application/json")
 
 
 class FetchFailed(Exception):
@@ -51,17 +52,15 @@ def create_http(settings: Settings) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(trust_env=False, verify=tls_context(settings.ca_file, CA_FILE_SETTING))
 
 
-def http_fetch(
-    client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT, content_types: Collection[str] = _CONTENT_TYPES
-) -> Fetch:
-    """Return a fetch over HTTP: no redirects, at most 64 KiB, only the expected content types.
+def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT) -> Fetch:
+    """Return a fetch over HTTP: no redirects, at most 64 KiB, only the content types of the issuer's documents.
 
     It takes at most `timeout` seconds in all, and within a request no longer than its deadline.
     """
 
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
-            "Accept": ", ".join(sorted(content_types, reverse=True)),
+            "Accept": ", ".join(_CONTENT_TYPES),
             # A small compressed response can unpack to a very large one.
             "Accept-Encoding": "identity",
             # A cache in between must revalidate: it might still hold a revoked key (RFC 9111 5.2.1.4).
@@ -73,7 +72,7 @@ def http_fetch(
         try:
             with anyio.fail_after(limit):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                    return await _read(response, url, content_types)
+                    return await _read(response, url)
         except TimeoutError:
             raise FetchFailed(f"{url}: no answer within {limit:.3g} s") from None
         except httpx2.ConnectError as error:
@@ -92,11 +91,11 @@ def _content_type(response: httpx2.Response) -> str | None:
         return None
 
 
-async def _read(response: httpx2.Response, url: str, content_types: Collection[str]) -> Fetched | None:
+async def _read(response: httpx2.Response, url: str) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
-    if response.status_code != httpx2.codes.OK or _content_type(response) not in content_types:
-        raise FetchFailed(f"{url}: status {response.status_code} or not {min(content_types)}")
+    if response.status_code != httpx2.codes.OK or _content_type(response) not in _CONTENT_TYPES:
+        raise FetchFailed(f"{url}: status {response.status_code} or not {_CONTENT_TYPES[-1]}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise FetchFailed(f"{url}: compressed, although the request does not accept that")
     document = bytearray()

@@ -107,7 +107,7 @@ def verification_keys(jwk: Mapping[str, Any]) -> list[VerificationKey]:
     algorithms = _algorithms(members)
     kid = members.get("kid")
     if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= MAX_KID and is_visible(kid)):
-        raise UnusableKey(f"its kid is not a string of 1 to {MAX_KID} printable characters")
+        raise UnusableKey(f"its kid is not a string of 1 to {MAX_KID} visible characters")
     if (reason := weakness(members)) is not None:
         raise UnusableKey(reason)
     try:

@@ -36,3 +36,13 @@ def is_visible(text: str, *, also: Container[str] = "") -> bool:
 def is_blank(text: str) -> bool:
     """Tell whether a text has nothing but spaces and joiners, so that a person sees no name."""
     return all(unicodedata.category(one) == "Zs" or one in JOINERS for one in text)
+
+
+def check_display_name(owner: str, name: str, limit: int) -> None:
+    """Check a display name. `owner` says in the error whose name it is, such as `client`.
+
+    Raises:
+        ValueError: the name is blank, longer than `limit` characters, or has a character that a person does not see.
+    """
+    if len(name) > limit or is_blank(name) or not is_visible(name):
+        raise ValueError(f"A {owner} name must have 1 to {limit} visible characters.")

@@ -19,6 +19,9 @@ RETRY_AFTER: Final = {"Retry-After": "2"}
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 """Finds a refused request in the log and the audit log."""
 
+UNKNOWN_PATH: Final = "(other)"
+"""Stands in logs for a path that the server does not have, which may contain credentials."""
+
 
 def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
     """Return the outcome of a response, in the words of the audit log."""
