@@ -17,7 +17,10 @@ pytestmark = pytest.mark.parametrize("parser", ["python"], indirect=True)
 TOKENS = 1000
 THREADS = 4
 PAUSE = 0.02
-"""Seconds between two requests of a thread."""
+"""Seconds between two requests of a thread: a steady load, of which no request waits for another one."""
+
+PRECISION = 0.002
+"""Seconds between two looks at the audit log: SQLite announces no commit to another process."""
 
 
 class Watch(threading.Thread):
@@ -27,18 +30,32 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self._file = file
         self.visible: dict[str, float] = {}
-        self.stopped = False
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)) as reader:
             last = 0
-            while not self.stopped:
+            ended = False
+            while not ended:
+                # After the end, it looks once more.
+                ended = self._ended.wait(PRECISION)
                 query = "SELECT id, jti FROM audit_event WHERE id > ? AND action = 'token.issue' ORDER BY id"
                 rows = reader.execute(query, (last,)).fetchall()
                 now = time.monotonic()
-                self.visible.update((jti, now) for _, jti in rows)
                 last = rows[-1][0] if rows else last
-                time.sleep(0.002)
+                with self._changed:
+                    self.visible.update((jti, now) for _, jti in rows)
+                    self._changed.notify_all()
+
+    def wait_for(self, number: int) -> None:
+        """Wait until this many tokens are visible."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.visible) >= number, 60), f"{len(self.visible)} of {number}"
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
 
 
 @contextmanager
@@ -46,9 +63,7 @@ def watching(file: Path) -> Iterator[Watch]:
     watch = Watch(file)
     watch.start()
     yield watch
-    time.sleep(2)
-    watch.stopped = True
-    watch.join()
+    watch.end()
 
 
 def request_tokens(stack: Stack, number: int, sent: dict[str, float]) -> None:
@@ -83,6 +98,7 @@ def test_an_issued_token_is_soon_in_the_audit_log(stack: Stack) -> None:
     with watching(stack.servers.folder / "var" / "authserver.db") as watch:
         for thread in start_requests(stack, TOKENS // THREADS, sent):
             thread.join()
+        watch.wait_for(len(sent))
     assert len(sent) == TOKENS
     assert sent.keys() <= watch.visible.keys(), "none is lost"
     delays = [watch.visible[jti] - started for jti, started in sent.items()]
@@ -94,7 +110,7 @@ def test_kill_minus_nine_loses_only_the_last_events(stack: Stack) -> None:
     sent: dict[str, float] = {}
     with watching(stack.servers.folder / "var" / "authserver.db") as watch:
         threads = start_requests(stack, TOKENS, sent)
-        time.sleep(5)
+        watch.wait_for(TOKENS // 2)
         killed = time.monotonic()
         stack.servers.kill("authserver")
         for thread in threads:

@@ -17,7 +17,10 @@ from gatehouse.shared.service.deadline import WAIT_LIMIT
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("parser", ["python"], indirect=True)]
 
 OUTAGE = 25.0
-"""Seconds."""
+"""Seconds. Longer than any wait of a request, so that requests run into their deadline."""
+
+ANSWERS = 100
+"""Of each request, before the outage and after it."""
 
 MARGIN = 1.0
 """Seconds that an answer may take on a busy machine in addition to its waits."""
@@ -63,6 +66,7 @@ async def seconds_until(status: int, url: str) -> float:
         else:
             count, last = 0, time.monotonic()
         assert time.monotonic() - started < 30, f"{url} did not answer {status}"
+        # Without a pause, one idle worker could accept all of these connections.
         await asyncio.sleep(0.02)
     return last - started
 
@@ -88,12 +92,13 @@ async def test_no_answer_takes_longer_than_the_deadline_while_sqlite_is_locked(s
     ]
     ready = readyz(stack.servers, server)
     async with calling(callers):
-        await asyncio.sleep(2)
+        await asyncio.gather(*(tally.wait_for_answers(ANSWERS) for tally in tallies.values()))
         with locked(stack.servers.folder / "var" / f"{server}.db"):
             noticed = await seconds_until(503, ready)
+            # What is measured is the answers during an outage of this length.
             await asyncio.sleep(OUTAGE - noticed)
         recovered = await seconds_until(200, ready)
-        await asyncio.sleep(2)
+        await asyncio.gather(*(tally.wait_for_answers(ANSWERS) for tally in tallies.values()))
     print(
         f"\n{server}, SQLite locked for {OUTAGE:.0f} s: /readyz 503 after {noticed:.1f} s, 200 after {recovered:.1f} s"
     )

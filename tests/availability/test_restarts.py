@@ -8,13 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from local_stack import BIN, LocalStack, _status, free_port
+from local_stack import BIN, LocalStack, _children, _status, free_port
 from support.availability import FAST_PARSER, Stack
 from support.callers import Caller, Tally, TcpProxy, calling
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 
 CALLERS = 10
+
+ANSWERS = 300
+"""Before and after each event: every caller has used its connection many times."""
 
 
 async def wait_for_exit(process: subprocess.Popen[bytes]) -> None:
@@ -27,7 +31,7 @@ async def test_a_stop_under_load_breaks_no_connection(stack: Stack, parser: str,
     [target] = [target for target in stack.targets() if target.name == server]
     tally = Tally()
     async with calling([Caller(target.url, target.requests[0], tally) for _ in range(CALLERS)]):
-        await asyncio.sleep(3)
+        await tally.wait_for_answers(ANSWERS)
         started = time.monotonic()
         os.kill(stack.servers.pid(server), signal.SIGTERM)
         await wait_for_exit(stack.servers._processes[server])
@@ -41,13 +45,15 @@ async def test_a_stop_under_load_breaks_no_connection(stack: Stack, parser: str,
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
 async def test_a_reload_under_load_breaks_no_connection(stack: Stack, parser: str, server: str) -> None:
     [target] = [target for target in stack.targets() if target.name == server]
-    tally = Tally()
+    tally, arbiter = Tally(), stack.servers.pid(server)
     callers = [Caller(target.url, target.requests[0], tally, keep_alive=number % 2 == 0) for number in range(CALLERS)]
     async with calling(callers):
         for _ in range(2):
-            await asyncio.sleep(3)
-            os.kill(stack.servers.pid(server), signal.SIGHUP)
-        await asyncio.sleep(8)
+            await tally.wait_for_answers(ANSWERS)
+            old = set(_children(arbiter))
+            os.kill(arbiter, signal.SIGHUP)
+        await asyncio.to_thread(wait_until, lambda: old.isdisjoint(_children(arbiter)))
+        await tally.wait_for_answers(ANSWERS)
     print(f"\n{server}, {parser} parser, two SIGHUP: {tally.line()}")
     assert not tally.failures
     assert not tally.refused
@@ -69,10 +75,10 @@ class Node:
             )
 
     async def start(self) -> None:
-        self.process = self._launch()
-        while await asyncio.to_thread(_status, f"http://127.0.0.1:{self.port}/readyz") != 200:
-            assert self.process.poll() is None, self.stack.log(self.server)
-            await asyncio.sleep(0.1)
+        process = self.process = self._launch()
+        ready = f"http://127.0.0.1:{self.port}/readyz"
+        await asyncio.to_thread(wait_until, lambda: process.poll() is not None or _status(ready) == 200)
+        assert process.poll() is None, self.stack.log(self.server)
 
     async def stop(self) -> None:
         assert self.process is not None
@@ -105,10 +111,10 @@ async def test_a_rolling_restart_of_two_nodes_breaks_no_request(tmp_path: Path, 
             ]
             async with calling(callers):
                 for node in nodes:
-                    await asyncio.sleep(3)
+                    await tally.wait_for_answers(ANSWERS)
                     await node.stop()
                     await node.start()
-                await asyncio.sleep(3)
+                await tally.wait_for_answers(ANSWERS)
     finally:
         for node in nodes:
             if node.process is not None and node.process.poll() is None:

@@ -6,10 +6,14 @@ import multiprocessing
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
 
 RETRY = 0.02
 """Seconds before another attempt to connect."""
+
+LIMIT = 60.0
+"""Seconds for what callers or held connections must reach."""
 
 
 @dataclass
@@ -23,6 +27,23 @@ class Tally:
     announced: int = 0
     """Responses that announced the close of their connection."""
     failures: list[str] = field(default_factory=list)
+    _answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add_answer(self, seconds: float, status: int, *, closes: bool) -> None:
+        """Count an answer."""
+        self.seconds.append(seconds)
+        self.announced += closes
+        if status != 200:
+            self.failures.append(f"status {status}")
+        self._answer.set()
+
+    async def wait_for_answers(self, number: int) -> None:
+        """Wait until there are this many more answers. Raises TimeoutError."""
+        enough = len(self.seconds) + number
+        async with asyncio.timeout(LIMIT):
+            while len(self.seconds) < enough:
+                self._answer.clear()
+                await self._answer.wait()
 
     def line(self) -> str:
         """Return a summary."""
@@ -64,10 +85,7 @@ class Caller:
                 self.tally.failures.append(f"{type(error).__name__}: {error}")
                 status, closes = 0, True
             if status:
-                self.tally.seconds.append(time.monotonic() - started)
-                self.tally.announced += closes
-                if status != 200:
-                    self.tally.failures.append(f"status {status}")
+                self.tally.add_answer(time.monotonic() - started, status, closes=closes)
             if closes or not self.keep_alive:
                 writer.close()
                 streams = None
@@ -105,22 +123,31 @@ async def calling(callers: list[Caller]) -> AsyncIterator[None]:
 def held_open(url: str, number: int, sent: bytes, retry: float = RETRY) -> Iterator[None]:
     """Keep connections open that send an incomplete request, and open each again when the server closes it.
 
-    They are in a process of their own, so that they do not delay the callers in this one.
+    The block begins when each of them has been opened once. They are in a process of their own, so that they do not
+    delay the callers in this one.
     """
-    process = multiprocessing.get_context("spawn").Process(target=_hold_all, args=(url, number, sent, retry))
+    context = multiprocessing.get_context("spawn")
+    opened = context.Event()
+    process = context.Process(target=_hold_all, args=(url, number, sent, retry, opened))
     process.start()
     try:
+        assert opened.wait(LIMIT), f"{number} connections could not be opened"
         yield
     finally:
         process.kill()
         process.join()
 
 
-def _hold_all(url: str, number: int, sent: bytes, retry: float) -> None:
-    async def hold() -> None:
+def _hold_all(url: str, number: int, sent: bytes, retry: float, opened: Event) -> None:
+    waiting = set(range(number))
+
+    async def hold(connection: int) -> None:
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await _connect(url)
+                waiting.discard(connection)
+                if not waiting:
+                    opened.set()
                 try:
                     writer.write(sent)
                     await reader.read()
@@ -129,7 +156,7 @@ def _hold_all(url: str, number: int, sent: bytes, retry: float) -> None:
             await asyncio.sleep(retry)
 
     async def hold_all() -> None:
-        await asyncio.gather(*(hold() for _ in range(number)))
+        await asyncio.gather(*(hold(connection) for connection in range(number)))
 
     asyncio.run(hold_all())
 

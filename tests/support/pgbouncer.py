@@ -5,13 +5,14 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from local_stack import free_port
 from sqlalchemy import URL
+
+from support.waiting import wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
@@ -46,13 +47,14 @@ def running_pgbouncer(server: URL, folder: Path, mode: str, *, size: int = 4, mo
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     try:
-        while process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+        wait_until(lambda: process.poll() is not None or _listens(port))
         assert process.poll() is None, (folder / "pgbouncer.log").read_text(encoding="utf-8")
         yield URL.create("postgresql", username=server.username, host="127.0.0.1", port=port)
     finally:
         process.terminate()
         process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
