@@ -164,7 +164,7 @@ class Application:
         if not request.path.startswith("/"):
             # A proxy may decide by a path that it reads differently (docs/divergences.md).
             raise invalid_request("Send the path and not a whole URL as the request target (RFC 9112 3.2.1).")
-        if "origin" in request.headers and self._cors.is_preflight(request.method, request.path, request.headers):
+        if self._cors.is_preflight(request.method, request.path, request.headers):
             return self._preflight
         if route is None:
             raise invalid_request(f"No such endpoint or method. See {METADATA}.", status=404)

@@ -10,7 +10,7 @@ INVALID_PARAMS: Final = -32602
 HEADER_MISMATCH: Final = -32020
 """MCP 2026-07-28, "Streamable HTTP"."""
 
-# Outside of -32768 to -32000: JSON-RPC reserves the range, and MCP 2026-07-28 keeps what is left of it for itself. The
+# Outside of -32768 to -32000: JSON-RPC reserves the range, and MCP 2026-07-28 reserves the rest of it for itself. The
 # last two digits are those of the HTTP status.
 UNAUTHENTICATED: Final = -31041
 INSUFFICIENT_SCOPE: Final = -31043

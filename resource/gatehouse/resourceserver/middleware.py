@@ -112,7 +112,7 @@ class RequestMiddleware:
     def _answer_preflight(self, scope: Scope) -> Response | None:
         """Answer a browser that asks what a page of an allowed origin may send. It has no token yet."""
         headers = Headers(scope=scope)
-        if scope["method"] != "OPTIONS" or not self._cors.is_preflight(scope["method"], scope["path"], headers):
+        if not self._cors.is_preflight(scope["method"], scope["path"], headers):
             return None
         return Response(status_code=204, headers=self._cors.preflight_headers(scope["path"], headers))
 

@@ -38,7 +38,7 @@ class _Verified:
     thumbprint: str
     begins: int
     ends: int
-    """The first second at which the token is valid, and the first at which it is not any more."""
+    """The first second at which the token is valid, and the first at which it no longer is."""
 
 
 class Verifier:

@@ -1,7 +1,7 @@
 """Keeps what one call raises away from all others.
 
-A tool may raise anything: the panic of a native extension and `SystemExit` are no `Exception`, and a `CancelledError`
-may come from something that the tool awaited. The SDK treats each of these as the end of more than the call.
+A tool may raise anything: the panic of a native extension and `SystemExit` do not derive from `Exception`, and a
+`CancelledError` may come from something that the tool awaited. With each of these, the SDK ends more than the call.
 """
 
 import asyncio
@@ -71,10 +71,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 async def contain(ctx: Context, call_next: CallNext) -> HandlerResult:
     """Let no handler end the session manager: a middleware of the SDK's server, and the last line of defence.
 
-    Whatever is no `Exception` would end the manager's task group, and with it every call of the process.
+    Any other exception would end the manager's task group, and with it every call of the process.
 
     Raises:
-        MCPError: the handler raised something else than an Exception or the cancellation of its request.
+        MCPError: the handler raised neither an Exception nor the cancellation of its request.
     """
     cancellation = Cancellation()
     try:

@@ -88,7 +88,7 @@ def _effect(tool: Tool) -> str:
 
 
 def _unknown(arguments: Mapping[str, Any]) -> str:
-    """Say what a caller can do whose write may or may not have been committed. The tool accepts an idempotency key."""
+    """Say what to do about a write that may or may not have been committed. The tool accepts an idempotency key."""
     text = "The outcome is unknown: the database did not report whether the change was saved."
     if arguments.get(IDEMPOTENCY_KEY) is not None:
         return f"{text} Repeat the call with the same {IDEMPOTENCY_KEY} and arguments: it does not run twice."

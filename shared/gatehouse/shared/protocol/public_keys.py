@@ -33,7 +33,7 @@ EdDSAs", 2020).
 
 
 def weakness(jwk: Mapping[str, Any]) -> str | None:
-    """Say why others than the holder of the private half could sign for a public JWK; None if nobody else can.
+    """Return why someone without the private key could sign for a public JWK; None if nobody can.
 
     RSA: an odd modulus of 2048 to 4096 bits, an odd exponent from 3 to 2^32. Ed25519: a canonical y (RFC 8032 5.1.3)
     that is not of a point of small order. P-256: all points have one order, and the library checks that the point is

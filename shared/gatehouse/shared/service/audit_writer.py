@@ -95,7 +95,7 @@ class AuditWriter:
 
     @property
     def available(self) -> bool:
-        """Whether the database accepts events: the last write succeeded, lately if the heartbeat was started."""
+        """Whether the database accepts events: the last write succeeded and, once the heartbeat started, is recent."""
         if not self._beats:
             return not self._health.failing
         return self._health.ok and self._thread is not None and self._thread.is_alive()

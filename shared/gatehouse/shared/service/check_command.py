@@ -78,7 +78,7 @@ def database_steps(
 ) -> tuple[Step, ...]:
     """Return the checks of the database: what it must allow, and what the URL says about a connection pooler.
 
-    It must have this version's schema and accept writes, and a running server must have written to it lately.
+    It must have this version's schema and accept writes, and a running server must have written to it recently.
     """
 
     def check() -> str:

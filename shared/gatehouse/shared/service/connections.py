@@ -18,7 +18,7 @@ from gatehouse.shared.service.responses import new_request_id
 from gatehouse.shared.service.transport_refusals import TransportRefusal
 
 READ_AHEAD: Final = 64 * 1024
-"""Bytes of a body that wait for the application before the connection is not read any more."""
+"""Bytes of a body that wait for the application before reading from the connection pauses."""
 
 _STATUSES: Final = {
     "LimitRequestLine": 414,

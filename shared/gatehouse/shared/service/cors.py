@@ -99,7 +99,7 @@ class CorsPolicy:
     def response_headers(self, path: str, origin: str | None) -> list[Header]:
         """Return the headers to add to every response to a request, whatever its status.
 
-        `origin` is the value of the request's Origin header; several values are no allowed origin. A response to other
+        `origin` is the value of the request's Origin header; several values never match one. A response to other
         requests varies by origin as well, or a cache would pass it on to a page that then could not read it.
         """
         if path not in self._methods:

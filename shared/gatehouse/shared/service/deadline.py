@@ -39,7 +39,7 @@ def paused() -> Iterator[None]:
 
 @contextmanager
 def renewed(limit: float = WAIT_LIMIT) -> Iterator[None]:
-    """Give the block a deadline of its own."""
+    """Give the block its own deadline."""
     before = _deadline.get()
     begin(limit)
     try:
