@@ -315,7 +315,8 @@ def test_check_names_an_internal_address_without_tls(installed: Run, inner: str,
 def test_check_reports_an_issuer_of_another_name(
     installed: Run, monkeypatch: pytest.MonkeyPatch, metadata: bytes, outcome: str, detail: str
 ) -> None:
-    key_set = json.dumps({"keys": [SigningKey.generate("ES256").public_jwk()]}).encode()
+    jwk = SigningKey.generate("ES256").public_jwk()
+    key_set = json.dumps({"keys": [jwk, {**jwk, "use": "enc"}]}).encode()
 
     def fake_fetch(_: object, url: str) -> Fetch:
         async def fetch(_: str | None) -> Fetched:
@@ -330,7 +331,7 @@ def test_check_reports_an_issuer_of_another_name(
     assert detail in checks["issuer's metadata"]["detail"]
     assert (checks["issuer's keys"]["outcome"], checks["issuer's keys"]["detail"]) == (
         "ok",
-        "1 key of https://as.example.com",
+        f"1 key of https://as.example.com; not used: key 2 ({jwk['kid']}): its use is enc, not sig",
     )
 
 

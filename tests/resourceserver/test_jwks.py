@@ -198,6 +198,22 @@ async def test_keys_are_unavailable_only_until_the_first_is_known(
     assert await keys.find(KEY.kid) is not None
 
 
+async def test_keys_that_are_not_used_are_logged_once(
+    keys: KeySource, answers: Answers, caplog: pytest.LogCaptureFixture
+) -> None:
+    encryption = {**OTHER_KEY.public_jwk(), "kid": "enc-1", "use": "enc"}
+    answers.answer = Fetched(key_set(KEY.public_jwk(), encryption), None)
+    await keys.refresh()
+    await keys.refresh()
+    assert keys.keys.keys() == {KEY.kid}
+    answers.answer = Fetched(GOOD, None)
+    await keys.refresh()
+    assert caplog.messages == [
+        "keys of the issuer that are not used: key 2 (enc-1): its use is enc, not sig",
+        "keys of the issuer that are not used: none",
+    ]
+
+
 async def test_an_outage_is_logged_once_at_its_start_and_once_at_its_end(
     keys: KeySource, answers: Answers, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ UNAUTHENTICATED: Final = -31041
 INSUFFICIENT_SCOPE: Final = -31043
 UNAVAILABLE: Final = -31053
 
-UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. Call tools/list for those that you may call."
+UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. tools/list names the tools that you may call."
 UNKNOWN_RESOURCE_MESSAGE: Final = "There is no such resource. Call resources/list for those that you may read."
 
 RequestId = str | int | None

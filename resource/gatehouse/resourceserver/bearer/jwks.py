@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
-from gatehouse.resourceserver.bearer.fetch import Fetch
+from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.key_sets import parse_key_set
 
@@ -46,6 +46,7 @@ class KeySource:
         self._fetches = 0
         self._fetching = anyio.Lock()
         self._failure: str | None = None
+        self._unused: list[str] = []
 
     @property
     def ready(self) -> bool:
@@ -77,7 +78,7 @@ class KeySource:
         try:
             fetched = await self._fetch(self._etag)
             if fetched is not None:
-                self.keys, self._etag = parse_key_set(fetched.document), fetched.etag
+                self._accept(fetched)
         except Exception as error:  # noqa: BLE001 - whatever fails, the last valid set stays in use
             # One log line for an outage, however long it lasts.
             if self._failure != str(error):
@@ -91,6 +92,14 @@ class KeySource:
         if self._failure is not None:
             log.info("the issuer's key set is renewed: %d keys in use", len(self.keys))
         self._failure = None
+
+    def _accept(self, fetched: Fetched) -> None:
+        unused: list[str] = []
+        self.keys, self._etag = parse_key_set(fetched.document, unused.append), fetched.etag
+        # Not at every poll of an issuer that sends no ETag.
+        if unused != self._unused:
+            self._unused = unused
+            log.warning("keys of the issuer that are not used: %s", "; ".join(unused) or "none")
 
     async def poll(self) -> None:
         """Refresh forever: every half second until the first key is known, then at the poll interval."""

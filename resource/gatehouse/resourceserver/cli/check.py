@@ -53,8 +53,9 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:
-        count = len(parse_key_set(anyio.run(_fetch, settings, _well_known(settings, "jwks.json"))))
-        return f"{count} {'key' if count == 1 else 'keys'} of {settings.issuer}"
+        unused: list[str] = []
+        count = len(parse_key_set(anyio.run(_fetch, settings, _well_known(settings, "jwks.json")), unused.append))
+        return "; not used: ".join([f"{count} {'key' if count == 1 else 'keys'} of {settings.issuer}", *unused])
 
     def issuer_metadata() -> str:
         url = _well_known(settings, "oauth-authorization-server")

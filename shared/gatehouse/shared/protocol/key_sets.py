@@ -1,6 +1,6 @@
 """Sets of public keys (RFC 7517 5): which keys verify signatures, and why each other one is ignored or refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gatehouse.shared.protocol import strict_json
@@ -32,17 +32,20 @@ class ForeignKey(UnusableKey):
     """A public JWK is for another purpose, or of a kind that is not supported. A set may contain it (RFC 7517 5)."""
 
 
-def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
+def parse_key_set(
+    document: bytes, note_unused: Callable[[str], object] = lambda _: None
+) -> Mapping[str, VerificationKey]:
     """Read the JWK set of an issuer into usable keys by `kid`.
 
-    Keys for other uses, of unknown kinds or too weak are not used. A set with private or symmetric material, or with
-    one `kid` twice, is refused as a whole, because its publisher made a serious mistake.
+    Keys for other uses, of unknown kinds or too weak are not used; `note_unused` gets the name of each and why. A set
+    with private or symmetric material, or with one `kid` twice, is refused as a whole, because its publisher made a
+    serious mistake.
 
     Raises:
         InvalidKeySet: refused as above, not JSON, over 64 keys, or no usable key in it.
     """
     keys: dict[str, VerificationKey] = {}
-    unusable = []
+    unusable: list[str] = []
     for name, jwk in read_public_jwks(document).items():
         try:
             key = _published_key(jwk)
@@ -53,6 +56,8 @@ def parse_key_set(document: bytes) -> Mapping[str, VerificationKey]:
             raise InvalidKeySet(f"the set holds one kid twice: {name}")
     if not keys:
         raise InvalidKeySet("; ".join(["the set holds no usable key", *unusable]))
+    for reason in unusable:
+        note_unused(reason)
     return keys
 
 

@@ -77,15 +77,15 @@ class Connections:
         self.monotonic = monotonic
         self.open: set[Connection] = set()
         self.strangers: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose client must do something next and has not sent a whole request yet, longest first."""
+        """Connections that wait for a client that has not sent a whole request yet, longest first."""
         self.known: OrderedDict[Connection, None] = OrderedDict()
-        """Those whose client must do something next and has sent a whole request before, longest first."""
+        """Connections that wait for a client that has sent a whole request before, longest first."""
         self.draining = False
         """The server stops: every response announces that its connection closes."""
 
     @property
     def waiting(self) -> list["Connection"]:
-        """Those whose client must do something next."""
+        """Connections that wait for their client."""
         return [*self.strangers, *self.known]
 
     def make_room(self) -> bool:
