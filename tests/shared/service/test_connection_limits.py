@@ -145,9 +145,11 @@ async def test_room_is_made_by_the_client_that_is_waited_for_the_longest(worker:
     await clients[0].send(GET)
     await clients[1].send(GET[:9])
     closed = []
+    assert owner.connections.has_waiting
     while owner.connections.make_room():
         closed += [number for number, client in enumerate(clients) if client.state == "closed" and number not in closed]
     assert closed == [1, 2, 3, 0]
+    assert not owner.connections.has_waiting
     for client in clients:
         await client.leave()
 

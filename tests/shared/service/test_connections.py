@@ -33,8 +33,27 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
         for name, value in vars(derived).items()
         if inspect.isfunction(value)
     }
-    own = {"_wait", "_allowed", "_drop_body", "_refuse", "_forget", "_wake", "expire", "abort", "close_unless_received"}
-    own |= {"_start_application", "_accept", "_open", "_pause", "_accept_again", "_stop_accepting", "_drain"}
+    own = {
+        "_wait",
+        "_allowed",
+        "_drop_received",
+        "_refuse",
+        "_forget",
+        "_wake",
+        "expire",
+        "abort",
+        "close_unless_received",
+    }
+    own |= {
+        "_start_application",
+        "_accept",
+        "_accept_one",
+        "_open",
+        "_pause",
+        "_accept_again",
+        "_stop_accepting",
+        "_drain",
+    }
     gone = sorted(f"{base.__name__}.{name}" for base, name in ours if name not in own and not hasattr(base, name))
     assert not gone, f"gunicorn {gunicorn.__version__} does not call what connections.py and worker.py override: {gone}"
 

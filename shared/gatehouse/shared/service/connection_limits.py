@@ -88,6 +88,11 @@ class Connections:
         """Connections that wait for their client."""
         return [*self.strangers, *self.known]
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is a connection that waits for its client."""
+        return bool(self.strangers or self.known)
+
     def make_room(self) -> bool:
         """Abort the connection that has waited for its client the longest. False if none waits for its client.
 

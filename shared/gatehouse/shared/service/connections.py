@@ -28,6 +28,11 @@ _STATUSES: Final = {
 """Statuses of parse errors by name, because both parsers have classes of their own. Any other error is 400."""
 
 
+# gunicorn writes whether the parser in C is installed to the class that asks, but reads it from its own. It would ask
+# at the first connection, when there may be no file descriptor to import the parser with.
+ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001 - of gunicorn
+
+
 class ConnectionOwner(Protocol):
     """What a connection needs of its worker, in addition to what gunicorn's protocol needs."""
 
@@ -68,6 +73,8 @@ class Connection(ASGIProtocol):
         """Serve the connection."""
         self._connections.open.add(self)
         super().connection_made(transport)
+        # asyncio reserves as much memory for each read of a socket, 256 KiB by default.
+        self.transport.max_size = READ_AHEAD
         self._wait(Wait.REQUEST)
 
     def data_received(self, data: bytes) -> None:
@@ -82,8 +89,7 @@ class Connection(ASGIProtocol):
         """Forget the connection."""
         self._forget()
         super().connection_lost(exc)
-        self._drop_body()
-        self._callback_parser = None
+        self._drop_received()
         self._wake()
 
     def pause_writing(self) -> None:
@@ -99,11 +105,6 @@ class Connection(ASGIProtocol):
             self._wait(None)
 
     # Called by gunicorn's protocol
-
-    def _setup_callback_parser(self) -> None:
-        # gunicorn writes whether the parser in C is installed to the class that asks, but reads it from its own.
-        ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001 - of gunicorn
-        super()._setup_callback_parser()
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         """Parse data. Return False if it was malformed and the connection is closed."""
@@ -167,14 +168,15 @@ class Connection(ASGIProtocol):
         if self._closed:
             return
         self._closed = True
-        self._drop_body()
+        self._drop_received()
         self._resume_reading()
         self._wait(Wait.CLOSE)
         self.transport.write_eof()
         self._wake()
 
-    def _drop_body(self) -> None:
+    def _drop_received(self) -> None:
         """Let the application see a disconnect, and free what it has not read: this object is in reference cycles."""
+        self._callback_parser = None
         if self._body_receiver is not None:
             self._body_receiver.signal_disconnect()
             self._body_receiver._chunks.clear()  # noqa: SLF001 - of gunicorn

@@ -25,6 +25,9 @@ _ACCEPT_BATCH: Final = 64
 _PAUSE: Final = 0.1
 """Seconds without accepting while every connection is in use, or after the system had no file. A retry would spin."""
 
+_REPLACEMENT_PAUSE: Final = 0.02
+"""Seconds without accepting after connections took the place of others: at most 400 do in a second."""
+
 _LOG_INTERVAL: Final = 60.0
 """Seconds between two log lines about connections that are not accepted."""
 
@@ -90,26 +93,43 @@ class Worker(ASGIWorker):
     # Accept
 
     def _accept(self, listener: socket.socket) -> None:
-        """Accept what has connected, up to the limit."""
-        room = self.connections.limit - len(self.connections.open) - len(self._opening)
-        # An aborted connection frees its file only after this call, so few of them are replaced at a time.
-        for number in range(min(_ACCEPT_BATCH, max(room, 0) + SPARE)):
-            if number >= room and not self.connections.make_room():
-                if not self._opening:
-                    self._pause("all connections are in use")
-                return
-            try:
-                accepted, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.connections.reduce()
-                self._pause(error.strerror or "accept failed")
-                return
-            accepted.setblocking(False)
-            opening = self.loop.create_task(self._open(accepted))
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+        """Accept what has connected. At the limit, each connection takes the place of one that waits for its client."""
+        connections = self.connections
+        room = connections.limit - len(connections.open) - len(self._opening)
+        if room > 0:
+            for _ in range(min(_ACCEPT_BATCH, room)):
+                if not self._accept_one(listener):
+                    return
+            return
+        replaced = 0
+        while replaced < SPARE and connections.has_waiting and self._accept_one(listener):
+            connections.make_room()
+            replaced += 1
+        if not self._accepts:
+            return
+        if replaced:
+            # An aborted connection frees its file only after this call. Clients that connect again and again would
+            # occupy the process without the pause.
+            self._stop_accepting()
+            self.loop.call_later(_REPLACEMENT_PAUSE, self._accept_again)
+        elif not connections.has_waiting and not self._opening:
+            self._pause("all connections are in use")
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept a connection. False if there is none, or no file for it."""
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            self.connections.reduce()
+            self._pause(error.strerror or "accept failed")
+            return False
+        accepted.setblocking(False)
+        opening = self.loop.create_task(self._open(accepted))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, accepted: socket.socket) -> None:
         try:
