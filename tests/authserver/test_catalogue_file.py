@@ -62,7 +62,7 @@ def test_a_catalogue_may_list_scopes_without_tools() -> None:
         pytest.param(document(scopes=[{"scope": "a", "implies": "b"}]), "'implies'", id="implies is a text"),
         pytest.param(document(scopes=[{"scope": "a", "implies": [1]}]), "'implies'", id="implies a number"),
         pytest.param(document(scopes=[{"scope": "a", "implies": ["\u0430"]}]), "Invalid scope", id="implied syntax"),
-        pytest.param(document(scopes=[{"scope": "a", "description": "\x1b[2J"}]), "printable", id="an escape"),
+        pytest.param(document(scopes=[{"scope": "a", "description": "\x1b[2J"}]), "visible", id="an escape"),
         pytest.param(document(resource=None), "'resource'", id="no resource"),
         pytest.param(document(resource=1), "'resource'", id="resource is a number"),
         pytest.param(document(resource="http://a.example/mcp"), "https", id="plain http"),

@@ -83,10 +83,10 @@ def test_only_the_digest_and_prefix_of_a_secret_are_stored(authserver: AuthServe
 @pytest.mark.parametrize(
     ("changes", "remediation"),
     [
-        pytest.param({"name": ""}, "1 to 128 printable", id="no name"),
-        pytest.param({"name": "a" * 129}, "1 to 128 printable", id="long name"),
-        pytest.param({"name": "a\x1b[31m"}, "1 to 128 printable", id="name with an escape"),
-        pytest.param({"name": "a\nb"}, "1 to 128 printable", id="multi-line name"),
+        pytest.param({"name": ""}, "1 to 128 visible", id="no name"),
+        pytest.param({"name": "a" * 129}, "1 to 128 visible", id="long name"),
+        pytest.param({"name": "a\x1b[31m"}, "1 to 128 visible", id="name with an escape"),
+        pytest.param({"name": "a\nb"}, "1 to 128 visible", id="multi-line name"),
         pytest.param({"auth_method": "none"}, "client_secret_basic", id="public client"),
         pytest.param({"auth_method": "client_assertion_jwt"}, "private_key_jwt", id="Authlib's name of a method"),
         pytest.param({"token_ttl": 0}, "1 to 3600", id="no time"),
@@ -284,9 +284,9 @@ def test_an_invalid_declaration_is_refused(
         pytest.param("tools\nothers", id="two lines"),
     ],
 )
-def test_a_resource_name_is_short_and_printable(authserver: AuthServer, name: str) -> None:
+def test_a_resource_name_is_short_and_visible(authserver: AuthServer, name: str) -> None:
     """It is printed by `resource list`, and its column holds 128 characters."""
-    assert "printable" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
+    assert "visible" in refusal(authserver, lambda server: declare(server, ScopeDeclaration("a:b"), name=name))
 
 
 def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:

@@ -58,9 +58,9 @@ def test_the_url_says_that_a_pooler_is_used(query: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "query", "expected"), [(60, "", 5), (3, "", 3), (0, "", 2), (3, "?connect_timeout=9", None)]
+    ("limit", "query", "expected"), [(60, "", 5), (3, "", 3), (0, "", 2), (3, "?connect_timeout=9", "9")]
 )
-def test_a_connection_is_opened_within_the_deadline(limit: int, query: str, expected: int | None) -> None:
+def test_a_connection_is_opened_within_the_deadline(limit: int, query: str, expected: int | str) -> None:
     engine = open_engine(parse_database_url(f"postgres://u@h/n{query}"))
     seen: list[Any] = []
 

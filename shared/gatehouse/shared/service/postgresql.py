@@ -112,11 +112,11 @@ def connect_args(url: URL) -> dict[str, Any]:
 def listen(engine: Engine, url: URL, *, patient: bool = False) -> None:
     """Begin the transactions of an engine with limits, unless `patient`, and hide values in its errors.
 
-    A connection is opened within the deadline of its request, but libpq allows at least 2 seconds.
+    A connection is opened within the deadline of its request, but libpq allows at least 2 seconds. A `connect_timeout`
+    in the URL and a limit in its `options` stay as the operator set them.
 
-    A limit that the operator sets by `options` stays as it is. The others end with the transaction: limits of the
-    connection would need `options`, which a pooler refuses or ignores, or a SET, which would also apply to the other
-    clients of the pooler.
+    The other limits end with the transaction: limits of the connection would need `options`, which a pooler refuses or
+    ignores, or a SET, which would also apply to the other clients of the pooler.
     """
     configured = server_settings(url)
     limits = ""
@@ -135,10 +135,10 @@ def listen(engine: Engine, url: URL, *, patient: bool = False) -> None:
         )
 
     def connect(_: Dialect, __: object, ___: object, arguments: dict[str, Any]) -> None:
-        if "connect_timeout" in arguments:
-            arguments["connect_timeout"] = max(_SHORTEST_CONNECT, math.ceil(remaining()))
+        arguments["connect_timeout"] = max(_SHORTEST_CONNECT, math.ceil(remaining()))
 
-    event.listen(engine, "do_connect", connect)
+    if "connect_timeout" not in url.query:
+        event.listen(engine, "do_connect", connect)
     event.listen(engine, "begin", begin)
     event.listen(engine, "handle_error", _hide_values)
 
