@@ -104,6 +104,11 @@ class Tool:
     """The SDK server's description of a forwarded tool; None for a tool that was declared here."""
 
     @property
+    def needs_context(self) -> bool:
+        """Whether a call needs the SDK's context of its request: to report progress, or to forward the call."""
+        return self.streaming or self.described is not None
+
+    @property
     def joins_transaction(self) -> bool:
         """Whether an injected value works in the transaction of the call."""
         return not self.streaming and any(provider.transactional for provider in self.providers.values())

@@ -66,9 +66,10 @@ class _Call:
     request: VerifiedRequest
     sent: Mapping[str, Any]
     """The arguments before they are validated."""
+    context: Context | None
+    """The SDK's context of the request. None only for a tool that does not need it."""
     progress: CallProgress | None
     """None for a tool that is not streaming."""
-    context: Context
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
         """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
@@ -120,17 +121,28 @@ class ToolDispatch:
         return ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        """Call a tool for the SDK's server. Raises MCPError as `call`, and if the request was not verified."""
+        return await self.call(verified_request.require(context), params.name, params.arguments or {}, context)
+
+    async def call(
+        self, request: VerifiedRequest, tool_name: str, arguments: Mapping[str, Any], context: Context | None = None
+    ) -> CallToolResult:
         """Decide, validate, run, record.
 
         An error that an agent can fix is a result with `isError`: wrong arguments, or an exception with a public text.
 
+        Args:
+            request: the verified request.
+            tool_name: the tool, as the caller named it.
+            arguments: the arguments, as the caller sent them.
+            context: the SDK's context of the request. A tool whose `needs_context` is set cannot be called without it.
+
         Raises:
-            MCPError: the request was not verified, the tool is unknown, or the caller's scopes do not suffice.
+            MCPError: the tool is unknown, or the caller's scopes do not suffice.
         """
-        request = verified_request.require(context)
-        tool = await self._allowed_tool(request, params.name)
-        progress = CallProgress(context.session.report_progress) if tool.streaming else None
-        return await self._contained(_Call(tool, request, params.arguments or {}, progress, context))
+        tool = await self._allowed_tool(request, tool_name)
+        progress = CallProgress(context.session.report_progress) if tool.streaming and context is not None else None
+        return await self._contained(_Call(tool, request, arguments, context, progress))
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)
@@ -209,7 +221,7 @@ class ToolDispatch:
     async def _answer(self, call: _Call, arguments: BaseModel, session: AsyncSession | None) -> CallToolResult:
         """Run the tool, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
         result = await self._invoke(call, arguments, session)
-        if isinstance(result, CallToolResult) and call.tool.described is not None:
+        if isinstance(result, CallToolResult) and call.tool.described is not None and call.context is not None:
             return forwarded_answer(call.tool, result, call.context.protocol_version)
         return declared_answer(call.tool, result)
 
