@@ -24,11 +24,7 @@ from support.resourceserver import (
 
 from gatehouse.shared.protocol.jws import SigningKey
 
-pytestmark = [
-    pytest.mark.anyio,
-    # RFC 9864 prefers the name Ed25519, but EdDSA is the one that every library knows.
-    pytest.mark.filterwarnings("ignore:EdDSA is deprecated via RFC 9864"),
-]
+pytestmark = pytest.mark.anyio
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 CALL = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "whoami", "arguments": {}}}

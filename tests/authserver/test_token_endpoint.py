@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Request
 from sqlalchemy import delete, select
 from support.authserver import FORM, ISSUER, RESOURCE, AuthServer, token_form
 from support.clock import FakeClock
 from support.databases import Template
 from support.keys import rotation_of
 
+from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.models import SigningKeyRow, audit_event
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
@@ -163,6 +166,23 @@ def test_any_other_grant_type_is_refused_with_a_remediation(
     assert refused.status_code == 400
     assert refused.json["error"] == error
     assert remediation in refused.json["error_description"]
+
+
+def test_only_registered_grant_types_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clients send does not fill the memory."""
+    server = AuthlibServer(ISSUER)
+    asked = []
+
+    def ask(self: AuthlibServer, request: OAuth2Request) -> Any:
+        asked.append(request.payload.grant_type)
+        return AuthorizationServer.get_token_grant(self, request)
+
+    monkeypatch.setattr(AuthlibServer, "get_token_grant", ask)
+    for _ in range(2):
+        assert server.find_grant({"grant_type": "client_credentials"}) == "client_credentials"
+        with pytest.raises(OAuthError, match="unsupported_grant_type"):
+            server.find_grant({"grant_type": "password"})
+    assert asked == ["client_credentials", "password", "password"]
 
 
 @pytest.mark.parametrize(

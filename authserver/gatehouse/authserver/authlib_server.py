@@ -5,6 +5,7 @@ Authlib's defaults accept too much there (docs/divergences.md).
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Request
 from authlib.oauth2.rfc6749.errors import UnsupportedGrantTypeError
@@ -20,6 +21,8 @@ class AuthlibServer(AuthorizationServer):
     def __init__(self, issuer: str) -> None:
         super().__init__()
         self._token_endpoint = f"{issuer}/token"
+        # An exception is not remembered, so the cache holds registered grant types only.
+        self._find_grant = lru_cache(self._ask_registry)
         self.register_grant(ClientCredentialsGrant)
 
     def find_grant(self, form: Mapping[str, str]) -> str:
@@ -30,12 +33,15 @@ class AuthlibServer(AuthorizationServer):
         """
         if "grant_type" not in form:
             raise invalid_request("grant_type is missing. Send grant_type=client_credentials.")
-        request = OAuth2Request("POST", self._token_endpoint)
-        request.payload = BasicOAuth2Payload(form)
         try:
-            grant = self.get_token_grant(request)
+            return self._find_grant(form["grant_type"])
         except UnsupportedGrantTypeError:
             raise OAuthError(
                 "unsupported_grant_type", "This server supports one grant: send grant_type=client_credentials."
             ) from None
-        return str(grant.GRANT_TYPE)
+
+    def _ask_registry(self, grant_type: str) -> str:
+        """Return the registered grant for a grant type. Raises UnsupportedGrantTypeError."""
+        request = OAuth2Request("POST", self._token_endpoint)
+        request.payload = BasicOAuth2Payload({"grant_type": grant_type})
+        return str(self.get_token_grant(request).GRANT_TYPE)

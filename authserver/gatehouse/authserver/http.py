@@ -5,7 +5,6 @@ An endpoint leaves the event loop only by its request, so that one deadline limi
 
 import asyncio
 import contextvars
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
@@ -16,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from werkzeug.http import parse_etags, unquote_etag
 
+from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 from gatehouse.shared.service.cache import MustWait
 from gatehouse.shared.service.deadline import remaining
@@ -221,7 +221,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON response."""
-    body = json.dumps(content, separators=(",", ":")).encode()
+    body = strict_json.compact(content).encode()
     return Response(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 

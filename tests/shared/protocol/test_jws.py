@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from joserfc.jwk import ECKey
 from support.forging import encode, forge, header_of, part, signer
 
 from gatehouse.shared.protocol.jws import (
@@ -17,9 +18,6 @@ from gatehouse.shared.protocol.jws import (
     verify,
 )
 from gatehouse.shared.protocol.key_sets import parse_key_set
-
-# RFC 9864 prefers the name Ed25519, but EdDSA is the one that every library knows.
-pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated via RFC 9864")
 
 KEYS = {alg: SigningKey.generate(alg) for alg in SIGNING_ALGORITHMS}
 ES256 = KEYS["ES256"]
@@ -106,9 +104,10 @@ def test_the_public_half_contains_no_private_member(alg: str) -> None:
         b"not json",
         json.dumps(ES256.public_jwk()).encode(),
         KEYS["RS256"].private_jwk(),
+        json.dumps(ECKey.generate_key("P-384").as_dict(private=True)).encode(),
         SYMMETRIC,
     ],
-    ids=["nothing", "null", "list", "object", "text", "public", "another-type", "symmetric"],
+    ids=["nothing", "null", "list", "object", "text", "public", "another-type", "another-curve", "symmetric"],
 )
 def test_a_document_that_is_not_a_private_key_is_refused(document: bytes) -> None:
     SigningKey.from_private_jwk("ES256", ES256.private_jwk())
@@ -144,6 +143,13 @@ def test_a_document_that_is_not_a_private_key_is_refused(document: bytes) -> Non
 )
 def test_a_header_with_missing_or_unknown_members_is_refused(header: dict[str, Any], reason: str) -> None:
     assert reason_of(forge(header_of(ES256, **header), CLAIMS, signer(ES256))) == reason
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"), [("kid", "kid is not a string of 1 to 128 characters"), ("typ", "typ is not a string")]
+)
+def test_a_header_member_that_is_null_is_not_absent(member: str, reason: str) -> None:
+    assert reason_of(forge({**header_of(ES256), member: None}, CLAIMS, signer(ES256))) == reason
 
 
 def test_kid_and_typ_are_optional_and_a_kid_has_at_most_128_characters() -> None:

@@ -1,7 +1,6 @@
 """The key ring that requests use: the active signing key, the peppers and the published key set."""
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from gatehouse.authserver.keys.sealed_keys import (
     decrypt_rows,
     lock_keys,
 )
+from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
@@ -107,7 +107,7 @@ class KeyStore:
         if active not in decrypted.keys or not decrypted.peppers:
             raise NoUsableKey("No signing key is active. Run: authserver init")
         published = [key.public_jwk() for key in decrypted.keys.values()]
-        jwks = json.dumps({"keys": published}, separators=(",", ":")).encode()
+        jwks = strict_json.compact({"keys": published}).encode()
         return KeyRing(
             signing_key=decrypted.keys[active],
             peppers=decrypted.peppers,

@@ -6,6 +6,7 @@ from typing import Any, Final
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.jws import (
     ALGORITHM_NAMES,
+    CURVES,
     KEY_TYPES,
     MAX_KID,
     InvalidKeySet,
@@ -19,7 +20,6 @@ from gatehouse.shared.protocol.visible_text import is_visible
 MAX_KEYS: Final = 64
 """Keys of one set, usable or not."""
 
-_CURVES = {"EC": "P-256", "OKP": "Ed25519"}
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _SIGNATURE_OPERATIONS = frozenset({"sign", "verify"})
 
@@ -136,10 +136,10 @@ def _algorithms(members: Mapping[str, Any]) -> list[str]:
     known = [name for name, type_ in KEY_TYPES.items() if type_ == key_type]
     if not known:
         raise ForeignKey(f"its kty {quoted(key_type)} is not supported")
-    if key_type in _CURVES and curve != _CURVES[key_type]:
+    if key_type in CURVES and curve != CURVES[key_type]:
         if not isinstance(curve, str):
             raise UnusableKey("it has no crv")
-        raise ForeignKey(f"its curve {quoted(curve)} is not supported; for {key_type}, {_CURVES[key_type]} is")
+        raise ForeignKey(f"its curve {quoted(curve)} is not supported; for {key_type}, {CURVES[key_type]} is")
     if algorithm is None:
         return known
     if not isinstance(algorithm, str):

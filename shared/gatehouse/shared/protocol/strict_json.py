@@ -31,6 +31,12 @@ def _finite(text: str) -> float:
     return number
 
 
+# Both functions of the same name in the standard library create such an object for each call.
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite).decode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def loads(document: bytes) -> Any:
     """Parse UTF-8 JSON (RFC 8259) strictly.
 
@@ -40,9 +46,9 @@ def loads(document: bytes) -> Any:
     """
     try:
         text = document.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _decode(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            _encode(value).encode()
     except InvalidJson:
         raise
     except UnicodeError:
@@ -60,7 +66,7 @@ def dumps(value: Any) -> str:
             does not have, or is nested deeper than MAX_DEPTH.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _encode(value)
         text.encode()
     except UnicodeEncodeError:
         raise InvalidJson("Half of a surrogate pair is not text.") from None
@@ -74,6 +80,15 @@ def dumps(value: Any) -> str:
     if text.count("{") + text.count("[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise InvalidJson(f"It is nested deeper than {MAX_DEPTH} levels.")
     return text
+
+
+def compact(value: Any) -> str:
+    """Return a value that this program made as JSON text, in ASCII and without spaces.
+
+    Raises:
+        ValueError, TypeError: it contains NaN, an infinity or a type that JSON does not have.
+    """
+    return _encode_compact(value)
 
 
 def _depth(value: Any) -> int:
