@@ -1,6 +1,11 @@
 """Masking of secrets in text that clients choose: it must find every secret in linear time."""
 
+import re
+import sys
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.redaction import mask, quoted
@@ -28,3 +33,26 @@ def test_text_before_a_secret_does_not_hide_it(before: str, secret: str) -> None
     assert "[masked]" in masked
     assert secret not in masked
     assert secret[-12:] not in masked
+
+
+_PARTS = st.sampled_from(
+    [
+        *("eyJ", "gths_", "gtrs_", "gths", "gt", "_", ".", "a.b", "a" * 16, "=", "/", "-", '"', "x"),
+        *("basic", "Bearer", "BASIC", "ba\u017fic", "bas\u0131c", "bearer"),
+        *(" ", "\t", "\n", "\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\u3000"),
+    ]
+)
+
+
+@pytest.mark.threat("T-047")
+@given(st.lists(_PARTS | st.text(max_size=3), max_size=12).map("".join))
+def test_skipped_searches_would_have_found_nothing(text: str) -> None:
+    """CWE-532: `mask` compared with both regular expressions, applied to every text."""
+    found = re.sub(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_.-]+)?", lambda match: "[masked]" if match[1] else match[0], text)
+    secret = r"gt[hr]s_[A-Za-z0-9_-]+|(?i:basic|bearer)\s+[A-Za-z0-9+/=._~-]{16,}"
+    assert mask(text) == re.sub(secret, "[masked]", found)
+
+
+def test_every_whitespace_character_may_separate_the_parts_of_a_header() -> None:
+    for separator in filter(re.compile(r"\s").match, map(chr, range(sys.maxunicode + 1))):
+        assert mask(f"bearer{separator}{'a' * 16}") == "[masked]"
