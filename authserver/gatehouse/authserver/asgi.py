@@ -5,7 +5,6 @@ log line. It waits only for the client and the audit log; endpoints leave the ev
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -32,22 +31,14 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.responses import (
-    REQUEST_ID_HEADER,
-    SECURITY_HEADERS,
-    UNKNOWN_PATH,
-    new_request_id,
-    outcome_of,
-)
+from gatehouse.shared.service.request_log import RequestLog
+from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new_request_id
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, DeadlineExceeded)
 """During one of these, a request can neither be granted nor refused."""
-
-_COMMON_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -115,8 +106,7 @@ class Application:
             await self._run_lifespan(receive, send)
             return
         request_id = new_request_id()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, status = time.perf_counter(), 0
+        request_log, status = RequestLog(request_id), 0
         path, route = self._routes.find(scope["raw_path"])
         request = _read_request(scope, request_id)
         body = RequestBody(request.headers, receive)
@@ -125,16 +115,7 @@ class Application:
             status = response.status
             await _send(send, request, response, self._cors_headers(request))
         finally:
-            log.info(
-                "request",
-                method=request.method,
-                path=path,
-                status=status,
-                # Without a response, the client has disconnected, or the process shuts down.
-                outcome=outcome_of(status) if status else "aborted",
-                ms=round((time.perf_counter() - started) * 1000, 1),
-            )
-            structlog.contextvars.clear_contextvars()
+            request_log.finish(request.method, path, status)
 
     async def _answer(self, request: Request, body: RequestBody, path: str, route: Route | None) -> Response:
         """Return the response to a request. Every refusal is recorded and rendered here."""
@@ -244,9 +225,8 @@ def _refusal(error: OAuthError | BadRequest) -> OAuthError:
 
 async def _send(send: Send, request: Request, response: Response, cors: Sequence[Header]) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-    headers += _COMMON_HEADERS
+    headers += common_headers(request.request_id)
     headers += cors
-    headers.append((_REQUEST_ID, request.request_id.encode()))
     if response.status not in {204, 304}:
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -7,6 +7,7 @@ import structlog
 from gatehouse.authserver.http import NO_STORE, Response, json_response
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.request_log import add_to_log
 from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
 
 log = structlog.stdlib.get_logger(__name__)
@@ -90,7 +91,7 @@ async def refuse(
 
     The event is on disk before the response leaves, so that the request id in it always leads to the reason.
     """
-    structlog.contextvars.bind_contextvars(client_id=actor, error=error.error, reason=error.reason)
+    add_to_log(client_id=actor, error=error.error, reason=error.reason)
     event = AuditEvent(
         action,
         "refused" if error.status < 500 else "failed",

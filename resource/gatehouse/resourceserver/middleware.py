@@ -4,12 +4,11 @@ Its refusals are plain JSON, because no JSON-RPC message has been read yet. As a
 is on disk before the response is sent, so an operator can find the reason by the request id.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,14 +21,13 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy
+from gatehouse.shared.service.request_log import RequestLog, add_to_log
 from gatehouse.shared.service.responses import (
-    REQUEST_ID_HEADER,
     RETRY_AFTER,
-    SECURITY_HEADERS,
     UNAVAILABLE,
     UNKNOWN_PATH,
+    common_headers,
     new_request_id,
-    outcome_of,
 )
 
 log = structlog.stdlib.get_logger(__name__)
@@ -53,8 +51,7 @@ class RequestMiddleware:
         if (raw_path := scope.get("raw_path")) is not None:
             scope["path"] = raw_path.decode("latin-1")
         request_id = scope["gatehouse.request_id"] = new_request_id()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        started, status = time.perf_counter(), 0
+        request_log, status = RequestLog(request_id), 0
         deadline.begin()
         origin = ",".join(Headers(scope=scope).getlist("origin"))
 
@@ -62,13 +59,12 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                headers = MutableHeaders(scope=message)
-                for name, value in {**SECURITY_HEADERS, REQUEST_ID_HEADER: request_id}.items():
-                    headers[name] = value
                 path = scope["path"]
-                message["headers"] += (
-                    self._cors.response_headers(path, origin) if origin else self._cors.without_origin.get(path, ())
-                )
+                message["headers"] = [
+                    *message["headers"],
+                    *common_headers(request_id),
+                    *(self._cors.response_headers(path, origin) if origin else self._cors.without_origin.get(path, ())),
+                ]
             await send(message)
 
         try:
@@ -78,16 +74,7 @@ class RequestMiddleware:
             # Starlette has answered with `Refusals.failed`, and raised the exception again.
             log.exception("request failed")
         finally:
-            log.info(
-                "request",
-                method=scope["method"],
-                path=self._refusals.known_path(scope),
-                status=status,
-                # Without a response, the client has disconnected before its request was complete.
-                outcome=outcome_of(status) if status else "aborted",
-                ms=round((time.perf_counter() - started) * 1000, 1),
-            )
-            structlog.contextvars.clear_contextvars()
+            request_log.finish(scope["method"], self._refusals.known_path(scope), status)
 
     def record(self, event: AuditEvent) -> None:
         """Queue an event of the worker, which refuses requests that are not valid HTTP. Raises AuditUnavailable."""
@@ -168,7 +155,7 @@ class Refusals:
     ) -> Response:
         """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
         request_id = scope["gatehouse.request_id"]
-        structlog.contextvars.bind_contextvars(reason=reason or error.description)
+        add_to_log(reason=reason or error.description)
         event = AuditEvent(
             AuditAction.HTTP_REQUEST,
             "refused" if error.status < 500 else "failed",

@@ -32,16 +32,14 @@ def one_json_line(read: Read) -> dict[str, object]:
     return event
 
 
-def test_an_event_is_one_json_line_with_time_level_and_context(read: Read) -> None:
+def test_an_event_is_one_json_line_with_time_and_level(read: Read) -> None:
     configure_logs("json")
-    with structlog.contextvars.bound_contextvars(request_id="req_1"):
-        structlog.stdlib.get_logger("test").warning("refused", client_id="agent_1", status=401)
+    structlog.stdlib.get_logger("test").warning("refused", client_id="agent_1", status=401)
     event = one_json_line(read)
     assert str(event.pop("timestamp")).endswith("Z")
     assert event == {
         "event": "refused",
         "level": "warning",
-        "request_id": "req_1",
         "client_id": "agent_1",
         "status": 401,
     }

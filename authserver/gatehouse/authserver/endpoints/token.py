@@ -25,6 +25,7 @@ from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.request_log import add_to_log
 
 ACTION = AuditAction.TOKEN_ISSUE
 
@@ -85,7 +86,7 @@ class TokenEndpoint:
         detail = {"scope": issued.scope, "exp": claims.exp}
         if granted.scope_not_granted:
             detail["scope_not_granted"] = cut_scope(granted.scope_not_granted)
-        structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        add_to_log(client_id=claims.client_id, jti=claims.jti)
         self.audit.record(
             AuditEvent(
                 ACTION,

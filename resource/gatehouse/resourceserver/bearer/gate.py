@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,6 +39,7 @@ from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.remediation import grant_command
+from gatehouse.shared.service.request_log import add_to_log
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
@@ -117,7 +117,7 @@ class Gate:
             if isinstance(error, Refused):
                 raise
             raise self._unauthorized(error, received.message) from None
-        structlog.contextvars.bind_contextvars(client_id=claims.client_id, jti=claims.jti)
+        add_to_log(client_id=claims.client_id, jti=claims.jti)
         try:
             body = await read_body(request, MAX_BODY)
         finally:

@@ -13,6 +13,7 @@ from gatehouse.resourceserver.bearer.mcp_request import InvalidMessage, Message,
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.request_log import add_to_log
 from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
 
 log = structlog.stdlib.get_logger(__name__)
@@ -70,7 +71,7 @@ def unavailable(reason: str, remediation: str | None = None) -> Refused:
 
 async def refuse(audit: AuditWriter, refused: Refused, received: Received) -> Response:
     """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
-    structlog.contextvars.bind_contextvars(reason=refused.reason)
+    add_to_log(reason=refused.reason)
     try:
         await audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
     except AuditUnavailable as error:

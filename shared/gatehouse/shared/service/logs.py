@@ -12,6 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from gatehouse.shared.protocol.redaction import mask, printable
+from gatehouse.shared.service.request_log import LineHandler, add_request_fields, add_timestamp
 from gatehouse.shared.service.settings import LogFormat, LogLevel
 
 
@@ -46,9 +47,9 @@ def _on_lines(name: str, text: str) -> str:
 def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
     """Send events of structlog and of the standard library through the same processors to standard error."""
     before: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_request_fields,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_timestamp,
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
@@ -65,7 +66,7 @@ def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
         if format_ == "json"
         else [_escape, structlog.dev.ConsoleRenderer(colors=False)]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr, format_)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,

@@ -19,8 +19,16 @@ RETRY_AFTER: Final = {"Retry-After": "2"}
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 """Finds a refused request in the log and the audit log."""
 
+_RAW_SECURITY_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_RAW_REQUEST_ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode()
+
 UNKNOWN_PATH: Final = "(other)"
 """Stands in logs for a path that the server does not have, which may contain credentials."""
+
+
+def common_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every response, as ASGI has them."""
+    return [*_RAW_SECURITY_HEADERS, (_RAW_REQUEST_ID_HEADER, request_id.encode())]
 
 
 def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:

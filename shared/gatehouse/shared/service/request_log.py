@@ -1,0 +1,139 @@
+"""The log line of each request, and the fields that all log lines of one request share.
+
+The values of most lines are plain identifiers, which no processor would change. If the request was allowed, such a line
+is assembled and written directly, in the configured format. All other lines pass through structlog's processors.
+"""
+
+import logging
+import re
+import time
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict
+
+from gatehouse.shared.protocol.redaction import mask
+from gatehouse.shared.service.responses import outcome_of
+from gatehouse.shared.service.settings import LogFormat
+
+_DIRECT: Final = frozenset({"request_id", "client_id", "jti"})
+"""The fields that a line written directly may have. Others, such as `reason`, may contain what a caller chose."""
+
+_PLAIN = re.compile(r"[!#-&(-<>-\[\]-~]*")
+"""Printable ASCII without spaces, quotes, equals signs and backslashes: neither format changes it."""
+
+_current: ContextVar[dict[str, str | None] | None] = ContextVar("request_log", default=None)
+
+_logger = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes log lines to a stream. A line that cannot be written, as on a full disk, is lost and fails no request."""
+
+    def __init__(self, stream: TextIO, format_: LogFormat) -> None:
+        super().__init__(stream)
+        self.render_request = _render_json if format_ == "json" else _render_for_console
+
+    def write(self, line: str) -> None:
+        """Write one line, whose values need no masking and no escape."""
+        self.acquire()
+        try:
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
+        except Exception:  # noqa: BLE001, S110 - the stream is broken, and there is no other place to say so
+            pass
+        finally:
+            self.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of the standard library
+        """Name the place of a log call that failed. The default also prints its arguments, which may be secrets."""
+        self.write(f"The log call at {record.pathname}:{record.lineno} failed.")
+
+
+class RequestLog:
+    """The log of one request, from its creation to `finish`."""
+
+    __slots__ = ("_fields", "_started")
+
+    def __init__(self, request_id: str) -> None:
+        """Start the log. Until it is finished, all log lines of the current context contain the request id."""
+        self._started = time.perf_counter()
+        self._fields: dict[str, str | None] = {"request_id": request_id}
+        _current.set(self._fields)
+
+    def finish(self, method: str, path: str, status: int) -> None:
+        """Write the line of the request. `status` is 0 if there was no response; `path` must be one of the server's."""
+        # Without a response, the client has disconnected, or the process shuts down.
+        outcome = outcome_of(status) if status else "aborted"
+        milliseconds = round((time.perf_counter() - self._started) * 1000, 1)
+        handler = self._direct_handler(method, path) if outcome == "allowed" else None
+        if handler is None:
+            log.info("request", method=method, path=path, status=status, outcome=outcome, ms=milliseconds)
+        elif _logger.isEnabledFor(logging.INFO):
+            handler.write(handler.render_request(self._fields, method, path, status, milliseconds))
+        _current.set(None)
+
+    def _direct_handler(self, method: str, path: str) -> LineHandler | None:
+        """Return where to write the line directly; None if a processor might change it or another handler wants it."""
+        fields, handlers = self._fields, logging.root.handlers
+        if len(handlers) != 1 or not isinstance(handlers[0], LineHandler) or not fields.keys() <= _DIRECT:
+            return None
+        values = f"{fields.get('client_id')}/{fields.get('jti')}/{method}/{path}"
+        # A secret cannot begin in one value and end in the next one: no secret contains a slash.
+        return handlers[0] if _PLAIN.fullmatch(values) and mask(values) == values else None
+
+
+def add_to_log(**fields: str | None) -> None:
+    """Add fields, such as `client_id`, to all further log lines of the current request. None adds nothing."""
+    if (current := _current.get()) is not None:
+        current.update(fields)
+
+
+def add_request_fields(_: Any, __: str, event: EventDict) -> EventDict:
+    """Add the fields of the current request to an event (a processor of structlog)."""
+    # A copy: a thread may log while the request goes on and adds a field.
+    for name, value in dict(_current.get() or ()).items():
+        if value is not None:
+            event.setdefault(name, value)
+    return event
+
+
+def add_timestamp(_: Any, __: str, event: EventDict) -> EventDict:
+    """Add the time to an event (a processor of structlog)."""
+    event["timestamp"] = _timestamp()
+    return event
+
+
+def _render_json(fields: dict[str, str | None], method: str, path: str, status: int, milliseconds: float) -> str:
+    client_id, jti = fields.get("client_id"), fields.get("jti")
+    caller = f'"client_id": "{client_id}", ' if client_id is not None else ""
+    caller += f'"jti": "{jti}", ' if jti is not None else ""
+    return (
+        f'{{"method": "{method}", "path": "{path}", "status": {status}, "outcome": "allowed", "ms": {milliseconds}, '
+        f'"event": "request", "request_id": "{fields["request_id"]}", {caller}"level": "info", '
+        f'"timestamp": "{_timestamp()}"}}'
+    )
+
+
+def _render_for_console(fields: dict[str, str | None], method: str, path: str, status: int, milliseconds: float) -> str:
+    client_id, jti = fields.get("client_id"), fields.get("jti")
+    caller = f"client_id={client_id} " if client_id is not None else ""
+    caller += f"jti={jti} " if jti is not None else ""
+    return (
+        f"{_timestamp()} [info     ] {'request':<30} {caller}method={method} ms={milliseconds} outcome=allowed "
+        f"path={path} request_id={fields['request_id']} status={status}"
+    )
+
+
+def _timestamp() -> str:
+    """Return the time of a line in UTC, to the microsecond (RFC 3339)."""
+    now = time.time()
+    return f"{_date_and_time(int(now))}.{int(now % 1 * 1_000_000):06}Z"
+
+
+@lru_cache(maxsize=1)
+def _date_and_time(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
