@@ -10,12 +10,15 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS
+from gatehouse.authserver.clients import registry
+from gatehouse.authserver.clients.registry import existing_client
+from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.credentials.client_keys import revoke_key, rotate_keys
+from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.credentials.lifecycle import MAX_GRACE_PERIOD
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.jws import SigningKey, VerificationKey
 from gatehouse.shared.service.administrator import CommandRefused
 
 DAY = 86400
@@ -178,6 +181,35 @@ def test_a_bounded_number_of_inactive_keys_is_kept(client: KeyClient) -> None:
     with client.server.services.database.read() as session:
         kept = session.scalar(select(func.count()).select_from(ClientKeyRow))
     assert kept == MAX_CLIENT_KEYS + 1
+
+
+def test_an_unchanged_key_is_imported_once(client: KeyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+
+    def note(jwk: dict[str, Any]) -> list[VerificationKey]:
+        imported.append(jwk["kid"])
+        return client_verification_keys(jwk)
+
+    monkeypatch.setattr(registry, "client_verification_keys", note)
+    new, renamed = public_jwk(SigningKey.generate("ES256"), kid="new"), public_jwk(OLD, kid="renamed")
+    replace(client, renamed, new)
+    for _ in range(3):
+        client.server.clock.advance(1)
+        assert works(client, OLD)
+    assert sorted(imported) == ["new", "renamed"]
+
+
+@pytest.mark.both_databases
+def test_every_secret_and_key_of_a_client_is_read_once(client: KeyClient) -> None:
+    """The query joins them, although a client is registered for one kind."""
+    server, client_id = client.server, client.client.client_id
+    replace(client, public_jwk(NEW), grace_period=DAY)
+    with server.services.database.write() as session:
+        secrets = [add_secret(session, server.admin, server.services.keys.ring(), client_id)[0] for _ in range(2)]
+        loaded = existing_client(session, client_id)
+    assert {key.thumbprint for key in loaded.keys} == {OLD.kid, NEW.kid}
+    assert {secret.secret_id for secret in loaded.secrets} == set(secrets)
+    assert (len(loaded.keys), len(loaded.secrets)) == (2, 2)
 
 
 def test_keys_are_rotated_listed_and_revoked_by_command(shell: Shell) -> None:

@@ -1,19 +1,29 @@
 """Registered clients, as the token endpoint and the commands read them."""
 
+import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Executable, Label, Row, Text, and_, bindparam, cast, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys
-from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active, lifetime_of
+from gatehouse.authserver.credentials.lifecycle import NEVER_EXPIRES, Lifetime, active
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import ClientGrantRow, ClientKeyRow, ClientRow, ClientSecretRow
-from gatehouse.authserver.resources.registry import hierarchies
+from gatehouse.authserver.db.models import (
+    ClientGrantRow,
+    ClientKeyRow,
+    ClientRow,
+    ClientSecretRow,
+    CredentialRow,
+    ResourceScopeRow,
+)
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 from gatehouse.shared.service.administrator import CommandRefused
@@ -66,9 +76,6 @@ class Client:
         return replace(self, secrets=active(self.secrets, now), keys=keys)
 
 
-RowT = TypeVar("RowT", ClientSecretRow, ClientKeyRow, ClientGrantRow)
-
-
 def find_client(database: Database, client_id: str) -> Client | None:
     """Read one client in a transaction of its own. Raises SQLAlchemyError."""
     with database.read() as session:
@@ -77,7 +84,12 @@ def find_client(database: Database, client_id: str) -> Client | None:
 
 def load_client(session: Session, client_id: str) -> Client | None:
     """Read one client. The queries are the same for an unknown client: their time must not reveal that."""
-    return next(iter(load_clients(session, [client_id])), None)
+    return next(iter(_load(session, _ONE_CLIENT, {"client_id": client_id})), None)
+
+
+def load_clients(session: Session) -> list[Client]:
+    """Read every client, by name, with as many queries as for one."""
+    return _load(session, _ALL_CLIENTS)
 
 
 def existing_client(session: Session, client_id: str) -> Client:
@@ -117,35 +129,70 @@ def _no_client(client_id: str) -> CommandRefused:
     return CommandRefused(f"There is no client {client_id}. List them with: authserver client list")
 
 
-def load_clients(session: Session, client_ids: Collection[str] | None = None) -> list[Client]:
-    """Read some clients, or all, by name. The number of queries does not depend on the number of clients."""
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """What is read of some clients."""
 
-    def rows_of(row: type[RowT], order: InstrumentedAttribute[Any]) -> dict[str, list[RowT]]:
-        query = select(row).order_by(order)
-        found: dict[str, list[RowT]] = defaultdict(list)
-        for found_row in session.scalars(query if client_ids is None else query.where(row.client_id.in_(client_ids))):
-            found[found_row.client_id].append(found_row)
-        return found
+    clients: Executable
+    """A row for each client and credential; one row for a client without any."""
+    scopes: Executable
+    """A row for each client and granted scope; one row without a client for each other scope of the same resources,
+    because a granted scope may imply it, or be implied by it."""
 
-    query = select(ClientRow).order_by(ClientRow.client_name, ClientRow.client_id)
-    clients = session.scalars(query if client_ids is None else query.where(ClientRow.client_id.in_(client_ids))).all()
-    secrets, keys = rows_of(ClientSecretRow, ClientSecretRow.created_at), rows_of(ClientKeyRow, ClientKeyRow.created_at)
-    grants = rows_of(ClientGrantRow, ClientGrantRow.resource)
-    resources = {grant.resource for granted in grants.values() for grant in granted}
-    known = hierarchies(session, resources)
-    return [_client(row, secrets[row.client_id], keys[row.client_id], grants[row.client_id], known) for row in clients]
+
+def _queries(chosen: Callable[[InstrumentedAttribute[str]], ColumnElement[bool]]) -> _Queries:
+    """Return the queries for the clients whose `client_id` meets a condition."""
+    client, secret, key, grant, scope = ClientRow, ClientSecretRow, ClientKeyRow, ClientGrantRow, ResourceScopeRow
+    granted = and_(grant.resource == scope.resource, grant.scope == scope.scope, chosen(grant.client_id))
+    return _Queries(
+        select(
+            *client.__table__.columns,
+            *(secret.secret_id, secret.pepper_id, secret.digest, *_lifetime_columns(secret, "secret")),
+            *(key.thumbprint, cast(key.jwk, Text).label("jwk"), *_lifetime_columns(key, "key")),
+        )
+        .outerjoin(secret, secret.client_id == client.client_id)
+        .outerjoin(key, key.client_id == client.client_id)
+        .where(chosen(client.client_id))
+        .order_by(client.client_name, client.client_id, secret.created_at, key.created_at),
+        select(scope.resource, scope.scope, scope.implies, grant.client_id)
+        .outerjoin(grant, granted)
+        .where(scope.resource.in_(select(grant.resource).where(chosen(grant.client_id))))
+        .order_by(scope.resource),
+    )
+
+
+def _lifetime_columns(row: type[CredentialRow], prefix: str) -> list[Label[Any]]:
+    columns = {"created": row.created_at, "expires": row.expires_at, "revoked": row.revoked, "used": row.last_used_at}
+    return [column.label(f"{prefix}_{name}") for name, column in columns.items()]
+
+
+# Building a query takes longer than executing it.
+_ONE_CLIENT = _queries(lambda client_id: client_id == bindparam("client_id"))
+_ALL_CLIENTS = _queries(lambda _: true())
+
+
+def _load(session: Session, queries: _Queries, parameters: Mapping[str, str] | None = None) -> list[Client]:
+    # On the connection: making objects of the session would take twice as long as the rest.
+    connection = session.connection()
+    rows = connection.execute(queries.clients, parameters).all()
+    grants: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    implies: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)
+    for resource, scope, implied, client_id in connection.execute(queries.scopes, parameters):
+        if implied:
+            implies[resource][scope] = frozenset(implied)
+        if client_id is not None:
+            grants[client_id].setdefault(resource, set()).add(scope)
+    hierarchies = {resource: ScopeHierarchy(implies[resource]) for granted in grants.values() for resource in granted}
+    return [
+        _client(list(of_client), grants[client_id], hierarchies)
+        for client_id, of_client in groupby(rows, attrgetter("client_id"))
+    ]
 
 
 def _client(
-    row: ClientRow,
-    secrets: Sequence[ClientSecretRow],
-    keys: Sequence[ClientKeyRow],
-    grant_rows: Sequence[ClientGrantRow],
-    known: Mapping[str, ScopeHierarchy],
+    rows: Sequence[Row[Any]], grants: Mapping[str, set[str]], hierarchies: Mapping[str, ScopeHierarchy]
 ) -> Client:
-    grants: dict[str, set[str]] = {}
-    for grant in grant_rows:
-        grants.setdefault(grant.resource, set()).add(grant.scope)
+    row = rows[0]
     return Client(
         client_id=row.client_id,
         client_name=row.client_name,
@@ -156,16 +203,28 @@ def _client(
         disabled=row.disabled,
         created_at=row.created_at,
         token_endpoint_audience=row.token_endpoint_audience,
-        keys=tuple(_key(key) for key in keys),
-        secrets=tuple(
-            StoredSecret(secret.pepper_id, secret.digest, secret.secret_id, lifetime_of(secret)) for secret in secrets
-        ),
+        # Every combination of a secret and a key is a row.
+        secrets=tuple({row.secret_id: _secret(row) for row in rows if row.secret_id is not None}.values()),
+        keys=tuple({row.thumbprint: _key(row) for row in rows if row.thumbprint is not None}.values()),
         grants={resource: frozenset(scopes) for resource, scopes in grants.items()},
-        hierarchies={resource: known[resource] for resource in grants},
+        hierarchies={resource: hierarchies[resource] for resource in grants},
         token_epoch=row.token_epoch,
     )
 
 
-def _key(row: ClientKeyRow) -> ClientKey:
-    verification = tuple(client_verification_keys(row.jwk))
-    return ClientKey(str(row.jwk.get("kid", row.thumbprint)), row.thumbprint, verification, lifetime_of(row))
+def _secret(row: Row[Any]) -> StoredSecret:
+    lifetime = Lifetime(row.secret_created, row.secret_expires, row.secret_revoked, row.secret_used)
+    return StoredSecret(row.pepper_id, row.digest, row.secret_id, lifetime)
+
+
+def _key(row: Row[Any]) -> ClientKey:
+    lifetime = Lifetime(row.key_created, row.key_expires, row.key_revoked, row.key_used)
+    kid, verification = _parse_key(row.jwk)
+    return ClientKey(kid or row.thumbprint, row.thumbprint, verification, lifetime)
+
+
+@lru_cache(maxsize=4096)
+def _parse_key(jwk: str) -> tuple[str | None, tuple[VerificationKey, ...]]:
+    """Return the `kid` of a stored JWK and its verification keys. Importing a key takes about as long as a query."""
+    members = json.loads(jwk)
+    return members.get("kid"), tuple(client_verification_keys(members))

@@ -1,6 +1,6 @@
 """Reads registered resources, their scopes, and which scope implies which."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -71,17 +71,3 @@ def declared_scopes(session: Session, resource: str) -> frozenset[str]:
     """Read the scopes that a resource declares. For an unknown resource, return none at the same cost."""
     rows = select(ResourceScopeRow.scope).where(ResourceScopeRow.resource == resource, ResourceScopeRow.declared)
     return frozenset(session.scalars(rows))
-
-
-def hierarchies(session: Session, resources: Collection[str]) -> dict[str, ScopeHierarchy]:
-    """Read the scope hierarchies of some resources, with one query."""
-    implies: dict[str, dict[str, frozenset[str]]] = {resource: {} for resource in resources}
-    rows = session.execute(
-        select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies).where(
-            ResourceScopeRow.resource.in_(list(resources))
-        )
-    )
-    for resource, scope, implied in rows:
-        if implied:
-            implies[resource][scope] = frozenset(implied)
-    return {resource: ScopeHierarchy(mapping) for resource, mapping in implies.items()}

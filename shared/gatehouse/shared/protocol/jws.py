@@ -57,9 +57,13 @@ AsymmetricKey = ECKey | OKPKey | RSAKey
 class _Algorithm(Protocol):
     """Computes and verifies signatures. Its keys have the right type and curve: that is checked on import."""
 
-    def sign(self, msg: bytes, key: Any) -> bytes: ...
+    def sign(self, msg: bytes, key: Any) -> bytes:
+        """Return a signature."""
+        ...
 
-    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool: ...
+    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:
+        """Tell whether a signature matches."""
+        ...
 
 
 class _ES256:
