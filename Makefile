@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run docs test test-interop test-availability test-kill test-soak test-all mutants measure walk check format clean
+.PHONY: help setup demo run docs test test-interop test-availability test-kill test-soak test-all mutants measure bench walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 FAST_PARSER := $(VENV)/fast-parser
 INTEROP := tests/interop/node_modules
+PEERS := tests/bench/peers
+PYTHON_PEERS := $(VENV)/peers
 PYTEST := $(BIN)/python -m pytest -q
 WORKERS ?= 2
 
@@ -76,6 +78,26 @@ mutants: setup ## Break the security core in 22 ways, and check that the tests n
 
 measure: setup ## Measure how long a token stays accepted after a revocation: p50, p99
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
+
+# Without npm, the peers for Node are skipped by name. ROWS, ROUNDS and SECONDS narrow and shorten the run.
+bench: $(VENV)/.bench $(PYTHON_PEERS)/.installed $(if $(shell command -v npm 2> /dev/null),$(PEERS)/node_modules/.installed) ## Compare the CPU time per request with that of other servers; takes an hour; ROWS=NAME,NAME ROUNDS=3 SECONDS=3 shorten it
+	PYTHONPATH=examples:tests $(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS),--output docs/performance/results.json) \
+	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+$(VENV)/.bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+$(PYTHON_PEERS)/.installed: $(PEERS)/requirements.txt constraints.txt
+	$(PYTHON) -m venv --clear $(PYTHON_PEERS)
+	$(PYTHON_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(PEERS)/requirements.txt
+	@touch $@
+
+# better-sqlite3 is compiled with the headers of an installed Node.js, where there are any.
+$(PEERS)/node_modules/.installed: $(PEERS)/package.json $(PEERS)/package-lock.json $(PEERS)/.npmrc
+	cd $(PEERS) && npm ci --loglevel=error
+	cd $(PEERS) && npm rebuild better-sqlite3 --ignore-scripts=false --loglevel=error $(if $(wildcard /usr/include/node/node.h),--nodedir=/usr)
+	@touch $@
 
 walk: setup ## Print the functions that one request calls, with their files
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/walk.py

@@ -1,0 +1,108 @@
+"""Compare the CPU time per request of both servers with that of other projects (`make bench`; docs/performance.md)."""
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench import peers
+from bench.contest import Schedule
+from bench.load import LOAD_CPU, WrongAnswers, generator
+from bench.report import failed_as_json, row_as_json, tables
+from bench.rows import ROWS, Bench, Row
+from bench.servers import SERVER_CPU
+from local_stack import CommandRefused
+
+RESULTS = Path(__file__).parents[2] / "docs" / "performance"
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description=__doc__,
+        epilog="With make: make bench ROWS=token-secret,whoami-2026 ROUNDS=3 SECONDS=3",
+    )
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rows", default="", help=f"rows to measure, separated by commas: {', '.join(names)}")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds of a round (default: 5)")
+    parser.add_argument("--warm-up", type=int, default=5, help="seconds of load before the first round (default: 5)")
+    parser.add_argument("--output", type=Path, help="file for the results (JSON); default: print the tables only")
+    options = parser.parse_args()
+    options.chosen = options.rows.split(",") if options.rows else names
+    if unknown := sorted(set(options.chosen) - set(names)):
+        parser.error(f"no such row: {', '.join(unknown)}; there are: {', '.join(names)}")
+    return options
+
+
+def progress(text: str) -> None:
+    """Print a line at once."""
+    print(f"  {text}", flush=True)
+
+
+def measure(row: Row, schedule: Schedule, missing: list[str]) -> dict[str, Any]:
+    """Run a row. A row that fails says why, and the next one runs."""
+    print(f"{row.name}: {row.title}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="gatehouse-bench-") as folder, ExitStack() as exits:
+        bench = Bench(Path(folder), schedule, exits, progress, missing)
+        try:
+            outcome = row.run(bench)
+        except (CommandRefused, KeyError, OSError, RuntimeError, WrongAnswers) as error:
+            progress(f"FAILED: {type(error).__name__}: {error}")
+            return failed_as_json(row, str(error))
+    for figure in outcome.figures:
+        target = "" if figure.target is None else f", goal {figure.target.goal:g}, bound {figure.target.bound:g}"
+        progress(f"{figure.label}: {figure.value:.2f} {figure.unit}{target}: {figure.verdict}")
+    return row_as_json(row, outcome)
+
+
+def main() -> None:
+    """Measure the chosen rows. Exit code 1 if a bound is missed, or a row could not be measured."""
+    options = parse()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("The benchmark needs two CPUs: one for the server, one for the load.")
+    os.sched_setaffinity(0, {LOAD_CPU})
+    schedule = Schedule(options.rounds, options.seconds, options.warm_up)
+    print(f"CPU {SERVER_CPU} serves, CPU {LOAD_CPU} sends with {generator()}; {schedule}", flush=True)
+    missing: list[str] = []
+    rows = [measure(row, schedule, missing) for row in ROWS if row.name in options.chosen]
+    result = {"measured": _circumstances(schedule, missing), "rows": rows}
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{tables(rows)}")
+    for absent in missing:
+        print(f"not installed: {absent}")
+    failed = [row["name"] for row in rows if "failed" in row or "MISSED" in str(row["figures"])]
+    sys.exit(f"missed or not measured: {', '.join(failed)}" if failed else 0)
+
+
+def _circumstances(schedule: Schedule, missing: list[str]) -> dict[str, Any]:
+    return {
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "load": generator(),
+        "rounds": schedule.rounds,
+        "seconds": schedule.seconds,
+        "warm_up": schedule.warm_up,
+        "peers": {peer.name: _versions(peer) for peer in peers.ALL},
+        "missing": missing,
+    }
+
+
+def _versions(peer: peers.Peer) -> str:
+    try:
+        return peer.versions()
+    except peers.NotInstalled as reason:
+        return str(reason)
+
+
+if __name__ == "__main__":
+    main()

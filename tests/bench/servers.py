@@ -1,0 +1,117 @@
+"""The servers of a row, each pinned to one CPU in a process group of its own."""
+
+import base64
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_stack import BIN, READY_TIMEOUT, LocalStack, Process
+
+SERVER_CPU = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. `group` is the id of its process group, and of the group's first process."""
+
+    url: str
+    group: int
+
+
+def start_pinned(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], log: int
+) -> subprocess.Popen[bytes]:
+    """Start a server in a new process group, pinned to SERVER_CPU before it runs."""
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),  # noqa: PLW1509 - the bench has one thread
+    )
+
+
+def basic(client: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header of client_secret_basic (RFC 6749 section 2.3.1)."""
+    pair = f"{client['client_id']}:{client['client_secret']}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+class Stack(LocalStack):
+    """Both of our servers with default settings, but one worker each."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        super().__init__(folder, workers=1, settings=settings)
+
+    def _start(self, arguments: Sequence[str], log: int) -> Process:
+        return start_pinned([str(BIN / arguments[0]), *arguments[1:]], self.folder, self.environment, log)
+
+    @property
+    def authserver(self) -> Server:
+        """The running authorization server."""
+        return Server(self.issuer, self.pid("authserver"))
+
+    @property
+    def resourceserver(self) -> Server:
+        """The running resource server."""
+        return Server(self.resource, self.pid("resourceserver"))
+
+    def token(self, client: Mapping[str, Any]) -> str:
+        """Return a new access token of a client with a secret."""
+        request = urllib.request.Request(
+            f"{self.issuer}/token",
+            b"grant_type=client_credentials",
+            basic(client),
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            token: str = json.load(response)["access_token"]
+        return token
+
+
+@contextmanager
+def running(
+    command: Sequence[str], url: str, folder: Path, environment: Mapping[str, str], name: str
+) -> Iterator[Server]:
+    """Run a server that is not ours until the block ends. It is ready when it accepts connections.
+
+    Raises:
+        RuntimeError: it ended, or accepts no connection in time; with the end of its log.
+    """
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = start_pinned(command, folder, environment, output.fileno())
+    try:
+        _wait(process, url, log)
+        yield Server(url, process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError as answered:
+            answered.close()
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"no server at {url}:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
