@@ -229,7 +229,7 @@ def test_the_memory_use_does_not_grow_with_the_audit_log(
     """The limits are those of 500 rows at a time, which the log has several times over."""
     rows = AuditRows(audit_event, clock)
     with authserver.services.database.write() as session:
-        row = rows.values(AuditEvent("token.issue", "allowed", reason="long " * 200))
+        row = rows.row(AuditEvent("token.issue", "allowed", reason="long " * 200))._asdict() | {"detail": {}}
         session.execute(insert(audit_event), [row] * EVENTS)
     path = tmp_path / "export.jsonl"
     with path.open("wb") as file, peak_of_memory() as exporting:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from sqlalchemy import URL, Engine, event
 from support import databases
 from support.clock import FakeClock
 from support.databases import engine_with_tables
+from support.waiting import wait_until
 
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
@@ -109,15 +109,60 @@ def test_a_committed_event_is_on_disk_when_its_future_is_done(writer: AuditWrite
     assert actions(engine) == ["refusal"]
 
 
-def test_recorded_events_share_transactions(engine: Engine, clock: FakeClock) -> None:
-    transactions: list[None] = []
-    event.listen(engine, "commit", lambda _: transactions.append(None))
-    writer = AuditWriter(engine, AuditRows(TABLE, clock))
-    for number in range(500):
-        writer.record(allowed(f"recorded.{number}"))
+@pytest.fixture
+def transactions(engine: Engine) -> list[int]:
+    """Return a list of the transactions of the writer: how many rows each inserted."""
+    counts: list[int] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if statement.startswith("INSERT"):
+            counts.append(len(parameters) if many else 1)
+
+    return counts
+
+
+def test_recorded_events_wait_100_ms_together(engine: Engine, clock: FakeClock, transactions: list[int]) -> None:
+    """The time counts from the first one: a steady load must not postpone it."""
+    monotonic = FakeClock()
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=monotonic)
+    for batch in range(2):
+        for number in range(500):
+            writer.record(allowed(f"recorded.{batch}.{number}"))
+            monotonic.advance(0.099 / 500)
+        monotonic.advance(0.0011)
+        wait_until(lambda expected=batch + 1: len(transactions) == expected)
     writer.close()
-    assert len(transactions) < 50
-    assert actions(engine, limit=1000) == [f"recorded.{number}" for number in range(500)]
+    assert transactions == [500, 500]
+    assert actions(engine, limit=1000) == [f"recorded.{batch}.{number}" for batch in range(2) for number in range(500)]
+
+
+def test_an_urgent_event_or_the_end_does_not_wait(engine: Engine, clock: FakeClock, transactions: list[int]) -> None:
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=FakeClock())
+    writer.record(allowed("recorded"))
+    writer.record(allowed("with.it"))
+    writer.commit(allowed("urgent")).result(5)
+    writer.commit(allowed("urgent.again")).result(5)
+    writer.record(allowed("last"))
+    writer.close()
+    assert transactions == [3, 1, 1]
+    assert actions(engine) == ["recorded", "with.it", "urgent", "urgent.again", "last"]
+
+
+def test_events_recorded_from_many_threads_are_each_written_once(engine: Engine, clock: FakeClock) -> None:
+    writer = AuditWriter(engine, AuditRows(TABLE, clock))
+
+    def record(thread: int) -> None:
+        for number in range(100):
+            writer.record(allowed(f"{thread}.{number}"))
+
+    threads = [threading.Thread(target=record, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    assert sorted(actions(engine, limit=1000)) == sorted(f"{t}.{n}" for t in range(8) for n in range(100))
 
 
 def test_closing_writes_pending_events_and_then_refuses(writer: AuditWriter, engine: Engine) -> None:
@@ -274,26 +319,45 @@ def test_long_values_are_truncated_to_their_column(writer: AuditWriter, engine: 
     assert (len(row["actor"]), len(row["object"]), len(row["jti"])) == (255, 512, 64)
 
 
-def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(writer: AuditWriter, engine: Engine) -> None:
+def test_an_event_that_is_not_json_is_refused(
+    writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It could only be lost later, after its request was answered."""
+    for record in (writer.record, writer.commit, writer.commit_and_wait):
+        with pytest.raises(AuditUnavailable):
+            record(allowed("unstorable", detail={"value": object()}))
+    assert "audit event unstorable cannot be stored" in caplog.text
+    writer.commit_and_wait(allowed("next"))
+    assert [(row["action"], row["sequence"]) for row in stored(engine)] == [("next", 1)]
+
+
+def unstorable() -> AuditEvent:
+    """Return an event that only the database refuses."""
+    return AuditEvent("unstorable", None)  # type: ignore[arg-type]
+
+
+def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(
+    writer: AuditWriter, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     """Such an event must not block later events or leave a request waiting forever."""
     with pytest.raises(AuditUnavailable):
-        writer.commit(allowed("unstorable", detail={"value": object()})).result(2)
+        writer.commit(unstorable()).result(2)
     writer.commit(allowed("next")).result(2)
     assert actions(engine) == ["next"]
+    assert "'unstorable') cannot be stored and is lost: IntegrityError" in caplog.text
 
 
 def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditWriter, engine: Engine) -> None:
     """If it stayed at the head of the queue, every later request would be refused."""
     writer.record(allowed("before"))
-    with suppress(AuditUnavailable):
-        writer.record(allowed("unstorable", detail={"value": object()}))
+    writer.record(unstorable())
     writer.commit(allowed("next")).result(2)
     assert actions(engine) == ["before", "next"]
 
 
 def test_an_outage_while_isolating_a_bad_event_loses_only_that_event(writer: AuditWriter, engine: Engine) -> None:
     hide_table(engine)
-    writer.record(allowed("unstorable", detail={"value": object()}))
+    writer.record(unstorable())
     writer.record(allowed("kept"))
     refused = writer.commit(allowed("never.answered"))
     with pytest.raises(AuditUnavailable):

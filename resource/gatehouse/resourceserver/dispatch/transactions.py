@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
-from sqlalchemy import event, insert, inspect
+from sqlalchemy import event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -118,8 +118,7 @@ class CallTransactions(Transactions):
             {"transaction": self._count, "changed": identifiers[start : start + LISTED]}
             for start in range(0, max(len(identifiers), 1), LISTED)
         )
-        events = [self._rows.values(self._make_event(detail)) for detail in details]
-        await session.execute(insert(self._rows.table), events)
+        await session.execute(self._rows.insert(*map(self._make_event, details)))
 
 
 def _watch(session: AsyncSession, audited: Callable[[object], bool]) -> dict[str, None]:

@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -81,8 +81,7 @@ AUTHSERVER_ACTIONS = frozenset(AuditAction) - RESOURCE_SERVER_ACTIONS | {AuditAc
 """What the authorization server records."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(NamedTuple):
     """One action, allowed or refused. Never holds a token, secret, assertion or tool argument."""
 
     action: AuditAction
@@ -98,7 +97,7 @@ class AuditEvent:
     request_id: str | None = None
     reason: str | None = None
     """Why the action was refused, for the operator."""
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = MappingProxyType({})
     """Further members, as JSON."""
 
 

@@ -21,15 +21,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, insert
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_rows import AuditRow, AuditRows
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.heartbeat import SERVER, WriteHealth, write_heartbeat
 
@@ -54,9 +53,8 @@ class AuditUnavailable(Exception):
     """The event cannot be recorded, so its action must not happen."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    row: dict[str, Any]
+class _Pending(NamedTuple):
+    row: AuditRow
     committed: "Future[None] | None" = None
     """Completes when the row is on disk."""
 
@@ -83,11 +81,15 @@ class AuditWriter:
     ) -> None:
         self.rows = rows
         self._engine = engine
+        self._insert_row = rows.driver_insert(engine.dialect)
         self._capacity = capacity
         self._pending: deque[_Pending] = deque()
         self._in_flight = 0
         self._changed = threading.Condition()
+        self._oldest = 0.0
+        """When the first of the pending events was recorded."""
         self._urgent = False
+        self._monotonic = monotonic
         self._health = WriteHealth(monotonic)
         self._beats = False
         self._closing = False
@@ -111,18 +113,20 @@ class AuditWriter:
         """Queue an event to be written within BATCH_INTERVAL.
 
         Raises:
-            AuditUnavailable: the database accepts no events now, the queue is full, or the writer is closed.
+            AuditUnavailable: the database accepts no events now, the queue is full, the writer is closed, or the event
+                cannot be stored.
         """
-        self._append(_Pending(self.rows.values(event)))
+        self._append(_Pending(self._row(event)))
 
     def commit(self, event: AuditEvent) -> "Future[None]":
         """Queue an event to be written now. The future completes when it is on disk, or fails with AuditUnavailable.
 
         Raises:
-            AuditUnavailable: the queue is full because the database accepts no events, or the writer is closed.
+            AuditUnavailable: the queue is full because the database accepts no events, the writer is closed, or the
+                event cannot be stored.
         """
         committed: Future[None] = Future()
-        self._append(_Pending(self.rows.values(event), committed))
+        self._append(_Pending(self._row(event), committed))
         return committed
 
     def commit_and_wait(self, event: AuditEvent) -> None:
@@ -155,6 +159,13 @@ class AuditWriter:
         if self._thread is not None:
             self._thread.join(_CLOSE_TIMEOUT)
 
+    def _row(self, event: AuditEvent) -> AuditRow:
+        try:
+            return self.rows.row(event)
+        except TypeError:
+            log.exception("audit event %s cannot be stored", event.action)
+            raise AuditUnavailable("the audit event cannot be stored") from None
+
     def _append(self, pending: _Pending) -> None:
         with self._changed:
             waiting = len(self._pending) + self._in_flight
@@ -162,10 +173,14 @@ class AuditWriter:
                 raise AuditUnavailable("the audit queue is full or closed")
             if self._health.failing and (waiting or self._beats) and pending.committed is None:
                 raise AuditUnavailable("the database accepts no audit events")
+            if not self._pending:
+                self._oldest = self._monotonic()
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
-            self._start_thread()
-            self._changed.notify_all()
+            # A batch that is not urgent is awaited from its first event on.
+            if self._urgent or len(self._pending) == 1:
+                self._start_thread()
+                self._changed.notify_all()
 
     def _start_thread(self) -> None:
         # Started on first use, because a thread does not survive the fork of a worker.
@@ -191,11 +206,16 @@ class AuditWriter:
                 self._changed.wait(wait)
             if not self._pending:
                 return None
-            self._changed.wait_for(lambda: self._urgent or self._closing, BATCH_INTERVAL)
+            while not (self._urgent or self._closing) and (left := self._time_left()) > 0:
+                self._changed.wait(left)
             batch, self._urgent = list(self._pending), False
             self._pending.clear()
             self._in_flight = len(batch)
             return batch
+
+    def _time_left(self) -> float:
+        """Return the seconds for which the pending events may still wait for others."""
+        return self._oldest + BATCH_INTERVAL - self._monotonic()
 
     def _beat(self) -> None:
         error = self._commit(lambda connection: write_heartbeat(connection, SERVER, self.rows.clock()))
@@ -219,13 +239,13 @@ class AuditWriter:
                 self._keep_for_later(batch[position:])
                 return
             if error is not None:
-                identity = pending.row["writer"], pending.row["sequence"], pending.row["action"]
+                identity = pending.row.writer, pending.row.sequence, pending.row.action
                 log.error("audit event %s cannot be stored and is lost: %s", identity, type(error).__name__)
             _settle([pending], error)
 
     def _insert(self, batch: list[_Pending]) -> Exception | None:
         rows = [pending.row for pending in batch]
-        return self._commit(lambda connection: connection.execute(insert(self.rows.table), rows))
+        return self._commit(lambda connection: connection.exec_driver_sql(self._insert_row, rows))
 
     def _commit(self, write: Callable[[Connection], object]) -> Exception | None:
         """Write in a transaction. Return the error if it failed, and note whether the database accepts writes."""
@@ -245,7 +265,7 @@ class AuditWriter:
         kept = [pending for pending in batch if pending.committed is None]
         with self._changed:
             if self._closing:
-                lost = ", ".join(f"{pending.row['action']} {pending.row['jti']}" for pending in kept)
+                lost = ", ".join(f"{pending.row.action} {pending.row.jti}" for pending in kept)
                 log.error("%d audit events are lost, the database is down at shutdown: %s", len(kept), lost)
                 return
             self._pending.extendleft(reversed(kept))
