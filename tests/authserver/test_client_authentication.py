@@ -223,7 +223,7 @@ def test_every_failed_authentication_does_the_same_work(authserver: AuthServer, 
         statements = count_statements(authserver, lambda cost=cost, digests=digests: digests.append(cost()))
         costs[name] = (statements, *digests[0])
     assert len(set(costs.values())) == 1, costs
-    assert costs["unknown"][1:] == (secrets.EXAMINED, secrets.EXAMINED)
+    assert costs["unknown"][1:] == (1, secrets.EXAMINED)
     assert costs["unknown"][0] > 0
 
 
@@ -234,6 +234,29 @@ def test_a_stored_secret_matches_only_under_the_pepper_that_made_it() -> None:
     assert secrets.find_secret(secret, stored, {"pep_1": b"q" * 32}) is None
     assert secrets.find_secret(secret, stored, {"pep_2": pepper}) is None
     assert secrets.find_secret(secret, [], {"pep_1": pepper}) is None
+
+
+def test_one_digest_is_computed_for_each_pepper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets of one client can be under several peppers; their number must not change the work."""
+    peppers = {"pep_1": b"p" * 32, "pep_2": b"q" * 32}
+    values = [secrets.generate_secret() for _ in range(secrets.EXAMINED)]
+    stored = [
+        secrets.StoredSecret(pepper_id, secrets.digest(peppers[pepper_id], value))
+        for pepper_id, value in zip(["pep_1", "pep_2", "pep_1", "pep_2"], values, strict=True)
+    ]
+    computed: list[bytes] = []
+
+    def note(pepper: bytes, secret: str, digest: Callable[[bytes, str], bytes] = secrets.digest) -> bytes:
+        computed.append(pepper)
+        return digest(pepper, secret)
+
+    monkeypatch.setattr(secrets, "digest", note)
+    for number in range(secrets.EXAMINED + 1):
+        for value in (*values[:number], "gths_wrong"):
+            computed.clear()
+            found = secrets.find_secret(value, stored[:number], peppers)
+            assert found is (None if value == "gths_wrong" else stored[values.index(value)])
+            assert computed == list(peppers.values())
 
 
 @pytest.mark.threat("T-081")

@@ -226,7 +226,7 @@ def test_every_failed_authentication_computes_the_same_digests(authserver: AuthS
             assert post(authserver, basic, token="x").status_code == 401
         return count
 
-    assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == secrets.EXAMINED
+    assert digests((credential[0], "gtrs_wrong")) == digests(("rsc_unknown", "gtrs_wrong")) == 1
 
 
 def test_a_request_without_a_token_says_what_to_send(authserver: AuthServer, credential: Basic) -> None:

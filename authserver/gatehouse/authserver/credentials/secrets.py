@@ -22,9 +22,10 @@ MAX_INACTIVE = 2
 """Inactive secrets of one client that are kept, so that their use can be told from that of a wrong secret."""
 
 EXAMINED = MAX_ACTIVE + MAX_INACTIVE
-"""Digests computed at every check, for every client: the work does not reveal how many secrets there are."""
+"""Comparisons at every check, for every client: the work does not reveal how many secrets there are."""
 
 _PREFIX_LENGTH = len(PREFIX) + 4
+_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class StoredSecret:
     digest: bytes = field(repr=False)
     secret_id: str = ""
     lifetime: Lifetime = NEVER_EXPIRES
+
+
+_PADDING = [StoredSecret("", b"\xff" * 32)] * EXAMINED
+"""Compared with _NO_DIGEST, in place of the secrets that a client does not have."""
 
 
 def generate_secret(prefix: str = PREFIX) -> str:
@@ -55,14 +60,14 @@ def digest(pepper: bytes, secret: str) -> bytes:
 def find_secret(secret: str, stored: Sequence[StoredSecret], peppers: Mapping[str, bytes]) -> StoredSecret | None:
     """Return the first of the first EXAMINED stored secrets that a secret matches; None if it matches none.
 
-    The work is the same for every secret and every client, known or not: EXAMINED digests and comparisons.
+    The work is the same for every secret and every client, known or not: a digest for each pepper, and EXAMINED
+    comparisons.
     """
+    computed = {pepper_id: digest(pepper, secret) for pepper_id, pepper in peppers.items()}
     found = None
-    padding = [StoredSecret("", bytes(32))] * EXAMINED
-    for candidate in [*stored, *padding][:EXAMINED]:
-        pepper = peppers.get(candidate.pepper_id)
-        computed = digest(pepper if pepper is not None else bytes(32), secret)
-        # No digest is all zeros: padding never matches, and neither does a secret whose pepper is gone.
-        if hmac.compare_digest(computed, candidate.digest if pepper is not None else bytes(32)) and found is None:
+    for candidate in [*stored, *_PADDING][:EXAMINED]:
+        matches = hmac.compare_digest(computed.get(candidate.pepper_id, _NO_DIGEST), candidate.digest)
+        # The pepper of a stored secret may be gone. Nothing matches that secret then, even if its digest is all zeros.
+        if matches and candidate.pepper_id in computed and found is None:
             found = candidate
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client
@@ -12,6 +13,9 @@ from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope
 from gatehouse.shared.service.remediation import client_command
 
 GRANT_TYPE = "client_credentials"
+
+# Only valid identifiers are remembered, and they have at most 512 characters: an exception is not.
+_parse_identifier = lru_cache(maxsize=256)(parse_resource_identifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def read_resource(values: Sequence[str]) -> RequestedResource:
         problem = _invalid_target("Name one resource: a token is for one.", "several resources named")
         return RequestedResource(problem=problem)
     try:
-        return RequestedResource(parse_resource_identifier(values[0]))
+        return RequestedResource(_parse_identifier(values[0]))
     except InvalidResourceIdentifier as error:
         return RequestedResource(problem=_invalid_target(str(error), f"malformed resource: {error}"))
 
