@@ -9,18 +9,19 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.assertions import KeyClient
+from support.assertions import KeyClient, jwks, public_jwk
 from support.authserver import FORM, AuthServer, basic_header, token_form
 from support.http_client import Exchange, run
 from support.logs import logging_put_back
 from werkzeug.test import EnvironBuilder, TestResponse
 
-from gatehouse.authserver.clients.assertions import AssertionVerifier
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.clients.registry import find_client
 from gatehouse.authserver.credentials import secrets
+from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS
 from gatehouse.authserver.errors import refuse
 from gatehouse.authserver.http import DeadlineExceeded, Request
+from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
@@ -225,14 +226,14 @@ def test_a_timeout_inside_a_thread_is_not_taken_for_the_deadline() -> None:
 
 WORK = {
     find_client.__code__: "load",
-    secrets.find_secret.__code__: "secret",
-    AssertionVerifier.verify_signature.__code__: "signatures",
+    secrets.digest.__code__: "digest",
+    jws.verify.__code__: "signature",
     refuse.__code__: "refusal",
 }
 
 
-def places_of(server: AuthServer, ask: Callable[[], TestResponse]) -> list[tuple[str, str]]:
-    """Return where each piece of work of a refused request ran: on the event loop or in a thread."""
+def places_of(server: AuthServer, ask: Callable[[], TestResponse], status: int = 401) -> list[tuple[str, str]]:
+    """Return where each piece of work of a request ran: on the event loop or in a thread."""
     found: list[tuple[str, str]] = []
 
     def note(frame: FrameType, kind: str, _: Any) -> None:
@@ -242,7 +243,7 @@ def places_of(server: AuthServer, ask: Callable[[], TestResponse]) -> list[tuple
             found.append((work, "thread" if thread.startswith("request") else "loop"))
 
     with server.profiled(note):
-        assert ask().status_code == 401
+        assert ask().status_code == status
     return found
 
 
@@ -250,18 +251,22 @@ def places_of(server: AuthServer, ask: Callable[[], TestResponse]) -> list[tuple
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "cached"])
 @pytest.mark.parametrize("credential", ["secret", "assertion"])
 def test_where_work_runs_does_not_depend_on_the_client(authserver: AuthServer, credential: str, cached: bool) -> None:
-    """A busy event loop or pool would delay known and unknown clients differently."""
-    key, stranger = SigningKey.generate("ES256"), SigningKey.generate("ES256")
+    """A busy event loop or pool would delay known and unknown clients differently, and so would repeated work."""
+    key, *others, stranger = (SigningKey.generate("ES256") for _ in range(4))
     of_key = KeyClient(authserver, key)
+    of_several = KeyClient(authserver, key, jwks(*map(public_jwk, [key, *others])))
     client_ids = {
         "secret": authserver.create_client()[0].client_id,
         "other secret": authserver.create_client(auth_method="client_secret_post")[0].client_id,
         "disabled": authserver.create_client()[0].client_id,
         "key": of_key.client.client_id,
+        "several keys": of_several.client.client_id,
+        "disabled with a key": KeyClient(authserver, key).client.client_id,
         "unknown": "agent_unknown",
     }
     with authserver.services.database.write() as session:
-        set_disabled(session, authserver.admin, client_ids["disabled"], disabled=True)
+        for name in ("disabled", "disabled with a key"):
+            set_disabled(session, authserver.admin, client_ids[name], disabled=True)
 
     def ask(client_id: str) -> TestResponse:
         if credential == "secret":
@@ -277,10 +282,21 @@ def test_where_work_runs_does_not_depend_on_the_client(authserver: AuthServer, c
         found[name] = places_of(authserver, lambda client_id=client_id: ask(client_id))
     load = [] if cached else [("load", "thread")]
     if credential == "secret":
-        expected = [*load, ("secret", "loop" if cached else "thread"), ("refusal", "loop")]
+        work = [("digest", "loop")] * secrets.EXAMINED
     else:
-        expected = [*load, ("signatures", "thread"), ("refusal", "loop")]
+        work = [("signature", "loop"), *[("signature", "thread")] * (MAX_CLIENT_KEYS - 1)]
+    expected = [*load, *work, ("refusal", "loop")]
     assert found == dict.fromkeys(client_ids, expected)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_accepted_assertion_needs_no_thread(authserver: AuthServer, number: int) -> None:
+    keys = [SigningKey.generate("ES256") for _ in range(number)]
+    client = KeyClient(authserver, keys[0], jwks(*(public_jwk(key, kid=str(at)) for at, key in enumerate(keys))))
+    client.accepted()
+    assertion = client.assertion(kid="0")
+    found = places_of(authserver, lambda: client.post(assertion), status=200)
+    assert found == [("signature", "loop")]
 
 
 def test_a_slow_signature_leaves_the_event_loop(authserver: AuthServer) -> None:

@@ -1,6 +1,10 @@
 """An assertion is accepted once: the replay store, with several clients, threads and nodes."""
 
+import asyncio
+import threading
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from sqlalchemy import func, select
@@ -8,8 +12,10 @@ from support.assertions import KeyClient
 from support.authserver import AuthServer
 from support.clock import FakeClock
 
-from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME, AcceptedAssertion, ReplayStore
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SpentAssertionRow
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey
 
@@ -39,6 +45,41 @@ def test_one_of_two_concurrent_uses_is_accepted(client: KeyClient) -> None:
     with ThreadPoolExecutor(8) as pool:
         statuses = [response.status_code for response in pool.map(client.post, [assertion] * 8)]
     assert sorted(statuses) == [200] + [401] * 7
+
+
+@pytest.mark.divergence("D-51")
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_two_processes_accept_an_assertion_once(authserver: AuthServer) -> None:
+    """Each process groups it with other assertions, of which some are used elsewhere at the same time."""
+    assertions = [AcceptedAssertion("agent_1", bytes([number]), authserver.clock()) for number in range(12)]
+    outcomes: dict[AcceptedAssertion, list[bool]] = defaultdict(list)
+    start = threading.Barrier(4)
+
+    async def spend_all(store: ReplayStore, order: list[AcceptedAssertion]) -> None:
+        async def spend(assertion: AcceptedAssertion) -> None:
+            try:
+                await store.spend_async(assertion)
+            except OAuthError:
+                outcomes[assertion].append(False)
+            else:
+                outcomes[assertion].append(True)
+
+        await asyncio.gather(*map(spend, order))
+
+    def process(order: list[AcceptedAssertion]) -> None:
+        with (
+            Database(authserver.settings.database) as database,
+            closing(ReplayStore(database, authserver.clock)) as store,
+        ):
+            start.wait()
+            asyncio.run(spend_all(store, order))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(process, [assertions, assertions[::-1], assertions, assertions[::-1]]))
+    assert {assertion: sorted(found) for assertion, found in outcomes.items()} == {
+        assertion: [False, False, False, True] for assertion in assertions
+    }
 
 
 @pytest.mark.threat("T-064")
@@ -77,15 +118,17 @@ def test_a_spent_jti_is_kept_until_its_assertion_expires(client: KeyClient) -> N
 
 @pytest.mark.both_databases
 def test_expired_entries_are_removed_from_the_replay_store(authserver: AuthServer) -> None:
-    store = ReplayStore(authserver.services.database, authserver.clock)
+    store = authserver.services.authenticator.replay
     now = int(authserver.clock())
-    assert store.spend("agent_1", "early", now)
+    early, late = AcceptedAssertion("agent_1", b"early", now), AcceptedAssertion("agent_1", b"late", now + 300)
+    store.spend_and_wait(early)
     authserver.clock.advance(2 * LEEWAY + 1)
-    assert store.spend("agent_1", "late", now + 300)
+    store.spend_and_wait(late)
     store.prune()
     with authserver.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 1
-    assert not store.spend("agent_1", "late", now + 300)
+    with pytest.raises(OAuthError):
+        store.spend_and_wait(late)
 
 
 @pytest.mark.threat("T-063")

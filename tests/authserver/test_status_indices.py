@@ -1,22 +1,30 @@
 """Status list indices: one for each token, reserved in blocks for a client, and void when it is disabled."""
 
+import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select
 from support.authserver import AuthServer
 from support.clock import FakeClock
-from support.status_lists import bit, change_client, indices_of, paused_at_a_statement
+from support.http_client import run
+from support.status_lists import Indices, bit, change_client, indices_of, paused_at_a_statement
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import Client, lock_client
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import StatusBlockRow
 from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.http import DeadlineExceeded
 from gatehouse.authserver.tokens.issue import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
-from gatehouse.authserver.tokens.status_lists import BLOCK_LIFETIME, MAX_BLOCK
-from gatehouse.shared.service.cache import MustWait
+from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK
+from gatehouse.authserver.tokens.status_lists import load_bits
+from gatehouse.shared.protocol.status_list import is_set
+from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.both_databases
 
@@ -43,6 +51,76 @@ def test_no_two_tokens_of_any_client_or_process_share_an_index(authserver: AuthS
         process.allocate(client, authserver.clock()) for client in clients for process in processes for _ in range(40)
     ]
     assert len(set(taken)) == len(taken) == 240
+
+
+def test_concurrent_requests_of_several_processes_share_no_index(authserver: AuthServer) -> None:
+    clients = [authserver.create_client()[0] for _ in range(5)]
+    start = threading.Barrier(2)
+
+    async def allocate_all(indices: StatusIndexAllocator) -> list[Index]:
+        now = authserver.clock()
+        return await asyncio.gather(*(indices.allocate(client, now) for _ in range(40) for client in clients))
+
+    def process(_: int) -> list[Index]:
+        with (
+            Database(authserver.settings.database) as database,
+            closing(StatusIndexAllocator(database, authserver.clock)) as indices,
+        ):
+            start.wait()
+            return asyncio.run(allocate_all(indices))
+
+    with ThreadPoolExecutor(2) as pool:
+        taken = [index for indices in pool.map(process, range(2)) for index in indices]
+    assert len(set(taken)) == len(taken) == 400
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_locked_client_delays_no_other(authserver: AuthServer) -> None:
+    """An admin's transaction may last long."""
+    locked, other = authserver.create_client()[0], authserver.create_client()[0]
+    indices, now = indices_of(authserver), authserver.clock()
+    taken: list[Index] = []
+    waiting = threading.Thread(target=lambda: taken.append(indices.allocate(locked, now)))
+    with authserver.services.database.write() as session:
+        lock_client(session, locked.client_id)
+        waiting.start()
+        for _ in range(3):
+            indices_of(authserver).allocate(other, now)
+            indices.allocate(other, now)
+        assert taken == []
+        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+            indices.allocate(locked, now)
+    waiting.join()
+    assert taken
+
+
+@pytest.mark.threat("T-071")
+def test_disabling_clients_under_load_leaves_no_active_token(authserver: AuthServer) -> None:
+    """Two processes and the admins lock clients and lists in one order, so that there is no deadlock."""
+    clients = [authserver.create_client()[0] for _ in range(8)]
+    processes = [indices_of(authserver).allocator for _ in range(2)]
+    issued: list[Index] = []
+
+    async def issue(indices: StatusIndexAllocator, client: Client) -> None:
+        for _ in range(5 * MIN_BLOCK):
+            try:
+                issued.append(await indices.allocate(client, authserver.clock()))
+            except OAuthError:
+                return
+
+    async def issue_all() -> None:
+        await asyncio.gather(*(issue(indices, client) for indices in processes for client in clients))
+
+    def disable(client: Client) -> None:
+        change_client(authserver, client, disabled=True)
+
+    with ThreadPoolExecutor(5) as pool:
+        issuing = pool.submit(run, issue_all())
+        list(pool.map(disable, clients[::-1]))
+        issuing.result()
+    with authserver.services.database.read() as session:
+        bits = {list_id: load_bits(session, list_id) for list_id in {index.list_id for index in issued}}
+    assert all(is_set(bits[index.list_id], index.idx) for index in issued)
 
 
 @pytest.mark.divergence("D-34")
@@ -82,19 +160,17 @@ def test_a_block_is_used_for_an_hour_and_no_longer(authserver: AuthServer, clock
     assert indices.allocate(client, authserver.clock()) == Index(first.list_id, first.idx + MIN_BLOCK)
 
 
-@pytest.mark.only_on("sqlite")
-def test_an_index_is_allocated_without_waiting_only_from_a_block(authserver: AuthServer) -> None:
+def test_a_request_that_gives_up_leaves_its_block_to_the_others(authserver: AuthServer) -> None:
     client, _ = authserver.create_client()
     indices, now = indices_of(authserver), authserver.clock()
-    with pytest.raises(MustWait):
-        indices.allocate(client, now, wait=False)
-    first = indices.allocate(client, now)
-    assert indices.allocate(client, now, wait=False) == Index(first.list_id, first.idx + 1)
-    for _ in range(MIN_BLOCK - 2):
-        indices.allocate(client, now)
-    with paused_at_a_statement(authserver, lambda: indices.allocate(client, now)), pytest.raises(MustWait):
-        indices.allocate(client, now, wait=False)
-    assert indices.allocate(client, now, wait=False).idx > first.idx
+    taken: list[Index] = []
+    with paused_at_a_statement(authserver, lambda: taken.append(indices.allocate(client, now))):
+        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+            indices.allocate(client, now)
+        waiting = threading.Thread(target=lambda: taken.append(indices.allocate(client, now)))
+        waiting.start()
+    waiting.join()
+    assert sorted(index.idx for index in taken) == [0, 1]
 
 
 def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None:
@@ -113,7 +189,7 @@ def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None
 
 
 def test_the_number_of_clients_with_blocks_in_memory_is_limited(authserver: AuthServer) -> None:
-    indices = StatusIndexAllocator(authserver.services.database, authserver.clock, clients=1)
+    indices = Indices(authserver, clients=1)
     first, second = (authserver.create_client()[0] for _ in range(2))
     taken = [indices.allocate(client, authserver.clock()) for client in (first, first, second, first)]
     assert [index.idx for index in taken] == [0, 1, MIN_BLOCK, 2 * MIN_BLOCK]

@@ -12,16 +12,13 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.db.models import RevokedTokenRow, StatusBlockRow, StatusListRow
-from gatehouse.authserver.tokens import status_lists
 from gatehouse.authserver.tokens.issue import Index
+from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK, SPARE, reserve_block
 from gatehouse.authserver.tokens.status_lists import (
-    BLOCK_LIFETIME,
-    MAX_BLOCK,
     StatusListPublisher,
     list_ids,
     load_bits,
     prune_status_lists,
-    reserve_block,
     revoke_client,
     revoke_token,
 )
@@ -199,11 +196,11 @@ def test_the_next_list_is_published_before_the_last_is_full(authserver: AuthServ
         with authserver.services.database.read() as session:
             return len(list_ids(session))
 
-    first = reserve(LIST_SIZE - status_lists.SPARE)
+    first = reserve(LIST_SIZE - SPARE)
     assert known() == 1
     assert reserve(MAX_BLOCK) == first
     assert known() == 2
-    assert reserve(status_lists.SPARE - MAX_BLOCK) == first, "the full list's last index is used"
+    assert reserve(SPARE - MAX_BLOCK) == first, "the full list's last index is used"
     assert reserve(1) != first
 
 

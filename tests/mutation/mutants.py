@@ -142,8 +142,8 @@ MUTANTS = [
     ),
     Mutant(
         f"{AUTHSERVER}/clients/assertions.py",
-        "            return False",
-        "            return client_id is not None",
+        "    if not is_unused:",
+        "    if is_unused is None:",
         "tests/authserver/test_assertion_replay.py",
     ),
     # A secret is accepted at the moment of its expiry.

@@ -5,7 +5,7 @@ import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,6 +92,8 @@ class AuthServer:
         self.app = build_app(self.services)
         self.http = http_client(self.app)
         self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
+        self.opened = ExitStack()
+        """What a test opens beside the server, to be closed with it."""
 
     def add_resource(self, resource: str = RESOURCE, /, **scopes: tuple[str, ...]) -> None:
         """Register a resource, by default with the scopes of the template's resource."""
@@ -174,6 +176,7 @@ class AuthServer:
         take_away(self.settings.database)
 
     def close(self) -> None:
+        self.opened.close()
         close_services(self.services)
 
 
@@ -186,7 +189,9 @@ def authenticate(services: Services, client_id: str, secret: str) -> Client:
     """Authenticate a client with client_secret_basic, as an endpoint does. Raises OAuthError."""
     request = Request({"authorization": basic_header(client_id, secret)})
     credentials = read_credentials(request, Form(token_form()))
-    return services.authenticator.authenticate(request, credentials, services.keys.ring(), services.clock()).client
+    return services.authenticator.authenticate_and_wait(
+        request, credentials, services.keys.ring(), services.clock()
+    ).client
 
 
 def token_form(**parameters: str) -> dict[str, str]:

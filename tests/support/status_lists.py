@@ -13,11 +13,22 @@ from gatehouse.authserver.tokens.issue import Index, StatusIndexAllocator
 from gatehouse.authserver.tokens.status_lists import load_bits
 from gatehouse.shared.protocol.status_list import is_set
 from support.authserver import AuthServer
+from support.http_client import run
 
 
-def indices_of(server: AuthServer) -> StatusIndexAllocator:
-    """Return the allocator of another process."""
-    return StatusIndexAllocator(server.services.database, server.clock)
+class Indices:
+    """The allocator of another process, for use in any thread."""
+
+    def __init__(self, server: AuthServer, **options: Any) -> None:
+        self.allocator = StatusIndexAllocator(server.services.database, server.clock, **options)
+        server.opened.callback(self.allocator.close)
+
+    def allocate(self, client: Client, now: float) -> Index:
+        return run(self.allocator.allocate(client, now))
+
+
+def indices_of(server: AuthServer) -> Indices:
+    return Indices(server)
 
 
 def bit(server: AuthServer, index: Index) -> bool:

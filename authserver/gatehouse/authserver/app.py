@@ -100,8 +100,8 @@ def create_services(
     Raises:
         InvalidSettings: there is no usable sealing key.
     """
-    # One connection for each thread, one for the audit writer, one for the maintenance.
-    database = Database(settings.database, pool_size=settings.threads + 2)
+    # One connection for each thread, and one each for the audit writer, the maintenance and the two group commits.
+    database = Database(settings.database, pool_size=settings.threads + 4)
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
     rotation = Rotation(database, sealed_keys, policy_of(settings), AuditRows(audit_event, clock), clock)
     replay = ReplayStore(database, clock)
@@ -113,7 +113,8 @@ def create_services(
         threads=ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
         authenticator=ClientAuthenticator(
             LoadingCache(partial(find_client, database), max_age=cache_age, monotonic=monotonic),
-            AssertionVerifier(settings.issuer, replay),
+            AssertionVerifier(settings.issuer),
+            replay,
             last_use,
         ),
         keys=KeyStore(database, sealed_keys, rotation, max_age=cache_age, monotonic=monotonic),
@@ -171,6 +172,8 @@ def close_services(services: Services) -> None:
     """Stop the background work, write what is still in memory, and close the database."""
     services.maintenance.stop()
     services.threads.shutdown(cancel_futures=True)
+    services.authenticator.replay.close()
+    services.indices.close()
     services.last_use.close()
     services.audit.close()
     services.database.close()

@@ -24,7 +24,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import check_name, parse_resource
-from gatehouse.authserver.tokens.status_lists import MAX_BLOCK
+from gatehouse.authserver.tokens.reservations import MAX_BLOCK
 from gatehouse.shared.protocol import base64url
 from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS

@@ -35,7 +35,8 @@ from gatehouse.authserver.keys.encryption import (
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows, lock_keys
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.tokens.status_lists import close_lists, ensure_list
+from gatehouse.authserver.tokens.reservations import ensure_list
+from gatehouse.authserver.tokens.status_lists import close_lists
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
@@ -188,7 +189,7 @@ def import_installation(
         created = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
         # The exported installation may have issued tokens with further indices. None of them is issued again.
         close_lists(session)
-        ensure_list(session, admin.now())
+        ensure_list(session.connection(), admin.now())
         _record(session, settings, admin, reader, created)
         return Imported(reader.counts, created, _count_without_credentials(session))
 

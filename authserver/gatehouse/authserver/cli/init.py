@@ -9,7 +9,7 @@ from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.tokens.status_lists import ensure_list
+from gatehouse.authserver.tokens.reservations import ensure_list
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditAction
 from gatehouse.shared.service.audit_rows import AuditRows
@@ -54,7 +54,7 @@ def _prepare(settings: Settings, database: Database) -> tuple[bool, list[str]]:
     admin = Administrator(AuditRows(audit_event))
     with database.write() as session:
         kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
-        ensure_list(session, admin.now())
+        ensure_list(session.connection(), admin.now())
         for kid in kids:
             admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
     Installation(settings, database, admin).rotation().run()

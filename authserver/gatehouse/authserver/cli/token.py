@@ -17,8 +17,9 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
 from gatehouse.authserver.tokens.inspect import Inspection, why_not_a_token
 from gatehouse.authserver.tokens.issue import Index, IssuedToken, TokenIssuer
+from gatehouse.authserver.tokens.reservations import reserve_block
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
-from gatehouse.authserver.tokens.status_lists import is_active, reserve_block
+from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.key_sets import parse_key_set

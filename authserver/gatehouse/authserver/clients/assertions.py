@@ -8,17 +8,16 @@ replay store accepts the `jti` of each assertion once.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, delete, text
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, decoy_key
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
@@ -38,6 +37,11 @@ MAX_JTI = 256
 
 _PURPOSE = "token_endpoint"
 """What a `jti` is spent for; part of the primary key in the database."""
+
+_INSERT_UNUSED = text(
+    "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) "
+    "VALUES (:purpose, :client_id, :jti_digest, :expires_at) ON CONFLICT DO NOTHING"
+)
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
 """Accepted values of `typ`: none, the usual one, and that of rfc7523bis; never that of an access token."""
@@ -79,6 +83,15 @@ def read_assertion(form: Mapping[str, str]) -> AssertionCredentials:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key to verify an assertion with."""
+
+    verification: jws.VerificationKey
+    key: ClientKey | None
+    """The key of the client; None for a decoy, which belongs to no client."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignatureResult:
     """Which of a client's keys signed an assertion."""
 
@@ -88,85 +101,128 @@ class SignatureResult:
     failure: str = ""
 
 
+def verify_signature(
+    assertion: AssertionCredentials, candidates: Sequence[Candidate], failure: str = ""
+) -> SignatureResult:
+    """Find the key of the client that signed an assertion. `failure` is that of the candidates tried before."""
+    if candidates[0].key is None:
+        failure = failure or "the client has no key of that kid and algorithm"
+    for candidate in candidates:
+        try:
+            jws.verify(assertion.assertion, assertion.header, candidate.verification, assertion.claims)
+        except jws.InvalidToken as error:
+            failure = failure or error.reason
+        else:
+            # A signature that matches a decoy proves nothing.
+            if candidate.key is not None:
+                return SignatureResult(assertion, candidate.key)
+    return SignatureResult(assertion, None, failure)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AcceptedAssertion:
+    """A valid assertion of a client, if its `jti` is unused."""
+
+    client_id: str
+    jti_digest: bytes
+    """SHA-256."""
+    expires_at: float
+    """Its `exp`, in seconds since the epoch."""
+
+
 class ReplayStore:
-    """Marks each `jti` as used with one INSERT: of two concurrent uses, on any node, one succeeds."""
+    """Marks each `jti` as used with one INSERT: of two concurrent uses, on any node, one succeeds.
+
+    Only the `jti` of an AcceptedAssertion is marked: otherwise anyone could use up the identifiers of another client.
+    Its row is committed before the answer leaves. If the answer is lost, the assertion is spent all the same, and the
+    client has to make a new one.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._group = GroupCommit(database, _insert_unused, name="spent assertions")
 
-    def spend(self, client_id: str, jti: str, expires_at: float) -> bool:
-        """Mark a `jti` of a client as used. Return whether it was unused.
-
-        It is kept until `expires_at` (seconds since the epoch, rounded up) plus twice the leeway: once because the
-        assertion is accepted that long, and once because a node with a slower clock accepts it for longer. Call this
-        for verified assertions only: otherwise anyone could use up the identifiers of another client.
+    def spend_and_wait(self, accepted: AcceptedAssertion) -> None:
+        """Mark the `jti` of an assertion as used. Not for use on an event loop.
 
         Raises:
-            SQLAlchemyError: the database is unavailable.
+            OAuthError: `invalid_client`: it was used before.
+            DeadlineExceeded, SQLAlchemyError: it may be used now, or not.
         """
-        row = SpentAssertionRow(
-            purpose=_PURPOSE,
-            client_id=client_id,
-            jti_digest=hashlib.sha256(jti.encode()).digest(),
-            expires_at=math.ceil(expires_at) + 2 * LEEWAY,
-        )
-        try:
-            with self._database.write() as session:
-                session.add(row)
-        except IntegrityError:
-            return False
-        return True
+        _refuse_used(self._group.write_and_wait(accepted))
+
+    async def spend_async(self, accepted: AcceptedAssertion) -> None:
+        """Mark the `jti` of an assertion as used, without blocking the event loop. Raises as `spend_and_wait`."""
+        _refuse_used(await self._group.write_async(accepted))
 
     def prune(self) -> None:
         """Delete the identifiers of expired assertions. Raises SQLAlchemyError."""
         with self._database.write() as session:
             session.execute(delete(SpentAssertionRow).where(SpentAssertionRow.expires_at < int(self._clock())))
 
+    def close(self) -> None:
+        """Write what requests wait for, and stop."""
+        self._group.close()
+
+
+class _SomeUsed(Exception):
+    """One of several assertions was used before."""
+
+
+def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertion]) -> Sequence[bool]:
+    """Insert assertions. Return, for each, whether it was unused; if one of several was not, raise _SomeUsed."""
+    rows = [
+        {
+            "purpose": _PURPOSE,
+            "client_id": accepted.client_id,
+            "jti_digest": accepted.jti_digest,
+            # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one ends.
+            "expires_at": math.ceil(accepted.expires_at) + 2 * LEEWAY,
+        }
+        # The order of all processes: an INSERT waits for another transaction that inserts the same key.
+        for accepted in sorted(assertions)
+    ]
+    inserted = connection.execute(_INSERT_UNUSED, rows).rowcount
+    if inserted < len(rows) > 1:
+        raise _SomeUsed
+    return [inserted == len(rows)] * len(rows)
+
+
+def _refuse_used(is_unused: bool) -> None:
+    if not is_unused:
+        raise _refuse("jti was used before", _NEW_ASSERTION)
+
 
 @dataclass(frozen=True, slots=True)
 class AssertionVerifier:
-    """Verifies assertions made for one issuer."""
+    """Verifies assertions made for one issuer. Pure: no I/O."""
 
     issuer: str
-    replay: ReplayStore
     decoys: dict[str, jws.VerificationKey] = field(
         default_factory=lambda: {alg: decoy_key(alg) for alg in jws.KEY_TYPES}
     )
     """For each algorithm, a key that belongs to no client."""
 
-    def verify_signature(
-        self, assertion: AssertionCredentials, keys: Sequence[ClientKey], now: float
-    ) -> SignatureResult:
-        """Find the key that signed an assertion. If it has a `kid`, only keys with that `kid` are tried.
+    def candidates(self, assertion: AssertionCredentials, keys: Sequence[ClientKey], now: float) -> list[Candidate]:
+        """Return MAX_CLIENT_KEYS keys to verify an assertion with, the likeliest first.
 
-        If no key did, decoys are tried as well. A refused request then costs as many verifications as a client with
-        the most keys, whether the client is unknown, registered for another method, or has several keys
-        (keycloak#26110).
+        If the assertion has a `kid`, only keys with that `kid` are among them. Decoys make up the number. A refused
+        request then costs as many verifications as a client with the most keys, whether the client is unknown,
+        registered for another method, or has several keys (keycloak#26110).
         """
-        header, claims = assertion.header, assertion.claims
+        header = assertion.header
         fitting = [
-            (key, verification)
+            Candidate(verification, key)
             for key in by_last_use(keys, now)
             for verification in key.verification
             if header.kid in {None, key.kid} and verification.alg == header.alg
         ]
-        failure = "" if fitting else "the client has no key of that kid and algorithm"
-        for key, verification in fitting[:MAX_CLIENT_KEYS]:
-            try:
-                jws.verify(assertion.assertion, header, verification, claims)
-            except jws.InvalidToken as error:
-                failure = error.reason
-            else:
-                return SignatureResult(assertion, key)
-        for _ in range(MAX_CLIENT_KEYS - len(fitting)):
-            # A signature that matches a decoy proves nothing: the decoy belongs to no client.
-            with suppress(jws.InvalidToken):
-                jws.verify(assertion.assertion, header, self.decoys[header.alg], claims)
-        return SignatureResult(assertion, None, failure)
+        decoys = [Candidate(self.decoys[header.alg], None)] * MAX_CLIENT_KEYS
+        return [*fitting, *decoys][:MAX_CLIENT_KEYS]
 
-    def accept(self, signed: SignatureResult, client: Client, now: float) -> ClientKey:
-        """Accept an assertion of a client, once. Return the key that signed it.
+    def accept(self, signed: SignatureResult, client: Client, now: float) -> tuple[ClientKey, AcceptedAssertion]:
+        """Accept an assertion of a client, unless it was used before. Return it with the key that signed it.
 
         Raises:
             OAuthError: `invalid_client`; the private reason names the failed check.
@@ -185,10 +241,7 @@ class AssertionVerifier:
         jti = claims.get("jti")
         if not isinstance(jti, str) or not 0 < len(jti) <= MAX_JTI:
             raise _refuse(f"jti is not a string of 1 to {MAX_JTI} characters", _NEW_ASSERTION)
-        # Last: only an assertion that passed every other check may spend its jti.
-        if not self.replay.spend(client.client_id, jti, expires_at):
-            raise _refuse("jti was used before", _NEW_ASSERTION)
-        return key
+        return key, AcceptedAssertion(client.client_id, hashlib.sha256(jti.encode()).digest(), expires_at)
 
     def _check_parties(self, claims: Mapping[str, Any], client: Client) -> None:
         if claims.get("iss") != client.client_id or claims.get("sub") != client.client_id:

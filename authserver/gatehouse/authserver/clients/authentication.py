@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from gatehouse.authserver.clients.assertions import (
+    AcceptedAssertion,
     AssertionCredentials,
     AssertionVerifier,
+    ReplayStore,
     SignatureResult,
     read_assertion,
+    verify_signature,
 )
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
@@ -25,7 +28,7 @@ from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_requ
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.audit import CLAIMED
-from gatehouse.shared.service.cache import LoadingCache, MustWait
+from gatehouse.shared.service.cache import LoadingCache
 from gatehouse.shared.service.remediation import client_command
 
 MAX_CREDENTIAL = 512
@@ -49,6 +52,9 @@ class SecretCredentials:
 
 Credentials = SecretCredentials | AssertionCredentials
 
+Proof = SignatureResult | StoredSecret | None
+"""The outcome of checking a credential: the signature of an assertion, or the secret that was found."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
@@ -58,34 +64,68 @@ class AuthenticatedClient:
 
 
 @dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A client whose credential passed every check. An assertion must be spent before anything is granted."""
+
+    client: Client
+    used: tuple[CredentialTable, *tuple[str, ...]]
+    """The table and the primary key of the credential."""
+    assertion: AcceptedAssertion | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ClientAuthenticator:
     """Authenticates the client of a token or revocation request."""
 
     clients: LoadingCache[str, Client | None]
     assertions: AssertionVerifier
+    replay: ReplayStore
     last_use: LastUse
 
-    def authenticate(
-        self, request: Request, credentials: Credentials, keys: KeyRing, now: float, *, wait: bool = True
+    async def authenticate_async(
+        self, request: Request, credentials: Credentials, keys: KeyRing, now: float
     ) -> AuthenticatedClient:
         """Authenticate the client of a request at a time, in seconds since the epoch. Sets the request's `actor`.
 
+        One signature is verified on the event loop, the others in a thread. What is known of the client plays no part,
+        so the place where the work is done reveals nothing about it.
+
         Raises:
             OAuthError: `invalid_client`, with the failed check as private reason.
-            MustWait: without `wait`, for every assertion, and for a secret if the client has to be read again. What
-                is known of the client plays no part, so the place where the work is done reveals nothing about it.
-            SQLAlchemyError: the database is unavailable.
+            DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
-        # Up to MAX_CLIENT_KEYS signatures are verified, and a row is written.
-        if not wait and isinstance(credentials, AssertionCredentials):
-            raise MustWait
-        client = self.clients.get(credentials.client_id, wait=wait)
-        # Before anything is decided about the client, so that an unknown one costs the same.
-        proof: SignatureResult | StoredSecret | None
+        client = await request.load(self.clients.get, credentials.client_id)
+        proof: Proof
         if isinstance(credentials, AssertionCredentials):
-            proof = self.assertions.verify_signature(credentials, client.keys if client else (), now)
+            first, *others = self.assertions.candidates(credentials, client.keys if client else (), now)
+            proof = verify_signature(credentials, [first])
+            if proof.key is None:
+                proof = await request.in_thread(verify_signature, credentials, others, proof.failure)
         else:
-            proof = find_secret(credentials.secret, by_last_use(client.secrets if client else (), now), keys.peppers)
+            proof = _prove_secret(credentials, client, keys, now)
+        accepted = self._accept(credentials, proof, client, now)
+        if accepted.assertion is not None:
+            await self.replay.spend_async(accepted.assertion)
+        return self._complete(request, accepted, now)
+
+    def authenticate_and_wait(
+        self, request: Request, credentials: Credentials, keys: KeyRing, now: float
+    ) -> AuthenticatedClient:
+        """Authenticate as `authenticate_async`, in a thread."""
+        client = self.clients.get(credentials.client_id)
+        proof: Proof
+        if isinstance(credentials, AssertionCredentials):
+            candidates = self.assertions.candidates(credentials, client.keys if client else (), now)
+            proof = verify_signature(credentials, candidates)
+        else:
+            proof = _prove_secret(credentials, client, keys, now)
+        accepted = self._accept(credentials, proof, client, now)
+        if accepted.assertion is not None:
+            self.replay.spend_and_wait(accepted.assertion)
+        return self._complete(request, accepted, now)
+
+    def _accept(self, credentials: Credentials, proof: Proof, client: Client | None, now: float) -> _Accepted:
+        """Decide about a client, after the same work for every client. Raises OAuthError."""
         if client is None:
             raise invalid_client("unknown client", "authserver client list")
         if client.token_endpoint_auth_method != credentials.method:
@@ -93,25 +133,34 @@ class ClientAuthenticator:
                 f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
                 client_command("show", client.client_id),
             )
-        used = self._accept(proof, client, now)
+        if isinstance(proof, SignatureResult):
+            key, assertion = self.assertions.accept(proof, client, now)
+            accepted = _Accepted(client, (ClientKeyRow, client.client_id, key.thumbprint), assertion)
+        else:
+            accepted = _Accepted(client, (ClientSecretRow, _accept_secret(proof, client, now).secret_id))
         if client.disabled:
             raise invalid_client("client is disabled", client_command("enable", client.client_id))
-        self.last_use.note(*used, now=now)
-        request.actor = client.client_id
-        return AuthenticatedClient(client)
+        return accepted
 
-    def _accept(
-        self, proof: SignatureResult | StoredSecret | None, client: Client, now: float
-    ) -> tuple[CredentialTable, *tuple[str, ...]]:
-        """Return the table and the primary key of the credential that was used."""
-        if isinstance(proof, SignatureResult):
-            return ClientKeyRow, client.client_id, self.assertions.accept(proof, client, now).thumbprint
-        if proof is None:
-            raise invalid_client("wrong secret", _compare_secrets(client.client_id))
-        if proof.lifetime.is_inactive(now):
-            reason = f"the secret {proof.secret_id} {inactive_reason(proof.lifetime)}"
-            raise invalid_client(reason, _use_newer_secret(client.client_id))
-        return ClientSecretRow, proof.secret_id
+    def _complete(self, request: Request, accepted: _Accepted, now: float) -> AuthenticatedClient:
+        self.last_use.note(*accepted.used, now=now)
+        request.actor = accepted.client.client_id
+        return AuthenticatedClient(accepted.client)
+
+
+def _prove_secret(
+    credentials: SecretCredentials, client: Client | None, keys: KeyRing, now: float
+) -> StoredSecret | None:
+    return find_secret(credentials.secret, by_last_use(client.secrets if client else (), now), keys.peppers)
+
+
+def _accept_secret(proof: StoredSecret | None, client: Client, now: float) -> StoredSecret:
+    if proof is None:
+        raise invalid_client("wrong secret", _compare_secrets(client.client_id))
+    if proof.lifetime.is_inactive(now):
+        reason = f"the secret {proof.secret_id} {inactive_reason(proof.lifetime)}"
+        raise invalid_client(reason, _use_newer_secret(client.client_id))
+    return proof
 
 
 def _compare_secrets(client_id: str) -> str:

@@ -36,7 +36,7 @@ class RevocationEndpoint:
         form = parse_form(request)
         credentials = read_credentials(request, form)
         keys, now = self.keys.ring(), self.clock()
-        client = self.authenticator.authenticate(request, credentials, keys, now)
+        client = self.authenticator.authenticate_and_wait(request, credentials, keys, now)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to revoke.")

@@ -52,7 +52,7 @@ class TokenEndpoint:
         request.target = requested.identifier
         credentials = read_credentials(request, form)
         keys, now = await request.load(self.keys.ring), self.clock()
-        client = await request.load(self.authenticator.authenticate, request, credentials, keys, now)
+        client = await self.authenticator.authenticate_async(request, credentials, keys, now)
         self.authlib.find_grant(form.parameters)
         try:
             resource = choose_resource(client, requested)
@@ -64,7 +64,7 @@ class TokenEndpoint:
         return _respond(issued)
 
     async def _issue(self, request: Request, granted: GrantedRequest, key: SigningKey, now: float) -> IssuedToken:
-        index = await request.load(self.indices.allocate, granted.client, now)
+        index = await self.indices.allocate(granted.client, now)
         if key.is_slow:
             return await request.in_thread(self.issuer.issue, granted, index, key, now)
         return self.issuer.issue(granted, index, key, now)

@@ -4,18 +4,21 @@ Each process keeps a block of indices in memory for each client, so that issuing
 database. The `jti` of a token contains its index.
 """
 
+import asyncio
 import re
 import secrets
-import threading
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.authserver.tokens.status_lists import MAX_BLOCK, Block, prune_status_lists, reserve_block
+from gatehouse.authserver.http import DeadlineExceeded
+from gatehouse.authserver.tokens.reservations import MAX_BLOCK, Block, Reservation, reserve_blocks
+from gatehouse.authserver.tokens.status_lists import prune_status_lists
 from gatehouse.shared.protocol.claims import (
     ACCESS_TOKEN_TYPE,
     MAX_LIFETIME,
@@ -26,7 +29,7 @@ from gatehouse.shared.protocol.claims import (
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import list_uri
-from gatehouse.shared.service.cache import MustWait
+from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.remediation import client_command
 
 MIN_BLOCK = 16
@@ -58,9 +61,10 @@ def parse_jti(jti: str) -> Index | None:
 
 @dataclass(slots=True)
 class _ClientBlock:
-    lock: threading.Lock = field(default_factory=threading.Lock)
     block: Block | None = None
     used: int = 0
+    reserving: "asyncio.Future[Block | None] | None" = None
+    """The next block, while it is reserved."""
 
     def next_index(self, epoch: int, now: float) -> Index | None:
         """Return the next index, or None if the block is used up, too old, or void because the client was disabled."""
@@ -75,47 +79,60 @@ class _ClientBlock:
         used_up = self.block is not None and self.used >= self.block.size
         return min(2 * self.used, MAX_BLOCK) if used_up else MIN_BLOCK
 
+    def end_reservation(self, reserved: "asyncio.Future[Block | None]") -> None:
+        """Replace the block, before any request that waits for the new one continues."""
+        self.reserving = None
+        if reserved.exception() is None and (block := reserved.result()) is not None:
+            self.block, self.used = block, 0
+
 
 class StatusIndexAllocator:
-    """Allocates indices from the blocks of one process."""
+    """Allocates indices from the blocks of one process. For use on its event loop only."""
 
     def __init__(self, database: Database, clock: Clock, *, clients: int = _CLIENTS) -> None:
         self._database = database
         self._clock = clock
         self._blocks: LRUCache[str, _ClientBlock] = LRUCache(clients)
-        self._lock = threading.Lock()
+        self._group = GroupCommit(database, reserve_blocks, name="reservations")
 
-    def allocate(self, client: Client, now: float, *, wait: bool = True) -> Index:
+    async def allocate(self, client: Client, now: float) -> Index:
         """Return an index for a token of a client that is issued now. `now` is seconds since the epoch.
 
         Raises:
-            MustWait: without `wait`, if a block has to be reserved.
             OAuthError: `invalid_client`: the client was disabled or deleted since it authenticated.
-            SQLAlchemyError: no block is left, and none can be reserved.
+            DeadlineExceeded, SQLAlchemyError: no index is left, and none can be reserved.
         """
-        with self._lock:
-            held = self._blocks.get(client.client_id)
-            if held is None:
-                held = self._blocks[client.client_id] = _ClientBlock()
-        # Of all threads that wait here, one reserves a block and the others allocate from it.
-        if not held.lock.acquire(blocking=wait):
-            raise MustWait
-        try:
-            index = held.next_index(client.token_epoch, now)
-            if index is not None:
-                return index
-            if not wait:
-                raise MustWait
-            with self._database.write() as session:
-                block = reserve_block(session, client.client_id, held.next_size(), int(now))
-            if block is None:
-                raise invalid_client(
-                    "client was disabled since it authenticated", client_command("enable", client.client_id)
-                )
-            held.block, held.used = block, 1
-            return Index(block.list_id, block.start)
-        finally:
-            held.lock.release()
+        held = self._blocks.get(client.client_id)
+        if held is None:
+            held = self._blocks[client.client_id] = _ClientBlock()
+        index = held.next_index(client.token_epoch, now)
+        while index is None:
+            block = await self._reserve(held, client, now)
+            # The client as it was when the block was reserved, which is newer than the cached one.
+            index = held.next_index(block.epoch, now)
+        return index
+
+    async def _reserve(self, held: _ClientBlock, client: Client, now: float) -> Block:
+        """Reserve the next block of a client, or wait for another request that does. Raises as `allocate`."""
+        if held.reserving is None:
+            reservation = Reservation(client.client_id, held.next_size(), int(now))
+            held.reserving = asyncio.wrap_future(self._group.submit(reservation))
+            held.reserving.add_done_callback(held.end_reservation)
+        reserving = held.reserving
+        # If this request ends, the others that wait go on.
+        await asyncio.wait([reserving], timeout=remaining())
+        if not reserving.done():
+            raise DeadlineExceeded
+        block = reserving.result()
+        if block is None:
+            raise invalid_client(
+                "client was disabled since it authenticated", client_command("enable", client.client_id)
+            )
+        return block
+
+    def close(self) -> None:
+        """Write what requests wait for, and stop."""
+        self._group.close()
 
     def prune(self) -> None:
         """Delete the rows of expired tokens, and the lists whose last token expired."""

@@ -1,26 +1,24 @@
-"""Status lists: reserving and revoking their indices, and publishing them (draft-ietf-oauth-status-list 5.1).
+"""Status lists: revoking their indices, and publishing them (draft-ietf-oauth-status-list 5.1).
 
-Indices are reserved in blocks, each for one client. Reserving and revoking both lock the client's row: so either the
-block exists when the client's tokens are revoked, or the reservation sees that the client is disabled. Lists are locked
-after clients, and several lists in the order of their ids.
+Indices are reserved in blocks, each for one client (`reservations`). Lists are locked after clients, and several lists
+in the order of their ids.
 """
 
 import hashlib
 import json
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import and_, delete, select, update
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ClientRow, RevokedTokenRow, StatusBlockRow, StatusListRow
-from gatehouse.shared.protocol.claims import MAX_LIFETIME
-from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.authserver.tokens.reservations import SPARE
+from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import (
     LIFETIME,
@@ -35,80 +33,11 @@ from gatehouse.shared.protocol.status_list import (
 )
 from gatehouse.shared.service.cache import LoadingCache, MustWait
 
-MAX_BLOCK = 1024
-"""The largest number of indices that are reserved at once."""
-
-BLOCK_LIFETIME = 3600
-"""Seconds in which tokens may be issued from a block. Indices that remain are not used."""
-
-SPARE = LIST_SIZE // 8
-"""When fewer indices than this remain, the next list is created, so that readers know it before its first token."""
-
 MAX_AGE = 0.25
 """Seconds after which the publisher checks again whether a list has changed."""
 
 _SIGNED_LISTS = 1024
 """Signed lists that are kept in memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Indices of one list that are reserved for one client, in one epoch of the client's tokens."""
-
-    list_id: str
-    start: int
-    size: int
-    epoch: int
-    usable_until: int
-
-
-def ensure_list(session: Session, now: int) -> None:
-    """Create a list if none has enough free indices."""
-    if session.scalars(select(StatusListRow.list_id).where(_has_free(SPARE))).first() is None:
-        session.add(
-            StatusListRow(list_id=secrets.token_hex(6), next_index=0, version=0, created_at=now, expires_at=now)
-        )
-        session.flush()
-
-
-def reserve_block(session: Session, client_id: str, size: int, now: int) -> Block | None:
-    """Reserve indices for a client. Return None if the client is unknown or disabled."""
-    client = session.get(ClientRow, client_id, with_for_update=True, populate_existing=True)
-    if client is None or client.disabled:
-        return None
-    found = _lock_list(session, size)
-    if found is None:
-        ensure_list(session, now)
-        found = _lock_list(session, size)
-    assert found is not None  # noqa: S101 - a list with free indices was found, or created in this transaction
-    start, usable_until = found.next_index, now + BLOCK_LIFETIME
-    expires_at = usable_until + MAX_LIFETIME + 2 * LEEWAY
-    found.next_index += size
-    found.expires_at = max(found.expires_at, expires_at)
-    session.add(
-        StatusBlockRow(
-            list_id=found.list_id, start=start, size=size, client_id=client_id, revoked=False, expires_at=expires_at
-        )
-    )
-    session.flush()
-    ensure_list(session, now)
-    return Block(found.list_id, start, size, client.token_epoch, usable_until)
-
-
-def _has_free(size: int) -> ColumnElement[bool]:
-    return StatusListRow.next_index <= LIST_SIZE - size
-
-
-def _lock_list(session: Session, size: int) -> StatusListRow | None:
-    fullest_first = (StatusListRow.next_index.desc(), StatusListRow.list_id)
-    return session.scalars(
-        select(StatusListRow)
-        .where(_has_free(size))
-        .order_by(*fullest_first)
-        .limit(1)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).first()
 
 
 def revoke_client(session: Session, client_id: str) -> None:
