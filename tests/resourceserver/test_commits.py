@@ -134,7 +134,9 @@ async def test_a_call_that_is_cancelled_after_its_commit_has_one_outcome(
     resourceserver: ResourceServer, token: str, commits: Commits
 ) -> None:
     commits.fail(asyncio.CancelledError(), accepted=True)
-    await resourceserver.call("create_environment", token, name="staging")
+    call = asyncio.create_task(resourceserver.call("create_environment", token, name="staging"))
+    await asyncio.wait([call])
+    assert call.cancelled()
     assert environments(resourceserver) == ["staging"]
     assert await outcomes(resourceserver, token) == [("allowed", None)]
 

@@ -27,6 +27,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import find_events
 from gatehouse.shared.service.audit_rows import AuditRows
@@ -90,7 +91,8 @@ async def dispatched(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     keys = IdempotencyKeys(database, clock)
-    server = build_server(recording_catalogue(runs), database, audit, keys, clock, RESOURCE)
+    catalogue = recording_catalogue(runs)
+    server = build_server(catalogue, ToolDispatch(catalogue, database, audit, keys, clock), audit, RESOURCE)
     yield Dispatched(server, runs, admin_database)
     audit.close()
     admin_database.close()

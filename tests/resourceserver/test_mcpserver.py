@@ -37,6 +37,7 @@ from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 
@@ -256,7 +257,8 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
-    server = build_server(catalogue, database, audit, IdempotencyKeys(database, clock), clock, settings.resource)
+    tools = ToolDispatch(catalogue, database, audit, IdempotencyKeys(database, clock), clock)
+    server = build_server(catalogue, tools, audit, settings.resource)
     codes = []
     async with without_gate(server, proven("note:read") if verified else nothing) as http:
         for name, arguments in (("read_note", {"number": 1}), ("write_note", {"text": "a"}), ("burn_notes", {})):

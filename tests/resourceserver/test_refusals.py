@@ -8,8 +8,8 @@ import pytest
 from support.logs import logging_put_back
 from support.resourceserver import ResourceServer, modern_request
 
+from gatehouse.resourceserver.asgi import Application
 from gatehouse.resourceserver.catalogue import CATALOGUE_URI
-from gatehouse.resourceserver.middleware import RequestMiddleware
 from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS, AuditAction, AuditEvent
 from gatehouse.shared.service.logs import configure_logs
 
@@ -57,7 +57,7 @@ async def test_a_refusal_before_the_gate_is_found_by_its_request_id(
 async def test_the_application_records_what_the_worker_refuses(resourceserver: ResourceServer) -> None:
     """The hook of shared/service/transport_refusals.py."""
     app = resourceserver.app
-    assert isinstance(app, RequestMiddleware)
+    assert isinstance(app, Application)
     app.record(AuditEvent(AuditAction.HTTP_REQUEST, "refused", request_id="req_queued"))
     await resourceserver.services.audit.commit_async(AuditEvent(AuditAction.HTTP_REQUEST, "refused"))
     assert len(resourceserver.audit(request_id="req_queued")) == 1

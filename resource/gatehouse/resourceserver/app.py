@@ -10,13 +10,10 @@ import anyio
 import httpx2
 from mcp.server import Server
 from mcp.server.mcpserver import MCPServer
-from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp
 
+from gatehouse.resourceserver.asgi import Application, Route
 from gatehouse.resourceserver.bearer.challenge import Challenge
 from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
 from gatehouse.resourceserver.bearer.gate import Gate
@@ -29,10 +26,11 @@ from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
+from gatehouse.resourceserver.dispatch.routing import RequestRouter
 from gatehouse.resourceserver.dispatch.server import build_server
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
-from gatehouse.resourceserver.metadata import baseline_scopes, metadata_paths, protected_resource_metadata
-from gatehouse.resourceserver.middleware import Refusals, RequestMiddleware
+from gatehouse.resourceserver.metadata import baseline_scopes, metadata_endpoint, metadata_paths
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
@@ -57,6 +55,7 @@ class Services:
     keys: KeySource
     statuses: StatusLists
     idempotency_keys: IdempotencyKeys
+    tools: ToolDispatch
     server: Server[Any]
     """The SDK's server with the handlers of dispatch."""
     sessions: StreamableHTTPSessionManager
@@ -90,7 +89,8 @@ def create_services(
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)
-    server = build_server(catalogue, database, audit, idempotency_keys, clock, settings.resource)
+    tools = ToolDispatch(catalogue, database, audit, idempotency_keys, clock)
+    server = build_server(catalogue, tools, audit, settings.resource)
     fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(http_fetch, http_client))
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
@@ -110,6 +110,7 @@ def create_services(
             fail_open=settings.status_failure == "open",
         ),
         idempotency_keys=idempotency_keys,
+        tools=tools,
         server=server,
         sessions=_session_manager(server, json_response=True),
         streams=_session_manager(server, json_response=False),
@@ -124,7 +125,7 @@ def _session_manager(server: Server[Any], *, json_response: bool) -> StreamableH
         json_response=json_response,
         stateless=True,
         max_request_body_size=MAX_BODY,
-        # RequestMiddleware has already checked Host and Origin.
+        # The ASGI entry has already checked Host and Origin.
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
@@ -133,7 +134,7 @@ def _fetch_at_issuer(settings: Settings, fetch_from: FetchFrom, url: str) -> Fet
     return fetch_from(settings.address_at_issuer(url))
 
 
-def create_app(settings: Settings, catalogue: Catalogue) -> ASGIApp:
+def create_app(settings: Settings, catalogue: Catalogue) -> Application:
     """Return the ASGI application of one process.
 
     Raises:
@@ -142,16 +143,16 @@ def create_app(settings: Settings, catalogue: Catalogue) -> ASGIApp:
     return build_app(create_services(settings, catalogue))
 
 
-def build_app(services: Services) -> ASGIApp:
+def build_app(services: Services) -> Application:
     """Return the ASGI application of these parts. Its lifespan starts and stops them.
 
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
     """
     settings, catalogue = services.settings, services.catalogue
+    router = RequestRouter(catalogue, services.tools, services.sessions, services.streams, services.audit)
     gate = Gate(
-        app=StreamableHTTPASGIApp(services.sessions),
-        streaming_app=StreamableHTTPASGIApp(services.streams),
+        answer=router.answer,
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, services.clock),
         challenge=Challenge(metadata_url(settings.resource)),
@@ -159,29 +160,19 @@ def build_app(services: Services) -> ASGIApp:
         baseline=baseline_scopes(settings, catalogue),
         audit=services.audit,
     )
-    metadata = JSONResponse(
-        protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
-    )
-    refusals = Refusals(settings, services.audit)
     ready = readyz(services.database, services.keys, services.statuses, services.audit, services.serving)
-    app = Starlette(
-        routes=[
-            Route(settings.endpoint_path, gate),
-            *(Route(path, metadata, methods=["GET"]) for path in metadata_paths(settings)),
-            Route("/livez", livez, methods=["GET"]),
-            Route("/readyz", ready, methods=["GET"]),
-        ],
-        lifespan=lambda _: _lifespan(services),
-        exception_handlers={404: refusals.no_such_endpoint, 405: refusals.no_such_endpoint, Exception: refusals.failed},
-    )
-    # A redirect that adds or removes a slash would send a client, and its token, to another resource.
-    app.router.redirect_slashes = False
-    return RequestMiddleware(app, settings, refusals)
+    routes = {
+        settings.endpoint_path: Route(gate, methods=()),
+        **dict.fromkeys(metadata_paths(settings), Route(metadata_endpoint(settings, catalogue))),
+        "/livez": Route(livez),
+        "/readyz": Route(ready),
+    }
+    return Application(settings, routes, services.audit, partial(_lifespan, services, router))
 
 
 def guard(
     server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope], settings: Settings
-) -> ASGIApp:
+) -> Application:
     """Return the application that serves the listed tools of an SDK server, for an ASGI server that supports lifespan.
 
     `resourceserver init` prepares the database. The arguments and errors are those of `guarded_catalogue`, whose
@@ -191,13 +182,14 @@ def guard(
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(services: Services) -> AsyncIterator[None]:
+async def _lifespan(services: Services, router: RequestRouter) -> AsyncIterator[None]:
     try:
         async with (
             services.http_client,
             services.catalogue.lifespan(),
             services.sessions.run(),
             services.streams.run(),
+            router.run(),
             anyio.create_task_group() as tasks,
         ):
             services.audit.start()

@@ -1,15 +1,13 @@
 """`GET /livez` and `GET /readyz`, for load balancers and process supervisors."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.heartbeat import CHECK_LIMIT
@@ -18,8 +16,6 @@ PATHS = frozenset({"/livez", "/readyz"})
 """These paths are served for any Host, because load balancers send an IP address."""
 
 _HEADERS = {"Cache-Control": "no-store"}
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(slots=True)
@@ -31,7 +27,7 @@ class Serving:
 
 async def livez(_: Request) -> Response:
     """Answer that the process serves requests."""
-    return JSONResponse({"status": "ok"}, headers=_HEADERS)
+    return json_response({"status": "ok"}, headers=_HEADERS)
 
 
 def readyz(
@@ -56,6 +52,6 @@ def readyz(
                 checks["database"] = "does not answer"
         ready = set(checks.values()) == {"ok"} and statuses.ready
         content = {"status": "ok" if ready else "unavailable", **checks, "status_lists": statuses.state}
-        return JSONResponse(content, 200 if ready else 503, _HEADERS)
+        return json_response(content, 200 if ready else 503, _HEADERS)
 
     return endpoint

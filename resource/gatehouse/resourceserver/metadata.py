@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_document, metadata_url
 from gatehouse.shared.protocol.scopes import parse_scope
@@ -18,6 +19,18 @@ def metadata_paths(settings: Settings) -> tuple[str, ...]:
 def protected_resource_metadata(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
     """Return the document. Its scopes come from the catalogue, which the policy enforces."""
     return metadata_document(settings.resource, settings.issuer, catalogue.scopes, catalogue.name)
+
+
+def metadata_endpoint(settings: Settings, catalogue: Catalogue) -> Endpoint:
+    """Return the endpoint that publishes the document."""
+    response = json_response(
+        protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
+    )
+
+    async def endpoint(_: Request) -> Response:
+        return response
+
+    return endpoint
 
 
 def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:

@@ -5,16 +5,11 @@ that tells an agent what to do. An admitted request carries the verified claims 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from gatehouse.resourceserver import json_rpc, policy
-from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.challenge import Challenge
 from gatehouse.resourceserver.bearer.jwks import KeysUnavailable
 from gatehouse.resourceserver.bearer.mcp_request import (
@@ -23,17 +18,15 @@ from gatehouse.resourceserver.bearer.mcp_request import (
     InvalidHeaders,
     McpHeaders,
     Message,
-    canonical,
-    read_body,
     read_headers,
-    replay,
 )
-from gatehouse.resourceserver.bearer.refusal import Received, Refused, recording, refuse, unavailable
+from gatehouse.resourceserver.bearer.refusal import Received, Refused, refuse, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.denial import Kind, deny
+from gatehouse.resourceserver.http import Headers, Request, Response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
@@ -71,13 +64,24 @@ class _Unauthenticated(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """An ASGI application around the MCP endpoint."""
+class AdmittedRequest:
+    """A request that the gate let pass: its token is valid, and suffices for the operation."""
 
-    app: ASGIApp
-    """Answers with one JSON object."""
-    streaming_app: ASGIApp
-    """Answers with a stream of events."""
+    http: Request
+    body: bytes
+    headers: McpHeaders
+    message: Message
+    verified: VerifiedRequest
+    received: Received
+    """For the audit event of what the SDK refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The MCP endpoint."""
+
+    answer: Callable[[AdmittedRequest], Awaitable[Response | None]]
+    """Answers a request that the gate let pass."""
     catalogue: Catalogue
     verifier: Verifier
     challenge: Challenge
@@ -86,31 +90,23 @@ class Gate:
     """Scopes that every 401 names in addition to the operation's."""
     audit: AuditWriter
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request."""
-        request = Request(scope, receive)
-        received = Received(scope["gatehouse.request_id"])
+    async def __call__(self, request: Request) -> Response | None:
+        """Answer one HTTP request. Raises ClientDisconnected."""
+        received = Received(request.request_id)
         try:
-            claims, body, headers = await self._admit(request, received)
+            admitted = await self._admit(request, received)
         except Refused as refused:
-            response = await refuse(self.audit, refused, received)
-            await response(scope, receive, send)
-            return
-        except ClientDisconnect:
-            return
-        verified_request.attach(scope, VerifiedRequest(claims, received.request_id))
-        app = self.streaming_app if headers.accepts_stream and self._can_stream(received.message) else self.app
-        scope["headers"] = canonical(scope["headers"])
-        await app(scope, replay(body, receive), recording(self.audit, received, scope, receive, send))
+            return await refuse(self.audit, refused, received)
+        return await self.answer(admitted)
 
-    async def _admit(self, request: Request, received: Received) -> tuple[AccessClaims, bytes, McpHeaders]:
-        """Return claims, body and headers of a permitted request. Raises Refused or ClientDisconnect."""
+    async def _admit(self, request: Request, received: Received) -> AdmittedRequest:
+        """Return a permitted request. Raises Refused or ClientDisconnected."""
         try:
             claims = received.claims = await self._authenticate(request.headers, received)
         except (_Unauthenticated, Refused) as error:
             # The refusal needs the body: a 401 names the scopes of the operation and the JSON-RPC id, and its audit
             # event names the tool.
-            unproven = await read_body(request, MAX_UNPROVEN_BODY) if request.method == "POST" else None
+            unproven = await request.read_body(MAX_UNPROVEN_BODY) if request.method == "POST" else None
             if unproven is not None:
                 received.read(unproven)
             deadline.begin()
@@ -119,7 +115,7 @@ class Gate:
             raise self._unauthorized(error, received.message) from None
         add_to_log(client_id=claims.client_id, jti=claims.jti)
         try:
-            body = await read_body(request, MAX_BODY)
+            body = await request.read_body(MAX_BODY)
         finally:
             # A client may take longer to send its body.
             deadline.begin()
@@ -134,11 +130,12 @@ class Gate:
             raise malformed or unavailable("no message was read")
         _check_method(received.message, headers)
         self._authorize(received.message, claims)
-        return claims, body, headers
+        verified = VerifiedRequest(claims, request.request_id)
+        return AdmittedRequest(request, body, headers, received.message, verified, received)
 
     async def _authenticate(self, headers: Headers, received: Received) -> AccessClaims:
         """Return the claims of the token. Raises _Unauthenticated, or Refused if the token cannot be checked now."""
-        sent = headers.getlist("authorization")
+        sent = headers.lines(b"authorization")
         if not sent:
             raise _Unauthenticated("no token", token_sent=False)
         try:
@@ -209,13 +206,6 @@ class Gate:
             remediation=remediation,
         )
 
-    def _can_stream(self, message: Message | None) -> bool:
-        """Tell whether the caller requests the progress of a streaming tool."""
-        if message is None or message.progress_token is None:
-            return False
-        tool = self.catalogue.tools.get(message.tool_name or "")
-        return tool is not None and tool.streaming
-
 
 def _check_method(message: Message, headers: McpHeaders) -> None:
     """Refuse a method or notification outside the closed tables.
@@ -229,9 +219,9 @@ def _check_method(message: Message, headers: McpHeaders) -> None:
     raise Refused(status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
 
 
-def _bearer_token(authorization: Sequence[str]) -> str:
+def _bearer_token(authorization: Sequence[bytes]) -> str:
     """Return the token of the only Authorization header (RFC 6750 section 2.1). Raises TokenRefused."""
-    match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+    match = _BEARER.fullmatch(authorization[0].decode("latin-1")) if len(authorization) == 1 else None
     if match is None:
         raise TokenRefused("not one bearer token")
     return match[1]

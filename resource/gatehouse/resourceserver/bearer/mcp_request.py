@@ -1,20 +1,18 @@
-"""Reads a request to the MCP endpoint: its body within a limit, its headers, and its JSON-RPC message.
+"""Reads the headers of a request to the MCP endpoint, and its JSON-RPC message.
 
 It reads so strictly that the SDK behind the gate cannot read the same request differently.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeGuard
 
+from mcp_types import DEFAULT_NEGOTIATED_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.types import Message as ASGIMessage
-from starlette.types import Receive
 
 from gatehouse.resourceserver import json_rpc
+from gatehouse.resourceserver.http import JSON, Headers
 from gatehouse.resourceserver.json_rpc import RequestId
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, accepts, parse_accept, parse_media_type
@@ -25,48 +23,19 @@ MAX_BODY: Final = 1024 * 1024
 MAX_UNPROVEN_BODY: Final = 64 * 1024
 """Bytes that are read of a request without a valid token. Larger bodies would let anyone fill the memory."""
 
-_JSON: Final = "application/json"
-_STREAM: Final = "text/event-stream"
+STREAM: Final = "text/event-stream"
+
 _UTF_8: Final = frozenset({"utf-8", "utf8"})
-_SINGLE_PREFIX: Final = "mcp-"
+_SINGLE_PREFIX: Final = b"mcp-"
 """The headers that MCP defines have one value each. Of two lines, two readers could read different ones."""
 
 _MAX_ACCEPT: Final = 4096
 """Characters of all Accept headers together. To parse a megabyte takes seconds, and results are remembered."""
 
-_CANONICAL: Final = [(b"content-type", _JSON.encode()), (b"accept", f"{_JSON}, {_STREAM}".encode())]
-
 _RESPONSE = frozenset({"result", "error"})
 _MAX_ID_LENGTH = 128
 _MAX_ID_NUMBER = 2**63
 _AN_ID = f"a string of at most {_MAX_ID_LENGTH} characters, or a whole number of 64 bits"
-
-
-async def read_body(request: Request, limit: int) -> bytes | None:
-    """Return the body of a request; None if it is larger than `limit` bytes, of which no more are read.
-
-    Raises:
-        ClientDisconnect: the client closed the connection before the end of the body.
-    """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            return None
-    return bytes(body)
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that replays the body once, then passes on messages such as a disconnect."""
-    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> ASGIMessage:
-        return messages.pop() if messages else await receive()
-
-    return next_message
 
 
 class InvalidHeaders(Exception):
@@ -90,6 +59,8 @@ class InvalidHeaders(Exception):
 class McpHeaders:
     """What the headers of an accepted request say."""
 
+    version: str
+    """The protocol version, which may be one that nobody knows."""
     handshake: bool
     """Whether the protocol version is one of those that begin with `initialize`, up to 2025-11-25."""
     accepts_stream: bool
@@ -107,46 +78,38 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
     if method != "POST":
         # GET and DELETE belong to sessions, which this server does not have.
         raise InvalidHeaders(405, "Send JSON-RPC by POST.", headers={"Allow": "POST"})
-    content_types = headers.getlist("content-type")
+    content_types = headers.lines(b"content-type")
     if len(content_types) != 1 or not _is_json(content_types[0]):
         raise InvalidHeaders(415, "Send Content-Type: application/json, in UTF-8.")
-    accept = headers.getlist("accept")
-    listed = ", ".join(accept)
+    accept = headers.lines(b"accept")
+    listed = b", ".join(accept)
     accepts_json, accepts_stream = _read_accept(listed) if len(listed) <= _MAX_ACCEPT else (False, False)
     if accept and not accepts_json:
         raise InvalidHeaders(406, "Send Accept: application/json, text/event-stream.")
-    names = [name for name in headers.keys() if name.startswith(_SINGLE_PREFIX)]  # noqa: SIM118 - a name for each line
-    if len(set(names)) != len(names):
-        raise InvalidHeaders(400, "A header of MCP appears more than once.", code=json_rpc.HEADER_MISMATCH)
-    version = headers.get("mcp-protocol-version")
-    return McpHeaders(
-        # As in the SDK: without the header, the version is 2025-03-26.
-        handshake=version is None or version in HANDSHAKE_PROTOCOL_VERSIONS,
-        accepts_stream=accepts_stream,
-    )
-
-
-def canonical(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return accepted headers in a form that the SDK accepts: it compares these two by case, or reads one line."""
-    replaced = {name for name, _ in _CANONICAL}
-    return [*((name, value) for name, value in headers if name not in replaced), *_CANONICAL]
+    if headers.repeated:
+        names = [name for name in headers.names() if name.startswith(_SINGLE_PREFIX)]
+        if len(set(names)) != len(names):
+            raise InvalidHeaders(400, "A header of MCP appears more than once.", code=json_rpc.HEADER_MISMATCH)
+    sent = headers.get(b"mcp-protocol-version")
+    version = sent.decode("latin-1") if sent is not None else DEFAULT_NEGOTIATED_VERSION
+    return McpHeaders(version, version in HANDSHAKE_PROTOCOL_VERSIONS, accepts_stream)
 
 
 # A client sends the same headers with every request.
 @lru_cache(maxsize=256)
-def _is_json(value: str) -> bool:
+def _is_json(value: bytes) -> bool:
     try:
-        content_type = parse_media_type(value)
+        content_type = parse_media_type(value.decode("latin-1"))
     except InvalidMediaType:
         return False
-    return content_type.name == _JSON and content_type.parameters.get("charset", "utf-8").lower() in _UTF_8
+    return content_type.name == JSON and content_type.parameters.get("charset", "utf-8").lower() in _UTF_8
 
 
 @lru_cache(maxsize=256)
-def _read_accept(value: str) -> tuple[bool, bool]:
+def _read_accept(value: bytes) -> tuple[bool, bool]:
     """Return whether Accept allows JSON, and whether it lists a stream of events."""
-    ranges = parse_accept([value])
-    return accepts(ranges, _JSON), accepts([found for found in ranges if found.name == _STREAM], _STREAM)
+    ranges = parse_accept([value.decode("latin-1")])
+    return accepts(ranges, JSON), accepts([found for found in ranges if found.name == STREAM], STREAM)
 
 
 class InvalidMessage(Exception):
@@ -164,7 +127,9 @@ class Message:
 
     id: RequestId
     method: str
-    tool_name: str | None
+    params: Mapping[str, Any]
+    """Empty if they were not sent."""
+    tool_name: str | None = None
     """`params.name` of a `tools/call`."""
     progress_token: str | int | None = None
     """`params._meta.progressToken`, which requests progress notifications."""
@@ -198,15 +163,15 @@ def read_message(body: bytes) -> Message:
         raise InvalidMessage(json_rpc.INVALID_PARAMS, "params must be an object, and so must params._meta.", request_id)
     progress_token = _read_progress_token(meta, request_id)
     if method == "resources/read":
-        return Message(request_id, method, None, progress_token, _read_uri(params, request_id))
+        return Message(request_id, method, params, None, progress_token, _read_uri(params, request_id))
     if method != "tools/call":
-        return Message(request_id, method, None, progress_token)
+        return Message(request_id, method, params, None, progress_token)
     name, arguments = params.get("name"), params.get("arguments")
     if not isinstance(name, str):
         raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.name must be the name of a tool.", request_id)
     if not isinstance(arguments, dict | None):
         raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.arguments must be an object.", request_id)
-    return Message(request_id, method, name, progress_token)
+    return Message(request_id, method, params, name, progress_token)
 
 
 def _object_or_null(value: object) -> dict[str, Any] | None:

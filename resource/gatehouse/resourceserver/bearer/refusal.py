@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
-from starlette.responses import JSONResponse, Response
-from starlette.types import Message as ASGIMessage
-from starlette.types import Receive, Scope, Send
 
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.bearer.mcp_request import InvalidMessage, Message, read_message
+from gatehouse.resourceserver.http import Message as ASGIMessage
+from gatehouse.resourceserver.http import Response, Send, json_response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
@@ -79,7 +78,7 @@ async def refuse(audit: AuditWriter, refused: Refused, received: Received) -> Re
     return _respond(refused, received)
 
 
-def recording(audit: AuditWriter, received: Received, scope: Scope, receive: Receive, send: Send) -> Send:
+def recording(audit: AuditWriter, received: Received, send: Send) -> Send:
     """Return a send function that records what the SDK refuses, such as a header that contradicts the body.
 
     If the audit event cannot be written to disk, it sends a 503 instead.
@@ -93,7 +92,10 @@ def recording(audit: AuditWriter, received: Received, scope: Scope, receive: Rec
                 await audit.commit_async(_event("refused by the protocol layer", message["status"], received))
             except AuditUnavailable as error:
                 replaced = True
-                await _respond(_unrecorded(error), received)(scope, receive, send)
+                response = _respond(_unrecorded(error), received)
+                headers = [*response.headers, (b"content-length", str(len(response.body)).encode())]
+                await send({"type": "http.response.start", "status": response.status, "headers": headers})
+                await send({"type": "http.response.body", "body": response.body})
         if not replaced:
             await send(message)
 
@@ -102,7 +104,7 @@ def recording(audit: AuditWriter, received: Received, scope: Scope, receive: Rec
 
 def _respond(refused: Refused, received: Received) -> Response:
     data = {**refused.data, "request_id": received.request_id}
-    return JSONResponse(
+    return json_response(
         json_rpc.error_body(refused.code, refused.message, received.rpc_id, data),
         refused.status,
         {"Cache-Control": "no-store", **refused.headers},

@@ -6,12 +6,9 @@ from typing import Any
 from mcp.server import Server
 
 from gatehouse.resourceserver.catalogue import Catalogue
-from gatehouse.resourceserver.db.database import AsyncDatabase
 from gatehouse.resourceserver.dispatch.containment import contain
-from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.resources import ResourceDispatch
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
-from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit_writer import AuditWriter
 
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
@@ -23,25 +20,15 @@ _VERSION = version("gatehouse")
 _INSTRUCTIONS = "Tools that this client may not call are not listed."
 
 
-def build_server(
-    catalogue: Catalogue,
-    database: AsyncDatabase,
-    audit: AuditWriter,
-    keys: IdempotencyKeys,
-    clock: Clock,
-    resource: str,
-) -> Server[Any]:
+def build_server(catalogue: Catalogue, tools: ToolDispatch, audit: AuditWriter, resource: str) -> Server[Any]:
     """Return the MCP server of a catalogue. Prompts, completion and subscriptions are not served.
 
     Args:
         catalogue: the tools and resources to serve.
-        database: the database that tools work in.
+        tools: the dispatch of the catalogue's tools.
         audit: the audit log.
-        keys: the idempotency keys of callers.
-        clock: seconds since the epoch.
         resource: the resource identifier of the server (RFC 8707).
     """
-    tools = ToolDispatch(catalogue, database, audit, keys, clock)
     resources = ResourceDispatch(catalogue, resource, audit, tools.refuse)
     server: Server[Any] = Server(
         catalogue.name,

@@ -1,0 +1,185 @@
+"""Where an admitted request goes: most calls of tools to dispatch directly, everything else through the SDK.
+
+The SDK starts a session, with its tasks and streams, for each request of the versions up to 2025-11-25, and encodes
+each result several times. A call that needs none of it is validated by the SDK's public validators and answered with
+the bytes that the SDK would send. A call that is irregular in any way goes through the SDK, which refuses it in its own
+words (docs/decisions/0017-direct-calls.md).
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    InboundLadderRejection,
+    classify_inbound_request,
+    x_mcp_header_map,
+)
+from mcp_types import SERVER_INFO_META_KEY, CallToolRequestParams, CallToolResult, TextContent
+from mcp_types.methods import validate_client_request
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from gatehouse.resourceserver.bearer import verified_request
+from gatehouse.resourceserver.bearer.gate import AdmittedRequest
+from gatehouse.resourceserver.bearer.mcp_request import STREAM, Message
+from gatehouse.resourceserver.bearer.refusal import recording
+from gatehouse.resourceserver.catalogue import Catalogue, Tool
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
+from gatehouse.resourceserver.http import JSON, Receive, Response
+from gatehouse.resourceserver.http import Message as ASGIMessage
+from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.cors import Header
+
+_CONTENT_TYPE: Final = (b"content-type", JSON.encode())
+
+_CANONICAL: Final = (_CONTENT_TYPE, (b"accept", f"{JSON}, {STREAM}".encode()))
+
+_ROUTING_HEADERS: Final = tuple(
+    (name, name.encode()) for name in (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)
+)
+
+_MAX_BRACKETS: Final = 200
+"""Objects and arrays of a body that is certainly read alike by all parsers: one of the SDK's reads no deeper."""
+
+_encode_in_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class RequestRouter:
+    """Answers the requests that the gate admitted."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        tools: ToolDispatch,
+        sessions: StreamableHTTPSessionManager,
+        streams: StreamableHTTPSessionManager,
+        audit: AuditWriter,
+    ) -> None:
+        """Create the router.
+
+        Args:
+            catalogue: the tools.
+            tools: the dispatch of the direct calls, whose handlers the SDK's server also has.
+            sessions: the SDK's manager that answers with one JSON object.
+            streams: the SDK's manager that answers with a stream of events.
+            audit: the audit log.
+        """
+        self._catalogue = catalogue
+        self._tools = tools
+        self._sessions = sessions
+        self._streams = streams
+        self._audit = audit
+        self._server_info = {SERVER_INFO_META_KEY: sessions.app.server_info_stamp}
+        self._direct = frozenset(name for name, tool in catalogue.tools.items() if is_direct(tool))
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Serve requests until the block ends. Direct calls in flight are then cancelled, and each leaves its event."""
+        try:
+            yield
+        finally:
+            for call in self._calls:
+                call.cancel()
+            if self._calls:
+                await asyncio.wait(self._calls.copy())
+
+    async def answer(self, admitted: AdmittedRequest) -> Response | None:
+        """Answer a request. None if the SDK has sent the response.
+
+        Raises:
+            MCPError: dispatch refuses a call that the gate allowed, and has recorded it.
+        """
+        params = self._direct_call(admitted)
+        if params is None:
+            await self._through_sdk(admitted)
+            return None
+        # An ASGI server serves each request in a task.
+        call = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._calls.add(call)
+        try:
+            result = await self._tools.call(admitted.verified, params.name, params.arguments or {})
+        finally:
+            self._calls.discard(call)
+        return Response(200, self._encode(admitted, result), [_CONTENT_TYPE])
+
+    def _direct_call(self, admitted: AdmittedRequest) -> CallToolRequestParams | None:
+        """Return the parameters of a call that is made directly; None for any other request."""
+        message, version, body = admitted.message, admitted.headers.version, admitted.body
+        if message.tool_name not in self._direct or body.count(b"{") + body.count(b"[") > _MAX_BRACKETS:
+            return None
+        if not admitted.headers.handshake:
+            lines = admitted.http.headers
+            headers = {text: value.decode("latin-1") for text, name in _ROUTING_HEADERS if (value := lines.get(name))}
+            envelope = {"method": message.method, "params": message.params}
+            if isinstance(classify_inbound_request(envelope, headers=headers), InboundLadderRejection):
+                return None
+        try:
+            validate_client_request(message.method, version, message.params)
+            return CallToolRequestParams.model_validate(message.params, by_name=False)
+        except ValidationError:
+            return None
+
+    def _encode(self, admitted: AdmittedRequest, result: CallToolResult) -> bytes:
+        """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
+        handshake = admitted.headers.handshake
+        sent: dict[str, Any] = {
+            "content": [
+                {"text": each.text, "type": "text"} for each in result.content if isinstance(each, TextContent)
+            ],
+            "isError": result.is_error,
+        }
+        if not handshake:
+            sent["resultType"] = "complete"
+        if result.structured_content is not None:
+            sent["structuredContent"] = result.structured_content
+        if not handshake:
+            sent["_meta"] = self._server_info
+        response = {"jsonrpc": "2.0", "id": admitted.message.id, "result": sent}
+        return to_json(response) if handshake else _encode_in_ascii(response).encode()
+
+    async def _through_sdk(self, admitted: AdmittedRequest) -> None:
+        http = admitted.http
+        verified_request.attach(http.scope, admitted.verified)
+        http.scope["headers"] = _canonical(http.scope["headers"])
+        streams = admitted.headers.accepts_stream and self._can_stream(admitted.message)
+        manager = self._streams if streams else self._sessions
+        send = recording(self._audit, admitted.received, http.send)
+        await manager.handle_request(http.scope, _replay(admitted.body, http.receive), send)
+
+    def _can_stream(self, message: Message) -> bool:
+        """Tell whether the caller requests the progress of a streaming tool."""
+        tool = self._catalogue.tools.get(message.tool_name or "")
+        return message.progress_token is not None and tool is not None and tool.streaming
+
+
+def is_direct(tool: Tool) -> bool:
+    """Tell whether calls of a tool may be made directly.
+
+    The SDK tells a streaming or forwarded tool about its request, and checks the headers that repeat an argument
+    (`x-mcp-header`). A tool that writes outside of the call's transaction runs in a task of the SDK.
+    """
+    return tool.transactional and not tool.needs_context and not x_mcp_header_map(tool.input_schema)
+
+
+def _canonical(headers: Iterable[Header]) -> list[Header]:
+    """Return accepted headers in a form that the SDK accepts: it compares these two by case, or reads one line."""
+    replaced = {name for name, _ in _CANONICAL}
+    return [*((name, value) for name, value in headers if name not in replaced), *_CANONICAL]
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a receive function that replays the body once, then passes on messages such as a disconnect."""
+    messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> ASGIMessage:
+        return messages.pop() if messages else await receive()
+
+    return next_message

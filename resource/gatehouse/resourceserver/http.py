@@ -1,0 +1,119 @@
+"""HTTP without a framework: the request that every endpoint reads, and the response that it returns."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gatehouse.shared.service.cors import Header
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+"""ASGI's function that returns the next message of a request."""
+Send = Callable[[Message], Awaitable[None]]
+"""ASGI's function that sends a message of a response."""
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+JSON: Final = "application/json"
+
+_MAX_LENGTH_DIGITS: Final = 20
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection before the end of its body."""
+
+
+class Headers:
+    """The header lines of a request, as bytes. Names are in lower case (ASGI 3)."""
+
+    __slots__ = ("_by_name", "_lines")
+
+    def __init__(self, lines: Sequence[Header]) -> None:
+        self._lines = lines
+        self._by_name = dict(lines)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any name has more than one line."""
+        return len(self._by_name) != len(self._lines)
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the last line of a name; None without one."""
+        return self._by_name.get(name)
+
+    def lines(self, name: bytes) -> list[bytes]:
+        """Return every line of a name, in the order in which they were sent."""
+        if (last := self._by_name.get(name)) is None:
+            return []
+        return [value for each, value in self._lines if each == name] if self.repeated else [last]
+
+    def names(self) -> list[bytes]:
+        """Return the name of each line."""
+        return [name for name, _ in self._lines]
+
+    def joined(self) -> dict[str, str]:
+        """Return all headers as text, with the lines of one name joined by commas (RFC 9110 5.3)."""
+        return {name.decode("latin-1"): b",".join(self.lines(name)).decode("latin-1") for name in self._by_name}
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request, whose body may not have been received yet."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    """Sends a message of the response, with the headers that every response has. Only for applications behind this
+    server: an endpoint returns its response instead."""
+    method: str
+    path: str
+    """As it was sent, percent-encoded."""
+    headers: Headers
+    request_id: str
+    status: int = field(default=0, init=False)
+    """The status of the response; 0 until its start is sent."""
+
+    async def read_body(self, limit: int) -> bytes | None:
+        """Return the body; None if it is larger than `limit` bytes, of which no more are read.
+
+        Raises:
+            ClientDisconnected: the client closed the connection before the end of the body.
+        """
+        length = self.headers.get(b"content-length") or b""
+        if length.isdigit() and int(length[:_MAX_LENGTH_DIGITS]) > limit:
+            return None
+        body, more = bytearray(), True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            body += message.get("body", b"")
+            if len(body) > limit:
+                return None
+            more = message.get("more_body", False)
+        return bytes(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response without the headers that every response has."""
+
+    status: int
+    body: bytes = b""
+    headers: Sequence[Header] = ()
+
+
+Endpoint = Callable[[Request], Awaitable[Response | None]]
+"""Answers a request. None if the response has been sent by `Request.send`, or the client has disconnected."""
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with a JSON body."""
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return Response(status, body, [(b"content-type", JSON.encode()), *raw_headers(headers or {})])
+
+
+def raw_headers(headers: Mapping[str, str]) -> list[Header]:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
