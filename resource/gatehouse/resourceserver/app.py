@@ -26,7 +26,7 @@ from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import AsyncDatabase, Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.routing import RequestRouter
+from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
@@ -55,12 +55,12 @@ class Services:
     keys: KeySource
     statuses: StatusLists
     idempotency_keys: IdempotencyKeys
-    tools: ToolDispatch
     server: Server[Any]
     """The SDK's server with the handlers of dispatch."""
     sessions: StreamableHTTPSessionManager
     streams: StreamableHTTPSessionManager
     """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
+    router: RequestRouter
     clock: Clock
     serving: Serving
 
@@ -91,6 +91,7 @@ def create_services(
     idempotency_keys = IdempotencyKeys(database, clock)
     tools = ToolDispatch(catalogue, database, audit, idempotency_keys, clock)
     server = build_server(catalogue, tools, audit, settings.resource)
+    sessions, streams = _session_manager(server, json_response=True), _session_manager(server, json_response=False)
     fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(http_fetch, http_client))
     keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
     return Services(
@@ -110,10 +111,12 @@ def create_services(
             fail_open=settings.status_failure == "open",
         ),
         idempotency_keys=idempotency_keys,
-        tools=tools,
         server=server,
-        sessions=_session_manager(server, json_response=True),
-        streams=_session_manager(server, json_response=False),
+        sessions=sessions,
+        streams=streams,
+        router=RequestRouter(
+            direct_tools(catalogue), tools, catalogue, sessions, streams, audit, server.server_info_stamp
+        ),
         clock=clock,
         serving=Serving(),
     )
@@ -150,9 +153,8 @@ def build_app(services: Services) -> Application:
         InvalidSettings: a baseline scope is not in the catalogue.
     """
     settings, catalogue = services.settings, services.catalogue
-    router = RequestRouter(catalogue, services.tools, services.sessions, services.streams, services.audit)
     gate = Gate(
-        answer=router.answer,
+        answer=services.router.answer,
         catalogue=catalogue,
         verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, services.clock),
         challenge=Challenge(metadata_url(settings.resource)),
@@ -167,7 +169,7 @@ def build_app(services: Services) -> Application:
         "/livez": Route(livez),
         "/readyz": Route(ready),
     }
-    return Application(settings, routes, services.audit, partial(_lifespan, services, router))
+    return Application(settings, routes, services.audit, partial(_lifespan, services))
 
 
 def guard(
@@ -182,14 +184,14 @@ def guard(
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(services: Services, router: RequestRouter) -> AsyncIterator[None]:
+async def _lifespan(services: Services) -> AsyncIterator[None]:
     try:
         async with (
             services.http_client,
             services.catalogue.lifespan(),
             services.sessions.run(),
             services.streams.run(),
-            router.run(),
+            services.router.run(),
             anyio.create_task_group() as tasks,
         ):
             services.audit.start()

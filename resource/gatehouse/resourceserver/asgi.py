@@ -126,7 +126,7 @@ class Application:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                request.status = message["status"]
+                request.status = int(message["status"])
                 message["headers"] = [*message["headers"], *self._common_headers(request)]
             await send(message)
 

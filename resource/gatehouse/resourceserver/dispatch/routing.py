@@ -8,8 +8,9 @@ words (docs/decisions/0017-direct-calls.md).
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -30,7 +31,7 @@ from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.gate import AdmittedRequest
 from gatehouse.resourceserver.bearer.mcp_request import STREAM, Message
 from gatehouse.resourceserver.bearer.refusal import recording
-from gatehouse.resourceserver.catalogue import Catalogue, Tool
+from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.http import JSON, Receive, Response
 from gatehouse.resourceserver.http import Message as ASGIMessage
@@ -51,34 +52,26 @@ _MAX_BRACKETS: Final = 200
 _encode_in_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
+@dataclass(frozen=True, slots=True)
 class RequestRouter:
     """Answers the requests that the gate admitted."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        tools: ToolDispatch,
-        sessions: StreamableHTTPSessionManager,
-        streams: StreamableHTTPSessionManager,
-        audit: AuditWriter,
-    ) -> None:
-        """Create the router.
-
-        Args:
-            catalogue: the tools.
-            tools: the dispatch of the direct calls, whose handlers the SDK's server also has.
-            sessions: the SDK's manager that answers with one JSON object.
-            streams: the SDK's manager that answers with a stream of events.
-            audit: the audit log.
-        """
-        self._catalogue = catalogue
-        self._tools = tools
-        self._sessions = sessions
-        self._streams = streams
-        self._audit = audit
-        self._server_info = {SERVER_INFO_META_KEY: sessions.app.server_info_stamp}
-        self._direct = frozenset(name for name, tool in catalogue.tools.items() if is_direct(tool))
-        self._calls: set[asyncio.Task[Any]] = set()
+    direct: frozenset[str]
+    """The tools that are called directly."""
+    tools: ToolDispatch
+    """The dispatch of the direct calls, whose handlers the SDK's server also has."""
+    catalogue: Catalogue
+    sessions: StreamableHTTPSessionManager
+    """Answers with one JSON object."""
+    streams: StreamableHTTPSessionManager
+    """Answers with a stream of events."""
+    audit: AuditWriter
+    server_info: Mapping[str, Any]
+    """What the SDK says of the server in a result of MCP 2026-07-28."""
+    calls: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
+    """The tasks of direct calls in flight."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set whenever a direct call ends."""
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -86,10 +79,11 @@ class RequestRouter:
         try:
             yield
         finally:
-            for call in self._calls:
+            for call in self.calls:
                 call.cancel()
-            if self._calls:
-                await asyncio.wait(self._calls.copy())
+            while self.calls:
+                self.ended.clear()
+                await self.ended.wait()
 
     async def answer(self, admitted: AdmittedRequest) -> Response | None:
         """Answer a request. None if the SDK has sent the response.
@@ -103,17 +97,18 @@ class RequestRouter:
             return None
         # An ASGI server serves each request in a task.
         call = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._calls.add(call)
+        self.calls.add(call)
         try:
-            result = await self._tools.call(admitted.verified, params.name, params.arguments or {})
+            result = await self.tools.call(admitted.verified, params.name, params.arguments or {})
         finally:
-            self._calls.discard(call)
+            self.calls.remove(call)
+            self.ended.set()
         return Response(200, self._encode(admitted, result), [_CONTENT_TYPE])
 
     def _direct_call(self, admitted: AdmittedRequest) -> CallToolRequestParams | None:
         """Return the parameters of a call that is made directly; None for any other request."""
         message, version, body = admitted.message, admitted.headers.version, admitted.body
-        if message.tool_name not in self._direct or body.count(b"{") + body.count(b"[") > _MAX_BRACKETS:
+        if message.tool_name not in self.direct or body.count(b"{") + body.count(b"[") > _MAX_BRACKETS:
             return None
         if not admitted.headers.handshake:
             lines = admitted.http.headers
@@ -141,7 +136,7 @@ class RequestRouter:
         if result.structured_content is not None:
             sent["structuredContent"] = result.structured_content
         if not handshake:
-            sent["_meta"] = self._server_info
+            sent["_meta"] = {SERVER_INFO_META_KEY: self.server_info}
         response = {"jsonrpc": "2.0", "id": admitted.message.id, "result": sent}
         return to_json(response) if handshake else _encode_in_ascii(response).encode()
 
@@ -150,23 +145,28 @@ class RequestRouter:
         verified_request.attach(http.scope, admitted.verified)
         http.scope["headers"] = _canonical(http.scope["headers"])
         streams = admitted.headers.accepts_stream and self._can_stream(admitted.message)
-        manager = self._streams if streams else self._sessions
-        send = recording(self._audit, admitted.received, http.send)
+        manager = self.streams if streams else self.sessions
+        send = recording(self.audit, admitted.received, http.send)
         await manager.handle_request(http.scope, _replay(admitted.body, http.receive), send)
 
     def _can_stream(self, message: Message) -> bool:
         """Tell whether the caller requests the progress of a streaming tool."""
-        tool = self._catalogue.tools.get(message.tool_name or "")
+        tool = self.catalogue.tools.get(message.tool_name or "")
         return message.progress_token is not None and tool is not None and tool.streaming
 
 
-def is_direct(tool: Tool) -> bool:
-    """Tell whether calls of a tool may be made directly.
+def direct_tools(catalogue: Catalogue) -> frozenset[str]:
+    """Return the tools that may be called directly.
 
     The SDK tells a streaming or forwarded tool about its request, and checks the headers that repeat an argument
     (`x-mcp-header`). A tool that writes outside of the call's transaction runs in a task of the SDK.
     """
-    return tool.transactional and not tool.needs_context and not x_mcp_header_map(tool.input_schema)
+    return frozenset(
+        tool.name
+        for tool in catalogue.tools.values()
+        if tool.transactional and not tool.needs_context
+        if not x_mcp_header_map(catalogue.descriptions[tool.name].input_schema)
+    )
 
 
 def _canonical(headers: Iterable[Header]) -> list[Header]:

@@ -1,0 +1,320 @@
+"""A call is answered alike whether it is made directly or through the SDK."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import anyio
+import httpx2
+import pytest
+from pydantic import BaseModel, Field, JsonValue
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, running_resource_server
+
+from gatehouse.resourceserver.app import build_app
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ProviderCall, Scope, ToolFailed, ToolGroup
+from gatehouse.resourceserver.catalogue import provider as declare_provider
+
+pytestmark = pytest.mark.anyio
+
+HANDSHAKE = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN = "2026-07-28"
+VERSIONS = (*HANDSHAKE, MODERN)
+
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+class Echo(BaseModel):
+    """What was sent."""
+
+    value: JsonValue
+    count: int | None = None
+
+
+class Ledger:
+    """What a transactional provider makes."""
+
+
+class Tools:
+    """The tools, and what a test waits for in them."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.ends = anyio.Event()
+
+    def catalogue(self) -> Catalogue:
+        @declare_provider(transactional=True)
+        async def open_ledger(_: ProviderCall) -> Ledger:
+            return Ledger()
+
+        group = ToolGroup()
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def echo(value: JsonValue = None, count: int | None = None) -> Echo:
+            """Return what was sent."""
+            return Echo(value=value, count=count)
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def refuse() -> Echo:
+            """Fail with a public text."""
+            raise ToolFailed("Not today: Ünïcode \u2028 & <b>.")
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def crash() -> Echo:
+            """Fail unexpectedly."""
+            raise RuntimeError("secret")
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def break_off() -> Echo:
+            """Return what cannot be sent."""
+            return Echo(value=float("nan"))
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def wait() -> Echo:
+            """Wait until the test lets the call end."""
+            self.begun.set()
+            await self.ends.wait()
+            return Echo(value="waited")
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        async def located(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> Echo:
+            """Have an argument that a header repeats."""
+            return Echo(value=region)
+
+        @group.tool(scopes=["a:b"])
+        async def elsewhere() -> Echo:
+            """Write outside of a transaction."""
+            return Echo(value="done")
+
+        return Catalogue("test", [Scope("a:b", "Nothing")], [group], providers={Ledger: open_ledger})
+
+
+@pytest.fixture
+def tools(anyio_backend: str) -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+async def server(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, tools: Tools
+) -> AsyncIterator[ResourceServer]:
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, tools.catalogue()) as server:
+        yield server
+
+
+class SdkNotReached:
+    """Takes the place of the SDK's session manager."""
+
+    async def handle_request(self, *_: Any) -> NoReturn:
+        raise AssertionError("the call reached the SDK")
+
+
+@asynccontextmanager
+async def composed(server: ResourceServer, **changes: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """Return a client of the same server, whose router is composed differently."""
+    services = replace(server.services, router=replace(server.services.router, **changes))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(build_app(services))) as http:
+        yield http
+
+
+def request_of(version: str, name: Any = "echo", **arguments: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the body and headers of a call in a protocol version."""
+    body: dict[str, Any] = {
+        "jsonrpc": "2.0",
+        "id": 7,
+        "method": "tools/call",
+        "params": {"name": name, "arguments": arguments},
+    }
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": version,
+    }
+    if version == MODERN:
+        body["params"]["_meta"] = dict(META)
+        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": str(name)}
+    return body, headers
+
+
+Change = Callable[[dict[str, Any], dict[str, str]], None]
+
+
+def _set(*path: str, to: Any) -> Change:
+    """Change a member of the body."""
+
+    def change(body: dict[str, Any], _: dict[str, str]) -> None:
+        *parents, name = path
+        for parent in parents:
+            body = body.setdefault(parent, {})
+        body[name] = to
+
+    return change
+
+
+def _drop(*path: str) -> Change:
+    """Remove a member of the body."""
+
+    def change(body: dict[str, Any], _: dict[str, str]) -> None:
+        *parents, name = path
+        for parent in parents:
+            body = body.get(parent, {})
+        body.pop(name, None)
+
+    return change
+
+
+def _header(name: str, value: str | None) -> Change:
+    """Change a header, or remove it."""
+
+    def change(_: dict[str, Any], headers: dict[str, str]) -> None:
+        headers.pop(name, None)
+        if value is not None:
+            headers[name] = value
+
+    return change
+
+
+def _call(name: str, **arguments: Any) -> Change:
+    def change(body: dict[str, Any], headers: dict[str, str]) -> None:
+        body["params"] |= {"name": name, "arguments": arguments}
+        if "Mcp-Name" in headers:
+            headers["Mcp-Name"] = name
+
+    return change
+
+
+ARGUMENTS: dict[str, Any] = {
+    "text": "plain",
+    "unicode": 'Ünï "quoted" \\ \u2028 \x7f 😀',
+    "control characters": "\x00\x08\x0c\t\r\n\x1f",
+    "true": True,
+    "null": None,
+    "integers": [0, -1, 2**53, 2**63, 2**70, -(2**64)],
+    "floats": [0.1, -0.0, 1.0, 1e16, 1e22, 1.5e-7, 5e-324, 1.7976931348623157e308, 123456789012345680.0],
+    "nested": {"a": [{"b": [1, {"c": None}]}, []], "": {}, "ü": "é"},
+    "large": ["x" * 1000] * 300,
+    "many objects": [{"n": n} for n in range(300)],
+    "deep": json.loads("[" * 40 + "]" * 40),
+    "too deep for the result": json.loads("[" * 60 + "]" * 60),
+    "too deep for one parser": json.loads("[" * 220 + "]" * 220),
+}
+
+GOOD: dict[str, Change] = {
+    **{f"argument: {name}": _call("echo", value=value) for name, value in ARGUMENTS.items()},
+    "whole float for an integer": _call("echo", count=5.0),
+    "no arguments": _drop("params", "arguments"),
+    "null arguments": _set("params", "arguments", to=None),
+    "string id": _set("id", to="id-ü-😀"),
+    "empty id": _set("id", to=""),
+    "large id": _set("id", to=2**63 - 1),
+    "negative id": _set("id", to=-1),
+    "unknown members": _set("more", to={"a": 1}),
+    "unknown members of params": _set("params", "more", to=[1]),
+    "a progress token": _set("params", "_meta", to={**META, "progressToken": "p"}),
+    "a progress token of a number": _set("params", "_meta", to={**META, "progressToken": 5}),
+    "members of _meta": _set("params", "_meta", to={**META, "traceparent": "00-1", "io.example/x": {"a": [1]}}),
+    "wrong arguments": _call("echo", count="five", other=1),
+    "a public failure": _call("refuse"),
+    "an unexpected failure": _call("crash"),
+    "a result that cannot be sent": _call("break_off"),
+    "a tool that writes elsewhere": _call("elsewhere"),
+    "an argument with a header, without it": _call("located", region="eu"),
+    "no Accept": _header("Accept", None),
+    "JSON only": _header("Accept", "application/json"),
+    "any type": _header("Accept", "*/*"),
+    "content type in capitals": _header("Content-Type", "Application/JSON; charset=UTF-8"),
+    "a session id": _header("Mcp-Session-Id", "abc"),
+    "a parameter header": _header("Mcp-Param-Region", "eu"),
+    "an encoded name": _header("Mcp-Name", "=?base64?ZWNobw==?="),
+}
+
+BAD: dict[str, Change] = {
+    "another method header": _header("Mcp-Method", "tools/list"),
+    "no method header": _header("Mcp-Method", None),
+    "another name header": _header("Mcp-Name", "crash"),
+    "no name header": _header("Mcp-Name", None),
+    "a broken name header": _header("Mcp-Name", "=?base64?%?="),
+    "an unknown version": _header("MCP-Protocol-Version", "2030-01-01"),
+    "an empty version": _header("MCP-Protocol-Version", ""),
+    "no version header": _header("MCP-Protocol-Version", None),
+    "another version header": _header("MCP-Protocol-Version", "2025-06-18"),
+    "no _meta": _drop("params", "_meta"),
+    "null _meta": _set("params", "_meta", to=None),
+    "_meta of another type": _set("params", "_meta", to=[]),
+    "no capabilities": _drop("params", "_meta", "io.modelcontextprotocol/clientCapabilities"),
+    "capabilities of another type": _set("params", "_meta", "io.modelcontextprotocol/clientCapabilities", to=[]),
+    "another version": _set("params", "_meta", "io.modelcontextprotocol/protocolVersion", to="2025-11-25"),
+    "a version of another type": _set("params", "_meta", "io.modelcontextprotocol/protocolVersion", to=7),
+    "client info of another type": _set("params", "_meta", "io.modelcontextprotocol/clientInfo", to="x"),
+    "a broken capability": _set(
+        "params", "_meta", "io.modelcontextprotocol/clientCapabilities", to={"sampling": "yes"}
+    ),
+    "a progress token of another type": _set("params", "_meta", to={**META, "progressToken": 1.5}),
+    "a broken task": _set("params", "task", to="now"),
+    "input responses of another type": _set("params", "inputResponses", to=7),
+    "a request state of another type": _set("params", "requestState", to=7),
+    "arguments of another type": _set("params", "arguments", to=[]),
+    "an unknown tool": _call("nothing"),
+    "a tool without its scope": _call("elsewhere"),
+    "null params": _set("params", to=None),
+    "a null name": _set("params", "name", to=None),
+    "a fraction as id": _set("id", to=1.5),
+    "a null id": _set("id", to=None),
+    "an id that is too long": _set("id", to="x" * 129),
+    "a notification": _drop("id"),
+    "another JSON-RPC version": _set("jsonrpc", to="1.0"),
+    "a type that is not JSON": _header("Accept", "text/html"),
+    "another content type": _header("Content-Type", "text/plain"),
+}
+
+
+def comparable(response: httpx2.Response) -> Any:
+    """Return the status, headers and body of a response, without its request id."""
+    request_id = response.headers["x-request-id"]
+    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    return response.status_code, headers, response.content.replace(request_id.encode(), b"REQUEST-ID")
+
+
+async def event_of(server: ResourceServer, response: httpx2.Response) -> Any:
+    # The refusal is on disk after everything that was recorded before.
+    await server.call("no_such_tool", server.issuer.token("a:b"))
+    events = server.audit(request_id=response.headers["x-request-id"])
+    return [(event["action"], event["outcome"], event["object"], event["reason"], event["detail"]) for event in events]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", ["good", "bad"])
+async def test_both_ways_give_the_same_answers_and_events(server: ResourceServer, version: str, kind: str) -> None:
+    """Byte for byte, in every protocol version."""
+    token, without_scope = server.issuer.token("a:b"), server.issuer.token("c:d")
+    async with composed(server) as direct, composed(server, direct=frozenset()) as through_sdk:
+        for name, change in (GOOD if kind == "good" else BAD).items():
+            body, headers = request_of(version)
+            change(body, headers)
+            headers["Authorization"] = f"Bearer {without_scope if name == 'a tool without its scope' else token}"
+            content = json.dumps(body).encode()
+            answers = []
+            for http in (direct, through_sdk):
+                response = await http.post(server.settings.resource, content=content, headers=headers)
+                answers.append((comparable(response), await event_of(server, response)))
+            assert answers[0] == answers[1], (name, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_regular_call_does_not_reach_the_sdk(server: ResourceServer, version: str) -> None:
+    async with composed(server, sessions=SdkNotReached(), streams=SdkNotReached()) as http:
+        for change in (*(GOOD[f"argument: {name}"] for name in ("text", "floats", "large")), GOOD["wrong arguments"]):
+            body, headers = request_of(version)
+            change(body, headers)
+            headers["Authorization"] = f"Bearer {server.issuer.token('a:b')}"
+            response = await http.post(server.settings.resource, json=body, headers=headers)
+            assert response.status_code == 200
+            assert "result" in response.json()
