@@ -114,4 +114,4 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 
 clean: ## Remove what make created, except databases and keys
-	rm -rf $(VENV) $(INTEROP) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log
+	rm -rf $(VENV) $(INTEROP) $(PEERS)/node_modules build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* *.log

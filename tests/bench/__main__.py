@@ -13,10 +13,11 @@ from typing import Any
 
 from bench import peers
 from bench.contest import Schedule
-from bench.load import LOAD_CPU, WrongAnswers, generator
+from bench.load import WrongAnswers, generator
 from bench.report import failed_as_json, row_as_json, tables
-from bench.rows import ROWS, Bench, Row
-from bench.servers import SERVER_CPU
+from bench.row import Bench, Row
+from bench.rows import ROWS
+from bench.servers import LOAD_CPU, SERVER_CPU
 from local_stack import CommandRefused
 
 RESULTS = Path(__file__).parents[2] / "docs" / "performance"
@@ -33,7 +34,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", default="", help=f"rows to measure, separated by commas: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
     parser.add_argument("--seconds", type=int, default=5, help="seconds of a round (default: 5)")
-    parser.add_argument("--warm-up", type=int, default=5, help="seconds of load before the first round (default: 5)")
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        default=5,
+        help="seconds of load before the first round (default: 5); 0 to only try the rows",
+    )
     parser.add_argument("--output", type=Path, help="file for the results (JSON); default: print the tables only")
     options = parser.parse_args()
     options.chosen = options.rows.split(",") if options.rows else names
@@ -51,7 +57,7 @@ def measure(row: Row, schedule: Schedule, missing: list[str]) -> dict[str, Any]:
     """Run a row. A row that fails says why, and the next one runs."""
     print(f"{row.name}: {row.title}", flush=True)
     with tempfile.TemporaryDirectory(prefix="gatehouse-bench-") as folder, ExitStack() as exits:
-        bench = Bench(Path(folder), schedule, exits, progress, missing)
+        bench = Bench(Path(folder), schedule, exits, progress, missing=missing)
         try:
             outcome = row.run(bench)
         except (CommandRefused, KeyError, OSError, RuntimeError, WrongAnswers) as error:

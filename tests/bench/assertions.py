@@ -26,7 +26,8 @@ _TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 def requests(url: str, audience: str, client_id: str, key: Path, number: int) -> Iterator[bytes]:
     """Return a number of token requests, each with an assertion of its own."""
     sign = partial(_signed, url, audience, client_id, key)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    cpus = os.cpu_count() or 1
+    with ProcessPoolExecutor(cpus, initializer=os.sched_setaffinity, initargs=(0, range(cpus))) as pool:
         for batch in pool.map(sign, [_BATCH] * -(-number // _BATCH)):
             yield from batch
 

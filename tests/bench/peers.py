@@ -59,7 +59,12 @@ OIDC_DUTIES = Peer("oidc-provider with our duties", "oidc_provider.mjs", ("oidc-
 PYTHON_SDK = Peer("Python SDK + joserfc", "python_sdk.py", ("mcp", "joserfc", "uvicorn", "uvloop", "httptools"))
 
 
-ALL = (OIDC, OIDC_DUTIES, PYTHON_SDK)
+FASTMCP = Peer("FastMCP + JWTVerifier", "fastmcp_server.py", ("fastmcp-slim", "mcp", "joserfc", "uvicorn", "uvloop"))
+TYPESCRIPT_1 = Peer(
+    "TypeScript SDK 1.x + jose", "typescript_sdk_1.mjs", ("@modelcontextprotocol/sdk", "express", "jose")
+)
+TYPESCRIPT_2 = Peer("TypeScript SDK 2.x + jose", "typescript_sdk_2.mjs", ("@modelcontextprotocol/server", "jose"))
+ALL = (OIDC, OIDC_DUTIES, PYTHON_SDK, FASTMCP, TYPESCRIPT_1, TYPESCRIPT_2)
 
 
 def _output(command: Sequence[str | Path]) -> str:

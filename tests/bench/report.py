@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.measuring import median
-from bench.rows import Outcome, Row
+from bench.row import Outcome, Row
 
 HEADERS = ("server", "CPU us", "requests/s", "p50 ms", "p99 ms", "MiB")
 

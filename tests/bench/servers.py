@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import subprocess
 import time
 import urllib.error
@@ -15,7 +14,12 @@ from typing import Any
 
 from local_stack import BIN, READY_TIMEOUT, LocalStack, Process
 
-SERVER_CPU = 0
+SERVER_CPU, LOAD_CPU = 0, 1
+"""The CPUs of the servers, and of the benchmark itself with its load."""
+
+
+SCOPE = "env:read env:write"
+"""The scopes that clients are granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +30,22 @@ class Server:
     group: int
 
 
+def pinned(command: Sequence[str]) -> list[str]:
+    """Return a command that runs another one on SERVER_CPU, in the same process."""
+    return ["taskset", "--cpu-list", str(SERVER_CPU), *command]
+
+
 def start_pinned(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], log: int
 ) -> subprocess.Popen[bytes]:
     """Start a server in a new process group, pinned to SERVER_CPU before it runs."""
     return subprocess.Popen(
-        command,
+        pinned(command),
         cwd=folder,
         env=environment,
         stdout=log,
         stderr=log,
         start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),  # noqa: PLW1509 - the bench has one thread
     )
 
 
@@ -55,6 +63,12 @@ class Stack(LocalStack):
 
     def _start(self, arguments: Sequence[str], log: int) -> Process:
         return start_pinned([str(BIN / arguments[0]), *arguments[1:]], self.folder, self.environment, log)
+
+    def stop_one(self, server: str) -> None:
+        """Stop one server with SIGTERM, and wait until it has ended."""
+        process = self._processes.pop(server)
+        process.terminate()
+        process.wait(30)
 
     @property
     def authserver(self) -> Server:

@@ -90,7 +90,7 @@ class PostgreSQL:
 
 
 @contextmanager
-def running_postgresql(lock_folder: Path) -> Iterator[PostgreSQL]:
+def running_postgresql(lock_folder: Path, configuration: str = _CONFIGURATION) -> Iterator[PostgreSQL]:
     """Run a server until the block ends.
 
     Processes that start servers at the same time pass the same folder, which holds the lock between them. Only its
@@ -102,8 +102,8 @@ def running_postgresql(lock_folder: Path) -> Iterator[PostgreSQL]:
         server = package.get_server(Path(name), cleanup_mode="stop", start=False)
         try:
             server.ensure_pgdata_inited()
-            with Path(name, "postgresql.conf").open("a", encoding="ascii") as configuration:
-                configuration.write(_CONFIGURATION)
+            with Path(name, "postgresql.conf").open("a", encoding="ascii") as file:
+                file.write(configuration)
             server.start()
             yield PostgreSQL(make_url(server.get_uri()))
         finally:
