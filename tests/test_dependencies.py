@@ -28,7 +28,7 @@ PINS = {
     )
 }
 
-INDIRECT = {"aiosqlite", "psycopg"}
+INDIRECT = {"psycopg"}
 """SQLAlchemy imports them by the name of a database URL's driver."""
 
 

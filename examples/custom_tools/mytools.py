@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Annotated
 
-from anyio import to_thread
 from pydantic import BaseModel, Field
 
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
@@ -21,17 +20,17 @@ class Notes(BaseModel):
 
 
 @tools.tool(scopes=["notes:read"], read_only=True)
-async def list_notes(claims: AccessClaims) -> Notes:
+def list_notes(claims: AccessClaims) -> Notes:
     """List your notes, the oldest first."""
-    return Notes(notes=await to_thread.run_sync(_list, claims.client_id))
+    return Notes(notes=_list(claims.client_id))
 
 
 @tools.tool(scopes=["notes:write"])
-async def add_note(
+def add_note(
     claims: AccessClaims, text: Annotated[str, Field(min_length=1, max_length=200, description="What to remember.")]
 ) -> Notes:
     """Add a note, and list all of yours."""
-    return Notes(notes=await to_thread.run_sync(_add, claims.client_id, text))
+    return Notes(notes=_add(claims.client_id, text))
 
 
 @contextmanager

@@ -138,9 +138,9 @@ def catalogue() -> Catalogue:
         add(name, value)
 
     @group.tool(scopes=ANY_VALID_TOKEN)
-    async def write(directory: Directory, kind: str) -> Result:
+    def write(directory: Directory, kind: str) -> Result:
         """Create an environment, and return a value."""
-        await create_environment(directory, kind.replace("_", "-"), "staging")
+        create_environment(directory, kind.replace("_", "-"), "staging")
         value: Result = UNSERVABLE.get(kind, Result())
         return value
 

@@ -84,5 +84,5 @@ async def test_keys_and_status_lists_come_from_the_internal_address(
     assert await verifier.verify(issuer.token(iss=ISSUER))
     assert fetched == [f"{inner}/.well-known/jwks.json", f"{inner}/status-lists", LIST.replace(ISSUER, inner)]
     services.audit_database.close()
-    await services.database.close()
+    services.database.close()
     await services.http_client.aclose()

@@ -26,7 +26,7 @@ async def sound(query: Annotated[str, Field(max_length=5)], limit: int = 3) -> A
     return Answer(text=query * limit)
 
 
-async def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
+def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
     """Answer a query of a caller in a workspace."""
     return Answer(text=f"{_claims} {directory} {query}")
 
@@ -46,6 +46,11 @@ async def with_progress_and_directory(progress: Progress, directory: Directory) 
 async def with_transactions(transactions: Transactions) -> Answer:
     """Change something."""
     return Answer(text=str(transactions))
+
+
+def in_thread(progress: Progress) -> Answer:
+    """Report progress, in a thread."""
+    return Answer(text=str(progress))
 
 
 async def importing(transactions: Transactions, progress: Progress) -> Answer:
@@ -83,6 +88,9 @@ def test_a_tool_declares_its_scopes() -> None:
         pytest.param(with_progress, {}, "has only one of streaming=True and", id="progress alone"),
         pytest.param(
             with_progress_and_directory, {"streaming": True}, "is streaming, .* Take Transactions", id="directory"
+        ),
+        pytest.param(
+            in_thread, {"streaming": True}, "is streaming, and not async. Write it with async", id="in thread"
         ),
         pytest.param(with_transactions, {}, "takes Transactions, which only a streaming tool", id="transactions alone"),
         pytest.param(

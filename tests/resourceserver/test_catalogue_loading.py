@@ -106,7 +106,11 @@ def test_a_file_in_the_working_directory_shadows_no_installed_module(run: Run, w
             r"mytools\.py:\d+: open_door is already declared in mytools\.py:\d+\. Rename one",
             id="twice",
         ),
-        pytest.param(("async def", "def"), r"mytools\.py:\d+: open_door is not async", id="blocking"),
+        pytest.param(
+            ('scopes=["door:open"]', 'scopes=["door:open"], streaming=True'),
+            r"mytools\.py:\d+: open_door has only one of streaming=True and a parameter of the type Progress",
+            id="streaming without progress",
+        ),
         pytest.param(("CATALOGUE =", "CATALOG ="), r"mytools\.py has no CATALOGUE\. Write at its", id="no catalogue"),
         pytest.param(
             ("CATALOGUE = ", "CATALOGUE = tools;"), r"mytools\.py: CATALOGUE is of the type ToolGroup", id="a group"

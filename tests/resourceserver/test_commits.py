@@ -2,10 +2,12 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from sqlalchemy import text
@@ -15,7 +17,7 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, settings_in
 from support.streaming import streamed, tool_request
 
-from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
+from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
 
 pytestmark = pytest.mark.anyio
 
@@ -38,12 +40,17 @@ REFUSED: dict[str, Callable[[], Exception]] = {
 }
 
 
+def do_nothing() -> None:
+    """Do nothing when a commit is reached."""
+
+
 class Commits:
     """The next commit of a request, which a test lets fail. The audit writer's are not affected."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.accepted = False
+        self.reached: Callable[[], None] = do_nothing
 
     def fail(self, error: BaseException, *, accepted: bool) -> None:
         """Let the next commit fail, after the database has accepted it or before."""
@@ -55,18 +62,15 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     commits, commit = Commits(), DefaultDialect.do_commit
 
     def do_commit(dialect: DefaultDialect, connection: Any) -> None:
-        of_a_request = "AsyncAdapt" in type(getattr(connection, "dbapi_connection", connection)).__name__
+        of_a_request = threading.current_thread().name.startswith("call")
         error = commits.error if of_a_request else None
+        if of_a_request:
+            commits.reached()
         if error is None or commits.accepted:
             commit(dialect, connection)
-        if error is None:
-            return
-        commits.error = None
-        if not isinstance(error, asyncio.CancelledError):
+        if error is not None:
+            commits.error = None
             raise error
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
 
     monkeypatch.setattr(DefaultDialect, "do_commit", do_commit)
     return commits
@@ -130,13 +134,24 @@ async def test_a_lost_commit_without_a_key_is_to_be_read_first(
 
 
 @pytest.mark.both_databases
-async def test_a_call_that_is_cancelled_after_its_commit_has_one_outcome(
+async def test_a_call_that_is_cancelled_during_its_commit_has_one_outcome(
     resourceserver: ResourceServer, token: str, commits: Commits
 ) -> None:
-    commits.fail(asyncio.CancelledError(), accepted=True)
-    call = asyncio.create_task(resourceserver.call("create_environment", token, name="staging"))
-    await asyncio.wait([call])
-    assert call.cancelled()
+    reached, cancelled = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        cancelled.wait()
+
+    commits.reached = wait
+    body, headers = tool_request("2026-07-28", "create_environment", {"name": "staging"})
+    task = asyncio.create_task(resourceserver.post(body, token, headers))
+    await anyio.to_thread.run_sync(reached.wait)
+    task.cancel()
+    await anyio.wait_all_tasks_blocked()
+    cancelled.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
     assert environments(resourceserver) == ["staging"]
     assert await outcomes(resourceserver, token) == [("allowed", None)]
 
@@ -175,10 +190,10 @@ async def test_a_lost_commit_of_a_streaming_tool_is_reported(
 async def test_an_unknown_outcome_is_reported_while_the_database_is_away(
     resourceserver: ResourceServer, token: str, commits: Commits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away() -> None:
+    def away(_: object) -> None:
         raise OperationalError("SELECT", None, sqlite3.OperationalError())
 
-    monkeypatch.setattr(resourceserver.services.database, "read", away)
+    monkeypatch.setattr(resourceserver.services.database, "run_read", away)
     commits.fail(LOST["sqlite"](), accepted=False)
     assert (await resourceserver.failure("create_environment", token, name="a")).startswith("The outcome is unknown")
     assert await outcomes(resourceserver, token) == [UNKNOWN]
@@ -209,9 +224,8 @@ async def test_only_an_answer_of_the_database_proves_that_nothing_was_changed(
     tmp_path: Path, resourceserver_template: Template, commits: Commits, error: Any, unknown: bool
 ) -> None:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
-    database = AsyncDatabase(settings.database)
+    database = RequestDatabase(settings.database)
     commits.fail(error, accepted=False)
     with pytest.raises(CommitUnknown if unknown else SQLAlchemyError):
-        async with database.write() as session:
-            await session.execute(text("SELECT 1"))
-    await database.close()
+        await database.run_write(lambda session: session.execute(text("SELECT 1")))
+    database.close()

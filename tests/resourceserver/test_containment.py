@@ -1,6 +1,7 @@
 """Whatever a tool raises fails its own call only, and leaves an audit event with the reason."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,9 +64,16 @@ RAISED: dict[str, Callable[[], BaseException]] = {
 """What is raised, by its name in the audit log."""
 
 
+WITHOUT_MEANING: dict[str, Callable[[], BaseException]] = {
+    "GeneratorExit": lambda: GeneratorExit("secret"),
+    "StopIteration": lambda: StopIteration("secret"),
+}
+"""What has a meaning in a coroutine and none in a plain function."""
+
+
 def fail(kind: str) -> str:
-    if kind in RAISED:
-        error = RAISED[kind]()
+    if kind in RAISED or kind in WITHOUT_MEANING:
+        error = {**RAISED, **WITHOUT_MEANING}[kind]()
         raise error
     return kind
 
@@ -104,12 +112,22 @@ async def write(kind: str) -> Text:
     return Text(text=fail(kind))
 
 
-async def write_ledger(ledger: Ledger, kind: str) -> Text:
+def read_plainly(kind: str) -> Text:
+    """Raise in a thread, without a transaction."""
+    return Text(text=fail(kind))
+
+
+def write_plainly(kind: str) -> Text:
+    """Raise in a thread, and write elsewhere."""
+    return Text(text=fail(kind))
+
+
+def write_ledger(ledger: Ledger, kind: str) -> Text:
     """Raise within a transaction."""
     return Text(text=fail(kind))
 
 
-async def read_ledger(ledger: Ledger, kind: str) -> Text:
+def read_ledger(ledger: Ledger, kind: str) -> Text:
     """Raise within a transaction that reads."""
     return Text(text=fail(kind))
 
@@ -162,6 +180,8 @@ class Running:
     def __init__(self) -> None:
         self.begun = anyio.Event()
         self.finish = anyio.Event()
+        self.thread_begun = threading.Event()
+        self.finish_thread = threading.Event()
         self.provided = ""
 
     async def wait(self) -> Text:
@@ -170,6 +190,12 @@ class Running:
         await self.finish.wait()
         return Text(text="waited")
 
+    def wait_in_thread(self, kind: str) -> Text:
+        """Wait in a thread until the test lets the call end."""
+        self.thread_begun.set()
+        self.finish_thread.wait()
+        return Text(text=fail(kind))
+
     def catalogue(self) -> Catalogue:
         @provider()
         async def open_desk(_: ProviderCall) -> Desk:
@@ -177,22 +203,31 @@ class Running:
             return Desk()
 
         @provider(transactional=True)
-        async def open_ledger(_: ProviderCall) -> Ledger:
+        def open_ledger(_: ProviderCall) -> Ledger:
             return Ledger()
 
         async def wait() -> Text:
             """Wait."""
             return await self.wait()
 
-        async def wait_in_transaction(ledger: Ledger) -> Text:
+        def wait_plainly(kind: str) -> Text:
+            """Wait in a thread."""
+            return self.wait_in_thread(kind)
+
+        def wait_writing(ledger: Ledger, kind: str) -> Text:
             """Wait within a transaction."""
-            return await self.wait()
+            return self.wait_in_thread(kind)
+
+        def wait_reading(ledger: Ledger, kind: str) -> Text:
+            """Wait within a transaction that reads."""
+            return self.wait_in_thread(kind)
 
         reading = (wait, read, read_ledger, use_desk, serialize, validate, wait_for_another, give_up)
+        reading += (read_plainly, wait_reading)
         group = ToolGroup()
         for tool in reading:
             group.tool(scopes=ANY_VALID_TOKEN, read_only=True)(tool)
-        for tool in (write, write_ledger, wait_in_transaction, unprintable):
+        for tool in (write, write_plainly, write_ledger, wait_plainly, wait_writing, unprintable):
             group.tool(scopes=ANY_VALID_TOKEN)(tool)
         group.tool(scopes=ANY_VALID_TOKEN, streaming=True)(stream)
         providers: dict[type, Any] = {Desk: open_desk, Ledger: open_ledger}
@@ -259,7 +294,7 @@ async def events_of(server: ResourceServer, request_id: str) -> list[tuple[str, 
     ("server", "tool"),
     [
         *(("own", name) for name in ("read", "write", "read_ledger", "write_ledger", "stream", "validate")),
-        *(("own", name) for name in ("use_desk", "serialize")),
+        *(("own", name) for name in ("use_desk", "serialize", "read_plainly", "write_plainly")),
         *(("guarded", name) for name in ("asynchronous", "synchronous")),
     ],
     indirect=["server"],
@@ -314,26 +349,70 @@ async def test_a_foreign_cancellation_is_a_failure_of_the_tool(
 
 
 @pytest.mark.parametrize("server", ["own"], indirect=True)
-@pytest.mark.parametrize(("cancel", "tool"), [("task", "wait"), ("scope", "wait"), ("task", "wait_in_transaction")])
-async def test_a_cancelled_call_is_recorded_and_ends(
-    server: ResourceServer, running: Running, cancel: str, tool: str
-) -> None:
+@pytest.mark.parametrize("cancel", ["task", "scope"])
+async def test_a_cancelled_call_is_recorded_and_ends(server: ResourceServer, running: Running, cancel: str) -> None:
     """gunicorn cancels the task of a request, the SDK an anyio scope around it."""
-    body, headers = tool_request("2026-07-28", tool, {})
-    sent = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {server.issuer.token('a:b')}"}
-    scope = anyio.CancelScope()
-
-    async def post() -> None:
-        with scope:
-            await server.http.post(server.settings.resource, json=body, headers={**headers, **sent})
-
-    task = asyncio.create_task(post())
+    task, scope = posting(server, "wait")
     await running.begun.wait()
     task.cancel() if cancel == "task" else scope.cancel()
     await asyncio.wait([task])
     assert task.cancelled() == (cancel == "task")
-    (event,) = server.audit(action="tool.call")
-    assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
+    assert await outcomes(server) == [CLOSED]
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+@pytest.mark.parametrize("kind", WITHOUT_MEANING)
+async def test_a_plain_tool_that_raises_what_closes_a_coroutine_fails(server: ResourceServer, kind: str) -> None:
+    for tool in ("read_plainly", "write_ledger"):
+        result = await call(server, "2026-07-28", tool, kind=kind)
+        assert result["isError"]
+        assert await events_of(server, result["request_id"]) == [
+            ("failed", f"internal error: RuntimeError from {kind}")
+        ]
+
+
+CLOSED = ("failed", "the connection was closed before the end")
+
+
+def posting(server: ResourceServer, tool: str, **arguments: str) -> tuple[asyncio.Task[None], anyio.CancelScope]:
+    """Call a tool in a task. Return the task, and a scope within it."""
+    body, headers = tool_request("2026-07-28", tool, arguments)
+    scope = anyio.CancelScope()
+
+    async def post() -> None:
+        with scope:
+            await server.post(body, server.issuer.token("a:b"), headers)
+
+    return asyncio.create_task(post()), scope
+
+
+async def outcomes(server: ResourceServer) -> list[tuple[str, str | None]]:
+    """Return outcome and reason of every call, when all of them are on disk."""
+    await server.call("no_such_tool", server.issuer.token("a:b"))
+    return [(event["outcome"], event["reason"]) for event in server.audit(action="tool.call")][:-1]
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+@pytest.mark.parametrize("cancel", ["task", "scope", "both"])
+@pytest.mark.parametrize("tool", ["wait_plainly", "wait_writing", "wait_reading"])
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("fine", ("allowed", None)), ("RuntimeError", CLOSED), ("Panic", CLOSED)]
+)
+async def test_a_call_that_is_cancelled_in_its_thread_has_its_true_outcome(
+    server: ResourceServer, running: Running, cancel: str, tool: str, kind: str, outcome: tuple[str, str | None]
+) -> None:
+    """A thread cannot be cancelled, so the call waits for it."""
+    task, scope = posting(server, tool, kind=kind)
+    await anyio.to_thread.run_sync(running.thread_begun.wait)
+    if cancel != "task":
+        scope.cancel()
+    if cancel != "scope":
+        task.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert not task.done()
+    running.finish_thread.set()
+    await asyncio.wait([task])
+    assert await outcomes(server) == [outcome]
 
 
 @pytest.mark.parametrize("server", ["own"], indirect=True)

@@ -46,9 +46,9 @@ class Doors:
             return Answer(text=self.lives[-1])
 
         @tools.tool(scopes=["door:open"])
-        async def build(directory: Directory, name: str) -> Environment:
+        def build(directory: Directory, name: str) -> Environment:
             """Create an environment."""
-            return await create_environment(directory, name)
+            return create_environment(directory, name)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:

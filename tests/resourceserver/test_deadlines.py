@@ -1,11 +1,12 @@
 """The deadline of a call limits its waits for a connection, a lock and the audit log, and not the work of a tool."""
 
+import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -15,7 +16,7 @@ from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolGroup, Transactions
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
 from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.anyio
@@ -38,16 +39,17 @@ def catalogue_of(tool: Callable[..., Any], **options: Any) -> Catalogue:
 
 
 async def test_a_connection_that_is_not_free_in_time_is_refused(resourceserver: ResourceServer) -> None:
-    database = AsyncDatabase(resourceserver.settings.database)
-    async with AsyncExitStack() as stack:
-        for _ in range(5):
-            await stack.enter_async_context(database.read())
+    database, go_on = RequestDatabase(resourceserver.settings.database), threading.Event()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(CONNECTIONS):
+            tasks.start_soon(database.run_read, lambda _: go_on.wait())
+        await anyio.wait_all_tasks_blocked()
         with deadline.renewed(0), pytest.raises(PoolTimeout):
-            async with database.read():
-                pytest.fail("all connections are in use")
+            await database.run_read(lambda _: pytest.fail("all connections are in use"))
+        go_on.set()
     with deadline.renewed(0):
         await database.ping()
-    await database.close()
+    database.close()
 
 
 @pytest.mark.usefixtures("expired")
@@ -80,9 +82,7 @@ async def test_the_work_of_a_tool_does_not_count(
         """Work for a minute."""
         left.append(deadline.remaining())
         clock.advance(30)
-        async with transactions.begin(Directory):
-            left.append(deadline.remaining())
-            clock.advance(30)
+        await transactions.run(Directory, lambda _: left.append(deadline.remaining()))
         return Nothing()
 
     catalogue = catalogue_of(work, streaming=True)

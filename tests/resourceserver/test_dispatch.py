@@ -23,7 +23,7 @@ from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resourceserver.catalogue import declaration as declarations
-from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.database import Database, RequestDatabase
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
@@ -88,7 +88,7 @@ async def dispatched(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, anyio_backend: str
 ) -> AsyncIterator[Dispatched]:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
-    database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
+    database, admin_database = RequestDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     keys = IdempotencyKeys(database, clock)
     catalogue = recording_catalogue(runs)
@@ -96,7 +96,7 @@ async def dispatched(
     yield Dispatched(server, runs, admin_database)
     audit.close()
     admin_database.close()
-    await database.close()
+    database.close()
 
 
 @pytest.fixture(params=["2025-11-25", "2026-07-28"])

@@ -68,5 +68,5 @@ async def test_a_server_whose_session_managers_have_ended_is_not_ready(
         assert (await server.http.get(f"{URL}/readyz")).status_code == 200
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app)) as http:
         ready = await http.get(f"{URL}/readyz")
-    await server.services.database.close()
+    server.services.database.close()
     assert (ready.status_code, ready.json()["sessions"]) == (503, "ended")

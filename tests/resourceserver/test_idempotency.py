@@ -1,7 +1,9 @@
 """Idempotency keys: replays, conflicts, expiry, and concurrent calls."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, modern_request, running_resource_server, served
@@ -25,7 +28,7 @@ from gatehouse.resourceserver.catalogue import (
     ToolGroup,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import RequestDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.resourceserver.dispatch.idempotency import (
     KEPT_FOR,
@@ -161,7 +164,7 @@ async def test_secret_and_excluded_arguments_are_compared_too(
     """draft-ietf-httpapi-idempotency-key-header 2.7: a key with another payload is an error, not a replay."""
     runs = []
 
-    async def work(directory: Directory, secret: SecretStr, hidden: Annotated[str, Field(exclude=True)]) -> Worked:
+    def work(directory: Directory, secret: SecretStr, hidden: Annotated[str, Field(exclude=True)]) -> Worked:
         """Use a secret."""
         runs.append((secret.get_secret_value(), hidden))
         return Worked(text="done")
@@ -285,12 +288,11 @@ async def test_a_key_is_valid_for_24_hours(resourceserver: ResourceServer, works
 
 @pytest.mark.threat("T-036")
 async def test_old_keys_are_removed_once_a_minute(resourceserver: ResourceServer, clock: FakeClock) -> None:
-    database, slept = AsyncDatabase(resourceserver.settings.database), list[float]()
+    database, slept = RequestDatabase(resourceserver.settings.database), list[float]()
     keys = IdempotencyKeys(database, clock)
 
     async def keep(key: str) -> None:
-        async with database.write() as session:
-            await keys.reserve(session, KeyedCall("", "agent_1", "work", key, b"digest"))
+        await database.run_write(partial(keys.reserve, call=KeyedCall("", "agent_1", "work", key, b"digest")))
 
     await keep("old-key-1")
     clock.advance(KEPT_FOR)
@@ -308,17 +310,17 @@ async def test_old_keys_are_removed_once_a_minute(resourceserver: ResourceServer
     with pytest.raises(TimeoutError):
         await keys.prune_regularly(sleep)
     assert (left, slept) == ([2, 1, 0], [60.0] * 3)
-    await database.close()
+    database.close()
 
 
 async def test_a_failed_removal_of_old_keys_is_logged(
     resourceserver: ResourceServer, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = AsyncDatabase(resourceserver.settings.database)
+    database = RequestDatabase(resourceserver.settings.database)
     with resourceserver.admin_database.write() as session:
         session.execute(text("DROP TABLE idempotency_key"))
     await IdempotencyKeys(database, clock).prune()
-    await database.close()
+    database.close()
     assert "old idempotency keys were not removed" in caplog.text
 
 
@@ -329,9 +331,9 @@ async def test_no_failed_removal_ends_the_task(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An exception of the task would end the lifespan: keys and status lists would not be polled any more."""
-    database, slept = AsyncDatabase(resourceserver.settings.database), list[float]()
+    database, slept = RequestDatabase(resourceserver.settings.database), list[float]()
 
-    def no_thread() -> None:
+    def no_thread(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     async def sleep(seconds: float) -> None:
@@ -339,10 +341,10 @@ async def test_no_failed_removal_ends_the_task(
         if len(slept) == 3:
             raise TimeoutError
 
-    monkeypatch.setattr(database, "write", no_thread)
+    monkeypatch.setattr(database, "run_write", no_thread)
     with pytest.raises(TimeoutError):
         await IdempotencyKeys(database, clock).prune_regularly(sleep)
-    await database.close()
+    database.close()
     assert caplog.text.count("old idempotency keys were not removed: RuntimeError") == 2
 
 
@@ -388,9 +390,9 @@ async def test_a_replay_that_cannot_be_recorded_is_not_answered(resourceserver: 
 async def test_a_result_that_is_too_large_to_keep_is_rolled_back(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    async def work(directory: Directory, size: int) -> Worked:
+    def work(directory: Directory, size: int) -> Worked:
         """Create an environment, and return a long text."""
-        await create_environment(directory, f"made-{size}", "staging")
+        create_environment(directory, f"made-{size}", "staging")
         return Worked(text="x" * (size - len('{"text": ""}')))
 
     async with serving(tmp_path, resourceserver_template, clock, work, ["env:write"]) as server:
@@ -447,14 +449,14 @@ async def test_exactly_one_of_several_concurrent_calls_runs(resourceserver: Reso
 async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, fails: bool
 ) -> None:
-    inside, go_on, runs = anyio.Event(), anyio.Event(), []
+    inside, go_on, runs = threading.Event(), threading.Event(), []
     results: dict[str, dict[str, Any]] = {}
 
-    async def work(directory: Directory) -> Worked:
+    def work(directory: Directory) -> Worked:
         """Wait, and fail on the first run if the test requests it."""
         runs.append("work")
         inside.set()
-        await go_on.wait()
+        go_on.wait()
         if fails and len(runs) == 1:
             raise RuntimeError
         return Worked(text=f"run {len(runs)}")
@@ -468,7 +470,7 @@ async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, "first")
-            await inside.wait()
+            await anyio.to_thread.run_sync(inside.wait)
             tasks.start_soon(call, "second")
             await anyio.wait_all_tasks_blocked()
             go_on.set()
@@ -482,20 +484,20 @@ async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
 async def test_a_call_that_waits_too_long_is_asked_to_try_again(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
-    inside, go_on, runs = anyio.Event(), anyio.Event(), []
+    inside, go_on, runs = threading.Event(), threading.Event(), []
 
-    async def work(directory: Directory) -> Nothing:
+    def work(directory: Directory) -> Nothing:
         """Wait."""
         runs.append("work")
         inside.set()
-        await go_on.wait()
+        go_on.wait()
         return Nothing()
 
     async with serving(tmp_path, resourceserver_template, clock, work, lock_timeout=50) as server:
         token = server.issuer.token(workspace_id=server.create_workspace())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: server.result("work", token, idempotency_key=KEY))
-            await inside.wait()
+            await anyio.to_thread.run_sync(inside.wait)
             second = (await server.call("work", token, idempotency_key=KEY)).json()["result"]
             go_on.set()
         assert await server.result("work", token, idempotency_key=KEY) == {}
@@ -508,15 +510,26 @@ async def test_a_call_that_waits_too_long_is_asked_to_try_again(
 async def test_a_failure_of_the_database_is_not_reported_as_a_key_in_use(
     resourceserver: ResourceServer, clock: FakeClock
 ) -> None:
-    database = AsyncDatabase(resourceserver.settings.database)
+    database = RequestDatabase(resourceserver.settings.database)
     keys = IdempotencyKeys(database, clock)
-    async with database.write() as first:
-        assert await keys.reserve(first, CALL) is None
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(session: Session) -> None:
+        assert keys.reserve(session, CALL) is None
+        inside.set()
+        go_on.wait()
+
+    def reserve_quickly(session: Session) -> None:
+        session.execute(text("SET LOCAL statement_timeout = 50"))
+        keys.reserve(session, CALL)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run_write, hold)
+        await anyio.to_thread.run_sync(inside.wait)
         with pytest.raises(OperationalError, match="QueryCanceled"):
-            async with database.write() as second:
-                await second.execute(text("SET LOCAL statement_timeout = 50"))
-                await keys.reserve(second, CALL)
-    await database.close()
+            await database.run_write(reserve_quickly)
+        go_on.set()
+    database.close()
 
 
 # Declarations

@@ -33,7 +33,7 @@ from gatehouse.resourceserver.app import guard
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.database import Database, RequestDatabase
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
@@ -254,7 +254,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, verified: bool
 ) -> None:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
-    database, admin_database = AsyncDatabase(settings.database), Database(settings.database)
+    database, admin_database = RequestDatabase(settings.database), Database(settings.database)
     audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
     tools = ToolDispatch(catalogue, database, audit, IdempotencyKeys(database, clock), clock)
@@ -268,7 +268,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
     assert runs == (["read_note"] if verified else [])
     audit.close()
     admin_database.close()
-    await database.close()
+    database.close()
 
 
 # What tools and callers see

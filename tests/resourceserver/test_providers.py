@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import URL, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
@@ -56,12 +56,12 @@ class Cancelled(Exception):
 class Ledger:
     """A table of entries, in the call's transaction."""
 
-    def __init__(self, session: AsyncSession, owner: str) -> None:
+    def __init__(self, session: Session, owner: str) -> None:
         self._session = session
         self._owner = owner
 
-    async def add(self, entry: str) -> None:
-        await self._session.execute(
+    def add(self, entry: str) -> None:
+        self._session.execute(
             text("INSERT INTO ledger VALUES (:owner, :entry)").bindparams(owner=self._owner, entry=entry)
         )
 
@@ -91,7 +91,7 @@ class Counted:
         self.opened: list[str] = []
 
         @provider(transactional=True, public_errors=(Overdrawn, Closed, Cancelled), audited=is_entry_id)
-        async def open_ledger(call: ProviderCall) -> Ledger:
+        def open_ledger(call: ProviderCall) -> Ledger:
             self.opened.append("ledger")
             return Ledger(call.session, call.claims.client_id)
 
@@ -107,9 +107,9 @@ class Counted:
 
     def _declare(self) -> None:
         @self.group.tool(scopes=["ledger:use"])
-        async def add_entry(ledger: Ledger, note: str) -> Entry:
+        def add_entry(ledger: Ledger, note: str) -> Entry:
             """Add an entry."""
-            await ledger.add(note)
+            ledger.add(note)
             if note == "overdrawn":
                 raise Overdrawn("You have nothing left. Ask for credit.")
             if note == "closed":
@@ -129,8 +129,7 @@ class Counted:
         async def add_many(transactions: Transactions, progress: Progress, of_type: str = "ledger") -> Entry:
             """Add an entry in a short transaction."""
             await progress.report(0, 1)
-            async with transactions.begin(Ledger if of_type == "ledger" else Weather) as ledger:
-                await ledger.add("many")
+            await transactions.run(Ledger if of_type == "ledger" else Weather, lambda opened: opened.add("many"))
             return Entry(entry_id="id-3", note="many")
 
 
@@ -235,11 +234,20 @@ def test_a_tool_may_give_the_operator_a_reason_and_a_remediation() -> None:
 
 
 def test_a_provider_must_be_declared_and_for_a_type_of_the_catalogue(counted: Counted) -> None:
-    async def undeclared(call: ProviderCall) -> Ledger:
+    def undeclared(call: ProviderCall) -> Ledger:
         return Ledger(call.session, "")
 
-    with pytest.raises(InvalidCatalogue, match=r"The provider of Ledger is not declared\. Write @provider\(\)"):
+    async def outside(call: ProviderCall) -> Weather:
+        return Weather(call.now)
+
+    with pytest.raises(InvalidCatalogue, match=r"The provider of Ledger is not declared\. Write @provider\(\) bef"):
         Catalogue("Ledger", SCOPES, [], providers={Ledger: undeclared})  # type: ignore[dict-item]
+    for provided, problem in (
+        (provider(transactional=True)(outside), r"is transactional, and async\. It runs in a thread"),
+        (provider()(undeclared), r"runs on the event loop, and is not async\. Write it with async def"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidCatalogue, match=f"The provider of Weather {problem}"):
+            Catalogue("Ledger", SCOPES, [], providers={Weather: provided})
     with pytest.raises(InvalidCatalogue, match="AccessClaims cannot have a provider"):
         Catalogue("Ledger", SCOPES, [], providers={AccessClaims: counted.providers[Ledger]})
 
@@ -256,10 +264,10 @@ def test_transactions_need_a_transactional_provider(counted: Counted) -> None:
         Catalogue("Ledger", SCOPES, [group], providers={Weather: counted.providers[Weather]})
 
 
-async def test_a_provider_without_a_transaction_has_no_session() -> None:
+def test_a_provider_without_a_transaction_has_no_session() -> None:
     claims = AccessClaims("iss", "agent_1", "agent_1", "https://rs", 0, 1, "jti-1", frozenset())
     with pytest.raises(LookupError, match="Only a transactional provider"):
-        await ProviderCall(claims, 0).session.flush()
+        ProviderCall(claims, 0).session.flush()
 
 
 # Schema and command

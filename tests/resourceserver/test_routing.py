@@ -52,7 +52,7 @@ class Tools:
 
     def catalogue(self) -> Catalogue:
         @declare_provider(transactional=True)
-        async def open_ledger(_: ProviderCall) -> Ledger:
+        def open_ledger(_: ProviderCall) -> Ledger:
             return Ledger()
 
         group = ToolGroup()

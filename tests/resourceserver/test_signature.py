@@ -1,5 +1,6 @@
 """What the signature of a tool becomes, and which signatures are refused."""
 
+import functools
 import json
 import warnings
 from collections.abc import Callable
@@ -58,9 +59,19 @@ async def undocumented(query: str) -> Answer:
     return Answer(text=query)
 
 
-def synchronous(query: str) -> Answer:
+def generating(query: str) -> Answer:  # type: ignore[misc]
     """Answer a query."""
-    return Answer(text=query)
+    yield Answer(text=query)
+
+
+async def generating_on_the_loop(query: str) -> Answer:  # type: ignore[misc]
+    """Answer a query."""
+    yield Answer(text=query)
+
+
+async def joining(directory: Directory) -> Answer:
+    """Read a directory."""
+    return Answer(text=str(directory))
 
 
 async def untyped(query) -> Answer:
@@ -123,7 +134,7 @@ async def shadowing(schema: str, copy: int, json: bool = False) -> Answer:
     return Answer(text=f"{schema} {copy} {json}")
 
 
-async def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
+def with_injected(_claims: AccessClaims, directory: Directory, query: str) -> Answer:
     """Answer a query of a caller in a workspace."""
     return Answer(text=f"{_claims} {directory} {query}")
 
@@ -132,7 +143,9 @@ async def with_injected(_claims: AccessClaims, directory: Directory, query: str)
     ("function", "problem"),
     [
         (undocumented, "has no docstring"),
-        (synchronous, "is not async. Write it with async def"),
+        (generating, "is a generator. Return the result instead of yielding it"),
+        (generating_on_the_loop, "is a generator"),
+        (joining, "takes Directory, which works in the call's transaction, and is async. Such a tool runs in a thread"),
         (untyped, "has the argument query without a type. Annotate it"),
         (positional, "has the argument query"),
         (keywords, "has the argument query"),
@@ -247,6 +260,20 @@ def test_injected_parameters_are_not_arguments() -> None:
     assert tool.input_schema["properties"].keys() == {"query"}
     assert tool.joins_transaction
     assert not declare(sound).joins_transaction
+
+
+def test_a_plain_decorator_of_an_async_tool_is_refused() -> None:
+    @functools.wraps(sound)
+    def decorated(query: str) -> Any:
+        return sound(query)
+
+    with pytest.raises(InvalidCatalogue, match=r"sound has a decorator whose function is not async\. Write that with"):
+        declare(decorated)
+
+
+def test_a_plain_function_runs_in_a_thread() -> None:
+    assert declare(with_injected).in_thread
+    assert not declare(sound).in_thread
 
 
 @pytest.mark.parametrize("name", ["_claims", "directory"])

@@ -1,5 +1,6 @@
 """Every streaming tool: its transactions, its audit events, and its authorization in dispatch."""
 
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -82,17 +83,18 @@ async def test_progress_is_sent_only_when_it_grows() -> None:
 async def test_a_transaction_ends_normally_when_the_caller_leaves(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
-    inside, go_on = anyio.Event(), anyio.Event()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def create_first(directory: Directory) -> None:
+        create_environment(directory, "first", "staging")
+        inside.set()
+        go_on.wait()
 
     async def create_two(transactions: Transactions, progress: Progress) -> Done:
         """Create two environments."""
         await progress.report(0, 2)
-        async with transactions.begin(Directory) as directory:
-            await create_environment(directory, "first", "staging")
-            inside.set()
-            await go_on.wait()
-        async with transactions.begin(Directory) as directory:
-            await create_environment(directory, "second", "staging")
+        await transactions.run(Directory, create_first)
+        await transactions.run(Directory, create_environment, "second", "staging")
         return Done(environments=["first", "second"])
 
     async with running_resource_server(
@@ -102,7 +104,7 @@ async def test_a_transaction_ends_normally_when_the_caller_leaves(
         body, headers = tool_request(version, "create_two", {}, "p-1")
         async with streamed(server.app, body, headers, token) as stream:
             await anext(stream.events())
-            await inside.wait()
+            await to_thread.run_sync(inside.wait)
             stream.leave()
             await anyio.wait_all_tasks_blocked()
             before = await events_of(server, stream)
@@ -118,19 +120,22 @@ async def test_a_transaction_ends_normally_when_the_caller_leaves(
     ]
 
 
+def create_organizations(directory: Directory, count: int) -> str:
+    environment = create_environment(directory, "first", "staging")
+    batch = {index: NewOrganization(name="A", external_id=f"a-{index}") for index in range(count)}
+    import_batch(directory, environment.environment_id, batch)
+    return environment.environment_id
+
+
 async def test_a_transaction_with_many_changes_records_all_of_them(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock
 ) -> None:
     async def create_many(transactions: Transactions, progress: Progress) -> Done:
         """Create an environment with more organizations than one event lists."""
         await progress.report(0, 1)
-        async with transactions.begin(Directory) as directory:
-            environment = await create_environment(directory, "first", "staging")
-            batch = {index: NewOrganization(name="A", external_id=f"a-{index}") for index in range(LISTED + 20)}
-            await import_batch(directory, environment.environment_id, batch)
-        async with transactions.begin(Directory):
-            pass
-        return Done(environments=[environment.environment_id])
+        environment_id = await transactions.run(Directory, create_organizations, LISTED + 20)
+        await transactions.run(Directory, lambda _: None)
+        return Done(environments=[environment_id])
 
     async with running_resource_server(
         tmp_path / "rs", resourceserver_template, clock, catalogue_of(create_many)
@@ -149,18 +154,21 @@ async def test_a_transaction_with_many_changes_records_all_of_them(
     assert len(changed) == len(set(changed)) == LISTED + 21
 
 
+def create_and_break(directory: Directory) -> None:
+    create_environment(directory, "second", "staging")
+    raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
+
+
 @pytest.mark.threat("T-042")
 async def test_a_broken_streaming_tool_keeps_its_transactions_and_its_progress(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, version: str
 ) -> None:
     async def break_half_way(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment, then fail unexpectedly."""
-        async with transactions.begin(Directory) as directory:
-            await create_environment(directory, "first", "staging")
+        await transactions.run(Directory, create_environment, "first", "staging")
         await progress.report(1, 2)
-        async with transactions.begin(Directory) as directory:
-            await create_environment(directory, "second", "staging")
-            raise RuntimeError("postgresql://admin:hunter2@db/var/lib")
+        await transactions.run(Directory, create_and_break)
+        return Done(environments=[])
 
     async with running_resource_server(
         tmp_path / "rs", resourceserver_template, clock, catalogue_of(break_half_way)
@@ -187,8 +195,7 @@ async def test_without_a_workspace_no_transaction_begins(
 ) -> None:
     async def create_one(transactions: Transactions, progress: Progress) -> Done:
         """Create one environment."""
-        async with transactions.begin(Directory) as directory:
-            await create_environment(directory, "first", "staging")
+        await transactions.run(Directory, create_environment, "first", "staging")
         await progress.report(1, 1)
         return Done(environments=["first"])
 
@@ -248,7 +255,7 @@ async def test_with_the_gate_removed_a_streaming_tool_is_still_refused(
     await to_thread.run_sync(services.audit.close)
     with closing(services.audit_database), services.audit_database.read() as session:
         assert session.scalar(text("SELECT count(*) FROM organization")) == 0
-    await services.database.close()
+    services.database.close()
 
 
 @pytest.mark.only_on("postgresql")

@@ -9,8 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
-from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 _compiled: dict[Any, Any] = {}
@@ -36,23 +35,8 @@ class SharedPysqlite(_EqualDialect, SQLiteDialect_pysqlite):
         return _without_fsync(super().on_connect())
 
 
-class SharedAiosqlite(_EqualDialect, SQLiteDialect_aiosqlite):
-    supports_statement_cache = True
-
-    def on_connect(self) -> Callable[[Any], None]:
-        return _without_fsync(super().on_connect())
-
-
-class SharedAsyncPsycopg(_EqualDialect, PGDialectAsync_psycopg):
-    supports_statement_cache = True
-
-
 class SharedPsycopg(_EqualDialect, PGDialect_psycopg):
     supports_statement_cache = True
-
-    @classmethod
-    def get_async_dialect_cls(cls, url: Any) -> type[SharedAsyncPsycopg]:
-        return SharedAsyncPsycopg
 
 
 def _without_fsync(prepare: Callable[[Any], None] | None) -> Callable[[Any], None]:
@@ -71,7 +55,6 @@ def _without_fsync(prepare: Callable[[Any], None] | None) -> Callable[[Any], Non
 def use_test_dialects() -> None:
     """Use these dialects for every engine that is created from now on."""
     registry.register("sqlite.pysqlite", __name__, SharedPysqlite.__name__)
-    registry.register("sqlite.aiosqlite", __name__, SharedAiosqlite.__name__)
     registry.register("postgresql.psycopg", __name__, SharedPsycopg.__name__)
     event.listen(Engine, "engine_connect", _use_shared_cache)
 

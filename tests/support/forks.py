@@ -151,14 +151,12 @@ def _import_programs() -> dict[str, Callable[[], Any]]:
 
     for name in (
         *(module.name for module in pkgutil.walk_packages(gatehouse.__path__, "gatehouse.")),
-        "aiosqlite",
         "alembic.command",
         "gunicorn.arbiter",
         "gunicorn.workers.gasgi",
         "psycopg",
         "rich.table",
         "sqlalchemy.dialects.postgresql.psycopg",
-        "sqlalchemy.dialects.sqlite.aiosqlite",
     ):
         if ".migrations." not in name:
             importlib.import_module(name)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import anyio
 from sqlalchemy import URL, select
 
 from gatehouse.directory.connections import create_environment_oidc_connection
@@ -20,7 +19,7 @@ from gatehouse.directory.organizations import create_organization
 from gatehouse.directory.redirect_uris import add_post_logout_redirect_uri, add_redirect_uri, set_initiate_login_uri
 from gatehouse.directory.workspace_members import invite_workspace_member
 from gatehouse.directory.workspaces import create_workspace
-from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.protocol.claims import AccessClaims
 from support.clock import FakeClock
 from support.resourceserver import ISSUER, RESOURCE, ResourceServer
@@ -46,28 +45,26 @@ class Seeded:
     user_id: str
 
 
-async def seed(url: URL, workspace_id: str) -> Seeded:
+def seed(url: URL, workspace_id: str) -> Seeded:
     """Create one object of each type in a workspace."""
-    database = AsyncDatabase(url)
-    async with database.write() as session:
+    with Database(url) as database, database.write() as session:
         now = FakeClock()()
         claims = AccessClaims(ISSUER, "agent_1", "agent_1", RESOURCE, int(now), int(now) + 300, "jti-1", frozenset())
         directory = Directory(session, claims, workspace_id, now)
-        environment = (await create_environment(directory, "seeded", "staging")).environment_id
-        organization = (await create_organization(directory, environment, "Seeded", "seeded")).organization_id
-        await create_environment_role(directory, environment, "seeded")
-        await create_environment_scope(directory, environment, "seeded:read")
-        await add_redirect_uri(directory, environment, REDIRECT_URI)
-        await add_post_logout_redirect_uri(directory, environment, LOGOUT_URI)
-        await set_initiate_login_uri(directory, environment, LOGIN_URI)
-        connection = await create_environment_oidc_connection(
+        environment = create_environment(directory, "seeded", "staging").environment_id
+        organization = create_organization(directory, environment, "Seeded", "seeded").organization_id
+        create_environment_role(directory, environment, "seeded")
+        create_environment_scope(directory, environment, "seeded:read")
+        add_redirect_uri(directory, environment, REDIRECT_URI)
+        add_post_logout_redirect_uri(directory, environment, LOGOUT_URI)
+        set_initiate_login_uri(directory, environment, LOGIN_URI)
+        connection = create_environment_oidc_connection(
             directory, environment, "Seeded", PROVIDER, "seeded", organization, ["openid"], "none"
         )
         url_of_server = "https://seeded.example.com/mcp"
-        registered = await register_mcp_server(directory, environment, "Seeded", url_of_server, ["seeded:read"])
-        await create_organization_user(directory, organization, "seeded@example.com", role="seeded")
-        member = await invite_workspace_member(directory, "seeded@example.com", "admin")
-    await database.close()
+        registered = register_mcp_server(directory, environment, "Seeded", url_of_server, ["seeded:read"])
+        create_organization_user(directory, organization, "seeded@example.com", role="seeded")
+        member = invite_workspace_member(directory, "seeded@example.com", "admin")
     return Seeded(environment, organization, connection.connection_id, registered.mcp_server_id, member.user_id)
 
 
@@ -87,7 +84,7 @@ def furnish(url: URL) -> Tenant:
     with database.write() as session:
         own, foreign = (create_workspace(session, name, 0).workspace_id for name in ("acme", "globex"))
     database.close()
-    return Tenant(own, anyio.run(seed, url, own), anyio.run(seed, url, foreign))
+    return Tenant(own, seed(url, own), seed(url, foreign))
 
 
 def everything_in(server: ResourceServer) -> dict[tuple[str, Any], dict[str, Any]]:

@@ -83,17 +83,17 @@ class ConnectionPage(BaseModel):
     next_page_token: NextPageToken
 
 
-async def _find(directory: Directory, environment_id: str, connection_id: str) -> ConnectionRow:
+def _find(directory: Directory, environment_id: str, connection_id: str) -> ConnectionRow:
     """Return a connection of an environment of the workspace, locked. Raises NotFound."""
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(ConnectionRow).where(
         ConnectionRow.connection_id == connection_id, ConnectionRow.environment_id == environment_id
     )
-    return await directory.find(locked(query), "connection", "list_environment_connections")
+    return directory.find(locked(query), "connection", "list_environment_connections")
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_environment_connections(
+def list_environment_connections(
     directory: Directory,
     environment_id: EnvironmentId,
     page_token: PageToken | None = None,
@@ -103,14 +103,14 @@ async def list_environment_connections(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(ConnectionRow).where(ConnectionRow.environment_id == environment_id)
     key = ConnectionRow.connection_id
-    return await fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+    return fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
-async def list_organization_connections(
+def list_organization_connections(
     directory: Directory,
     organization_id: OrganizationId,
     page_token: PageToken | None = None,
@@ -120,14 +120,14 @@ async def list_organization_connections(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    await find_organization(directory, organization_id)
+    find_organization(directory, organization_id)
     query = select(ConnectionRow).where(ConnectionRow.organization_id == organization_id)
     key = ConnectionRow.connection_id
-    return await fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+    return fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)
-async def create_environment_oidc_connection(
+def create_environment_oidc_connection(
     directory: Directory,
     environment_id: EnvironmentId,
     display_name: DisplayName,
@@ -142,9 +142,9 @@ async def create_environment_oidc_connection(
     No client secret is accepted: the connection authenticates with a key, or is a public client. The default scopes
     are email, openid and profile. Nobody can sign in with the connection before enable_environment_connection.
     """
-    await require_room_in(directory, environment_id, ConnectionRow.environment_id, "connections")
+    require_room_in(directory, environment_id, ConnectionRow.environment_id, "connections")
     if organization_id is not None:
-        organization = await find_organization(directory, organization_id)
+        organization = find_organization(directory, organization_id)
         if organization.environment_id != environment_id:
             raise NotFound("organization", "list_organizations")
     row = ConnectionRow(
@@ -160,12 +160,12 @@ async def create_environment_oidc_connection(
         enabled_at=None,
         created_at=int(directory.now),
     )
-    await directory.insert(_CONFLICT, row)
+    directory.insert(_CONFLICT, row)
     return Connection.model_validate(row)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def update_environment_oidc_connection(
+def update_environment_oidc_connection(
     directory: Directory,
     environment_id: EnvironmentId,
     connection_id: ConnectionId,
@@ -179,7 +179,7 @@ async def update_environment_oidc_connection(
 
     The issuer decides who the users are: before you change it, make sure that it is the right one.
     """
-    row = await _find(directory, environment_id, connection_id)
+    row = _find(directory, environment_id, connection_id)
     changes = {
         "display_name": display_name,
         "issuer": issuer,
@@ -189,19 +189,19 @@ async def update_environment_oidc_connection(
     }
     change_row(row, changes)
     row.scopes = sorted(set(row.scopes))
-    await directory.flush(_CONFLICT)
+    directory.flush(_CONFLICT)
     return Connection.model_validate(row)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
-async def enable_environment_connection(
+def enable_environment_connection(
     directory: Directory, environment_id: EnvironmentId, connection_id: ConnectionId
 ) -> Connection:
     """Let users sign in with a connection. Has no effect if it is enabled already.
 
     Check its issuer and client_id with list_environment_connections first.
     """
-    row = await _find(directory, environment_id, connection_id)
+    row = _find(directory, environment_id, connection_id)
     if row.enabled_at is None:
         row.enabled_at = int(directory.now)
     return Connection.model_validate(row)

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from gatehouse.directory.errors import Conflict, DirectoryError, LimitReached, NotFound, NoWorkspace
 from gatehouse.directory.identifiers import is_identifier, new_identifier
@@ -45,7 +44,7 @@ class Entity(BaseModel):
 class Directory:
     """One workspace within one transaction. Queries must be restricted to the workspace."""
 
-    session: AsyncSession
+    session: Session
     claims: AccessClaims
     workspace_id: str
     """The workspace that the claims name. Whether it exists is checked where a query does not show it."""
@@ -56,16 +55,16 @@ class Directory:
         """Return a new identifier with a prefix such as `env`."""
         return new_identifier(prefix, self.now)
 
-    async def require_workspace(self, *, lock: bool = False) -> None:
+    def require_workspace(self, *, lock: bool = False) -> None:
         """Check that the workspace exists, and lock its row if `lock` is set. Raises NoWorkspace.
 
         Every row of the directory belongs to a workspace, so a query that finds one needs no check.
         """
         query = select(WorkspaceRow.workspace_id).where(WorkspaceRow.workspace_id == self.workspace_id)
-        if await self.session.scalar(locked(query) if lock else query) is None:
+        if self.session.scalar(locked(query) if lock else query) is None:
             raise NoWorkspace(self.claims)
 
-    async def find(self, query: Select[RowT], entity: str, list_tool: str) -> RowT:
+    def find(self, query: Select[RowT], entity: str, list_tool: str) -> RowT:
         """Return the row of a query.
 
         Args:
@@ -77,31 +76,31 @@ class Directory:
             NotFound: there is no row.
             NoWorkspace: the workspace does not exist.
         """
-        row = await self.session.scalar(query)
+        row = self.session.scalar(query)
         if row is None:
-            await self.require_workspace()
+            self.require_workspace()
             raise NotFound(entity, list_tool)
         return row
 
-    async def insert(self, conflict: str, *rows: Base) -> None:
+    def insert(self, conflict: str, *rows: Base) -> None:
         """Insert rows. Raises Conflict with the given message if they violate a constraint."""
         self.session.add_all(rows)
-        await self.flush(conflict)
+        self.flush(conflict)
 
-    async def flush(self, conflict: str) -> None:
+    def flush(self, conflict: str) -> None:
         """Write pending changes. Raises Conflict with the given message if they violate a constraint."""
         try:
-            await self.session.flush()
+            self.session.flush()
         except IntegrityError:
             raise Conflict(conflict) from None
 
-    async def require_room(self, owner: InstrumentedAttribute[str], identifier: str, limit: int, things: str) -> None:
+    def require_room(self, owner: InstrumentedAttribute[str], identifier: str, limit: int, things: str) -> None:
         """Check that there are fewer than `limit` rows whose `owner` is the identifier. The owner must be locked.
 
         Raises:
             LimitReached: there are `limit` rows.
         """
-        if (await self.session.scalar(select(func.count()).where(owner == identifier)) or 0) >= limit:
+        if (self.session.scalar(select(func.count()).where(owner == identifier)) or 0) >= limit:
             raise LimitReached(limit, things)
 
 
@@ -110,7 +109,7 @@ def locked(query: SelectT) -> SelectT:
     return query.with_for_update(key_share=True, of=query.column_descriptions[0]["entity"])
 
 
-async def fetch_page(
+def fetch_page(
     directory: Directory,
     model: type[PageT],
     query: Select[Any],
@@ -139,11 +138,11 @@ async def fetch_page(
         try:
             bounded = bounded.where(key > _read_page_token(page_token, prefix))
         except DirectoryError:
-            await directory.require_workspace()
+            directory.require_workspace()
             raise
-    rows = (await directory.session.scalars(bounded)).all()
+    rows = (directory.session.scalars(bounded)).all()
     if not rows:
-        await directory.require_workspace()
+        directory.require_workspace()
     page = rows[:page_size]
     entries = next(name for name in model.model_fields if name != "next_page_token")
     last = base64url.encode(getattr(page[-1], key.key).encode()) if len(rows) > page_size else None
@@ -170,7 +169,7 @@ def change_row(row: Base, changes: Mapping[str, object]) -> None:
 
 
 @provider(transactional=True, public_errors=(DirectoryError,), audited=is_identifier)
-async def open_directory(call: ProviderCall) -> Directory:
+def open_directory(call: ProviderCall) -> Directory:
     """Open the workspace that the caller's token names.
 
     Raises:

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Final
 
-import anyio.to_thread
 from pydantic import BaseModel, Field
 
 from gatehouse.directory.text import SearchText
@@ -48,13 +47,13 @@ class DocumentSearch(BaseModel):
 
 
 @tools.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-async def search_docs(query: SearchText, limit: Limit = 5) -> DocumentSearch:
+def search_docs(query: SearchText, limit: Limit = 5) -> DocumentSearch:
     """Search the documentation of Gatehouse: how to register clients, grant scopes, read the audit log, and more.
 
     Send the significant words, in English. There are no operators. If nothing is found, try other words.
     """
-    # In a thread, because the first search in a process builds the index.
-    found = await anyio.to_thread.run_sync(lambda: _index().search(query, limit))
+    # A plain function runs in a thread: the first search in a process builds the index.
+    found = _index().search(query, limit)
     return DocumentSearch(
         sections=[
             DocumentSection(file=section.file, heading=section.heading, excerpt=section.text) for section in found

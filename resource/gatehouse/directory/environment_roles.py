@@ -48,16 +48,16 @@ class EnvironmentRolePage(BaseModel):
     next_page_token: NextPageToken
 
 
-async def find_role(directory: Directory, environment_id: str, name: str) -> EnvironmentRoleRow:
+def find_role(directory: Directory, environment_id: str, name: str) -> EnvironmentRoleRow:
     """Return a role, by its name, of an environment of the workspace. Raises NotFound."""
     query = select(EnvironmentRoleRow).where(
         EnvironmentRoleRow.environment_id == environment_id, EnvironmentRoleRow.name == name
     )
-    return await directory.find(query, "role", "list_environment_roles")
+    return directory.find(query, "role", "list_environment_roles")
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_environment_roles(
+def list_environment_roles(
     directory: Directory,
     environment_id: EnvironmentId,
     page_token: PageToken | None = None,
@@ -68,18 +68,18 @@ async def list_environment_roles(
     create_organization_user accepts the name of a role. If next_page_token is not null, call again with it as
     page_token.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(EnvironmentRoleRow).where(EnvironmentRoleRow.environment_id == environment_id)
     key = EnvironmentRoleRow.role_id
-    return await fetch_page(directory, EnvironmentRolePage, query, key, "role", page_token, page_size)
+    return fetch_page(directory, EnvironmentRolePage, query, key, "role", page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)
-async def create_environment_role(
+def create_environment_role(
     directory: Directory, environment_id: EnvironmentId, name: RoleName, description: Description = ""
 ) -> EnvironmentRole:
     """Create a role in one environment. The name must be new there; check with list_environment_roles first."""
-    await require_room_in(directory, environment_id, EnvironmentRoleRow.environment_id, "roles")
+    require_room_in(directory, environment_id, EnvironmentRoleRow.environment_id, "roles")
     row = EnvironmentRoleRow(
         role_id=directory.new_identifier("role"),
         environment_id=environment_id,
@@ -87,5 +87,5 @@ async def create_environment_role(
         description=description,
         created_at=int(directory.now),
     )
-    await directory.insert("A role with that name exists. Choose another name, or use that role.", row)
+    directory.insert("A role with that name exists. Choose another name, or use that role.", row)
     return EnvironmentRole.model_validate(row)

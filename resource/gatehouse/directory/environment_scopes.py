@@ -41,7 +41,7 @@ class EnvironmentScopePage(BaseModel):
     next_page_token: NextPageToken
 
 
-async def require_scopes(directory: Directory, environment_id: str, names: Iterable[str]) -> list[str]:
+def require_scopes(directory: Directory, environment_id: str, names: Iterable[str]) -> list[str]:
     """Return the names sorted and without duplicates. Raises NotFound if one is not a scope of the environment.
 
     The environment must be one of the workspace.
@@ -50,13 +50,13 @@ async def require_scopes(directory: Directory, environment_id: str, names: Itera
     query = select(EnvironmentScopeRow.name).where(
         EnvironmentScopeRow.environment_id == environment_id, EnvironmentScopeRow.name.in_(wanted)
     )
-    if len((await directory.session.scalars(query)).all()) < len(wanted):
+    if len((directory.session.scalars(query)).all()) < len(wanted):
         raise NotFound("scope", "list_environment_scopes")
     return wanted
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_environment_scopes(
+def list_environment_scopes(
     directory: Directory,
     environment_id: EnvironmentId,
     page_token: PageToken | None = None,
@@ -66,21 +66,21 @@ async def list_environment_scopes(
 
     register_mcp_server accepts their names. If next_page_token is not null, call again with it as page_token.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(EnvironmentScopeRow).where(EnvironmentScopeRow.environment_id == environment_id)
     key = EnvironmentScopeRow.scope_id
-    return await fetch_page(directory, EnvironmentScopePage, query, key, "scp", page_token, page_size)
+    return fetch_page(directory, EnvironmentScopePage, query, key, "scp", page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)
-async def create_environment_scope(
+def create_environment_scope(
     directory: Directory, environment_id: EnvironmentId, name: ScopeName, description: Description = ""
 ) -> EnvironmentScope:
     """Create a scope in one environment, for its MCP servers to offer.
 
     The name must be new there; check with list_environment_scopes first. This does not change your own scopes.
     """
-    await require_room_in(directory, environment_id, EnvironmentScopeRow.environment_id, "scopes")
+    require_room_in(directory, environment_id, EnvironmentScopeRow.environment_id, "scopes")
     row = EnvironmentScopeRow(
         scope_id=directory.new_identifier("scp"),
         environment_id=environment_id,
@@ -88,5 +88,5 @@ async def create_environment_scope(
         description=description,
         created_at=int(directory.now),
     )
-    await directory.insert("A scope with that name exists. Choose another name, or use that scope.", row)
+    directory.insert("A scope with that name exists. Choose another name, or use that scope.", row)
     return EnvironmentScope.model_validate(row)

@@ -50,27 +50,25 @@ class EnvironmentPage(BaseModel):
     next_page_token: NextPageToken
 
 
-async def find_environment(directory: Directory, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
+def find_environment(directory: Directory, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
     """Return an environment of the workspace, locked if what belongs to it is to change. Raises NotFound."""
     query = select(EnvironmentRow).where(
         EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == directory.workspace_id
     )
-    return await directory.find(locked(query) if lock else query, "environment", "list_environments")
+    return directory.find(locked(query) if lock else query, "environment", "list_environments")
 
 
-async def require_room_in(
-    directory: Directory, environment_id: str, owner: InstrumentedAttribute[str], things: str
-) -> None:
+def require_room_in(directory: Directory, environment_id: str, owner: InstrumentedAttribute[str], things: str) -> None:
     """Lock an environment, and check that it may have one more row. Raises NotFound, LimitReached.
 
     `owner` is the column with the rows' environment_id, and `things` says what they are.
     """
-    await find_environment(directory, environment_id, lock=True)
-    await directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, f"{things} in an environment")
+    find_environment(directory, environment_id, lock=True)
+    directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, f"{things} in an environment")
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_environments(
+def list_environments(
     directory: Directory, page_token: PageToken | None = None, page_size: PageSize = DEFAULT_PAGE_SIZE
 ) -> EnvironmentPage:
     """List the environments of your workspace, the oldest first.
@@ -79,17 +77,17 @@ async def list_environments(
     """
     query = select(EnvironmentRow).where(EnvironmentRow.workspace_id == directory.workspace_id)
     key = EnvironmentRow.environment_id
-    return await fetch_page(directory, EnvironmentPage, query, key, "env", page_token, page_size)
+    return fetch_page(directory, EnvironmentPage, query, key, "env", page_token, page_size)
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def get_environment_details(directory: Directory, environment_id: EnvironmentId) -> Environment:
+def get_environment_details(directory: Directory, environment_id: EnvironmentId) -> Environment:
     """Get one environment of your workspace by its environment_id."""
-    return Environment.model_validate(await find_environment(directory, environment_id))
+    return Environment.model_validate(find_environment(directory, environment_id))
 
 
 @tools.tool(scopes=["env:write"], read_only=False)
-async def create_environment(
+def create_environment(
     directory: Directory, name: EnvironmentName, kind: EnvironmentKind = "development"
 ) -> Environment:
     """Create an environment in your workspace.
@@ -97,7 +95,7 @@ async def create_environment(
     The name must be new in the workspace; check with list_environments first. The result contains the environment_id
     that create_organization needs.
     """
-    await directory.require_workspace()
+    directory.require_workspace()
     row = EnvironmentRow(
         environment_id=directory.new_identifier("env"),
         workspace_id=directory.workspace_id,
@@ -105,5 +103,5 @@ async def create_environment(
         kind=kind,
         created_at=int(directory.now),
     )
-    await directory.insert("An environment with that name exists. Choose another name, or call list_environments.", row)
+    directory.insert("An environment with that name exists. Choose another name, or call list_environments.", row)
     return Environment.model_validate(row)

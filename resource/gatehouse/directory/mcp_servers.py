@@ -78,7 +78,7 @@ def _registered(row: McpServerRow, issuer: str) -> RegisteredMcpServer:
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_mcp_servers(
+def list_mcp_servers(
     directory: Directory,
     environment_id: EnvironmentId,
     page_token: PageToken | None = None,
@@ -88,14 +88,14 @@ async def list_mcp_servers(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(McpServerRow).where(McpServerRow.environment_id == environment_id)
     key = McpServerRow.mcp_server_id
-    return await fetch_page(directory, McpServerPage, query, key, "mcps", page_token, page_size)
+    return fetch_page(directory, McpServerPage, query, key, "mcps", page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)
-async def register_mcp_server(
+def register_mcp_server(
     directory: Directory,
     environment_id: EnvironmentId,
     name: DisplayName,
@@ -108,21 +108,21 @@ async def register_mcp_server(
     (RFC 9728) that the server should publish, and the URL to publish it at. The server is not called. Before clients
     can obtain tokens for it, an admin registers its URL with the authorization server: authserver resource add URL.
     """
-    await require_room_in(directory, environment_id, McpServerRow.environment_id, "MCP servers")
+    require_room_in(directory, environment_id, McpServerRow.environment_id, "MCP servers")
     row = McpServerRow(
         mcp_server_id=directory.new_identifier("mcps"),
         environment_id=environment_id,
         name=name,
         url=url,
-        scopes=await require_scopes(directory, environment_id, scopes or []),
+        scopes=require_scopes(directory, environment_id, scopes or []),
         created_at=int(directory.now),
     )
-    await directory.insert("An MCP server with that URL exists. Call list_mcp_servers.", row)
+    directory.insert("An MCP server with that URL exists. Call list_mcp_servers.", row)
     return _registered(row, directory.claims.iss)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def update_mcp_server(
+def update_mcp_server(
     directory: Directory,
     environment_id: EnvironmentId,
     mcp_server_id: McpServerId,
@@ -134,11 +134,11 @@ async def update_mcp_server(
     scopes replaces the whole list. For another URL, register another server. The result contains the metadata that
     the server should now publish.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(McpServerRow).where(
         McpServerRow.mcp_server_id == mcp_server_id, McpServerRow.environment_id == environment_id
     )
-    row = await directory.find(locked(query), "MCP server", "list_mcp_servers")
-    offered = await require_scopes(directory, environment_id, scopes) if scopes is not None else None
+    row = directory.find(locked(query), "MCP server", "list_mcp_servers")
+    offered = require_scopes(directory, environment_id, scopes) if scopes is not None else None
     change_row(row, {"name": name, "scopes": offered})
     return _registered(row, directory.claims.iss)

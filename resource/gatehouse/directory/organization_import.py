@@ -106,15 +106,13 @@ async def _import_with_retry(
     transactions: Transactions, environment_id: str, batch: Mapping[int, NewOrganization]
 ) -> dict[int, ImportedOrganization]:
     try:
-        async with transactions.begin(Directory) as directory:
-            return await import_batch(directory, environment_id, batch)
+        return await transactions.run(Directory, import_batch, environment_id, batch)
     except Conflict:
         # A concurrent call created one of them. A new transaction sees it.
-        async with transactions.begin(Directory) as directory:
-            return await import_batch(directory, environment_id, batch)
+        return await transactions.run(Directory, import_batch, environment_id, batch)
 
 
-async def import_batch(
+def import_batch(
     directory: Directory, environment_id: str, batch: Mapping[int, NewOrganization]
 ) -> dict[int, ImportedOrganization]:
     """Create the organizations whose external_id is new in the environment; existing ones stay unchanged.
@@ -128,16 +126,16 @@ async def import_batch(
         NotFound: the workspace has no such environment.
         Conflict: a concurrent transaction created one of them. This transaction created none.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(OrganizationRow).where(
         OrganizationRow.environment_id == environment_id,
         OrganizationRow.external_id.in_([item.external_id for item in batch.values()]),
     )
-    existing = {row.external_id: row for row in await directory.session.scalars(query)}
+    existing = {row.external_id: row for row in directory.session.scalars(query)}
     # Sorted, so that two imports of the same organizations lock rows in one order and cannot deadlock.
     new = sorted((item.external_id, item.name) for item in batch.values() if item.external_id not in existing)
     created = {external_id: new_organization(directory, environment_id, name, external_id) for external_id, name in new}
-    await directory.insert(CONFLICT, *created.values())
+    directory.insert(CONFLICT, *created.values())
     return {index: _imported(index, item, created, existing) for index, item in batch.items()}
 
 

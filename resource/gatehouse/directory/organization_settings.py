@@ -41,9 +41,9 @@ class OrganizationDetails(Organization):
     settings: OrganizationSettings
 
 
-async def find_settings(directory: Directory, organization_id: str) -> OrganizationSettingsRow:
+def find_settings(directory: Directory, organization_id: str) -> OrganizationSettingsRow:
     """Return the settings of an organization of the workspace: its row, or a new one with the defaults."""
-    return await directory.session.get(OrganizationSettingsRow, organization_id) or OrganizationSettingsRow(
+    return directory.session.get(OrganizationSettingsRow, organization_id) or OrganizationSettingsRow(
         organization_id=organization_id,
         mfa_required=False,
         allowed_email_domains=[],
@@ -52,15 +52,15 @@ async def find_settings(directory: Directory, organization_id: str) -> Organizat
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
-async def get_organization_details(directory: Directory, organization_id: OrganizationId) -> OrganizationDetails:
+def get_organization_details(directory: Directory, organization_id: OrganizationId) -> OrganizationDetails:
     """Get one organization by its organization_id, with its settings."""
-    organization = Organization.model_validate(await find_organization(directory, organization_id))
-    settings = OrganizationSettings.model_validate(await find_settings(directory, organization_id))
+    organization = Organization.model_validate(find_organization(directory, organization_id))
+    settings = OrganizationSettings.model_validate(find_settings(directory, organization_id))
     return OrganizationDetails(**organization.model_dump(), settings=settings)
 
 
 @tools.tool(scopes=["org:write"], read_only=False, destructive=True, idempotent=True)
-async def update_organization_settings(
+def update_organization_settings(
     directory: Directory,
     organization_id: OrganizationId,
     mfa_required: MfaRequired | None = None,
@@ -72,8 +72,8 @@ async def update_organization_settings(
     allowed_email_domains replaces the whole list and applies only to new users. get_organization_details returns the
     current settings.
     """
-    await find_organization(directory, organization_id, lock=True)
-    row = await find_settings(directory, organization_id)
+    find_organization(directory, organization_id, lock=True)
+    row = find_settings(directory, organization_id)
     changes = {
         "mfa_required": mfa_required,
         "allowed_email_domains": allowed_email_domains,

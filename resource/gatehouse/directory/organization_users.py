@@ -43,7 +43,7 @@ class OrganizationUserPage(BaseModel):
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
-async def list_organization_users(
+def list_organization_users(
     directory: Directory,
     organization_id: OrganizationId,
     page_token: PageToken | None = None,
@@ -53,14 +53,14 @@ async def list_organization_users(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    await find_organization(directory, organization_id)
+    find_organization(directory, organization_id)
     query = select(OrganizationUserRow).where(OrganizationUserRow.organization_id == organization_id)
     key = OrganizationUserRow.user_id
-    return await fetch_page(directory, OrganizationUserPage, query, key, "usr", page_token, page_size)
+    return fetch_page(directory, OrganizationUserPage, query, key, "usr", page_token, page_size)
 
 
 @tools.tool(scopes=["org:write"], read_only=False)
-async def create_organization_user(
+def create_organization_user(
     directory: Directory,
     organization_id: OrganizationId,
     email: EmailAddress,
@@ -72,8 +72,8 @@ async def create_organization_user(
     The email must be new in the organization, of a domain that its settings allow (get_organization_details). role is
     the name of a role of the environment, as returned by list_environment_roles.
     """
-    organization = await find_organization(directory, organization_id, lock=True)
-    domains = (await find_settings(directory, organization_id)).allowed_email_domains
+    organization = find_organization(directory, organization_id, lock=True)
+    domains = (find_settings(directory, organization_id)).allowed_email_domains
     if domains and email.rpartition("@")[2] not in domains:
         raise Conflict("The organization does not allow that email domain. Call get_organization_details.")
     row = OrganizationUserRow(
@@ -81,8 +81,8 @@ async def create_organization_user(
         organization_id=organization_id,
         email=email,
         name=name,
-        environment_role=await find_role(directory, organization.environment_id, role) if role is not None else None,
+        environment_role=find_role(directory, organization.environment_id, role) if role is not None else None,
         created_at=int(directory.now),
     )
-    await directory.insert("A user with that email exists. Call list_organization_users.", row)
+    directory.insert("A user with that email exists. Call list_organization_users.", row)
     return OrganizationUser.model_validate(row)

@@ -51,7 +51,7 @@ class OrganizationPage(BaseModel):
     next_page_token: NextPageToken
 
 
-async def find_organization(directory: Directory, organization_id: str, *, lock: bool = False) -> OrganizationRow:
+def find_organization(directory: Directory, organization_id: str, *, lock: bool = False) -> OrganizationRow:
     """Return an organization of the workspace, locked if what belongs to it is to change. Raises NotFound."""
     query = (
         select(OrganizationRow)
@@ -61,7 +61,7 @@ async def find_organization(directory: Directory, organization_id: str, *, lock:
             EnvironmentRow.workspace_id == directory.workspace_id,
         )
     )
-    return await directory.find(locked(query) if lock else query, "organization", "list_organizations")
+    return directory.find(locked(query) if lock else query, "organization", "list_organizations")
 
 
 def new_organization(directory: Directory, environment_id: str, name: str, external_id: str | None) -> OrganizationRow:
@@ -76,7 +76,7 @@ def new_organization(directory: Directory, environment_id: str, name: str, exter
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
-async def list_organizations(
+def list_organizations(
     directory: Directory,
     environment_id: EnvironmentId,
     page_token: PageToken | None = None,
@@ -86,14 +86,14 @@ async def list_organizations(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     query = select(OrganizationRow).where(OrganizationRow.environment_id == environment_id)
     key = OrganizationRow.organization_id
-    return await fetch_page(directory, OrganizationPage, query, key, "org", page_token, page_size)
+    return fetch_page(directory, OrganizationPage, query, key, "org", page_token, page_size)
 
 
 @tools.tool(scopes=["org:write"], read_only=False)
-async def create_organization(
+def create_organization(
     directory: Directory, environment_id: EnvironmentId, name: DisplayName, external_id: ExternalId | None = None
 ) -> Organization:
     """Create an organization in one environment.
@@ -101,7 +101,7 @@ async def create_organization(
     Send external_id, your own identifier of it, if you have one. It must be new in the environment, so a call that is
     repeated by mistake is rejected and does not create a second organization.
     """
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     row = new_organization(directory, environment_id, name, external_id)
-    await directory.insert(CONFLICT, row)
+    directory.insert(CONFLICT, row)
     return Organization.model_validate(row)

@@ -51,13 +51,13 @@ def _query(environment_id: str, kind: RedirectUriKind, uri: str) -> Select[Redir
     )
 
 
-async def _add(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
+def _add(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
     """Add a URI, or return the existing one. Raises NotFound for the environment, LimitReached."""
-    await find_environment(directory, environment_id, lock=True)
-    row = await directory.session.scalar(_query(environment_id, kind, uri))
+    find_environment(directory, environment_id, lock=True)
+    row = directory.session.scalar(_query(environment_id, kind, uri))
     if row is None:
         owner, things = RedirectUriRow.environment_id, "redirect URIs in an environment"
-        await directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, things)
+        directory.require_room(owner, environment_id, MAX_PER_ENVIRONMENT, things)
         row = RedirectUriRow(
             redirect_uri_id=directory.new_identifier("uri"),
             environment_id=environment_id,
@@ -69,21 +69,21 @@ async def _add(directory: Directory, environment_id: str, kind: RedirectUriKind,
     return RegisteredUri.model_validate(row)
 
 
-async def _remove(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
+def _remove(directory: Directory, environment_id: str, kind: RedirectUriKind, uri: str) -> RegisteredUri:
     """Remove a URI, and return it. Raises NotFound."""
-    await find_environment(directory, environment_id)
+    find_environment(directory, environment_id)
     entity = "redirect URI" if kind == "redirect" else "post-logout redirect URI"
-    row = await directory.find(locked(_query(environment_id, kind, uri)), entity, _LIST_TOOL)
-    await directory.session.delete(row)
+    row = directory.find(locked(_query(environment_id, kind, uri)), entity, _LIST_TOOL)
+    directory.session.delete(row)
     return RegisteredUri.model_validate(row)
 
 
 @tools.tool(scopes=["env:read"], read_only=True)
-async def list_redirect_uris(directory: Directory, environment_id: EnvironmentId) -> RedirectUriList:
+def list_redirect_uris(directory: Directory, environment_id: EnvironmentId) -> RedirectUriList:
     """List all redirect URIs and post-logout redirect URIs of one environment, and its initiate-login URI."""
-    environment = await find_environment(directory, environment_id)
+    environment = find_environment(directory, environment_id)
     query = select(RedirectUriRow).where(RedirectUriRow.environment_id == environment_id)
-    rows = await directory.session.scalars(query.order_by(RedirectUriRow.redirect_uri_id))
+    rows = directory.session.scalars(query.order_by(RedirectUriRow.redirect_uri_id))
     uris = [RegisteredUri.model_validate(row) for row in rows]
     return RedirectUriList(
         environment_id=environment_id,
@@ -94,57 +94,55 @@ async def list_redirect_uris(directory: Directory, environment_id: EnvironmentId
 
 
 @tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
-async def add_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
+def add_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
     """Allow the applications of one environment to send a browser to a URI after sign-in.
 
     Authorization codes are sent there, so add only URIs that your organization controls. An existing URI is returned
     unchanged.
     """
-    return await _add(directory, environment_id, "redirect", uri)
+    return _add(directory, environment_id, "redirect", uri)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def remove_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
+def remove_redirect_uri(directory: Directory, environment_id: EnvironmentId, uri: RedirectUri) -> RegisteredUri:
     """Remove a redirect URI, written exactly as list_redirect_uris returns it. Sign-in that uses it stops working."""
-    return await _remove(directory, environment_id, "redirect", uri)
+    return _remove(directory, environment_id, "redirect", uri)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, idempotent=True)
-async def add_post_logout_redirect_uri(
+def add_post_logout_redirect_uri(
     directory: Directory, environment_id: EnvironmentId, uri: RedirectUri
 ) -> RegisteredUri:
     """Allow the applications of one environment to send a browser to a URI after sign-out.
 
     An existing URI is returned unchanged.
     """
-    return await _add(directory, environment_id, "post_logout_redirect", uri)
+    return _add(directory, environment_id, "post_logout_redirect", uri)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def remove_post_logout_redirect_uri(
+def remove_post_logout_redirect_uri(
     directory: Directory, environment_id: EnvironmentId, uri: RedirectUri
 ) -> RegisteredUri:
     """Remove a post-logout redirect URI, written exactly as list_redirect_uris returns it."""
-    return await _remove(directory, environment_id, "post_logout_redirect", uri)
+    return _remove(directory, environment_id, "post_logout_redirect", uri)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def set_initiate_login_uri(
-    directory: Directory, environment_id: EnvironmentId, uri: InitiateLoginUri
-) -> InitiateLogin:
+def set_initiate_login_uri(directory: Directory, environment_id: EnvironmentId, uri: InitiateLoginUri) -> InitiateLogin:
     """Set the https URL at which a third party can initiate sign-in at one environment.
 
     Each environment has one, and the new value replaces it. Check with list_redirect_uris first.
     """
-    environment = await find_environment(directory, environment_id, lock=True)
+    environment = find_environment(directory, environment_id, lock=True)
     environment.initiate_login_uri = uri
     return InitiateLogin(environment_id=environment_id, initiate_login_uri=uri)
 
 
 @tools.tool(scopes=["env:write"], read_only=False, destructive=True, idempotent=True)
-async def remove_initiate_login_uri(directory: Directory, environment_id: EnvironmentId) -> InitiateLogin:
+def remove_initiate_login_uri(directory: Directory, environment_id: EnvironmentId) -> InitiateLogin:
     """Remove the URL at which a third party can initiate sign-in at one environment."""
-    environment = await find_environment(directory, environment_id, lock=True)
+    environment = find_environment(directory, environment_id, lock=True)
     if environment.initiate_login_uri is None:
         raise NotFound("initiate login URI", _LIST_TOOL)
     environment.initiate_login_uri = None

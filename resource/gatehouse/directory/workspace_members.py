@@ -46,7 +46,7 @@ class WorkspaceMemberPage(BaseModel):
 
 
 @tools.tool(scopes=["wks:read"], read_only=True)
-async def list_workspace_members(
+def list_workspace_members(
     directory: Directory, page_token: PageToken | None = None, page_size: PageSize = DEFAULT_PAGE_SIZE
 ) -> WorkspaceMemberPage:
     """List the members of your workspace, including invited people, the first invited first.
@@ -55,20 +55,18 @@ async def list_workspace_members(
     """
     query = select(WorkspaceMemberRow).where(WorkspaceMemberRow.workspace_id == directory.workspace_id)
     key = WorkspaceMemberRow.user_id
-    return await fetch_page(directory, WorkspaceMemberPage, query, key, "usr", page_token, page_size)
+    return fetch_page(directory, WorkspaceMemberPage, query, key, "usr", page_token, page_size)
 
 
 @tools.tool(scopes=["wks:write"], read_only=False)
-async def invite_workspace_member(
-    directory: Directory, email: EmailAddress, role: MemberRole = "member"
-) -> WorkspaceMember:
+def invite_workspace_member(directory: Directory, email: EmailAddress, role: MemberRole = "member") -> WorkspaceMember:
     """Record the invitation of a person to your workspace. No email is sent: tell the person yourself.
 
     The email must be new in the workspace; check with list_workspace_members first.
     """
-    await directory.require_workspace(lock=True)
+    directory.require_workspace(lock=True)
     owner = WorkspaceMemberRow.workspace_id
-    await directory.require_room(owner, directory.workspace_id, MAX_MEMBERS, "members in a workspace")
+    directory.require_room(owner, directory.workspace_id, MAX_MEMBERS, "members in a workspace")
     row = WorkspaceMemberRow(
         user_id=directory.new_identifier("usr"),
         workspace_id=directory.workspace_id,
@@ -77,12 +75,12 @@ async def invite_workspace_member(
         status="invited",
         created_at=int(directory.now),
     )
-    await directory.insert("A member with that email exists. Call list_workspace_members.", row)
+    directory.insert("A member with that email exists. Call list_workspace_members.", row)
     return WorkspaceMember.model_validate(row)
 
 
 @tools.tool(scopes=["wks:write"], read_only=False, destructive=True, idempotent=True)
-async def remove_workspace_member(directory: Directory, user_id: MemberId) -> WorkspaceMember:
+def remove_workspace_member(directory: Directory, user_id: MemberId) -> WorkspaceMember:
     """Remove a member or revoke an invitation, and return what was removed. This cannot be undone.
 
     Get the user_id from list_workspace_members, and make sure that it is the person you mean.
@@ -90,7 +88,7 @@ async def remove_workspace_member(directory: Directory, user_id: MemberId) -> Wo
     query = select(WorkspaceMemberRow).where(
         WorkspaceMemberRow.user_id == user_id, WorkspaceMemberRow.workspace_id == directory.workspace_id
     )
-    row = await directory.find(locked(query), "member", "list_workspace_members")
+    row = directory.find(locked(query), "member", "list_workspace_members")
     removed = WorkspaceMember.model_validate(row)
-    await directory.session.delete(row)
+    directory.session.delete(row)
     return removed

@@ -23,7 +23,7 @@ from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
-from gatehouse.resourceserver.db.database import AsyncDatabase, Database
+from gatehouse.resourceserver.db.database import Database, RequestDatabase
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools
@@ -48,7 +48,7 @@ class Services:
 
     settings: Settings
     catalogue: Catalogue
-    database: AsyncDatabase
+    database: RequestDatabase
     audit_database: Database
     audit: AuditWriter
     http_client: httpx2.AsyncClient
@@ -85,7 +85,7 @@ def create_services(
         InvalidSettings: the trusted certificate authorities cannot be loaded.
     """
     http_client = create_http(settings)
-    database = AsyncDatabase(settings.database, lock_timeout)
+    database = RequestDatabase(settings.database, lock_timeout)
     audit_database = Database(settings.database)
     audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
     idempotency_keys = IdempotencyKeys(database, clock)
@@ -209,4 +209,4 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(services.audit.close)
             services.audit_database.close()
-            await services.database.close()
+            services.database.close()

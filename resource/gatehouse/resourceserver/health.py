@@ -6,7 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import RequestDatabase
 from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
@@ -31,7 +31,7 @@ async def livez(_: Request) -> Response:
 
 
 def readyz(
-    database: AsyncDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter, serving: Serving
+    database: RequestDatabase, keys: KeySource, statuses: StatusLists, audit: AuditWriter, serving: Serving
 ) -> Endpoint:
     """Return the endpoint that reports whether calls can be served: 200 when every check is `ok`, else 503.
 

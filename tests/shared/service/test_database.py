@@ -19,7 +19,6 @@ from gatehouse.shared.service.database import (
     READ_ONLY,
     SNAPSHOT,
     create_file,
-    open_async_engine,
     open_engine,
     parse_database_url,
 )
@@ -90,16 +89,6 @@ PRAGMAS = ("journal_mode", "foreign_keys", "busy_timeout", "temp_store")
 def test_sqlite_uses_wal_foreign_keys_and_a_busy_timeout(engine: Engine) -> None:
     with engine.connect() as connection:
         check_pragmas([connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS])
-
-
-@only_on_sqlite
-@pytest.mark.anyio
-async def test_sqlite_is_the_same_on_an_event_loop(empty_database: URL) -> None:
-    create_file(empty_database)
-    engine = open_async_engine(empty_database)
-    async with engine.connect() as connection:
-        check_pragmas([(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in PRAGMAS])
-    await engine.dispose()
 
 
 @only_on_sqlite
@@ -187,7 +176,6 @@ def test_an_error_repeats_no_parameter(engine: Engine) -> None:
     assert SECRET not in "".join(traceback.format_exception(failure.value))
 
 
-@pytest.mark.anyio
 @pytest.mark.only_on("postgresql")
 @pytest.mark.parametrize(
     "statement",
@@ -196,12 +184,9 @@ def test_an_error_repeats_no_parameter(engine: Engine) -> None:
         pytest.param("SELECT CAST(CAST(:value AS TEXT) AS INTEGER)", id="in the message itself"),
     ],
 )
-async def test_an_error_on_an_event_loop_repeats_no_parameter(engine: Engine, statement: str) -> None:
-    on_event_loop = open_async_engine(engine.url)
-    with pytest.raises(DBAPIError) as failure:
-        async with on_event_loop.begin() as connection:
-            await connection.execute(text(statement), {"value": SECRET})
-    await on_event_loop.dispose()
+def test_an_error_of_postgresql_repeats_no_parameter(engine: Engine, statement: str) -> None:
+    with pytest.raises(DBAPIError) as failure, engine.begin() as connection:
+        connection.execute(text(statement), {"value": SECRET})
     assert SECRET not in "".join(traceback.format_exception(failure.value))
 
 
@@ -294,18 +279,16 @@ def test_a_migration_has_no_statement_timeout(empty_database: URL) -> None:
     patient.dispose()
 
 
-@pytest.mark.anyio
 @pytest.mark.only_on("postgresql")
-async def test_a_lock_timeout_has_a_remediation(engine: Engine) -> None:
-    impatient = open_async_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
+def test_a_lock_timeout_has_a_remediation(engine: Engine) -> None:
+    impatient = open_engine(engine.url.update_query_dict({"options": "-c lock_timeout=20ms"}))
     with engine.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE parent")
-        with pytest.raises(OperationalError) as failure:
-            async with impatient.connect() as connection:
-                await connection.execute(text("SELECT * FROM parent"))
-    async with impatient.connect() as connection:
-        assert (await connection.execute(text("SELECT * FROM parent"))).all() == []
-    await impatient.dispose()
+        with pytest.raises(OperationalError) as failure, impatient.connect() as connection:
+            connection.execute(text("SELECT * FROM parent"))
+    with impatient.connect() as connection:
+        assert connection.execute(text("SELECT * FROM parent")).all() == []
+    impatient.dispose()
     assert "Another process holds a lock" in explain_database_failure(failure.value)
 
 

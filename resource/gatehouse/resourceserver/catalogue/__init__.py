@@ -5,14 +5,13 @@ from gatehouse.resourceserver.catalogue.declaration import (
     ANY_VALID_TOKEN,
     Resource,
     Scope,
-    Tool,
-    ToolFailed,
     ToolGroup,
     ToolScopes,
     declare_resource,
 )
 from gatehouse.resourceserver.catalogue.providers import Progress, Provider, ProviderCall, Transactions, provider
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.catalogue.tool import Tool, ToolFailed
 
 __all__ = [
     "ANY_VALID_TOKEN",

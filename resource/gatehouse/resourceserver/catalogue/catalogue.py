@@ -1,5 +1,6 @@
 """The catalogue: the closed list of the tools, resources and scopes of a server, and how clients see each tool."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -15,12 +16,12 @@ from gatehouse.resourceserver.catalogue.declaration import (
     ANY_VALID_TOKEN,
     Resource,
     Scope,
-    Tool,
     ToolGroup,
     declare_resource,
 )
 from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Provider, Providers
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.catalogue.tool import Tool
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
@@ -226,9 +227,23 @@ def _checked_providers(providers: Mapping[type, Provider[Any]]) -> Providers:
             raise InvalidCatalogue(f"{type_.__name__} cannot have a provider: the server injects it.")
         if not isinstance(provider, Provider):
             raise InvalidCatalogue(
-                f"The provider of {type_.__name__} is not declared. Write @provider() before its async function."
+                f"The provider of {type_.__name__} is not declared. Write @provider() before its function."
             )
+        if provider.transactional == inspect.iscoroutinefunction(provider.open):
+            raise InvalidCatalogue(_wrong_kind_of_function(type_, provider))
     return dict(providers)
+
+
+def _wrong_kind_of_function(type_: type, provider: Provider[Any]) -> str:
+    if provider.transactional:
+        return (
+            f"The provider of {type_.__name__} is transactional, and async. It runs in a thread, with a Session of "
+            "SQLAlchemy: write it with def, without await."
+        )
+    return (
+        f"The provider of {type_.__name__} runs on the event loop, and is not async. Write it with async def, or "
+        "declare it as transactional if it works in the call's transaction: @provider(transactional=True)."
+    )
 
 
 def _unique_scopes(scopes: Iterable[Scope]) -> dict[str, Scope]:

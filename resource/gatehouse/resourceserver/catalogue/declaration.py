@@ -3,28 +3,29 @@
     tools = ToolGroup()
 
     @tools.tool(scopes=["notes:read"], read_only=True)
-    async def find_note(notebook: Notebook, title: str) -> Note:
+    def find_note(notebook: Notebook, title: str) -> Note:
         \"\"\"Find a note by its title. An agent reads this text to decide whether to call the tool.\"\"\"
 
 The name and the argument schema come from the signature, the description from the docstring, the result schema from the
 return type. The server injects parameters whose types are built in or have a provider (catalogue/providers.py); a
 caller cannot send them. A tool must declare its scopes; `scopes=ANY_VALID_TOKEN` declares that it needs only a valid
-token. A tool that works for seconds is declared with `streaming=True`: it takes Progress, and Transactions instead of
-the value of a transactional provider. A tool raises ToolFailed to tell an agent what to fix.
+token. A tool raises ToolFailed to tell an agent what to fix.
+
+A plain function (`def`) runs in a thread and may block. It is the only kind that can have the value of a transactional
+provider. An async function runs on the event loop and must not block. A tool that works for seconds is an async
+function declared with `streaming=True`: it takes Progress, and Transactions instead of the value of a transactional
+provider.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from mcp_types import Tool as ToolDescription
-from pydantic import BaseModel
-from pydantic_core import SchemaSerializer
-
 from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
-from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Progress, Provider, Providers, Transactions
+from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Progress, Providers, Transactions
 from gatehouse.resourceserver.catalogue.signature import (
     IDEMPOTENCY_KEY,
     IdempotencyKey,
@@ -36,6 +37,7 @@ from gatehouse.resourceserver.catalogue.signature import (
     read_signature,
     source_of,
 )
+from gatehouse.resourceserver.catalogue.tool import Tool
 
 
 class _AnyValidToken(Enum):
@@ -51,19 +53,6 @@ ToolScopes = Sequence[str] | _AnyValidToken
 FunctionT = TypeVar("FunctionT", bound=ToolFunction)
 
 
-class ToolFailed(Exception):
-    """The call was allowed and failed. The message is shown to the agent and says what to do next.
-
-    `reason` and `remediation` go to the audit log, for the operator. Without a reason, the audit log contains the name
-    of the exception's class, because the message may repeat an argument.
-    """
-
-    def __init__(self, message: str, *, reason: str | None = None, remediation: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.remediation = remediation
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
     """A scope, described for the admin who grants it, and the scopes that it implies."""
@@ -71,61 +60,6 @@ class Scope:
     scope: str
     description: str
     implies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool as dispatch calls it."""
-
-    name: str
-    description: str
-    scopes: frozenset[str]
-    """The caller needs all of them. Empty only for ANY_VALID_TOKEN."""
-    read_only: bool
-    destructive: bool
-    idempotent: bool
-    streaming: bool
-    """It reports progress while it works, and writes in transactions of its own."""
-    function: ToolFunction
-    injected: Mapping[str, type]
-    """Type by parameter name."""
-    arguments: type[BaseModel]
-    result: type[BaseModel]
-    """The declared type of the result."""
-    serializer: SchemaSerializer
-    """Makes the JSON of a result."""
-    input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any]
-    source: str
-    """File and line of the declaration, for messages."""
-    providers: Mapping[type, Provider[Any]] = field(default_factory=dict)
-    """The providers of its injected values and, for a tool with Transactions, of those that a transaction can open."""
-    described: ToolDescription | None = None
-    """The SDK server's description of a forwarded tool; None for a tool that was declared here."""
-
-    @property
-    def needs_context(self) -> bool:
-        """Whether a call needs the SDK's context of its request: to report progress, or to forward the call."""
-        return self.streaming or self.described is not None
-
-    @property
-    def joins_transaction(self) -> bool:
-        """Whether an injected value works in the transaction of the call."""
-        return not self.streaming and any(provider.transactional for provider in self.providers.values())
-
-    @property
-    def transactional(self) -> bool:
-        """Whether a failed call changes nothing: the tool only reads, or it writes in the call's transaction."""
-        return not self.streaming and (self.read_only or self.joins_transaction)
-
-    @property
-    def public_errors(self) -> tuple[type[Exception], ...]:
-        """Exceptions whose text is shown to the agent."""
-        return (ToolFailed, *(error for provider in self.providers.values() for error in provider.public_errors))
-
-    def is_audited(self, value: object) -> bool:
-        """Tell whether the audit log keeps a member of the result with this value."""
-        return any(provider.audited(value) for provider in self.providers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +116,8 @@ class ToolDeclaration:
         injected, fields, result = read_signature(self.function, name, source, (*BUILT_IN, *providers))
         used = self._used(set(injected.values()), providers)
         self._check_injected(set(injected.values()), used)
+        in_thread = not inspect.iscoroutinefunction(self.function)
+        self._check_kind(in_thread, set(injected.values()), used)
         if not self.read_only and not self.streaming and any(provider.transactional for provider in used.values()):
             fields[IDEMPOTENCY_KEY] = (IdempotencyKey | None, None)
         arguments, input_schema = read_arguments_model(name, fields, source)
@@ -195,6 +131,7 @@ class ToolDeclaration:
             idempotent=self.idempotent,
             streaming=self.streaming,
             function=self.function,
+            in_thread=in_thread,
             injected=MappingProxyType(injected),
             arguments=arguments,
             result=result,
@@ -232,6 +169,20 @@ class ToolDeclaration:
         if not used:
             raise InvalidCatalogue(f"{tool} takes Transactions, but its catalogue has no transactional provider.")
 
+    def _check_kind(self, in_thread: bool, injected: set[type], used: Providers) -> None:
+        name = self.function.__name__
+        tool = f"{self.source}: {name}"
+        if in_thread and self.streaming:
+            raise InvalidCatalogue(f"{tool} is streaming, and not async. Write it with async def.")
+        if in_thread and inspect.iscoroutinefunction(inspect.unwrap(self.function)):
+            raise InvalidCatalogue(f"{tool} has a decorator whose function is not async. Write that with async def.")
+        joining = [type_ for type_, provider in used.items() if provider.transactional and type_ in injected]
+        if joining and not in_thread:
+            raise InvalidCatalogue(
+                f"{tool} takes {joining[0].__name__}, which works in the call's transaction, and is async. Such a tool "
+                f"runs in a thread: write def {name}, without async and await."
+            )
+
 
 @dataclass(slots=True)
 class ToolGroup:
@@ -250,7 +201,7 @@ class ToolGroup:
         idempotent: bool = False,
         streaming: bool = False,
     ) -> Callable[[FunctionT], FunctionT]:
-        """Declare an async function as a tool. Its catalogue reads the signature.
+        """Declare a function as a tool. Its catalogue reads the signature.
 
         Args:
             function: set only if the decorator is written without parentheses, which is an error: scopes are missing.

@@ -33,9 +33,10 @@ from pydantic import RootModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from gatehouse.resourceserver.catalogue.catalogue import Catalogue
-from gatehouse.resourceserver.catalogue.declaration import Scope, Tool, ToolFailed, ToolScopes, read_scopes
+from gatehouse.resourceserver.catalogue.declaration import Scope, ToolScopes, read_scopes
 from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.catalogue.tool import Tool, ToolFailed
 from gatehouse.shared.protocol.claims import AccessClaims
 
 _SAFE_ERRORS = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
@@ -123,6 +124,7 @@ def _forwarded(forwarding: "_Forwarding", described: ToolDescription, scopes: fr
         idempotent=read_only or (hints is not None and hints.idempotent_hint is True),
         streaming=False,
         function=partial(forwarding.call, described),
+        in_thread=False,
         injected=MappingProxyType({"claims": AccessClaims, "request": ServerRequestContext}),
         arguments=_Arguments,
         result=CallToolResult,

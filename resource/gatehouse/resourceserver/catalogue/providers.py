@@ -3,22 +3,23 @@
 Every catalogue has AccessClaims, Progress and Transactions. A catalogue registers providers for types of its own:
 
     @provider(transactional=True, public_errors=(NotebookError,), audited=is_note_id)
-    async def open_notebook(call: ProviderCall) -> Notebook: ...
+    def open_notebook(call: ProviderCall) -> Notebook: ...
 
     CATALOGUE = Catalogue("Notes", ..., providers={Notebook: open_notebook})
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+from typing import Any, Concatenate, Final, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.claims import AccessClaims
 
 ValueT = TypeVar("ValueT")
+ResultT = TypeVar("ResultT")
+ParamsT = ParamSpec("ParamsT")
 
 
 class _NoSession:
@@ -28,7 +29,7 @@ class _NoSession:
         raise LookupError("Only a transactional provider has a session: @provider(transactional=True).")
 
 
-_NO_SESSION = cast("AsyncSession", _NoSession())
+_NO_SESSION = cast("Session", _NoSession())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class ProviderCall:
     """The verified claims of the caller's token."""
     now: float
     """Seconds since the epoch."""
-    session: AsyncSession = _NO_SESSION
+    session: Session = _NO_SESSION
     """The transaction of the call. For a provider that is not transactional, each use of it raises LookupError."""
 
 
@@ -51,7 +52,8 @@ def _nothing(_: object) -> bool:
 class Provider(Generic[ValueT]):
     """Makes the value of an injected parameter, once for each call of a tool that has the parameter."""
 
-    open: Callable[[ProviderCall], Awaitable[ValueT]]
+    open: Callable[[ProviderCall], Any]
+    """Returns the value: a plain function if the provider is transactional, else an async function."""
     transactional: bool
     """The value works in the call's transaction. A tool that writes with it accepts an `idempotency_key`, and its audit
     event is committed with its changes."""
@@ -62,15 +64,37 @@ class Provider(Generic[ValueT]):
     """Tells which members of a result the audit log keeps, by their values."""
 
 
+@overload
+def provider(
+    *,
+    transactional: Literal[True],
+    public_errors: tuple[type[Exception], ...] = (),
+    audited: Callable[[object], bool] = _nothing,
+) -> Callable[[Callable[[ProviderCall], ValueT]], Provider[ValueT]]: ...
+
+
+@overload
+def provider(
+    *,
+    transactional: Literal[False] = False,
+    public_errors: tuple[type[Exception], ...] = (),
+    audited: Callable[[object], bool] = _nothing,
+) -> Callable[[Callable[[ProviderCall], Awaitable[ValueT]]], Provider[ValueT]]: ...
+
+
 def provider(
     *,
     transactional: bool = False,
     public_errors: tuple[type[Exception], ...] = (),
     audited: Callable[[object], bool] = _nothing,
-) -> Callable[[Callable[[ProviderCall], Awaitable[ValueT]]], Provider[ValueT]]:
-    """Declare an async function as a provider. For the arguments see Provider."""
+) -> Callable[[Callable[[ProviderCall], Any]], Provider[Any]]:
+    """Declare a function as a provider: a plain one if it is transactional, else an async one.
 
-    def declare(function: Callable[[ProviderCall], Awaitable[ValueT]]) -> Provider[ValueT]:
+    A transactional provider runs in the thread of the call's transaction, together with the tool. Any other runs on the
+    event loop, before the tool. For the arguments see Provider.
+    """
+
+    def declare(function: Callable[[ProviderCall], Any]) -> Provider[Any]:
         return Provider(function, transactional, public_errors, audited)
 
     return declare
@@ -81,25 +105,38 @@ class Progress(ABC):
 
     @abstractmethod
     async def report(self, done: int, total: int, message: str | None = None) -> None:
-        """Notify the caller that `done` of `total` items are finished.
-
-        Do not call it within a transaction: a client that reads slowly would keep the transaction open.
-        """
+        """Notify the caller that `done` of `total` items are finished."""
 
 
 class Transactions(ABC):
     """Short transactions of a streaming tool that writes, each with its own audit event."""
 
     @abstractmethod
-    def begin(self, opened: type[ValueT]) -> AbstractAsyncContextManager[ValueT]:
-        """Open the value of a transactional provider in a transaction that commits when the block ends.
+    async def run(
+        self,
+        opened: type[ValueT],
+        function: Callable[Concatenate[ValueT, ParamsT], ResultT],
+        /,
+        *args: ParamsT.args,
+        **kwargs: ParamsT.kwargs,
+    ) -> ResultT:
+        """Run a plain function in a thread, in a transaction that commits when it returns.
 
-        The block is not interrupted: if the call is cancelled within it, the transaction still ends normally, and the
-        next one does not begin.
+        It gets the value of a transactional provider, then the other arguments. It is not interrupted: if the call is
+        cancelled meanwhile, the transaction still ends normally, and the call ends at its next `await`.
+
+            created = await transactions.run(Notebook, add_notes, texts)
+
+        Args:
+            opened: the type of the provider's value.
+            function: works with the value, and must not keep it.
+            args: further arguments of the function.
+            kwargs: further arguments of the function.
 
         Raises:
             ToolFailed: the token expired during the call, or the database did not accept the transaction.
             LookupError: the catalogue has no transactional provider of that type.
+            BaseException: whatever the function raises. Nothing was changed.
         """
 
 

@@ -28,7 +28,8 @@ IdempotencyKey = Annotated[
 _RESERVED: Final = frozenset(name for name in dir(BaseModel) if name.startswith("model_"))
 """Names that a pydantic model reserves."""
 
-ToolFunction = Callable[..., Awaitable[BaseModel]]
+ToolFunction = Callable[..., BaseModel] | Callable[..., Awaitable[BaseModel]]
+"""A plain function runs in a thread, an async function on the event loop."""
 
 
 class InvalidCatalogue(Exception):
@@ -61,11 +62,11 @@ def read_signature(
         injectable: types that the server injects. Parameters of every other type are arguments.
 
     Raises:
-        InvalidCatalogue: the function is not async, a parameter or the result has no usable type, or an argument could
-            contain an injected type or has a reserved name.
+        InvalidCatalogue: the function is a generator, a parameter or the result has no usable type, or an argument
+            could contain an injected type or has a reserved name.
     """
-    if not inspect.iscoroutinefunction(function):
-        raise InvalidCatalogue(f"{source}: {name} is not async. Write it with async def.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidCatalogue(f"{source}: {name} is a generator. Return the result instead of yielding it.")
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:

@@ -1,20 +1,21 @@
-"""The resource server's database: asynchronous for requests, synchronous for commands and the audit writer."""
+"""The resource server's database: in threads for the requests of an event loop, directly for everything else."""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
 
-import anyio
-from sqlalchemy import URL, text
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import URL
+from sqlalchemy.orm import Session
 
+from gatehouse.resourceserver.db.threads import Threads, acquire
 from gatehouse.shared.service import migrations
-from gatehouse.shared.service.database import LOCK_TIMEOUT, READ_ONLY, open_async_engine
-from gatehouse.shared.service.deadline import remaining
+from gatehouse.shared.service.database import LOCK_TIMEOUT
+from gatehouse.shared.service.database import Database as ServiceDatabase
 from gatehouse.shared.service.migrations import MigratedDatabase, Schema, SchemaMismatch
+
+ResultT = TypeVar("ResultT")
 
 
 class Database(MigratedDatabase):
@@ -50,8 +51,8 @@ class Database(MigratedDatabase):
             )
 
 
-_CONNECTIONS: Final = 5
-"""Connections of one process."""
+CONNECTIONS: Final = 5
+"""Connections of one process for requests, and threads that use them."""
 
 
 class CommitUnknown(Exception):
@@ -61,70 +62,79 @@ class CommitUnknown(Exception):
         super().__init__("the database did not report whether the transaction was committed")
 
 
-class AsyncDatabase:
-    """The same database on an event loop: the connections of one process for requests.
+class RequestDatabase:
+    """The same database for the requests of an event loop: a function runs in a thread, in one transaction.
 
-    A task whose scope is cancelled within a session finishes the session first. `Task.cancel()`, with which gunicorn
-    ends a call that outlives its closed connection, passes that shield: SQLAlchemy then closes the connection in the
-    middle of a statement, and the transaction is rolled back.
+    No other thread uses the session, and the transaction has ended when the loop gets the result.
     """
 
     def __init__(self, url: URL, lock_timeout: int = LOCK_TIMEOUT) -> None:
         """`lock_timeout`: milliseconds that a write waits for another."""
         self.lock_timeout = lock_timeout
-        self._engine = open_async_engine(url, pool_size=_CONNECTIONS, lock_timeout=lock_timeout)
-        # The pool has a fixed limit for waiting, and a request has a deadline.
-        self._free = asyncio.Semaphore(_CONNECTIONS)
-        self._reader = self._engine.execution_options(**READ_ONLY)
+        self._database = ServiceDatabase(url, pool_size=CONNECTIONS, lock_timeout=lock_timeout)
+        self._threads = Threads(CONNECTIONS)
+        # SQLite has one writer. The others wait on the loop, where they occupy no thread that a reader could use.
+        writers = 1 if url.get_backend_name() == "sqlite" else CONNECTIONS
+        self._writers = asyncio.Semaphore(writers)
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads, and does not wait for writers. Raises SQLAlchemyError."""
-        async with self._connection(), AsyncSession(self._reader) as session:
-            yield session
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
+        """Run a function in a thread, without a transaction.
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that commits when the block ends, and rolls back if it raises.
+        Raises:
+            PoolTimeout: no thread was free before the deadline.
+            BaseException: whatever the function raises.
+        """
+        return await self._threads.run(function)
+
+    async def run_read(self, function: Callable[[Session], ResultT]) -> ResultT:
+        """Run a function in a thread with a session that only reads, and does not wait for writers.
+
+        Raises:
+            SQLAlchemyError: the database failed, or no thread was free before the deadline.
+            BaseException: whatever the function raises.
+        """
+        return await self._threads.run(partial(self.read, function))
+
+    async def run_write(self, function: Callable[[Session], ResultT]) -> ResultT:
+        """Run a function in a thread with a session that commits when it returns, and rolls back if it raises.
 
         Raises:
             CommitUnknown: the connection was lost, or the disk failed, during the commit.
-            SQLAlchemyError: any other failure of the database. Nothing was changed.
+            SQLAlchemyError: any other failure of the database, or no thread was free. Nothing was changed.
+            BaseException: whatever the function raises. Nothing was changed.
         """
+        await acquire(self._writers, self.lock_timeout / 1000)
+        try:
+            return await self._threads.run(partial(self._write, function))
+        finally:
+            self._writers.release()
+
+    def read(self, function: Callable[[Session], ResultT]) -> ResultT:
+        """Do what `run_read` does, in the current thread."""
+        with self._database.read() as session:
+            return function(session)
+
+    def _write(self, function: Callable[[Session], ResultT]) -> ResultT:
         committing = False
         try:
-            async with self._connection(), AsyncSession(self._engine) as session, session.begin():
-                yield session
-                await session.flush()
+            with self._database.write() as session:
+                result = function(session)
+                session.flush()
                 committing = True
         except Exception as error:
             if committing and not _rolled_back(error):
                 raise CommitUnknown from error
             raise
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[None]:
-        """Wait for a free connection until the deadline; then shield the block. Raises SQLAlchemyError."""
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        try:
-            async with asyncio.timeout(remaining()):
-                await self._free.acquire()
-        except TimeoutError:
-            raise PoolTimeout("no connection was free in time") from None
-        try:
-            with anyio.CancelScope(shield=True):
-                yield
-        finally:
-            self._free.release()
+        return result
 
     async def ping(self) -> None:
         """Check that the database answers. Raises SQLAlchemyError if it does not."""
-        async with self.read() as session:
-            await session.execute(text("SELECT 1"))
+        await self._threads.run(self._database.ping)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
+        self._threads.close()
+        self._database.close()
 
 
 def _rolled_back(error: Exception) -> bool:

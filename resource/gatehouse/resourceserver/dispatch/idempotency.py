@@ -5,23 +5,31 @@ transaction of a write inserts the key's row first and commits it with the write
 does, and of two concurrent calls the second waits for the first.
 """
 
+import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 import anyio
+from mcp_types import CallToolResult
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.catalogue import Tool, ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
-from gatehouse.resourceserver.db.database import AsyncDatabase
+from gatehouse.resourceserver.db.database import RequestDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
+from gatehouse.resourceserver.db.threads import acquire
+from gatehouse.resourceserver.dispatch.payload import kept_answer
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.deadline import remaining
@@ -88,6 +96,11 @@ class KeyedCall:
     arguments: bytes
     """SHA-256 of the arguments without the key, as they were sent, and of the defaults of those that were not."""
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The primary key of the row: everything but the arguments."""
+        return self.static_claims, self.client_id, self.tool, self.key
+
     def row(self) -> ColumnElement[bool]:
         """Return the condition that finds the key."""
         return and_(*(column == getattr(self, column.name) for column in inspect(IdempotencyKeyRow).primary_key))
@@ -111,7 +124,7 @@ def _digest(value: object) -> bytes:
 class Record(Protocol):
     """Records a result, and whether it is a replay, in the transaction of its call."""
 
-    async def __call__(self, session: AsyncSession, result: dict[str, Any], **detail: Any) -> None:
+    def __call__(self, session: Session, content: dict[str, Any], **detail: Any) -> None:
         """Record it. Raises SQLAlchemyError."""
         ...
 
@@ -119,13 +132,14 @@ class Record(Protocol):
 class IdempotencyKeys:
     """The idempotency keys of all callers of a server."""
 
-    def __init__(self, database: AsyncDatabase, clock: Clock) -> None:
+    def __init__(self, database: RequestDatabase, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._in_use: WeakValueDictionary[tuple[str, ...], asyncio.Semaphore] = WeakValueDictionary()
 
     async def run_once(
-        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
-    ) -> dict[str, Any]:
+        self, call: KeyedCall, run: Callable[[Session], CallToolResult], record: Record
+    ) -> CallToolResult:
         """Run a call in one transaction with its key and its record, or return the result of the first call.
 
         Raises:
@@ -133,25 +147,42 @@ class IdempotencyKeys:
             KeyInUse: another call with the key is still in progress after the lock timeout.
             ResultTooLarge: the result cannot be kept. As with every exception of `run`, nothing was changed.
         """
+        in_transaction = partial(self._run, call, run, record)
+        async with self._only_call(call):
+            try:
+                return await self._database.run_write(in_transaction)
+            except KeyTaken:
+                return await self._database.run_write(in_transaction)
+
+    @asynccontextmanager
+    async def _only_call(self, call: KeyedCall) -> AsyncIterator[None]:
+        """Let other calls of this process with the key wait here, where they occupy no thread. Raises KeyInUse."""
+        # The dictionary forgets a key that no call holds or waits for.
+        turn = self._in_use.setdefault(call.identity, asyncio.Semaphore(1))
         try:
-            return await self._run(call, run, record)
-        except KeyTaken:
-            return await self._run(call, run, record)
+            await acquire(turn, self._database.lock_timeout / 1000)
+        except PoolTimeout:
+            raise KeyInUse from None
+        try:
+            yield
+        finally:
+            turn.release()
 
-    async def _run(
-        self, call: KeyedCall, run: Callable[[AsyncSession], Awaitable[dict[str, Any]]], record: Record
-    ) -> dict[str, Any]:
-        async with self._database.write() as session:
-            kept = await self.reserve(session, call)
-            if kept is not None:
-                await record(session, kept, replayed=True)
-                return kept
-            result = await run(session)
-            await record(session, result)
-            await _keep(session, call, result)
-            return result
+    def _run(
+        self, call: KeyedCall, run: Callable[[Session], CallToolResult], record: Record, session: Session
+    ) -> CallToolResult:
+        kept = self.reserve(session, call)
+        if kept is not None:
+            answer = kept_answer(kept)
+            record(session, kept, replayed=True)
+            return answer
+        answer = run(session)
+        content = answer.structured_content or {}
+        record(session, content)
+        _keep(session, call, content)
+        return answer
 
-    async def reserve(self, session: AsyncSession, call: KeyedCall) -> dict[str, Any] | None:
+    def reserve(self, session: Session, call: KeyedCall) -> dict[str, Any] | None:
         """Return the result of the first call with the key, or insert the key in this transaction and return None.
 
         Raises:
@@ -160,17 +191,17 @@ class IdempotencyKeys:
             KeyTaken: another call with the key committed in the meantime.
         """
         now = int(self._clock())
-        found = await _find(session, call)
+        found = _find(session, call)
         if found is not None and found.created_at > now - KEPT_FOR:
             if found.arguments != call.arguments:
                 raise KeyConflict
             result: dict[str, Any] = json.loads(found.result)
             return result
         try:
-            await self._limit_waiting(session)
+            self._limit_waiting(session)
             if found is not None:
-                await _remove(session, call, found.created_at)
-            await _insert(session, call, now)
+                _remove(session, call, found.created_at)
+            _insert(session, call, now)
         except IntegrityError:
             raise KeyTaken from None
         except OperationalError as error:
@@ -179,12 +210,12 @@ class IdempotencyKeys:
             raise
         return None
 
-    async def _limit_waiting(self, session: AsyncSession) -> None:
-        """Let a call on PostgreSQL wait no longer for another with its key than on SQLite: it holds a connection."""
+    def _limit_waiting(self, session: Session) -> None:
+        """Let a call on PostgreSQL wait no longer for one of another node than on SQLite: it occupies a thread."""
         if session.get_bind().dialect.name == "postgresql":
             # Zero would be no limit.
             limit = max(1, int(remaining(self._database.lock_timeout / 1000) * 1000))
-            await session.execute(text(f"SET LOCAL lock_timeout = {limit}"))
+            session.execute(text(f"SET LOCAL lock_timeout = {limit}"))
 
     async def prune_regularly(self, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Prune once a minute, forever."""
@@ -195,29 +226,29 @@ class IdempotencyKeys:
     async def prune(self) -> None:
         """Remove expired keys. A failure is logged, and the next attempt follows a minute later."""
         row = IdempotencyKeyRow
+        expired = delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR)
         try:
-            async with self._database.write() as session:
-                await session.execute(delete(row).where(row.created_at <= int(self._clock()) - KEPT_FOR))
+            await self._database.run_write(lambda session: session.execute(expired))
         except Exception as error:  # noqa: BLE001 - any exception would end the lifespan, with every other background task
             log.error("old idempotency keys were not removed: %s", type(error).__name__)
 
 
-async def _find(session: AsyncSession, call: KeyedCall) -> Row[bytes, str, int] | None:
+def _find(session: Session, call: KeyedCall) -> Row[bytes, str, int] | None:
     row = IdempotencyKeyRow
-    return (await session.execute(select(row.arguments, row.result, row.created_at).where(call.row()))).first()
+    return session.execute(select(row.arguments, row.result, row.created_at).where(call.row())).first()
 
 
-async def _remove(session: AsyncSession, call: KeyedCall, created_at: int) -> None:
+def _remove(session: Session, call: KeyedCall, created_at: int) -> None:
     # A key that another call inserted in the meantime stays, so the following insert fails.
-    await session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
+    session.execute(delete(IdempotencyKeyRow).where(call.row(), IdempotencyKeyRow.created_at == created_at))
 
 
-async def _insert(session: AsyncSession, call: KeyedCall, now: int) -> None:
-    await session.execute(insert(IdempotencyKeyRow).values(**asdict(call), result="", created_at=now))
+def _insert(session: Session, call: KeyedCall, now: int) -> None:
+    session.execute(insert(IdempotencyKeyRow).values(**asdict(call), result="", created_at=now))
 
 
-async def _keep(session: AsyncSession, call: KeyedCall, result: dict[str, Any]) -> None:
-    written = json.dumps(result)
+def _keep(session: Session, call: KeyedCall, content: dict[str, Any]) -> None:
+    written = json.dumps(content)
     if len(written) > MAX_RESULT:
         raise ResultTooLarge
-    await session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))
+    session.execute(update(IdempotencyKeyRow).where(call.row()).values(result=written))

@@ -3,20 +3,19 @@
 SQLite has one writer: a tool that kept one transaction open for as long as it works would block all others.
 """
 
+import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Concatenate, Final
 
-import anyio
 from sqlalchemy import event, inspect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.catalogue import Provider, ProviderCall, ToolFailed, Transactions
-from gatehouse.resourceserver.catalogue.providers import ValueT
-from gatehouse.resourceserver.db.database import AsyncDatabase, CommitUnknown
+from gatehouse.resourceserver.catalogue.providers import ParamsT, ResultT, ValueT
+from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
@@ -62,7 +61,7 @@ class CallTransactions(Transactions):
 
     def __init__(
         self,
-        database: AsyncDatabase,
+        database: RequestDatabase,
         claims: AccessClaims,
         providers: Mapping[type, Provider[Any]],
         clock: Clock,
@@ -76,35 +75,38 @@ class CallTransactions(Transactions):
         self._clock = clock
         self._rows = rows
         self._make_event = make_event
-        self._count = 0
+        self._numbers = itertools.count(1)
 
-    @asynccontextmanager
-    async def begin(self, opened: type[ValueT]) -> AsyncIterator[ValueT]:
-        """Open a provider's value in a transaction that commits when the block ends, together with its event.
+    async def run(
+        self,
+        opened: type[ValueT],
+        function: Callable[Concatenate[ValueT, ParamsT], ResultT],
+        /,
+        *args: ParamsT.args,
+        **kwargs: ParamsT.kwargs,
+    ) -> ResultT:
+        """Run a function in a thread, with a provider's value, in a transaction that commits together with its event.
 
         Raises:
             TokenExpired: the token has expired. Otherwise a client that reads slowly could prolong a call.
             TransactionFailed: nothing was changed.
             TransactionUnknown: the database did not report whether it committed the transaction.
             LookupError: there is no transactional provider of that type.
+            BaseException: whatever the function raises. Nothing was changed.
         """
         provider: Provider[ValueT] | None = self._providers.get(opened)
         if provider is None or not provider.transactional:
             raise LookupError(f"The catalogue has no transactional provider of {opened.__name__}.")
-        await anyio.lowlevel.checkpoint_if_cancelled()
         now = self._clock()
         try:
             token_validation.check_time(self._claims, now)
         except InvalidClaims:
             raise TokenExpired from None
+        work = partial(self._run, provider, now, lambda value: function(value, *args, **kwargs))
         try:
             # The deadline of the request does not count the work of the tool, and passes during it.
             with deadline.renewed():
-                async with self._database.write() as session:
-                    changed = _watch(session, provider.audited)
-                    yield await provider.open(ProviderCall(self._claims, now, session))
-                    await session.flush()
-                    await self._record_changes(session, list(changed))
+                return await self._database.run_write(work)
         except CommitUnknown as error:
             log.error("a transaction of a streaming tool: %s", error)
             raise TransactionUnknown(error) from error
@@ -112,20 +114,29 @@ class CallTransactions(Transactions):
             log.error("a transaction of a streaming tool failed: %s", type(error).__name__)
             raise TransactionFailed from error
 
-    async def _record_changes(self, session: AsyncSession, identifiers: list[str]) -> None:
-        self._count += 1
+    def _run(
+        self, provider: Provider[ValueT], now: float, function: Callable[[ValueT], ResultT], session: Session
+    ) -> ResultT:
+        changed = _watch(session, provider.audited)
+        result = function(provider.open(ProviderCall(self._claims, now, session)))
+        session.flush()
+        self._record_changes(session, list(changed))
+        return result
+
+    def _record_changes(self, session: Session, identifiers: list[str]) -> None:
+        number = next(self._numbers)
         details = (
-            {"transaction": self._count, "changed": identifiers[start : start + LISTED]}
+            {"transaction": number, "changed": identifiers[start : start + LISTED]}
             for start in range(0, max(len(identifiers), 1), LISTED)
         )
-        await session.execute(self._rows.insert(*map(self._make_event, details)))
+        session.execute(self._rows.insert(*map(self._make_event, details)))
 
 
-def _watch(session: AsyncSession, audited: Callable[[object], bool]) -> dict[str, None]:
+def _watch(session: Session, audited: Callable[[object], bool]) -> dict[str, None]:
     """Collect the audited primary keys of all rows that the session inserts, updates or deletes, in this order."""
     changed: dict[str, None] = {}
 
-    @event.listens_for(session.sync_session, "after_flush")
+    @event.listens_for(session, "after_flush")
     def collect(flushed: Session, _: object) -> None:
         for row in (*flushed.new, *flushed.dirty, *flushed.deleted):
             keys = inspect(row).mapper.primary_key_from_instance(row)

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
@@ -18,9 +18,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from gatehouse.shared.service import postgresql
 from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -43,7 +40,7 @@ LOCK_TIMEOUT = int(WAIT_LIMIT * 1000)
 _BUSY_STEP = 250
 """Milliseconds. SQLite's limit is rounded down to this step, so that most transactions need not change it."""
 
-_DRIVERS = {"sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"), "postgresql": ("postgresql+psycopg",) * 2}
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
 
 def new_metadata() -> MetaData:
@@ -90,9 +87,11 @@ def shown_url(url: URL) -> str:
 class Database:
     """The connections of one process. `patient` lifts the limit on waiting, for long work."""
 
-    def __init__(self, url: URL, *, pool_size: int = 1, patient: bool = False) -> None:
+    def __init__(
+        self, url: URL, *, pool_size: int = 1, patient: bool = False, lock_timeout: int = LOCK_TIMEOUT
+    ) -> None:
         self.url = url
-        self.engine = open_engine(url, pool_size=pool_size, patient=patient)
+        self.engine = open_engine(url, pool_size=pool_size, patient=patient, lock_timeout=lock_timeout)
         self._reader = self.engine.execution_options(**READ_ONLY)
 
     def __enter__(self) -> Self:
@@ -106,12 +105,6 @@ class Database:
         """Open a session that only reads and never waits for a writer."""
         with Session(self._reader) as session:
             yield session
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        """Open a connection that only reads, for queries that need no session."""
-        with self._reader.connect() as connection:
-            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -129,33 +122,26 @@ class Database:
         self.engine.dispose()
 
 
-def open_engine(url: URL, *, pool_size: int = 5, patient: bool = False, references: bool = True) -> Engine:
-    """Return an engine for synchronous use. Connects on first use. With `patient`, no statement times out.
+def open_engine(
+    url: URL,
+    *,
+    pool_size: int = 5,
+    patient: bool = False,
+    references: bool = True,
+    lock_timeout: int = LOCK_TIMEOUT,
+) -> Engine:
+    """Return an engine. Connects on first use. With `patient`, no statement times out.
+
+    `lock_timeout` is for SQLite, in milliseconds. The limits of PostgreSQL are in postgresql.py.
 
     Without `references`, SQLite enforces no foreign key. Migrations need that: to rebuild a table, they drop it under
     its old name, which would delete every row that refers to it (https://sqlite.org/lang_altertable.html, 7).
     """
-    engine = create_engine(_driver_url(url, 0), **_options(url, pool_size))
+    engine = create_engine(_driver_url(url), **_options(url, pool_size))
     if engine.dialect.name == "sqlite":
-        _listen_on_sqlite(engine, references=references)
+        _listen_on_sqlite(engine, references=references, lock_timeout=lock_timeout)
     else:
         postgresql.listen(engine, url, patient=patient)
-    return engine
-
-
-def open_async_engine(url: URL, *, pool_size: int = 5, lock_timeout: int = LOCK_TIMEOUT) -> "AsyncEngine":
-    """Return an engine for use on an event loop. Connects on first use. `lock_timeout` is for SQLite, in milliseconds.
-
-    Those of PostgreSQL are in postgresql.py.
-    """
-    # Only one of the servers has an event loop, and no command has one.
-    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
-
-    engine = create_async_engine(_driver_url(url, 1), **_options(url, pool_size))
-    if engine.dialect.name == "sqlite":
-        _listen_on_sqlite(engine.sync_engine, lock_timeout=lock_timeout)
-    else:
-        postgresql.listen(engine.sync_engine, url)
     return engine
 
 
@@ -179,8 +165,8 @@ def others_may_write(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o022 or (path.parent.stat().st_mode & 0o1002) == 0o0002)
 
 
-def _driver_url(url: URL, driver: int) -> URL:
-    return postgresql.without_own_options(url).set(drivername=_DRIVERS[url.get_backend_name()][driver])
+def _driver_url(url: URL) -> URL:
+    return postgresql.without_own_options(url).set(drivername=_DRIVERS[url.get_backend_name()])
 
 
 def _options(url: URL, pool_size: int) -> dict[str, Any]:
@@ -211,7 +197,7 @@ class _SqliteConnection(sqlite3.Connection):
         super().close()
 
 
-def _listen_on_sqlite(engine: Engine, *, references: bool = True, lock_timeout: int = LOCK_TIMEOUT) -> None:
+def _listen_on_sqlite(engine: Engine, *, references: bool, lock_timeout: int) -> None:
     path = Path(str(engine.url.database))
 
     @event.listens_for(engine, "do_connect")

@@ -7,7 +7,7 @@ the threads that a request uses. Without a request, each wait has the whole limi
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from time import monotonic
 from typing import Final
 
@@ -46,3 +46,8 @@ def renewed(limit: float = WAIT_LIMIT) -> Iterator[None]:
         yield
     finally:
         _deadline.set(before)
+
+
+def continue_from(context: Context) -> None:
+    """Continue with the deadline of a copy of the current context, in which a thread worked for the request."""
+    _deadline.set(context.get(_deadline, math.inf))

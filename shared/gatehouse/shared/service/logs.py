@@ -78,5 +78,5 @@ def configure_logs(format_: LogFormat, level: LogLevel = "INFO") -> None:
     root.setLevel(level)
     # Authlib writes whole access tokens at DEBUG (rfc6749/grants/client_credentials.py).
     logging.getLogger("authlib").setLevel(max(logging.INFO, root.level))
-    for chatty in ("httpx2", "httpcore2", "alembic", "mcp", "sqlalchemy", "aiosqlite"):
+    for chatty in ("httpx2", "httpcore2", "alembic", "mcp", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -1,0 +1,185 @@
+"""Runs an allowed call: validates its arguments, runs the tool, proves the result, and records what it did.
+
+A tool that works in the call's transaction runs in a thread, with all that belongs to the transaction: its providers,
+the proof of its result, its audit event and its idempotency key. Any other tool runs in a thread if it is a plain
+function, and on the event loop if it is an async function.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from mcp.server.context import ServerRequestContext
+from mcp_types import CallToolResult
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
+from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
+from gatehouse.resourceserver.db.database import RequestDatabase
+from gatehouse.resourceserver.dispatch import idempotency
+from gatehouse.resourceserver.dispatch.call import Call
+from gatehouse.resourceserver.dispatch.failures import InvalidArguments
+from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
+from gatehouse.resourceserver.dispatch.payload import declared_answer, explain, forwarded_answer, read_arguments
+from gatehouse.resourceserver.dispatch.transactions import CallTransactions
+from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service import deadline
+from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit_writer import AuditWriter
+
+Ended = tuple[CallToolResult, AuditEvent | None]
+"""The answer of a call, and its event if that is not recorded yet."""
+
+
+class ToolRunner:
+    """Runs the tools of a catalogue."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        database: RequestDatabase,
+        audit: AuditWriter,
+        keys: IdempotencyKeys,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._audit = audit
+        self._keys = keys
+        self._clock = clock
+        self._runners = {tool.name: self._runner(tool) for tool in catalogue.tools.values()}
+
+    def _runner(self, tool: Tool) -> Callable[[Call], Awaitable[Ended]]:
+        if not tool.transactional:
+            return self._run_outside
+        if not tool.read_only:
+            return self._run_writing
+        return self._run_reading if tool.joins_transaction else self._run_without_database
+
+    async def run(self, call: Call) -> Ended:
+        """Run a call.
+
+        Raises:
+            InvalidArguments: the arguments do not fit the tool's input schema.
+            UnservableAnswer: the result cannot be sent.
+            AuditUnavailable: the call cannot be recorded.
+            BaseException: whatever the tool, a provider or the database raises.
+        """
+        return await self._runners[call.tool.name](call)
+
+    async def _run_without_database(self, call: Call) -> Ended:
+        """Run a read-only tool that needs no transaction."""
+        return self._record_read(call, await self._answer(call))
+
+    async def _run_reading(self, call: Call) -> Ended:
+        arguments, _ = _read(call)
+        work = partial(self._answer_in_transaction, call, await self._values(call, arguments))
+        return self._record_read(call, await self._database.run_read(work))
+
+    def _record_read(self, call: Call, result: CallToolResult) -> Ended:
+        self._audit.record(call.event(*_outcome(result)))
+        return result, None
+
+    async def _run_writing(self, call: Call) -> Ended:
+        arguments, sent = _read(call)
+        run = partial(self._answer_in_transaction, call, await self._values(call, arguments))
+        record = partial(self._record_write, call)
+        keyed = idempotency.keyed_call(call.request.claims, call.tool, arguments, sent)
+        if keyed is not None:
+            return await self._keys.run_once(keyed, run, record), None
+
+        def write(session: Session) -> CallToolResult:
+            result = run(session)
+            record(session, result.structured_content or {})
+            return result
+
+        return await self._database.run_write(write), None
+
+    def _record_write(self, call: Call, session: Session, content: dict[str, Any], **detail: Any) -> None:
+        """Record a write in its transaction: the change and its event are committed together, or neither is."""
+        event = call.event("allowed", objects={**_audited(call.tool, content), **detail})
+        session.execute(self._audit.rows.insert(event))
+
+    async def _run_outside(self, call: Call) -> Ended:
+        """Run a tool that changes something outside the call's transaction: in several short ones, or elsewhere."""
+        result = await self._answer(call)
+        # The audit log already has the transactions of a streaming tool. This event marks the end of the call.
+        return result, call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
+
+    def _answer_in_transaction(self, call: Call, values: Mapping[str, Any], session: Session) -> CallToolResult:
+        """Open the transactional values, and do what `_answer_in_thread` does."""
+        joined = ProviderCall(call.request.claims, self._clock(), session)
+        opened = {
+            name: provider.open(joined)
+            for name, type_ in call.tool.injected.items()
+            if (provider := call.tool.providers.get(type_)) is not None and provider.transactional
+        }
+        return _answer_in_thread(call, {**values, **opened})
+
+    async def _answer(self, call: Call) -> CallToolResult:
+        """Run a tool that joins no transaction."""
+        values = await self._values(call, _read(call)[0])
+        if call.tool.in_thread:
+            return await self._database.run(partial(_answer_in_thread, call, values))
+        # A tool may work for longer than its request may wait.
+        with deadline.paused():
+            result = await call.tool.function(**values)
+        return _proven(call, result)
+
+    async def _values(self, call: Call, arguments: BaseModel) -> dict[str, Any]:
+        """Return the parameters of the tool, without those that work in the transaction of the call."""
+        names = type(arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
+        values = {name: getattr(arguments, name) for name in names}
+        for name, type_ in call.tool.injected.items():
+            provider = call.tool.providers.get(type_)
+            if provider is None:
+                values[name] = self._built_in(type_, call)
+            elif not provider.transactional:
+                values[name] = await provider.open(ProviderCall(call.request.claims, self._clock()))
+        return values
+
+    def _built_in(self, type_: type, call: Call) -> Any:
+        claims = call.request.claims
+        if type_ is Transactions:
+            return CallTransactions(
+                self._database,
+                claims,
+                call.tool.providers,
+                self._clock,
+                self._audit.rows,
+                call.event_of_transaction,
+            )
+        return {AccessClaims: claims, Progress: call.progress, ServerRequestContext: call.context}[type_]
+
+
+def _answer_in_thread(call: Call, values: Mapping[str, Any]) -> CallToolResult:
+    """Run a plain function, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
+    with deadline.paused():
+        result = call.tool.function(**values)
+    return _proven(call, result)
+
+
+def _proven(call: Call, result: object) -> CallToolResult:
+    """Return a result as it will be sent. Raises UnservableAnswer if it cannot be."""
+    if isinstance(result, CallToolResult) and call.tool.described is not None and call.context is not None:
+        return forwarded_answer(call.tool, result, call.context.protocol_version)
+    return declared_answer(call.tool, result)
+
+
+def _read(call: Call) -> tuple[BaseModel, Mapping[str, Any]]:
+    """Return what `read_arguments` does. Raises InvalidArguments."""
+    try:
+        return read_arguments(call.tool.arguments, call.sent)
+    except ValidationError as error:
+        raise InvalidArguments(explain(error, call.tool.input_schema)) from None
+
+
+def _outcome(result: CallToolResult) -> tuple[str, str | None]:
+    return ("failed", "the tool returned an error") if result.is_error else ("allowed", None)
+
+
+def _audited(tool: Tool, content: Any) -> dict[str, Any]:
+    """Return the members of a result that the audit log keeps."""
+    members = content if isinstance(content, dict) else {}
+    return {name: value for name, value in members.items() if tool.is_audited(value)}
