@@ -1,6 +1,7 @@
 """The audit log: when events are written, and that none is lost or forged."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.clock import FakeClock
 from support.databases import engine_with_tables
 from support.waiting import wait_until
 
-from gatehouse.shared.service import deadline
+from gatehouse.shared.service import audit_writer, deadline
 from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
@@ -32,7 +33,8 @@ def engine(empty_database: URL) -> Iterator[Engine]:
 
 @pytest.fixture
 def writer(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), capacity=CAPACITY)
+    """Return a writer that writes only what is urgent, or pending at its end: its time does not pass."""
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), capacity=CAPACITY, monotonic=FakeClock())
     yield writer
     writer.close()
 
@@ -137,9 +139,20 @@ def test_recorded_events_wait_100_ms_together(engine: Engine, clock: FakeClock, 
     assert actions(engine, limit=1000) == [f"recorded.{batch}.{number}" for batch in range(2) for number in range(500)]
 
 
-def test_an_urgent_event_or_the_end_does_not_wait(engine: Engine, clock: FakeClock, transactions: list[int]) -> None:
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=FakeClock())
+def test_an_urgent_event_or_the_end_does_not_wait(
+    engine: Engine, clock: FakeClock, transactions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_writer, "BATCH_INTERVAL", 60)
+    waiting = threading.Event()
+
+    def monotonic() -> float:
+        if threading.current_thread().name == "audit":
+            waiting.set()
+        return time.monotonic()
+
+    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=monotonic)
     writer.record(allowed("recorded"))
+    assert waiting.wait(5)
     writer.record(allowed("with.it"))
     writer.commit(allowed("urgent")).result(5)
     writer.commit(allowed("urgent.again")).result(5)
@@ -186,11 +199,29 @@ def test_an_unused_writer_starts_no_thread(engine: Engine) -> None:
     assert actions(engine) == []
 
 
+class Barrier:
+    """Holds back the transactions of the writer while its lock is held."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.lock = threading.Lock()
+        self.reached = threading.Event()
+        event.listen(engine, "begin", self._pass)
+
+    def _pass(self, _: Any) -> None:
+        if threading.current_thread().name == "audit":
+            self.reached.set()
+            with self.lock:
+                pass
+
+
 def test_an_outage_fails_waiting_events_and_keeps_recorded_ones(writer: AuditWriter, engine: Engine) -> None:
+    barrier = Barrier(engine)
     hide_table(engine)
-    writer.record(allowed("first"))
-    refused = writer.commit(allowed("never.answered"))
-    writer.record(allowed("second"))
+    with barrier.lock:
+        writer.record(allowed("first"))
+        refused = writer.commit(allowed("never.answered"))
+        assert barrier.reached.wait(5)
+        writer.record(allowed("second"))
     with pytest.raises(AuditUnavailable):
         refused.result(5)
     restore_table(engine)
