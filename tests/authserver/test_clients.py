@@ -54,7 +54,7 @@ def test_a_client_is_stored_as_registered(authserver: AuthServer) -> None:
     assert client.client_id.startswith("agent_")
     assert secret.startswith("gths_")
     with authserver.services.database.read() as session:
-        assert load_client(session, client.client_id) == client
+        assert load_client(session.connection(), client.client_id) == client
     assert (client.client_name, client.token_endpoint_auth_method) == ("ci agent", "client_secret_post")
     assert (client.token_ttl, client.strict, client.disabled) == (60, True, False)
     assert client.claims == {"workspace_id": "wks_1"}
@@ -111,7 +111,7 @@ def test_an_invalid_registration_is_refused_with_its_remediation(
     register(authserver)
     assert remediation in refusal(authserver, register, **changes)
     with authserver.services.database.read() as session:
-        assert len(load_clients(session)) == 1
+        assert len(load_clients(session.connection())) == 1
 
 
 @pytest.mark.divergence("D-55")
@@ -153,7 +153,7 @@ def test_a_missing_grant_cannot_be_removed(authserver: AuthServer, scope: str) -
 
     assert f"authserver client show {client.client_id}" in refusal(authserver, remove, scope)
     with authserver.services.database.read() as session:
-        assert load_client(session, client.client_id) == client
+        assert load_client(session.connection(), client.client_id) == client
     remove(authserver, "env:read")
 
 
@@ -235,7 +235,7 @@ def test_a_failed_change_leaves_neither_row_nor_event(authserver: AuthServer) ->
     with pytest.raises(CommandRefused, match="after all"), authserver.services.database.write() as session:
         fail(session)
     with authserver.services.database.read() as session:
-        assert load_clients(session) == []
+        assert load_clients(session.connection()) == []
     assert "client.create" not in {event["action"] for event in authserver.audit()}
 
 
@@ -314,7 +314,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_clients(authserv
         event.listen(authserver.services.database.engine, "before_cursor_execute", remember)
         try:
             with authserver.services.database.read() as session:
-                load_clients(session)
+                load_clients(session.connection())
         finally:
             event.remove(authserver.services.database.engine, "before_cursor_execute", remember)
         return len(statements)

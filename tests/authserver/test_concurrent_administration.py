@@ -193,7 +193,7 @@ def test_a_scope_can_be_granted_and_removed_concurrently(authserver: AuthServer)
     with pytest.raises(CommandRefused, match="was not granted"):
         both(authserver, remove_grant(authserver, client, "env:read"), remove_grant(authserver, client, "env:read"))
     with authserver.services.database.read() as session:
-        assert load_client(session, client.client_id).grants == {}
+        assert load_client(session.connection(), client.client_id).grants == {}
 
 
 @pytest.mark.threat("T-109")
@@ -202,7 +202,7 @@ def test_a_grant_does_not_outlive_its_resource(authserver: AuthServer) -> None:
     granted = grant(authserver, client, "org:read")
     assert both(authserver, granted, remove(authserver)) == [client.client_id]
     with authserver.services.database.read() as session:
-        assert load_client(session, client.client_id).grants == {}
+        assert load_client(session.connection(), client.client_id).grants == {}
 
 
 def test_nothing_is_granted_at_a_resource_being_removed(authserver: AuthServer) -> None:

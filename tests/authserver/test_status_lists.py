@@ -34,7 +34,7 @@ pytestmark = pytest.mark.both_databases
 
 def reload(server: AuthServer, client: Client) -> Client:
     with server.services.database.read() as session:
-        loaded = load_client(session, client.client_id)
+        loaded = load_client(session.connection(), client.client_id)
     assert loaded is not None
     return loaded
 

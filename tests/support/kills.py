@@ -139,7 +139,7 @@ class Killed:
     def secret_works(self, secret: str) -> bool:
         """Tell whether the client can authenticate with a secret now."""
         with self.services() as services, services.database.read() as session:
-            client = load_client(session, self.client_id)
+            client = load_client(session.connection(), self.client_id)
             peppers = rotation_of(services, lambda: self.now).sealed_keys.read(session).peppers
         assert client is not None
         found = find_secret(secret, client.secrets, peppers)

@@ -84,7 +84,7 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
     with open_installation(ctx) as installation, installation.database.read() as session:
         served = _load_served(session, file)
         names = _chosen(served, chosen)
-        clients = [client.as_of(installation.admin.now()) for client in load_clients(session)]
+        clients = [client.as_of(installation.admin.now()) for client in load_clients(session.connection())]
     rows = [(client, [tool_access(client, served, name) for name in names]) for client in clients]
     warnings = _warnings(served)
     if output == "json":

@@ -132,7 +132,7 @@ def list_(ctx: click.Context, output: str) -> None:
     """List the clients."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         now = installation.admin.now()
-        records = [client_record(registered, now) for registered in load_clients(session)]
+        records = [client_record(registered, now) for registered in load_clients(session.connection())]
     print_records(records, ("client_id", "client_name", "token_endpoint_auth_method", "disabled", "claims"), output)
 
 

@@ -135,7 +135,7 @@ def inspect(ctx: click.Context, output: str) -> None:
                 token=text,
                 issuer=installation.settings.issuer,
                 keys=keys,
-                find_client=partial(load_client, session),
+                find_client=partial(load_client, session.connection()),
                 resources=frozenset(list_identifiers(session)),
                 clock=installation.admin.clock,
                 is_active=lambda index: is_active(session, index.list_id, index.idx),

@@ -107,6 +107,12 @@ class Database:
             yield session
 
     @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection that only reads, for queries that need no session."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a session that commits when the block ends, and changes nothing when it raises."""
         with Session(self.engine) as session, session.begin():
