@@ -80,7 +80,7 @@ measure: setup ## Measure how long a token stays accepted after a revocation: p5
 	PYTHONPATH=examples:tests $(BIN)/python tests/bench/revocation_window.py
 
 # Without npm, the peers for Node are skipped by name. ROWS, ROUNDS and SECONDS narrow and shorten the run.
-bench: $(VENV)/.bench $(PYTHON_PEERS)/.installed $(if $(shell command -v npm 2> /dev/null),$(PEERS)/node_modules/.installed) ## Compare the CPU time per request with that of other servers; takes an hour; ROWS=NAME,NAME ROUNDS=3 SECONDS=3 shorten it
+bench: $(VENV)/.bench $(PYTHON_PEERS)/.installed $(if $(shell command -v npm 2> /dev/null),$(PEERS)/node_modules/.installed) ## Compare the CPU time per request with that of other servers; takes half an hour; ROWS=token-secret,whoami-2026 ROUNDS=3 SECONDS=2
 	PYTHONPATH=examples:tests $(BIN)/python -m bench $(if $(ROWS),--rows $(ROWS),--output docs/performance/results.json) \
 	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 

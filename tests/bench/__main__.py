@@ -14,13 +14,12 @@ from typing import Any
 from bench import peers
 from bench.contest import Schedule
 from bench.load import WrongAnswers, generator
-from bench.report import failed_as_json, row_as_json, tables
+from bench.plot import draw
+from bench.report import DOCUMENT, RESULTS, failed_as_json, in_document, row_as_json, tables
 from bench.row import Bench, Row
 from bench.rows import ROWS
 from bench.servers import LOAD_CPU, SERVER_CPU
 from local_stack import CommandRefused
-
-RESULTS = Path(__file__).parents[2] / "docs" / "performance"
 
 
 def parse() -> argparse.Namespace:
@@ -33,14 +32,17 @@ def parse() -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", default="", help=f"rows to measure, separated by commas: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
-    parser.add_argument("--seconds", type=int, default=5, help="seconds of a round (default: 5)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of a round (default: 3)")
     parser.add_argument(
         "--warm-up",
         type=int,
         default=5,
         help="seconds of load before the first round (default: 5); 0 to only try the rows",
     )
-    parser.add_argument("--output", type=Path, help="file for the results (JSON); default: print the tables only")
+    parser.add_argument("--output", type=Path, help="file for the results (JSON), with its plots beside it")
+    parser.add_argument(
+        "--document", action="store_true", help=f"update {DOCUMENT.name} from its results.json and plots, and stop"
+    )
     options = parser.parse_args()
     options.chosen = options.rows.split(",") if options.rows else names
     if unknown := sorted(set(options.chosen) - set(names)):
@@ -72,6 +74,9 @@ def measure(row: Row, schedule: Schedule, missing: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure the chosen rows. Exit code 1 if a bound is missed, or a row could not be measured."""
     options = parse()
+    if options.document:
+        update_document()
+        return
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("The benchmark needs two CPUs: one for the server, one for the load.")
     os.sched_setaffinity(0, {LOAD_CPU})
@@ -83,11 +88,26 @@ def main() -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if options.output.resolve() == RESULTS:
+            update_document()
+        else:
+            draw(rows, options.output.parent)
     print(f"\n{tables(rows)}")
     for absent in missing:
         print(f"not installed: {absent}")
-    failed = [row["name"] for row in rows if "failed" in row or "MISSED" in str(row["figures"])]
+    failed = [row["name"] for row in rows if "failed" in row or "MISSED" in _verdicts(row)]
     sys.exit(f"missed or not measured: {', '.join(failed)}" if failed else 0)
+
+
+def _verdicts(row: dict[str, Any]) -> list[str]:
+    return [figure["verdict"] for figure in row["figures"]]
+
+
+def update_document() -> None:
+    """Draw the plots of the results that docs/performance.md shows, and write its tables."""
+    result = json.loads(RESULTS.read_text(encoding="utf-8"))
+    plots = [plot.name for plot in draw(result["rows"], RESULTS.parent)]
+    DOCUMENT.write_text(in_document(result, plots), encoding="utf-8")
 
 
 def _circumstances(schedule: Schedule, missing: list[str]) -> dict[str, Any]:

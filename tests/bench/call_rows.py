@@ -1,17 +1,19 @@
 """Rows of `tools/call`, compared with MCP servers built on other SDKs."""
 
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bench import peers
-from bench.contest import Contestant, exchange
+from bench.contest import Contestant, exchange, medians
 from bench.load import Load, post_json, write_requests
 from bench.row import Bench, Outcome
-from bench.servers import SCOPE, Server, Stack
-from bench.verdicts import Target
+from bench.servers import SCOPE, Server, Stack, claims_of, running
+from bench.verdicts import Figure, Target
+from local_stack import free_port
 
 Version = Literal["2025-11-25", "2026-07-28"]
 
@@ -52,8 +54,8 @@ class Caller:
     ) -> Contestant:
         """Call a tool without arguments, with a number of tokens in turn. The tokens are new in each round."""
 
-        def prepare(file: Path, _: int) -> Load:
-            issued = (self.ours.token(self.client) for _ in range(tokens))
+        def prepare(file: Path, number: int) -> Load:
+            issued = self.ours.tokens(self.client, min(tokens, number))
             write_requests(file, (call_request(server.url, token, tool, version, {}) for token in issued))
             return Load(server.url, file, contained or self.client["client_id"])
 
@@ -66,7 +68,7 @@ class Caller:
 
     def call(self, tool: str, **arguments: Any) -> Any:
         """Call one of our tools once, and return its result. Raises KeyError if it fails."""
-        url, token = self.ours.resource, self.ours.token(self.client)
+        url, token = self.ours.resource, self.ours.tokens(self.client)[0]
         return result_of(exchange(url, call_request(url, token, tool, "2025-11-25", arguments))[1])
 
 
@@ -112,6 +114,25 @@ def whoami(version: Version, bench: Bench) -> Outcome:
         contestants += [caller.calls(peer.name, server, version) for server in bench.peer(peer, options, at_mcp=True)]
     outcome = bench.contest(contestants, {peer.name: target for peer, target in MCP_PEERS[version].items()})
     return outcome.with_memory("ours", Target(125, 145))
+
+
+def overhead(bench: Bench) -> Outcome:
+    """What gate, policy, audit log and log line are of a call: the same server composed without them is the rest."""
+    version: Version = "2026-07-28"
+    ours = bench.installation("authserver", "resourceserver")
+    caller = Caller.create(ours)
+    port = free_port()
+    program = str(Path(__file__).parent / "bare_server.py")
+    claims = json.dumps(claims_of(ours.tokens(caller.client)[0]))
+    command = [sys.executable, program, f"127.0.0.1:{port}", claims]
+    url = f"http://127.0.0.1:{port}/mcp"
+    bare = bench.exits.enter_context(running(command, url, ours.folder, ours.environment, "bare"))
+    contestants = [caller.calls("ours", ours.resourceserver, version), caller.calls("bare", bare, version)]
+    outcome = bench.contest(contestants, {})
+    figures = medians(outcome.rounds)
+    share = 100 * (1 - figures["bare"].cpu_us / figures["ours"].cpu_us)
+    checks = Figure("gate, policy, audit log and log line, share of a call", share, "%", Target(30, 50))
+    return replace(outcome, figures=[checks, *outcome.figures])
 
 
 def list_environments(bench: Bench) -> Outcome:

@@ -71,7 +71,7 @@ def more_audit_rows_of_tokens(rows: int, target: Target | None, bench: Bench) ->
     for name, number in ((f"{rows:,} audit events", rows), ("an empty audit log", 0)):
         ours = bench.installation("authserver", name=name)
         client = ours.create_client("bench", SCOPE)
-        ours.token(client)
+        ours.tokens(client)
         _lengthen(bench, ours, "authserver", "token.issue", number)
         contestants.append(by_secret(name, ours.authserver, client))
     return bench.contest([one.uncompared() for one in contestants], {"an empty audit log": target}, None)

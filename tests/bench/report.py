@@ -1,11 +1,19 @@
-"""The results as JSON, and as the tables of docs/performance.md."""
+"""The results as JSON, and as the tables of docs/performance.md, which are generated from the JSON."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bench.measuring import median
 from bench.row import Outcome, Row
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+RESULTS = DOCUMENT.with_suffix("") / "results.json"
+"""The results that the document shows. Its plots are in the same folder."""
+
+_BETWEEN = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of the results -->)", re.DOTALL)
 
 HEADERS = ("server", "CPU us", "requests/s", "p50 ms", "p99 ms", "MiB")
 
@@ -26,6 +34,23 @@ def row_as_json(row: Row, outcome: Outcome) -> dict[str, Any]:
 def failed_as_json(row: Row, reason: str) -> dict[str, Any]:
     """Return a row that could not be measured."""
     return {"name": row.name, "title": row.title, "servers": {}, "figures": [], "failed": reason}
+
+
+def in_document(result: Mapping[str, Any], plots: Sequence[str]) -> str:
+    """Return the document with these results in place of the earlier ones."""
+    text = f"\n{circumstances(result['measured'])}\n"
+    text += "".join(f"\n![{name}](performance/{name})\n" for name in plots)
+    text += f"\n{tables(result['rows'])}\n"
+    return _BETWEEN.sub(lambda _: text, DOCUMENT.read_text(encoding="utf-8"))
+
+
+def circumstances(measured: Mapping[str, Any]) -> str:
+    """Return when and with what the results were measured, in Markdown."""
+    versions = "".join(f"\n- {name}: {version}" for name, version in measured["peers"].items())
+    return (
+        f"Measured at {measured['at']} on {measured['machine']}, with {measured['load']}: the median of "
+        f"{measured['rounds']} rounds of {measured['seconds']} s, after {measured['warm_up']} s of load.\n{versions}"
+    )
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:

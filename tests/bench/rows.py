@@ -54,6 +54,7 @@ ROWS = (
     *_TOKEN_ROWS,
     Row("token-clients", "`/token`, 20,000 of 100,000 clients in turn", growth_rows.many_clients),
     *_CALL_ROWS,
+    Row("overhead", "Gate, policy, audit log and log line of a call", call_rows.overhead),
     Row("whoami-tokens", "`tools/call` whoami, 1,000 tokens in turn", growth_rows.many_tokens),
     *_DOCUMENT_ROWS,
     *_GROWTH_ROWS,

@@ -7,8 +7,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def basic(client: Mapping[str, Any]) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
+def claims_of(token: str) -> dict[str, Any]:
+    """Return the claims of a JWT, which is not verified."""
+    payload = token.split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims
+
+
 class Stack(LocalStack):
     """Both of our servers with default settings, but one worker each."""
 
@@ -80,16 +88,15 @@ class Stack(LocalStack):
         """The running resource server."""
         return Server(self.resource, self.pid("resourceserver"))
 
-    def token(self, client: Mapping[str, Any]) -> str:
-        """Return a new access token of a client with a secret."""
-        request = urllib.request.Request(
-            f"{self.issuer}/token",
-            b"grant_type=client_credentials",
-            basic(client),
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            token: str = json.load(response)["access_token"]
-        return token
+    def tokens(self, client: Mapping[str, Any], number: int = 1) -> list[str]:
+        """Return new access tokens of a client with a secret."""
+        form, issued = "grant_type=client_credentials", []
+        headers = {**basic(client), "Content-Type": "application/x-www-form-urlencoded"}
+        with closing(HTTPConnection("127.0.0.1", self.authserver_port, timeout=30)) as connection:
+            for _ in range(number):
+                connection.request("POST", "/token", form, headers)
+                issued.append(str(json.load(connection.getresponse())["access_token"]))
+        return issued
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Rows of the token endpoint, by secret and by key, compared with oidc-provider."""
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from bench import assertions, peers
 from bench.contest import Contestant
 from bench.load import Load, post_form, write_requests
 from bench.row import Bench, Outcome
-from bench.servers import SCOPE, Server, Stack, basic
+from bench.servers import SCOPE, Server, Stack, basic, claims_of
 from bench.verdicts import Target
 from joserfc.jwk import ECKey
 
@@ -18,8 +17,7 @@ from joserfc.jwk import ECKey
 def token_answer(body: bytes) -> dict[str, Any]:
     """Return what a token response says, with the claims that every issuer must choose alike."""
     response = json.loads(body)
-    payload = response["access_token"].split(".")[1]
-    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    claims = claims_of(response["access_token"])
     same = {name: claims[name] for name in ("sub", "client_id", "aud", "scope")}
     return {**same, "lifetime": claims["exp"] - claims["iat"], "expires_in": response["expires_in"]}
 
