@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
-FAST_PARSER := $(VENV)/fast-parser
 INTEROP := tests/interop/node_modules
 PEERS := tests/bench/peers
 PYTHON_PEERS := $(VENV)/peers
@@ -58,14 +57,8 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 
 test-all: test test-interop ## Run test and test-interop
 
-# Both of gunicorn's parsers: the one in C is compiled into a folder that only these servers see.
-test-availability: setup $(FAST_PARSER)/.installed ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
-	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) $(PYTEST) -s -m availability
-	FAST_PARSER=$(CURDIR)/$(FAST_PARSER) PYTHONPATH=$(CURDIR)/$(FAST_PARSER) $(PYTEST) tests/shared/service/test_connections.py tests/shared/service/test_connection_limits.py
-
-$(FAST_PARSER)/.installed: constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(FAST_PARSER) -c constraints.txt gunicorn_h1c
-	@touch $@
+test-availability: setup ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
+	$(PYTEST) -s -m availability
 
 test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
 	$(PYTEST) -s -m kill

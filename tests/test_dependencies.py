@@ -28,8 +28,8 @@ PINS = {
     )
 }
 
-INDIRECT = {"psycopg"}
-"""SQLAlchemy imports them by the name of a database URL's driver."""
+INDIRECT = {"gunicorn-h1c", "psycopg", "uvloop"}
+"""SQLAlchemy and gunicorn import them by name: the driver of a database URL, the HTTP parser, the event loop."""
 
 
 def imported_modules(file: Path) -> set[str]:

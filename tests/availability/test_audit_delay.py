@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from support.availability import Stack
 
-pytestmark = pytest.mark.parametrize("parser", ["python"], indirect=True)
-
 TOKENS = 1000
 THREADS = 4
 PAUSE = 0.02

@@ -14,7 +14,7 @@ from support.callers import Caller, Tally, calling
 
 from gatehouse.shared.service.deadline import WAIT_LIMIT
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("parser", ["python"], indirect=True)]
+pytestmark = pytest.mark.anyio
 
 OUTAGE = 25.0
 """Seconds. Longer than any wait of a request, so that requests run into their deadline."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from local_stack import BIN, LocalStack, _children, _status, free_port
-from support.availability import FAST_PARSER, Stack
+from support.availability import Stack
 from support.callers import Caller, Tally, TcpProxy, calling
 from support.waiting import wait_until
 
@@ -26,7 +26,7 @@ async def wait_for_exit(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_a_stop_under_load_breaks_no_connection(stack: Stack, parser: str, server: str) -> None:
+async def test_a_stop_under_load_breaks_no_connection(stack: Stack, server: str) -> None:
     """New connections are refused after the stop. Requests on existing ones are answered."""
     [target] = [target for target in stack.targets() if target.name == server]
     tally = Tally()
@@ -36,14 +36,14 @@ async def test_a_stop_under_load_breaks_no_connection(stack: Stack, parser: str,
         os.kill(stack.servers.pid(server), signal.SIGTERM)
         await wait_for_exit(stack.servers._processes[server])
         seconds = time.monotonic() - started
-    print(f"\n{server}, {parser} parser, SIGTERM, stopped in {seconds:.1f} s: {tally.line()}")
+    print(f"\n{server}, SIGTERM, stopped in {seconds:.1f} s: {tally.line()}")
     assert not tally.failures
     assert tally.announced
     assert tally.refused
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_a_reload_under_load_breaks_no_connection(stack: Stack, parser: str, server: str) -> None:
+async def test_a_reload_under_load_breaks_no_connection(stack: Stack, server: str) -> None:
     [target] = [target for target in stack.targets() if target.name == server]
     tally, arbiter = Tally(), stack.servers.pid(server)
     callers = [Caller(target.url, target.requests[0], tally, keep_alive=number % 2 == 0) for number in range(CALLERS)]
@@ -54,7 +54,7 @@ async def test_a_reload_under_load_breaks_no_connection(stack: Stack, parser: st
             os.kill(arbiter, signal.SIGHUP)
         await asyncio.to_thread(wait_until, lambda: old.isdisjoint(_children(arbiter)))
         await tally.wait_for_answers(ANSWERS)
-    print(f"\n{server}, {parser} parser, two SIGHUP: {tally.line()}")
+    print(f"\n{server}, two SIGHUP: {tally.line()}")
     assert not tally.failures
     assert not tally.refused
     assert tally.announced
@@ -87,11 +87,9 @@ class Node:
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_a_rolling_restart_of_two_nodes_breaks_no_request(tmp_path: Path, parser: str, server: str) -> None:
+async def test_a_rolling_restart_of_two_nodes_breaks_no_request(tmp_path: Path, server: str) -> None:
     """The servers' public port is the proxy's."""
-    servers = LocalStack(
-        tmp_path / "stack", workers=1, settings={"PYTHONPATH": FAST_PARSER if parser == "fast" else ""}
-    )
+    servers = LocalStack(tmp_path / "stack", workers=1)
     stack = Stack(servers)
     public = servers.resourceserver_port if server == "resourceserver" else servers.authserver_port
     nodes = [Node(servers, server, free_port()) for _ in range(2)]
@@ -121,7 +119,7 @@ async def test_a_rolling_restart_of_two_nodes_breaks_no_request(tmp_path: Path, 
                 node.process.terminate()
                 node.process.wait(15)
         servers.stop()
-    print(f"\n{server}, {parser} parser, rolling restart of two nodes: {tally.line()}")
+    print(f"\n{server}, rolling restart of two nodes: {tally.line()}")
     assert not tally.failures
     assert not tally.refused
     assert tally.announced

@@ -36,7 +36,7 @@ def leave_files(pid: int, number: int) -> None:
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_other_callers_are_answered_within_a_second(stack: Stack, parser: str, server: str) -> None:
+async def test_other_callers_are_answered_within_a_second(stack: Stack, server: str) -> None:
     [target] = [target for target in stack.targets() if target.name == server]
     head, _, _ = target.requests[0].partition(b"\r\n\r\n")
     half_body = head.replace(b"Content-Length: ", b"Content-Length: 9") + b"\r\n\r\n{"
@@ -46,7 +46,7 @@ async def test_other_callers_are_answered_within_a_second(stack: Stack, parser: 
             attack.enter_context(held_open(target.url, number, sent))
         async with calling(callers(target, tally)):
             await asyncio.sleep(ATTACK)
-    print(f"\n{server}, {parser} parser, 500 silent, 500 half headers, 100 half bodies: {tally.line()}")
+    print(f"\n{server}, 500 silent, 500 half headers, 100 half bodies: {tally.line()}")
     assert not tally.failures
     assert max(tally.seconds) < 1
 
@@ -58,9 +58,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.parametrize(("length", "sent"), [(1024, 1000), (64, 63)])
-async def test_strangers_with_large_bodies_need_little_memory(
-    stack: Stack, parser: str, length: int, sent: int
-) -> None:
+async def test_strangers_with_large_bodies_need_little_memory(stack: Stack, length: int, sent: int) -> None:
     """300 clients without a token that send almost the whole body. Sizes in KiB."""
     [target] = [target for target in stack.targets() if target.name == "resourceserver"]
     request = http("POST", target.url, "Content-Type: application/json", body=" " * length * 1024)
@@ -71,16 +69,12 @@ async def test_strangers_with_large_bodies_need_little_memory(
         for _ in range(100):
             await asyncio.sleep(0.1)
             most = max(most, resident_bytes(pid))
-    print(
-        f"\n{parser} parser, 300 strangers with {sent} of {length} KiB: {(most - before) / 2**20:.0f} MiB more memory"
-    )
+    print(f"\n300 strangers with {sent} of {length} KiB: {(most - before) / 2**20:.0f} MiB more memory")
     assert most - before < 100 * 2**20
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_log(
-    stack: Stack, parser: str, server: str
-) -> None:
+async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_log(stack: Stack, server: str) -> None:
     [target] = [target for target in stack.targets() if target.name == server]
     servers, tally = stack.servers, Tally()
     pid = servers.pid(server)
@@ -92,9 +86,7 @@ async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_
     logged, used = len(servers.log(server)) - logged, cpu_seconds(pid) - used
     async with calling(callers(target, tally)):
         await tally.wait_for_answers(100)
-    print(
-        f"\n{server}, {parser} parser, no file descriptors for {ATTACK:.0f} s: {logged} bytes logged, {used:.1f} s CPU"
-    )
+    print(f"\n{server}, no file descriptors for {ATTACK:.0f} s: {logged} bytes logged, {used:.1f} s CPU")
     print(f"then: {tally.line()}")
     assert logged < 20_000
     assert used < ATTACK / 2
@@ -102,7 +94,7 @@ async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_
 
 
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
-async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, parser: str, server: str) -> None:
+async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, server: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     servers = LocalStack(tmp_path / "stack")
@@ -117,7 +109,7 @@ async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, pa
         with held_open(target.url, 300, b"", retry=1):
             async with calling(callers(target, tally)):
                 await asyncio.sleep(ATTACK)
-        print(f"\n{server}, {parser} parser, 300 clients for 2 x 100 connections: {tally.line()}")
+        print(f"\n{server}, 300 clients for 2 x 100 connections: {tally.line()}")
         assert not tally.failures
         assert max(tally.seconds) < 1
         assert "Too many open files" not in servers.log(server)

@@ -2,16 +2,11 @@
 
 import base64
 import json
-import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from local_stack import LocalStack
-
-FAST_PARSER = os.environ.get("FAST_PARSER", "")
-"""Folder with gunicorn's parser in C, gunicorn_h1c."""
-
 
 _GRANT = "grant_type=client_credentials"
 

@@ -77,9 +77,9 @@ class FakeTransport(asyncio.Transport):
 class FakeWorker:
     """What a connection needs of gunicorn's worker and of ours."""
 
-    def __init__(self, app: App, clock: FakeClock, parser: str = "python", limit: int = 10) -> None:
+    def __init__(self, app: App, clock: FakeClock, limit: int = 10) -> None:
         self.cfg = Config()
-        for name, value in {"http_parser": parser, "keepalive": 75, "limit_request_line": 4094}.items():
+        for name, value in {"http_parser": "fast", "keepalive": 75, "limit_request_line": 4094}.items():
             self.cfg.set(name, value)
         self.log = Logger(self.cfg)
         self.log.error_log.setLevel(logging.CRITICAL)

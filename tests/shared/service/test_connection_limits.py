@@ -1,4 +1,4 @@
-"""How long a connection waits for its client, and how many there are: with both parsers of gunicorn."""
+"""How long a connection waits for its client, and how many there are."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Connections of the worker: requests, refusals and the orderly close, with both parsers of gunicorn."""
+"""Connections of the worker: requests, refusals and the orderly close."""
 
 import asyncio
 import inspect

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from gatehouse.shared.service.event_loop import run_to_end
 
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
     yield loop
     loop.close()
 

@@ -73,8 +73,6 @@ class Connection(ASGIProtocol):
         """Serve the connection."""
         self._connections.open.add(self)
         super().connection_made(transport)
-        # asyncio reserves as much memory for each read of a socket, 256 KiB by default.
-        self.transport.max_size = READ_AHEAD
         self._wait(Wait.REQUEST)
 
     def data_received(self, data: bytes) -> None:

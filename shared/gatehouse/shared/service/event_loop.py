@@ -11,9 +11,10 @@ log = logging.getLogger(__name__)
 def run_to_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]", stopping: Callable[[], bool]) -> None:
     """Run a loop until a task is done.
 
-    asyncio raises SystemExit and KeyboardInterrupt of any task or callback out of the loop, for example `sys.exit` in a
+    A loop raises SystemExit and KeyboardInterrupt of any task or callback to its caller, for example `sys.exit` in a
     task that a tool started. They would end the worker with all its requests. Nothing is lost by running the loop
-    again: the task that raised is done, and anything that awaits it receives the exception.
+    again: the task that raised is done, and anything that awaits it receives the exception. uvloop raises only after
+    the callbacks that were ready, so the task to wait for may have ended meanwhile.
 
     Args:
         loop: the loop.
@@ -28,8 +29,9 @@ def run_to_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]", stopp
         try:
             loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
-            if task.done() or stopping():
+            if stopping() or (task.done() and not task.cancelled() and task.exception() is error):
                 raise
             log.exception("a task of the application raised %s, and the worker goes on", type(error).__name__)
-        else:
+        if task.done():
+            task.result()
             return
