@@ -4,7 +4,6 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -43,10 +42,29 @@ def names(server: AuthServer) -> list[str]:
         return list(session.scalars(select(LeaseRow.name).order_by(LeaseRow.name)))
 
 
-def during_a_commit(server: AuthServer, group: Group, *items: str) -> list["Future[int]"]:
+def submit(group: Group, *items: str) -> list["asyncio.Future[int]"]:
+    """Submit items on the event loop."""
+
+    async def submit_all() -> list["asyncio.Future[int]"]:
+        return [group.submit(item) for item in items]
+
+    return run(submit_all())
+
+
+def during_a_commit(server: AuthServer, group: Group, *items: str) -> list["asyncio.Future[int]"]:
     """Submit items while a first one is committed, so that they form the next group."""
     with paused_at_a_statement(server, lambda: group.write_and_wait("first")):
-        return [group.submit(item) for item in items]
+        return submit(group, *items)
+
+
+def outcome(result: "asyncio.Future[int]") -> int | BaseException:
+    """Return the result of an item, or what it failed with."""
+
+    async def wait() -> int | BaseException:
+        [found] = await asyncio.gather(result, return_exceptions=True)
+        return found
+
+    return run(wait())
 
 
 def test_the_first_item_is_written_alone_and_at_once(authserver: AuthServer, group: Group) -> None:
@@ -57,7 +75,7 @@ def test_the_first_item_is_written_alone_and_at_once(authserver: AuthServer, gro
 def test_items_that_arrive_during_a_commit_share_the_next_one(authserver: AuthServer, group: Group) -> None:
     commits: list[Any] = []
     event.listen(authserver.services.database.engine, "commit", commits.append)
-    assert [result.result(5) for result in during_a_commit(authserver, group, "a", "b", "c")] == [3, 3, 3]
+    assert [outcome(result) for result in during_a_commit(authserver, group, "a", "b", "c")] == [3, 3, 3]
     assert len(commits) == 2
     assert names(authserver) == ["a", "b", "c", "first"]
 
@@ -65,14 +83,14 @@ def test_items_that_arrive_during_a_commit_share_the_next_one(authserver: AuthSe
 @pytest.mark.only_on("sqlite")
 def test_a_group_is_limited(authserver: AuthServer, group: Group) -> None:
     results = during_a_commit(authserver, group, *map(str, range(MAX_GROUP + 1)))
-    assert [result.result(5) for result in results] == [*[MAX_GROUP] * MAX_GROUP, 1]
+    assert [outcome(result) for result in results] == [*[MAX_GROUP] * MAX_GROUP, 1]
 
 
 def test_an_item_that_cannot_be_written_fails_alone(authserver: AuthServer, group: Group) -> None:
     group.write_and_wait("twice")
     before, twice, after = during_a_commit(authserver, group, "before", "twice", "z")
-    assert (before.result(5), after.result(5)) == (1, 1)
-    assert isinstance(twice.exception(5), IntegrityError)
+    assert (outcome(before), outcome(after)) == (1, 1)
+    assert isinstance(outcome(twice), IntegrityError)
     assert names(authserver) == ["before", "first", "twice", "z"]
 
 
@@ -104,8 +122,8 @@ def test_an_item_is_not_awaited_past_the_deadline(authserver: AuthServer, group:
 def test_an_item_past_its_deadline_is_not_written(authserver: AuthServer, group: Group) -> None:
     """As after an outage that lasted longer than the request could wait."""
     with deadline.renewed(0):
-        result = group.submit("late")
-    assert isinstance(result.exception(5), DeadlineExceeded)
+        [result] = submit(group, "late")
+    assert isinstance(outcome(result), DeadlineExceeded)
     assert names(authserver) == []
 
 
@@ -123,11 +141,11 @@ def test_after_a_failed_group_no_item_is_tried_past_its_deadline(authserver: Aut
 
     group = Group(authserver.services.database, write, name="test", monotonic=seconds)
     with paused_at_a_statement(authserver, lambda: group.write_and_wait("first")):
-        in_time = group.submit("in time")
+        [in_time] = submit(group, "in time")
         with deadline.renewed(1):
-            expiring = group.submit("expiring")
-    assert in_time.result(5) == 1
-    assert isinstance(expiring.exception(5), DeadlineExceeded)
+            [expiring] = submit(group, "expiring")
+    assert outcome(in_time) == 1
+    assert isinstance(outcome(expiring), DeadlineExceeded)
     group.close()
     assert tried == [["first"], ["in time", "expiring"], ["in time"]]
 
@@ -149,7 +167,7 @@ def test_a_cancelled_request_writes_nothing(authserver: AuthServer, group: Group
 def test_closing_writes_what_waits_and_then_refuses(authserver: AuthServer, group: Group) -> None:
     waiting = during_a_commit(authserver, group, "a", "b")
     group.close()
-    assert [result.result(0) for result in waiting] == [2, 2]
+    assert [outcome(result) for result in waiting] == [2, 2]
     with pytest.raises(DeadlineExceeded):
         group.write_and_wait("too late")
     assert names(authserver) == ["a", "b", "first"]
@@ -159,7 +177,7 @@ def test_a_group_that_is_not_used_starts_no_thread(authserver: AuthServer, group
     before = set(threading.enumerate())
     group.close()
     with pytest.raises(DeadlineExceeded):
-        group.submit("too late")
+        submit(group, "too late")
     assert set(threading.enumerate()) == before
 
 
@@ -184,12 +202,22 @@ def test_a_locked_item_is_tried_again_beside_the_others(authserver: AuthServer) 
         return [Later.LOCKED if item == "locked" and locked.is_set() else 1 for item in items]
 
     group = Group(authserver.services.database, write, name="test")
-    waiting = group.submit("locked")
+    [waiting] = submit(group, "locked")
     assert group.write_and_wait("other") == 1
     assert not waiting.done()
     locked.clear()
-    assert waiting.result(5) == 1
+    assert outcome(waiting) == 1
     locked.set()
-    refused = group.submit("locked")
+    [refused] = submit(group, "locked")
     group.close()
-    assert isinstance(refused.exception(5), DeadlineExceeded)
+    assert isinstance(outcome(refused), DeadlineExceeded)
+
+
+def test_a_result_for_a_closed_event_loop_is_discarded(authserver: AuthServer, group: Group) -> None:
+    async def submit_only() -> None:
+        group.submit("of a closed loop")
+
+    with paused_at_a_statement(authserver, lambda: group.write_and_wait("first")):
+        asyncio.run(submit_only())
+    group.write_and_wait("next")
+    assert names(authserver) == ["first", "next", "of a closed loop"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, text
+from sqlalchemy import Connection, delete
 
 from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, decoy_key
@@ -38,9 +38,9 @@ MAX_JTI = 256
 _PURPOSE = "token_endpoint"
 """What a `jti` is spent for; part of the primary key in the database."""
 
-_INSERT_UNUSED = text(
+_INSERT_UNUSED = (
     "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) "
-    "VALUES (:purpose, :client_id, :jti_digest, :expires_at) ON CONFLICT DO NOTHING"
+    "VALUES ({0}, {0}, {0}, {0}) ON CONFLICT DO NOTHING"
 )
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
@@ -172,18 +172,14 @@ class _SomeUsed(Exception):
 
 def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertion]) -> Sequence[bool]:
     """Insert assertions. Return, for each, whether it was unused; if one of several was not, raise _SomeUsed."""
+    # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one has ended.
     rows = [
-        {
-            "purpose": _PURPOSE,
-            "client_id": accepted.client_id,
-            "jti_digest": accepted.jti_digest,
-            # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one ends.
-            "expires_at": math.ceil(accepted.expires_at) + 2 * LEEWAY,
-        }
+        (_PURPOSE, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
         # The order of all processes: an INSERT waits for another transaction that inserts the same key.
         for accepted in sorted(assertions)
     ]
-    inserted = connection.execute(_INSERT_UNUSED, rows).rowcount
+    placeholder = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    inserted = connection.exec_driver_sql(_INSERT_UNUSED.format(placeholder), rows).rowcount
     if inserted < len(rows) > 1:
         raise _SomeUsed
     return [inserted == len(rows)] * len(rows)

@@ -8,9 +8,11 @@ is committed form the next group, so no row waits for others to arrive.
 import asyncio
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
@@ -50,16 +52,21 @@ It may raise for a group what it would return for each item alone: items of a fa
 class _Pending(Generic[ItemT, ResultT]):
     item: ItemT
     deadline: float
-    result: "Future[ResultT]" = field(default_factory=Future)
+    result: "Future[ResultT] | asyncio.Future[ResultT]"
 
-    def begin(self, now: float) -> bool:
-        """Tell whether a request still waits for the item, which can then no longer be cancelled."""
-        if not (self.result.running() or self.result.set_running_or_notify_cancel()):
-            return False
-        if self.deadline <= now:
-            self.result.set_exception(DeadlineExceeded())
-            return False
-        return True
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that waits for the result; None if a thread does."""
+        return self.result.get_loop() if isinstance(self.result, asyncio.Future) else None
+
+    def settle(self, outcome: ResultT | Exception) -> None:
+        """Give the request its result, on its event loop, unless it has ended."""
+        if self.result.done():
+            return
+        if isinstance(outcome, Exception):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
 
 
 class GroupCommit(Generic[ItemT, ResultT]):
@@ -84,29 +91,20 @@ class GroupCommit(Generic[ItemT, ResultT]):
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, item: ItemT) -> "Future[ResultT]":
+    def submit(self, item: ItemT) -> "asyncio.Future[ResultT]":
         """Queue an item. The future completes when its transaction has committed, or fails with what was raised.
 
-        A future that is cancelled before its group begins writes nothing.
+        A future that is cancelled before its group begins writes nothing. Call this on an event loop.
 
         Raises:
             DeadlineExceeded: the process is stopping.
         """
-        pending: _Pending[ItemT, ResultT] = _Pending(item, self._monotonic() + remaining())
-        with self._changed:
-            if self._closing:
-                raise DeadlineExceeded
-            self._waiting.append(pending)
-            self._arrived = True
-            # Started on first use, because a thread does not survive the fork of a worker.
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            self._changed.notify()
-        return pending.result
+        result: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._append(item, result)
+        return result
 
-    def write_and_wait(self, item: ItemT) -> ResultT:
-        """Write an item, and return its result when it is on disk. Not for use on an event loop.
+    async def write_async(self, item: ItemT) -> ResultT:
+        """Write an item, and return its result when it is on disk, without blocking the event loop.
 
         Raises:
             DeadlineExceeded: it was not written, or it is unknown whether it was.
@@ -114,19 +112,17 @@ class GroupCommit(Generic[ItemT, ResultT]):
         """
         result = self.submit(item)
         try:
-            return result.result(remaining())
+            async with asyncio.timeout(remaining()):
+                return await result
         except TimeoutError:
-            result.cancel()
             raise DeadlineExceeded from None
 
-    async def write_async(self, item: ItemT) -> ResultT:
-        """Write an item, and return its result when it is on disk, without blocking the event loop.
-
-        Raises:
-            DeadlineExceeded, SQLAlchemyError: as for `write_and_wait`.
-        """
+    def write_and_wait(self, item: ItemT) -> ResultT:
+        """Write an item as `write_async`, in a thread."""
+        result: Future[ResultT] = Future()
+        self._append(item, result)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.submit(item)), remaining())
+            return result.result(remaining())
         except TimeoutError:
             raise DeadlineExceeded from None
 
@@ -138,10 +134,22 @@ class GroupCommit(Generic[ItemT, ResultT]):
         if self._thread is not None:
             self._thread.join(_CLOSE_TIMEOUT)
 
+    def _append(self, item: ItemT, result: "Future[ResultT] | asyncio.Future[ResultT]") -> None:
+        with self._changed:
+            if self._closing:
+                raise DeadlineExceeded
+            self._waiting.append(_Pending(item, self._monotonic() + remaining(), result))
+            self._arrived = True
+            # Started on first use, because a thread does not survive the fork of a worker.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
     def _run(self) -> None:
         while group := self._next_group():
-            if begun := [pending for pending in group if pending.begin(self._monotonic())]:
-                self._commit(begun)
+            if group := self._still_wanted(group):
+                self._commit(group)
 
     def _next_group(self) -> Sequence[_Pending[ItemT, ResultT]]:
         """Wait for items, and return those to write now; none at the end."""
@@ -153,36 +161,53 @@ class GroupCommit(Generic[ItemT, ResultT]):
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             return group
 
+    def _still_wanted(self, group: Sequence[_Pending[ItemT, ResultT]]) -> Sequence[_Pending[ItemT, ResultT]]:
+        """Return the items whose requests still wait."""
+        now = self._monotonic()
+        _settle([(pending, DeadlineExceeded()) for pending in group if pending.deadline <= now])
+        return [pending for pending in group if now < pending.deadline and not pending.result.cancelled()]
+
     def _commit(self, group: Sequence[_Pending[ItemT, ResultT]]) -> None:
         """Write a group in one transaction, or its items one by one if that fails."""
         try:
             with self._database.engine.begin() as connection:
                 results = self._write(connection, [pending.item for pending in group])
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
-            self._isolate(group, error)
+            if len(group) == 1:
+                _settle([(group[0], error)])
+                return
+            for pending in group:
+                for wanted in self._still_wanted([pending]):
+                    self._commit([wanted])
             return
-        locked = []
-        for pending, result in zip(group, results, strict=True):
-            if isinstance(result, Later):
-                locked.append(pending)
-            else:
-                pending.result.set_result(result)
+        outcomes = list(zip(group, results, strict=True))
+        _settle([(pending, result) for pending, result in outcomes if not isinstance(result, Later)])
+        locked = [pending for pending, result in outcomes if isinstance(result, Later)]
         self._try_again(locked)
         self._all_locked = len(locked) == len(group)
-
-    def _isolate(self, group: Sequence[_Pending[ItemT, ResultT]], error: Exception) -> None:
-        """Fail the item of a group that could not be written, or write its items one by one."""
-        if len(group) == 1:
-            group[0].result.set_exception(error)
-            return
-        for pending in group:
-            if pending.begin(self._monotonic()):
-                self._commit([pending])
 
     def _try_again(self, locked: Sequence[_Pending[ItemT, ResultT]]) -> None:
         with self._changed:
             if not self._closing:
                 self._waiting.extend(locked)
                 return
-        for pending in locked:
-            pending.result.set_exception(DeadlineExceeded())
+        _settle([(pending, DeadlineExceeded()) for pending in locked])
+
+
+def _settle(outcomes: Sequence[tuple[_Pending[ItemT, ResultT], ResultT | Exception]]) -> None:
+    """Give requests their results: to those of an event loop in one call, because each call wakes the loop."""
+    by_loop = defaultdict(list)
+    for pending, outcome in outcomes:
+        by_loop[pending.loop].append((pending, outcome))
+    for loop, settled in by_loop.items():
+        if loop is None:
+            _deliver(settled)
+        else:
+            # A closed loop has no more requests.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_deliver, settled)
+
+
+def _deliver(outcomes: Sequence[tuple[_Pending[ItemT, ResultT], ResultT | Exception]]) -> None:
+    for pending, outcome in outcomes:
+        pending.settle(outcome)

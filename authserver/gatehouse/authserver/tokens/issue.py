@@ -116,7 +116,7 @@ class StatusIndexAllocator:
         """Reserve the next block of a client, or wait for another request that does. Raises as `allocate`."""
         if held.reserving is None:
             reservation = Reservation(client.client_id, held.next_size(), int(now))
-            held.reserving = asyncio.wrap_future(self._group.submit(reservation))
+            held.reserving = self._group.submit(reservation)
             held.reserving.add_done_callback(held.end_reservation)
         reserving = held.reserving
         # If this request ends, the others that wait go on.
