@@ -84,7 +84,7 @@ def main() -> None:
     print(f"CPU {SERVER_CPU} serves, CPU {LOAD_CPU} sends with {generator()}; {schedule}", flush=True)
     missing: list[str] = []
     rows = [measure(row, schedule, missing) for row in ROWS if row.name in options.chosen]
-    result = {"measured": _circumstances(schedule, missing), "rows": rows}
+    result = {"measured": {**_circumstances(schedule, missing), "others": _others(rows)}, "rows": rows}
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -97,6 +97,11 @@ def main() -> None:
         print(f"not installed: {absent}")
     failed = [row["name"] for row in rows if "failed" in row or "MISSED" in _verdicts(row)]
     sys.exit(f"missed or not measured: {', '.join(failed)}" if failed else 0)
+
+
+def _others(rows: list[dict[str, Any]]) -> float:
+    """Return the largest share of the servers' CPU that other processes used, of the medians of all servers."""
+    return max((one["median"]["others"] for row in rows for one in row["servers"].values()), default=0.0)
 
 
 def _verdicts(row: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ def _bars(rows: Rows, file: Path) -> None:
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)
     for row, [one] in zip(rows, axes, strict=True):
         _panel(row, one)
+    figure.supxlabel("CPU per request, microseconds", fontsize=9)
     figure.savefig(file, dpi=120)
 
 
@@ -48,6 +49,5 @@ def _panel(row: Mapping[str, Any], axes: Axes) -> None:
     axes.bar_label(bars, [f" {value:.0f}" for value in values], padding=8)
     axes.invert_yaxis()
     axes.set_title(row["title"].replace("`", ""), loc="left", fontsize=10)
-    axes.set_xlabel("CPU per request, microseconds", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)

@@ -49,7 +49,8 @@ def circumstances(measured: Mapping[str, Any]) -> str:
     versions = "".join(f"\n- {name}: {version}" for name, version in measured["peers"].items())
     return (
         f"Measured at {measured['at']} on {measured['machine']}, with {measured['load']}: the median of "
-        f"{measured['rounds']} rounds of {measured['seconds']} s, after {measured['warm_up']} s of load.\n{versions}"
+        f"{measured['rounds']} rounds of {measured['seconds']} s, after {measured['warm_up']} s of load. "
+        f"Other processes used at most {measured['others']:.0%} of the servers' CPU.\n{versions}"
     )
 
 

@@ -42,6 +42,8 @@ class Bench:
     def installation(self, *servers: str, name: str = "ours") -> Stack:
         """Create an installation, and start these of its servers."""
         stack = Stack(self.folder / name.replace(" ", "-"), **self.settings)
+        # The catalogue file goes there. Without an SQLite file, nothing else creates the folder.
+        (stack.folder / "var").mkdir(parents=True, mode=0o700)
         stack.init()
         self.exits.callback(stack.stop)
         self.start(stack, *servers)

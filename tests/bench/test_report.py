@@ -17,7 +17,15 @@ OURS = Round(cpu_us=100, rps=9000, p50_ms=0.5, p99_ms=2, memory_mib=90, others=0
 def result() -> dict[str, Any]:
     row = Row("example", "An example", lambda bench: Outcome())
     outcome = Outcome({"ours": [OURS], "peer": [PEER]}, [Figure("ours / peer", 0.5, "x", Target(0.4, 0.6))])
-    measured = {"at": "2026-01-02", "machine": "a", "load": "wrk", "rounds": 1, "seconds": 3, "warm_up": 5}
+    measured = {
+        "at": "2026-01-02",
+        "machine": "a",
+        "load": "wrk",
+        "rounds": 1,
+        "seconds": 3,
+        "warm_up": 5,
+        "others": 0.01,
+    }
     return {"measured": {**measured, "peers": {"peer": "1.0"}}, "rows": [row_as_json(row, outcome)]}
 
 
