@@ -32,7 +32,7 @@ from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
 from gatehouse.shared.service.request_log import RequestLog
-from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new_request_id
+from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new_request_id, raw_headers
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -224,9 +224,7 @@ def _refusal(error: OAuthError | BadRequest) -> OAuthError:
 
 
 async def _send(send: Send, request: Request, response: Response, cors: Sequence[Header]) -> None:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-    headers += common_headers(request.request_id)
-    headers += cors
+    headers = [*raw_headers(response.headers), *common_headers(request.request_id), *cors]
     if response.status not in {204, 304}:
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -25,7 +25,6 @@ from gatehouse.resourceserver.http import (
     Scope,
     Send,
     json_response,
-    raw_headers,
 )
 from gatehouse.resourceserver.metadata import metadata_paths
 from gatehouse.resourceserver.settings import Settings
@@ -41,6 +40,7 @@ from gatehouse.shared.service.responses import (
     UNKNOWN_PATH,
     common_headers,
     new_request_id,
+    raw_headers,
 )
 
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]

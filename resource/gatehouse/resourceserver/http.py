@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gatehouse.shared.service.cors import Header
+from gatehouse.shared.service.responses import raw_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -112,8 +113,3 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
     """Return a response with a JSON body."""
     body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return Response(status, body, [(b"content-type", JSON.encode()), *raw_headers(headers or {})])
-
-
-def raw_headers(headers: Mapping[str, str]) -> list[Header]:
-    """Return headers as ASGI has them."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,6 +1,7 @@
 """Headers, texts and request ids that the responses of both servers share."""
 
 import secrets
+from collections.abc import Mapping
 from typing import Final, Literal
 
 SECURITY_HEADERS: Final = {
@@ -19,11 +20,17 @@ RETRY_AFTER: Final = {"Retry-After": "2"}
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 """Finds a refused request in the log and the audit log."""
 
-_RAW_SECURITY_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-_RAW_REQUEST_ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode()
-
 UNKNOWN_PATH: Final = "(other)"
 """Stands in logs for a path that the server does not have, which may contain credentials."""
+
+
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_RAW_SECURITY_HEADERS: Final = raw_headers(SECURITY_HEADERS)
+_RAW_REQUEST_ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode()
 
 
 def common_headers(request_id: str) -> list[tuple[bytes, bytes]]:
