@@ -19,10 +19,8 @@ ResultT = TypeVar("ResultT")
 CHECKED_AFTER = 0.3
 """Seconds after the load at which the CPU time is read, so that audit rows that are still queued count."""
 
-
 _MOST_PER_SECOND = 5000
 """More than any server here answers with one CPU, if each request must be a new one."""
-
 
 _WARM = 5000
 """Responses after which a just-in-time compiler has compiled what a request runs, also on a busy machine."""
@@ -68,9 +66,10 @@ def run_contest(
     results: dict[str, list[Round]] = {one.name: [] for one in contestants}
     for number in range(1, schedule.rounds + 1):
         for one in reversed(contestants):
-            enough = int(rates[one.name] * schedule.seconds * 1.5) + 1000
+            enough = int(2 * rates[one.name] * schedule.seconds) + 1000
             result = _round(one, files[one.name], schedule.seconds, enough)
             results[one.name].append(result)
+            rates[one.name] = max(rates[one.name], result.rps)
             progress(
                 f"round {number} of {schedule.rounds}: {one.name}: {result.cpu_us:.0f} us, {result.rps:.0f}/s, "
                 f"p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms, {result.memory_mib:.0f} MiB"
@@ -123,13 +122,13 @@ def _warm_up(one: Contestant, file: Path, seconds: int) -> float:
     """
     if not seconds:
         return _MOST_PER_SECOND
-    answered, duration, expected = 0, 0, _MOST_PER_SECOND * seconds
-    while answered < _WARM or duration < seconds:
-        load = one.prepare(file, expected)
-        answered += _named(one, partial(send, load, seconds)).right
-        duration += seconds
-        expected = 3 * answered + 1000
-    return answered / duration
+    answered, enough = 0, _MOST_PER_SECOND * seconds
+    while True:
+        load = one.prepare(file, enough)
+        right = _named(one, partial(send, load, seconds)).right
+        answered, enough = answered + right, 3 * right + 1000
+        if answered >= _WARM:
+            return right / seconds
 
 
 def _round(one: Contestant, file: Path, seconds: int, enough: int) -> Round:

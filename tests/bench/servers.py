@@ -18,7 +18,6 @@ from local_stack import BIN, READY_TIMEOUT, LocalStack, Process
 SERVER_CPU, LOAD_CPU = 0, 1
 """The CPUs of the servers, and of the benchmark itself with its load."""
 
-
 SCOPE = "env:read env:write"
 """The scopes that clients are granted."""
 
