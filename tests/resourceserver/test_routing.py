@@ -1,8 +1,9 @@
-"""A call is answered alike whether it is made directly or through the SDK."""
+"""A call is answered alike whether it is made directly or through the SDK, and leaves its event however it ends."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -18,6 +19,9 @@ from support.resourceserver import ResourceServer, running_resource_server
 from gatehouse.resourceserver.app import build_app
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ProviderCall, Scope, ToolFailed, ToolGroup
 from gatehouse.resourceserver.catalogue import provider as declare_provider
+from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.shared.service.audit import find_events
 
 pytestmark = pytest.mark.anyio
 
@@ -47,8 +51,7 @@ class Tools:
     """The tools, and what a test waits for in them."""
 
     def __init__(self) -> None:
-        self.begun = anyio.Event()
-        self.ends = anyio.Event()
+        self.begun = asyncio.Event()
 
     def catalogue(self) -> Catalogue:
         @declare_provider(transactional=True)
@@ -79,15 +82,27 @@ class Tools:
 
         @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
         async def wait() -> Echo:
-            """Wait until the test lets the call end."""
+            """Wait forever."""
             self.begun.set()
-            await self.ends.wait()
+            await anyio.sleep_forever()
             return Echo(value="waited")
 
         @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
         async def located(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> Echo:
             """Have an argument that a header repeats."""
             return Echo(value=region)
+
+        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
+        def read(ledger: Ledger) -> Echo:
+            """Read in a transaction."""
+            return Echo(value="read")
+
+        @group.tool(scopes=ANY_VALID_TOKEN)
+        def write(ledger: Ledger, fails: bool) -> Echo:
+            """Write in a transaction."""
+            if fails:
+                raise ToolFailed("It did not work.")
+            return Echo(value="written")
 
         @group.tool(scopes=["a:b"])
         async def elsewhere() -> Echo:
@@ -225,6 +240,10 @@ GOOD: dict[str, Change] = {
     "a public failure": _call("refuse"),
     "an unexpected failure": _call("crash"),
     "a result that cannot be sent": _call("break_off"),
+    "a read": _call("read"),
+    "a write": _call("write", fails=False),
+    "a write with an idempotency key of another type": _call("write", fails=False, idempotency_key=7),
+    "a write that fails": _call("write", fails=True),
     "a tool that writes elsewhere": _call("elsewhere"),
     "an argument with a header, without it": _call("located", region="eu"),
     "no Accept": _header("Accept", None),
@@ -318,3 +337,46 @@ async def test_a_regular_call_does_not_reach_the_sdk(server: ResourceServer, ver
             response = await http.post(server.settings.resource, json=body, headers=headers)
             assert response.status_code == 200
             assert "result" in response.json()
+
+
+# The end of a call
+
+
+@pytest.mark.parametrize("version", ["2025-11-25", MODERN])
+async def test_a_call_in_flight_at_shutdown_leaves_its_event(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, tools: Tools, version: str
+) -> None:
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, tools.catalogue()) as server:
+        body, headers = request_of(version, "wait")
+        call = asyncio.create_task(server.post(body, server.issuer.token("a:b"), headers))
+        await tools.begun.wait()
+        settings = server.settings
+    await asyncio.wait([call])
+    assert call.cancelled()
+    with closing(Database(settings.database)) as database, database.read() as session:
+        (event,) = find_events(session.connection(), audit_event, action="tool.call")
+    assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
+
+
+@pytest.mark.parametrize("tool", ["whoami", "list_environments", "create_environment"])
+async def test_a_call_cancelled_at_any_await_leaves_at_most_one_event(
+    resourceserver: ResourceServer, tool: str
+) -> None:
+    """gunicorn cancels the task of a request 3 s after its connection was closed, whatever it awaits."""
+    token = resourceserver.issuer.token(workspace_id=resourceserver.create_workspace())
+    for turns in range(40):
+        arguments = {"name": f"cut-off-{turns}"} if tool == "create_environment" else {}
+        call = asyncio.create_task(resourceserver.call(tool, token, **arguments))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+    # The refusal is on disk after everything that was recorded before.
+    await resourceserver.call("no_such_tool", token)
+    *events, _ = resourceserver.audit(action="tool.call")
+    assert len({event["request_id"] for event in events}) == len(events)
+    assert {event["outcome"] for event in events} <= {"allowed", "failed"}
+    if tool == "create_environment":
+        listed = await resourceserver.result("list_environments", token)
+        created = [event for event in events if event["outcome"] == "allowed"]
+        assert len(listed["environments"]) == len(created)
