@@ -47,6 +47,53 @@ class Ledger:
     """What a transactional provider makes."""
 
 
+@declare_provider(transactional=True)
+def open_ledger(_: ProviderCall) -> Ledger:
+    return Ledger()
+
+
+async def echo(value: JsonValue = None, count: int | None = None) -> Echo:
+    """Return what was sent."""
+    return Echo(value=value, count=count)
+
+
+async def refuse() -> Echo:
+    """Fail with a public text."""
+    raise ToolFailed("Not today: Ünïcode \u2028 & <b>.")
+
+
+async def crash() -> Echo:
+    """Fail unexpectedly."""
+    raise RuntimeError("secret")
+
+
+async def break_off() -> Echo:
+    """Return what cannot be sent."""
+    return Echo(value=float("nan"))
+
+
+async def located(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> Echo:
+    """Have an argument that a header repeats."""
+    return Echo(value=region)
+
+
+def read(ledger: Ledger) -> Echo:
+    """Read in a transaction."""
+    return Echo(value="read")
+
+
+def write(ledger: Ledger, fails: bool) -> Echo:
+    """Write in a transaction."""
+    if fails:
+        raise ToolFailed("It did not work.")
+    return Echo(value="written")
+
+
+async def elsewhere() -> Echo:
+    """Write outside of a transaction."""
+    return Echo(value="done")
+
+
 class Tools:
     """The tools, and what a test waits for in them."""
 
@@ -54,61 +101,17 @@ class Tools:
         self.begun = asyncio.Event()
 
     def catalogue(self) -> Catalogue:
-        @declare_provider(transactional=True)
-        def open_ledger(_: ProviderCall) -> Ledger:
-            return Ledger()
-
-        group = ToolGroup()
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        async def echo(value: JsonValue = None, count: int | None = None) -> Echo:
-            """Return what was sent."""
-            return Echo(value=value, count=count)
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        async def refuse() -> Echo:
-            """Fail with a public text."""
-            raise ToolFailed("Not today: Ünïcode \u2028 & <b>.")
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        async def crash() -> Echo:
-            """Fail unexpectedly."""
-            raise RuntimeError("secret")
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        async def break_off() -> Echo:
-            """Return what cannot be sent."""
-            return Echo(value=float("nan"))
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
         async def wait() -> Echo:
             """Wait forever."""
             self.begun.set()
             await anyio.sleep_forever()
             return Echo(value="waited")
 
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        async def located(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> Echo:
-            """Have an argument that a header repeats."""
-            return Echo(value=region)
-
-        @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
-        def read(ledger: Ledger) -> Echo:
-            """Read in a transaction."""
-            return Echo(value="read")
-
-        @group.tool(scopes=ANY_VALID_TOKEN)
-        def write(ledger: Ledger, fails: bool) -> Echo:
-            """Write in a transaction."""
-            if fails:
-                raise ToolFailed("It did not work.")
-            return Echo(value="written")
-
-        @group.tool(scopes=["a:b"])
-        async def elsewhere() -> Echo:
-            """Write outside of a transaction."""
-            return Echo(value="done")
-
+        group = ToolGroup()
+        for tool in (echo, refuse, crash, break_off, located, read, wait):
+            group.tool(scopes=ANY_VALID_TOKEN, read_only=True)(tool)
+        group.tool(scopes=ANY_VALID_TOKEN)(write)
+        group.tool(scopes=["a:b"])(elsewhere)
         return Catalogue("test", [Scope("a:b", "Nothing")], [group], providers={Ledger: open_ledger})
 
 
