@@ -4,6 +4,7 @@ import os
 import re
 import sqlite3
 import stat
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Engine, inspect, text
+from sqlalchemy import URL, Engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from gatehouse.shared.service import deadline
@@ -112,6 +113,29 @@ def test_a_transaction_that_cannot_start_in_time_fails_at_once(engine: Engine) -
         other.execute("COMMIT")
         with deadline.renewed(0), engine.begin() as connection:
             connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+
+
+@only_on_sqlite
+def test_writers_of_one_process_take_turns(engine: Engine) -> None:
+    """A second one asks SQLite for its lock, which knows no queue, only after the first has ended."""
+    begun: list[str] = []
+    connected = threading.Event()
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO parent (id) VALUES (1)")
+
+    with engine.begin():
+        event.listen(engine, "before_cursor_execute", lambda *arguments: begun.append(arguments[2]))
+        event.listen(engine, "checkout", lambda *_: connected.set())
+        second = threading.Thread(target=write)
+        second.start()
+        connected.wait()
+        with deadline.renewed(0), pytest.raises(OperationalError, match="locked"), engine.begin():
+            pytest.fail("another transaction writes")
+        assert begun == []
+    second.join()
+    assert "BEGIN IMMEDIATE" in begun
 
 
 def test_a_dangling_reference_is_refused(engine: Engine) -> None:

@@ -6,6 +6,7 @@ that starts to write midway fails at once with "database is locked", whatever th
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,11 +192,37 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
 
 
 class _SqliteConnection(sqlite3.Connection):
-    """Ends its transaction when it is closed.
+    """Writes in turn with the other connections of its engine, and ends its transaction when it is closed.
+
+    SQLite waits for its write lock by trying again after ever longer pauses. A thread could wait for seconds while
+    another one writes again and again, so the threads of a process wait for each other first.
 
     SQLite keeps a closed connection, with its locks, until the last unfinished SELECT is garbage. A task that is
     cancelled within a statement leaves one.
     """
+
+    _turn: "threading.Lock | None" = None
+
+    def wait_for_turn(self, turn: threading.Lock, seconds: float) -> None:
+        """Wait until no other connection writes. The turn ends with the transaction. Raises OperationalError."""
+        if not turn.acquire(timeout=seconds):
+            raise OperationalError("BEGIN", None, sqlite3.OperationalError("database is locked"))
+        self._turn = turn
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
+
+    def commit(self) -> None:
+        super().commit()
+        self._end_turn()
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._end_turn()
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -205,6 +232,7 @@ class _SqliteConnection(sqlite3.Connection):
 
 def _listen_on_sqlite(engine: Engine, *, references: bool, lock_timeout: int) -> None:
     path = Path(str(engine.url.database))
+    turn = threading.Lock()
 
     @event.listens_for(engine, "do_connect")
     def refuse_missing(*_: Any) -> None:
@@ -228,10 +256,14 @@ def _listen_on_sqlite(engine: Engine, *, references: bool, lock_timeout: int) ->
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("gatehouse_read_only", False)
+        if not read_only:
+            # If the transaction cannot begin, the turn ends with the rollback of the connection's return to the pool.
+            driver_connection: Any = connection.connection.dbapi_connection
+            driver_connection.wait_for_turn(turn, remaining(lock_timeout / 1000))
         if connection.info.get("busy_timeout") != (wait := _busy_timeout(lock_timeout)):
             connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
             connection.info["busy_timeout"] = wait
-        read_only = connection.get_execution_options().get("gatehouse_read_only", False)
         if not read_only and connection.info["file"] != _identity(path):
             # What is written to a file that was moved, deleted or replaced is lost, and SQLite does not notice.
             raise OperationalError("BEGIN", None, sqlite3.OperationalError("the database file was moved or replaced"))
