@@ -16,7 +16,7 @@ from support.logs import logging_put_back
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from gatehouse.authserver.clients.registration import set_disabled
-from gatehouse.authserver.clients.registry import find_client
+from gatehouse.authserver.clients.registry import find_clients
 from gatehouse.authserver.credentials import secrets
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS
 from gatehouse.authserver.errors import refuse
@@ -225,7 +225,7 @@ def test_a_timeout_inside_a_thread_is_not_taken_for_the_deadline() -> None:
 
 
 WORK = {
-    find_client.__code__: "load",
+    find_clients.__code__: "load",
     secrets.digest.__code__: "digest",
     jws.verify.__code__: "signature",
     refuse.__code__: "refusal",

@@ -292,13 +292,13 @@ def test_a_resource_name_is_short_and_visible(authserver: AuthServer, name: str)
 def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     cache = authserver.services.authenticator.clients
-    before = cache.get(client.client_id)
+    before = cache.get_and_wait(client.client_id)
     assert before == client
     change(authserver, clients.set_disabled, client.client_id, disabled=True)
     authserver.add_grant(client, "org:read")
-    assert cache.get(client.client_id) == before
+    assert cache.get_and_wait(client.client_id) == before
     clock.advance(1)
-    after = cache.get(client.client_id)
+    after = cache.get_and_wait(client.client_id)
     assert after is not None
     assert after.disabled
     assert after.grants == {RESOURCE: {"env:read", "org:read"}}

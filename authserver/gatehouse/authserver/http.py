@@ -90,14 +90,8 @@ class Request:
             DeadlineExceeded: the function was not called, or its result is unknown.
         """
         call = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
-        try:
-            async with asyncio.timeout(remaining()) as limit:
-                # A call that waits for a thread is cancelled with this one.
-                return await asyncio.get_running_loop().run_in_executor(self.pool, call)
-        except TimeoutError:
-            if limit.expired():
-                raise DeadlineExceeded from None
-            raise
+        # A call that waits for a thread is cancelled at the deadline.
+        return await before_deadline(asyncio.get_running_loop().run_in_executor(self.pool, call))
 
     async def load(self, function: Callable[..., T], *args: object) -> T:
         """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.
@@ -109,6 +103,17 @@ class Request:
             return function(*args, wait=False)
         except MustWait:
             return await self.in_thread(function, *args)
+
+
+async def before_deadline(awaitable: Awaitable[T]) -> T:
+    """Wait for a result until the deadline of the request. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(remaining()) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise DeadlineExceeded from None
+        raise
 
 
 class RequestBody:

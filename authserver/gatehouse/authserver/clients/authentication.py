@@ -20,6 +20,7 @@ from gatehouse.authserver.clients.assertions import (
     read_assertion,
     verify_signature,
 )
+from gatehouse.authserver.clients.cache import ClientCache
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
@@ -28,7 +29,6 @@ from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_requ
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.audit import CLAIMED
-from gatehouse.shared.service.cache import LoadingCache
 from gatehouse.shared.service.remediation import client_command
 
 MAX_CREDENTIAL = 512
@@ -77,7 +77,7 @@ class _Accepted:
 class ClientAuthenticator:
     """Authenticates the client of a token or revocation request."""
 
-    clients: LoadingCache[str, Client | None]
+    clients: ClientCache
     assertions: AssertionVerifier
     replay: ReplayStore
     last_use: LastUse
@@ -94,7 +94,7 @@ class ClientAuthenticator:
             OAuthError: `invalid_client`, with the failed check as private reason.
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
-        client = await request.load(self.clients.get, credentials.client_id)
+        client = await self.clients.get_async(credentials.client_id, request.pool)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
             first, *others = self.assertions.candidates(credentials, client.keys if client else (), now)
@@ -112,7 +112,7 @@ class ClientAuthenticator:
         self, request: Request, credentials: Credentials, keys: KeyRing, now: float
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
-        client = self.clients.get(credentials.client_id)
+        client = self.clients.get_and_wait(credentials.client_id)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
             candidates = self.assertions.candidates(credentials, client.keys if client else (), now)

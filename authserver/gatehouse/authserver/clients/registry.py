@@ -76,20 +76,27 @@ class Client:
         return replace(self, secrets=active(self.secrets, now), keys=keys)
 
 
-def find_client(database: Database, client_id: str) -> Client | None:
-    """Read one client in a transaction of its own. Raises SQLAlchemyError."""
+def find_clients(database: Database, client_ids: Sequence[str]) -> dict[str, Client | None]:
+    """Read clients in a transaction of their own; None for each that is unknown. Raises SQLAlchemyError."""
     with database.connect() as connection:
-        return load_client(connection, client_id)
+        known = {client.client_id: client for client in load_clients(connection, client_ids)}
+    return {client_id: known.get(client_id) for client_id in client_ids}
 
 
 def load_client(connection: Connection, client_id: str) -> Client | None:
-    """Read one client. The queries are the same for an unknown client: their time must not reveal that."""
-    return next(iter(_load(connection, _ONE_CLIENT, {"client_id": client_id})), None)
+    """Read one client; None if it is unknown."""
+    return next(iter(load_clients(connection, [client_id])), None)
 
 
-def load_clients(connection: Connection) -> list[Client]:
-    """Read every client, by name, with as many queries as for one."""
-    return _load(connection, _ALL_CLIENTS)
+def load_clients(connection: Connection, client_ids: Sequence[str] | None = None) -> list[Client]:
+    """Read some clients, or all, by name.
+
+    There are two queries for any number of clients. They are the same for an unknown client, so that the time does not
+    reveal that it is unknown.
+    """
+    if client_ids is None:
+        return _load(connection, _ALL_CLIENTS)
+    return _load(connection, _SOME_CLIENTS, {"client_ids": client_ids})
 
 
 def existing_client(session: Session, client_id: str) -> Client:
@@ -167,11 +174,11 @@ def _lifetime_columns(row: type[CredentialRow], prefix: str) -> list[Label[Any]]
 
 
 # Building a query takes longer than executing it.
-_ONE_CLIENT = _queries(lambda client_id: client_id == bindparam("client_id"))
+_SOME_CLIENTS = _queries(lambda client_id: client_id.in_(bindparam("client_ids", expanding=True)))
 _ALL_CLIENTS = _queries(lambda _: true())
 
 
-def _load(connection: Connection, queries: _Queries, parameters: Mapping[str, str] | None = None) -> list[Client]:
+def _load(connection: Connection, queries: _Queries, parameters: Mapping[str, Any] | None = None) -> list[Client]:
     rows = connection.execute(queries.clients, parameters).all()
     grants: dict[str, dict[str, set[str]]] = defaultdict(dict)
     implies: dict[str, dict[str, frozenset[str]]] = defaultdict(dict)

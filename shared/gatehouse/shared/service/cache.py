@@ -69,6 +69,11 @@ class LoadingCache(Generic[KeyT, ValueT]):
             self._loads[key] = load
         return load.result.result() if joined else self._run(key, load)
 
+    def put(self, key: KeyT, value: ValueT, started: float) -> None:
+        """Remember a value that was loaded in another way, by a load that began at `started` of the same clock."""
+        with self._lock:
+            self._keep(key, (started, value))
+
     def _run(self, key: KeyT, load: _Load[ValueT]) -> ValueT:
         try:
             value = self._load(key)
@@ -84,7 +89,11 @@ class LoadingCache(Generic[KeyT, ValueT]):
         with self._lock:
             if self._loads.get(key) is load:
                 del self._loads[key]
-            known = self._values.get(key)
-            # A later load of the same key may have finished first.
-            if entry is not None and (known is None or known[0] <= entry[0]):
-                self._values[key] = entry
+            if entry is not None:
+                self._keep(key, entry)
+
+    def _keep(self, key: KeyT, entry: tuple[float, ValueT]) -> None:
+        known = self._values.get(key)
+        # A later load of the same key may have finished first.
+        if known is None or known[0] <= entry[0]:
+            self._values[key] = entry
