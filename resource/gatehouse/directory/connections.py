@@ -15,11 +15,11 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
     change_row,
-    fetch_page,
     locked,
 )
 from gatehouse.directory.environments import find_environment, require_room_in
@@ -83,6 +83,10 @@ class ConnectionPage(BaseModel):
     next_page_token: NextPageToken
 
 
+_OF_ENVIRONMENT: Final = Listing(ConnectionPage, ConnectionRow.environment_id, ConnectionRow.connection_id, "conn")
+_OF_ORGANIZATION: Final = Listing(ConnectionPage, ConnectionRow.organization_id, ConnectionRow.connection_id, "conn")
+
+
 def _find(directory: Directory, environment_id: str, connection_id: str) -> ConnectionRow:
     """Return a connection of an environment of the workspace, locked. Raises NotFound."""
     find_environment(directory, environment_id)
@@ -104,9 +108,7 @@ def list_environment_connections(
     If next_page_token is not null, call again with it as page_token.
     """
     find_environment(directory, environment_id)
-    query = select(ConnectionRow).where(ConnectionRow.environment_id == environment_id)
-    key = ConnectionRow.connection_id
-    return fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+    return _OF_ENVIRONMENT.read(directory, environment_id, page_token, page_size)
 
 
 @tools.tool(scopes=["org:read"], read_only=True)
@@ -121,9 +123,7 @@ def list_organization_connections(
     If next_page_token is not null, call again with it as page_token.
     """
     find_organization(directory, organization_id)
-    query = select(ConnectionRow).where(ConnectionRow.organization_id == organization_id)
-    key = ConnectionRow.connection_id
-    return fetch_page(directory, ConnectionPage, query, key, "conn", page_token, page_size)
+    return _OF_ORGANIZATION.read(directory, organization_id, page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)

@@ -5,10 +5,10 @@ A `page_token` is opaque to callers and contains the identifier after which the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -32,6 +32,9 @@ PageToken = Annotated[
 NextPageToken = Annotated[str | None, Field(description="Token of the next page; null at the end.")]
 PageSize = Annotated[int, Field(ge=1, le=100, description="Maximum number of entries in a page, up to 100.")]
 DEFAULT_PAGE_SIZE: Final = 50
+
+
+_WORKSPACE: Final = select(WorkspaceRow.workspace_id).where(WorkspaceRow.workspace_id == bindparam("workspace_id"))
 
 
 class Entity(BaseModel):
@@ -60,23 +63,24 @@ class Directory:
 
         Every row of the directory belongs to a workspace, so a query that finds one needs no check.
         """
-        query = select(WorkspaceRow.workspace_id).where(WorkspaceRow.workspace_id == self.workspace_id)
-        if self.session.scalar(locked(query) if lock else query) is None:
+        query = locked(_WORKSPACE) if lock else _WORKSPACE
+        if self.session.scalar(query, {"workspace_id": self.workspace_id}) is None:
             raise NoWorkspace(self.claims)
 
-    def find(self, query: Select[RowT], entity: str, list_tool: str) -> RowT:
+    def find(self, query: Select[RowT], entity: str, list_tool: str, **parameters: str) -> RowT:
         """Return the row of a query.
 
         Args:
             query: restricted to the workspace.
             entity: what it selects, for the error message.
             list_tool: the tool that lists these entities.
+            parameters: the parameters of the query.
 
         Raises:
             NotFound: there is no row.
             NoWorkspace: the workspace does not exist.
         """
-        row = self.session.scalar(query)
+        row = self.session.scalar(query, parameters)
         if row is None:
             self.require_workspace()
             raise NotFound(entity, list_tool)
@@ -109,44 +113,66 @@ def locked(query: SelectT) -> SelectT:
     return query.with_for_update(key_share=True, of=query.column_descriptions[0]["entity"])
 
 
-def fetch_page(
-    directory: Directory,
-    model: type[PageT],
-    query: Select[Any],
-    key: InstrumentedAttribute[str],
-    prefix: str,
-    page_token: str | None,
-    page_size: int,
-) -> PageT:
-    """Return one page of a list.
+class Listing(Generic[PageT]):
+    """A list of entities, which callers read in pages, the oldest first.
 
-    Args:
-        directory: the caller's workspace.
-        model: the page: a list of entities, which are read from the rows' attributes, and `next_page_token`.
-        query: the whole list, restricted to the workspace.
-        key: the column of the rows' identifiers. The list is sorted by it, so the oldest rows come first.
-        prefix: the prefix of these identifiers.
-        page_token: `next_page_token` of the previous page; None for the first.
-        page_size: the maximum number of entries.
-
-    Raises:
-        DirectoryError: the page token is invalid.
-        NoWorkspace: the workspace does not exist.
+    Its statements are built once: to build one costs half as much as to run it. They select columns, not rows of a
+    session, because nothing changes what was listed.
     """
-    bounded = query.order_by(key).limit(page_size + 1)
-    if page_token is not None:
-        try:
-            bounded = bounded.where(key > _read_page_token(page_token, prefix))
-        except DirectoryError:
+
+    def __init__(
+        self,
+        page: type[PageT],
+        owner: InstrumentedAttribute[Any],
+        key: InstrumentedAttribute[str],
+        prefix: str,
+        query: Select[Any] | None = None,
+    ) -> None:
+        """Build the statements.
+
+        Args:
+            page: a list of entities, which are read from the columns of the query, and `next_page_token`.
+            owner: the column with the identifier of what the entities belong to.
+            key: the column of the rows' identifiers, by which the list is sorted.
+            prefix: the prefix of these identifiers.
+            query: selects the columns. By default, all columns of the table that the key is in.
+        """
+        if query is None:
+            query = select(*key.class_.__table__.c)
+        self._page = page
+        self._entries = next(name for name in page.model_fields if name != "next_page_token")
+        self._key = key.key
+        self._prefix = prefix
+        self._first = query.where(owner == bindparam("owner")).order_by(key).limit(bindparam("rows"))
+        self._next = self._first.where(key > bindparam("after"))
+
+    def read(self, directory: Directory, owner: str, page_token: str | None, page_size: int) -> PageT:
+        """Return one page.
+
+        Args:
+            directory: the caller's workspace.
+            owner: the identifier of what the entities belong to, which must be in the workspace.
+            page_token: `next_page_token` of the previous page; None for the first.
+            page_size: the maximum number of entries.
+
+        Raises:
+            DirectoryError: the page token is invalid.
+            NoWorkspace: the workspace does not exist.
+        """
+        query, parameters = self._first, {"owner": owner, "rows": page_size + 1}
+        if page_token is not None:
+            try:
+                after = _read_page_token(page_token, self._prefix)
+            except DirectoryError:
+                directory.require_workspace()
+                raise
+            query, parameters = self._next, {**parameters, "after": after}
+        rows = directory.session.execute(query, parameters).all()
+        if not rows:
             directory.require_workspace()
-            raise
-    rows = (directory.session.scalars(bounded)).all()
-    if not rows:
-        directory.require_workspace()
-    page = rows[:page_size]
-    entries = next(name for name in model.model_fields if name != "next_page_token")
-    last = base64url.encode(getattr(page[-1], key.key).encode()) if len(rows) > page_size else None
-    return model.model_validate({entries: page, "next_page_token": last})
+        page = rows[:page_size]
+        last = base64url.encode(getattr(page[-1], self._key).encode()) if len(rows) > page_size else None
+        return self._page.model_validate({self._entries: page, "next_page_token": last})
 
 
 def _read_page_token(page_token: str, prefix: str) -> str:

@@ -1,6 +1,6 @@
 """Roles of an environment."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
@@ -9,10 +9,10 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
 )
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.identifiers import EnvironmentId
@@ -48,6 +48,11 @@ class EnvironmentRolePage(BaseModel):
     next_page_token: NextPageToken
 
 
+_OF_ENVIRONMENT: Final = Listing(
+    EnvironmentRolePage, EnvironmentRoleRow.environment_id, EnvironmentRoleRow.role_id, "role"
+)
+
+
 def find_role(directory: Directory, environment_id: str, name: str) -> EnvironmentRoleRow:
     """Return a role, by its name, of an environment of the workspace. Raises NotFound."""
     query = select(EnvironmentRoleRow).where(
@@ -69,9 +74,7 @@ def list_environment_roles(
     page_token.
     """
     find_environment(directory, environment_id)
-    query = select(EnvironmentRoleRow).where(EnvironmentRoleRow.environment_id == environment_id)
-    key = EnvironmentRoleRow.role_id
-    return fetch_page(directory, EnvironmentRolePage, query, key, "role", page_token, page_size)
+    return _OF_ENVIRONMENT.read(directory, environment_id, page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)

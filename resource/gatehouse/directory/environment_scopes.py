@@ -1,6 +1,7 @@
 """Scopes of an environment."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from pydantic import BaseModel
 from sqlalchemy import select
@@ -9,10 +10,10 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
 )
 from gatehouse.directory.environments import find_environment, require_room_in
 from gatehouse.directory.errors import NotFound
@@ -41,6 +42,11 @@ class EnvironmentScopePage(BaseModel):
     next_page_token: NextPageToken
 
 
+_OF_ENVIRONMENT: Final = Listing(
+    EnvironmentScopePage, EnvironmentScopeRow.environment_id, EnvironmentScopeRow.scope_id, "scp"
+)
+
+
 def require_scopes(directory: Directory, environment_id: str, names: Iterable[str]) -> list[str]:
     """Return the names sorted and without duplicates. Raises NotFound if one is not a scope of the environment.
 
@@ -67,9 +73,7 @@ def list_environment_scopes(
     register_mcp_server accepts their names. If next_page_token is not null, call again with it as page_token.
     """
     find_environment(directory, environment_id)
-    query = select(EnvironmentScopeRow).where(EnvironmentScopeRow.environment_id == environment_id)
-    key = EnvironmentScopeRow.scope_id
-    return fetch_page(directory, EnvironmentScopePage, query, key, "scp", page_token, page_size)
+    return _OF_ENVIRONMENT.read(directory, environment_id, page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)

@@ -1,9 +1,9 @@
 """Environments of a workspace."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from gatehouse.directory.directory import (
@@ -11,10 +11,10 @@ from gatehouse.directory.directory import (
     MAX_PER_ENVIRONMENT,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
     locked,
 )
 from gatehouse.directory.identifiers import EnvironmentId
@@ -50,12 +50,22 @@ class EnvironmentPage(BaseModel):
     next_page_token: NextPageToken
 
 
+_ENVIRONMENT: Final = select(EnvironmentRow).where(
+    EnvironmentRow.environment_id == bindparam("environment_id"),
+    EnvironmentRow.workspace_id == bindparam("workspace_id"),
+)
+_OF_WORKSPACE: Final = Listing(EnvironmentPage, EnvironmentRow.workspace_id, EnvironmentRow.environment_id, "env")
+
+
 def find_environment(directory: Directory, environment_id: str, *, lock: bool = False) -> EnvironmentRow:
     """Return an environment of the workspace, locked if what belongs to it is to change. Raises NotFound."""
-    query = select(EnvironmentRow).where(
-        EnvironmentRow.environment_id == environment_id, EnvironmentRow.workspace_id == directory.workspace_id
+    return directory.find(
+        locked(_ENVIRONMENT) if lock else _ENVIRONMENT,
+        "environment",
+        "list_environments",
+        environment_id=environment_id,
+        workspace_id=directory.workspace_id,
     )
-    return directory.find(locked(query) if lock else query, "environment", "list_environments")
 
 
 def require_room_in(directory: Directory, environment_id: str, owner: InstrumentedAttribute[str], things: str) -> None:
@@ -75,9 +85,7 @@ def list_environments(
 
     Other tools accept the environment_id from here. If next_page_token is not null, call again with it as page_token.
     """
-    query = select(EnvironmentRow).where(EnvironmentRow.workspace_id == directory.workspace_id)
-    key = EnvironmentRow.environment_id
-    return fetch_page(directory, EnvironmentPage, query, key, "env", page_token, page_size)
+    return _OF_WORKSPACE.read(directory, directory.workspace_id, page_token, page_size)
 
 
 @tools.tool(scopes=["env:read"], read_only=True)

@@ -1,6 +1,6 @@
 """MCP servers of an environment: a registry of protected resources. The server never calls them."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field
 from sqlalchemy import select
@@ -10,11 +10,11 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
     change_row,
-    fetch_page,
     locked,
 )
 from gatehouse.directory.environment_scopes import require_scopes
@@ -49,6 +49,9 @@ class McpServerPage(BaseModel):
 
     mcp_servers: list[McpServer]
     next_page_token: NextPageToken
+
+
+_OF_ENVIRONMENT: Final = Listing(McpServerPage, McpServerRow.environment_id, McpServerRow.mcp_server_id, "mcps")
 
 
 class ProtectedResourceMetadata(BaseModel):
@@ -89,9 +92,7 @@ def list_mcp_servers(
     If next_page_token is not null, call again with it as page_token.
     """
     find_environment(directory, environment_id)
-    query = select(McpServerRow).where(McpServerRow.environment_id == environment_id)
-    key = McpServerRow.mcp_server_id
-    return fetch_page(directory, McpServerPage, query, key, "mcps", page_token, page_size)
+    return _OF_ENVIRONMENT.read(directory, environment_id, page_token, page_size)
 
 
 @tools.tool(scopes=["env:write"], read_only=False)

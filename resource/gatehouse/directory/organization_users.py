@@ -1,5 +1,7 @@
 """Users of an organization."""
 
+from typing import Final
+
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
@@ -7,15 +9,15 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
 )
 from gatehouse.directory.environment_roles import RoleName, find_role
 from gatehouse.directory.errors import Conflict
 from gatehouse.directory.identifiers import OrganizationId
-from gatehouse.directory.models import OrganizationUserRow
+from gatehouse.directory.models import EnvironmentRoleRow, OrganizationUserRow
 from gatehouse.directory.organization_settings import find_settings
 from gatehouse.directory.organizations import find_organization
 from gatehouse.directory.text import CreatedAt, DisplayName, EmailAddress
@@ -42,6 +44,17 @@ class OrganizationUserPage(BaseModel):
     next_page_token: NextPageToken
 
 
+_OF_ORGANIZATION: Final = Listing(
+    OrganizationUserPage,
+    OrganizationUserRow.organization_id,
+    OrganizationUserRow.user_id,
+    "usr",
+    select(*OrganizationUserRow.__table__.c, EnvironmentRoleRow.name.label("role")).outerjoin(
+        EnvironmentRoleRow, EnvironmentRoleRow.role_id == OrganizationUserRow.role_id
+    ),
+)
+
+
 @tools.tool(scopes=["org:read"], read_only=True)
 def list_organization_users(
     directory: Directory,
@@ -54,9 +67,7 @@ def list_organization_users(
     If next_page_token is not null, call again with it as page_token.
     """
     find_organization(directory, organization_id)
-    query = select(OrganizationUserRow).where(OrganizationUserRow.organization_id == organization_id)
-    key = OrganizationUserRow.user_id
-    return fetch_page(directory, OrganizationUserPage, query, key, "usr", page_token, page_size)
+    return _OF_ORGANIZATION.read(directory, organization_id, page_token, page_size)
 
 
 @tools.tool(scopes=["org:write"], read_only=False)

@@ -3,16 +3,16 @@
 from typing import Annotated, Final
 
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
     locked,
 )
 from gatehouse.directory.environments import find_environment
@@ -51,17 +51,28 @@ class OrganizationPage(BaseModel):
     next_page_token: NextPageToken
 
 
+_ORGANIZATION: Final = (
+    select(OrganizationRow)
+    .join(EnvironmentRow, EnvironmentRow.environment_id == OrganizationRow.environment_id)
+    .where(
+        OrganizationRow.organization_id == bindparam("organization_id"),
+        EnvironmentRow.workspace_id == bindparam("workspace_id"),
+    )
+)
+_OF_ENVIRONMENT: Final = Listing(
+    OrganizationPage, OrganizationRow.environment_id, OrganizationRow.organization_id, "org"
+)
+
+
 def find_organization(directory: Directory, organization_id: str, *, lock: bool = False) -> OrganizationRow:
     """Return an organization of the workspace, locked if what belongs to it is to change. Raises NotFound."""
-    query = (
-        select(OrganizationRow)
-        .join(EnvironmentRow, EnvironmentRow.environment_id == OrganizationRow.environment_id)
-        .where(
-            OrganizationRow.organization_id == organization_id,
-            EnvironmentRow.workspace_id == directory.workspace_id,
-        )
+    return directory.find(
+        locked(_ORGANIZATION) if lock else _ORGANIZATION,
+        "organization",
+        "list_organizations",
+        organization_id=organization_id,
+        workspace_id=directory.workspace_id,
     )
-    return directory.find(locked(query) if lock else query, "organization", "list_organizations")
 
 
 def new_organization(directory: Directory, environment_id: str, name: str, external_id: str | None) -> OrganizationRow:
@@ -87,9 +98,7 @@ def list_organizations(
     If next_page_token is not null, call again with it as page_token.
     """
     find_environment(directory, environment_id)
-    query = select(OrganizationRow).where(OrganizationRow.environment_id == environment_id)
-    key = OrganizationRow.organization_id
-    return fetch_page(directory, OrganizationPage, query, key, "org", page_token, page_size)
+    return _OF_ENVIRONMENT.read(directory, environment_id, page_token, page_size)
 
 
 @tools.tool(scopes=["org:write"], read_only=False)

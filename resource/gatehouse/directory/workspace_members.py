@@ -9,10 +9,10 @@ from gatehouse.directory.directory import (
     DEFAULT_PAGE_SIZE,
     Directory,
     Entity,
+    Listing,
     NextPageToken,
     PageSize,
     PageToken,
-    fetch_page,
     locked,
 )
 from gatehouse.directory.identifiers import MemberId
@@ -45,6 +45,9 @@ class WorkspaceMemberPage(BaseModel):
     next_page_token: NextPageToken
 
 
+_OF_WORKSPACE: Final = Listing(WorkspaceMemberPage, WorkspaceMemberRow.workspace_id, WorkspaceMemberRow.user_id, "usr")
+
+
 @tools.tool(scopes=["wks:read"], read_only=True)
 def list_workspace_members(
     directory: Directory, page_token: PageToken | None = None, page_size: PageSize = DEFAULT_PAGE_SIZE
@@ -53,9 +56,7 @@ def list_workspace_members(
 
     If next_page_token is not null, call again with it as page_token.
     """
-    query = select(WorkspaceMemberRow).where(WorkspaceMemberRow.workspace_id == directory.workspace_id)
-    key = WorkspaceMemberRow.user_id
-    return fetch_page(directory, WorkspaceMemberPage, query, key, "usr", page_token, page_size)
+    return _OF_WORKSPACE.read(directory, directory.workspace_id, page_token, page_size)
 
 
 @tools.tool(scopes=["wks:write"], read_only=False)
