@@ -15,7 +15,7 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.directory.directory import Directory, open_directory
-from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolGroup, Transactions
+from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolFailed, ToolGroup, Transactions
 from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
 from gatehouse.shared.service import deadline
 
@@ -70,6 +70,24 @@ async def test_a_write_that_cannot_start_in_time_changes_nothing(
     assert refused.startswith("Nothing was changed.")
     assert "in a few seconds" in refused
     assert await resourceserver.result("create_environment", token, name="one"), "the name is free"
+
+
+async def test_the_work_of_a_tool_in_a_thread_does_not_count(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is recorded after the work, when a deadline that counted it would have passed."""
+    monkeypatch.setattr(deadline, "monotonic", clock)
+
+    def work(directory: Directory) -> Nothing:
+        """Work for a minute."""
+        clock.advance(60)
+        raise ToolFailed(f"{deadline.remaining()}")
+
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, catalogue_of(work)) as server:
+        token = server.issuer.token("env:write", workspace_id=server.create_workspace())
+        failure = await server.failure("work", token)
+        assert server.audit()[-1]["outcome"] == "failed"
+    assert failure == "0.0"
 
 
 async def test_the_work_of_a_tool_does_not_count(

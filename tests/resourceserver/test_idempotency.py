@@ -28,7 +28,7 @@ from gatehouse.resourceserver.catalogue import (
     ToolGroup,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.db.database import RequestDatabase
+from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.resourceserver.dispatch.idempotency import (
     KEPT_FOR,
@@ -504,6 +504,34 @@ async def test_a_call_that_waits_too_long_is_asked_to_try_again(
     assert second["isError"]
     assert "in a few seconds" in second["content"][0]["text"]
     assert runs == ["work"]
+
+
+async def test_repeated_calls_wait_for_the_first_in_one_thread(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    inside, go_on, results = threading.Event(), threading.Event(), []
+
+    def work(directory: Directory) -> Worked:
+        """Wait."""
+        inside.set()
+        go_on.wait()
+        return Worked(text="done")
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+
+        async def call() -> None:
+            results.append(await server.result("work", token, idempotency_key=KEY))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2 * CONNECTIONS):
+                tasks.start_soon(call)
+            await anyio.to_thread.run_sync(inside.wait)
+            # Each of them would hold a connection.
+            for _ in range(CONNECTIONS):
+                await server.services.database.ping()
+            go_on.set()
+    assert results == [{"text": "done"}] * 2 * CONNECTIONS
 
 
 @pytest.mark.only_on("postgresql")
