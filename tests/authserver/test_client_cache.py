@@ -103,22 +103,25 @@ async def while_reading(clients: ClientCache, gate: Gate, ask: Callable[[], Awai
         assert await reading is None
 
 
+@pytest.mark.parametrize(
+    ("client_ids", "read"), [(["agent_a"], []), (["agent_b", "agent_a"], [["agent_b"]])], ids=["alone", "in a group"]
+)
 def test_a_client_that_was_read_while_it_waited_is_not_read_again(
-    clients: ClientCache, monkeypatch: pytest.MonkeyPatch
+    clients: ClientCache, monkeypatch: pytest.MonkeyPatch, client_ids: list[str], read: Groups
 ) -> None:
     groups: Groups = []
     replace_find(monkeypatch, groups, gate := Gate())
 
     async def ask() -> Any:
-        waiting = asyncio.ensure_future(get_all(clients, ["agent_b", "agent_a"]))
+        waiting = asyncio.ensure_future(get_all(clients, client_ids))
         await asyncio.sleep(0)
         return waiting
 
     async def both() -> None:
-        assert await (await while_reading(clients, gate, ask)) == [None, None]
+        assert await (await while_reading(clients, gate, ask)) == [None] * len(client_ids)
 
     run(both())
-    assert groups == [["agent_a"], ["agent_b"]]
+    assert groups == [["agent_a"], *read]
 
 
 def test_a_request_does_not_wait_beyond_its_deadline(clients: ClientCache, monkeypatch: pytest.MonkeyPatch) -> None:
