@@ -82,6 +82,37 @@ def test_two_processes_accept_an_assertion_once(authserver: AuthServer) -> None:
     }
 
 
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_an_assertion_that_could_not_be_spent_stays_unused(authserver: AuthServer, client: KeyClient) -> None:
+    client.accepted()
+    assertion = client.assertion()
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with authserver.services.database.engine.begin() as connection:
+        connection.exec_driver_sql(rename.format("spent_assertion", "elsewhere"))
+    response = client.post(assertion)
+    assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+    with authserver.services.database.engine.begin() as connection:
+        connection.exec_driver_sql(rename.format("elsewhere", "spent_assertion"))
+    assert client.post(assertion).status_code == 200
+
+
+def test_an_assertion_is_refused_while_the_server_stops(authserver: AuthServer, client: KeyClient) -> None:
+    client.accepted()
+    authserver.services.authenticator.replay.close()
+    response = client.post(client.assertion())
+    assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+
+
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_an_assertion_is_on_disk_before_its_answer(authserver: AuthServer, client: KeyClient) -> None:
+    client.accepted()
+    assert client.post(client.assertion()).status_code == 200
+    with authserver.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(SpentAssertionRow)) == 2
+
+
 @pytest.mark.threat("T-064")
 @pytest.mark.both_databases
 def test_a_jti_belongs_to_its_client(authserver: AuthServer, client: KeyClient) -> None:
