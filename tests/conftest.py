@@ -32,6 +32,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose the resource server without direct calls, if the test runs for calls through the SDK."""
+    if getattr(request, "param", "direct") == "sdk":
+        monkeypatch.setattr("gatehouse.resourceserver.app.direct_tools", lambda _: frozenset())
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -43,7 +50,9 @@ def clock() -> FakeClock:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with a database on SQLite, or on the databases that its marker names."""
+    """Run a test with a database on SQLite, or on the databases that its marker names; and of calls in both ways."""
+    if metafunc.definition.get_closest_marker("both_ways"):
+        metafunc.parametrize("_calls", ["direct", "sdk"], indirect=True)
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only_on")
         both = metafunc.definition.get_closest_marker("both_databases")

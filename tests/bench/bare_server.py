@@ -13,7 +13,7 @@ from gatehouse.resourceserver import policy
 from gatehouse.resourceserver.app import Services, build_app, create_services
 from gatehouse.resourceserver.asgi import Application
 from gatehouse.resourceserver.bearer.gate import AdmittedRequest
-from gatehouse.resourceserver.bearer.mcp_request import MAX_BODY, read_headers
+from gatehouse.resourceserver.bearer.mcp_request import MAX_BODY, read_headers, read_message
 from gatehouse.resourceserver.bearer.refusal import Received
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Tool
@@ -48,15 +48,12 @@ class BareServer:
         deadline.begin()
         headers = Headers(list(scope["headers"]))
         request = Request(scope, receive, send, scope["method"], scope["path"], headers, "req_bare")
-        received = Received(request.request_id, claims=self.claims)
         body = await request.read_body(MAX_BODY) or b""
-        received.read(body)
-        assert received.message is not None
+        message = read_message(body)
+        received = Received(request.request_id, message, self.claims, message.id)
         verified = VerifiedRequest(self.claims, request.request_id)
         read = read_headers(request.method, headers)
-        response = await self.services.router.answer(
-            AdmittedRequest(request, body, read, received.message, verified, received)
-        )
+        response = await self.services.router.answer(AdmittedRequest(request, body, read, message, verified, received))
         if response is not None:
             sent = [*response.headers, (b"content-length", str(len(response.body)).encode())]
             await send({"type": "http.response.start", "status": response.status, "headers": sent})

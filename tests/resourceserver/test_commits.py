@@ -19,7 +19,7 @@ from support.streaming import streamed, tool_request
 
 from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_ways]
 
 KEY = "key-00001"
 

@@ -28,7 +28,7 @@ from gatehouse.resourceserver.catalogue import (
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.dispatch.containment import Cancellation, contain, name_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_ways]
 
 VERSIONS = ["2025-11-25", "2026-07-28"]
 

@@ -16,9 +16,11 @@ from gatehouse.resourceserver.bearer.mcp_request import (
     MAX_BODY,
     MAX_UNPROVEN_BODY,
     InvalidHeaders,
+    InvalidMessage,
     McpHeaders,
     Message,
     read_headers,
+    read_message,
 )
 from gatehouse.resourceserver.bearer.refusal import Received, Refused, refuse, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
@@ -108,7 +110,7 @@ class Gate:
             # event names the tool.
             unproven = await request.read_body(MAX_UNPROVEN_BODY) if request.method == "POST" else None
             if unproven is not None:
-                received.read(unproven)
+                _read(unproven, received)
             deadline.begin()
             if isinstance(error, Refused):
                 raise
@@ -121,7 +123,7 @@ class Gate:
             deadline.begin()
         if body is None:
             raise Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
-        malformed = received.read(body)
+        malformed = _read(body, received)
         try:
             headers = read_headers(request.method, request.headers)
         except InvalidHeaders as error:
@@ -205,6 +207,17 @@ class Gate:
             data=denial.data,
             remediation=remediation,
         )
+
+
+def _read(body: bytes, received: Received) -> Refused | None:
+    """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
+    try:
+        received.message = read_message(body)
+        received.rpc_id = received.message.id
+    except InvalidMessage as error:
+        received.rpc_id = error.request_id
+        return Refused(400, error.code, str(error))
+    return None
 
 
 def _check_method(message: Message, headers: McpHeaders) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from gatehouse.resourceserver import json_rpc
-from gatehouse.resourceserver.bearer.mcp_request import InvalidMessage, Message, read_message
+from gatehouse.resourceserver.bearer.mcp_request import Message
 from gatehouse.resourceserver.http import Message as ASGIMessage
 from gatehouse.resourceserver.http import Response, Send, json_response
 from gatehouse.shared.protocol.claims import AccessClaims
@@ -51,16 +51,6 @@ class Received:
     claims: AccessClaims | None = None
     """The claims of the token, if the issuer signed it. The token may still be invalid here."""
     rpc_id: json_rpc.RequestId = None
-
-    def read(self, body: bytes) -> Refused | None:
-        """Parse the message. Return the error for a malformed one, which only callers with a valid token may see."""
-        try:
-            self.message = read_message(body)
-            self.rpc_id = self.message.id
-        except InvalidMessage as error:
-            self.rpc_id = error.request_id
-            return Refused(400, error.code, str(error))
-        return None
 
 
 def unavailable(reason: str, remediation: str | None = None) -> Refused:
