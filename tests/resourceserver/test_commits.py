@@ -134,9 +134,12 @@ async def test_a_lost_commit_without_a_key_is_to_be_read_first(
 
 
 @pytest.mark.both_databases
+@pytest.mark.parametrize("lost", [False, True])
 async def test_a_call_that_is_cancelled_during_its_commit_has_one_outcome(
-    resourceserver: ResourceServer, token: str, commits: Commits
+    resourceserver: ResourceServer, token: str, commits: Commits, backend: str, lost: bool
 ) -> None:
+    if lost:
+        commits.fail(LOST[backend](), accepted=True)
     reached, cancelled = threading.Event(), threading.Event()
 
     def wait() -> None:

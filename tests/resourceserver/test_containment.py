@@ -1,6 +1,7 @@
 """Whatever a tool raises fails its own call only, and leaves an audit event with the reason."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -492,6 +493,28 @@ async def test_a_call_that_is_closed_leaves_an_event(server: ResourceServer, run
     await server.call("no_such_tool", server.issuer.token("a:b"))
     event, _ = server.audit(action="tool.call")
     assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+async def test_a_call_that_is_closed_in_its_thread_has_its_true_outcome(
+    server: ResourceServer, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = concurrent.futures.wait
+
+    def finish_and_wait(work: Any) -> None:
+        running.finish_thread.set()
+        wait(work)
+
+    monkeypatch.setattr(concurrent.futures, "wait", finish_and_wait)
+    body, headers = tool_request("2026-07-28", "wait_writing", {"kind": "fine"})
+    coroutine = server.post(body, server.issuer.token("a:b"), headers)
+    task = asyncio.create_task(coroutine)
+    await anyio.to_thread.run_sync(running.thread_begun.wait)
+    coroutine.close()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception()
+    assert await outcomes(server) == [("allowed", None)]
 
 
 def test_a_coroutine_that_is_closed_ends_quietly() -> None:

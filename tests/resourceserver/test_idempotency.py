@@ -38,6 +38,7 @@ from gatehouse.resourceserver.dispatch.idempotency import (
     keyed_call,
 )
 from gatehouse.shared.protocol.claims import AccessClaims
+from gatehouse.shared.service.database import LOCK_TIMEOUT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -478,6 +479,54 @@ async def test_a_second_call_waits_and_runs_only_if_the_first_fails(
     assert len(runs) == (2 if fails else 1)
     assert {name: result["isError"] for name, result in results.items()} == {"first": fails, "second": False}
     assert results["second"]["structuredContent"] == last
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_call_waits_in_the_database_for_one_of_another_node(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, in_time: bool
+) -> None:
+    inside, go_on, runs = threading.Event(), threading.Event(), []
+    results: list[dict[str, Any]] = []
+
+    def work(directory: Directory) -> Worked:
+        """Wait."""
+        runs.append("work")
+        inside.set()
+        go_on.wait()
+        return Worked(text="done")
+
+    async with serving(tmp_path, resourceserver_template, clock, work) as server:
+        token = server.issuer.token(workspace_id=server.create_workspace())
+        lock_timeout = LOCK_TIMEOUT if in_time else 50
+
+        async def call(node: ResourceServer) -> None:
+            response = await node.call("work", token, idempotency_key=KEY)
+            results.append(response.json()["result"])
+
+        def waiting() -> bool:
+            with server.admin_database.read() as session:
+                return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+        async with (
+            served(server.settings, server.issuer, server.services.catalogue, lock_timeout) as other,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(call, server)
+            await anyio.to_thread.run_sync(inside.wait)
+            if in_time:
+                tasks.start_soon(call, other)
+                with anyio.fail_after(10):
+                    while not await anyio.to_thread.run_sync(waiting):
+                        pass
+            else:
+                await call(other)
+            go_on.set()
+    assert runs == ["work"]
+    if in_time:
+        assert results[0]["structuredContent"] == results[1]["structuredContent"] == {"text": "done"}
+    else:
+        assert "A call with this idempotency_key is in progress" in results[0]["content"][0]["text"]
 
 
 @pytest.mark.threat("T-036")
