@@ -54,7 +54,7 @@ async def test_an_agent_obtains_a_token_calls_is_refused_and_steps_up(prepared: 
         created = await agent.call_until_granted("create_environment", name="staging")
         assert (await agent.call("list_environments"))["environments"] == [created]
     stack.stop()
-    of_client = ("audit", "--client", credentials["client_id"])
+    of_client = ("audit", "--client", credentials["client_id"], "--limit", "1000")
     issued = {event["jti"] for event in stack.run_json("authserver", *of_client) if event["action"] == "token.issue"}
     called = stack.run_json("resourceserver", *of_client)
     assert {event["jti"] for event in called} == issued

@@ -8,10 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SEARCH = """
-import anyio
 from gatehouse.directory import documentation
 assert documentation.__file__.startswith({installed!r}), documentation.__file__
-for section in anyio.run(documentation.search_docs, "quickstart sealing key", 20).sections:
+for section in documentation.search_docs("quickstart sealing key", 20).sections:
     print(section.file)
 """
 INIT = "import {package}.cli as cli; print(cli.__file__, flush=True); cli.main(['init'])"

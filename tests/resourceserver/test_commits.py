@@ -17,7 +17,7 @@ from support.databases import Template
 from support.resourceserver import ResourceServer, settings_in
 from support.streaming import streamed, tool_request
 
-from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
+from gatehouse.resourceserver.db.request_database import CommitUnknown, RequestDatabase
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_ways]
 

@@ -16,7 +16,7 @@ from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, Scope, ToolFailed, ToolGroup, Transactions
-from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
+from gatehouse.resourceserver.db.request_database import CONNECTIONS, RequestDatabase
 from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.anyio

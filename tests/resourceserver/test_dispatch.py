@@ -23,8 +23,9 @@ from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 from gatehouse.resourceserver.catalogue import declaration as declarations
-from gatehouse.resourceserver.db.database import Database, RequestDatabase
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch

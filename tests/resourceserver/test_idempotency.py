@@ -28,8 +28,8 @@ from gatehouse.resourceserver.catalogue import (
     ToolGroup,
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
+from gatehouse.resourceserver.db.request_database import CONNECTIONS, RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import (
     KEPT_FOR,
     MAX_RESULT,

@@ -33,8 +33,9 @@ from gatehouse.resourceserver.app import guard
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
-from gatehouse.resourceserver.db.database import Database, RequestDatabase
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch

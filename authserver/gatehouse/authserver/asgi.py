@@ -31,8 +31,7 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.request_log import RequestLog
-from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new_request_id, raw_headers
+from gatehouse.shared.service.exchange import UNKNOWN_PATH, RequestLog, common_headers, new_request_id, raw_headers
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -145,7 +144,7 @@ class Application:
         if not request.path.startswith("/"):
             # A proxy may decide by a path that it reads differently (docs/divergences.md).
             raise invalid_request("Send the path and not a whole URL as the request target (RFC 9112 3.2.1).")
-        if self._cors.is_preflight(request.method, request.path, request.headers):
+        if request.method == "OPTIONS" and self._cors.is_preflight(request.path, request.headers):
             return self._preflight
         if route is None:
             raise invalid_request(f"No such endpoint or method. See {METADATA}.", status=404)

@@ -23,8 +23,9 @@ from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
-from gatehouse.resourceserver.db.database import Database, RequestDatabase
+from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools
 from gatehouse.resourceserver.dispatch.server import build_server

@@ -33,11 +33,12 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.request_log import RequestLog, add_to_log
-from gatehouse.shared.service.responses import (
+from gatehouse.shared.service.exchange import (
     RETRY_AFTER,
     UNAVAILABLE,
     UNKNOWN_PATH,
+    RequestLog,
+    add_to_log,
     common_headers,
     new_request_id,
     raw_headers,
@@ -158,9 +159,7 @@ class Application:
         """Return the endpoint of a request. Raises HttpError."""
         if request.path not in HEALTH_PATHS:
             self._check_host_and_origin(request.headers)
-        if request.method == "OPTIONS" and self._cors.is_preflight(
-            request.method, request.path, request.headers.joined()
-        ):
+        if request.method == "OPTIONS" and self._cors.is_preflight(request.path, request.headers.joined()):
             return self._answer_preflight
         route = self._routes.get(request.path)
         if route is None:
@@ -227,8 +226,10 @@ class Application:
 
     def _common_headers(self, request: Request) -> Sequence[Header]:
         """Return the headers that every response to a request has."""
-        origin = b",".join(request.headers.lines(b"origin")).decode("latin-1")
-        return [*common_headers(request.request_id), *self._cors.response_headers(request.path, origin)]
+        cors: Sequence[Header] = self._cors.without_origin.get(request.path, ())
+        if origins := request.headers.lines(b"origin"):
+            cors = self._cors.response_headers(request.path, b",".join(origins).decode("latin-1"))
+        return [*common_headers(request.request_id), *cors]
 
     def _known_path(self, request: Request) -> str:
         """Return the path of a request as it may be logged."""

@@ -6,7 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
-from gatehouse.resourceserver.db.database import RequestDatabase
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter

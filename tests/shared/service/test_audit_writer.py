@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from support import databases
 from support.clock import FakeClock
 from support.databases import engine_with_tables
@@ -387,7 +388,10 @@ def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditW
 
 
 def test_an_outage_while_isolating_a_bad_event_loses_only_that_event(writer: AuditWriter, engine: Engine) -> None:
-    hide_table(engine)
+    @event.listens_for(engine, "checkin", once=True)
+    def begin_outage(failed: DBAPIConnection, _: object) -> None:
+        failed.cursor().execute("ALTER TABLE audit_event RENAME TO elsewhere")
+
     writer.record(unstorable())
     writer.record(allowed("kept"))
     refused = writer.commit(allowed("never.answered"))

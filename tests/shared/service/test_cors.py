@@ -83,21 +83,18 @@ def test_other_paths_get_no_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "missing", "is_preflight"),
+    ("path", "missing", "is_preflight"),
     [
-        ("OPTIONS", "/mcp", "", True),
-        ("OPTIONS", "/other", "", False),
-        ("POST", "/mcp", "", False),
-        ("OPTIONS", "/mcp", "origin", False),
-        ("OPTIONS", "/mcp", "access-control-request-method", False),
+        ("/mcp", "", True),
+        ("/other", "", False),
+        ("/mcp", "origin", False),
+        ("/mcp", "access-control-request-method", False),
     ],
 )
-def test_only_the_options_request_of_a_browser_is_a_preflight(
-    method: str, path: str, missing: str, is_preflight: bool
-) -> None:
+def test_only_the_options_request_of_a_browser_is_a_preflight(path: str, missing: str, is_preflight: bool) -> None:
     headers = {"origin": PAGE, "access-control-request-method": "POST"}
     headers.pop(missing, None)
-    assert POLICY.is_preflight(method, path, headers) is is_preflight
+    assert POLICY.is_preflight(path, headers) is is_preflight
 
 
 def test_a_preflight_allows_the_headers_of_clients_and_tools_only() -> None:

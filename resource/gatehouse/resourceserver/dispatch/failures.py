@@ -9,11 +9,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.resourceserver.catalogue import Tool, ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
-from gatehouse.resourceserver.db.database import CommitUnknown
+from gatehouse.resourceserver.db.request_database import CommitUnknown
 from gatehouse.resourceserver.dispatch.containment import name_of
 from gatehouse.resourceserver.dispatch.payload import UnservableAnswer
 from gatehouse.shared.service.audit_writer import AuditUnavailable
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.exchange import UNAVAILABLE
 
 NOTHING_CHANGED: Final = "Nothing was changed."
 

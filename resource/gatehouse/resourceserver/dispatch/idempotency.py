@@ -26,9 +26,8 @@ from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.catalogue import Tool, ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
-from gatehouse.resourceserver.db.database import RequestDatabase
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.resourceserver.db.threads import acquire
+from gatehouse.resourceserver.db.request_database import RequestDatabase, acquire
 from gatehouse.resourceserver.dispatch.payload import kept_answer
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock

@@ -6,28 +6,57 @@ function, and on the event loop if it is an async function.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from mcp.server.context import ServerRequestContext
 from mcp_types import CallToolResult
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
+from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
-from gatehouse.resourceserver.db.database import RequestDatabase
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch import idempotency
-from gatehouse.resourceserver.dispatch.call import Call
 from gatehouse.resourceserver.dispatch.failures import InvalidArguments
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.payload import declared_answer, explain, forwarded_answer, read_arguments
+from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.transactions import CallTransactions
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
+
+ACTION: Final = AuditAction.TOOL_CALL
+"""The audit action of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An allowed call."""
+
+    tool: Tool
+    request: VerifiedRequest
+    sent: Mapping[str, Any]
+    """The arguments before they are validated."""
+    context: Context | None
+    """The SDK's context of the request. None only for a tool that does not need it."""
+    progress: CallProgress | None
+    """None for a tool that is not streaming."""
+
+    def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
+        """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
+        progress = {"done": self.progress.done, "of": self.progress.total} if self.progress is not None else {}
+        return self.request.event(ACTION, self.tool.name, outcome, reason, {**progress, **(objects or {})})
+
+    def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
+        """Return the event that commits with one transaction of a streaming tool."""
+        return self.request.event(ACTION, self.tool.name, "allowed", None, detail)
+
 
 Ended = tuple[CallToolResult, AuditEvent | None]
 """The answer of a call, and its event if that is not recorded yet."""

@@ -21,21 +21,20 @@ from gatehouse.resourceserver import json_rpc, policy
 from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Tool
-from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
+from gatehouse.resourceserver.db.request_database import CommitUnknown, RequestDatabase
 from gatehouse.resourceserver.denial import Denial, deny
-from gatehouse.resourceserver.dispatch.call import ACTION, Call
 from gatehouse.resourceserver.dispatch.containment import Cancellation
 from gatehouse.resourceserver.dispatch.failures import NOTHING_CHANGED, failure_of, unavailable
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.payload import error_answer
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
-from gatehouse.resourceserver.dispatch.runner import ToolRunner
+from gatehouse.resourceserver.dispatch.runner import ACTION, Call, ToolRunner
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.exchange import UNAVAILABLE
 
 _CLOSED = "the connection was closed before the end"
 """The reason in the audit log of a call that was cancelled."""

@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.catalogue import Provider, ProviderCall, ToolFailed, Transactions
 from gatehouse.resourceserver.catalogue.providers import ParamsT, ResultT, ValueT
-from gatehouse.resourceserver.db.database import CommitUnknown, RequestDatabase
+from gatehouse.resourceserver.db.request_database import CommitUnknown, RequestDatabase
 from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.exchange import UNAVAILABLE
 
 LISTED: Final = 100
 """Maximum number of identifiers in one audit event. A transaction that changes more has several events."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport, parse_resource_identifier
-from gatehouse.shared.service.responses import REQUEST_ID_HEADER
+from gatehouse.shared.service.exchange import REQUEST_ID_HEADER
 
 REQUEST_HEADERS: Final = (
     *("Accept", "Authorization", "Content-Type", "Last-Event-ID"),
@@ -106,14 +106,13 @@ class CorsPolicy:
             return []
         return self._headers.get((origin or "").lower(), [_VARY])
 
-    def is_preflight(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
-        """Tell whether a browser asks what a page may send (Fetch, "CORS-preflight request").
+    def is_preflight(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Tell whether an OPTIONS request of a browser asks what a page may send (Fetch, "CORS-preflight request").
 
         Such a request has no credentials, and must be answered before authentication. The names of `headers` are in
         lower case.
         """
-        asks = method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
-        return asks and path in self._methods
+        return path in self._methods and "origin" in headers and "access-control-request-method" in headers
 
     def preflight_headers(self, path: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers of the answer to a preflight, in addition to those of every response."""

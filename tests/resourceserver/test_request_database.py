@@ -14,8 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from support.resourceserver import ResourceServer
 
-from gatehouse.resourceserver.db.database import CONNECTIONS, RequestDatabase
-from gatehouse.resourceserver.db.threads import Threads
+from gatehouse.resourceserver.db.request_database import CONNECTIONS, RequestDatabase, Threads
 
 pytestmark = pytest.mark.anyio
 
