@@ -1,7 +1,7 @@
 """The ASGI entry: it handles every request first, and every response last.
 
 It compares the path byte by byte, reads the body, calls the endpoint, records and renders every refusal, and writes one
-log line. It waits only for the client and the audit log; endpoints leave the event loop by `Request.in_thread`.
+log line. It waits only for the client and the audit log; what else must be waited for is up to the endpoints.
 """
 
 import asyncio

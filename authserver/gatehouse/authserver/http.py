@@ -1,6 +1,6 @@
 """HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-An endpoint leaves the event loop only by its request, so that one deadline limits every wait.
+Every wait of an endpoint ends at the deadline of its request: `Request.in_thread`, `Request.load`, `before_deadline`.
 """
 
 import asyncio

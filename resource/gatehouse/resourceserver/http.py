@@ -1,10 +1,10 @@
 """HTTP without a framework: the request that every endpoint reads, and the response that it returns."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.service.cors import Header
 from gatehouse.shared.service.exchange import raw_headers
 
@@ -14,7 +14,6 @@ Receive = Callable[[], Awaitable[Message]]
 """ASGI's function that returns the next message of a request."""
 Send = Callable[[Message], Awaitable[None]]
 """ASGI's function that sends a message of a response."""
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON: Final = "application/json"
 
@@ -111,5 +110,5 @@ Endpoint = Callable[[Request], Awaitable[Response | None]]
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a JSON body."""
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    body = strict_json.compact(content).encode()
     return Response(status, body, [(b"content-type", JSON.encode()), *raw_headers(headers or {})])

@@ -24,6 +24,7 @@ from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service.database import placeholder
 from gatehouse.shared.service.remediation import client_command
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -178,8 +179,8 @@ def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertio
         # The order of all processes: an INSERT waits for another transaction that inserts the same key.
         for accepted in sorted(assertions)
     ]
-    placeholder = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    inserted = connection.exec_driver_sql(_INSERT_UNUSED.format(placeholder), rows).rowcount
+    statement = _INSERT_UNUSED.format(placeholder(connection.dialect))
+    inserted = connection.exec_driver_sql(statement, rows).rowcount
     if inserted < len(rows) > 1:
         raise _SomeUsed
     return [inserted == len(rows)] * len(rows)

@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 from sqlalchemy import Connection
 
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.http import DeadlineExceeded
+from gatehouse.authserver.http import DeadlineExceeded, before_deadline
 from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
 
 MAX_GROUP: Final = 64
@@ -110,12 +110,7 @@ class GroupCommit(Generic[ItemT, ResultT]):
             DeadlineExceeded: it was not written, or it is unknown whether it was.
             SQLAlchemyError: it was not written, because the database is unavailable.
         """
-        result = self.submit(item)
-        try:
-            async with asyncio.timeout(remaining()):
-                return await result
-        except TimeoutError:
-            raise DeadlineExceeded from None
+        return await before_deadline(self.submit(item))
 
     def write_and_wait(self, item: ItemT) -> ResultT:
         """Write an item as `write_async`, in a thread."""

@@ -16,7 +16,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.authserver.http import DeadlineExceeded
+from gatehouse.authserver.http import before_deadline
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK, Block, Reservation, reserve_blocks
 from gatehouse.authserver.tokens.status_lists import prune_status_lists
 from gatehouse.shared.protocol.claims import (
@@ -29,7 +29,6 @@ from gatehouse.shared.protocol.claims import (
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import list_uri
-from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.remediation import client_command
 
 MIN_BLOCK = 16
@@ -118,12 +117,8 @@ class StatusIndexAllocator:
             reservation = Reservation(client.client_id, held.next_size(), int(now))
             held.reserving = self._group.submit(reservation)
             held.reserving.add_done_callback(held.end_reservation)
-        reserving = held.reserving
-        # If this request ends, the others that wait go on.
-        await asyncio.wait([reserving], timeout=remaining())
-        if not reserving.done():
-            raise DeadlineExceeded
-        block = reserving.result()
+        # Other requests may wait for the same block.
+        block = await before_deadline(asyncio.shield(held.reserving))
         if block is None:
             raise invalid_client(
                 "client was disabled since it authenticated", client_command("enable", client.client_id)

@@ -114,11 +114,13 @@ class ToolDeclaration:
         name, source = self.function.__name__, self.source
         description = read_description(self.function, name, source)
         injected, fields, result = read_signature(self.function, name, source, (*BUILT_IN, *providers))
-        used = self._used(set(injected.values()), providers)
-        self._check_injected(set(injected.values()), used)
+        types = set(injected.values())
+        used = self._used(types, providers)
+        joining = [type_.__name__ for type_, provider in used.items() if provider.transactional and type_ in types]
+        self._check_injected(types, used, joining)
         in_thread = not inspect.iscoroutinefunction(self.function)
-        self._check_kind(in_thread, set(injected.values()), used)
-        if not self.read_only and not self.streaming and any(provider.transactional for provider in used.values()):
+        self._check_kind(in_thread, joining)
+        if joining and not self.read_only:
             fields[IDEMPOTENCY_KEY] = (IdempotencyKey | None, None)
         arguments, input_schema = read_arguments_model(name, fields, source)
         output_schema = read_result(result, name, source)
@@ -150,17 +152,17 @@ class ToolDeclaration:
             if type_ in injected or (provider.transactional and Transactions in injected)
         }
 
-    def _check_injected(self, injected: set[type], used: Providers) -> None:
+    def _check_injected(self, injected: set[type], used: Providers, joining: Sequence[str]) -> None:
+        """Refuse types that contradict the declaration. `joining` names those that work in the call's transaction."""
         tool = f"{self.source}: {self.function.__name__}"
         if self.streaming != (Progress in injected):
             raise InvalidCatalogue(
                 f"{tool} has only one of streaming=True and a parameter of the type Progress. Write both, or neither."
             )
-        joining = [type_ for type_, provider in used.items() if provider.transactional and type_ in injected]
         if self.streaming and joining:
             raise InvalidCatalogue(
                 f"{tool} is streaming, and would keep one transaction open for as long as it works. "
-                f"Take Transactions instead of {joining[0].__name__}."
+                f"Take Transactions instead of {joining[0]}."
             )
         if Transactions not in injected:
             return
@@ -169,17 +171,17 @@ class ToolDeclaration:
         if not used:
             raise InvalidCatalogue(f"{tool} takes Transactions, but its catalogue has no transactional provider.")
 
-    def _check_kind(self, in_thread: bool, injected: set[type], used: Providers) -> None:
+    def _check_kind(self, in_thread: bool, joining: Sequence[str]) -> None:
+        """Refuse a plain function where an async one is needed, and the reverse."""
         name = self.function.__name__
         tool = f"{self.source}: {name}"
         if in_thread and self.streaming:
             raise InvalidCatalogue(f"{tool} is streaming, and not async. Write it with async def.")
         if in_thread and inspect.iscoroutinefunction(inspect.unwrap(self.function)):
             raise InvalidCatalogue(f"{tool} has a decorator whose function is not async. Write that with async def.")
-        joining = [type_ for type_, provider in used.items() if provider.transactional and type_ in injected]
         if joining and not in_thread:
             raise InvalidCatalogue(
-                f"{tool} takes {joining[0].__name__}, which works in the call's transaction, and is async. Such a tool "
+                f"{tool} takes {joining[0]}, which works in the call's transaction, and is async. Such a tool "
                 f"runs in a thread: write def {name}, without async and await."
             )
 

@@ -7,7 +7,6 @@ words (docs/decisions/0017-direct-calls.md).
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.http import JSON, Receive, Response
 from gatehouse.resourceserver.http import Message as ASGIMessage
+from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cors import Header
 
@@ -48,8 +48,6 @@ _ROUTING_HEADERS: Final = tuple(
 
 _MAX_BRACKETS: Final = 200
 """Objects and arrays of a body that is certainly read alike by all parsers: one of the SDK's reads no deeper."""
-
-_encode_in_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ class RequestRouter:
         if not handshake:
             sent["_meta"] = {SERVER_INFO_META_KEY: self.server_info}
         response = {"jsonrpc": "2.0", "id": admitted.message.id, "result": sent}
-        return to_json(response) if handshake else _encode_in_ascii(response).encode()
+        return to_json(response) if handshake else strict_json.compact(response).encode()
 
     async def _through_sdk(self, admitted: AdmittedRequest) -> None:
         http = admitted.http

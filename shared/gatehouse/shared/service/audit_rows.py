@@ -12,6 +12,7 @@ from sqlalchemy import Dialect, Insert, Table, TableClause, column, insert
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.database import placeholder
 
 
 class AuditRow(NamedTuple):
@@ -49,9 +50,9 @@ class AuditRows:
 
     def driver_insert(self, dialect: Dialect) -> str:
         """Return the statement that stores an AuditRow, in the SQL of a database driver."""
-        columns, mark = AuditRow._fields, "?" if dialect.paramstyle == "qmark" else "%s"
-        marks = ", ".join([mark] * len(columns))
-        return f"INSERT INTO {self.table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - constant names
+        columns = AuditRow._fields
+        values = ", ".join([placeholder(dialect)] * len(columns))
+        return f"INSERT INTO {self.table.name} ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - constant names
 
     def row(self, event: AuditEvent) -> AuditRow:
         """Return the row of an event, with the next sequence number.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -152,6 +152,11 @@ def open_engine(
     return engine
 
 
+def placeholder(dialect: Dialect) -> str:
+    """Return what stands for a value in the SQL of a database driver."""
+    return "?" if dialect.paramstyle == "qmark" else "%s"
+
+
 def create_file(url: URL) -> None:
     """Create an empty SQLite file and its folders, for their owner only. Does nothing for PostgreSQL."""
     path = sqlite_path(url)
@@ -197,8 +202,8 @@ class _SqliteConnection(sqlite3.Connection):
     SQLite waits for its write lock by trying again after ever longer pauses. A thread could wait for seconds while
     another one writes again and again, so the threads of a process wait for each other first.
 
-    SQLite keeps a closed connection, with its locks, until the last unfinished SELECT is garbage. A task that is
-    cancelled within a statement leaves one.
+    SQLite keeps a closed connection, with its locks, until the last unfinished SELECT is garbage. A function that
+    raises while it reads rows leaves one.
     """
 
     _turn: "threading.Lock | None" = None
