@@ -50,7 +50,7 @@ def clock() -> FakeClock:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with a database on SQLite, or on the databases that its marker names; and of calls in both ways."""
+    """Run a test once for each database that its marker names, and a test of calls once for each way to dispatch."""
     if metafunc.definition.get_closest_marker("both_ways"):
         metafunc.parametrize("_calls", ["direct", "sdk"], indirect=True)
     if "backend" in metafunc.fixturenames:
