@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport, parse_resource_identifier
-from gatehouse.shared.service.exchange import REQUEST_ID_HEADER
+from gatehouse.shared.service.responses import REQUEST_ID_HEADER
 
 REQUEST_HEADERS: Final = (
     *("Accept", "Authorization", "Content-Type", "Last-Event-ID"),
