@@ -94,7 +94,7 @@ def test_an_item_that_cannot_be_written_fails_alone(authserver: AuthServer, grou
     assert names(authserver) == ["before", "first", "twice", "z"]
 
 
-def test_an_outage_refuses_what_waits_and_ends(authserver: AuthServer, group: Group) -> None:
+def test_writes_fail_during_an_outage_and_succeed_after_it(authserver: AuthServer, group: Group) -> None:
     rename = "ALTER TABLE {} RENAME TO {}"
     with authserver.services.database.engine.begin() as connection:
         connection.exec_driver_sql(rename.format("lease", "elsewhere"))

@@ -363,7 +363,9 @@ async def test_a_cancelled_call_is_recorded_and_ends(server: ResourceServer, run
 
 @pytest.mark.parametrize("server", ["own"], indirect=True)
 @pytest.mark.parametrize("kind", WITHOUT_MEANING)
-async def test_a_plain_tool_that_raises_what_closes_a_coroutine_fails(server: ResourceServer, kind: str) -> None:
+async def test_generator_exit_or_stop_iteration_fails_the_call_of_a_plain_tool(
+    server: ResourceServer, kind: str
+) -> None:
     for tool in ("read_plainly", "write_ledger"):
         result = await call(server, "2026-07-28", tool, kind=kind)
         assert result["isError"]

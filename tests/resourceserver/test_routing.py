@@ -305,7 +305,7 @@ def comparable(response: httpx2.Response) -> Any:
     return response.status_code, headers, response.content.replace(request_id.encode(), b"REQUEST-ID")
 
 
-async def event_of(server: ResourceServer, response: httpx2.Response) -> Any:
+async def events_of(server: ResourceServer, response: httpx2.Response) -> Any:
     # The refusal is on disk after everything that was recorded before.
     await server.call("no_such_tool", server.issuer.token("a:b"))
     events = server.audit(request_id=response.headers["x-request-id"])
@@ -326,7 +326,7 @@ async def test_both_ways_give_the_same_answers_and_events(server: ResourceServer
             answers = []
             for http in (direct, through_sdk):
                 response = await http.post(server.settings.resource, content=content, headers=headers)
-                answers.append((comparable(response), await event_of(server, response)))
+                answers.append((comparable(response), await events_of(server, response)))
             assert answers[0] == answers[1], (name, version)
 
 

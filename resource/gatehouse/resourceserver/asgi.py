@@ -51,7 +51,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class HttpError(Exception):
-    """A refusal. The client sees the description, which is a constant text; `reason` and `remediation` it does not."""
+    """A refusal. The description is a constant text for the client; `reason` and `remediation` are for the operator."""
 
     def __init__(
         self,

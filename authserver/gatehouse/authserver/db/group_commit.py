@@ -44,7 +44,7 @@ ResultT = TypeVar("ResultT")
 GroupWrite = Callable[[Connection, Sequence[ItemT]], Sequence[ResultT | Later]]
 """Writes items in a transaction, and returns the result of each. It locks rows in an order that all processes share.
 
-It may raise for a group what it would return for each item alone: items of a failed group are written one by one.
+If it raises for several items, they are written again one by one. So it may raise if only that tells their results.
 """
 
 

@@ -1,6 +1,6 @@
 """Status lists: revoking their indices, and publishing them (draft-ietf-oauth-status-list 5.1).
 
-Indices are reserved in blocks, each for one client (`reservations`). Lists are locked after clients, and several lists
+Indices are reserved in blocks, each for one client (reservations.py). Lists are locked after clients, and several lists
 in the order of their ids.
 """
 

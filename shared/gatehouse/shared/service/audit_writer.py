@@ -177,7 +177,7 @@ class AuditWriter:
                 self._oldest = self._monotonic()
             self._pending.append(pending)
             self._urgent |= pending.committed is not None
-            # A batch that is not urgent is awaited from its first event on.
+            # Without an urgent event, the thread already waits for the end of the batch.
             if self._urgent or len(self._pending) == 1:
                 self._start_thread()
                 self._changed.notify_all()

@@ -263,7 +263,7 @@ def _listen_on_sqlite(engine: Engine, *, references: bool, lock_timeout: int) ->
     def begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get("gatehouse_read_only", False)
         if not read_only:
-            # If the transaction cannot begin, the turn ends with the rollback of the connection's return to the pool.
+            # If BEGIN fails, the turn ends with the rollback when the connection returns to the pool.
             driver_connection: Any = connection.connection.dbapi_connection
             driver_connection.wait_for_turn(turn, remaining(lock_timeout / 1000))
         if connection.info.get("busy_timeout") != (wait := _busy_timeout(lock_timeout)):
