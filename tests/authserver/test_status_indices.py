@@ -17,11 +17,12 @@ from support.status_lists import Indices, bit, change_client, indices_of, paused
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.clients.registry import Client, lock_client
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.db.models import StatusBlockRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.http import DeadlineExceeded
 from gatehouse.authserver.tokens.issue import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
-from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK
+from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK, Block
 from gatehouse.authserver.tokens.status_lists import load_bits
 from gatehouse.shared.protocol.status_list import is_set
 from gatehouse.shared.service import deadline
@@ -186,6 +187,26 @@ def test_threads_that_wait_for_a_block_share_one(authserver: AuthServer) -> None
     assert sorted(index.idx for index in taken) == list(range(8))
     with authserver.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(StatusBlockRow)) == 1
+
+
+def test_a_request_between_a_reservation_and_its_waiters_waits_too(
+    authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step of the event loop was scheduled first. If it found the reservation done, it would ask forever."""
+    client, _ = authserver.create_client()
+    allocator, now = indices_of(authserver).allocator, authserver.clock()
+
+    async def allocate_between() -> list[Index]:
+        reserved: asyncio.Future[Block | None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(GroupCommit, "submit", lambda *_: reserved)
+        waiting = asyncio.create_task(allocator.allocate(client, now))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        between = asyncio.create_task(allocator.allocate(client, now))
+        reserved.set_result(Block("0" * 12, 0, MIN_BLOCK, client.token_epoch, int(now) + 60))
+        return [await waiting, await between]
+
+    assert sorted(index.idx for index in run(allocate_between())) == [0, 1]
 
 
 def test_the_number_of_clients_with_blocks_in_memory_is_limited(authserver: AuthServer) -> None:

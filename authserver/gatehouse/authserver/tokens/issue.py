@@ -62,8 +62,8 @@ def parse_jti(jti: str) -> Index | None:
 class _ClientBlock:
     block: Block | None = None
     used: int = 0
-    reserving: "asyncio.Future[Block | None] | None" = None
-    """The next block, while it is reserved."""
+    reserving: "asyncio.Task[Block | None] | None" = None
+    """Reserves the next block. None if there is no reservation, or as soon as it has ended."""
 
     def next_index(self, epoch: int, now: float) -> Index | None:
         """Return the next index, or None if the block is used up, too old, or void because the client was disabled."""
@@ -77,12 +77,6 @@ class _ClientBlock:
         """Return how many indices to reserve: more for a client that used its block up."""
         used_up = self.block is not None and self.used >= self.block.size
         return min(2 * self.used, MAX_BLOCK) if used_up else MIN_BLOCK
-
-    def end_reservation(self, reserved: "asyncio.Future[Block | None]") -> None:
-        """Replace the block, before any request that waits for the new one continues."""
-        self.reserving = None
-        if reserved.exception() is None and (block := reserved.result()) is not None:
-            self.block, self.used = block, 0
 
 
 class StatusIndexAllocator:
@@ -115,8 +109,9 @@ class StatusIndexAllocator:
         """Reserve the next block of a client, or wait for another request that does. Raises as `allocate`."""
         if held.reserving is None:
             reservation = Reservation(client.client_id, held.next_size(), int(now))
-            held.reserving = self._group.submit(reservation)
-            held.reserving.add_done_callback(held.end_reservation)
+            held.reserving = asyncio.create_task(self._replace_block(held, reservation))
+            # All requests may have given up. The error would then be logged as one that nobody handled.
+            held.reserving.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         # Other requests may wait for the same block.
         block = await before_deadline(asyncio.shield(held.reserving))
         if block is None:
@@ -124,6 +119,16 @@ class StatusIndexAllocator:
                 "client was disabled since it authenticated", client_command("enable", client.client_id)
             )
         return block
+
+    async def _replace_block(self, held: _ClientBlock, reservation: Reservation) -> Block | None:
+        """Reserve the next block of a client, and replace the present one before any waiting request continues."""
+        try:
+            block = await self._group.submit(reservation)
+            if block is not None:
+                held.block, held.used = block, 0
+            return block
+        finally:
+            held.reserving = None
 
     def close(self) -> None:
         """Write what requests wait for, and stop."""
