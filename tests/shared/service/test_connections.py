@@ -14,7 +14,7 @@ from support.worker import GET, POST, Client, MakeWorker, refusing
 
 from gatehouse.shared.service import connections
 from gatehouse.shared.service.connection_limits import BODY_TIMEOUT, DRAIN_IDLE
-from gatehouse.shared.service.connections import Connection
+from gatehouse.shared.service.connections import READ_AHEAD, Connection
 from gatehouse.shared.service.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +86,32 @@ async def test_pipelined_requests_are_answered_in_order(worker: MakeWorker) -> N
     answer = await client.send(POST + b"x" * 10 + GET + GET[:10])
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert (await client.send(GET[10:])).endswith(b"\r\n\r\n0")
+    await client.leave()
+
+
+async def test_a_request_of_any_size_may_follow_before_the_answer(worker: MakeWorker) -> None:
+    """The parser in C keeps 64 KiB of it. As soon as it has more, reading pauses."""
+    size = 3 * READ_AHEAD
+    large = POST.replace(b"10", b"%d" % size) + b"x" * size
+    client = worker().connect()
+    answer = await client.send(GET + large + GET + large[:READ_AHEAD])
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+    assert b"\r\n\r\n%d" % size in answer
+    assert (await client.send(large[READ_AHEAD:])).endswith(b"\r\n\r\n%d" % size)
+    client.connection.data_received(GET + GET + b"x")
+    assert not client.connection._reading_paused
+    client.connection.data_received(b"y" * READ_AHEAD)
+    assert client.connection._reading_paused
+    await client.leave()
+
+
+async def test_requests_that_follow_do_not_fill_the_memory(worker: MakeWorker) -> None:
+    """Each answer makes room for more, but only as much as the parser can keep."""
+    client = worker().connect()
+    client.connection.data_received(GET * (4 * READ_AHEAD // len(GET)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert client.connection._reading_paused
     await client.leave()
 
 

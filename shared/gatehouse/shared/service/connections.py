@@ -18,7 +18,7 @@ from gatehouse.shared.service.responses import new_request_id
 from gatehouse.shared.service.transport_refusals import TransportRefusal
 
 READ_AHEAD: Final = 64 * 1024
-"""Bytes of a body that wait for the application before reading from the connection pauses."""
+"""Bytes of a body, or of further requests, that wait for the application before reading from the connection pauses."""
 
 _STATUSES: Final = {
     "LimitRequestLine": 414,
@@ -56,6 +56,8 @@ class Connection(ASGIProtocol):
         self._known = False
         """Whether the client has sent a whole request."""
         self._responding = False
+        self._unparsed = b""
+        """What follows the READ_AHEAD bytes of further requests that the parser keeps until the response is sent."""
 
     def _wait(self, wait: Wait | None) -> None:
         """Begin to wait for the client, or stop."""
@@ -105,16 +107,33 @@ class Connection(ASGIProtocol):
     # Called by gunicorn's protocol
 
     def _feed_callback_parser(self, data: bytes) -> bool:
-        """Parse data. Return False if it was malformed and the connection is closed."""
+        """Parse data. Return False if it was malformed and the connection is closed.
+
+        The parser in C drops what exceeds READ_AHEAD bytes after a request, and gunicorn then closes the connection.
+        """
+        parser = self._callback_parser
+        # When the next request begins, gunicorn passes what the parser has kept, which came first.
+        data = self._unparsed + data if parser.is_complete else data + self._unparsed
+        start = 0
         try:
-            self._callback_parser.feed(data)
+            while start < len(data) and (room := READ_AHEAD - len(parser.remaining())) > 0:
+                parser.feed(data[start : start + room])
+                start += room
         except Exception as error:  # noqa: BLE001 - a parser in C, and code for every malformed request
             name = type(error).__name__
             self._refuse(_STATUSES.get(name, 400), name)
             return False
+        self._unparsed = data[start:]
+        if self._unparsed:
+            self._pause_reading()
         if self._current_request is None and self.waits_for is not Wait.HEADER:
             self._wait(Wait.HEADER)
         return True
+
+    def _http1_buffered(self) -> int:
+        """Return how many bytes wait for the application: more than READ_AHEAD while some are not parsed."""
+        buffered: int = super()._http1_buffered()
+        return buffered + READ_AHEAD + len(self._unparsed) if self._unparsed else buffered
 
     def _on_headers_complete(self) -> bool:
         self._responding = False
@@ -175,6 +194,7 @@ class Connection(ASGIProtocol):
     def _drop_received(self) -> None:
         """Let the application see a disconnect, and free what it has not read: this object is in reference cycles."""
         self._callback_parser = None
+        self._unparsed = b""
         if self._body_receiver is not None:
             self._body_receiver.signal_disconnect()
             self._body_receiver._chunks.clear()  # noqa: SLF001 - of gunicorn
