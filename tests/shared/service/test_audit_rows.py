@@ -1,6 +1,7 @@
 """The rows of audit events: their detail is JSON, cleaned and encoded in one pass."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -62,3 +63,15 @@ def test_a_value_that_json_does_not_have_uses_no_number(value: Any) -> None:
     with pytest.raises(TypeError):
         detail_of({"deep": [value]})
     assert ROWS.row(AuditEvent(AuditAction.TOKEN_ISSUE, "allowed")).sequence == before + 1
+
+
+def test_a_long_text_is_not_kept_in_memory() -> None:
+    """A caller chooses the name of the tool that it calls, of up to a megabyte."""
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            ROWS.row(AuditEvent(AuditAction.TOOL_CALL, "refused", object=f"{number}{'a' * 1_000_000}"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000

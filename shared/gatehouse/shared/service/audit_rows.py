@@ -77,11 +77,16 @@ class AuditRows:
         )
 
 
-# Most events name a client, a token or a tool that an earlier event has named.
-@lru_cache(maxsize=1024)
 def _fit(text: str | None, length: int) -> str | None:
     """Cut a text to its column's length, masked and printable, so that no event can forge a line of a report."""
-    return None if text is None else printable(mask(text[:length]))[:length]
+    # Cut before it is remembered: a caller may name a tool of a megabyte.
+    return None if text is None else _cleaned(text[:length])[:length]
+
+
+# Most events name a client, a token or a tool that an earlier event has named.
+@lru_cache(maxsize=1024)
+def _cleaned(text: str) -> str:
+    return printable(mask(text))
 
 
 def _to_json(value: Any) -> str:
