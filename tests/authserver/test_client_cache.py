@@ -138,6 +138,24 @@ def test_a_request_does_not_wait_beyond_its_deadline(clients: ClientCache, monke
     run(while_reading(clients, gate, ask))
 
 
+def test_the_number_of_clients_that_wait_is_limited(clients: ClientCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database hangs, a client that connects and gives up again and again must not fill the memory."""
+    groups: Groups = []
+    replace_find(monkeypatch, groups, gate := Gate())
+    monkeypatch.setattr(cache, "MAX_WAITING", 2)
+
+    async def ask() -> None:
+        for client_id in ("agent_b", "agent_c"):
+            with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+                await clients.get_async(client_id, None)
+        with pytest.raises(DeadlineExceeded):
+            await clients.get_async("agent_d", None)
+
+    run(while_reading(clients, gate, ask))
+    assert run(clients.get_async("agent_d", None)) is None
+    assert groups == [["agent_a"], ["agent_b", "agent_c"], ["agent_d"]]
+
+
 def test_a_client_that_cannot_be_read_fails_only_its_own_request(
     clients: ClientCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,11 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.clients.registry import Client, find_clients
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.http import before_deadline
+from gatehouse.authserver.http import DeadlineExceeded, before_deadline
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache, MustWait
 
 MAX_GROUP: Final = 64
 """Clients that are read with one query, at most."""
+
+MAX_WAITING: Final = 4096
+"""Clients that may wait to be read. While the database hangs, those of requests that have given up would add up."""
 
 _Group: TypeAlias = "dict[str, asyncio.Future[Client | None]]"
 
@@ -47,12 +50,14 @@ class ClientCache:
         """Return a client; None if it is unknown. It is read in a thread of the pool if it has to be read.
 
         Raises:
-            DeadlineExceeded, SQLAlchemyError: the database is unavailable.
+            DeadlineExceeded, SQLAlchemyError: the database is unavailable, or too many clients wait to be read.
         """
         with suppress(MustWait):
             return self._clients.get(client_id, wait=False)
         waiting = self._waiting.get(client_id)
         if waiting is None:
+            if len(self._waiting) >= MAX_WAITING:
+                raise DeadlineExceeded
             waiting = self._waiting[client_id] = asyncio.get_running_loop().create_future()
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_waiting(pool))
