@@ -20,7 +20,7 @@ from gatehouse.authserver.clients.registry import find_clients
 from gatehouse.authserver.credentials import secrets
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS
 from gatehouse.authserver.errors import refuse
-from gatehouse.authserver.http import DeadlineExceeded, Request
+from gatehouse.authserver.http import Request
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import deadline
@@ -205,7 +205,7 @@ def test_a_call_that_waits_for_a_thread_is_cancelled_at_the_deadline(authserver:
         pool = authserver.services.threads
         busy = [asyncio.ensure_future(Request({}, pool=pool).in_thread(occupy)) for _ in range(pool_size)]
         await asyncio.to_thread(occupied.wait)
-        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+        with deadline.renewed(0), pytest.raises(deadline.DeadlineExceeded):
             await Request({}, pool=pool).in_thread(calls.append, "called")
         release.set()
         await asyncio.gather(*busy)

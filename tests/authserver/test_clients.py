@@ -1,6 +1,7 @@
 """Registration and changes of clients and resources, without the command line."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,16 +10,18 @@ from sqlalchemy.orm import Session
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.clock import FakeClock
 from support.databases import everything_in
+from support.http_client import run
 
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Registration
-from gatehouse.authserver.clients.registry import load_client, load_clients
+from gatehouse.authserver.clients.registry import Client, find_clients, load_client, load_clients
 from gatehouse.authserver.db.models import ClientRow, ClientSecretRow
 from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.claims import MAX_STATIC_CLAIMS, RESERVED_CLAIMS
 from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.cache import GroupLoadingCache
 
 
 def change(server: AuthServer, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -292,16 +295,38 @@ def test_a_resource_name_is_short_and_visible(authserver: AuthServer, name: str)
 def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthServer, clock: FakeClock) -> None:
     client, _ = authserver.create_client()
     cache = authserver.services.authenticator.clients
-    before = cache.get_and_wait(client.client_id)
+    before = cache.get(client.client_id)
     assert before == client
     change(authserver, clients.set_disabled, client.client_id, disabled=True)
     authserver.add_grant(client, "org:read")
-    assert cache.get_and_wait(client.client_id) == before
+    assert cache.get(client.client_id) == before
     clock.advance(1)
-    after = cache.get_and_wait(client.client_id)
+    after = cache.get(client.client_id)
     assert after is not None
     assert after.disabled
     assert after.grants == {RESOURCE: {"env:read", "org:read"}}
+
+
+@pytest.mark.both_databases
+def test_clients_that_requests_wait_for_are_read_together(
+    authserver: AuthServer,
+) -> None:
+    groups: list[Sequence[str]] = []
+
+    def find(client_ids: Sequence[str]) -> dict[str, Client | None]:
+        groups.append(client_ids)
+        return find_clients(authserver.services.database, client_ids)
+
+    async def get_all() -> list[Client | None]:
+        return await asyncio.gather(*(cache.get_async(client_id, None) for client_id in ids))
+
+    cache = GroupLoadingCache(find)
+    first, second = (authserver.create_client()[0] for _ in range(2))
+    ids = [first.client_id, "agent_unknown", second.client_id, first.client_id]
+    for _ in range(2):
+        assert run(get_all()) == [first, None, second, first]
+    assert [cache.get(client_id) for client_id in ids] == [first, None, second, first]
+    assert groups == [ids[:3]]
 
 
 def test_the_number_of_queries_does_not_depend_on_the_number_of_clients(authserver: AuthServer) -> None:

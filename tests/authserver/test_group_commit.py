@@ -16,7 +16,6 @@ from support.status_lists import paused_at_a_statement
 
 from gatehouse.authserver.db.group_commit import MAX_GROUP, GroupCommit, Later
 from gatehouse.authserver.db.models import LeaseRow
-from gatehouse.authserver.http import DeadlineExceeded
 from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.both_databases
@@ -112,7 +111,7 @@ def test_an_item_is_not_awaited_past_the_deadline(authserver: AuthServer, group:
     with (
         paused_at_a_statement(authserver, lambda: group.write_and_wait("first")),
         deadline.renewed(0),
-        pytest.raises(DeadlineExceeded),
+        pytest.raises(deadline.DeadlineExceeded),
     ):
         group.write_and_wait("late") if where == "in a thread" else run(group.write_async("late"))
     group.write_and_wait("next")
@@ -123,7 +122,7 @@ def test_an_item_past_its_deadline_is_not_written(authserver: AuthServer, group:
     """As after an outage that lasted longer than the request could wait."""
     with deadline.renewed(0):
         [result] = submit(group, "late")
-    assert isinstance(outcome(result), DeadlineExceeded)
+    assert isinstance(outcome(result), deadline.DeadlineExceeded)
     assert names(authserver) == []
 
 
@@ -145,7 +144,7 @@ def test_after_a_failed_group_no_item_is_tried_past_its_deadline(authserver: Aut
         with deadline.renewed(1):
             [expiring] = submit(group, "expiring")
     assert outcome(in_time) == 1
-    assert isinstance(outcome(expiring), DeadlineExceeded)
+    assert isinstance(outcome(expiring), deadline.DeadlineExceeded)
     group.close()
     assert tried == [["first"], ["in time", "expiring"], ["in time"]]
 
@@ -168,7 +167,7 @@ def test_closing_writes_what_waits_and_then_refuses(authserver: AuthServer, grou
     waiting = during_a_commit(authserver, group, "a", "b")
     group.close()
     assert [outcome(result) for result in waiting] == [2, 2]
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(deadline.DeadlineExceeded):
         group.write_and_wait("too late")
     assert names(authserver) == ["a", "b", "first"]
 
@@ -176,7 +175,7 @@ def test_closing_writes_what_waits_and_then_refuses(authserver: AuthServer, grou
 def test_a_group_that_is_not_used_starts_no_thread(authserver: AuthServer, group: Group) -> None:
     before = set(threading.enumerate())
     group.close()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(deadline.DeadlineExceeded):
         submit(group, "too late")
     assert set(threading.enumerate()) == before
 
@@ -210,7 +209,7 @@ def test_a_locked_item_is_tried_again_beside_the_others(authserver: AuthServer) 
     locked.set()
     [refused] = submit(group, "locked")
     group.close()
-    assert isinstance(outcome(refused), DeadlineExceeded)
+    assert isinstance(outcome(refused), deadline.DeadlineExceeded)
 
 
 def test_a_result_for_a_closed_event_loop_is_discarded(authserver: AuthServer, group: Group) -> None:

@@ -20,7 +20,6 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.db.models import StatusBlockRow
 from gatehouse.authserver.errors import OAuthError
-from gatehouse.authserver.http import DeadlineExceeded
 from gatehouse.authserver.tokens.issue import MIN_BLOCK, Index, StatusIndexAllocator, parse_jti
 from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK, Block
 from gatehouse.authserver.tokens.status_lists import load_bits
@@ -89,7 +88,7 @@ def test_a_locked_client_delays_no_other(authserver: AuthServer) -> None:
             indices_of(authserver).allocate(other, now)
             indices.allocate(other, now)
         assert taken == []
-        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+        with deadline.renewed(0), pytest.raises(deadline.DeadlineExceeded):
             indices.allocate(locked, now)
     waiting.join()
     assert taken
@@ -166,7 +165,7 @@ def test_a_request_that_gives_up_leaves_its_block_to_the_others(authserver: Auth
     indices, now = indices_of(authserver), authserver.clock()
     taken: list[Index] = []
     with paused_at_a_statement(authserver, lambda: taken.append(indices.allocate(client, now))):
-        with deadline.renewed(0), pytest.raises(DeadlineExceeded):
+        with deadline.renewed(0), pytest.raises(deadline.DeadlineExceeded):
             indices.allocate(client, now)
         waiting = threading.Thread(target=lambda: taken.append(indices.allocate(client, now)))
         waiting.start()

@@ -10,7 +10,7 @@ from gatehouse.authserver.asgi import Application, Route
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.assertions import AssertionVerifier, ReplayStore
 from gatehouse.authserver.clients.authentication import ClientAuthenticator
-from gatehouse.authserver.clients.cache import ClientCache
+from gatehouse.authserver.clients.registry import find_clients
 from gatehouse.authserver.credentials.lifecycle import LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.db.database import Database
@@ -35,7 +35,7 @@ from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
-from gatehouse.shared.service.cache import MAX_AGE
+from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
 from gatehouse.shared.service.cors import CorsPolicy, parse_origins
 
 CROSS_ORIGIN = {"/token": "POST", metadata.PATH: "GET", jwks.PATH: "GET"}
@@ -112,7 +112,7 @@ def create_services(
         database=database,
         threads=ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
         authenticator=ClientAuthenticator(
-            ClientCache(database, max_age=cache_age, monotonic=monotonic),
+            GroupLoadingCache(partial(find_clients, database), max_age=cache_age, monotonic=monotonic),
             AssertionVerifier(settings.issuer),
             replay,
             last_use,

@@ -18,7 +18,6 @@ from gatehouse.authserver.endpoints.metadata import PATH as METADATA
 from gatehouse.authserver.errors import OAuthError, invalid_request, refuse, report_outage
 from gatehouse.authserver.http import (
     BadRequest,
-    DeadlineExceeded,
     Endpoint,
     Receive,
     Request,
@@ -37,7 +36,7 @@ from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, DeadlineExceeded)
+OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, deadline.DeadlineExceeded)
 """During one of these, a request can neither be granted nor refused."""
 
 log = structlog.stdlib.get_logger(__name__)

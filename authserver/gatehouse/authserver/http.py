@@ -1,6 +1,6 @@
 """HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-Every wait of an endpoint ends at the deadline of its request: `Request.in_thread`, `Request.load`, `before_deadline`.
+What an endpoint waits for, by `Request.in_thread` or `Request.load`, ends at the deadline of the request.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from werkzeug.http import parse_etags, unquote_etag
 from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 from gatehouse.shared.service.cache import MustWait
-from gatehouse.shared.service.deadline import remaining
+from gatehouse.shared.service.deadline import before_deadline
 
 MAX_BODY = 64 * 1024
 """Bytes. No OAuth form needs more."""
@@ -56,10 +56,6 @@ class BadRequest(Exception):
         super().__init__(description)
         self.description = description
         self.status = status
-
-
-class DeadlineExceeded(Exception):
-    """A request waited too long: all threads were busy, or the database did not answer."""
 
 
 @dataclass(slots=True)
@@ -103,17 +99,6 @@ class Request:
             return function(*args, wait=False)
         except MustWait:
             return await self.in_thread(function, *args)
-
-
-async def before_deadline(awaitable: Awaitable[T]) -> T:
-    """Wait for a result until the deadline of the request. Raises DeadlineExceeded."""
-    try:
-        async with asyncio.timeout(remaining()) as limit:
-            return await awaitable
-    except TimeoutError:
-        if limit.expired():
-            raise DeadlineExceeded from None
-        raise
 
 
 class RequestBody:

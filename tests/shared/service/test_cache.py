@@ -188,13 +188,3 @@ def test_a_caller_that_must_not_wait_gets_only_what_is_in_memory(source: Source,
     with pytest.raises(MustWait):
         cache.get("a", wait=False)
     assert source.loads == ["a", "unknown"]
-
-
-def test_an_older_value_does_not_replace_a_newer_one(source: Source, clock: FakeClock) -> None:
-    cache = LoadingCache(source.load, monotonic=clock)
-    cache.put("a", "newer", clock())
-    cache.put("a", "older", clock() - 0.5)
-    assert cache.get("a") == "newer"
-    cache.put("a", "newest", clock() + 0.5)
-    assert cache.get("a") == "newest"
-    assert source.loads == []

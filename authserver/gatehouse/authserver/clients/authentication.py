@@ -20,8 +20,7 @@ from gatehouse.authserver.clients.assertions import (
     read_assertion,
     verify_signature,
 )
-from gatehouse.authserver.clients.cache import ClientCache
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import Client, ClientCache
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
@@ -112,7 +111,7 @@ class ClientAuthenticator:
         self, request: Request, credentials: Credentials, keys: KeyRing, now: float
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
-        client = self.clients.get_and_wait(credentials.client_id)
+        client = self.clients.get(credentials.client_id)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
             candidates = self.assertions.candidates(credentials, client.keys if client else (), now)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Executable, Label, Row, Text, and_, bindparam, cast, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -27,6 +27,7 @@ from gatehouse.authserver.db.models import (
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.cache import GroupLoadingCache
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 """What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
@@ -74,6 +75,10 @@ class Client:
         """Return the client with the credentials that are active at a time."""
         keys = tuple(key for key in active(self.keys, now) if key.verification)
         return replace(self, secrets=active(self.secrets, now), keys=keys)
+
+
+ClientCache: TypeAlias = GroupLoadingCache[str, Client | None]
+"""Clients by client_id, in memory. An unknown client is remembered as well, after the same work."""
 
 
 def find_clients(database: Database, client_ids: Sequence[str]) -> dict[str, Client | None]:

@@ -19,8 +19,7 @@ from typing import Final, Generic, TypeVar
 from sqlalchemy import Connection
 
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.http import DeadlineExceeded, before_deadline
-from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
+from gatehouse.shared.service.deadline import WAIT_LIMIT, DeadlineExceeded, before_deadline, remaining
 
 MAX_GROUP: Final = 64
 """Items in one transaction, at most."""

@@ -16,7 +16,6 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.errors import OAuthError, invalid_client
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
-from gatehouse.authserver.http import before_deadline
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK, Block, Reservation, reserve_blocks
 from gatehouse.authserver.tokens.status_lists import prune_status_lists
 from gatehouse.shared.protocol.claims import (
@@ -29,6 +28,7 @@ from gatehouse.shared.protocol.claims import (
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import list_uri
+from gatehouse.shared.service.deadline import before_deadline
 from gatehouse.shared.service.remediation import client_command
 
 MIN_BLOCK = 16

@@ -1,13 +1,18 @@
-"""A cache of values that other processes may change: each is loaded again after a short, exact time."""
+"""Caches of values that other processes may change: each is loaded again after a short, exact time."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cachetools import LRUCache
+from sqlalchemy.exc import SQLAlchemyError
+
+from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -16,6 +21,12 @@ MAX_AGE = 1.0
 """Seconds. The default: a change of a client, a key or a secret takes effect within this time."""
 
 _SIZE = 4096
+
+MAX_GROUP: Final = 64
+"""Keys that are loaded at once, at most."""
+
+MAX_WAITING: Final = 4096
+"""Keys that may wait to be loaded. While the database hangs, those of requests that have given up would add up."""
 
 
 class MustWait(Exception):
@@ -69,11 +80,6 @@ class LoadingCache(Generic[KeyT, ValueT]):
             self._loads[key] = load
         return load.result.result() if joined else self._run(key, load)
 
-    def put(self, key: KeyT, value: ValueT, started: float) -> None:
-        """Remember a value that was loaded in another way, by a load that began at `started` of the same clock."""
-        with self._lock:
-            self._keep(key, (started, value))
-
     def _run(self, key: KeyT, load: _Load[ValueT]) -> ValueT:
         try:
             value = self._load(key)
@@ -97,3 +103,85 @@ class LoadingCache(Generic[KeyT, ValueT]):
         # A later load of the same key may have finished first.
         if known is None or known[0] <= entry[0]:
             self._values[key] = entry
+
+
+class GroupLoadingCache(LoadingCache[KeyT, ValueT]):
+    """A LoadingCache for an event loop, where the keys that requests have to wait for are loaded in groups.
+
+    While one group is loaded, the next one forms. Otherwise each request of a large fleet, whose keys are never in
+    memory, would cost a thread and a transaction.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Sequence[KeyT]], Mapping[KeyT, ValueT]],
+        *,
+        max_age: float = MAX_AGE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Create the cache. `load` returns a value for each key that it is given."""
+        super().__init__(lambda key: load([key])[key], max_age=max_age, monotonic=monotonic)
+        self._load_group = load
+        self._waiting: dict[KeyT, asyncio.Future[ValueT]] = {}
+        self._loading: asyncio.Task[None] | None = None
+
+    async def get_async(self, key: KeyT, pool: Executor | None) -> ValueT:
+        """Return the value of a key. It is loaded in a thread of the pool if it has to be loaded.
+
+        Raises:
+            DeadlineExceeded, SQLAlchemyError: the database is unavailable, or too many keys wait to be loaded.
+        """
+        with suppress(MustWait):
+            return self.get(key, wait=False)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            if len(self._waiting) >= MAX_WAITING:
+                raise DeadlineExceeded
+            waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load_waiting(pool))
+        # Other requests may wait for the same key.
+        return await before_deadline(asyncio.shield(waiting))
+
+    async def _load_waiting(self, pool: Executor | None) -> None:
+        """Load group after group, in a thread, until no request waits."""
+        while self._waiting:
+            if group := self._next_group():
+                await self._settle(group, pool)
+
+    def _next_group(self) -> "dict[KeyT, asyncio.Future[ValueT]]":
+        """Return what to load next. Keys that were loaded while they waited are not loaded again."""
+        group = {}
+        for key in list(self._waiting)[:MAX_GROUP]:
+            waiting = self._waiting.pop(key)
+            try:
+                waiting.set_result(self.get(key, wait=False))
+            except MustWait:
+                group[key] = waiting
+        return group
+
+    async def _settle(self, group: "dict[KeyT, asyncio.Future[ValueT]]", pool: Executor | None) -> None:
+        """Load a group, and one key after the other if that fails for another reason than the database."""
+        try:
+            # The thread does not get the deadline of a request, because several wait.
+            values = await asyncio.get_running_loop().run_in_executor(pool, self._load_and_keep, list(group))
+        except Exception as error:  # noqa: BLE001 - whatever a corrupt row raises
+            if len(group) > 1 and not isinstance(error, SQLAlchemyError):
+                for key, waiting in group.items():
+                    await self._settle({key: waiting}, pool)
+                return
+            for waiting in group.values():
+                waiting.set_exception(error)
+                # All requests may have given up. The error would then be logged as one that nobody handled.
+                waiting.exception()
+            return
+        for key, waiting in group.items():
+            waiting.set_result(values[key])
+
+    def _load_and_keep(self, keys: Sequence[KeyT]) -> Mapping[KeyT, ValueT]:
+        started = self._monotonic()
+        values = self._load_group(keys)
+        with self._lock:
+            for key, value in values.items():
+                self._keep(key, (started, value))
+        return values

@@ -4,17 +4,24 @@ It is a context variable, so that the database and the audit writer know it with
 the threads that a request uses. Without a request, each wait has the whole limit.
 """
 
+import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 WAIT_LIMIT: Final = 5.0
 """Seconds from reading a request until the last moment at which something in it may wait."""
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+class DeadlineExceeded(Exception):
+    """A request waited too long: all threads were busy, or the database did not answer."""
 
 
 def begin(limit: float = WAIT_LIMIT) -> None:
@@ -25,6 +32,17 @@ def begin(limit: float = WAIT_LIMIT) -> None:
 def remaining(limit: float = WAIT_LIMIT) -> float:
     """Return how many seconds a wait may last: at most `limit`, and zero after the deadline."""
     return max(0.0, min(limit, _deadline.get() - monotonic()))
+
+
+async def before_deadline(awaitable: Awaitable[T]) -> T:
+    """Wait for a result until the deadline of the request. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(remaining()) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise DeadlineExceeded from None
+        raise
 
 
 @contextmanager
