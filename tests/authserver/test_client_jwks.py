@@ -8,11 +8,11 @@ from support.assertions import public_jwk
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys, parse_client_keys
-from gatehouse.shared.protocol.base64url import decode, encode
+from gatehouse.shared.protocol.encoding import decode_base64url, encode_base64url
 from gatehouse.shared.protocol.jws import InvalidKeySet, SigningKey
 
 EC, RSA, OKP = (public_jwk(SigningKey.generate(alg)) for alg in ("ES256", "RS256", "EdDSA"))
-WEAK = {"kty": "RSA", "e": "AQAB", "n": encode(bytes([255] * 128)), "kid": "short"}
+WEAK = {"kty": "RSA", "e": "AQAB", "n": encode_base64url(bytes([255] * 128)), "kid": "short"}
 
 
 def document(*jwks: Any) -> bytes:
@@ -51,8 +51,10 @@ def test_a_key_for_another_purpose_or_of_an_unknown_kind_is_ignored_and_named(jw
         pytest.param({"kty": "AKP", "k": "AQ"}, "holds private or symmetric key material", id="unknown and secret"),
         pytest.param({"kty": "oct"}, "holds private or symmetric key material", id="symmetric"),
         pytest.param(WEAK, "it is not an RSA key of 2048 to 4096 bits", id="weak"),
-        pytest.param({**OKP, "x": encode(bytes(32))}, "or one of small order", id="small order"),
-        pytest.param({**EC, "x": encode(bytes(31) + b"\1")}, "its members are not a key of its type", id="no point"),
+        pytest.param({**OKP, "x": encode_base64url(bytes(32))}, "or one of small order", id="small order"),
+        pytest.param(
+            {**EC, "x": encode_base64url(bytes(31) + b"\1")}, "its members are not a key of its type", id="no point"
+        ),
         pytest.param({**EC, "y": None}, "its members are not a key of its type", id="no y"),
         pytest.param({**EC, "crv": None}, "it has no crv", id="no crv"),
         pytest.param({**EC, "kty": None}, "it has no kty", id="no kty"),
@@ -92,7 +94,11 @@ def test_one_key_under_two_names_is_refused_with_both() -> None:
         parse_client_keys(document({**EC, "kid": "a"}, RSA, {**EC, "kid": "b", "alg": None}))
 
 
-@pytest.mark.parametrize("padded", [{"n": encode(b"\0" + decode(RSA["n"]))}, {"e": encode(b"\0\1\0\1")}], ids="ne")
+@pytest.mark.parametrize(
+    "padded",
+    [{"n": encode_base64url(b"\0" + decode_base64url(RSA["n"]))}, {"e": encode_base64url(b"\0\1\0\1")}],
+    ids="ne",
+)
 def test_a_zero_octet_does_not_make_another_key(padded: dict[str, str]) -> None:
     """RFC 7518 6.3.1.1: some libraries add it. RFC 7638 3.3: the thumbprint is that of the number."""
     for key in parse_client_keys(document({**RSA, **padded})).jwks:

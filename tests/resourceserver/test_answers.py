@@ -19,8 +19,7 @@ from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.environments import create_environment
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolFailed, ToolGroup
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
-from gatehouse.shared.protocol import strict_json
-from gatehouse.shared.protocol.strict_json import MAX_DEPTH
+from gatehouse.shared.protocol.encoding import MAX_JSON_DEPTH, parse_json
 
 REPLACED = "caf\ufffd"
 """Text, which a client can read."""
@@ -93,7 +92,7 @@ UNSERVABLE: dict[str, Any] = {
     "half_name": Result(members={HALF: "x"}),
     "half_and_replacement": Result(members={HALF: "x", REPLACED: "y"}),
     "converted_half_name": Converted(tags=["caf\ufffd", HALF]),
-    "deep": Result(anything=deep(MAX_DEPTH)),
+    "deep": Result(anything=deep(MAX_JSON_DEPTH)),
     "object": Result(anything=object()),
     "wrong_member": Result.model_construct(number="one"),
     "missing": Closed.model_construct(),
@@ -109,7 +108,7 @@ SERVABLE: dict[str, Any] = {
     "either": Either(Camel(full_name="a/b")),
     "null_for_nan": NullForNan(anything=float("nan")),
     "replacement": Result(members={REPLACED: REPLACED}, anything=[{REPLACED: 1.5}, {2: None}]),
-    "annotated": Result(anything=deep(MAX_DEPTH - 1), text="\U0001f600\x00"),
+    "annotated": Result(anything=deep(MAX_JSON_DEPTH - 1), text="\U0001f600\x00"),
 }
 
 DECLARED = {
@@ -171,7 +170,7 @@ def guarded() -> Catalogue:
         "bytes": CallToolResult(content=[], structured_content={"n": b"\xff"}),
         "meta_nan": CallToolResult(content=[], _meta={"n": float("nan")}),
         "meta_name": CallToolResult(content=[TextContent(text="", _meta={HALF: 1})]),
-        "deep": CallToolResult(content=[], structured_content={"n": deep(MAX_DEPTH)}),
+        "deep": CallToolResult(content=[], structured_content={"n": deep(MAX_JSON_DEPTH)}),
         "object": CallToolResult(content=[], structured_content={"n": object()}),
         "flag": CallToolResult.model_construct(content=[], is_error="perhaps"),
         "content": CallToolResult.model_construct(content=[{"type": "hologram"}]),
@@ -207,7 +206,7 @@ async def call(server: ResourceServer, version: str, token: str, tool: str, **ar
         body["params"].pop("_meta")
         headers = {}
     response = await server.post(body, token, headers)
-    answer = strict_json.loads(response.content)
+    answer = parse_json(response.content)
     assert (response.status_code, answer["id"]) == (200, 7)
     result: dict[str, Any] = answer["result"]
     return result

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from werkzeug.http import parse_etags, unquote_etag
 
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 from gatehouse.shared.service.cache import MustWait
 from gatehouse.shared.service.deadline import before_deadline
@@ -227,7 +227,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON response."""
-    body = strict_json.compact(content).encode()
+    body = compact_json(content).encode()
     return Response(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 

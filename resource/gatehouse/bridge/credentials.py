@@ -13,7 +13,7 @@ from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.service.files import UnsafeFile, read_private_file, secret_text
 from gatehouse.shared.service.settings import CommandSettings, LogLevel
 
@@ -161,8 +161,8 @@ def _from_key(document: str, source: str, client_id: str | None) -> Credentials:
 def _from_json(document: str, source: str, client_id: str | None) -> Credentials:
     """Parse the output of `authserver client create --output json`."""
     try:
-        members = strict_json.loads(document.encode())
-    except strict_json.InvalidJson:
+        members = parse_json(document.encode())
+    except InvalidJson:
         members = None
     if not isinstance(members, dict) or not _is_text(members.get("client_id")) or _REPLACED in document:
         raise InvalidCredentials(

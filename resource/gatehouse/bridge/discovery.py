@@ -13,7 +13,7 @@ import httpx2
 
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
 from gatehouse.bridge.limits import is_compressed
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
@@ -85,8 +85,8 @@ async def _read(response: httpx2.Response) -> Any:
         if len(document) > _MAX_LENGTH:
             return None
     try:
-        return strict_json.loads(bytes(document))
-    except strict_json.InvalidJson:
+        return parse_json(bytes(document))
+    except InvalidJson:
         return None
 
 

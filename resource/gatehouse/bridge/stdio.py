@@ -28,7 +28,7 @@ from mcp_types import (
 )
 
 from gatehouse.bridge.redaction import SentSecrets
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import MAX_JSON_DEPTH, InvalidJson, format_json, parse_json
 
 MAX_LINE: Final = 4 * 1024 * 1024
 """Bytes of a message from the desktop client, without its line feed."""
@@ -137,7 +137,7 @@ def parse_line(line: bytes) -> JSONRPCRequest | JSONRPCNotification | None:
     A byte order mark at the start of a line is ignored (RFC 8259 section 8.1).
 
     Raises:
-        InvalidLine: not strict JSON, nested deeper than strict_json.MAX_DEPTH, a batch (removed in MCP 2025-06-18),
+        InvalidLine: not strict JSON, nested deeper than MAX_JSON_DEPTH, a batch (removed in MCP 2025-06-18),
             longer than MAX_LINE, or not JSON-RPC 2.0.
     """
     line = line.strip().removeprefix(_BYTE_ORDER_MARK)
@@ -146,11 +146,11 @@ def parse_line(line: bytes) -> JSONRPCRequest | JSONRPCNotification | None:
     if len(line) > MAX_LINE:
         raise InvalidLine(INVALID_REQUEST, f"The message is longer than {MAX_LINE // 1024} KiB.", _id_at_an_end(line))
     try:
-        message = strict_json.loads(line)
-        if line.count(b"{") + line.count(b"[") > strict_json.MAX_DEPTH:
+        message = parse_json(line)
+        if line.count(b"{") + line.count(b"[") > MAX_JSON_DEPTH:
             # Raises for a message that is nested too deep to be forwarded.
-            strict_json.dumps(message)
-    except strict_json.InvalidJson as error:
+            format_json(message)
+    except InvalidJson as error:
         raise InvalidLine(PARSE_ERROR, f"The line cannot be read. {error}", _id_of_unreadable(line)) from None
     if not isinstance(message, dict):
         raise InvalidLine(INVALID_REQUEST, "Send one JSON-RPC object per line; batches are not supported.")

@@ -16,8 +16,8 @@ from gatehouse.directory.errors import Conflict, DirectoryError, LimitReached, N
 from gatehouse.directory.identifiers import is_identifier, new_identifier
 from gatehouse.directory.models import Base, WorkspaceRow
 from gatehouse.resourceserver.catalogue import ProviderCall, provider
-from gatehouse.shared.protocol import base64url
 from gatehouse.shared.protocol.claims import WORKSPACE_CLAIM, AccessClaims
+from gatehouse.shared.protocol.encoding import decode_base64url, encode_base64url
 
 RowT = TypeVar("RowT", bound=Base)
 PageT = TypeVar("PageT", bound=BaseModel)
@@ -171,13 +171,13 @@ class Listing(Generic[PageT]):
         if not rows:
             directory.require_workspace()
         page = rows[:page_size]
-        last = base64url.encode(getattr(page[-1], self._key).encode()) if len(rows) > page_size else None
+        last = encode_base64url(getattr(page[-1], self._key).encode()) if len(rows) > page_size else None
         return self._page.model_validate({self._entries: page, "next_page_token": last})
 
 
 def _read_page_token(page_token: str, prefix: str) -> str:
     try:
-        identifier = base64url.decode(page_token).decode("ascii")
+        identifier = decode_base64url(page_token).decode("ascii")
     except ValueError:
         identifier = ""
     if not is_identifier(identifier, prefix):

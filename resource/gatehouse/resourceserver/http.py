@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.service.cors import Header
 from gatehouse.shared.service.responses import raw_headers
 
@@ -110,5 +110,5 @@ Endpoint = Callable[[Request], Awaitable[Response | None]]
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with a JSON body."""
-    body = strict_json.compact(content).encode()
+    body = compact_json(content).encode()
     return Response(status, body, [(b"content-type", JSON.encode()), *raw_headers(headers or {})])

@@ -25,8 +25,8 @@ from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import check_name, parse_resource
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK
-from gatehouse.shared.protocol import base64url
 from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
+from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE
@@ -134,7 +134,7 @@ def dump_trailer(counts: Mapping[str, int], digest: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    return base64url.encode(value) if isinstance(value, bytes) else value
+    return encode_base64url(value) if isinstance(value, bytes) else value
 
 
 def read_row(table: Table, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def _read_bytes(column: Column[Any], value: Any) -> bytes:
     if not isinstance(value, str):
         raise ValueError("is not base64url")  # noqa: TRY004 - one kind of error for the caller
     try:
-        data = base64url.decode(value)
-    except base64url.InvalidBase64url as error:
+        data = decode_base64url(value)
+    except InvalidBase64url as error:
         raise ValueError(f"is {error}") from None
     length = column.type.length  # type: ignore[attr-defined]
     if length is not None and len(data) != length:

@@ -37,7 +37,7 @@ from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
 from gatehouse.authserver.tokens.status_lists import close_lists
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
@@ -128,8 +128,8 @@ class ExportReader:
         if not line.endswith(b"\n"):
             raise self._corrupt("the file ends here, before its last line")
         try:
-            members = strict_json.loads(line)
-        except strict_json.InvalidJson as error:
+            members = parse_json(line)
+        except InvalidJson as error:
             raise self._corrupt(str(error)) from None
         if not isinstance(members, dict):
             raise self._corrupt("is not a JSON object")

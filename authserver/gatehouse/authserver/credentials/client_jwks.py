@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.encoding import encode_base64url
 from gatehouse.shared.protocol.jws import KEY_TYPES, InvalidKeySet, SigningKey, VerificationKey
 from gatehouse.shared.protocol.key_sets import ForeignKey, UnusableKey, read_public_jwks, verification_keys
 from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS
@@ -76,7 +76,7 @@ def decoy_key(alg: str) -> VerificationKey:
     jwk = {"kid": "decoy", "alg": alg, "kty": KEY_TYPES[alg]}
     if jwk["kty"] == "RSA":
         modulus = secrets.randbits(MIN_RSA_BITS) | 1 << MIN_RSA_BITS - 1 | 1
-        jwk |= {"n": base64url.encode(modulus.to_bytes(MIN_RSA_BITS // 8)), "e": "AQAB"}
+        jwk |= {"n": encode_base64url(modulus.to_bytes(MIN_RSA_BITS // 8)), "e": "AQAB"}
     else:
         jwk |= SigningKey.generate(alg).public_jwk() | {"kid": "decoy"}
     return client_verification_keys(jwk)[0]

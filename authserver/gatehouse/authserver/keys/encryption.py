@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url
 from gatehouse.shared.service.files import UnsafeFile, flush_folder, new_file, read_private_text
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -129,8 +129,8 @@ def lost_sealing_key(settings: Settings) -> InvalidSettings:
 def _decode(text: str, source: str) -> bytes:
     try:
         # Another program may have written its padding.
-        key = base64url.decode(text.removesuffix("="))
-    except base64url.InvalidBase64url:
+        key = decode_base64url(text.removesuffix("="))
+    except InvalidBase64url:
         key = b""
     if len(key) != _LENGTH:
         raise InvalidSettings(f"{source}: the sealing key must be 32 bytes in base64url")
@@ -172,7 +172,7 @@ def sealing_key_rotation_lock(settings: Settings) -> Iterator[None]:
 
 def generate_sealing_key() -> str:
     """Return a new key in base64url."""
-    return base64url.encode(secrets.token_bytes(_LENGTH))
+    return encode_base64url(secrets.token_bytes(_LENGTH))
 
 
 def _write_new(path: Path) -> bool:

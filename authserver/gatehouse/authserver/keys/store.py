@@ -23,8 +23,8 @@ from gatehouse.authserver.keys.sealed_keys import (
     decrypt_rows,
     lock_keys,
 )
-from gatehouse.shared.protocol import strict_json
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
@@ -107,7 +107,7 @@ class KeyStore:
         if active not in decrypted.keys or not decrypted.peppers:
             raise NoUsableKey("No signing key is active. Run: authserver init")
         published = [key.public_jwk() for key in decrypted.keys.values()]
-        jwks = strict_json.compact({"keys": published}).encode()
+        jwks = compact_json({"keys": published}).encode()
         return KeyRing(
             signing_key=decrypted.keys[active],
             peppers=decrypted.peppers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from gatehouse.authserver.resources.registration import ScopeDeclaration, parse_resource
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 from gatehouse.shared.protocol.visible_text import is_visible
 from gatehouse.shared.service.administrator import CommandRefused
@@ -50,8 +50,8 @@ def parse_catalogue(document: bytes) -> Catalogue:
             a tool without a list of declared scopes. A tool that needs no scope must have an empty list.
     """
     try:
-        catalogue = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
+        catalogue = parse_json(document)
+    except InvalidJson as error:
         raise CommandRefused(f"The catalogue file cannot be read: {error}") from None
     if not isinstance(catalogue, dict):
         raise CommandRefused(f"The catalogue file is not a JSON object. {_CREATE_IT}")

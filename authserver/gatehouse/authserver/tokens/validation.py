@@ -11,8 +11,9 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.tokens.issue import Index
 from gatehouse.authserver.tokens.status_lists import is_active
-from gatehouse.shared.protocol import base64url, jws, token_validation
+from gatehouse.shared.protocol import jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims, StatusReference
+from gatehouse.shared.protocol.encoding import encode_base64url
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import parse_list_uri
 
@@ -110,5 +111,5 @@ def _decoy(alg: str) -> tuple[str, jws.Header, jws.VerificationKey]:
     """Return a token with a random signature, and a key to verify it with."""
     header: Mapping[str, str] = {"alg": alg, "typ": ACCESS_TOKEN_TYPE}
     signature = secrets.token_bytes(255 if alg == "RS256" else 63)
-    token = ".".join(map(base64url.encode, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
+    token = ".".join(map(encode_base64url, (json.dumps(header).encode(), b"{}", b"\0" + signature)))
     return token, jws.read_header(token), decoy_key(alg)

@@ -14,7 +14,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.http import JSON, Headers
 from gatehouse.resourceserver.json_rpc import RequestId
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, accepts, parse_accept, parse_media_type
 
 MAX_BODY: Final = 1024 * 1024
@@ -147,8 +147,8 @@ def read_message(body: bytes) -> Message:
         InvalidMessage: not strict JSON, a batch, a response, another version, a malformed id or params.
     """
     try:
-        message = strict_json.loads(body)
-    except strict_json.InvalidJson as error:
+        message = parse_json(body)
+    except InvalidJson as error:
         raise InvalidMessage(json_rpc.PARSE_ERROR, f"The body cannot be read. {error}") from None
     if not isinstance(message, dict):
         raise InvalidMessage(json_rpc.INVALID_REQUEST, "Send one JSON-RPC object; batches are not supported.")

@@ -14,9 +14,10 @@ import anyio
 
 from gatehouse.resourceserver.bearer.fetch import Fetch, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
-from gatehouse.shared.protocol import jws, strict_json
+from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference, is_numeric_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
+from gatehouse.shared.protocol.encoding import parse_json
 from gatehouse.shared.protocol.status_list import (
     MAX_LENGTH,
     PATH,
@@ -244,7 +245,7 @@ class StatusLists:
         """Return every list that the issuer names, including those without tokens (section 9.2)."""
         try:
             fetched = await self._fetch_names(None)
-            document = strict_json.loads(fetched.document) if fetched is not None else None
+            document = parse_json(fetched.document) if fetched is not None else None
             names = document.get("status_lists") if isinstance(document, dict) else None
             if not isinstance(names, list):
                 raise FetchFailed("no list of status lists")  # noqa: TRY301

@@ -22,7 +22,7 @@ from gatehouse.resourceserver.catalogue.declaration import (
 from gatehouse.resourceserver.catalogue.providers import BUILT_IN, Provider, Providers
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.catalogue.tool import Tool
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, format_json, parse_json
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, ScopeHierarchy, parse_scope_token
 
@@ -202,10 +202,10 @@ class Catalogue:
 
 def _check_json(value: object, what: str) -> str:
     try:
-        text = strict_json.dumps(value)
+        text = format_json(value)
         # The keys 1 and "1" of a dict are one name in JSON.
-        strict_json.loads(text.encode())
-    except strict_json.InvalidJson as error:
+        parse_json(text.encode())
+    except InvalidJson as error:
         raise InvalidCatalogue(f"{what} cannot be sent as JSON. {error}") from None
     return text
 

@@ -11,7 +11,7 @@ from gatehouse.resourceserver.cli.installation import tool_settings, tools_optio
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
@@ -98,8 +98,8 @@ def _require_issuer(metadata: bytes, url: str, issuer: str) -> None:
         FetchFailed: it is not.
     """
     try:
-        members = strict_json.loads(metadata)
-    except strict_json.InvalidJson as error:
+        members = parse_json(metadata)
+    except InvalidJson as error:
         raise FetchFailed(f"{url}: {error}") from None
     found = members.get("issuer") if isinstance(members, dict) else None
     if found != issuer:

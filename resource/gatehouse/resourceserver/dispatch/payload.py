@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, P
 from gatehouse.resourceserver.catalogue import Tool
 from gatehouse.resourceserver.catalogue.input_schema import Location, unknown_argument
 from gatehouse.resourceserver.dispatch.containment import name_of
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, format_json
 
 _MAX_EXACT: Final = 2**53 - 1
 """Above it, a JSON number with a fraction is read as a float that may differ from what was sent (RFC 8259 6)."""
@@ -159,8 +159,8 @@ def _serialize(tool: Tool, value: object, **options: Any) -> tuple[Any, str]:
 def _text(content: Any) -> str:
     """Return the JSON text of a value. Raises UnservableAnswer if there is none that every client can read."""
     try:
-        return strict_json.dumps(content)
-    except strict_json.InvalidJson as error:
+        return format_json(content)
+    except InvalidJson as error:
         raise UnservableAnswer(str(error)) from None
 
 

@@ -34,7 +34,7 @@ from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.http import JSON, Receive, Response
 from gatehouse.resourceserver.http import Message as ASGIMessage
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cors import Header
 
@@ -136,7 +136,7 @@ class RequestRouter:
         if not handshake:
             sent["_meta"] = {SERVER_INFO_META_KEY: self.server_info}
         response = {"jsonrpc": "2.0", "id": admitted.message.id, "result": sent}
-        return to_json(response) if handshake else strict_json.compact(response).encode()
+        return to_json(response) if handshake else compact_json(response).encode()
 
     async def _through_sdk(self, admitted: AdmittedRequest) -> None:
         http = admitted.http

@@ -23,8 +23,15 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 from joserfc.jws import JWSRegistry
 
-from gatehouse.shared.protocol import base64url, strict_json
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
+from gatehouse.shared.protocol.encoding import (
+    InvalidBase64url,
+    InvalidJson,
+    compact_json,
+    decode_base64url,
+    encode_base64url,
+    parse_json,
+)
 from gatehouse.shared.protocol.public_keys import MIN_RSA_BITS
 
 KEY_TYPES = {"ES256": "EC", "RS256": "RSA", "PS256": "RSA", "EdDSA": "OKP"}
@@ -184,15 +191,15 @@ class SigningKey:
 
     def sign(self, typ: str, claims: Mapping[str, Any]) -> str:
         """Return a signed JWT in compact serialization (RFC 7519 7.1)."""
-        message = f"{_header_segment(self.alg, self.kid, typ)}.{base64url.encode(strict_json.compact(claims).encode())}"
+        message = f"{_header_segment(self.alg, self.kid, typ)}.{encode_base64url(compact_json(claims).encode())}"
         signature = _ALGORITHMS[self.alg].sign(message.encode(), self.key)
-        return f"{message}.{base64url.encode(signature)}"
+        return f"{message}.{encode_base64url(signature)}"
 
 
 # One server signs with a few keys, for a few types.
 @lru_cache(maxsize=32)
 def _header_segment(alg: str, kid: str, typ: str) -> str:
-    return base64url.encode(strict_json.compact({"alg": alg, "kid": kid, "typ": typ}).encode())
+    return encode_base64url(compact_json({"alg": alg, "kid": kid, "typ": typ}).encode())
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -201,8 +208,8 @@ def _refuse(reason: str) -> NoReturn:
 
 def _decode_segment(segment: str) -> bytes:
     try:
-        return base64url.decode(segment)
-    except base64url.InvalidBase64url as error:
+        return decode_base64url(segment)
+    except InvalidBase64url as error:
         _refuse(f"a segment is {error}")
 
 
@@ -219,8 +226,8 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
     if _COMPACT.fullmatch(token) is None:
         _refuse("not a compact JWS")
     try:
-        header = strict_json.loads(_decode_segment(token.split(".", 1)[0]))
-    except strict_json.InvalidJson as error:
+        header = parse_json(_decode_segment(token.split(".", 1)[0]))
+    except InvalidJson as error:
         _refuse(f"header: {error}")
     if not isinstance(header, dict):
         _refuse("header is not an object")
@@ -271,8 +278,8 @@ def _payload(token: str) -> bytes:
 
 def _read_claims(payload: bytes) -> dict[str, Any]:
     try:
-        claims = strict_json.loads(payload)
-    except strict_json.InvalidJson as error:
+        claims = parse_json(payload)
+    except InvalidJson as error:
         _refuse(f"claims: {error}")
     if not isinstance(claims, dict):
         _refuse("claims are not an object")
@@ -299,9 +306,9 @@ def _import(members: dict[str, Any]) -> Key:
         return import_key(members)
     # The library reads the numbers digit by digit. A client has up to 8 keys, and a request that is refused should not
     # show by its time how many of them were loaded for it.
-    numbers = {name: int.from_bytes(base64url.decode(members[name])) for name in ("n", "e")}
+    numbers = {name: int.from_bytes(decode_base64url(members[name])) for name in ("n", "e")}
     # Some libraries add a zero octet (RFC 7518 6.3.1.1). With it, one key would have two thumbprints.
     shortest = {
-        name: base64url.encode(number.to_bytes((number.bit_length() + 7) // 8)) for name, number in numbers.items()
+        name: encode_base64url(number.to_bytes((number.bit_length() + 7) // 8)) for name, number in numbers.items()
     }
     return RSAKey(RSAPublicNumbers(**numbers).public_key(), members | shortest)

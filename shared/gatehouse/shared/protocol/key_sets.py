@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gatehouse.shared.protocol import strict_json
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import (
     ALGORITHM_NAMES,
     CURVES,
@@ -79,8 +79,8 @@ def read_public_jwks(document: bytes, *, or_one: bool = False) -> dict[str, dict
         InvalidKeySet: not strict JSON, not a list of at most 64 keys, or a key that is not such an object.
     """
     try:
-        read = strict_json.loads(document)
-    except strict_json.InvalidJson as error:
+        read = parse_json(document)
+    except InvalidJson as error:
         raise InvalidKeySet(str(error)) from None
     jwks = read.get("keys", [read] if or_one else None) if isinstance(read, dict) else None
     if not isinstance(jwks, list) or len(jwks) > MAX_KEYS:

@@ -7,7 +7,7 @@ spend the verifier's time.
 from collections.abc import Mapping
 from typing import Any
 
-from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url
 
 MIN_RSA_BITS = 2048
 """RFC 7518 3.3."""
@@ -62,6 +62,6 @@ def _is_strong_ed25519(jwk: Mapping[str, Any]) -> bool:
 def _octets(member: object) -> bytes:
     """Return the bytes of a JWK member; none if it is not canonical base64url."""
     try:
-        return base64url.decode(member) if isinstance(member, str) else b""
-    except base64url.InvalidBase64url:
+        return decode_base64url(member) if isinstance(member, str) else b""
+    except InvalidBase64url:
         return b""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from gatehouse.shared.protocol import base64url
+from gatehouse.shared.protocol.encoding import decode_base64url, encode_base64url
 
 TYPE = "statuslist+jwt"
 """The JWS `typ` of a status list token (section 5.1)."""
@@ -75,7 +75,7 @@ def set_bits(bits: bytearray, start: int, size: int = 1) -> None:
 
 def encode(bits: bytes) -> dict[str, Any]:
     """Return the `status_list` claim (section 4.2)."""
-    return {"bits": 1, "lst": base64url.encode(zlib.compress(bits, 9))}
+    return {"bits": 1, "lst": encode_base64url(zlib.compress(bits, 9))}
 
 
 def decode(claim: Any) -> bytes:
@@ -90,7 +90,7 @@ def decode(claim: Any) -> bytes:
     if not isinstance(packed, str) or not packed:
         raise InvalidStatusList("lst is not a non-empty string")
     try:
-        data = base64url.decode(packed)
+        data = decode_base64url(packed)
         unpacker = zlib.decompressobj()
         bits = unpacker.decompress(data, MAX_SIZE // 8 + 1)
     except (ValueError, zlib.error):

@@ -1,4 +1,4 @@
-"""Strict JSON: accepted documents mean the same to every parser; ambiguous ones are refused."""
+"""Encoding: accepted JSON means the same to every parser, and each byte string has one text in base64url."""
 
 import json
 from typing import Any
@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.shared.protocol.strict_json import MAX_DEPTH, InvalidJson, dumps, loads
+from gatehouse.shared.protocol.encoding import (
+    MAX_JSON_DEPTH,
+    InvalidBase64url,
+    InvalidJson,
+    decode_base64url,
+    encode_base64url,
+    format_json,
+    parse_json,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -16,13 +24,13 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.di
 
 @given(VALUES, st.booleans())
 def test_every_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
-    assert loads(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
 @given(st.binary(max_size=30) | st.text('{}[]",:\\u0019eE+-.ntf ', max_size=30).map(str.encode))
 def test_accepted_documents_equal_the_standard_librarys_result(document: bytes) -> None:
     try:
-        value = loads(document)
+        value = parse_json(document)
     except InvalidJson:
         return
     assert json.loads(document) == value
@@ -64,17 +72,17 @@ def test_accepted_documents_equal_the_standard_librarys_result(document: bytes) 
 def test_invalid_or_ambiguous_json_is_refused(document: bytes) -> None:
     """RFC 8259 4 (names should be unique), 6 (numbers), 8.1 (UTF-8, no byte order mark), 8.2 (surrogates)."""
     with pytest.raises(InvalidJson):
-        loads(document)
+        parse_json(document)
 
 
 def test_a_surrogate_pair_is_one_character() -> None:
-    assert loads(b'"\\ud83d\\ude00"') == "\U0001f600"
+    assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 
 def test_a_refusal_does_not_repeat_the_document() -> None:
     for document in (b'{"hunter2": 1, "hunter2": 2}', b"[hunter2]", b'"hunter2', b'"hunter2\xff"'):
         with pytest.raises(InvalidJson) as refusal:
-            loads(document)
+            parse_json(document)
         assert "hunter2" not in str(refusal.value)
         assert refusal.value.__cause__ is None
 
@@ -84,7 +92,7 @@ def test_a_refusal_does_not_repeat_the_document() -> None:
 
 @given(VALUES)
 def test_what_is_written_is_read_as_the_same(value: Any) -> None:
-    assert loads(dumps(value).encode()) == value
+    assert parse_json(format_json(value).encode()) == value
 
 
 def nested(levels: int) -> Any:
@@ -104,15 +112,38 @@ def nested(levels: int) -> Any:
         ({"\udca0": 1}, "surrogate"),
         (b"x", "type that JSON does not have"),
         ({1j: 1}, "type that JSON does not have"),
-        (nested(MAX_DEPTH + 1), "nested deeper"),
+        (nested(MAX_JSON_DEPTH + 1), "nested deeper"),
         (nested(5000), "nested deeper"),
     ],
 )
 def test_what_is_not_json_is_not_written(value: Any, problem: str) -> None:
     for container in (value, [value], {"a": [value]}):
         with pytest.raises(InvalidJson, match=problem):
-            dumps(container)
+            format_json(container)
 
 
 def test_values_are_written_up_to_the_maximum_depth() -> None:
-    assert loads(dumps([nested(MAX_DEPTH - 1), *([[]] * 100)]).encode())
+    assert parse_json(format_json([nested(MAX_JSON_DEPTH - 1), *([[]] * 100)]).encode())
+
+
+def test_bytes_are_written_in_the_url_alphabet_without_padding() -> None:
+    """RFC 4648 5."""
+    assert encode_base64url(b"\xfb\xff\xfe\x01") == "-__-AQ"
+    assert decode_base64url("-__-AQ") == b"\xfb\xff\xfe\x01"
+
+
+@given(st.binary(max_size=64))
+def test_decoding_returns_what_was_encoded(data: bytes) -> None:
+    assert decode_base64url(encode_base64url(data)) == data
+
+
+@pytest.mark.parametrize("text", ["A", "AAAAA", "A!", "AA\n", " AA", "\N{LATIN SMALL LETTER E WITH ACUTE}A"])
+def test_text_that_is_not_base64url_is_refused(text: str) -> None:
+    with pytest.raises(InvalidBase64url, match=r"^not base64url$"):
+        decode_base64url(text)
+
+
+@pytest.mark.parametrize("text", ["AQ=", "AQ==", "AR", "AQJ", "+/+/", "-__-A+"])
+def test_a_noncanonical_encoding_is_refused(text: str) -> None:
+    with pytest.raises(InvalidBase64url, match=r"^not canonical base64url$"):
+        decode_base64url(text)

@@ -1,16 +1,26 @@
-"""Strict JSON: two readers of the same bytes cannot disagree about their meaning."""
+"""The strict readers and the writers of JSON and base64url, of which tokens and messages consist.
 
+Two readers of the same JSON cannot disagree about its meaning. In base64url, the last character of a text can have
+unused bits. A reader that ignores them accepts several texts for the same bytes, so that a changed token still
+verifies, and one identifier has several texts.
+"""
+
+import base64
 import json
 import math
 from typing import Any, Final, NoReturn
 
-MAX_DEPTH: Final = 50
+MAX_JSON_DEPTH: Final = 50
 """Maximum number of arrays and objects around a value that is written. The official C# client of MCP reads 64, with the
 envelope of the message."""
 
 
 class InvalidJson(ValueError):
     """Not JSON, or JSON that two parsers may read differently. The message holds no input."""
+
+
+class InvalidBase64url(ValueError):
+    """The text is not canonical base64url. The message completes "the value is ..." and holds no input."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -37,7 +47,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-def loads(document: bytes) -> Any:
+def parse_json(document: bytes) -> Any:
     """Parse UTF-8 JSON (RFC 8259) strictly.
 
     Raises:
@@ -58,12 +68,12 @@ def loads(document: bytes) -> Any:
     return value
 
 
-def dumps(value: Any) -> str:
+def format_json(value: Any) -> str:
     """Return a value as the text of a JSON document (RFC 8259) that any parser reads.
 
     Raises:
         InvalidJson: it contains NaN, an infinity, a lone surrogate, a number with too many digits or a type that JSON
-            does not have, or is nested deeper than MAX_DEPTH.
+            does not have, or is nested deeper than MAX_JSON_DEPTH.
     """
     try:
         text = _encode(value)
@@ -73,16 +83,16 @@ def dumps(value: Any) -> str:
     except TypeError:
         raise InvalidJson("There is a type that JSON does not have.") from None
     except RecursionError:
-        raise InvalidJson(f"It is nested deeper than {MAX_DEPTH} levels.") from None
+        raise InvalidJson(f"It is nested deeper than {MAX_JSON_DEPTH} levels.") from None
     except ValueError:
         raise InvalidJson("NaN, Infinity and numbers of thousands of digits are not JSON.") from None
     # Counting brackets is fast, and settles it for nearly every value.
-    if text.count("{") + text.count("[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise InvalidJson(f"It is nested deeper than {MAX_DEPTH} levels.")
+    if text.count("{") + text.count("[") > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
+        raise InvalidJson(f"It is nested deeper than {MAX_JSON_DEPTH} levels.")
     return text
 
 
-def compact(value: Any) -> str:
+def compact_json(value: Any) -> str:
     """Return a value that this program made as JSON text, in ASCII and without spaces.
 
     Raises:
@@ -97,3 +107,23 @@ def _depth(value: Any) -> int:
         depth += 1
         level = [part for item in level for part in (item.values() if isinstance(item, dict) else item)]
     return depth
+
+
+def encode_base64url(data: bytes) -> str:
+    """Return the base64url text of `data`, without padding (RFC 4648 5, RFC 7515 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decode_base64url(text: str) -> bytes:
+    """Return the bytes that `encode_base64url` would write as exactly this text.
+
+    Raises:
+        InvalidBase64url: a character outside the alphabet, padding, an impossible length, or unused bits that are set.
+    """
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise InvalidBase64url("not base64url") from None
+    if encode_base64url(data) != text:
+        raise InvalidBase64url("not canonical base64url")
+    return data
