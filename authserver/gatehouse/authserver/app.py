@@ -36,7 +36,8 @@ from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
-from gatehouse.shared.service.cors import CorsPolicy, parse_origins
+from gatehouse.shared.service.cors import CorsPolicy
+from gatehouse.shared.service.origins import parse_origins
 
 CROSS_ORIGIN = {"/token": "POST", metadata.PATH: "GET", jwks.PATH: "GET"}
 """The paths that web pages of AUTHSERVER_ALLOWED_ORIGINS may call, with their methods. Clients need no others."""

@@ -14,7 +14,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 
 from gatehouse.resourceserver.asgi import Application, Route
-from gatehouse.resourceserver.bearer.challenge import Challenge
+from gatehouse.resourceserver.bearer.challenge import Challenge, baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
 from gatehouse.resourceserver.bearer.gate import Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
@@ -31,7 +31,7 @@ from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tool
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
-from gatehouse.resourceserver.metadata import baseline_scopes, metadata_endpoint, metadata_paths
+from gatehouse.resourceserver.metadata import metadata_endpoint, metadata_paths
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url

@@ -7,8 +7,6 @@ from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_document, metadata_url
-from gatehouse.shared.protocol.scopes import parse_scope
-from gatehouse.shared.service.settings import InvalidSettings
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:
@@ -31,20 +29,3 @@ def metadata_endpoint(settings: Settings, catalogue: Catalogue) -> Endpoint:
         return response
 
     return endpoint
-
-
-def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
-    """Return the scopes that every 401 names.
-
-    Raises:
-        InvalidSettings: one of them is not in the catalogue.
-    """
-    if settings.baseline_scopes is None:
-        return frozenset(catalogue.scopes)
-    baseline = parse_scope(settings.baseline_scopes)
-    if unknown := sorted(baseline - catalogue.scopes.keys()):
-        raise InvalidSettings(
-            f"RESOURCESERVER_BASELINE_SCOPES: {unknown[0]} is not a scope of the catalogue. "
-            f"There are: {', '.join(catalogue.scopes)}."
-        )
-    return baseline

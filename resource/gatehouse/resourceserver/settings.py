@@ -11,7 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_resource_identifier
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
-from gatehouse.shared.service.cors import parse_origins
+from gatehouse.shared.service.origins import parse_origins
 from gatehouse.shared.service.settings import (
     ServerSettings,
     check_internal_url,

@@ -3,7 +3,27 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.scopes import format_scope, parse_scope
+from gatehouse.shared.service.settings import InvalidSettings
+
+
+def baseline_scopes(settings: Settings, catalogue: Catalogue) -> frozenset[str]:
+    """Return the scopes that every 401 names.
+
+    Raises:
+        InvalidSettings: one of them is not in the catalogue.
+    """
+    if settings.baseline_scopes is None:
+        return frozenset(catalogue.scopes)
+    baseline = parse_scope(settings.baseline_scopes)
+    if unknown := sorted(baseline - catalogue.scopes.keys()):
+        raise InvalidSettings(
+            f"RESOURCESERVER_BASELINE_SCOPES: {unknown[0]} is not a scope of the catalogue. "
+            f"There are: {', '.join(catalogue.scopes)}."
+        )
+    return baseline
 
 
 @dataclass(frozen=True, slots=True)

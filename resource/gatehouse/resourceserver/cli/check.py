@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import anyio
 import click
 
+from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
 from gatehouse.resourceserver.db.database import Database
-from gatehouse.resourceserver.metadata import baseline_scopes
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import InvalidKeySet

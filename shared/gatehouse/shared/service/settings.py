@@ -18,9 +18,9 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
-from gatehouse.shared.service.cors import parse_origins
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
 from gatehouse.shared.service.files import is_exposed
+from gatehouse.shared.service.origins import parse_origins
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
