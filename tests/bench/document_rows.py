@@ -14,7 +14,7 @@ from bench.servers import Server, running
 from bench.verdicts import Target
 from local_stack import free_port
 
-from gatehouse.shared.service.responses import SECURITY_HEADERS
+from gatehouse.shared.service.requests import SECURITY_HEADERS
 
 _ADDED = {"date", "server", "connection", "transfer-encoding", "x-request-id"} | {
     name.lower() for name in SECURITY_HEADERS

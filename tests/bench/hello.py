@@ -11,8 +11,7 @@ from typing import Any
 
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.gunicorn import Server
-from gatehouse.shared.service.request_log import RequestLog
-from gatehouse.shared.service.responses import common_headers, new_request_id
+from gatehouse.shared.service.requests import RequestLog, common_headers, new_request_id
 from gatehouse.shared.service.settings import load_settings
 
 Message = MutableMapping[str, Any]

@@ -30,8 +30,7 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.request_log import RequestLog
-from gatehouse.shared.service.responses import UNKNOWN_PATH, common_headers, new_request_id, raw_headers
+from gatehouse.shared.service.requests import UNKNOWN_PATH, RequestLog, common_headers, new_request_id, raw_headers
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

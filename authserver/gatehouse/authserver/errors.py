@@ -7,8 +7,7 @@ import structlog
 from gatehouse.authserver.http import NO_STORE, Response, json_response
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.request_log import add_to_log
-from gatehouse.shared.service.responses import RETRY_AFTER, UNAVAILABLE
+from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 

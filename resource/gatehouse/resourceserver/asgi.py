@@ -33,11 +33,12 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.request_log import RequestLog, add_to_log
-from gatehouse.shared.service.responses import (
+from gatehouse.shared.service.requests import (
     RETRY_AFTER,
     UNAVAILABLE,
     UNKNOWN_PATH,
+    RequestLog,
+    add_to_log,
     common_headers,
     new_request_id,
     raw_headers,

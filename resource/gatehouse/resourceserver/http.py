@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.service.cors import Header
-from gatehouse.shared.service.responses import raw_headers
+from gatehouse.shared.service.requests import raw_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

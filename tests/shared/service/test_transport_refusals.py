@@ -8,7 +8,7 @@ from support.worker import Events
 
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable
-from gatehouse.shared.service.responses import SECURITY_HEADERS
+from gatehouse.shared.service.requests import SECURITY_HEADERS
 from gatehouse.shared.service.transport_refusals import RECORDED_PER_SECOND, TransportRefusal, TransportRefusals
 
 

@@ -25,7 +25,7 @@ from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
-from gatehouse.shared.service.request_log import add_to_log
+from gatehouse.shared.service.requests import add_to_log
 
 ACTION = AuditAction.TOKEN_ISSUE
 

@@ -34,7 +34,7 @@ from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.remediation import grant_command
-from gatehouse.shared.service.request_log import add_to_log
+from gatehouse.shared.service.requests import add_to_log
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}

@@ -14,7 +14,7 @@ from mcp.shared.exceptions import MCPError
 
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.bearer.verified_request import Context
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.requests import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 

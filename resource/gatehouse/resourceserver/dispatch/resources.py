@@ -24,7 +24,7 @@ from gatehouse.resourceserver.catalogue import Catalogue, Resource
 from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.requests import UNAVAILABLE
 
 _ACTION = AuditAction.RESOURCE_READ
 """The audit action of a read."""

@@ -34,7 +34,7 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.requests import UNAVAILABLE
 
 _CLOSED = "the connection was closed before the end"
 """The reason in the audit log of a call that was cancelled."""

@@ -22,7 +22,7 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.responses import UNAVAILABLE
+from gatehouse.shared.service.requests import UNAVAILABLE
 
 LISTED: Final = 100
 """Maximum number of identifiers in one audit event. A transaction that changes more has several events."""

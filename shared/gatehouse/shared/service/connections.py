@@ -14,7 +14,7 @@ from gunicorn.asgi.parser import UnsupportedTransferCoding
 from gunicorn.asgi.protocol import ASGIProtocol
 
 from gatehouse.shared.service.connection_limits import WRITE_TIMEOUT, Connections, Wait
-from gatehouse.shared.service.responses import new_request_id
+from gatehouse.shared.service.requests import new_request_id
 from gatehouse.shared.service.transport_refusals import TransportRefusal
 
 READ_AHEAD: Final = 64 * 1024

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Set
 from typing import Final
 
-from gatehouse.shared.service.responses import REQUEST_ID_HEADER
+from gatehouse.shared.service.requests import REQUEST_ID_HEADER
 
 REQUEST_HEADERS: Final = (
     *("Accept", "Authorization", "Content-Type", "Last-Event-ID"),

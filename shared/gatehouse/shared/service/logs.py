@@ -12,7 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from gatehouse.shared.protocol.redaction import mask, printable
-from gatehouse.shared.service.request_log import LineHandler, add_request_fields, add_timestamp
+from gatehouse.shared.service.requests import LineHandler, add_request_fields, add_timestamp
 from gatehouse.shared.service.settings import LogFormat, LogLevel
 
 

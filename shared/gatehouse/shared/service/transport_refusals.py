@@ -14,7 +14,7 @@ import structlog
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable
-from gatehouse.shared.service.responses import REQUEST_ID_HEADER, SECURITY_HEADERS, outcome_of
+from gatehouse.shared.service.requests import REQUEST_ID_HEADER, SECURITY_HEADERS, outcome_of
 
 RECORDED_PER_SECOND: Final = 10
 """Refusals of one process and second that get a log line and an audit event each. The rest are counted in one more.

@@ -1,22 +1,43 @@
-"""The log line of each request, and the fields that all log lines of one request share.
+"""What both servers do for every request: its id, the headers and texts of its response, and its log line.
 
-The values of most lines are plain identifiers, which no processor would change. If the request was allowed, such a line
-is assembled and written directly, in the configured format. All other lines pass through structlog's processors.
+All log lines of one request share its fields. The values of most requests are plain identifiers, which no processor
+would change. If the request was allowed, its line is assembled and written directly, in the configured format. All
+other lines pass through structlog's processors.
 """
 
 import logging
 import re
+import secrets
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict
 
 from gatehouse.shared.protocol.redaction import mask
-from gatehouse.shared.service.responses import outcome_of
 from gatehouse.shared.service.settings import LogFormat
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+"""No response is meant for a browser to interpret."""
+
+UNAVAILABLE: Final = "The server cannot process this request now. Try again in a few seconds."
+"""The public text of every refusal that another attempt can get past, such as an outage of the database."""
+
+RETRY_AFTER: Final = {"Retry-After": "2"}
+"""Goes with UNAVAILABLE over HTTP (RFC 9110 10.2.3)."""
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+"""Finds a refused request in the log and the audit log."""
+
+UNKNOWN_PATH: Final = "(other)"
+"""Stands in logs for a path that the server does not have, which may contain credentials."""
 
 _DIRECT: Final = frozenset({"request_id", "client_id", "jti"})
 """The fields that a line written directly may have. Others, such as `reason`, may contain what a caller chose."""
@@ -28,6 +49,30 @@ _current: ContextVar[dict[str, str | None] | None] = ContextVar("request_log", d
 
 _logger = logging.getLogger(__name__)
 log = structlog.stdlib.get_logger(__name__)
+
+
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_RAW_SECURITY_HEADERS: Final = raw_headers(SECURITY_HEADERS)
+_RAW_REQUEST_ID_HEADER: Final = REQUEST_ID_HEADER.lower().encode()
+
+
+def common_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every response, as ASGI has them."""
+    return [*_RAW_SECURITY_HEADERS, (_RAW_REQUEST_ID_HEADER, request_id.encode())]
+
+
+def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
+    """Return the outcome of a response, in the words of the audit log."""
+    return "allowed" if status < 400 else "refused" if status < 500 else "failed"
+
+
+def new_request_id() -> str:
+    """Return `req_` and 24 hexadecimal digits. Never the client's choice, which could forge a log line."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -14,9 +14,9 @@ import structlog
 from support.logs import logging_put_back
 
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service import request_log
+from gatehouse.shared.service import requests
 from gatehouse.shared.service.logs import configure_logs
-from gatehouse.shared.service.request_log import RequestLog, add_to_log
+from gatehouse.shared.service.requests import RequestLog, add_to_log
 from gatehouse.shared.service.settings import LogFormat
 
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
@@ -35,8 +35,8 @@ def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
 
 @pytest.fixture(autouse=True)
 def _frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_log.time, "time", lambda: 1_800_000_000.000123)
-    monkeypatch.setattr(request_log.time, "perf_counter", lambda: 1.5)
+    monkeypatch.setattr(requests.time, "time", lambda: 1_800_000_000.000123)
+    monkeypatch.setattr(requests.time, "perf_counter", lambda: 1.5)
 
 
 def log_request(
@@ -50,7 +50,7 @@ def log_request(
 def count_events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which every event that passes through structlog's processors is appended."""
     events: list[str] = []
-    monkeypatch.setattr(request_log.log, "info", lambda event, **_: events.append(event), raising=False)
+    monkeypatch.setattr(requests.log, "info", lambda event, **_: events.append(event), raising=False)
     return events
 
 
@@ -251,4 +251,4 @@ def test_a_log_call_that_fails_reports_its_place_and_none_of_its_values(read: Re
     """CWE-532: the standard library would print the message and its arguments, unmasked."""
     configure_logs("json")
     logging.getLogger("some.library").error("%d", TOKEN)
-    assert re.fullmatch(r"The log call at .*test_request_log\.py:\d+ failed\.\n", read())
+    assert re.fullmatch(r"The log call at .*test_requests\.py:\d+ failed\.\n", read())
