@@ -30,7 +30,7 @@ def add_audit_rows(file: Path, action: str, number: int) -> None:
     changes = {
         "time": "time - (:number - i) * 600",
         "sequence": "i",
-        "request_id": "'req_' || lower(hex(randomblob(12)))",
+        "request_id": "printf('req_%012x', time - (:number - i) * 600) || lower(hex(randomblob(6)))",
         "actor": "'client_' || (i % 1000)",
         "jti": "lower(hex(randomblob(16)))",
     }

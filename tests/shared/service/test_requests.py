@@ -16,7 +16,7 @@ from support.logs import logging_put_back
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import requests
 from gatehouse.shared.service.logs import configure_logs
-from gatehouse.shared.service.requests import RequestLog, add_to_log
+from gatehouse.shared.service.requests import RequestLog, add_to_log, new_request_id
 from gatehouse.shared.service.settings import LogFormat
 
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
@@ -252,3 +252,15 @@ def test_a_log_call_that_fails_reports_its_place_and_none_of_its_values(read: Re
     configure_logs("json")
     logging.getLogger("some.library").error("%d", TOKEN)
     assert re.fullmatch(r"The log call at .*test_requests\.py:\d+ failed\.\n", read())
+
+
+def test_request_ids_are_unique_and_in_the_order_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index of the audit log depends on the order: see `new_request_id`."""
+    times = (1_800_000_000.0, 1_800_000_000.0, 1_800_000_000.001, 1_800_000_001.0, 4_000_000_000.0)
+    ids = []
+    for now in times:
+        monkeypatch.setattr(requests.time, "time", lambda now=now: now)
+        ids.append(new_request_id())
+    assert all(re.fullmatch("req_[0-9a-f]{24}", one) for one in ids)
+    assert ids[0] != ids[1]
+    assert ids[1:] == sorted(ids[1:])

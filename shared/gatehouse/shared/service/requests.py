@@ -71,8 +71,12 @@ def outcome_of(status: int) -> Literal["allowed", "refused", "failed"]:
 
 
 def new_request_id() -> str:
-    """Return `req_` and 24 hexadecimal digits. Never the client's choice, which could forge a log line."""
-    return f"req_{secrets.token_hex(12)}"
+    """Return `req_` and 24 hexadecimal digits: 12 of the time in milliseconds, and 12 at random.
+
+    Never the client's choice, which could forge a log line.
+    """
+    # Ordered by time, new entries are neighbours in the audit log's index. Random ones would each change another page.
+    return f"req_{int(time.time() * 1000):012x}{secrets.token_hex(6)}"
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
