@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,7 +177,7 @@ async def give_up() -> Text:
 
 
 class Running:
-    """The tools, and a call of each test that is in flight while another one fails."""
+    """A call that is in flight while another one fails."""
 
     def __init__(self) -> None:
         self.begun = anyio.Event()
@@ -197,10 +198,17 @@ class Running:
         self.finish_thread.wait()
         return Text(text=fail(kind))
 
-    def catalogue(self) -> Catalogue:
+
+class Catalogues:
+    """The tools. To read them is slow, so all tests use the same, each with its own call in flight."""
+
+    running: Running
+
+    @cached_property
+    def own(self) -> Catalogue:
         @provider()
         async def open_desk(_: ProviderCall) -> Desk:
-            fail(self.provided)
+            fail(self.running.provided)
             return Desk()
 
         @provider(transactional=True)
@@ -209,19 +217,19 @@ class Running:
 
         async def wait() -> Text:
             """Wait."""
-            return await self.wait()
+            return await self.running.wait()
 
         def wait_plainly(kind: str) -> Text:
             """Wait in a thread."""
-            return self.wait_in_thread(kind)
+            return self.running.wait_in_thread(kind)
 
         def wait_writing(ledger: Ledger, kind: str) -> Text:
             """Wait within a transaction."""
-            return self.wait_in_thread(kind)
+            return self.running.wait_in_thread(kind)
 
         def wait_reading(ledger: Ledger, kind: str) -> Text:
             """Wait within a transaction that reads."""
-            return self.wait_in_thread(kind)
+            return self.running.wait_in_thread(kind)
 
         reading = (wait, read, read_ledger, use_desk, serialize, validate, wait_for_another, give_up)
         reading += (read_plainly, wait_reading)
@@ -234,12 +242,13 @@ class Running:
         providers: dict[type, Any] = {Desk: open_desk, Ledger: open_ledger}
         return Catalogue("test", [Scope("a:b", "Nothing")], [group], providers=providers)
 
+    @cached_property
     def guarded(self) -> Catalogue:
         server: MCPServer[Any] = MCPServer("guarded")
 
         @server.tool()
         async def wait() -> str:
-            return (await self.wait()).text
+            return (await self.running.wait()).text
 
         @server.tool()
         async def asynchronous(kind: str) -> str:
@@ -253,9 +262,13 @@ class Running:
         return guarded_catalogue(server, scopes=tools, declared=[Scope("a:b", "Nothing")])
 
 
+CATALOGUES = Catalogues()
+
+
 @pytest.fixture
 def running(anyio_backend: str) -> Running:
-    return Running()
+    CATALOGUES.running = Running()
+    return CATALOGUES.running
 
 
 @pytest.fixture(params=["own", "guarded"])
@@ -266,7 +279,7 @@ async def server(
     clock: FakeClock,
     running: Running,
 ) -> AsyncIterator[ResourceServer]:
-    catalogue = running.catalogue() if request.param == "own" else running.guarded()
+    catalogue = CATALOGUES.own if request.param == "own" else CATALOGUES.guarded
     async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, catalogue) as server:
         yield server
 
