@@ -19,6 +19,8 @@ from bench.report import DOCUMENT, RESULTS, failed_as_json, in_document, row_as_
 from bench.row import Bench, Row
 from bench.rows import ROWS
 from bench.servers import LOAD_CPU, SERVER_CPU
+from soak import plot as soak_plot
+from soak import report as soak_report
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +42,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="file for the results (JSON), with its plots beside it")
     parser.add_argument(
-        "--document", action="store_true", help=f"update {DOCUMENT.name} from its results.json and plots, and stop"
+        "--document",
+        action="store_true",
+        help=f"update {DOCUMENT.name} from results.json and soak.json, and stop",
     )
     options = parser.parse_args()
     options.chosen = options.rows.split(",") if options.rows else names
@@ -108,10 +112,15 @@ def _verdicts(row: dict[str, Any]) -> list[str]:
 
 
 def update_document() -> None:
-    """Draw the plots of the results that docs/performance.md shows, and write its tables."""
-    result = json.loads(RESULTS.read_text(encoding="utf-8"))
-    plots = [plot.name for plot in draw(result["rows"], RESULTS.parent)]
-    DOCUMENT.write_text(in_document(result, plots), encoding="utf-8")
+    """Draw the plots of the results and of the soak that docs/performance.md shows, and write its tables."""
+    if RESULTS.exists():
+        result = json.loads(RESULTS.read_text(encoding="utf-8"))
+        plots = [plot.name for plot in draw(result["rows"], RESULTS.parent)]
+        DOCUMENT.write_text(in_document(result, plots), encoding="utf-8")
+    if (recording := soak_report.read()) is not None:
+        soak_plot.draw(recording, soak_report.RECORDING.with_suffix(".png"))
+        text = soak_report.in_document(DOCUMENT.read_text(encoding="utf-8"), recording)
+        DOCUMENT.write_text(text, encoding="utf-8")
 
 
 def _circumstances(schedule: Schedule, missing: list[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from bench import call_rows, document_rows, growth_rows, operation_rows, token_rows
+from bench import call_rows, document_rows, growth_rows, operation_rows, outage_rows, token_rows
 from bench.database_rows import on_postgresql
 from bench.row import Row
 
@@ -59,6 +59,7 @@ ROWS = (
     *_DOCUMENT_ROWS,
     *_GROWTH_ROWS,
     Row("audit-delay", "From a request to its visible audit event", operation_rows.audit_delay),
+    Row("livez-locked", "`/livez` while the database is locked", outage_rows.locked_database),
     Row("start", "Start to ready, and short commands", operation_rows.starting),
     *map(on_postgresql, (*_TOKEN_ROWS, *_CALL_ROWS)),
 )

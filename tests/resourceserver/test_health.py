@@ -1,11 +1,14 @@
 """Health checks: a server that is alive may not be ready."""
 
+import threading
 from pathlib import Path
 
+import anyio
 import httpx2
 import pytest
 from support.clock import FakeClock
 from support.databases import Template, take_away
+from support.locking import locked
 from support.resourceserver import Issuer, ResourceServer, running_resource_server
 
 pytestmark = pytest.mark.anyio
@@ -70,3 +73,31 @@ async def test_a_server_whose_session_managers_have_ended_is_not_ready(
         ready = await http.get(f"{URL}/readyz")
     server.services.database.close()
     assert (ready.status_code, ready.json()["sessions"]) == (503, "ended")
+
+
+@pytest.mark.parametrize("request_of", ["write", "refusal", "forbidden tool"])
+async def test_waiting_for_a_locked_database_delays_no_other_request(
+    resourceserver: ResourceServer, request_of: str
+) -> None:
+    """16 requests wait for the write lock in threads, and the event loop serves the next request."""
+    issuer, workspace = resourceserver.issuer, resourceserver.create_workspace()
+    tool, token, status = {
+        "write": ("create_environment", issuer.token("env:write", workspace_id=workspace), 200),
+        "refusal": ("whoami", "none", 401),
+        "forbidden tool": ("create_environment", issuer.token("env:read", workspace_id=workspace), 403),
+    }[request_of]
+    statuses: list[int] = []
+
+    async def call(number: int) -> None:
+        arguments = {"name": f"env-{number}"} if tool == "create_environment" else {}
+        statuses.append((await resourceserver.call(tool, token, **arguments)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        with locked(Path(str(resourceserver.settings.database.database))) as waiters:
+            for number in range(16):
+                tasks.start_soon(call, number)
+            await anyio.to_thread.run_sync(waiters.wait_for_one)
+            assert (await resourceserver.http.get(f"{URL}/livez")).status_code == 200
+            assert statuses == []
+        assert threading.get_ident() not in waiters.threads
+    assert statuses == [status] * 16

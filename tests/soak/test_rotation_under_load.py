@@ -4,20 +4,17 @@ The wall clock of both servers, their commands and the agents runs ten times as 
 states in minutes: a key is published 7 minutes before it signs, and for more than an hour after.
 """
 
-import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx2
 import pytest
 from local_stack import LocalStack
 from support.fast_clock.sitecustomize import fast_clock
-from support.load import Load, LoadedAgent
-
-from gatehouse.shared.protocol.jws import SigningKey
+from support.load import Load
+from support.rotation import Admin
 
 pytestmark = [pytest.mark.soak, pytest.mark.anyio]
 
@@ -29,9 +26,6 @@ SECRET_ROTATIONS = 2
 RATE = 20.0
 ENOUGH = 5000
 """The minimum number of token requests, and of calls."""
-
-A_WHILE = 5.0
-"""Seconds that an agent uses the old credential while the new one exists, and the new one while the old one does."""
 
 PATIENCE = 900.0
 """Seconds after which the test fails."""
@@ -48,51 +42,6 @@ def fast_stack(tmp_path: Path) -> Iterator[LocalStack]:
         yield running
     finally:
         running.stop()
-
-
-class Admin:
-    """Rotates credentials and keys, and waits until the server has applied the change."""
-
-    def __init__(self, stack: LocalStack) -> None:
-        self.stack = stack
-
-    async def run_json(self, *arguments: str) -> Any:
-        return await anyio.to_thread.run_sync(self.stack.run_json, *arguments)
-
-    async def keys(self) -> dict[str, str]:
-        return {key["kid"]: key["state"] for key in await self.run_json("authserver", "key", "list")}
-
-    async def rotate_key(self) -> str:
-        """Rotate the signing key, wait until the new one signs, and return its kid."""
-        kid: str = (await self.run_json("authserver", "key", "rotate"))["kid"]
-        while (await self.keys())[kid] != "active":  # noqa: ASYNC110 - another process decides it
-            await anyio.sleep(1)
-        return kid
-
-    async def rotate_secret(self, agent: LoadedAgent) -> None:
-        """Create a secret, give it to the agent after a delay, and revoke the old one after another delay."""
-        secret = ("authserver", "client", "secret")
-        (old,) = [known for known in await self.run_json(*secret, "list", agent.client_id) if not known["expires_at"]]
-        made = await self.run_json(*secret, "rotate", agent.client_id, "--grace-period", "7d")
-        await anyio.sleep(A_WHILE)
-        agent.secret = made["client_secret"]
-        await anyio.sleep(A_WHILE)
-        await self.run_json(*secret, "revoke", agent.client_id, old["secret_id"], "--yes")
-
-    async def replace_key(self, agent: LoadedAgent, name: str) -> None:
-        """Replace an agent's key in the same way."""
-        key, private, public = SigningKey.generate("ES256"), self.stack.folder / name, self.stack.folder / "jwks.json"
-        private.write_bytes(key.private_pem())
-        public.write_text(json.dumps({"keys": [key.public_jwk()]}))
-        client_key = ("authserver", "client", "key")
-        (old,) = [
-            known for known in await self.run_json(*client_key, "list", agent.client_id) if not known["expires_at"]
-        ]
-        await self.run_json(*client_key, "rotate", agent.client_id, "--jwks", str(public), "--grace-period", "7d")
-        await anyio.sleep(A_WHILE)
-        agent.private_key = private
-        await anyio.sleep(A_WHILE)
-        await self.run_json(*client_key, "revoke", agent.client_id, old["thumbprint"], "--yes")
 
 
 @pytest.fixture
