@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.service.cors import Header
@@ -95,8 +95,7 @@ class Request:
         return bytes(body)
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response without the headers that every response has."""
 
     status: int

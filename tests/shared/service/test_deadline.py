@@ -31,7 +31,7 @@ def test_all_waits_of_a_request_share_its_limit(monotonic: FakeClock) -> None:
 def test_work_does_not_count(monotonic: FakeClock) -> None:
     with deadline.renewed(5):
         monotonic.advance(1)
-        with pytest.raises(ZeroDivisionError), deadline.paused():
+        with pytest.raises(ZeroDivisionError), deadline.Paused():
             monotonic.advance(60)
             with deadline.renewed(5):
                 monotonic.advance(4)

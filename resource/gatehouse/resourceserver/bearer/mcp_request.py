@@ -4,9 +4,8 @@ It reads so strictly that the SDK behind the gate cannot read the same request d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from mcp_types import DEFAULT_NEGOTIATED_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -55,8 +54,7 @@ class InvalidHeaders(Exception):
         self.headers = headers or {}
 
 
-@dataclass(frozen=True, slots=True)
-class McpHeaders:
+class McpHeaders(NamedTuple):
     """What the headers of an accepted request say."""
 
     version: str
@@ -121,8 +119,7 @@ class InvalidMessage(Exception):
         self.request_id = request_id
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A request. Without an id, it is a notification."""
 
     id: RequestId

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -19,8 +18,7 @@ _KEY = "gatehouse.verified_request"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedRequest:
+class VerifiedRequest(NamedTuple):
     """A request whose token was verified. Only the gate makes one."""
 
     claims: AccessClaims

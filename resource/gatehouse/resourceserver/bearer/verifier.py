@@ -5,7 +5,9 @@ expires or the key is removed from the set. Expiry and revocation are checked on
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from cachetools import LRUCache
 
@@ -15,8 +17,13 @@ from gatehouse.shared.protocol import jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
 
+NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
+
 _CACHE_SIZE = 4096
 """Tokens."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+"""A bearer token (RFC 6750 section 2.1)."""
 
 
 class TokenRefused(Exception):
@@ -97,6 +104,9 @@ class Verifier:
         return verified
 
     async def _verify_signature(self, token: str) -> _Verified:
+        # Not before the cache is asked, which contains only tokens that have passed.
+        if _TOKEN.fullmatch(token) is None:
+            raise TokenRefused(NOT_ONE_TOKEN)
         try:
             header = jws.read_header(token)
             if header.typ != ACCESS_TOKEN_TYPE:

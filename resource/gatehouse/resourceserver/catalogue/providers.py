@@ -11,7 +11,7 @@ Every catalogue has AccessClaims, Progress and Transactions. A catalogue registe
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Final, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, Generic, Literal, NamedTuple, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from sqlalchemy.orm import Session
 
@@ -32,8 +32,7 @@ class _NoSession:
 _NO_SESSION = cast("Session", _NoSession())
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderCall:
+class ProviderCall(NamedTuple):
     """The call that a provider makes a value for."""
 
     claims: AccessClaims

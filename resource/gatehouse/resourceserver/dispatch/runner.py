@@ -6,9 +6,8 @@ function, and on the event loop if it is an async function.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp.server.context import ServerRequestContext
 from mcp_types import CallToolResult
@@ -35,8 +34,7 @@ ACTION: Final = AuditAction.TOOL_CALL
 """The audit action of a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """An allowed call."""
 
     tool: Tool
@@ -152,14 +150,13 @@ class ToolRunner:
         if call.tool.in_thread:
             return await self._database.run(partial(_answer_in_thread, call, values))
         # A tool may work for longer than its request may wait.
-        with deadline.paused():
+        with deadline.Paused():
             result = await call.tool.function(**values)
         return _proven(call, result)
 
     async def _values(self, call: Call, arguments: BaseModel) -> dict[str, Any]:
         """Return the parameters of the tool, without those that work in the transaction of the call."""
-        names = type(arguments).model_fields.keys() - {IDEMPOTENCY_KEY}
-        values = {name: getattr(arguments, name) for name in names}
+        values = {name: value for name, value in arguments if name != IDEMPOTENCY_KEY}
         for name, type_ in call.tool.injected.items():
             provider = call.tool.providers.get(type_)
             if provider is None:
@@ -184,7 +181,7 @@ class ToolRunner:
 
 def _answer_in_thread(call: Call, values: Mapping[str, Any]) -> CallToolResult:
     """Run a plain function, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
-    with deadline.paused():
+    with deadline.Paused():
         result = call.tool.function(**values)
     return _proven(call, result)
 

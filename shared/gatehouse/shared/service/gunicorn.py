@@ -43,6 +43,8 @@ class _PropagatingLogger(Logger):
         self.error_log.propagate = True
         self.access_log = logging.getLogger("gunicorn.access")
         self.access_log.setLevel(logging.CRITICAL)
+        # gunicorn would find out again for each request.
+        self._access_log_enabled = False
 
 
 @dataclass(frozen=True, slots=True)
