@@ -1,6 +1,7 @@
 """An HTTP client for an ASGI application in this process, without a network."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,14 @@ def http_client(app: AsgiApplication) -> Client:
 
 def run(awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
     """Run a coroutine on the event loop of the tests' applications, and return its result."""
-    return asyncio.run_coroutine_threadsafe(awaitable, _loop()).result()
+    return asyncio.run_coroutine_threadsafe(_traced(awaitable), _loop()).result()
+
+
+async def _traced(awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
+    # Coverage pauses during some tests, and resumes only in the thread of the tests and in new threads.
+    if sys.gettrace() is None:
+        sys.settrace(threading.gettrace())
+    return await awaitable
 
 
 def as_wsgi(app: AsgiApplication) -> "WSGIApplication":
