@@ -8,13 +8,16 @@ from support.prepared_stack import PreparedStack, StackTemplate, initialized, ru
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder as journeys, without coverage, and keep those of one stack in one process."""
+    """Mark the tests of this folder as journeys, without coverage.
+
+    One process runs all of them, and starts with them because they are the largest group: the others do not wait for
+    servers at the same time.
+    """
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker("journey")
             item.add_marker("no_cover")
-            shared = "stack" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("stack" if shared else item.path.stem))
+            item.add_marker(pytest.mark.xdist_group("journeys"))
 
 
 @pytest.fixture(scope="session")
