@@ -7,6 +7,8 @@ import pytest
 from support.prepared_stack import PreparedStack, StackTemplate, initialized, running
 
 
+# First, because xdist reads the group in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder as journeys, without coverage.
 
