@@ -43,9 +43,9 @@ $(DOCS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
-# One run for all: while a journey waits for a server, the other process runs unit tests.
+# One run for all: while a journey waits for a server, the other process runs unit tests (tests/support/scheduling.py).
 test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires every branch of the security core
-	$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),--cov) -m "not availability and not interop and not kill and not soak"
+	$(PYTEST) -n $(WORKERS) --dist load $(if $(COVERAGE),--cov) -m "not availability and not interop and not kill and not soak"
 
 # Without npm the clients for Node are not installed, and their tests say so.
 test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects and the conformance suite against both servers; most need npm

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -57,6 +58,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.definition.get_closest_marker("only_on")
         both = metafunc.definition.get_closest_marker("both_databases")
         metafunc.parametrize("backend", only.args if only else BACKENDS if both else BACKENDS[:1])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the tests of `make test`."""
+    if config.getoption("dist") != "load":
+        return None
+    from support.scheduling import JourneysInOneProcess
+
+    return JourneysInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,12 @@ import pytest
 from support.prepared_stack import PreparedStack, StackTemplate, initialized, running
 
 
-# First, because xdist reads the group in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder as journeys, without coverage.
-
-    One process runs all of them, and starts with them because they are the largest group: the others do not wait for
-    servers at the same time.
-    """
+    """Mark the tests of this folder as journeys, without coverage."""
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker("journey")
             item.add_marker("no_cover")
-            item.add_marker(pytest.mark.xdist_group("journeys"))
 
 
 @pytest.fixture(scope="session")
