@@ -47,7 +47,7 @@ class BareServer:
             return
         deadline.begin()
         headers = Headers(list(scope["headers"]))
-        request = Request(scope, receive, send, scope["method"], scope["path"], headers, "req_bare")
+        request = Request(scope, receive, send, scope["method"], scope["path"], headers, "req_bare", lambda _: ())
         body = await request.read_body(MAX_BODY) or b""
         message = read_message(body)
         received = Received(request.request_id, message, self.claims, message.id)

@@ -18,7 +18,6 @@ from gatehouse.resourceserver.http import (
     ClientDisconnected,
     Endpoint,
     Headers,
-    Message,
     Receive,
     Request,
     Response,
@@ -111,7 +110,7 @@ class Application:
         try:
             response = await self._answer(request)
             if response is not None:
-                await self._send(request, send, response)
+                await self._send(request, response)
         finally:
             request_log.finish(request.method, self._known_path(request), request.status)
 
@@ -124,15 +123,7 @@ class Application:
         raw_path = scope.get("raw_path")
         path = raw_path.decode("latin-1") if raw_path is not None else scope["path"]
         headers = Headers(list(scope["headers"]))
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                request.status = int(message["status"])
-                message["headers"] = [*message["headers"], *self._common_headers(request)]
-            await send(message)
-
-        request = Request(scope, receive, send_with_headers, scope["method"], path, headers, request_id)
-        return request
+        return Request(scope, receive, send, scope["method"], path, headers, request_id, self._common_headers)
 
     async def _answer(self, request: Request) -> Response | None:
         """Return the response; None if it has been sent, or the client has disconnected."""
@@ -216,13 +207,13 @@ class Application:
             error = HttpError(503, "temporarily_unavailable", UNAVAILABLE, headers=RETRY_AFTER)
         return error.response(request.request_id)
 
-    async def _send(self, request: Request, send: Send, response: Response) -> None:
+    async def _send(self, request: Request, response: Response) -> None:
         request.status = response.status
         headers = [*response.headers, *self._common_headers(request)]
         if response.status != 204:
             headers.append((b"content-length", str(len(response.body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
+        await request.send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
 
     def _common_headers(self, request: Request) -> Sequence[Header]:
         """Return the headers that every response to a request has."""

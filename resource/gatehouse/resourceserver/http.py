@@ -64,15 +64,22 @@ class Request:
     scope: Scope
     receive: Receive
     send: Send
-    """Sends a message of the response, with the headers that every response has. Only for applications behind this
-    server: an endpoint returns its response instead."""
     method: str
     path: str
     """As it was sent, percent-encoded."""
     headers: Headers
     request_id: str
+    common_headers: Callable[["Request"], Sequence[Header]]
+    """Returns the headers that every response has."""
     status: int = field(default=0, init=False)
     """The status of the response; 0 until its start is sent."""
+
+    async def send_message(self, message: Message) -> None:
+        """Send a message of the response for an application behind this server. An endpoint returns its response."""
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+            message["headers"] = [*message["headers"], *self.common_headers(self)]
+        await self.send(message)
 
     async def read_body(self, limit: int) -> bytes | None:
         """Return the body; None if it is larger than `limit` bytes, of which no more are read.
