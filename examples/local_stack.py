@@ -176,7 +176,7 @@ class LocalStack:
     def kill(self, server: str) -> None:
         """Kill a server and its workers with SIGKILL."""
         process = self._processes.pop(server)
-        for worker in _children(process.pid):
+        for worker in child_processes(process.pid):
             os.kill(worker, signal.SIGKILL)
         process.kill()
         process.wait()
@@ -206,5 +206,6 @@ def _status(url: str) -> int | None:
         return None
 
 
-def _children(pid: int) -> list[int]:
+def child_processes(pid: int) -> list[int]:
+    """Return the ids of the children of a process (Linux)."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]

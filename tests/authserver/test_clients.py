@@ -308,9 +308,7 @@ def test_a_change_of_a_client_takes_effect_within_one_second(authserver: AuthSer
 
 
 @pytest.mark.both_databases
-def test_clients_that_requests_wait_for_are_read_together(
-    authserver: AuthServer,
-) -> None:
+def test_clients_that_requests_wait_for_are_read_together(authserver: AuthServer) -> None:
     groups: list[Sequence[str]] = []
 
     def find(client_ids: Sequence[str]) -> dict[str, Client | None]:

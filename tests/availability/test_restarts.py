@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from local_stack import BIN, LocalStack, _children, _status, free_port
+from local_stack import BIN, LocalStack, _status, child_processes, free_port
 from support.availability import Stack
 from support.callers import Caller, Tally, TcpProxy, calling
 from support.waiting import wait_until
@@ -50,9 +50,9 @@ async def test_a_reload_under_load_breaks_no_connection(stack: Stack, server: st
     async with calling(callers):
         for _ in range(2):
             await tally.wait_for_answers(ANSWERS)
-            old = set(_children(arbiter))
+            old = set(child_processes(arbiter))
             os.kill(arbiter, signal.SIGHUP)
-        await asyncio.to_thread(wait_until, lambda: old.isdisjoint(_children(arbiter)))
+        await asyncio.to_thread(wait_until, lambda: old.isdisjoint(child_processes(arbiter)))
         await tally.wait_for_answers(ANSWERS)
     print(f"\n{server}, two SIGHUP: {tally.line()}")
     assert not tally.failures

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from local_stack import LocalStack, _children
+from local_stack import LocalStack, child_processes
 from support.availability import Stack, Target, http
 from support.callers import Caller, Tally, calling, held_open
 
@@ -24,7 +24,8 @@ def callers(target: Target, tally: Tally) -> list[Caller]:
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a server's workers."""
     fields = [
-        Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split() for child in _children(pid)
+        Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        for child in child_processes(pid)
     ]
     return sum(int(stat[11]) + int(stat[12]) for stat in fields) / 100
 
@@ -53,7 +54,9 @@ async def test_other_callers_are_answered_within_a_second(stack: Stack, server: 
 
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a server's workers."""
-    pages = sum(int(Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()[1]) for child in _children(pid))
+    pages = sum(
+        int(Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()[1]) for child in child_processes(pid)
+    )
     return pages * resource.getpagesize()
 
 
@@ -78,7 +81,7 @@ async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_
     [target] = [target for target in stack.targets() if target.name == server]
     servers, tally = stack.servers, Tally()
     pid = servers.pid(server)
-    for worker in _children(pid):
+    for worker in child_processes(pid):
         leave_files(worker, 20)
     logged, used = len(servers.log(server)), cpu_seconds(pid)
     with held_open(target.url, 200, b""):

@@ -26,9 +26,10 @@ from soak import report as soak_report
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
-        prog="make bench",
+        prog="python -m bench",
         description=__doc__,
-        epilog="With make: make bench ROWS=token-secret,whoami-2026 ROUNDS=3 SECONDS=3",
+        epilog="`make bench` installs the peers, and passes ROWS, ROUNDS and SECONDS on: "
+        "make bench ROWS=token-secret,whoami-2026 ROUNDS=3 SECONDS=2",
     )
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", default="", help=f"rows to measure, separated by commas: {', '.join(names)}")
@@ -38,13 +39,13 @@ def parse() -> argparse.Namespace:
         "--warm-up",
         type=int,
         default=5,
-        help="seconds of load before the first round (default: 5); 0 to only try the rows",
+        help="seconds of load before the first round (default: 5); 0 to check only that a row runs",
     )
-    parser.add_argument("--output", type=Path, help="file for the results (JSON), with its plots beside it")
+    parser.add_argument("--output", type=Path, help="file for the results (JSON); the plots are written to its folder")
     parser.add_argument(
         "--document",
         action="store_true",
-        help=f"update {DOCUMENT.name} from results.json and soak.json, and stop",
+        help=f"measure nothing; update docs/{DOCUMENT.name} from results.json and soak.json",
     )
     options = parser.parse_args()
     options.chosen = options.rows.split(",") if options.rows else names

@@ -200,7 +200,7 @@ class Running:
 
 
 class Catalogues:
-    """The tools. To read them is slow, so all tests use the same, each with its own call in flight."""
+    """The tools. Building a catalogue is slow, so all tests share them; each test has its own call in flight."""
 
     running: Running
 

@@ -1,4 +1,4 @@
-"""An admin who changes everything all the time, with the commands, and looks at what follows."""
+"""An admin who changes secrets, keys, tokens and clients all the time, and checks that each change takes effect."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ class BusyAdmin(Admin):
     """Rotates secrets and keys, revokes tokens, and disables and enables a client, until cancelled."""
 
     def __init__(self, traffic: Traffic, disabled: Agent) -> None:
-        """`disabled` is the client that is disabled and enabled; the others are those of the traffic."""
+        """Create the admin. `disabled` is the client to disable and enable; all others belong to the traffic."""
         super().__init__(traffic.stack)
         self._traffic = traffic
         self._disabled = disabled

@@ -13,15 +13,15 @@ RECORDING = Path(__file__).parents[2] / "docs" / "performance" / "soak.json"
 WARM_UP = 120.0
 """Seconds in which the caches fill. The largest is that of 4,096 verified tokens, and 46 tokens a second are issued."""
 
-LONG_ENOUGH = 300.0
-"""Seconds of a soak after which memory and files are judged. A shorter one tries whether everything works."""
+MIN_JUDGED = 300.0
+"""Seconds of the shortest soak whose memory and files are judged. A shorter one only checks the responses."""
 
-MOST_MEMORY = 1.0
-"""MiB a minute that the memory of a worker may grow after the warm-up. At 80 requests a second and worker, that is 200
-bytes a request: less than a worker would keep of each request that it does not forget."""
+MAX_MEMORY_GROWTH = 1.0
+"""MiB a minute by which the memory of a worker may grow after the warm-up. At 80 requests a second for each worker,
+that is 200 bytes a request: less than a leaked request would occupy."""
 
-MOST_FILES = 0.5
-"""Open files a minute by which a worker may grow. One that is leaked at each poll of the status lists would be 12."""
+MAX_FILE_GROWTH = 0.5
+"""Files a minute by which the open files of a worker may grow. A leak at each poll of the status lists would be 12."""
 
 _BETWEEN = re.compile(r"(?<=<!-- soak -->\n).*(?=<!-- end of the soak -->)", re.DOTALL)
 
@@ -29,17 +29,21 @@ Recording = Mapping[str, Any]
 
 
 def slope(at: Sequence[float], values: Sequence[float | None], warm_up: float) -> float:
-    """Return by how much values grew in a minute after the warm-up (linear regression). 0 with less than two values."""
+    """Return the growth of values per minute after the warm-up (linear regression). 0 with fewer than two values."""
     points = [(second / 60, value) for second, value in zip(at, values, strict=True) if value is not None]
     later = [point for point in points if point[0] >= warm_up / 60]
     return statistics.linear_regression(*zip(*later, strict=True)).slope if len(later) > 1 else 0.0
 
 
 def growth(recording: Recording) -> list[str]:
-    """Return what grew by more than it may, of a soak that was long enough."""
-    if recording["at"][-1] < LONG_ENOUGH:
+    """Return what grew too much; nothing for a soak that was too short to judge."""
+    if recording["at"][-1] < MIN_JUDGED:
         return []
-    bounds = {"rss_mib": (MOST_MEMORY, "MiB"), "pss_mib": (MOST_MEMORY, "MiB"), "files": (MOST_FILES, "files")}
+    bounds = {
+        "rss_mib": (MAX_MEMORY_GROWTH, "MiB"),
+        "pss_mib": (MAX_MEMORY_GROWTH, "MiB"),
+        "files": (MAX_FILE_GROWTH, "files"),
+    }
     return [
         f"{worker}: {use} grows by {grown:.2f} {unit} a minute, more than {most:g}"
         for worker, uses in recording["workers"].items()
@@ -77,7 +81,7 @@ def _latencies(recording: Recording) -> Iterator[str]:
 
 
 def circumstances(recording: Recording) -> str:
-    """Return how long and how much, in one paragraph of Markdown."""
+    """Return when, where and for how long the soak ran, and its load, as one paragraph of Markdown."""
     return (
         f"Recorded at {recording['recorded_at']} on {recording['machine']}: {recording['at'][-1] / 60:.1f} minutes, "
         f"{sum(recording['requests'].values())} requests and {recording['commands']} commands, two workers each, "

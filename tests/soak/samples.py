@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measuring import busy_seconds, percentile, resident_mib
-from local_stack import LocalStack, _children
+from local_stack import LocalStack, child_processes
 from soak.traffic import Record
 
 EVERY = 10.0
@@ -55,7 +55,7 @@ class Sampler:
         return {
             f"{server} {number}": pid
             for server in SERVERS
-            for number, pid in enumerate(sorted(_children(self.stack.pid(server))), 1)
+            for number, pid in enumerate(sorted(child_processes(self.stack.pid(server))), 1)
         }
 
     async def run(self, seconds: float) -> None:

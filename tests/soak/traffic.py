@@ -1,22 +1,20 @@
-"""Mixed requests to both servers at a constant rate, each with the only answer that is right."""
+"""Mixed requests to both servers at a constant rate, each with the only right answer."""
 
 import asyncio
 import random
 import secrets
 import time
-from base64 import urlsafe_b64decode
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from json import loads
 from pathlib import Path
 from typing import Any
 
 import jwt
+from bench import servers
 from bench.call_rows import Version, call_request
 from bench.load import get, post, post_form
-from bench.servers import basic
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from local_stack import LocalStack
 from support.assertions import ASSERTION_TYPE
@@ -37,6 +35,7 @@ _MARGIN = 20
 _LARGE_FORM, _LARGE_CALL = 64 * 1024 + 1, 1024 * 1024 + 1
 """Bytes: one more than the limits of the servers."""
 
+claims_of = lru_cache(maxsize=1024)(servers.claims_of)
 _load_key = lru_cache(maxsize=8)(lambda file: load_pem_private_key(file.read_bytes(), None))
 
 
@@ -69,7 +68,7 @@ class Agent:
 
     def basic(self, secret: str | None = None) -> dict[str, str]:
         """Return the header of client_secret_basic."""
-        return basic({"client_id": self.client_id, "client_secret": secret or self.secret})
+        return servers.basic({"client_id": self.client_id, "client_secret": secret or self.secret})
 
     def keep(self, token: str) -> None:
         """Keep a token for calls in place of a random one."""
@@ -85,17 +84,9 @@ class Agent:
         return random.choice(self.tokens)
 
 
-@lru_cache(maxsize=1024)
-def claims_of(token: str) -> Mapping[str, Any]:
-    """Return the claims of a token, which is not verified."""
-    payload = token.split(".")[1]
-    claims: dict[str, Any] = loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return claims
-
-
 @dataclass
 class Record:
-    """What was answered."""
+    """The number of requests, their latencies, and what failed."""
 
     number: Counter[str] = field(default_factory=Counter)
     """Requests by kind."""
@@ -119,7 +110,7 @@ class Unexpected(Exception):
 
 @dataclass
 class Traffic:
-    """The agents, and what they do."""
+    """The agents and their requests."""
 
     stack: LocalStack
     by_secret: list[Agent]
@@ -225,7 +216,7 @@ class Traffic:
 
     async def introspect(self) -> None:
         agent = self._caller()
-        header = basic(self.resource_credential)
+        header = servers.basic(self.resource_credential)
         request = post_form(f"{self.stack.issuer}/introspect", {"token": agent.token()}, header)
         await self.send("introspection", self.authserver, request, contained='"active":true')
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-REQUESTS_OF_A_CONNECTION = 50
-"""Connections are replaced, so that every worker gets its share of all requests."""
+REQUESTS_PER_CONNECTION = 50
+"""A connection is then closed, so that every worker gets its share of all requests."""
 
-MOST = 64
-"""Connections at a time. A server that stalls for a second makes the further requests wait for a connection."""
+MAX_CONNECTIONS = 64
+"""Open connections at a time. While a server stalls, more requests wait for a connection."""
 
 PATIENCE = 30.0
-"""Seconds after which a response is missing."""
+"""Seconds to wait for a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Connections:
 
     url: str
     _idle: deque[Connection] = field(default_factory=deque)
-    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST))
+    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
 
     async def exchange(self, request: bytes) -> Answer:
         """Send a request. The time is that from the first byte to the complete response, without connecting.
@@ -71,7 +71,7 @@ class Connections:
                 async with asyncio.timeout(PATIENCE):
                     status, body, kept = await connection.exchange(request)
             finally:
-                if kept and connection.requests < REQUESTS_OF_A_CONNECTION:
+                if kept and connection.requests < REQUESTS_PER_CONNECTION:
                     self._idle.append(connection)
                 else:
                     connection.writer.close()

@@ -1,6 +1,6 @@
 """HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-What an endpoint waits for, by `Request.in_thread` or `Request.load`, ends at the deadline of the request.
+`Request.in_thread` and `Request.load` wait no longer than the deadline of the request.
 """
 
 import asyncio

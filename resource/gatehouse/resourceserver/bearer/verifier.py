@@ -18,6 +18,7 @@ from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, In
 from gatehouse.shared.protocol.clock import Clock
 
 NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
+"""The reason if the request does not have exactly one bearer token, or its characters are not those of a token."""
 
 _CACHE_SIZE = 4096
 """Tokens."""
@@ -104,7 +105,7 @@ class Verifier:
         return verified
 
     async def _verify_signature(self, token: str) -> _Verified:
-        # Not before the cache is asked, which contains only tokens that have passed.
+        # Checked only here: a token in the cache has passed.
         if _TOKEN.fullmatch(token) is None:
             raise TokenRefused(NOT_ONE_TOKEN)
         try:

@@ -1,8 +1,8 @@
-"""The strict readers and the writers of JSON and base64url, of which tokens and messages consist.
+"""JSON and base64url, the encodings of tokens and messages: written for any parser, and read strictly.
 
-Two readers of the same JSON cannot disagree about its meaning. In base64url, the last character of a text can have
-unused bits. A reader that ignores them accepts several texts for the same bytes, so that a changed token still
-verifies, and one identifier has several texts.
+Two parsers never read an accepted JSON document differently. In base64url, the last character of a text can have unused
+bits. A reader that ignores them accepts several texts for the same bytes, so a changed token still verifies, and one
+identifier has several texts.
 """
 
 import base64

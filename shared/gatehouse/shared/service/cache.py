@@ -106,10 +106,10 @@ class LoadingCache(Generic[KeyT, ValueT]):
 
 
 class GroupLoadingCache(LoadingCache[KeyT, ValueT]):
-    """A LoadingCache for an event loop, where the keys that requests have to wait for are loaded in groups.
+    """A LoadingCache for an event loop: the keys that requests wait for are loaded in groups.
 
-    While one group is loaded, the next one forms. Otherwise each request of a large fleet, whose keys are never in
-    memory, would cost a thread and a transaction.
+    While one group is loaded, the next one forms. Otherwise each request of a large fleet, whose keys are rarely in
+    memory, would need a thread and a transaction of its own.
     """
 
     def __init__(

@@ -46,7 +46,10 @@ async def before_deadline(awaitable: Awaitable[T]) -> T:
 
 
 class Paused:
-    """A block whose time does not count: it works instead of waiting."""
+    """A block whose time does not count: it works instead of waiting.
+
+    A class, because a generator with `contextmanager` takes longer, and every call of a tool has such a block.
+    """
 
     __slots__ = ("_before", "_started")
 

@@ -43,7 +43,7 @@ class _PropagatingLogger(Logger):
         self.error_log.propagate = True
         self.access_log = logging.getLogger("gunicorn.access")
         self.access_log.setLevel(logging.CRITICAL)
-        # gunicorn would find out again for each request.
+        # Otherwise gunicorn computes it for each request.
         self._access_log_enabled = False
 
 
@@ -102,7 +102,7 @@ class _Application(BaseApplication):
 
     def load(self) -> Any:
         app = self._create_app()
-        # A full garbage collection stops all threads. Without what was imported and created until now, all of which
-        # stays, it takes a few milliseconds; with it, more than 100.
+        # A full garbage collection stops all threads, for hundreds of milliseconds if it visits every object that was
+        # imported or created until now. These objects live as long as the worker. Without them, it takes milliseconds.
         gc.freeze()
         return app

@@ -75,7 +75,8 @@ def new_request_id() -> str:
 
     Never the client's choice, which could forge a log line.
     """
-    # Ordered by time, new entries are neighbours in the audit log's index. Random ones would each change another page.
+    # With ids in the order of time, new entries of the audit log's index are neighbours. Random ids would each change
+    # another page.
     return f"req_{int(time.time() * 1000):012x}{secrets.token_hex(6)}"
 
 
