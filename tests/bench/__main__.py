@@ -8,18 +8,17 @@ import platform
 import sys
 import tempfile
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from bench import peers
 from bench.contest import Schedule
 from bench.load import generator
-from bench.plot import draw
 from bench.report import DOCUMENT, RESULTS, failed_as_json, in_document, row_as_json, tables
 from bench.row import Bench, Row
 from bench.rows import ROWS
 from bench.servers import LOAD_CPU, SERVER_CPU
-from soak import plot as soak_plot
 from soak import report as soak_report
 
 
@@ -32,7 +31,9 @@ def parse() -> argparse.Namespace:
         "make bench ROWS=token-secret,whoami-2026 ROUNDS=3 SECONDS=2",
     )
     names = [row.name for row in ROWS]
-    parser.add_argument("--rows", default="", help=f"rows to measure, separated by commas: {', '.join(names)}")
+    parser.add_argument(
+        "--rows", default="", help="rows to measure, separated by commas (default: all); docs/performance.md names them"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
     parser.add_argument("--seconds", type=int, default=3, help="seconds of a round (default: 3)")
     parser.add_argument(
@@ -51,6 +52,8 @@ def parse() -> argparse.Namespace:
     options.chosen = options.rows.split(",") if options.rows else names
     if unknown := sorted(set(options.chosen) - set(names)):
         parser.error(f"no such row: {', '.join(unknown)}; there are: {', '.join(names)}")
+    if (options.output or options.document) and find_spec("matplotlib") is None:
+        parser.error("the plots need matplotlib, which `make bench` installs")
     return options
 
 
@@ -95,7 +98,7 @@ def main() -> None:
         if options.output.resolve() == RESULTS:
             update_document()
         else:
-            draw(rows, options.output.parent)
+            draw_plots(rows, options.output.parent)
     print(f"\n{tables(rows)}")
     for absent in missing:
         print(f"not installed: {absent}")
@@ -112,13 +115,23 @@ def _verdicts(row: dict[str, Any]) -> list[str]:
     return [figure["verdict"] for figure in row["figures"]]
 
 
+def draw_plots(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Draw the plots of the results into a folder. Return their file names."""
+    # Not at the top of the file, because --help must work before `make bench` has installed matplotlib.
+    from bench.plot import draw
+
+    return [plot.name for plot in draw(rows, folder)]
+
+
 def update_document() -> None:
     """Draw the plots of the results and of the soak that docs/performance.md shows, and write its tables."""
     if RESULTS.exists():
         result = json.loads(RESULTS.read_text(encoding="utf-8"))
-        plots = [plot.name for plot in draw(result["rows"], RESULTS.parent)]
+        plots = draw_plots(result["rows"], RESULTS.parent)
         DOCUMENT.write_text(in_document(result, plots), encoding="utf-8")
     if (recording := soak_report.read()) is not None:
+        from soak import plot as soak_plot
+
         soak_plot.draw(recording, soak_report.RECORDING.with_suffix(".png"))
         text = soak_report.in_document(DOCUMENT.read_text(encoding="utf-8"), recording)
         DOCUMENT.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 from bench.measuring import Round
 from bench.report import DOCUMENT, RESULTS, in_document, row_as_json, tables
 from bench.row import Outcome, Row
+from bench.rows import ROWS
 from bench.verdicts import Figure, Target
 
 PEER = Round(cpu_us=200, rps=5000, p50_ms=1, p99_ms=4, memory_mib=80, others=0)
@@ -64,3 +65,8 @@ def test_the_document_shows_exactly_the_recorded_results() -> None:
     result = json.loads(RESULTS.read_text(encoding="utf-8"))
     plots = [name for name in ("cpu.png", "growth.png") if RESULTS.with_name(name).exists()]
     assert in_document(result, plots) == document, "run: python -m bench --document"
+
+
+def test_the_document_describes_every_row() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert [row.name for row in ROWS if f"`{row.name}`" not in document] == []
