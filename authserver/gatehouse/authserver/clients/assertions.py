@@ -202,7 +202,7 @@ class AssertionVerifier:
     """For each algorithm, a key that belongs to no client."""
 
     def candidates(self, assertion: AssertionCredentials, keys: Sequence[ClientKey], now: float) -> list[Candidate]:
-        """Return MAX_CLIENT_KEYS keys to verify an assertion with, the likeliest first.
+        """Return MAX_CLIENT_KEYS keys to verify an assertion with, the most likely first.
 
         If the assertion has a `kid`, only keys with that `kid` are among them. Decoys make up the number. A refused
         request then costs as many verifications as a client with the most keys, whether the client is unknown,
