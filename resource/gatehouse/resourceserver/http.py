@@ -70,7 +70,7 @@ class Request:
     headers: Headers
     request_id: str
     common_headers: Callable[["Request"], Sequence[Header]]
-    """Returns the headers that every response has."""
+    """Returns the headers that every response has. A closure over the request would be a reference cycle."""
     status: int = field(default=0, init=False)
     """The status of the response; 0 until its start is sent."""
 
