@@ -111,7 +111,7 @@ class Response(NamedTuple):
 
 
 Endpoint = Callable[[Request], Awaitable[Response | None]]
-"""Answers a request. None if the response has been sent by `Request.send`, or the client has disconnected."""
+"""Answers a request. None if the response has been sent by `Request.send_message`, or the client has disconnected."""
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
