@@ -212,8 +212,10 @@ class Application:
         headers = [*response.headers, *self._common_headers(request)]
         if response.status != 204:
             headers.append((b"content-length", str(len(response.body)).encode()))
-        await request.send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})
+        await request.raw_send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await request.raw_send(
+            {"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body}
+        )
 
     def _common_headers(self, request: Request) -> Sequence[Header]:
         """Return the headers that every response to a request has."""

@@ -63,7 +63,8 @@ class Request:
 
     scope: Scope
     receive: Receive
-    send: Send
+    raw_send: Send
+    """ASGI's function, which adds no header."""
     method: str
     path: str
     """As it was sent, percent-encoded."""
@@ -74,12 +75,12 @@ class Request:
     status: int = field(default=0, init=False)
     """The status of the response; 0 until its start is sent."""
 
-    async def send_message(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         """Send a message of the response for an application behind this server. An endpoint returns its response."""
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
             message["headers"] = [*message["headers"], *self.common_headers(self)]
-        await self.send(message)
+        await self.raw_send(message)
 
     async def read_body(self, limit: int) -> bytes | None:
         """Return the body; None if it is larger than `limit` bytes, of which no more are read.
@@ -111,7 +112,7 @@ class Response(NamedTuple):
 
 
 Endpoint = Callable[[Request], Awaitable[Response | None]]
-"""Answers a request. None if the response has been sent by `Request.send_message`, or the client has disconnected."""
+"""Answers a request. None if the response has been sent by `Request.send`, or the client has disconnected."""
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

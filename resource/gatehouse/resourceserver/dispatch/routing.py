@@ -144,7 +144,7 @@ class RequestRouter:
         http.scope["headers"] = _canonical(http.scope["headers"])
         streams = admitted.headers.accepts_stream and self._can_stream(admitted.message)
         manager = self.streams if streams else self.sessions
-        send = recording(self.audit, admitted.received, http.send_message)
+        send = recording(self.audit, admitted.received, http.send)
         await manager.handle_request(http.scope, _replay(admitted.body, http.receive), send)
 
     def _can_stream(self, message: Message) -> bool:
