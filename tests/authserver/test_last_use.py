@@ -52,6 +52,25 @@ def test_each_kind_of_credential_has_a_time_of_last_use(authserver: AuthServer, 
     assert [last_used(authserver, row) for row in rows] == [[used_at]] * 3
 
 
+def test_the_last_uses_of_many_credentials_are_written_with_few_statements(authserver: AuthServer) -> None:
+    """One statement for each would keep requests from the write lock of SQLite for seconds in a large installation."""
+    for _ in range(5):
+        client, secret = authserver.create_client()
+        use(authserver, (client.client_id, secret))
+    statements: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+
+    event.listen(authserver.services.database.engine, "before_cursor_execute", note)
+    try:
+        authserver.services.last_use.write(everything=True)
+    finally:
+        event.remove(authserver.services.database.engine, "before_cursor_execute", note)
+    assert [each for each in statements if each in {"SELECT", "UPDATE"}] == ["SELECT", "UPDATE"]
+    assert last_used(authserver) == [int(authserver.clock())] * 5
+
+
 def test_a_refused_credential_does_not_count_as_used(authserver: AuthServer) -> None:
     client, secret = authserver.create_client()
     assert authserver.post_token(basic=(client.client_id, "gths_wrong")).status_code == 401

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.database import Database
@@ -241,11 +241,20 @@ class LastUse:
 
     def _write(self, batch: dict[_Credential, int]) -> None:
         with self._database.write() as session:
-            for (row, key), used_at in batch.items():
-                # Skip a row that a command has locked, and a credential that was deleted.
-                found = cast("CredentialRow | None", session.get(row, key, with_for_update={"skip_locked": True}))
-                if found is not None and (found.last_used_at or 0) < used_at:
-                    found.last_used_at = used_at
+            for table in {table for table, _ in batch}:
+                columns = table.__mapper__.primary_key
+                used = {key: used_at for (its_table, key), used_at in batch.items() if its_table is table}
+                # A row that a command has locked is skipped.
+                query = select(table.last_used_at, *columns).where(tuple_(*columns).in_(used))
+                found = session.execute(query.with_for_update(skip_locked=True))
+                names = [str(column.key) for column in columns]
+                newer = [
+                    {**dict(zip(names, key, strict=True)), "last_used_at": used[tuple(key)]}
+                    for written, *key in found
+                    if (written or 0) < used[tuple(key)]
+                ]
+                if newer:
+                    session.execute(update(table), newer)
 
 
 def _batches(due: dict[_Credential, int]) -> Iterator[dict[_Credential, int]]:

@@ -4,21 +4,16 @@ A transaction is declared as reading or writing. A writer acquires SQLite's writ
 that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
-import contextlib
-import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, create_engine, event, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, create_engine, make_url, text
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from gatehouse.shared.service import postgresql
-from gatehouse.shared.service.deadline import WAIT_LIMIT, remaining
+from gatehouse.shared.service import postgresql, sqlite
+from gatehouse.shared.service.deadline import WAIT_LIMIT
 
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_label)s",
@@ -37,9 +32,6 @@ SNAPSHOT = READ_ONLY | {"gatehouse_snapshot": True}
 
 LOCK_TIMEOUT = int(WAIT_LIMIT * 1000)
 """Milliseconds that a writer on SQLite waits for another writer, unless its request has less time left."""
-
-_BUSY_STEP = 250
-"""Milliseconds. SQLite's limit is rounded down to this step, so that most transactions need not change it."""
 
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
@@ -146,7 +138,7 @@ def open_engine(
     """
     engine = create_engine(_driver_url(url), **_options(url, pool_size))
     if engine.dialect.name == "sqlite":
-        _listen_on_sqlite(engine, references=references, lock_timeout=lock_timeout)
+        sqlite.listen(engine, references=references, lock_timeout=lock_timeout)
     else:
         postgresql.listen(engine, url, patient=patient)
     return engine
@@ -192,98 +184,5 @@ def _options(url: URL, pool_size: int) -> dict[str, Any]:
     if url.get_backend_name() == "postgresql":
         options |= {"pool_pre_ping": True, "connect_args": postgresql.connect_args(url)}
     else:
-        options["connect_args"] = {"factory": _SqliteConnection}
+        options["connect_args"] = {"factory": sqlite.SqliteConnection}
     return options
-
-
-class _SqliteConnection(sqlite3.Connection):
-    """Writes in turn with the other connections of its engine, and ends its transaction when it is closed.
-
-    SQLite waits for its write lock by trying again after ever longer pauses. A thread could wait for seconds while
-    another one writes again and again, so the threads of a process wait for each other first.
-
-    SQLite keeps a closed connection, with its locks, until the last unfinished SELECT is garbage. A function that
-    raises while it reads rows leaves one.
-    """
-
-    _turn: "threading.Lock | None" = None
-
-    def wait_for_turn(self, turn: threading.Lock, seconds: float) -> None:
-        """Wait until no other connection writes. The turn ends with the transaction. Raises OperationalError."""
-        if not turn.acquire(timeout=seconds):
-            raise OperationalError("BEGIN", None, sqlite3.OperationalError("database is locked"))
-        self._turn = turn
-
-    def _end_turn(self) -> None:
-        if self._turn is not None:
-            self._turn.release()
-            self._turn = None
-
-    def commit(self) -> None:
-        super().commit()
-        self._end_turn()
-
-    def rollback(self) -> None:
-        try:
-            super().rollback()
-        finally:
-            self._end_turn()
-
-    def close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            self.rollback()
-        super().close()
-
-
-def _listen_on_sqlite(engine: Engine, *, references: bool, lock_timeout: int) -> None:
-    path = Path(str(engine.url.database))
-    turn = threading.Lock()
-
-    @event.listens_for(engine, "do_connect")
-    def refuse_missing(*_: Any) -> None:
-        # SQLite would create an empty database in place of one that was moved away.
-        if not path.exists():
-            raise sqlite3.OperationalError("unable to open database file: there is none")
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, record: ConnectionPoolEntry) -> None:
-        # The driver must not begin transactions: the listener below does.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        # Changing the journal mode waits for locks, too.
-        cursor.execute(f"PRAGMA busy_timeout={_busy_timeout(lock_timeout)}")
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # There may be no temporary folder, as in a container with a read-only root file system.
-        cursor.execute("PRAGMA temp_store=MEMORY")
-        cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
-        cursor.close()
-        record.info["file"] = _identity(path)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("gatehouse_read_only", False)
-        if not read_only:
-            # If BEGIN fails, the turn ends with the rollback when the connection returns to the pool.
-            driver_connection: Any = connection.connection.dbapi_connection
-            driver_connection.wait_for_turn(turn, remaining(lock_timeout / 1000))
-        if connection.info.get("busy_timeout") != (wait := _busy_timeout(lock_timeout)):
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={wait}")
-            connection.info["busy_timeout"] = wait
-        if not read_only and connection.info["file"] != _identity(path):
-            # What is written to a file that was moved, deleted or replaced is lost, and SQLite does not notice.
-            raise OperationalError("BEGIN", None, sqlite3.OperationalError("the database file was moved or replaced"))
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what identifies the file at a path on this machine; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _busy_timeout(limit: int) -> int:
-    """Return how many milliseconds a transaction on SQLite may wait for a lock."""
-    return min(limit, int(remaining() * 1000) // _BUSY_STEP * _BUSY_STEP)

@@ -1,0 +1,38 @@
+"""The order in which the threads of a process write to SQLite."""
+
+import threading
+
+from support.waiting import wait_until
+
+from gatehouse.shared.service.sqlite import Turns
+
+
+def test_turns_begin_in_the_order_in_which_they_were_asked_for() -> None:
+    turns = Turns()
+    order: list[str] = []
+
+    def work(name: str) -> None:
+        assert turns.begin(10)
+        order.append(name)
+        turns.end()
+
+    assert turns.begin(0)
+    threads = []
+    for position, name in enumerate(("first", "second", "third"), start=1):
+        threads.append(threading.Thread(target=work, args=(name,)))
+        threads[-1].start()
+        wait_until(lambda expected=position: len(turns._waiting) == expected)
+    turns.end()
+    # Plain locks let a thread that asks again at once overtake the waiting ones.
+    work("again")
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "second", "third", "again"]
+
+
+def test_a_wait_that_ended_too_early_leaves_the_turn_to_the_next() -> None:
+    turns = Turns()
+    assert turns.begin(0)
+    assert not turns.begin(0.01)
+    turns.end()
+    assert turns.begin(0)
