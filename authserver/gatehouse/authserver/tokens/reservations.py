@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.group_commit import Later
@@ -25,6 +25,28 @@ BLOCK_LIFETIME = 3600
 
 SPARE = LIST_SIZE // 8
 """When fewer indices than this remain, the next list is created, so that readers know it before its first token."""
+
+# Building a statement takes longer than executing it.
+_CLIENTS = (
+    select(ClientRow.client_id, ClientRow.disabled, ClientRow.token_epoch)
+    .where(ClientRow.client_id.in_(bindparam("client_ids", expanding=True)))
+    .order_by(ClientRow.client_id)
+)
+_LOCK_CLIENTS = _CLIENTS.with_for_update()
+_LOCK_FREE_CLIENTS = _CLIENTS.with_for_update(skip_locked=True)
+_FULLEST_LIST = (
+    select(StatusListRow.list_id, StatusListRow.next_index, StatusListRow.expires_at)
+    .where(StatusListRow.next_index <= bindparam("last_index"))
+    .order_by(StatusListRow.next_index.desc(), StatusListRow.list_id)
+    .limit(1)
+)
+_LOCK_LIST = _FULLEST_LIST.with_for_update()
+_USE_LIST = (
+    update(StatusListRow)
+    .where(StatusListRow.list_id == bindparam("used_list"))
+    .values(next_index=bindparam("new_index"), expires_at=bindparam("new_expiry"))
+)
+_ADD_BLOCKS = insert(StatusBlockRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +102,7 @@ def reserve_blocks(connection: Connection, wanted: Sequence[Reservation]) -> lis
 
 def ensure_list(connection: Connection, now: int, room: int = SPARE) -> None:
     """Create a list if none has room for that many indices."""
-    if connection.scalar(select(StatusListRow.list_id).where(_has_room(room)).limit(1)) is None:
+    if connection.scalar(_FULLEST_LIST, {"last_index": LIST_SIZE - room}) is None:
         row = {"list_id": secrets.token_hex(6), "next_index": 0, "version": 0, "created_at": now, "expires_at": now}
         connection.execute(insert(StatusListRow), row)
 
@@ -89,19 +111,14 @@ def _lock_clients(
     connection: Connection, client_ids: Collection[str], *, skip_locked: bool = False
 ) -> dict[str, int | None]:
     """Lock clients in the order of all transactions. Return the epoch of each, None if it is disabled."""
-    state = select(ClientRow.client_id, ClientRow.disabled, ClientRow.token_epoch)
-    rows = connection.execute(
-        state.where(ClientRow.client_id.in_(client_ids))
-        .order_by(ClientRow.client_id)
-        .with_for_update(skip_locked=skip_locked)
-    )
+    rows = connection.execute(_LOCK_FREE_CLIENTS if skip_locked else _LOCK_CLIENTS, {"client_ids": list(client_ids)})
     return {client_id: None if disabled else epoch for client_id, disabled, epoch in rows}
 
 
 def _existing(connection: Connection, client_ids: Collection[str]) -> Collection[str]:
     if not client_ids:
         return ()
-    return connection.scalars(select(ClientRow.client_id).where(ClientRow.client_id.in_(client_ids))).all()
+    return connection.scalars(_CLIENTS, {"client_ids": list(client_ids)}).all()
 
 
 def _reserve(connection: Connection, granted: Sequence[tuple[Reservation, int]]) -> list[Block]:
@@ -130,25 +147,13 @@ def _reserve(connection: Connection, granted: Sequence[tuple[Reservation, int]])
         )
         end += wanted.size
         expires_at = max(expires_at, wanted.expires_at)
-    connection.execute(
-        update(StatusListRow).where(StatusListRow.list_id == list_id).values(next_index=end, expires_at=expires_at)
-    )
-    connection.execute(insert(StatusBlockRow), rows)
+    connection.execute(_USE_LIST, {"used_list": list_id, "new_index": end, "new_expiry": expires_at})
+    connection.execute(_ADD_BLOCKS, rows)
     if end > LIST_SIZE - SPARE:
         ensure_list(connection, now)
     return blocks
 
 
-def _has_room(size: int) -> ColumnElement[bool]:
-    return StatusListRow.next_index <= LIST_SIZE - size
-
-
 def _lock_list(connection: Connection, size: int) -> Row[str, int, int] | None:
     """Lock the fullest list with room, and return its id, its first free index and its expiry."""
-    return connection.execute(
-        select(StatusListRow.list_id, StatusListRow.next_index, StatusListRow.expires_at)
-        .where(_has_room(size))
-        .order_by(StatusListRow.next_index.desc(), StatusListRow.list_id)
-        .limit(1)
-        .with_for_update()
-    ).first()
+    return connection.execute(_LOCK_LIST, {"last_index": LIST_SIZE - size}).first()
