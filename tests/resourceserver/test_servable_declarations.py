@@ -108,7 +108,7 @@ def test_a_resource_that_cannot_be_served_is_refused_with_its_reason(read: Any, 
     options: dict[str, Any] = {"name": "a", "description": "a", "scopes": ANY_VALID_TOKEN}
     fine = Catalogue("test", [Scope("a:b", "")], [], [declare_resource("a:fine", sound, **options)])
     assert fine.contents("rs") is fine.contents("rs")
-    assert (fine.contents("rs")["a:fine"], reads) == ('{"of": "rs"}', ["rs"])
+    assert (fine.contents("rs")["a:fine"], reads) == ('{"of":"rs"}', ["rs"])
     broken = Catalogue("test", [Scope("a:b", "")], [], [declare_resource("a:broken", read, **options)])
     with pytest.raises(InvalidCatalogue, match=f"a:broken {problem}"):
         broken.contents("rs")

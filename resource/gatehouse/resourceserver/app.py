@@ -27,7 +27,7 @@ from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools
+from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools, result_meta
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
@@ -116,7 +116,7 @@ def create_services(
         sessions=sessions,
         streams=streams,
         router=RequestRouter(
-            direct_tools(catalogue), tools, catalogue, sessions, streams, audit, server.server_info_stamp
+            direct_tools(catalogue), tools, catalogue, sessions, streams, audit, result_meta(server.server_info_stamp)
         ),
         clock=clock,
         serving=Serving(),

@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 import anyio
-from mcp_types import CallToolResult
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -28,7 +27,7 @@ from gatehouse.resourceserver.catalogue import Tool, ToolFailed
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
 from gatehouse.resourceserver.db.request_database import RequestDatabase, acquire
-from gatehouse.resourceserver.dispatch.payload import kept_answer
+from gatehouse.resourceserver.dispatch.payload import Answer, kept_answer
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.deadline import remaining
@@ -136,9 +135,7 @@ class IdempotencyKeys:
         self._clock = clock
         self._in_use: WeakValueDictionary[tuple[str, ...], asyncio.Semaphore] = WeakValueDictionary()
 
-    async def run_once(
-        self, call: KeyedCall, run: Callable[[Session], CallToolResult], record: Record
-    ) -> CallToolResult:
+    async def run_once(self, call: KeyedCall, run: Callable[[Session], Answer], record: Record) -> Answer:
         """Run a call in one transaction with its key and its record, or return the result of the first call.
 
         Raises:
@@ -167,16 +164,14 @@ class IdempotencyKeys:
         finally:
             turn.release()
 
-    def _run(
-        self, call: KeyedCall, run: Callable[[Session], CallToolResult], record: Record, session: Session
-    ) -> CallToolResult:
+    def _run(self, call: KeyedCall, run: Callable[[Session], Answer], record: Record, session: Session) -> Answer:
         kept = self.reserve(session, call)
         if kept is not None:
             answer = kept_answer(kept)
             record(session, kept, replayed=True)
             return answer
         answer = run(session)
-        content = answer.structured_content or {}
+        content = answer.content or {}
         record(session, content)
         _keep(session, call, content)
         return answer

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp_types import CallToolResult, TextContent
 from mcp_types.methods import serialize_server_result
@@ -98,11 +98,31 @@ def _explain_one(problem: ErrorDetails, input_schema: Mapping[str, Any]) -> str:
     return f"{'.'.join(map(str, location)) or 'arguments'}: {problem['msg']}"
 
 
+class Answer(NamedTuple):
+    """What the caller of a tool is told."""
+
+    text: str
+    """The JSON of the result, for clients that do not read `content`; or why the call failed."""
+    content: Any = None
+    """The structured result."""
+    is_error: bool = False
+    forwarded: CallToolResult | None = None
+    """The result of an SDK server's tool, which replaces all others."""
+
+    def as_result(self) -> CallToolResult:
+        """Return the answer as the SDK sends it."""
+        if self.forwarded is not None:
+            return self.forwarded
+        return CallToolResult(
+            content=[TextContent(text=self.text)], structured_content=self.content, is_error=self.is_error
+        )
+
+
 class UnservableAnswer(Exception):
     """A value cannot be sent as JSON, or does not have the declared shape. The text says why, without the value."""
 
 
-def declared_answer(tool: Tool, value: object) -> CallToolResult:
+def declared_answer(tool: Tool, value: object) -> Answer:
     """Return the response for the result of a declared tool: a JSON object in the shape that its output schema shows.
 
     The declared type serializes it, by alias, whatever subclass the tool returned.
@@ -116,15 +136,15 @@ def declared_answer(tool: Tool, value: object) -> CallToolResult:
     required = tool.output_schema.get("required", ())
     if not isinstance(content, dict) or not content.keys() >= set(required):
         raise UnservableAnswer("It lacks a member that the output schema requires.")
-    return CallToolResult(content=[TextContent(text=text)], structured_content=content)
+    return Answer(text, content)
 
 
-def kept_answer(content: dict[str, Any]) -> CallToolResult:
+def kept_answer(content: dict[str, Any]) -> Answer:
     """Return the response for a result that was proven before, and is sent again. Raises UnservableAnswer."""
-    return CallToolResult(content=[TextContent(text=_text(content))], structured_content=content)
+    return Answer(_text(content), content)
 
 
-def forwarded_answer(tool: Tool, result: CallToolResult, version: str) -> CallToolResult:
+def forwarded_answer(tool: Tool, result: CallToolResult, version: str) -> Answer:
     """Return the result of an SDK server's tool, unchanged, as plain JSON in a protocol version.
 
     Raises:
@@ -133,9 +153,10 @@ def forwarded_answer(tool: Tool, result: CallToolResult, version: str) -> CallTo
     sent, _ = _serialize(tool, result, warnings=False, exclude_none=True)
     try:
         serialize_server_result("tools/call", version, sent)
-        return CallToolResult.model_validate(sent, by_name=False)
+        forwarded = CallToolResult.model_validate(sent, by_name=False)
     except ValidationError as error:
         raise UnservableAnswer(f"MCP {version} does not have what it contains.") from error
+    return Answer("", forwarded.structured_content, forwarded.is_error, forwarded)
 
 
 def _serialize(tool: Tool, value: object, **options: Any) -> tuple[Any, str]:
@@ -189,7 +210,6 @@ def _names(value: Any) -> Iterator[str]:
         yield from _names(each)
 
 
-def error_answer(message: str) -> CallToolResult:
+def error_answer(message: str) -> Answer:
     """Return the response for a call that failed. A character that cannot be sent is replaced."""
-    text = message.encode(errors="replace").decode()
-    return CallToolResult(content=[TextContent(text=text)], is_error=True)
+    return Answer(message.encode(errors="replace").decode(), is_error=True)

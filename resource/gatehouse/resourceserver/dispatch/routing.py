@@ -21,7 +21,7 @@ from mcp.shared.inbound import (
     classify_inbound_request,
     x_mcp_header_map,
 )
-from mcp_types import SERVER_INFO_META_KEY, CallToolRequestParams, CallToolResult, TextContent
+from mcp_types import SERVER_INFO_META_KEY, CallToolRequestParams
 from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -31,6 +31,7 @@ from gatehouse.resourceserver.bearer.gate import AdmittedRequest
 from gatehouse.resourceserver.bearer.mcp_request import STREAM, Message
 from gatehouse.resourceserver.bearer.refusal import recording
 from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.dispatch.payload import Answer
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.http import JSON, Receive, Response
 from gatehouse.resourceserver.http import Message as ASGIMessage
@@ -64,8 +65,8 @@ class RequestRouter:
     streams: StreamableHTTPSessionManager
     """Answers with a stream of events."""
     audit: AuditWriter
-    server_info: Mapping[str, Any]
-    """What the SDK says of the server in a result of MCP 2026-07-28."""
+    meta: bytes
+    """What `result_meta` returns."""
     calls: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
     """The tasks of direct calls in flight."""
     ended: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -97,11 +98,11 @@ class RequestRouter:
         call = cast("asyncio.Task[Any]", asyncio.current_task())
         self.calls.add(call)
         try:
-            result = await self.tools.call(admitted.verified, params.name, params.arguments or {})
+            answer = await self.tools.call(admitted.verified, params.name, params.arguments or {})
         finally:
             self.calls.remove(call)
             self.ended.set()
-        return Response(200, self._encode(admitted, result), [_CONTENT_TYPE])
+        return Response(200, self._encode(admitted, answer), [_CONTENT_TYPE])
 
     def _direct_call(self, admitted: AdmittedRequest) -> CallToolRequestParams | None:
         """Return the parameters of a call that is made directly; None for any other request."""
@@ -120,23 +121,24 @@ class RequestRouter:
         except ValidationError:
             return None
 
-    def _encode(self, admitted: AdmittedRequest, result: CallToolResult) -> bytes:
+    def _encode(self, admitted: AdmittedRequest, answer: Answer) -> bytes:
         """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
         handshake = admitted.headers.handshake
-        sent: dict[str, Any] = {
-            "content": [
-                {"text": each.text, "type": "text"} for each in result.content if isinstance(each, TextContent)
-            ],
-            "isError": result.is_error,
-        }
+        encode = to_json if handshake else _encode_in_ascii
+        parts = [
+            *(b'{"jsonrpc":"2.0","id":', encode(admitted.message.id)),
+            *(b',"result":{"content":[{"text":', encode(answer.text), b',"type":"text"}],"isError":'),
+            b"true" if answer.is_error else b"false",
+        ]
         if not handshake:
-            sent["resultType"] = "complete"
-        if result.structured_content is not None:
-            sent["structuredContent"] = result.structured_content
+            parts.append(b',"resultType":"complete"')
+        if answer.content is not None:
+            # Python's encoder has written the text of the content already.
+            text_is_content = not handshake and answer.text.isascii()
+            parts += [b',"structuredContent":', answer.text.encode() if text_is_content else encode(answer.content)]
         if not handshake:
-            sent["_meta"] = {SERVER_INFO_META_KEY: self.server_info}
-        response = {"jsonrpc": "2.0", "id": admitted.message.id, "result": sent}
-        return to_json(response) if handshake else compact_json(response).encode()
+            parts += [b',"_meta":', self.meta]
+        return b"".join([*parts, b"}}"])
 
     async def _through_sdk(self, admitted: AdmittedRequest) -> None:
         http = admitted.http
@@ -165,6 +167,15 @@ def direct_tools(catalogue: Catalogue) -> frozenset[str]:
         if tool.transactional and not tool.needs_context
         if not x_mcp_header_map(catalogue.descriptions[tool.name].input_schema)
     )
+
+
+def result_meta(server_info: Mapping[str, Any]) -> bytes:
+    """Return the JSON of `_meta` in a result of MCP 2026-07-28: what the SDK says of the server."""
+    return _encode_in_ascii({SERVER_INFO_META_KEY: server_info})
+
+
+def _encode_in_ascii(value: object) -> bytes:
+    return compact_json(value).encode()
 
 
 def _canonical(headers: Iterable[Header]) -> list[Header]:

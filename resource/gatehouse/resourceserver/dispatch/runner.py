@@ -21,7 +21,7 @@ from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch import idempotency
 from gatehouse.resourceserver.dispatch.failures import InvalidArguments
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.payload import declared_answer, explain, forwarded_answer, read_arguments
+from gatehouse.resourceserver.dispatch.payload import Answer, declared_answer, explain, forwarded_answer, read_arguments
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.transactions import CallTransactions
 from gatehouse.shared.protocol.claims import AccessClaims
@@ -56,7 +56,7 @@ class Call(NamedTuple):
         return self.request.event(ACTION, self.tool.name, "allowed", None, detail)
 
 
-Ended = tuple[CallToolResult, AuditEvent | None]
+Ended = tuple[Answer, AuditEvent | None]
 """The answer of a call, and its event if that is not recorded yet."""
 
 
@@ -104,9 +104,9 @@ class ToolRunner:
         work = partial(self._answer_in_transaction, call, await self._values(call, arguments))
         return self._record_read(call, await self._database.run_read(work))
 
-    def _record_read(self, call: Call, result: CallToolResult) -> Ended:
-        self._audit.record(call.event(*_outcome(result)))
-        return result, None
+    def _record_read(self, call: Call, answer: Answer) -> Ended:
+        self._audit.record(call.event(*_outcome(answer)))
+        return answer, None
 
     async def _run_writing(self, call: Call) -> Ended:
         arguments, sent = _read(call)
@@ -116,10 +116,10 @@ class ToolRunner:
         if keyed is not None:
             return await self._keys.run_once(keyed, run, record), None
 
-        def write(session: Session) -> CallToolResult:
-            result = run(session)
-            record(session, result.structured_content or {})
-            return result
+        def write(session: Session) -> Answer:
+            answer = run(session)
+            record(session, answer.content or {})
+            return answer
 
         return await self._database.run_write(write), None
 
@@ -130,11 +130,11 @@ class ToolRunner:
 
     async def _run_outside(self, call: Call) -> Ended:
         """Run a tool that changes something outside the call's transaction: in several short ones, or elsewhere."""
-        result = await self._answer(call)
+        answer = await self._answer(call)
         # The audit log already has the transactions of a streaming tool. This event marks the end of the call.
-        return result, call.event(*_outcome(result), objects=_audited(call.tool, result.structured_content))
+        return answer, call.event(*_outcome(answer), objects=_audited(call.tool, answer.content))
 
-    def _answer_in_transaction(self, call: Call, values: Mapping[str, Any], session: Session) -> CallToolResult:
+    def _answer_in_transaction(self, call: Call, values: Mapping[str, Any], session: Session) -> Answer:
         """Open the transactional values, and do what `_answer_in_thread` does."""
         joined = ProviderCall(call.request.claims, self._clock(), session)
         opened = {
@@ -144,7 +144,7 @@ class ToolRunner:
         }
         return _answer_in_thread(call, {**values, **opened})
 
-    async def _answer(self, call: Call) -> CallToolResult:
+    async def _answer(self, call: Call) -> Answer:
         """Run a tool that joins no transaction."""
         values = await self._values(call, _read(call)[0])
         if call.tool.in_thread:
@@ -179,14 +179,14 @@ class ToolRunner:
         return {AccessClaims: claims, Progress: call.progress, ServerRequestContext: call.context}[type_]
 
 
-def _answer_in_thread(call: Call, values: Mapping[str, Any]) -> CallToolResult:
+def _answer_in_thread(call: Call, values: Mapping[str, Any]) -> Answer:
     """Run a plain function, and return its result as it will be sent. Raises UnservableAnswer if it cannot be."""
     with deadline.Paused():
         result = call.tool.function(**values)
     return _proven(call, result)
 
 
-def _proven(call: Call, result: object) -> CallToolResult:
+def _proven(call: Call, result: object) -> Answer:
     """Return a result as it will be sent. Raises UnservableAnswer if it cannot be."""
     if isinstance(result, CallToolResult) and call.tool.described is not None and call.context is not None:
         return forwarded_answer(call.tool, result, call.context.protocol_version)
@@ -201,8 +201,8 @@ def _read(call: Call) -> tuple[BaseModel, Mapping[str, Any]]:
         raise InvalidArguments(explain(error, call.tool.input_schema)) from None
 
 
-def _outcome(result: CallToolResult) -> tuple[str, str | None]:
-    return ("failed", "the tool returned an error") if result.is_error else ("allowed", None)
+def _outcome(answer: Answer) -> tuple[str, str | None]:
+    return ("failed", "the tool returned an error") if answer.is_error else ("allowed", None)
 
 
 def _audited(tool: Tool, content: Any) -> dict[str, Any]:

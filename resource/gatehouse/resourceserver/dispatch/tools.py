@@ -26,7 +26,7 @@ from gatehouse.resourceserver.denial import Denial, deny
 from gatehouse.resourceserver.dispatch.containment import Cancellation
 from gatehouse.resourceserver.dispatch.failures import NOTHING_CHANGED, failure_of, unavailable
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
-from gatehouse.resourceserver.dispatch.payload import error_answer
+from gatehouse.resourceserver.dispatch.payload import Answer, error_answer
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
 from gatehouse.resourceserver.dispatch.runner import ACTION, Call, ToolRunner
@@ -77,11 +77,12 @@ class ToolDispatch:
 
     async def call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Call a tool for the SDK's server. Raises MCPError as `call`, and if the request was not verified."""
-        return await self.call(verified_request.require(context), params.name, params.arguments or {}, context)
+        answer = await self.call(verified_request.require(context), params.name, params.arguments or {}, context)
+        return answer.as_result()
 
     async def call(
         self, request: VerifiedRequest, tool_name: str, arguments: Mapping[str, Any], context: Context | None = None
-    ) -> CallToolResult:
+    ) -> Answer:
         """Decide, validate, run, record.
 
         An error that an agent can fix is a result with `isError`: wrong arguments, or an exception with a public text.
@@ -106,11 +107,11 @@ class ToolDispatch:
         denial = deny(decision, "tool", tool_name)
         raise await self.refuse(request.event(ACTION, tool_name, "refused", denial.reason), denial)
 
-    async def _contained(self, call: Call) -> CallToolResult:
+    async def _contained(self, call: Call) -> Answer:
         """Run a call, and let nothing that its tool raises harm another one."""
         cancellation = Cancellation()
         try:
-            result, event = await self._runner.run(call)
+            answer, event = await self._runner.run(call)
         except GeneratorExit:
             self._record_closed(call)
             raise
@@ -122,10 +123,10 @@ class ToolDispatch:
                     await self._record_end(call.event("failed", _CLOSED))
             raise cancelled from None
         if event is None or await self._record_end(event):
-            return result
+            return answer
         return error_answer(unavailable(call.tool))
 
-    async def _fail(self, call: Call, error: BaseException) -> CallToolResult:
+    async def _fail(self, call: Call, error: BaseException) -> Answer:
         """Record what ended a call, and return the answer for its caller."""
         failure = failure_of(call.tool, call.request.request_id, call.sent, error)
         if isinstance(error, CommitUnknown) and await self._is_committed(call):

@@ -43,7 +43,7 @@ def _finite(text: str) -> float:
 
 # Both functions of the same name in the standard library create such an object for each call.
 _decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite).decode
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -69,7 +69,9 @@ def parse_json(document: bytes) -> Any:
 
 
 def format_json(value: Any) -> str:
-    """Return a value as the text of a JSON document (RFC 8259) that any parser reads.
+    """Return a value as the text of a JSON document (RFC 8259) that any parser reads, without spaces.
+
+    A text that is ASCII is the same as that of `compact_json`.
 
     Raises:
         InvalidJson: it contains NaN, an infinity, a lone surrogate, a number with too many digits or a type that JSON
