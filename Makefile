@@ -10,7 +10,8 @@ INTEROP := tests/interop/node_modules
 PEERS := tests/bench/peers
 PYTHON_PEERS := $(VENV)/peers
 PYTEST := $(BIN)/python -m pytest -q
-WORKERS ?= 2
+# Two for two CPUs, and one for the journeys, which mostly wait.
+WORKERS ?= 3
 
 # Many tests start Python processes, which start faster from compiled files.
 unexport PYTHONDONTWRITEBYTECODE
