@@ -1,9 +1,12 @@
 """The order in which the threads of a process write to SQLite."""
 
 import threading
+from types import SimpleNamespace
 
+import pytest
 from support.waiting import wait_until
 
+from gatehouse.shared.service import sqlite
 from gatehouse.shared.service.sqlite import Turns
 
 
@@ -36,3 +39,17 @@ def test_a_wait_that_ended_too_early_leaves_the_turn_to_the_next() -> None:
     assert not turns.begin(0.01)
     turns.end()
     assert turns.begin(0)
+
+
+def test_a_turn_that_begins_right_after_the_wait_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+
+    class EndsTheTurnAfterTheWait(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            turns.end()
+            return False
+
+    assert turns.begin(0)
+    monkeypatch.setattr(sqlite, "threading", SimpleNamespace(Event=EndsTheTurnAfterTheWait))
+    assert turns.begin(0.01)
+    assert not turns._waiting
