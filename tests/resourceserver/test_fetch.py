@@ -1,7 +1,6 @@
 """Fetches from the issuer over HTTP: which responses are accepted, and how long a fetch may take."""
 
 import gzip
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,24 +11,15 @@ from typing import Any
 import httpx2
 import pytest
 from support.clock import FakeClock
+from support.key_sets import GOOD, KEY, OTHER_KEY, key_set
 
 from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed, http_fetch
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, KeySource
-from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.anyio
 
-KEY = SigningKey.generate("ES256")
-OTHER_KEY = SigningKey.generate("ES256")
 CAP = 64 * 1024
-
-
-def key_set(*keys: Any) -> bytes:
-    return json.dumps({"keys": keys}).encode()
-
-
-GOOD = key_set(KEY.public_jwk())
 
 
 class JwksServer:

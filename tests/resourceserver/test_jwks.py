@@ -2,28 +2,16 @@
 
 import json
 import logging
-from typing import Any
 
 import anyio
 import pytest
 from support.clock import FakeClock
+from support.key_sets import GOOD, KEY, OTHER_KEY, key_set
 
 from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, FIRST_COOLDOWN, KeySource, KeysUnavailable
-from gatehouse.shared.protocol.jws import SigningKey
 
 pytestmark = pytest.mark.anyio
-
-KEY = SigningKey.generate("ES256")
-OTHER_KEY = SigningKey.generate("ES256")
-CAP = 64 * 1024
-
-
-def key_set(*keys: Any) -> bytes:
-    return json.dumps({"keys": keys}).encode()
-
-
-GOOD = key_set(KEY.public_jwk())
 
 
 class Answers:

@@ -1,10 +1,13 @@
-"""Restores the configuration of logging after a test."""
+"""Reading the log in a test, and restoring the configuration of logging after it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
+
+Read = Callable[[], str]
+"""Returns what was logged since the last call."""
 
 
 @contextmanager

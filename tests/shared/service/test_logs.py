@@ -2,11 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
-from support.logs import logging_put_back
+from support.logs import Read
 
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.logs import configure_logs
@@ -15,15 +14,6 @@ from gatehouse.shared.service.settings import LogFormat
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
 SECRET = "gths_" + "aB3-_" * 8
 FORMATS: tuple[LogFormat, ...] = ("json", "console")
-
-Read = Callable[[], str]
-
-
-@pytest.fixture
-def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
-    """Return a function that reads the log; logging is restored after the test."""
-    with logging_put_back():
-        yield lambda: capfd.readouterr().err
 
 
 def one_json_line(read: Read) -> dict[str, object]:

@@ -6,12 +6,12 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 
 import pytest
 import structlog
-from support.logs import logging_put_back
+from support.logs import Read, logging_put_back
 
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import requests
@@ -22,15 +22,6 @@ from gatehouse.shared.service.settings import LogFormat
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
 JTI = "0123456789ab.15.AAAAAAAAAAAAAAAAAAAAAA"
 FORMATS: tuple[LogFormat, ...] = ("json", "console")
-
-Read = Callable[[], str]
-
-
-@pytest.fixture
-def read(capfd: pytest.CaptureFixture[str]) -> Iterator[Read]:
-    """Return a function that reads the log; logging is restored after the test."""
-    with logging_put_back():
-        yield lambda: capfd.readouterr().err
 
 
 @pytest.fixture(autouse=True)
