@@ -7,9 +7,11 @@ words (docs/decisions/0017-direct-calls.md).
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -44,11 +46,14 @@ _CONTENT_TYPE: Final = (b"content-type", JSON.encode())
 _CANONICAL: Final = (_CONTENT_TYPE, (b"accept", f"{JSON}, {STREAM}".encode()))
 
 _ROUTING_HEADERS: Final = tuple(
-    (name, name.encode()) for name in (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)
+    name.encode() for name in (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)
 )
 
 _MAX_BRACKETS: Final = 200
 """Objects and arrays of a body that is certainly read alike by all parsers: one of the SDK's reads no deeper."""
+
+_MAX_REMEMBERED: Final = 2048
+"""Characters of the parameters, without the arguments, of a call whose validation is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +95,34 @@ class RequestRouter:
         Raises:
             MCPError: dispatch refuses a call that the gate allowed, and has recorded it.
         """
-        params = self._direct_call(admitted)
-        if params is None:
+        message = admitted.message
+        if message.tool_name is None or not self._is_direct(admitted):
             await self._through_sdk(admitted)
             return None
         # An ASGI server serves each request in a task.
         call = cast("asyncio.Task[Any]", asyncio.current_task())
         self.calls.add(call)
         try:
-            answer = await self.tools.call(admitted.verified, params.name, params.arguments or {})
+            answer = await self.tools.call(admitted.verified, message.tool_name, message.params.get("arguments") or {})
         finally:
             self.calls.remove(call)
             self.ended.set()
         return Response(200, self._encode(admitted, answer), [_CONTENT_TYPE])
 
-    def _direct_call(self, admitted: AdmittedRequest) -> CallToolRequestParams | None:
-        """Return the parameters of a call that is made directly; None for any other request."""
-        message, version, body = admitted.message, admitted.headers.version, admitted.body
+    def _is_direct(self, admitted: AdmittedRequest) -> bool:
+        """Tell whether a request is a valid call of a tool that is called directly."""
+        message, body = admitted.message, admitted.body
         if message.tool_name not in self.direct or body.count(b"{") + body.count(b"[") > _MAX_BRACKETS:
-            return None
-        if not admitted.headers.handshake:
-            lines = admitted.http.headers
-            headers = {text: value.decode("latin-1") for text, name in _ROUTING_HEADERS if (value := lines.get(name))}
-            envelope = {"method": message.method, "params": message.params}
-            if isinstance(classify_inbound_request(envelope, headers=headers), InboundLadderRejection):
-                return None
-        try:
-            validate_client_request(message.method, version, message.params)
-            return CallToolRequestParams.model_validate(message.params, by_name=False)
-        except ValidationError:
-            return None
+            return False
+        params = message.params
+        if params.get("arguments"):
+            # To the validators, any object is valid here.
+            params = {**params, "arguments": {}}
+        text = compact_json(params)
+        is_valid = _is_valid if len(text) <= _MAX_REMEMBERED else _is_valid.__wrapped__
+        headers = admitted.headers
+        routing = None if headers.handshake else tuple(map(admitted.http.headers.get, _ROUTING_HEADERS))
+        return is_valid(headers.version, routing, text)
 
     def _encode(self, admitted: AdmittedRequest, answer: Answer) -> bytes:
         """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
@@ -167,6 +170,30 @@ def direct_tools(catalogue: Catalogue) -> frozenset[str]:
         if tool.transactional and not tool.needs_context
         if not x_mcp_header_map(catalogue.descriptions[tool.name].input_schema)
     )
+
+
+# An agent sends the same headers and the same `_meta` with every call of a tool.
+@lru_cache(maxsize=256)
+def _is_valid(version: str, routing: tuple[bytes | None, ...] | None, params: str) -> bool:
+    """Tell whether the SDK's validators accept a call.
+
+    Args:
+        version: the protocol version.
+        routing: the values of the routing headers. None in the versions up to 2025-11-25, which do not have them.
+        params: the JSON of the parameters.
+    """
+    call = {"method": "tools/call", "params": json.loads(params)}
+    if routing is not None:
+        lines = zip(_ROUTING_HEADERS, routing, strict=True)
+        headers = {name.decode(): value.decode("latin-1") for name, value in lines if value is not None}
+        if isinstance(classify_inbound_request(call, headers=headers), InboundLadderRejection):
+            return False
+    try:
+        validate_client_request(call["method"], version, call["params"])
+        CallToolRequestParams.model_validate(call["params"], by_name=False)
+    except ValidationError:
+        return False
+    return True
 
 
 def result_meta(server_info: Mapping[str, Any]) -> bytes:
