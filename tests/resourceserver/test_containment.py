@@ -182,8 +182,6 @@ class Running:
     def __init__(self) -> None:
         self.begun = anyio.Event()
         self.finish = anyio.Event()
-        self.thread_begun = threading.Event()
-        self.finish_thread = threading.Event()
         self.provided = ""
 
     async def wait(self) -> Text:
@@ -191,12 +189,6 @@ class Running:
         self.begun.set()
         await self.finish.wait()
         return Text(text="waited")
-
-    def wait_in_thread(self, kind: str) -> Text:
-        """Wait in a thread until the test lets the call end."""
-        self.thread_begun.set()
-        self.finish_thread.wait()
-        return Text(text=fail(kind))
 
 
 class Catalogues:
@@ -219,24 +211,12 @@ class Catalogues:
             """Wait."""
             return await self.running.wait()
 
-        def wait_plainly(kind: str) -> Text:
-            """Wait in a thread."""
-            return self.running.wait_in_thread(kind)
-
-        def wait_writing(ledger: Ledger, kind: str) -> Text:
-            """Wait within a transaction."""
-            return self.running.wait_in_thread(kind)
-
-        def wait_reading(ledger: Ledger, kind: str) -> Text:
-            """Wait within a transaction that reads."""
-            return self.running.wait_in_thread(kind)
-
         reading = (wait, read, read_ledger, use_desk, serialize, validate, wait_for_another, give_up)
-        reading += (read_plainly, wait_reading)
+        reading += (read_plainly,)
         group = ToolGroup()
         for tool in reading:
             group.tool(scopes=ANY_VALID_TOKEN, read_only=True)(tool)
-        for tool in (write, write_plainly, write_ledger, wait_plainly, wait_writing, unprintable):
+        for tool in (write, write_plainly, write_ledger, unprintable):
             group.tool(scopes=ANY_VALID_TOKEN)(tool)
         group.tool(scopes=ANY_VALID_TOKEN, streaming=True)(stream)
         providers: dict[type, Any] = {Desk: open_desk, Ledger: open_ledger}
@@ -363,18 +343,6 @@ async def test_a_foreign_cancellation_is_a_failure_of_the_tool(
 
 
 @pytest.mark.parametrize("server", ["own"], indirect=True)
-@pytest.mark.parametrize("cancel", ["task", "scope"])
-async def test_a_cancelled_call_is_recorded_and_ends(server: ResourceServer, running: Running, cancel: str) -> None:
-    """gunicorn cancels the task of a request, the SDK an anyio scope around it."""
-    task, scope = posting(server, "wait")
-    await running.begun.wait()
-    task.cancel() if cancel == "task" else scope.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled() == (cancel == "task")
-    assert await outcomes(server) == [CLOSED]
-
-
-@pytest.mark.parametrize("server", ["own"], indirect=True)
 @pytest.mark.parametrize("kind", WITHOUT_MEANING)
 async def test_generator_exit_or_stop_iteration_fails_the_call_of_a_plain_tool(
     server: ResourceServer, kind: str
@@ -385,64 +353,6 @@ async def test_generator_exit_or_stop_iteration_fails_the_call_of_a_plain_tool(
         assert await events_of(server, result["request_id"]) == [
             ("failed", f"internal error: RuntimeError from {kind}")
         ]
-
-
-CLOSED = ("failed", "the connection was closed before the end")
-
-
-def posting(server: ResourceServer, tool: str, **arguments: str) -> tuple[asyncio.Task[None], anyio.CancelScope]:
-    """Call a tool in a task. Return the task, and a scope within it."""
-    body, headers = tool_request("2026-07-28", tool, arguments)
-    scope = anyio.CancelScope()
-
-    async def post() -> None:
-        with scope:
-            await server.post(body, server.issuer.token("a:b"), headers)
-
-    return asyncio.create_task(post()), scope
-
-
-async def outcomes(server: ResourceServer) -> list[tuple[str, str | None]]:
-    """Return outcome and reason of every call, when all of them are on disk."""
-    await server.call("no_such_tool", server.issuer.token("a:b"))
-    return [(event["outcome"], event["reason"]) for event in server.audit(action="tool.call")][:-1]
-
-
-@pytest.mark.parametrize("server", ["own"], indirect=True)
-@pytest.mark.parametrize("cancel", ["task", "scope", "both"])
-@pytest.mark.parametrize("tool", ["wait_plainly", "wait_writing", "wait_reading"])
-@pytest.mark.parametrize(
-    ("kind", "outcome"), [("fine", ("allowed", None)), ("RuntimeError", CLOSED), ("Panic", CLOSED)]
-)
-async def test_a_call_that_is_cancelled_in_its_thread_has_its_true_outcome(
-    server: ResourceServer, running: Running, cancel: str, tool: str, kind: str, outcome: tuple[str, str | None]
-) -> None:
-    """A thread cannot be cancelled, so the call waits for it."""
-    task, scope = posting(server, tool, kind=kind)
-    await anyio.to_thread.run_sync(running.thread_begun.wait)
-    if cancel != "task":
-        scope.cancel()
-    if cancel != "scope":
-        task.cancel()
-    await anyio.wait_all_tasks_blocked()
-    assert not task.done()
-    running.finish_thread.set()
-    await asyncio.wait([task])
-    assert await outcomes(server) == [outcome]
-
-
-@pytest.mark.parametrize("server", ["own"], indirect=True)
-async def test_a_call_that_is_cancelled_while_its_event_is_written_has_one_outcome(server: ResourceServer) -> None:
-    body, headers = tool_request("2026-07-28", "write", {"kind": "fine"})
-    with server.admin_database.write() as session:
-        session.connection()
-        task = asyncio.create_task(server.post(body, server.issuer.token("a:b"), headers))
-        await anyio.wait_all_tasks_blocked()
-        task.cancel()
-        await asyncio.wait([task])
-    assert task.cancelled()
-    await server.call("no_such_tool", server.issuer.token("a:b"))
-    assert [event["outcome"] for event in server.audit(action="tool.call")] == ["allowed", "refused"]
 
 
 async def test_a_cancellation_is_the_calls_only_if_its_task_was_cancelled() -> None:
@@ -492,44 +402,6 @@ async def test_no_handler_can_end_the_session_manager(error: BaseException) -> N
 async def test_an_error_that_the_sdk_answers_passes_the_middleware() -> None:
     with pytest.raises(ValueError, match="as it is"):
         await through_the_middleware(ValueError("as it is"))
-
-
-@pytest.mark.parametrize("server", ["own"], indirect=True)
-async def test_a_call_that_is_closed_leaves_an_event(server: ResourceServer, running: Running) -> None:
-    """As asyncio does with the tasks that are left when it ends."""
-    body, headers = tool_request("2026-07-28", "wait", {})
-    coroutine = server.post(body, server.issuer.token("a:b"), headers)
-    task = asyncio.create_task(coroutine)
-    await running.begun.wait()
-    coroutine.close()
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled() or task.exception()
-    await server.call("no_such_tool", server.issuer.token("a:b"))
-    event, _ = server.audit(action="tool.call")
-    assert (event["outcome"], event["reason"]) == ("failed", "the connection was closed before the end")
-
-
-@pytest.mark.parametrize("server", ["own"], indirect=True)
-async def test_a_call_that_is_closed_in_its_thread_has_its_true_outcome(
-    server: ResourceServer, running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wait = concurrent.futures.wait
-
-    def finish_and_wait(work: Any) -> None:
-        running.finish_thread.set()
-        wait(work)
-
-    monkeypatch.setattr(concurrent.futures, "wait", finish_and_wait)
-    body, headers = tool_request("2026-07-28", "wait_writing", {"kind": "fine"})
-    coroutine = server.post(body, server.issuer.token("a:b"), headers)
-    task = asyncio.create_task(coroutine)
-    await anyio.to_thread.run_sync(running.thread_begun.wait)
-    coroutine.close()
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled() or task.exception()
-    assert await outcomes(server) == [("allowed", None)]
 
 
 def test_a_coroutine_that_is_closed_ends_quietly() -> None:
