@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import anyio
 import httpx2
 import pytest
+from mcp_types.methods import validate_client_request
 from pydantic import BaseModel, Field, JsonValue
 from support.clock import FakeClock
 from support.databases import Template
@@ -21,6 +22,7 @@ from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Provi
 from gatehouse.resourceserver.catalogue import provider as declare_provider
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.dispatch import routing
 from gatehouse.shared.service.audit import find_events
 
 pytestmark = pytest.mark.anyio
@@ -236,6 +238,7 @@ GOOD: dict[str, Change] = {
     "negative id": _set("id", to=-1),
     "unknown members": _set("more", to={"a": 1}),
     "unknown members of params": _set("params", "more", to=[1]),
+    "a task": _set("params", "task", to={"ttl": 1}),
     "a progress token": _set("params", "_meta", to={**META, "progressToken": "p"}),
     "a progress token of a number": _set("params", "_meta", to={**META, "progressToken": 5}),
     "a long member of _meta": _set("params", "_meta", to={**META, "io.example/x": "x" * 3000}),
@@ -265,6 +268,8 @@ BAD: dict[str, Change] = {
     "another name header": _header("Mcp-Name", "crash"),
     "no name header": _header("Mcp-Name", None),
     "a broken name header": _header("Mcp-Name", "=?base64?%?="),
+    "a name header that is not ASCII": _header("Mcp-Name", "=?base64?\xe9?="),
+    "a task that equals a valid one to Python": _set("params", "task", to={"ttl": True}),
     "an unknown version": _header("MCP-Protocol-Version", "2030-01-01"),
     "an empty version": _header("MCP-Protocol-Version", ""),
     "no version header": _header("MCP-Protocol-Version", None),
@@ -319,7 +324,7 @@ async def test_both_ways_give_the_same_answers_and_events(server: ResourceServer
     """Byte for byte, in every protocol version."""
     token, without_scope = server.issuer.token("a:b"), server.issuer.token("c:d")
     async with composed(server) as direct, composed(server, direct=frozenset()) as through_sdk:
-        # The validation of the first call is remembered.
+        # The validation of the first call is cached.
         for name, change in {"a plain call": lambda *_: None, **(GOOD if kind == "good" else BAD)}.items():
             body, headers = request_of(version)
             change(body, headers)
@@ -342,6 +347,37 @@ async def test_a_regular_call_does_not_reach_the_sdk(server: ResourceServer, ver
             response = await http.post(server.settings.resource, json=body, headers=headers)
             assert response.status_code == 200
             assert "result" in response.json()
+
+
+@pytest.mark.parametrize(
+    ("change", "validations"),
+    [
+        (_call("echo", value="another"), 1),
+        (_set("params", "_meta", "progressToken", to="another"), 1),
+        (_set("params", "_meta", "traceparent", to="another"), 2),
+        (_call("echo", value="x" * 3000), 2),
+    ],
+    ids=["arguments", "progress token", "_meta", "a large body"],
+)
+async def test_a_call_is_validated_once_but_for_its_arguments_and_progress_token(
+    server: ResourceServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, change: Change, validations: int
+) -> None:
+    validated = []
+
+    def validate(method: str, version: str, params: Any) -> None:
+        validated.append(method)
+        validate_client_request(method, version, params)
+
+    monkeypatch.setattr(routing, "validate_client_request", validate)
+    for changed in (False, True):
+        body, headers = request_of(MODERN, value="first")
+        # No other test has sent it.
+        body["params"]["_meta"] |= {"progressToken": "first", "io.example/test": request.node.name}
+        if changed:
+            change(body, headers)
+        response = await server.post(body, server.issuer.token("a:b"), headers)
+        assert "result" in response.json()
+    assert len(validated) == validations
 
 
 # The end of a call

@@ -71,7 +71,7 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
     Raises:
         InvalidHeaders: 405 for another method than POST; 415 unless there is one Content-Type, JSON in UTF-8; 406 for
             an Accept without JSON (none accepts any media type, RFC 9110 12.5.1) or of more than 4096 characters; 400
-            for two lines of an MCP header.
+            for two lines of an MCP header, or an Mcp-Name outside of ASCII.
     """
     if method != "POST":
         # GET and DELETE belong to sessions, which this server does not have.
@@ -88,6 +88,9 @@ def read_headers(method: str, headers: Headers) -> McpHeaders:
         names = [name for name in headers.names() if name.startswith(_SINGLE_PREFIX)]
         if len(set(names)) != len(names):
             raise InvalidHeaders(400, "A header of MCP appears more than once.", code=json_rpc.HEADER_MISMATCH)
+    if not (headers.get(b"mcp-name") or b"").isascii():
+        # The SDK fails to decode the base64 form of such a value.
+        raise InvalidHeaders(400, "Mcp-Name must be ASCII, or in its base64 form.", code=json_rpc.HEADER_MISMATCH)
     sent = headers.get(b"mcp-protocol-version")
     version = sent.decode("latin-1") if sent is not None else DEFAULT_NEGOTIATED_VERSION
     return McpHeaders(version, version in HANDSHAKE_PROTOCOL_VERSIONS, accepts_stream)

@@ -41,6 +41,8 @@ from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cors import Header
 
+_METHOD: Final = "tools/call"
+
 _CONTENT_TYPE: Final = (b"content-type", JSON.encode())
 
 _CANONICAL: Final = (_CONTENT_TYPE, (b"accept", f"{JSON}, {STREAM}".encode()))
@@ -52,8 +54,12 @@ _ROUTING_HEADERS: Final = tuple(
 _MAX_BRACKETS: Final = 200
 """Objects and arrays of a body that is certainly read alike by all parsers: one of the SDK's reads no deeper."""
 
-_MAX_REMEMBERED: Final = 2048
-"""Characters of the parameters, without the arguments, of a call whose validation is remembered."""
+_MAX_CACHED: Final = 2048
+"""Bytes of a body whose validation is cached."""
+
+
+class _Irregular(Exception):
+    """The SDK refuses the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +116,19 @@ class RequestRouter:
         return Response(200, self._encode(admitted, answer), [_CONTENT_TYPE])
 
     def _is_direct(self, admitted: AdmittedRequest) -> bool:
-        """Tell whether a request is a valid call of a tool that is called directly."""
-        message, body = admitted.message, admitted.body
+        """Tell whether a request is served without the SDK: a valid call of a tool that needs nothing of it."""
+        message, body, headers = admitted.message, admitted.body, admitted.headers
         if message.tool_name not in self.direct or body.count(b"{") + body.count(b"[") > _MAX_BRACKETS:
             return False
-        params = message.params
-        if params.get("arguments"):
-            # To the validators, any object is valid here.
-            params = {**params, "arguments": {}}
-        text = compact_json(params)
-        is_valid = _is_valid if len(text) <= _MAX_REMEMBERED else _is_valid.__wrapped__
-        headers = admitted.headers
         routing = None if headers.handshake else tuple(map(admitted.http.headers.get, _ROUTING_HEADERS))
-        return is_valid(headers.version, routing, text)
+        try:
+            if len(body) <= _MAX_CACHED:
+                _validate_cached(headers.version, routing, compact_json(_without_values(message)))
+            else:
+                _validate(headers.version, routing, message.params)
+        except _Irregular:
+            return False
+        return True
 
     def _encode(self, admitted: AdmittedRequest, answer: Answer) -> bytes:
         """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
@@ -172,28 +178,48 @@ def direct_tools(catalogue: Catalogue) -> frozenset[str]:
     )
 
 
-# An agent sends the same headers and the same `_meta` with every call of a tool.
+def _without_values(message: Message) -> Mapping[str, Any]:
+    """Return the parameters of a call, with values in place of those that change with each call and are valid."""
+    params = message.params
+    if params.get("arguments"):
+        # To the SDK's validators, any object is valid here.
+        params = {**params, "arguments": {}}
+    if message.progress_token is not None:
+        params = {**params, "_meta": {**params["_meta"], "progressToken": 0}}
+    return params
+
+
+# Apart from those values, many agents send the same headers and parameters with every call of a tool. An exception is
+# not cached.
 @lru_cache(maxsize=256)
-def _is_valid(version: str, routing: tuple[bytes | None, ...] | None, params: str) -> bool:
-    """Tell whether the SDK's validators accept a call.
+def _validate_cached(version: str, routing: tuple[bytes | None, ...] | None, params: str) -> None:
+    """Do what `_validate` does. `params` is JSON."""
+    _validate(version, routing, json.loads(params))
+
+
+def _validate(version: str, routing: tuple[bytes | None, ...] | None, params: Mapping[str, Any]) -> None:
+    """Validate a call as the SDK does.
 
     Args:
         version: the protocol version.
-        routing: the values of the routing headers. None in the versions up to 2025-11-25, which do not have them.
-        params: the JSON of the parameters.
+        routing: the values of the routing headers. None for the versions up to 2025-11-25, in which they are not
+            compared with the body.
+        params: the parameters.
+
+    Raises:
+        _Irregular: one of the SDK's validators rejects it.
     """
-    call = {"method": "tools/call", "params": json.loads(params)}
+    call = {"method": _METHOD, "params": params}
     if routing is not None:
         lines = zip(_ROUTING_HEADERS, routing, strict=True)
         headers = {name.decode(): value.decode("latin-1") for name, value in lines if value is not None}
         if isinstance(classify_inbound_request(call, headers=headers), InboundLadderRejection):
-            return False
+            raise _Irregular
     try:
-        validate_client_request(call["method"], version, call["params"])
-        CallToolRequestParams.model_validate(call["params"], by_name=False)
+        validate_client_request(_METHOD, version, params)
+        CallToolRequestParams.model_validate(params, by_name=False)
     except ValidationError:
-        return False
-    return True
+        raise _Irregular from None
 
 
 def result_meta(server_info: Mapping[str, Any]) -> bytes:
