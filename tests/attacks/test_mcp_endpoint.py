@@ -106,13 +106,14 @@ async def test_another_spelling_of_the_path_is_unknown(target: Target) -> None:
         pytest.param("Mcp-Name", "Create_Environment", id="name in another case"),
         pytest.param("Mcp-Name", "=?base64?d2hvYW1p?=", id="other name, encoded"),
         pytest.param("Mcp-Name", "=?base64?!?=", id="name, badly encoded"),
+        pytest.param("Mcp-Name", b"=?base64?\xe9?=", id="name, badly encoded and not ASCII"),
         pytest.param("Mcp-Name", None, id="no name"),
         pytest.param("Mcp-Method", "tools/list", id="other method"),
         pytest.param("Mcp-Method", None, id="no method"),
         pytest.param("MCP-Protocol-Version", "2099-01-01", id="unknown version"),
     ],
 )
-async def test_headers_that_contradict_the_body_are_refused(target: Target, header: str, value: str | None) -> None:
+async def test_headers_that_contradict_the_body_are_refused(target: Target, header: str, value: Any) -> None:
     """MCP 2026-07-28, Streamable HTTP: a body that differs must not bypass a gateway that reads headers."""
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
     headers.pop(header)
@@ -120,10 +121,11 @@ async def test_headers_that_contradict_the_body_are_refused(target: Target, head
     assert error["code"] == -32020
 
 
-async def test_headers_that_contradict_the_body_are_recorded(target: Target) -> None:
+@pytest.mark.parametrize("name", ["whoami", b"=?base64?\xe9?="])
+async def test_headers_that_contradict_the_body_are_recorded(target: Target, name: Any) -> None:
     """An attempt to bypass a gateway in this way is recorded like any other refusal."""
     body, headers = modern_request("tools/call", name="create_environment", arguments={"name": "probe"})
-    await target.refuses(body, {**headers, "Mcp-Name": "whoami"})
+    await target.refuses(body, {**headers, "Mcp-Name": name})
     assert [(event["outcome"], event["jti"]) for event in target.server.audit()] == [("refused", "jti-1")]
 
 

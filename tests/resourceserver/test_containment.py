@@ -1,8 +1,6 @@
 """Whatever a tool raises fails its own call only, and leaves an audit event with the reason."""
 
 import asyncio
-import concurrent.futures
-import threading
 from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from pathlib import Path

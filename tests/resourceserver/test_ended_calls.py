@@ -98,9 +98,7 @@ def waiting(anyio_backend: str) -> Waiting:
 async def server(
     tmp_path: Path, resourceserver_template: Template, clock: FakeClock, waiting: Waiting
 ) -> AsyncIterator[ResourceServer]:
-    async with running_resource_server(
-        tmp_path / "rs", resourceserver_template, clock, waiting.catalogue()
-    ) as server:
+    async with running_resource_server(tmp_path / "rs", resourceserver_template, clock, waiting.catalogue()) as server:
         yield server
 
 

@@ -1,28 +1,21 @@
 """Idempotency keys: replays, conflicts and expiry."""
 
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio
 import pytest
 from pydantic import BaseModel, Field, SecretStr
-from sqlalchemy import func, select, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy import text
 from support.clock import FakeClock
 from support.databases import Template
 from support.keyed_calls import KEY, Worked, outcomes, rows, serving
-from support.resourceserver import ResourceServer, modern_request, running_resource_server, served
+from support.resourceserver import ResourceServer, modern_request
 from support.ungated import ask, proven, without_gate
 
 from gatehouse.directory.catalogue import CATALOGUE
-from gatehouse.directory.directory import Directory, open_directory
+from gatehouse.directory.directory import Directory
 from gatehouse.directory.environments import create_environment
-from gatehouse.directory.models import EnvironmentRow
 from gatehouse.resourceserver.catalogue import (
     ANY_VALID_TOKEN,
     Catalogue,
@@ -30,7 +23,7 @@ from gatehouse.resourceserver.catalogue import (
 )
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.db.models import IdempotencyKeyRow
-from gatehouse.resourceserver.db.request_database import CONNECTIONS, RequestDatabase
+from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import (
     KEPT_FOR,
     MAX_RESULT,
@@ -39,7 +32,6 @@ from gatehouse.resourceserver.dispatch.idempotency import (
     keyed_call,
 )
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.database import LOCK_TIMEOUT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 

@@ -330,9 +330,10 @@ async def test_both_ways_give_the_same_answers_and_events(server: ResourceServer
             change(body, headers)
             headers["Authorization"] = f"Bearer {without_scope if name == 'a tool without its scope' else token}"
             content = json.dumps(body).encode()
+            lines = [(header.encode(), value.encode("latin-1")) for header, value in headers.items()]
             answers = []
             for http in (direct, through_sdk):
-                response = await http.post(server.settings.resource, content=content, headers=headers)
+                response = await http.post(server.settings.resource, content=content, headers=lines)
                 answers.append((comparable(response), await events_of(server, response)))
             assert answers[0] == answers[1], (name, version)
 
@@ -360,7 +361,11 @@ async def test_a_regular_call_does_not_reach_the_sdk(server: ResourceServer, ver
     ids=["arguments", "progress token", "_meta", "a large body"],
 )
 async def test_a_call_is_validated_once_but_for_its_arguments_and_progress_token(
-    server: ResourceServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, change: Change, validations: int
+    server: ResourceServer,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    change: Change,
+    validations: int,
 ) -> None:
     validated = []
 

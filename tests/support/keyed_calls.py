@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import func, select
-from support.clock import FakeClock
-from support.databases import Template
-from support.resourceserver import ResourceServer, running_resource_server
 
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.directory import Directory, open_directory
 from gatehouse.directory.models import EnvironmentRow
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
+from support.clock import FakeClock
+from support.databases import Template
+from support.resourceserver import ResourceServer, running_resource_server
 
 KEY = "import-2026:07.28_1"
 
