@@ -61,6 +61,9 @@ def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> Non
         assert expected in printed, expected
     assert re.search(r"tool\.call +create_environment +allowed", printed)
     assert re.search(r"\nreason +no token\n(.*\n)*remediation +Obtain a token with resource=", printed)
+    assert re.search(r"\nissued_by +the client, at the token endpoint\n", printed)
+    followed = [json.loads(line) for line in (tmp_path / "var" / "followed.jsonl").read_text().splitlines()]
+    assert ("tool.call", "create_environment") in {(event["action"], event["object"]) for event in followed}
 
 
 def test_every_page_with_commands_is_executed() -> None:

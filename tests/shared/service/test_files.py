@@ -1,4 +1,4 @@
-"""Files with secrets: written completely or not at all, and read only if nobody else can access them."""
+"""Private files: written completely or not at all, and secrets read only if nobody else can access them."""
 
 import os
 import socket
@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.shared.service.files import UnsafeFile, is_exposed, new_file, read_private_file, secret_text
+from gatehouse.shared.service.files import (
+    UnsafeFile,
+    is_exposed,
+    new_file,
+    read_private_file,
+    replace_file,
+    secret_text,
+)
 
 
 def test_a_file_is_created_complete_and_private(tmp_path: Path) -> None:
@@ -26,6 +33,21 @@ def test_an_incomplete_file_leaves_nothing_behind(tmp_path: Path) -> None:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (b"one", b"two"):
+        replace_file(path, content)
+        assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path, b"content")
+    assert list(tmp_path.parent.glob(".unfinished-*")) == []
 
 
 def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from gatehouse.shared.service.cli import server_group
 
 _COMMANDS = {
     "access-matrix": ("gatehouse.authserver.cli.access:access_matrix", "Show which client can call which tool."),
-    "audit": ("gatehouse.authserver.cli.audit:audit", "Show the audit log: tokens, refusals, changes by admins."),
+    "audit": (
+        "gatehouse.authserver.cli.audit:audit",
+        "Search, follow and export the audit log: tokens, refusals, changes by admins.",
+    ),
     "check": ("gatehouse.authserver.cli.check:check", "Check everything that the server needs to start."),
     "client": ("gatehouse.authserver.cli.client:client", "Register clients, and manage their grants and credentials."),
     "export": ("gatehouse.authserver.cli.backup:export", "Export this installation to a file."),

@@ -1,8 +1,5 @@
 """`authserver client explain` and `authserver access-matrix`: who can call which tool, and why not."""
 
-import csv
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,7 @@ from gatehouse.authserver.resources.registry import load_resource
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import example, output_option
-from gatehouse.shared.service.output import print_record, print_table
-
-_FORMULA = re.compile("((?:^|[;|\t\r\n])[ \t\"']*)(?=[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
-"""The place in a cell where a formula would start: at its beginning, or after what another locale splits cells at."""
+from gatehouse.shared.service.output import print_csv, print_record, print_table
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FILE_HELP = "The output of `resourceserver tools --output json`."
@@ -106,7 +100,7 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
         for client, tools in rows
     ]
     if output == "csv":
-        _print_csv(columns, values)
+        print_csv(columns, values)
     else:
         print_table(columns, values)
 
@@ -215,16 +209,3 @@ def _origin(access: ScopeAccess) -> str:
 
 def _line(word: str, obstacle: Obstacle) -> str:
     return printable(f"{word}: {obstacle.reason}." + (f" Run: {obstacle.remediation}" if obstacle.remediation else ""))
-
-
-def _print_csv(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
-    # Every cell is quoted: a spreadsheet may also split cells at a semicolon or a tab.
-    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for row in (columns, *values):
-        writer.writerow([_csv_cell(value) for value in row])
-
-
-def _csv_cell(value: Any) -> str:
-    """Return a cell that a spreadsheet does not run as a formula (CWE-1236)."""
-    text = "yes" if value is True else "no" if value is False else str(value or "")
-    return _FORMULA.sub(r"\1'", text)

@@ -7,7 +7,10 @@ import click
 from gatehouse.shared.service.cli import Refusal, server_group
 
 _COMMANDS = {
-    "audit": ("gatehouse.resourceserver.cli.audit:audit", "Show the audit log: calls, refusals, changes by admins."),
+    "audit": (
+        "gatehouse.resourceserver.cli.audit:audit",
+        "Search, follow and export the audit log: calls, refusals, changes by admins.",
+    ),
     "bridge": ("gatehouse.resourceserver.cli.bridge:bridge", "Connect a stdio MCP client to a remote MCP server."),
     "check": ("gatehouse.resourceserver.cli.check:check", "Check everything that the server needs to start and serve."),
     "init": ("gatehouse.resourceserver.cli.init:init", "Create or upgrade the database."),

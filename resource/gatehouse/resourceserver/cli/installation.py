@@ -30,8 +30,10 @@ def tool_settings(tools_module: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def open_database(settings: Settings, catalogue_schema: Schema | None = None) -> Iterator[Database]:
+def open_database(
+    settings: Settings, catalogue_schema: Schema | None = None, *, patient: bool = False
+) -> Iterator[Database]:
     """Open the database for a command. Raises SchemaMismatch if it is not current."""
-    with Database(settings.database, catalogue_schema) as database:
+    with Database(settings.database, catalogue_schema, patient=patient) as database:
         database.require_current()
         yield database

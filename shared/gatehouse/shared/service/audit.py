@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Integer,
     MetaData,
@@ -123,8 +124,7 @@ def audit_table(metadata: MetaData) -> Table:
     )
 
 
-def find_events(
-    connection: Connection,
+def event_conditions(
     table: Table,
     *,
     client: str | None = None,
@@ -132,21 +132,34 @@ def find_events(
     request_id: str | None = None,
     action: str | None = None,
     since: float | None = None,
-    limit: int = 50,
-) -> Sequence[Mapping[str, Any]]:
-    """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
+    until: float | None = None,
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of matching events.
 
-    `client` finds what a client did or was refused, and what admins did to it. `since` is seconds since the epoch.
+    `client` finds what a client did or was refused, and what admins did to it. `since` and `until` are seconds since
+    the epoch: events from the first, and before the second.
     """
-    query: Select[Any] = select(table).order_by(table.c.time.desc(), table.c.id.desc()).limit(limit)
+    equal = ((table.c.jti, jti), (table.c.request_id, request_id), (table.c.action, action))
+    conditions: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
     if client is not None:
         # Callers choose the object of a call, so it proves nothing; only admins act on clients.
         done_to_it = and_(table.c.object == client, table.c.actor.startswith("admin:"))
-        query = query.where(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
+        conditions.append(or_(table.c.actor.in_([client, f"{CLAIMED}{client}"]), done_to_it))
     if since is not None:
-        query = query.where(table.c.time >= int(since * 1000))
-    for column, value in ((table.c.jti, jti), (table.c.request_id, request_id), (table.c.action, action)):
-        if value is not None:
-            query = query.where(column == value)
-    newest_first: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+        conditions.append(table.c.time >= int(since * 1000))
+    if until is not None:
+        conditions.append(table.c.time < int(until * 1000))
+    return conditions
+
+
+def find_events(
+    connection: Connection, table: Table, *, limit: int = 50, **filters: Any
+) -> Sequence[Mapping[str, Any]]:
+    """Return the newest matching events, oldest of them first. Times are milliseconds since the epoch.
+
+    `filters` are the keyword arguments of `event_conditions`.
+    """
+    query: Select[Any] = select(table).where(*event_conditions(table, **filters))
+    rows = connection.execute(query.order_by(table.c.time.desc(), table.c.id.desc()).limit(limit))
+    newest_first: list[Mapping[str, Any]] = [dict(row) for row in rows.mappings()]
     return newest_first[::-1]

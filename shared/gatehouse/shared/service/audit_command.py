@@ -1,82 +1,100 @@
-"""The `audit` command of both servers: filters, and events for people or programs."""
+"""The `audit` commands of both servers, and the search in the audit log for people or programs."""
 
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import Connection, Table, select
+from click.core import ParameterSource
+from sqlalchemy import Connection
 
-from gatehouse.shared.protocol.clock import iso_time, system_clock
+from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.audit import AuditAction, find_events
-from gatehouse.shared.service.cli import FunctionT, Refusal, output_option, parse_duration
+from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.audit_collector import follow_log, follow_options
+from gatehouse.shared.service.audit_export import export_command
+from gatehouse.shared.service.audit_log import AuditLog, filter_options, limit_option
+from gatehouse.shared.service.audit_trace import trace_command
+from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
 _COLUMNS = ("time", "actor", "action", "object", "outcome", "reason", "jti", "request_id")
 
-
-def audit_options(function: FunctionT) -> FunctionT:
-    """Add the filters of the `audit` commands, and `--output`."""
-    for option in (
-        click.option(
-            "--limit",
-            type=click.IntRange(1, 10_000),
-            default=50,
-            show_default=True,
-            help="Show at most this many events, starting with the newest.",
-        ),
-        click.option(
-            "--request",
-            "request_id",
-            metavar="REQUEST_ID",
-            help="Only this request, with all details, including the remediation of a refusal.",
-        ),
-        click.option(
-            "--since",
-            metavar="TIME",
-            callback=_parse_since,
-            help="Only events since this time: 2026-01-31T12:00:00Z, or an age such as 90s, 15m, 6h or 7d.",
-        ),
-        click.option("--action", metavar="ACTION", help="Only this action, such as token.issue or tool.call."),
-        click.option("--jti", help="Only events of this token. Both servers record its jti."),
-        click.option(
-            "--client", metavar="CLIENT_ID", help="Only requests of this client, and changes that admins made to it."
-        ),
-    ):
-        function = option(function)
-    return output_option(function)
+_FOLLOWED_BY = ("client", "jti", "action", "since")
+"""Filters that `--follow` accepts."""
 
 
-def _parse_since(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    if (ago := parse_duration(value)) is not None:
-        return system_clock() - ago
-    try:
-        since = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter("write 2026-01-31T12:00:00Z, or a time ago such as 90s, 15m, 6h, 7d") from None
-    return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp()
+def audit_group(log: AuditLog) -> click.Group:
+    """Return the `audit` commands of a server."""
+
+    @click.group(invoke_without_command=True)
+    @follow_options
+    @output_option
+    @filter_options
+    @limit_option(50)
+    @click.pass_context
+    @example(
+        f"{log.server} audit --limit 10\n"
+        f"{log.server} audit --client agent_0123456789abcdef0123 --output json\n"
+        f"{log.server} audit --follow --cursor-file var/audit.cursor >> audit.jsonl"
+    )
+    def audit(ctx: click.Context, /, follow: bool, after: int | None, cursor_file: Path | None, **options: Any) -> None:
+        """Search, follow, export and trace the audit log.
+
+        Without a command, show the newest events that match, oldest of them first.
+        """
+        given = _given(ctx)
+        if ctx.invoked_subcommand is not None:
+            _refuse_options_before(ctx.invoked_subcommand, given)
+        elif follow:
+            _refuse_with_follow(given, options)
+            follow_log(ctx, log, after, cursor_file, **{name: options[name] for name in _FOLLOWED_BY})
+        elif after is not None or cursor_file is not None:
+            raise click.UsageError("--after and --cursor-file belong to --follow.")
+        else:
+            with log.open(ctx) as database, database.connect() as connection:
+                print_audit(connection, log, **options)
+
+    for command in (export_command(log), trace_command(log)):
+        audit.add_command(command)
+    return audit
 
 
-def print_audit(
-    connection: Connection, table: Table, *, output: str, actions: Collection[AuditAction], **filters: Any
-) -> None:
-    """Print the newest matching audit events, oldest first.
+def _given(ctx: click.Context) -> Mapping[str, str]:
+    """Return the options on the command line by their parameters."""
+    return {
+        parameter.name: parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name is not None and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
 
-    `actions` are those that this server records; `filters` are the keyword arguments of `find_events`.
+
+def _refuse_options_before(command: str, given: Mapping[str, str]) -> None:
+    if given:
+        raise click.UsageError(f"Write {', '.join(given.values())} after {command}, if {command} has it.")
+
+
+def _refuse_with_follow(given: Mapping[str, str], options: Mapping[str, Any]) -> None:
+    unusable = [given[name] for name in ("limit", "request_id") if name in given]
+    if options["output"] == "table" and "output" in given:
+        unusable.append("--output table")
+    if unusable:
+        raise click.UsageError(f"--follow prints JSON lines without end. Omit {', '.join(unusable)}.")
+
+
+def print_audit(connection: Connection, log: AuditLog, *, output: str, **filters: Any) -> None:
+    """Print the newest matching audit events, oldest first. `filters` are the keyword arguments of `find_events`.
 
     Raises:
         Refusal: there is no such action, or no such request.
     """
-    _require_action(connection, table, filters.get("action"), actions)
+    log.require_action(connection, filters.get("action"))
     records: list[dict[str, Any]] = [
         {
             "time": iso_time(row["time"] / 1000, "milliseconds"),
             **{name: row[name] for name in (*_COLUMNS[1:], "detail")},
         }
-        for row in find_events(connection, table, **filters)
+        for row in find_events(connection, log.table, **filters)
     ]
     if not records:
         _explain_absence(filters)
@@ -90,16 +108,6 @@ def print_audit(
         for record in records:
             record["reason"] = record["reason"] or record["detail"]
     print_records(records, _COLUMNS, output)
-
-
-def _require_action(connection: Connection, table: Table, action: str | None, known: Collection[AuditAction]) -> None:
-    if action is None or action in known:
-        return
-    # Another version may have recorded other actions.
-    recorded = set(connection.scalars(select(table.c.action).distinct()))
-    if action not in recorded:
-        actions = ", ".join(sorted({*known, *recorded}))
-        raise Refusal(f"There is no action {printable(action)}. The actions are: {actions}.")
 
 
 def _explain_absence(filters: Mapping[str, Any]) -> None:

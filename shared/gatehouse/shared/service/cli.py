@@ -13,7 +13,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -133,6 +134,16 @@ def _discard_unwritten_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def until_output_closes() -> Iterator[None]:
+    """End the block quietly when nobody reads standard output any more, as after `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_unwritten_output()
 
 
 def server_group(lazy: LazyCommands, discover: Discover | None = None) -> Callable[[Callable[..., None]], ServerGroup]:

@@ -127,9 +127,13 @@ def open_engine(
     pool_size: int = 5,
     patient: bool = False,
     references: bool = True,
+    read_only: bool = False,
     lock_timeout: int = LOCK_TIMEOUT,
 ) -> Engine:
     """Return an engine. Connects on first use. With `patient`, no statement times out.
+
+    With `read_only`, SQLite refuses to change the file, not even its journal mode. On PostgreSQL, that is an option of
+    each transaction (SNAPSHOT).
 
     `lock_timeout` is for SQLite, in milliseconds. The limits of PostgreSQL are in postgresql.py.
 
@@ -138,10 +142,21 @@ def open_engine(
     """
     engine = create_engine(_driver_url(url), **_options(url, pool_size))
     if engine.dialect.name == "sqlite":
-        sqlite.listen(engine, references=references, lock_timeout=lock_timeout)
+        sqlite.listen(engine, references=references, lock_timeout=lock_timeout, read_only=read_only)
     else:
         postgresql.listen(engine, url, patient=patient)
     return engine
+
+
+@contextmanager
+def connect_read_only(url: URL) -> Iterator[Connection]:
+    """Open a connection that cannot change the database, and sees it as of its first query."""
+    engine = open_engine(url, pool_size=1, read_only=True)
+    try:
+        with engine.execution_options(**SNAPSHOT).connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def placeholder(dialect: Dialect) -> str:

@@ -1,4 +1,4 @@
-"""Files with secrets: written completely and for their owner only, and read only if nobody else can access them."""
+"""Files for their owner only: written completely, and secrets read only if nobody else can access them."""
 
 import codecs
 import os
@@ -32,6 +32,20 @@ def new_file(path: Path, *, prefix: str = ".unfinished-") -> Iterator[BinaryIO]:
         flush_folder(path.parent)
     finally:
         Path(temporary).unlink()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Create or replace a file, mode 0600. Readers see the old content or the new one. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
 
 
 def flush_folder(folder: Path) -> None:

@@ -1,12 +1,18 @@
-"""What commands print: one record, or a table of records, for people or as JSON for programs."""
+"""What commands print: one record, or a table of records, for people, as JSON for programs, or as CSV."""
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from gatehouse.shared.protocol.redaction import printable
+
+_FORMULA = re.compile("((?:^|[;|\t\r\n])[ \t\"']*)(?=[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
+"""The place in a cell where a formula would start: at its beginning, or after what another locale splits cells at."""
 
 
 def print_record(record: Mapping[str, Any], output: str) -> None:
@@ -47,6 +53,24 @@ def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None
         console.width, sum(2 + max(map(cell_len, column)) for column in zip(headers, *rows, strict=True))
     )
     console.print(table, soft_wrap=True)
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as CSV below a line with the names of their columns. A spreadsheet runs no cell as a formula."""
+    # Every cell is quoted: a spreadsheet may also split cells at a semicolon or a tab.
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(map(_csv_cell, columns))
+    for row in rows:
+        writer.writerow(map(_csv_cell, row))
+
+
+def _csv_cell(value: Any) -> str:
+    """Return a cell that a spreadsheet does not run as a formula (CWE-1236). Objects and lists are JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _FORMULA.sub(r"\1'", json.dumps(value) if isinstance(value, Mapping | list) else str(value))
 
 
 def _cell(value: Any) -> str:

@@ -93,10 +93,10 @@ class SqliteConnection(sqlite3.Connection):
         super().close()
 
 
-def listen(engine: Engine, *, references: bool, lock_timeout: int) -> None:
+def listen(engine: Engine, *, references: bool, lock_timeout: int, read_only: bool = False) -> None:
     """Prepare each connection of an engine, and each transaction. `lock_timeout` is in milliseconds.
 
-    With `references`, foreign keys are enforced.
+    With `references`, foreign keys are enforced. With `read_only`, the file cannot be changed.
     """
     path = Path(str(engine.url.database))
     turns = Turns()
@@ -114,7 +114,7 @@ def listen(engine: Engine, *, references: bool, lock_timeout: int) -> None:
         cursor = connection.cursor()
         # Changing the journal mode waits for locks, too.
         cursor.execute(f"PRAGMA busy_timeout={_busy_timeout(lock_timeout)}")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA query_only=ON" if read_only else "PRAGMA journal_mode=WAL")
         # There may be no temporary folder, as in a container with a read-only root file system.
         cursor.execute("PRAGMA temp_store=MEMORY")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
