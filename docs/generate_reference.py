@@ -1,4 +1,4 @@
-"""Generate docs/reference from the code: settings, commands, tools, audit actions, error codes, covering tests.
+"""Generate docs/reference from the code: settings, commands, tools, audit actions, metrics, error codes, tests.
 
     python docs/generate_reference.py
 
@@ -16,13 +16,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gatehouse.authserver.cli import main as authserver
+from gatehouse.authserver.metrics import METRICS as AUTHSERVER_METRICS
 from gatehouse.authserver.settings import Settings as AuthServerSettings
 from gatehouse.bridge.credentials import BridgeSettings
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.cli import main as resourceserver
+from gatehouse.resourceserver.metrics import METRICS as RESOURCE_SERVER_METRICS
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS, RESOURCE_SERVER_ACTIONS
+from gatehouse.shared.service.metrics import Metric
 from gatehouse.shared.service.settings import CommandSettings
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +214,46 @@ def audit_page() -> str:
     return _page(lines)
 
 
+TABLES = {
+    "client_id": "the client_ids of METRICS_CLIENTS",
+    "gen_ai_tool_name": "the tools of the catalogue",
+}
+"""The tables of labels that are known only when a server starts."""
+
+
+def metrics_page() -> str:
+    """Return the metrics of both servers. Raises KeyError for a label without a table and without a description."""
+    lines = [
+        "# Metrics",
+        "",
+        "[Operations](../operations.md#metrics) says how to read them. Each label has the values of its table.",
+        "Anything else counts as `_OTHER`, and what does not apply is empty.",
+    ]
+    for program, metrics in (("authserver", AUTHSERVER_METRICS), ("resourceserver", RESOURCE_SERVER_METRICS)):
+        rows = [
+            (
+                f"`{metric.name}`",
+                metric.kind,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                f"{metric.meaning}{_buckets(metric)}",
+            )
+            for metric in metrics
+        ]
+        values = [
+            (f"`{metric.name}`", f"`{label}`", ", ".join(f"`{value}`" for value in table) or TABLES[label])
+            for metric in metrics
+            for label, table in metric.labels.items()
+        ]
+        lines += ["", f"## {program}", "", *_table(("Metric", "Type", "Labels", "Meaning"), rows)]
+        lines += ["", *_table(("Metric", "Label", "Values"), values)]
+    return _page(lines)
+
+
+def _buckets(metric: Metric) -> str:
+    bounds = ", ".join(f"{bound:g}" for bound in metric.buckets)
+    return f" Buckets: {bounds} seconds." if bounds else ""
+
+
 def errors_page() -> str:
     """Return the error codes of both servers. Raises KeyError for one without a description."""
     oauth = [(f"`{code}`", OAUTH_ERRORS[code]) for code in sorted(oauth_codes())]
@@ -331,6 +374,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "tools.md": tools_page,
     "audit.md": audit_page,
+    "metrics.md": metrics_page,
     "errors.md": errors_page,
     "tests.md": tests_page,
 }

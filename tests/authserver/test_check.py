@@ -14,7 +14,7 @@ from support.shell import Shell
 
 from gatehouse.authserver.db.database import Database
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.check_command import database_steps
+from gatehouse.shared.service.check_command import address_steps, database_steps
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.heartbeat import MAX_AGE, SERVER, write_heartbeat
 
@@ -88,3 +88,11 @@ def test_check_explains_every_setting(shell: Shell) -> None:
     explained = shell.json("check", "--explain")
     assert {row["setting"] for row in explained} >= {"AUTHSERVER_ISSUER", "AUTHSERVER_BIND", "AUTHSERVER_SEALING_KEY"}
     assert all(row["description"] for row in explained)
+
+
+def test_the_address_of_the_metrics_is_checked_if_there_is_one(authserver: AuthServer) -> None:
+    assert [name for name, _ in address_steps(authserver.settings)] == ["address"]
+    with closing(create_server(("127.0.0.1", 0))) as listening:
+        bind = f"127.0.0.1:{listening.getsockname()[1]}"
+        (_, _), (name, step) = address_steps(authserver.settings.model_copy(update={"metrics_bind": bind}))
+        assert (name, step()) == ("metrics address", f"{bind} is in use: by this server, if it runs")

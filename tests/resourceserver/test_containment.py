@@ -387,6 +387,7 @@ async def through_the_middleware(error: BaseException) -> Any:
 
     class Context:
         method = "tools/list"
+        request = None
 
     return await contain(Context(), handler)  # type: ignore[arg-type]
 

@@ -26,6 +26,7 @@ from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.maintenance import Maintenance
+from gatehouse.authserver.metrics import Metrics
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.issue import StatusIndexAllocator, TokenIssuer
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
@@ -61,6 +62,7 @@ class Services:
     audit: AuditWriter
     last_use: LastUse
     maintenance: Maintenance
+    metrics: Metrics
     clock: Clock
 
 
@@ -104,7 +106,15 @@ def create_services(
     # One connection for each thread, and one each for the audit writer, the maintenance and the two group commits.
     database = Database(settings.database, pool_size=settings.threads + 4)
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
-    rotation = Rotation(database, sealed_keys, policy_of(settings), AuditRows(audit_event, clock), clock)
+    metrics = Metrics(settings)
+    rotation = Rotation(
+        database,
+        sealed_keys,
+        policy_of(settings),
+        AuditRows(audit_event, clock),
+        clock,
+        scheduled=metrics.key_rotation.set,
+    )
     replay = ReplayStore(database, clock)
     indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
@@ -133,11 +143,14 @@ def create_services(
         authlib=AuthlibServer(settings.issuer),
         indices=indices,
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
-        audit=AuditWriter(database.engine, AuditRows(audit_event, clock)),
+        audit=AuditWriter(
+            database.engine, AuditRows(audit_event, clock), report=metrics.report_writes(clock, database.pool)
+        ),
         tokens=TokenReader(database, settings.issuer),
         status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),
         resource_authenticator=ResourceAuthenticator(database, last_use, max_age=cache_age, monotonic=monotonic),
         last_use=last_use,
+        metrics=metrics,
         clock=clock,
     )
 
@@ -158,6 +171,7 @@ def build_app(services: Services) -> Application:
         services.audit,
         services.threads,
         CorsPolicy(parse_origins(services.settings.allowed_origins), CROSS_ORIGIN),
+        services.metrics,
         start=partial(start_services, services),
         close=partial(close_services, services),
     )

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.clients.authentication import read_claimed_client
 from gatehouse.authserver.endpoints.metadata import PATH as METADATA
-from gatehouse.authserver.errors import OAuthError, invalid_request, refuse, report_outage
+from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_request, refuse, report_outage
 from gatehouse.authserver.http import (
     BadRequest,
     Endpoint,
@@ -25,6 +25,7 @@ from gatehouse.authserver.http import (
     Response,
 )
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
+from gatehouse.authserver.metrics import Metrics
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
@@ -85,6 +86,7 @@ class Application:
         audit: AuditWriter,
         pool: Executor,
         cors: CorsPolicy,
+        metrics: Metrics,
         *,
         start: Callable[[], None],
         close: Callable[[], None],
@@ -94,6 +96,7 @@ class Application:
         self._audit = audit
         self._pool = pool
         self._cors = cors
+        self._metrics = metrics
         self._preflight = Route("OPTIONS", self._answer_preflight)
         self._start = start
         self._close = close
@@ -104,16 +107,34 @@ class Application:
             await self._run_lifespan(receive, send)
             return
         request_id = new_request_id()
-        request_log, status = RequestLog(request_id), 0
+        request_log = RequestLog(request_id)
         path, route = self._routes.find(scope["raw_path"])
         request = _read_request(scope, request_id)
         body = RequestBody(request.headers, receive)
+        response = None
         try:
             response = await self._answer(request, body, path, route)
-            status = response.status
             await _send(send, request, response, self._cors_headers(request))
         finally:
-            request_log.finish(request.method, path, status)
+            status = response.status if response is not None else 0
+            outcome, seconds = request_log.finish(request.method, path, status)
+            if route is not None and route.action is AuditAction.TOKEN_ISSUE and request.method == route.method:
+                self._count_token_request(request, response, outcome, seconds)
+            if response is not None and response.cause:
+                self._count_auth_failure(response.cause)
+
+    def _count_token_request(self, request: Request, response: Response | None, outcome: str, seconds: float) -> None:
+        metrics = self._metrics
+        error = response.error if response is not None else ""
+        # Only an authenticated client: the actor is marked as long as it is only claimed.
+        client_id = metrics.clients.get(request.actor, "")
+        metrics.token_requests[request.grant_type, request.auth_method, outcome, error, client_id].inc()
+        metrics.token_durations[(outcome,)].observe(seconds)
+
+    def _count_auth_failure(self, cause: str) -> None:
+        self._metrics.auth_failures[(cause,)].inc()
+        if cause == AuthFailure.ASSERTION_REPLAYED:
+            self._metrics.replays.inc()
 
     async def _answer(self, request: Request, body: RequestBody, path: str, route: Route | None) -> Response:
         """Return the response to a request. Every refusal is recorded and rendered here."""

@@ -1,6 +1,8 @@
 """Refusals: their public text, their private reason for the audit log, and the response rendered from them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
 
 import structlog
 
@@ -10,6 +12,34 @@ from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+ERRORS = (
+    *("invalid_request", "invalid_client", "invalid_scope", "invalid_target"),
+    *("unsupported_grant_type", "unsupported_response_type", "temporarily_unavailable", "server_error"),
+)
+"""The error codes of this server."""
+
+
+class AuthFailure(StrEnum):
+    """Why the authentication of a client or a resource failed. The reason in the audit log says more."""
+
+    NONE_SENT = "none_sent"
+    """The request has no credential."""
+    MALFORMED = "malformed"
+    UNKNOWN_CLIENT = "unknown_client"
+    DISABLED_CLIENT = "disabled_client"
+    WRONG_METHOD = "wrong_method"
+    """The method is not the registered one."""
+    WRONG_SECRET = "wrong_secret"  # noqa: S105 - a name
+    INACTIVE_SECRET = "inactive_secret"  # noqa: S105 - a name
+    INACTIVE_KEY = "inactive_key"
+    ASSERTION_MALFORMED = "assertion_malformed"
+    ASSERTION_SIGNATURE = "assertion_signature"
+    """No key of the client signed it."""
+    ASSERTION_CLAIMS = "assertion_claims"
+    """It names another party, or its times or its jti are not accepted."""
+    ASSERTION_REPLAYED = "assertion_replayed"
 
 
 class OAuthError(Exception):
@@ -29,6 +59,7 @@ class OAuthError(Exception):
         remediation: str | None = None,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
+        cause: AuthFailure | None = None,
     ) -> None:
         super().__init__(error)
         self.error = error
@@ -37,6 +68,7 @@ class OAuthError(Exception):
         self.remediation = remediation
         self.status = status
         self.headers = dict(headers or {})
+        self.cause = cause
 
 
 def invalid_request(description: str, *, status: int = 400) -> OAuthError:
@@ -44,7 +76,7 @@ def invalid_request(description: str, *, status: int = 400) -> OAuthError:
     return OAuthError("invalid_request", description, status=status)
 
 
-def invalid_client(reason: str, remediation: str) -> OAuthError:
+def invalid_client(cause: AuthFailure, reason: str, remediation: str) -> OAuthError:
     """Return the refusal of a failed client authentication (RFC 6749 5.2).
 
     The response is the same for every cause and every method: it always asks for Basic, so that it does not reveal
@@ -57,6 +89,7 @@ def invalid_client(reason: str, remediation: str) -> OAuthError:
         remediation=remediation,
         status=401,
         headers={"WWW-Authenticate": 'Basic realm="gatehouse", charset="UTF-8"'},
+        cause=cause,
     )
 
 
@@ -74,7 +107,8 @@ def temporarily_unavailable(reason: str) -> OAuthError:
 def render(error: OAuthError, request_id: str) -> Response:
     """Return the response to a refused request."""
     content = {"error": error.error, "error_description": error.description, "request_id": request_id}
-    return json_response(content, error.status, {**NO_STORE, **error.headers})
+    response = json_response(content, error.status, {**NO_STORE, **error.headers})
+    return replace(response, error=error.error, cause=error.cause or "")
 
 
 async def refuse(

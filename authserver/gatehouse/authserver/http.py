@@ -78,6 +78,10 @@ class Request:
     """The authenticated client or credential, or `claimed:` and the client_id that the request claims."""
     target: str | None = None
     """What the request is about, such as a resource."""
+    grant_type: str = ""
+    """As it was sent. For metrics, as the next field."""
+    auth_method: str = ""
+    """The method by which the client sent its credentials."""
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may wait, in a thread, and return its result.
@@ -219,6 +223,10 @@ class Response:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    """The error code of a refusal (RFC 6749 5.2), for metrics."""
+    cause: str = ""
+    """Why authentication failed, for metrics. See `AuthFailure`."""
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -32,12 +32,14 @@ from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
 from gatehouse.resourceserver.metadata import metadata_endpoint, metadata_paths
+from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
+from gatehouse.shared.service.metrics import stamp
 
 FetchFrom = Callable[[str], Fetch]
 """Returns the function that fetches one URL of the issuer."""
@@ -62,6 +64,7 @@ class Services:
     streams: StreamableHTTPSessionManager
     """Serves the calls of streaming tools (docs/decisions/0007-streaming.md)."""
     router: RequestRouter
+    metrics: Metrics
     clock: Clock
     serving: Serving
 
@@ -88,13 +91,20 @@ def create_services(
     http_client = create_http(settings)
     database = RequestDatabase(settings.database, lock_timeout)
     audit_database = Database(settings.database)
-    audit = AuditWriter(audit_database.engine, AuditRows(audit_event, clock))
+    metrics = Metrics(settings, catalogue)
+    audit = AuditWriter(
+        audit_database.engine,
+        AuditRows(audit_event, clock),
+        report=metrics.report_writes(clock, database.pool, audit_database.pool),
+    )
     idempotency_keys = IdempotencyKeys(database, clock)
     tools = ToolDispatch(catalogue, database, audit, idempotency_keys, clock)
     server = build_server(catalogue, tools, audit, settings.resource)
     sessions, streams = _session_manager(server, json_response=True), _session_manager(server, json_response=False)
     fetch_from = partial(_fetch_at_issuer, settings, fetch_from or partial(http_fetch, http_client))
-    keys = KeySource(fetch_from(f"{settings.issuer}/.well-known/jwks.json"))
+    keys = KeySource(
+        fetch_from(f"{settings.issuer}/.well-known/jwks.json"), renewed=stamp(metrics.key_set_fetched, clock)
+    )
     return Services(
         settings=settings,
         catalogue=catalogue,
@@ -110,6 +120,7 @@ def create_services(
             clock,
             max_age=settings.status_max_age,
             fail_open=settings.status_failure == "open",
+            renewed=stamp(metrics.status_lists_fetched, clock),
         ),
         idempotency_keys=idempotency_keys,
         server=server,
@@ -118,6 +129,7 @@ def create_services(
         router=RequestRouter(
             direct_tools(catalogue), tools, catalogue, sessions, streams, audit, result_meta(server.server_info_stamp)
         ),
+        metrics=metrics,
         clock=clock,
         serving=Serving(),
     )
@@ -153,15 +165,24 @@ def build_app(services: Services) -> Application:
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
     """
-    settings, catalogue = services.settings, services.catalogue
+    settings, catalogue, metrics = services.settings, services.catalogue, services.metrics
     gate = Gate(
         answer=services.router.answer,
         catalogue=catalogue,
-        verifier=Verifier(settings.issuer, settings.resource, services.keys, services.statuses, services.clock),
+        verifier=Verifier(
+            settings.issuer,
+            settings.resource,
+            services.keys,
+            services.statuses,
+            services.clock,
+            hits=metrics.cache_hits,
+            misses=metrics.cache_misses,
+        ),
         challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
         audit=services.audit,
+        metrics=metrics.gate,
     )
     ready = readyz(services.database, services.keys, services.statuses, services.audit, services.serving)
     routes = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import gunicorn
 import pytest
+from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 from gunicorn.workers.gasgi import ASGIWorker
 from support.clock import FakeClock
@@ -15,6 +16,7 @@ from support.worker import GET, POST, Client, MakeWorker, refusing
 from gatehouse.shared.service import connections
 from gatehouse.shared.service.connection_limits import BODY_TIMEOUT, DRAIN_IDLE
 from gatehouse.shared.service.connections import READ_AHEAD, Connection
+from gatehouse.shared.service.gunicorn import SupervisingArbiter
 from gatehouse.shared.service.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +31,7 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
     """The pin is exact, so this fails only with a new gunicorn: read its asgi/protocol.py and gasgi.py again."""
     ours = {
         (base, name)
-        for base, derived in ((ASGIProtocol, Connection), (ASGIWorker, Worker))
+        for base, derived in ((ASGIProtocol, Connection), (ASGIWorker, Worker), (Arbiter, SupervisingArbiter))
         for name, value in vars(derived).items()
         if inspect.isfunction(value)
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from local_stack import free_port
 from support.logs import logging_put_back
 
@@ -22,13 +22,13 @@ def test_the_garbage_collector_ignores_what_a_worker_starts_with(monkeypatch: py
     """A full garbage collection of it would stop all threads of the worker, for longer than an event waits."""
     frozen: list[int] = []
 
-    def run(application: BaseApplication) -> None:
+    def run(arbiter: Arbiter) -> None:
         before = gc.get_freeze_count()
-        app = application.load()
+        app = arbiter.app.load()
         frozen.append(gc.get_freeze_count() - before)
         assert all(app is not one for one in gc.get_objects())
 
-    monkeypatch.setattr(BaseApplication, "run", run)
+    monkeypatch.setattr(Arbiter, "run", run)
     settings = ServerSettings(bind=f"127.0.0.1:{free_port()}", database_url="sqlite:///unused.db")
     created: dict[str, Any] = {"app": []}
     try:

@@ -126,6 +126,8 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "ALLOWED_ORIGINS": ("", "default", ""),
         "LOG_FORMAT": ("console", "default", "console"),
         "LOG_LEVEL": ("INFO", "default", "INFO"),
+        "METRICS_BIND": ("", "default", ""),
+        "METRICS_CLIENTS": ("", "default", ""),
     }
     assert all(row["description"] for row in explained)
     assert "hunter2" not in str(explained)
@@ -308,3 +310,35 @@ def test_a_secret_is_masked_before_a_value_is_truncated(monkeypatch: pytest.Monk
         load_settings(AuthServerSettings)
     assert "AUTHSERVER_ISSUER=xxx" in str(refused.value)
     assert "abc" not in str(refused.value)
+
+
+@pytest.mark.threat("T-161")
+@pytest.mark.parametrize(
+    ("bind", "problem"),
+    [
+        ("9100", "must be HOST:PORT"),
+        ("8.8.8.8:9100", "must be a loopback or private address"),
+        ("[2606:4700::1111]:9100", "must be a loopback or private address"),
+        ("10.0.0.5:9000", "must have another port than AUTHSERVER_BIND"),
+    ],
+)
+def test_an_address_for_metrics_that_is_public_or_taken_is_refused(
+    bind: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSERVER_METRICS_BIND", bind)
+    assert problems_of(AuthServerSettings)[f"AUTHSERVER_METRICS_BIND={bind}"].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:9100", "10.0.0.5:9100", "[fd00::1]:9100", "authserver:9100", "0.0.0.0:9100"]
+)
+def test_an_address_for_metrics_is_private_or_a_name(bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(AuthServerSettings).metrics_bind is None
+    monkeypatch.setenv("AUTHSERVER_METRICS_BIND", bind)
+    assert load_settings(AuthServerSettings).metrics_bind == bind
+
+
+def test_metrics_name_at_most_a_hundred_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOURCESERVER_METRICS_CLIENTS", " ".join(f"agent_{number}" for number in range(101)))
+    [problem] = problems_of(ResourceServerSettings).values()
+    assert problem.startswith("must be at most 100 client_ids")

@@ -11,7 +11,7 @@ from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
+from gatehouse.shared.service.check_command import address_steps, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
 
@@ -41,7 +41,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
 
     return (
-        address_step(settings),
+        *address_steps(settings),
         ("sealing key", sealing_key),
         *database_steps(settings, database),
         ("signing key", signing_key),

@@ -19,7 +19,7 @@ from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_rea
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit
 from gatehouse.authserver.db.models import SpentAssertionRow
-from gatehouse.authserver.errors import OAuthError, invalid_client
+from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
@@ -70,13 +70,14 @@ def read_assertion(form: Mapping[str, str]) -> AssertionCredentials:
         OAuthError: `invalid_client`: another assertion type, a malformed assertion, or one without `sub`.
     """
     if form.get("client_assertion_type") != ASSERTION_TYPE:
-        raise invalid_client("client_assertion_type is not jwt-bearer", f"Send client_assertion_type={ASSERTION_TYPE}.")
+        remediation = f"Send client_assertion_type={ASSERTION_TYPE}."
+        raise invalid_client(AuthFailure.ASSERTION_MALFORMED, "client_assertion_type is not jwt-bearer", remediation)
     assertion = form.get("client_assertion", "")
     try:
         header = jws.read_header(assertion)
         claims = jws.read_unverified_claims(assertion)
     except jws.InvalidToken as error:
-        raise _refuse(error.reason, _WELL_FORMED) from None
+        raise _refuse(error.reason, _WELL_FORMED, AuthFailure.ASSERTION_MALFORMED) from None
     subject = claims.get("sub")
     if not isinstance(subject, str) or not subject:
         raise _refuse("sub is missing", "Set iss and sub to the client_id.")
@@ -188,7 +189,7 @@ def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertio
 
 def _refuse_used(is_unused: bool) -> None:
     if not is_unused:
-        raise _refuse("jti was used before", _NEW_ASSERTION)
+        raise _refuse("jti was used before", _NEW_ASSERTION, AuthFailure.ASSERTION_REPLAYED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +229,11 @@ class AssertionVerifier:
             raise _refuse("typ is not that of a client assertion", "Set typ to JWT, or omit it.")
         key, claims = signed.key, signed.assertion.claims
         if key is None:
-            raise _refuse(signed.failure, client_command("show", client.client_id))
+            remediation = client_command("show", client.client_id)
+            raise _refuse(signed.failure, remediation, AuthFailure.ASSERTION_SIGNATURE)
         if key.lifetime.is_inactive(now):
-            raise _refuse(
-                f"the key {quoted(key.kid)} {inactive_reason(key.lifetime)}", _use_newer_key(client.client_id)
-            )
+            reason = f"the key {quoted(key.kid)} {inactive_reason(key.lifetime)}"
+            raise _refuse(reason, _use_newer_key(client.client_id), AuthFailure.INACTIVE_KEY)
         self._check_parties(claims, client)
         expires_at = _check_time(claims, now)
         jti = claims.get("jti")
@@ -283,5 +284,5 @@ def _use_newer_key(client_id: str) -> str:
     return f"Sign with a newer key of the client: {known}. To register one: authserver client key rotate."
 
 
-def _refuse(reason: str, remediation: str) -> OAuthError:
-    return invalid_client(f"assertion: {reason}", remediation)
+def _refuse(reason: str, remediation: str, cause: AuthFailure = AuthFailure.ASSERTION_CLAIMS) -> OAuthError:
+    return invalid_client(cause, f"assertion: {reason}", remediation)

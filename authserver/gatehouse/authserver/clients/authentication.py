@@ -24,7 +24,7 @@ from gatehouse.authserver.clients.registry import Client, ClientCache
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
-from gatehouse.authserver.errors import OAuthError, invalid_client, invalid_request
+from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client, invalid_request
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.audit import CLAIMED
@@ -126,9 +126,10 @@ class ClientAuthenticator:
     def _accept(self, credentials: Credentials, proof: Proof, client: Client | None, now: float) -> _Accepted:
         """Decide about a client, after the same work for every client. Raises OAuthError."""
         if client is None:
-            raise invalid_client("unknown client", "authserver client list")
+            raise invalid_client(AuthFailure.UNKNOWN_CLIENT, "unknown client", "authserver client list")
         if client.token_endpoint_auth_method != credentials.method:
             raise invalid_client(
+                AuthFailure.WRONG_METHOD,
                 f"used {credentials.method}, registered for {client.token_endpoint_auth_method}",
                 client_command("show", client.client_id),
             )
@@ -138,7 +139,8 @@ class ClientAuthenticator:
         else:
             accepted = _Accepted(client, (ClientSecretRow, _accept_secret(proof, client, now).secret_id))
         if client.disabled:
-            raise invalid_client("client is disabled", client_command("enable", client.client_id))
+            remediation = client_command("enable", client.client_id)
+            raise invalid_client(AuthFailure.DISABLED_CLIENT, "client is disabled", remediation)
         return accepted
 
     def _complete(self, request: Request, accepted: _Accepted, now: float) -> AuthenticatedClient:
@@ -155,10 +157,10 @@ def _prove_secret(
 
 def _accept_secret(proof: StoredSecret | None, client: Client, now: float) -> StoredSecret:
     if proof is None:
-        raise invalid_client("wrong secret", _compare_secrets(client.client_id))
+        raise invalid_client(AuthFailure.WRONG_SECRET, "wrong secret", _compare_secrets(client.client_id))
     if proof.lifetime.is_inactive(now):
         reason = f"the secret {proof.secret_id} {inactive_reason(proof.lifetime)}"
-        raise invalid_client(reason, _use_newer_secret(client.client_id))
+        raise invalid_client(AuthFailure.INACTIVE_SECRET, reason, _use_newer_secret(client.client_id))
     return proof
 
 
@@ -178,7 +180,7 @@ def _use_newer_secret(client_id: str) -> str:
 
 
 def read_credentials(request: Request, form: Form) -> Credentials:
-    """Read the one credential of a request, and set the request's `actor` to the client that it claims to be from.
+    """Read the one credential of a request. Sets its `auth_method`, and `actor` to the client that it claims to be.
 
     Raises:
         OAuthError: `invalid_request` for two methods at once, `invalid_client` for none or a malformed one.
@@ -188,6 +190,7 @@ def read_credentials(request: Request, form: Form) -> Credentials:
         _claim(request, parameters["client_id"])
     credentials = _read(authorization, parameters)
     _claim(request, credentials.client_id)
+    request.auth_method = credentials.method
     return credentials
 
 
@@ -215,16 +218,16 @@ def _read(authorization: str | None, form: Mapping[str, str]) -> Credentials:
     elif "client_secret" in form and "client_id" in form:
         credentials = SecretCredentials(form["client_id"], form["client_secret"], "client_secret_post")
     else:
-        raise invalid_client("no client authentication in the request", _SEND_ONE)
+        raise invalid_client(AuthFailure.NONE_SENT, "no client authentication in the request", _SEND_ONE)
     if form.get("client_id", credentials.client_id) != credentials.client_id:
-        raise invalid_client("client_id in the body is not the one of the credentials", "Leave client_id out.")
+        raise _malformed("client_id in the body is not the one of the credentials", "Leave client_id out.")
     secret = credentials.secret if isinstance(credentials, SecretCredentials) else ""
     if max(len(credentials.client_id), len(secret)) > MAX_CREDENTIAL:
-        raise invalid_client(f"credentials longer than {MAX_CREDENTIAL} characters", _SEND_ONE)
+        raise _malformed(f"credentials longer than {MAX_CREDENTIAL} characters", _SEND_ONE)
     # PostgreSQL stores no NUL in a text: the lookup would fail as if the database were unavailable. Lone surrogates,
     # which cannot be encoded either, were refused by the strict parsers of form, Basic and JSON.
     if "\x00" in credentials.client_id + secret:
-        raise invalid_client("credentials hold a NUL character", _NO_NUL)
+        raise _malformed("credentials hold a NUL character", _NO_NUL)
     return credentials
 
 
@@ -232,7 +235,7 @@ def _read_basic(authorization: str) -> SecretCredentials:
     """Decode strictly (RFC 7617 2; form encoding inside it, RFC 6749 2.3.1): two readers must not differ."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
-        raise invalid_client("Authorization scheme is not Basic", _SEND_ONE)
+        raise _malformed("Authorization scheme is not Basic", _SEND_ONE)
     try:
         decoded = base64.b64decode(encoded.strip(" "), validate=True)
         canonical = base64.b64encode(decoded) == encoded.strip(" ").encode()
@@ -240,17 +243,21 @@ def _read_basic(authorization: str) -> SecretCredentials:
     except (binascii.Error, UnicodeError, ValueError):
         canonical, client_id, colon, secret = False, "", "", ""
     if not canonical:
-        raise invalid_client("Basic credentials are not base64 of form-encoded text", _ENCODE)
+        raise _malformed("Basic credentials are not base64 of form-encoded text", _ENCODE)
     if not colon:
-        raise invalid_client("Basic credentials have no colon", _ENCODE)
+        raise _malformed("Basic credentials have no colon", _ENCODE)
     return SecretCredentials(_form_decode(client_id), _form_decode(secret), "client_secret_basic")
 
 
 def _form_decode(text: str) -> str:
     if not text or _FORM_ENCODED.fullmatch(text) is None:
-        raise invalid_client("Basic credentials are empty or not form-encoded", _ENCODE)
+        raise _malformed("Basic credentials are empty or not form-encoded", _ENCODE)
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError:
-        raise invalid_client("Basic credentials are not UTF-8", _ENCODE) from None
+        raise _malformed("Basic credentials are not UTF-8", _ENCODE) from None
     return decoded
+
+
+def _malformed(reason: str, remediation: str) -> OAuthError:
+    return invalid_client(AuthFailure.MALFORMED, reason, remediation)

@@ -24,7 +24,7 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.credentials.secrets import StoredSecret, digest, find_secret, generate_secret, secret_prefix
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import ResourceCredentialRow
-from gatehouse.authserver.errors import invalid_client
+from gatehouse.authserver.errors import AuthFailure, invalid_client
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
@@ -93,15 +93,17 @@ class ResourceAuthenticator:
         """
         credentials = read_credentials(request, form)
         if not isinstance(credentials, SecretCredentials) or credentials.method not in AUTH_METHODS:
-            raise invalid_client(f"used {credentials.method}, where resources use client_secret_basic", _LIST)
+            reason = f"used {credentials.method}, where resources use client_secret_basic"
+            raise invalid_client(AuthFailure.WRONG_METHOD, reason, _LIST)
         stored = self._cache.get(credentials.client_id)
         matched = find_secret(credentials.secret, [stored.secret] if stored else (), keys.peppers)
         if stored is None:
-            raise invalid_client("unknown resource credential", _LIST)
+            raise invalid_client(AuthFailure.UNKNOWN_CLIENT, "unknown resource credential", _LIST)
         if matched is None:
-            raise invalid_client("wrong secret of a resource credential", _LIST)
+            raise invalid_client(AuthFailure.WRONG_SECRET, "wrong secret of a resource credential", _LIST)
         if matched.lifetime.is_inactive(now):
-            raise invalid_client(f"the resource credential {inactive_reason(matched.lifetime)}", _LIST)
+            reason = f"the resource credential {inactive_reason(matched.lifetime)}"
+            raise invalid_client(AuthFailure.INACTIVE_SECRET, reason, _LIST)
         self._last_use.note(ResourceCredentialRow, credentials.client_id, now=now)
         request.actor = credentials.client_id
         return AuthenticatedResource(stored.resource, credentials.client_id)

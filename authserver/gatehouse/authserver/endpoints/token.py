@@ -48,6 +48,7 @@ class TokenEndpoint:
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         form = parse_form(request)
+        request.grant_type = form.parameters.get("grant_type", "")
         requested = read_resource(form.resources)
         request.target = requested.identifier
         credentials = read_credentials(request, form)

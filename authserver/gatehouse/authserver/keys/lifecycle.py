@@ -117,6 +117,12 @@ def signer(now: int, keys: Sequence[KeyLifecycle], policy: Policy) -> KeyLifecyc
     return next((key for key in keys if key.state == "active" and now < policy.signs_until(key)), None)
 
 
+def next_rotation(keys: Sequence[KeyLifecycle], policy: Policy) -> int | None:
+    """Return when a next key is due to sign or, without one, to be published. None if no key is active."""
+    waiting = [policy.signs_at(key) for key in keys if key.state == "next"]
+    return min(waiting or [policy.successor_at(key) for key in keys if key.state == "active"], default=None)
+
+
 def _expire(now: int, key: KeyLifecycle, policy: Policy) -> Transition | None:
     """Return the transition out of a state whose time has passed.
 

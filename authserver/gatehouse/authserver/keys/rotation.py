@@ -1,13 +1,13 @@
 """Applies the transitions of signing keys that are due, and those that an administrator requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SigningKeyRow
-from gatehouse.authserver.keys.lifecycle import Policy, Transition, plan, signer
+from gatehouse.authserver.keys.lifecycle import Policy, Transition, next_rotation, plan, signer
 from gatehouse.authserver.keys.sealed_keys import (
     WRONG_SEALING_KEY,
     DecryptedKeys,
@@ -48,6 +48,8 @@ class Rotation:
     audit: AuditRows
     clock: Clock
     actor: str = SERVER
+    scheduled: Callable[[int], object] = lambda when: None
+    """Called with the time of the next transition that adds or replaces a signing key, whenever it is known."""
 
     def run(self) -> bool:
         """Apply every transition that is due, in one transaction. Return whether there was any.
@@ -57,6 +59,8 @@ class Rotation:
         with self.database.read() as session:
             decrypted = self.sealed_keys.read(session)
         due = self._due(decrypted)
+        if (when := next_rotation(decrypted.lifecycles(), self.policy)) is not None:
+            self.scheduled(when)
         if decrypted.undecryptable or not decrypted.keys or not due:
             return False
         # Generated before the lock is acquired: an RSA key takes a second.

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit
-from gatehouse.authserver.errors import OAuthError, invalid_client
+from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client
 from gatehouse.authserver.grants.client_credentials import GrantedRequest
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK, Block, Reservation, reserve_blocks
 from gatehouse.authserver.tokens.status_lists import prune_status_lists
@@ -115,9 +115,8 @@ class StatusIndexAllocator:
         # Other requests may wait for the same block.
         block = await before_deadline(asyncio.shield(held.reserving))
         if block is None:
-            raise invalid_client(
-                "client was disabled since it authenticated", client_command("enable", client.client_id)
-            )
+            remediation = client_command("enable", client.client_id)
+            raise invalid_client(AuthFailure.DISABLED_CLIENT, "client was disabled since it authenticated", remediation)
         return block
 
     async def _replace_block(self, held: _ClientBlock, reservation: Reservation) -> Block | None:

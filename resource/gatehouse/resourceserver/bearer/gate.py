@@ -4,8 +4,9 @@ A refusal has an HTTP status, a challenge (RFC 6750 section 3.1; MCP 2026-07-28,
 that tells an agent what to do. An admitted request carries the verified claims to dispatch, which decides again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final, NamedTuple
 
 from gatehouse.resourceserver import json_rpc, policy
@@ -21,7 +22,7 @@ from gatehouse.resourceserver.bearer.mcp_request import (
     read_headers,
     read_message,
 )
-from gatehouse.resourceserver.bearer.refusal import Received, Refused, refuse, unavailable
+from gatehouse.resourceserver.bearer.refusal import Cause, Received, Refused, refuse, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import NOT_ONE_TOKEN, TokenRefused, Verifier
@@ -32,8 +33,9 @@ from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.metrics import OTHER, Counter, Histogram, Series
 from gatehouse.shared.service.remediation import grant_command
-from gatehouse.shared.service.requests import add_to_log
+from gatehouse.shared.service.requests import add_to_log, outcome_of
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
@@ -52,14 +54,19 @@ _LISTED_BY: Final[dict[Kind, str]] = {
 }
 """How to see which tools and resources there are."""
 
+_UNKNOWN: Final[dict[Kind, Cause]] = {"tool": Cause.UNKNOWN_TOOL, "resource": Cause.UNKNOWN_RESOURCE}
+
+ABORTED: Final = "aborted"
+"""The outcome and the error, for metrics, of a request without a response from here."""
+
 
 class _Unauthenticated(Exception):
-    """The request has no valid token. `reason` is for the operator."""
+    """The request has no valid token. `cause` and `reason` are for the operator."""
 
-    def __init__(self, reason: str, *, token_sent: bool) -> None:
+    def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
+        self.cause = cause
         self.reason = reason
-        self.token_sent = token_sent
 
 
 class AdmittedRequest(NamedTuple):
@@ -72,6 +79,18 @@ class AdmittedRequest(NamedTuple):
     verified: VerifiedRequest
     received: Received
     """For the audit event of what the SDK refuses."""
+
+
+class GateMetrics(NamedTuple):
+    """What the gate counts of every request, once."""
+
+    decisions: Series[Counter]
+    """By outcome, status, reason and client."""
+    operations: Series[Histogram]
+    """By the attributes of OpenTelemetry's `mcp.server.operation.duration`: method, tool, operation, error, version,
+    transport, status code."""
+    clients: Mapping[str | None, str]
+    """The labels of the clients that have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +106,44 @@ class Gate:
     baseline: frozenset[str]
     """Scopes that every 401 names in addition to the operation's."""
     audit: AuditWriter
+    metrics: GateMetrics
 
     async def __call__(self, request: Request) -> Response | None:
         """Answer one HTTP request. Raises ClientDisconnected."""
+        started = perf_counter()
         received = Received(request.request_id)
+        response = None
+        try:
+            response = await self._answer(request, received)
+            return response
+        finally:
+            status = response.status if response is not None else request.status
+            self._count(received, status, perf_counter() - started)
+
+    async def _answer(self, request: Request, received: Received) -> Response | None:
         try:
             admitted = await self._admit(request, received)
         except Refused as refused:
             return await refuse(self.audit, refused, received)
+        received.admitted = True
         return await self.answer(admitted)
+
+    def _count(self, received: Received, status: int, seconds: float) -> None:
+        """Count a request. `status` is 0 without a response: the client has disconnected, or an error is raised."""
+        decisions, operations, clients = self.metrics
+        refused, message, claims = received.refused, received.message, received.claims
+        client = clients.get(claims.client_id, "") if claims is not None else ""
+        if refused is not None:
+            error: str | int = refused.code
+            decisions[outcome_of(refused.status), status, refused.cause, client].inc()
+        else:
+            error = received.error or ("" if status else ABORTED)
+            decisions["allowed" if received.admitted else ABORTED, status, "", client].inc()
+        method = message.method if message is not None else OTHER
+        tool = message.tool_name or "" if message is not None else ""
+        operation = "execute_tool" if method == "tools/call" else ""
+        code = error if isinstance(error, int) else ""
+        operations[method, tool, operation, error, received.version, "tcp", code].observe(seconds)
 
     async def _admit(self, request: Request, received: Received) -> AdmittedRequest:
         """Return a permitted request. Raises Refused or ClientDisconnected."""
@@ -118,40 +166,45 @@ class Gate:
             # A client may take longer to send its body.
             deadline.begin()
         if body is None:
-            raise Refused(413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB.")
+            raise Refused(
+                Cause.TOO_LARGE, 413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB."
+            )
         malformed = _read(body, received)
         try:
             headers = read_headers(request.method, request.headers)
         except InvalidHeaders as error:
-            raise Refused(error.status, error.code, str(error), headers=error.headers) from None
+            raise Refused(Cause.HEADERS, error.status, error.code, str(error), headers=error.headers) from None
+        received.version = headers.version
         if malformed is not None or received.message is None:
-            raise malformed or unavailable("no message was read")
+            raise malformed or unavailable(Cause.MALFORMED_MESSAGE, "no message was read")
         _check_method(received.message, headers)
         self._authorize(received.message, claims)
-        verified = VerifiedRequest(claims, request.request_id)
+        verified = VerifiedRequest(claims, request.request_id, received.fail)
         return AdmittedRequest(request, body, headers, received.message, verified, received)
 
     async def _authenticate(self, headers: Headers, received: Received) -> AccessClaims:
         """Return the claims of the token. Raises _Unauthenticated, or Refused if the token cannot be checked now."""
         sent = headers.lines(b"authorization")
         if not sent:
-            raise _Unauthenticated("no token", token_sent=False)
+            raise _Unauthenticated(Cause.NO_TOKEN, "no token")
         try:
             return await self.verifier.verify(_bearer_token(sent))
         except TokenRefused as error:
             received.claims = error.claims
-            raise _Unauthenticated(error.reason, token_sent=True) from None
+            raise _Unauthenticated(error.cause, error.reason) from None
         except KeysUnavailable:
-            raise unavailable("no key of the issuer is known", "resourceserver check") from None
+            raise unavailable(Cause.KEYS_UNAVAILABLE, "no key of the issuer is known", "resourceserver check") from None
         except StatusUnavailable:
             remediation = "Let this server reach the issuer's status lists; /readyz says how many are stale."
-            raise unavailable("no recent status list of the issuer is known", remediation) from None
+            reason = "no recent status list of the issuer is known"
+            raise unavailable(Cause.STATUS_UNAVAILABLE, reason, remediation) from None
 
     def _unauthorized(self, error: _Unauthenticated, message: Message | None) -> Refused:
         """Return the 401, whose challenge names the scopes of the operation if its message was read."""
         scope = self._scopes_of_401(message)
-        if not error.token_sent:
+        if error.cause is Cause.NO_TOKEN:
             return Refused(
+                error.cause,
                 401,
                 json_rpc.UNAUTHENTICATED,
                 "Send an access token.",
@@ -160,6 +213,7 @@ class Gate:
                 remediation=f"Obtain a token with resource={self.resource}, then send Authorization: Bearer TOKEN.",
             )
         return Refused(
+            error.cause,
             401,
             json_rpc.UNAUTHENTICATED,
             "The access token is not valid here. Obtain a new one.",
@@ -191,10 +245,13 @@ class Gate:
         denial = deny(decision, kind, name)
         headers: dict[str, str] = {}
         remediation = _LISTED_BY[kind]
+        cause = _UNKNOWN[kind]
         if isinstance(decision, policy.Forbidden):
+            cause = Cause.INSUFFICIENT_SCOPE
             headers = {"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)}
             remediation = grant_command(claims.client_id, self.resource, format_scope(decision.scope))
         return Refused(
+            cause,
             denial.status,
             denial.code,
             denial.message,
@@ -212,7 +269,7 @@ def _read(body: bytes, received: Received) -> Refused | None:
         received.rpc_id = received.message.id
     except InvalidMessage as error:
         received.rpc_id = error.request_id
-        return Refused(400, error.code, str(error))
+        return Refused(Cause.MALFORMED_MESSAGE, 400, error.code, str(error))
     return None
 
 
@@ -225,12 +282,12 @@ def _check_method(message: Message, headers: McpHeaders) -> None:
     if message.method in (METHODS if message.id is not None else NOTIFICATIONS):
         return
     status = 404 if not headers.handshake else 200 if message.id is not None else 400
-    raise Refused(status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
+    raise Refused(Cause.UNKNOWN_METHOD, status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
 
 
 def _bearer_token(authorization: Sequence[bytes]) -> str:
     """Return the token of the only Authorization header (RFC 6750 section 2.1). Raises TokenRefused."""
     scheme, _, token = authorization[0].decode("latin-1").partition(" ")
     if len(authorization) != 1 or scheme.lower() != "bearer":
-        raise TokenRefused(NOT_ONE_TOKEN)
+        raise TokenRefused(Cause.MALFORMED_TOKEN, NOT_ONE_TOKEN)
     return token.strip(" ")

@@ -36,9 +36,16 @@ class KeysUnavailable(Exception):
 class KeySource:
     """The last valid key set of one issuer."""
 
-    def __init__(self, fetch: Fetch, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        monotonic: Callable[[], float] = time.monotonic,
+        renewed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Create the source. `renewed` is called after each fetch that succeeded."""
         self._fetch = fetch
         self._monotonic = monotonic
+        self._renewed = renewed
         self.keys: Mapping[str, VerificationKey] = {}
         """The current set, by kid."""
         self._etag: str | None = None
@@ -92,6 +99,7 @@ class KeySource:
         if self._failure is not None:
             log.info("the issuer's key set is renewed: %d keys in use", len(self.keys))
         self._failure = None
+        self._renewed()
 
     def _accept(self, fetched: Fetched) -> None:
         unused: list[str] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import structlog
 
@@ -12,16 +13,46 @@ from gatehouse.resourceserver.http import Response, Send, json_response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.metrics import OTHER
 from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 
 
+class Cause(StrEnum):
+    """Why a request is refused, for metrics. The reason in the audit log says more."""
+
+    NO_TOKEN = "no_token"  # noqa: S105 - a name
+    MALFORMED_TOKEN = "malformed_token"  # noqa: S105 - a name
+    UNKNOWN_KEY = "unknown_key"
+    SIGNATURE = "signature"
+    CLAIMS = "claims"
+    """A claim is missing, malformed or not accepted here."""
+    ISSUER = "issuer"
+    AUDIENCE = "audience"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    REVOKED = "revoked"
+    STATUS = "status"
+    """The token refers to no status that the issuer has."""
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    UNKNOWN_TOOL = "unknown_tool"
+    UNKNOWN_RESOURCE = "unknown_resource"
+    UNKNOWN_METHOD = "unknown_method"
+    MALFORMED_MESSAGE = "malformed_message"
+    HEADERS = "headers"
+    TOO_LARGE = "too_large"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    STATUS_UNAVAILABLE = "status_unavailable"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+
+
 class Refused(Exception):
-    """The request is refused. `reason` and `remediation` are for the operator, everything else is public."""
+    """The request is refused. `cause`, `reason` and `remediation` are for the operator, everything else is public."""
 
     def __init__(
         self,
+        cause: Cause,
         status: int,
         code: int,
         message: str,
@@ -32,6 +63,7 @@ class Refused(Exception):
         remediation: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.cause = cause
         self.status = status
         self.code = code
         self.message = message
@@ -50,11 +82,25 @@ class Received:
     claims: AccessClaims | None = None
     """The claims of the token, if the issuer signed it. The token may still be invalid here."""
     rpc_id: json_rpc.RequestId = None
+    version: str = ""
+    """The protocol version, once the headers are accepted."""
+    admitted: bool = False
+    """Whether the gate let the request pass."""
+    refused: Refused | None = None
+    """The refusal that was answered."""
+    error: str | int = ""
+    """What failed after the gate: the code of a JSON-RPC error, `tool_error`, or empty. For metrics."""
+
+    def fail(self, error: str | int) -> None:
+        """Note what failed after the gate."""
+        self.error = error
 
 
-def unavailable(reason: str, remediation: str | None = None) -> Refused:
+def unavailable(cause: Cause, reason: str, remediation: str | None = None) -> Refused:
     """Return the 503 for a request that cannot be decided or recorded now."""
-    return Refused(503, json_rpc.UNAVAILABLE, UNAVAILABLE, reason=reason, headers=RETRY_AFTER, remediation=remediation)
+    return Refused(
+        cause, 503, json_rpc.UNAVAILABLE, UNAVAILABLE, reason=reason, headers=RETRY_AFTER, remediation=remediation
+    )
 
 
 async def refuse(audit: AuditWriter, refused: Refused, received: Received) -> Response:
@@ -77,6 +123,7 @@ def recording(audit: AuditWriter, received: Received, send: Send) -> Send:
     async def send_recorded(message: ASGIMessage) -> None:
         nonlocal replaced
         if message["type"] == "http.response.start" and message["status"] >= 400:
+            received.error = received.error or OTHER
             try:
                 await audit.commit_async(_event("refused by the protocol layer", message["status"], received))
             except AuditUnavailable as error:
@@ -92,6 +139,7 @@ def recording(audit: AuditWriter, received: Received, send: Send) -> Send:
 
 
 def _respond(refused: Refused, received: Received) -> Response:
+    received.refused = refused
     data = {**refused.data, "request_id": received.request_id}
     return json_response(
         json_rpc.error_body(refused.code, refused.message, received.rpc_id, data),
@@ -128,4 +176,4 @@ def _attempted(message: Message | None) -> tuple[AuditAction, str | None]:
 
 def _unrecorded(error: AuditUnavailable) -> Refused:
     log.error("a refusal cannot be recorded", error=str(error))
-    return unavailable(str(error))
+    return unavailable(Cause.AUDIT_UNAVAILABLE, str(error))

@@ -28,6 +28,9 @@ from gatehouse.shared.protocol.status_list import (
     parse_list_uri,
 )
 
+REVOKED = "revoked"
+"""The reason of a refusal if the bit of the token is set."""
+
 COOLDOWN = 1.0
 """Seconds after a fetch during which a request for an unknown list triggers no other fetch."""
 
@@ -83,7 +86,9 @@ class StatusLists:
         max_age: int,
         fail_open: bool,
         monotonic: Callable[[], float] = time.monotonic,
+        renewed: Callable[[], object] = lambda: None,
     ) -> None:
+        """Create the lists. `renewed` is called after each refresh in which every fetch succeeded."""
         self._issuer = issuer
         self._fetch_from = fetch_from
         self._fetch_names = fetch_from(f"{issuer}{PATH}")
@@ -92,6 +97,7 @@ class StatusLists:
         self._max_age = max_age
         self._fail_open = fail_open
         self._monotonic = monotonic
+        self._renewed = renewed
         self._lists: dict[str, _List] = {}
         self._named = False
         self._failure: str | None = None
@@ -128,7 +134,7 @@ class StatusLists:
             if reference.idx >= len(known.bits) * 8:
                 return "the index is beyond the status list"
             if is_set(known.bits, reference.idx):
-                return "revoked"
+                return REVOKED
         if not self._is_fresh(known) and not self._fail_open:
             raise StatusUnavailable
         return None
@@ -222,6 +228,8 @@ class StatusLists:
         async with anyio.create_task_group() as tasks:
             for known in self._polled():
                 tasks.start_soon(renew, known)
+        if named is not None and all(known.failure is None for known in self._polled()):
+            self._renewed()
 
     def _polled(self) -> list[_List]:
         return [known for known in self._lists.values() if known.unnamed_since is None]

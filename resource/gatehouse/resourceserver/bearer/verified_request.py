@@ -1,7 +1,7 @@
 """What the gate verified of a request, handed to dispatch inside the ASGI scope."""
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from mcp.server.context import ServerRequestContext
@@ -23,6 +23,8 @@ class VerifiedRequest(NamedTuple):
 
     claims: AccessClaims
     request_id: str
+    fail: Callable[[str | int], None] = lambda error: None
+    """Notes, for metrics, the error that is answered: the code of a JSON-RPC error, or `tool_error`."""
 
     def event(
         self,

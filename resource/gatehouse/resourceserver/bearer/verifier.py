@@ -12,10 +12,12 @@ from typing import Final
 from cachetools import LRUCache
 
 from gatehouse.resourceserver.bearer.jwks import KeySource
-from gatehouse.resourceserver.bearer.status import StatusLists
+from gatehouse.resourceserver.bearer.refusal import Cause
+from gatehouse.resourceserver.bearer.status import REVOKED, StatusLists
 from gatehouse.shared.protocol import jws, token_validation
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.metrics import UNCOUNTED, Counter
 
 NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
 """The reason if the request does not have exactly one bearer token, or its characters are not those of a token."""
@@ -30,11 +32,12 @@ _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 class TokenRefused(Exception):
     """The token is not valid here. `reason` is for the operator: the response says only that it is not valid.
 
-    `claims` are set if the issuer signed the token. They name its client in the audit log.
+    `cause` is for metrics. `claims` are set if the issuer signed the token. They name its client in the audit log.
     """
 
-    def __init__(self, reason: str, claims: AccessClaims | None = None) -> None:
+    def __init__(self, cause: Cause, reason: str, claims: AccessClaims | None = None) -> None:
         super().__init__(reason)
+        self.cause = cause
         self.reason = reason
         self.claims = claims
 
@@ -61,13 +64,18 @@ class Verifier:
         clock: Clock,
         *,
         cache_size: int = _CACHE_SIZE,
+        hits: Counter = UNCOUNTED,
+        misses: Counter = UNCOUNTED,
     ) -> None:
+        """Create the verifier. `hits` and `misses` count the tokens that its cache has, and does not have."""
         self._issuer = issuer
         self._resource = resource
         self._keys = keys
         self._statuses = statuses
         self._clock = clock
         self._cache: LRUCache[bytes, _Verified] = LRUCache(cache_size)
+        self._hits = hits
+        self._misses = misses
 
     async def verify(self, token: str) -> AccessClaims:
         """Return the claims of a valid token.
@@ -80,18 +88,22 @@ class Verifier:
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._cached(digest)
         if verified is None:
+            self._misses.inc()
             verified = await self._verify_signature(token)
             self._check_identity(verified.claims)
+        else:
+            self._hits.inc()
         now = self._clock()
         try:
             if not verified.begins <= now < verified.ends:
                 token_validation.check_time(verified.claims, now)
         except InvalidClaims as error:
-            raise TokenRefused(str(error), verified.claims) from None
+            raise TokenRefused(Cause(error.cause), str(error), verified.claims) from None
         self._cache[digest] = verified
         # Last, as in section 8.3 of the draft, and on every request, because a cached token can be revoked.
         if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
-            raise TokenRefused(reason, verified.claims)
+            cause = Cause.REVOKED if reason == REVOKED else Cause.STATUS
+            raise TokenRefused(cause, reason, verified.claims)
         return verified.claims
 
     def _cached(self, digest: bytes) -> _Verified | None:
@@ -107,23 +119,23 @@ class Verifier:
     async def _verify_signature(self, token: str) -> _Verified:
         # Checked only here: a token in the cache has passed.
         if _TOKEN.fullmatch(token) is None:
-            raise TokenRefused(NOT_ONE_TOKEN)
+            raise TokenRefused(Cause.MALFORMED_TOKEN, NOT_ONE_TOKEN)
         try:
             header = jws.read_header(token)
             if header.typ != ACCESS_TOKEN_TYPE:
-                raise TokenRefused("typ is not at+jwt")
+                raise TokenRefused(Cause.CLAIMS, "typ is not at+jwt")
             if header.kid is None:
-                raise TokenRefused("kid is missing")
+                raise TokenRefused(Cause.UNKNOWN_KEY, "kid is missing")
             key = await self._keys.find(header.kid)
             if key is None:
                 foreign = token_validation.foreign_issuer(token, self._issuer)
-                raise TokenRefused(f"kid is not in the issuer's key set{foreign}")
+                raise TokenRefused(Cause.UNKNOWN_KEY, f"kid is not in the issuer's key set{foreign}")
             claims = jws.verify(token, header, key)
             token_validation.check_restrictions(claims)
             access = AccessClaims.from_json(claims)
             return _Verified(access, key.kid, key.thumbprint, *token_validation.validity(access))
         except (jws.InvalidToken, InvalidClaims) as error:
-            raise TokenRefused(str(error)) from None
+            raise TokenRefused(Cause(error.cause), str(error)) from None
 
     def _check_identity(self, claims: AccessClaims) -> None:
         try:
@@ -131,4 +143,4 @@ class Verifier:
             token_validation.check_audience(claims, self._resource)
             token_validation.check_lifetime(claims)
         except InvalidClaims as error:
-            raise TokenRefused(str(error), claims) from None
+            raise TokenRefused(Cause(error.cause), str(error), claims) from None

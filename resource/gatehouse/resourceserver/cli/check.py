@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
-from gatehouse.shared.service.check_command import address_step, check_server, database_steps, explain_option
+from gatehouse.shared.service.check_command import address_steps, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
 
@@ -63,7 +63,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         return f"names the issuer {settings.issuer}"
 
     return (
-        address_step(settings),
+        *address_steps(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
         *_internal_address_steps(settings),

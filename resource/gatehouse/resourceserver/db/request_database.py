@@ -105,6 +105,10 @@ class RequestDatabase:
         """Check that the database answers. Raises SQLAlchemyError if it does not."""
         await self._threads.run(self._database.ping)
 
+    def pool(self) -> tuple[int, int]:
+        """Return how many connections are in use, and how many may be."""
+        return self._database.pool()
+
     def close(self) -> None:
         """Close every connection."""
         self._threads.close()

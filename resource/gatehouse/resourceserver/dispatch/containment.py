@@ -11,8 +11,10 @@ from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
 
 from gatehouse.resourceserver import json_rpc
+from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context
 from gatehouse.shared.service.requests import UNAVAILABLE
 
@@ -80,7 +82,25 @@ async def contain(ctx: Context, call_next: CallNext) -> HandlerResult:
     try:
         return await call_next(ctx)
     except BaseException as error:
-        if isinstance(error, Exception) or cancellation.closes(error) or cancellation.within(error) is not None:
+        if isinstance(error, Exception):
+            _note(ctx, _code_of(error))
+            raise
+        if cancellation.closes(error) or cancellation.within(error) is not None:
             raise
         log.error("a handler of %s raised %s", ctx.method, name_of(error))
+        _note(ctx, json_rpc.UNAVAILABLE)
         raise MCPError(json_rpc.UNAVAILABLE, UNAVAILABLE) from error
+
+
+def _code_of(error: Exception) -> int:
+    """Return the code of the JSON-RPC error that the SDK makes of an exception."""
+    if isinstance(error, MCPError):
+        return error.error.code
+    return json_rpc.INVALID_PARAMS if isinstance(error, ValidationError) else json_rpc.INTERNAL_ERROR
+
+
+def _note(ctx: Context, code: int) -> None:
+    """Note the error of a request for metrics."""
+    request = verified_request.find(ctx.request.scope) if ctx.request is not None else None
+    if request is not None:
+        request.fail(code)

@@ -36,6 +36,9 @@ from gatehouse.shared.service.audit import AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.requests import UNAVAILABLE
 
+TOOL_ERROR = "tool_error"
+"""The error of a call whose result has `isError`, in metrics (OpenTelemetry's name for it)."""
+
 _CLOSED = "the connection was closed before the end"
 """The reason in the audit log of a call that was cancelled."""
 
@@ -98,7 +101,10 @@ class ToolDispatch:
         """
         tool = await self._allowed_tool(request, tool_name)
         progress = CallProgress(context.session.report_progress) if tool.streaming and context is not None else None
-        return await self._contained(Call(tool, request, arguments, context, progress))
+        answer = await self._contained(Call(tool, request, arguments, context, progress))
+        if answer.is_error:
+            request.fail(TOOL_ERROR)
+        return answer
 
     async def _allowed_tool(self, request: VerifiedRequest, tool_name: str) -> Tool:
         decision = policy.decide(self._catalogue, request.claims, tool_name)

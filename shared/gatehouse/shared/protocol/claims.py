@@ -46,7 +46,14 @@ _scope_text = lru_cache(maxsize=1024)(format_scope)
 
 
 class InvalidClaims(ValueError):
-    """A claim is missing, malformed or not accepted. The message is for the operator."""
+    """A claim is missing, malformed or not accepted. The message is for the operator.
+
+    `cause` is one of a few constants, for metrics.
+    """
+
+    def __init__(self, message: str, cause: str = "claims") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)

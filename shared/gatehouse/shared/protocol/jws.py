@@ -99,11 +99,15 @@ _ALGORITHMS: Mapping[str, _Algorithm] = {name: JWSRegistry.algorithms[name] for 
 
 
 class InvalidToken(Exception):
-    """The token is malformed or not validly signed. `reason` is for the operator, never for the client."""
+    """The token is malformed or not validly signed. `reason` is for the operator, never for the client.
 
-    def __init__(self, reason: str) -> None:
+    `cause` is one of a few constants, for metrics.
+    """
+
+    def __init__(self, reason: str, cause: str = "malformed_token") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.cause = cause
 
 
 class InvalidKeySet(ValueError):
@@ -259,7 +263,7 @@ def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, A
     message, _, signature = token.rpartition(".")
     payload = _payload(token) if claims is None else b""
     if not _ALGORITHMS[key.alg].verify(message.encode(), _decode_segment(signature), key.key):
-        _refuse("signature does not match")
+        raise InvalidToken("signature does not match", "signature")
     return _read_claims(payload) if claims is None else claims
 
 

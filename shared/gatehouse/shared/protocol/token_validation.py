@@ -28,7 +28,7 @@ def check_restrictions(claims: Mapping[str, Any]) -> None:
 def check_issuer(claims: AccessClaims, issuer: str) -> None:
     """Compare the issuer exactly (RFC 9068 4). Raises InvalidClaims."""
     if claims.iss != issuer:
-        raise InvalidClaims(f"iss is {quoted(claims.iss)}, not the trusted issuer")
+        raise InvalidClaims(f"iss is {quoted(claims.iss)}, not the trusted issuer", "issuer")
 
 
 def foreign_issuer(token: str, issuer: str) -> str:
@@ -44,7 +44,7 @@ def foreign_issuer(token: str, issuer: str) -> str:
 def check_audience(claims: AccessClaims, resource: str) -> None:
     """Compare the audience exactly (RFC 9068 4; RFC 8707 2). Raises InvalidClaims."""
     if claims.aud != resource:
-        raise InvalidClaims(f"aud is {quoted(claims.aud)}, not this resource")
+        raise InvalidClaims(f"aud is {quoted(claims.aud)}, not this resource", "audience")
 
 
 def check_lifetime(claims: AccessClaims) -> None:
@@ -62,6 +62,6 @@ def check_time(claims: AccessClaims, now: float) -> None:
     """Check the time, in seconds since the epoch, with the leeway at both ends. Raises InvalidClaims."""
     begins, ends = validity(claims)
     if now >= ends:
-        raise InvalidClaims(f"expired {math.floor(now - claims.exp)} s ago")
+        raise InvalidClaims(f"expired {math.floor(now - claims.exp)} s ago", "expired")
     if now < begins:
-        raise InvalidClaims(f"issued {math.ceil(claims.iat - now)} s in the future")
+        raise InvalidClaims(f"issued {math.ceil(claims.iat - now)} s in the future", "not_yet_valid")

@@ -1,7 +1,13 @@
-"""Checks whether a server can listen on its address."""
+"""The address that a server listens on, and whether it can."""
 
 import errno
 import socket
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """Return the host, without brackets, and the port of a `HOST:PORT` that `check_bind` accepted."""
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def bind_probe(bind: str, setting: str) -> None:
@@ -10,12 +16,11 @@ def bind_probe(bind: str, setting: str) -> None:
     Raises:
         OSError: the address cannot be bound; its `filename` is the setting.
     """
-    host, _, port = bind.rpartition(":")
-    host = host.strip("[]")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    address = split_bind(bind)
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind(address)
         except OSError as error:
             raise OSError(error.errno, error.strerror, setting) from None
 

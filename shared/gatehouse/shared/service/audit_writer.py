@@ -78,11 +78,17 @@ class AuditWriter:
         *,
         capacity: int = _CAPACITY,
         monotonic: Callable[[], float] = time.monotonic,
+        report: Callable[[bool, int], None] = lambda succeeded, waiting: None,
     ) -> None:
+        """Create the writer. Its thread calls `report` after each attempt to write.
+
+        The arguments are whether the attempt succeeded, and how many events wait to be written.
+        """
         self.rows = rows
         self._engine = engine
         self._insert_row = rows.driver_insert(engine.dialect)
         self._capacity = capacity
+        self._report = report
         self._pending: deque[_Pending] = deque()
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -255,8 +261,10 @@ class AuditWriter:
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
             if isinstance(error, _OUTAGE):
                 self._health.fail(error)
+            self._report(False, len(self._pending) + self._in_flight)
             return error
         self._health.succeed()
+        self._report(True, len(self._pending))
         return None
 
     def _keep_for_later(self, batch: list[_Pending]) -> None:

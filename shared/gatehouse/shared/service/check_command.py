@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -60,17 +61,19 @@ def check_server(
         ctx.exit(1)
 
 
-def address_step(settings: ServerSettings) -> Step:
-    """Return the check of the address that a server listens on. One in use is not a failure: the server may run."""
+def address_steps(settings: ServerSettings) -> tuple[Step, ...]:
+    """Return the checks of the addresses that a server listens on. One in use is not a failure: the server may run."""
 
-    def check() -> str:
+    def check(bind: str, setting: str) -> str:
         return (
-            f"{settings.bind} is in use: by this server, if it runs"
-            if _in_use(settings)
-            else f"{settings.bind} is free"
+            f"{bind} is in use: by this server, if it runs" if in_use(bind, f"{setting}={bind}") else f"{bind} is free"
         )
 
-    return "address", check
+    prefix = settings.model_config.get("env_prefix", "")
+    steps: tuple[Step, ...] = (("address", partial(check, settings.bind, f"{prefix}BIND")),)
+    if settings.metrics_bind is not None:
+        steps += (("metrics address", partial(check, settings.metrics_bind, f"{prefix}METRICS_BIND")),)
+    return steps
 
 
 def database_steps(

@@ -7,9 +7,9 @@ that starts to write midway fails at once with "database is locked", whatever th
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, QueuePool, create_engine, make_url, text
 from sqlalchemy.orm import Session
 
 from gatehouse.shared.service import postgresql, sqlite
@@ -115,6 +115,11 @@ class Database:
         """Query the database. Raises SQLAlchemyError if it does not answer."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
+
+    def pool(self) -> tuple[int, int]:
+        """Return how many connections are in use, and how many may be."""
+        pool = cast("QueuePool", self.engine.pool)
+        return pool.checkedout(), pool.size()
 
     def close(self) -> None:
         """Close every connection."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.addresses import bind_probe
 from gatehouse.shared.service.connection_limits import IDLE_TIMEOUT
 from gatehouse.shared.service.logs import configure_logs
+from gatehouse.shared.service.metrics_server import MetricsProcess
 from gatehouse.shared.service.settings import ServerSettings
 from gatehouse.shared.service.worker import DRAIN_TIMEOUT, Worker
 
@@ -60,18 +62,39 @@ class Server:
         """Serve until SIGTERM or SIGINT; does not return.
 
         Raises:
-            OSError: the address cannot be bound; its `filename` is the setting and the address.
+            InvalidSettings: the folder of the metrics is not private.
+            OSError: an address cannot be bound; its `filename` is the setting and the address.
         """
         configure_logs(self.settings.log_format, self.settings.log_level)
+        # First, because what `prepare` imports may import prometheus_client.
+        metrics = self._prepare_metrics()
         create_app = self.prepare()
         bind_probe(self.settings.bind, f"{self.name.upper()}_BIND={self.settings.bind}")
-        _Application(self, create_app).run()
+        _Application(self, create_app, metrics).run()
+
+    def _prepare_metrics(self) -> MetricsProcess | None:
+        bind = self.settings.metrics_bind
+        if bind is None:
+            return None
+        bind_probe(bind, f"{self.name.upper()}_METRICS_BIND={bind}")
+        return MetricsProcess(self.name, bind, heartbeat_folder())
+
+
+class SupervisingArbiter(Arbiter):
+    """Also keeps the process that serves the metrics running. Overrides a method; gunicorn is pinned exactly."""
+
+    def manage_workers(self) -> None:
+        """Start what is missing. Called at the start, once a second, and after a process has ended."""
+        super().manage_workers()
+        if self.app.metrics is not None:
+            self.app.metrics.supervise()
 
 
 class _Application(BaseApplication):
-    def __init__(self, server: Server, create_app: Callable[[], Any]) -> None:
+    def __init__(self, server: Server, create_app: Callable[[], Any], metrics: MetricsProcess | None) -> None:
         self._server = server
         self._create_app = create_app
+        self.metrics = metrics
         super().__init__()
 
     def load_config(self) -> None:
@@ -97,6 +120,9 @@ class _Application(BaseApplication):
             # No decision depends on the scheme and address that a proxy claims: the issuer comes from the settings.
             "forwarded_allow_ips": "",
         }
+        if (metrics := self.metrics) is not None:
+            options["child_exit"] = lambda _, worker: metrics.forget(worker.pid)
+            options["on_exit"] = lambda _: metrics.stop()
         for name, value in options.items():
             self.cfg.set(name, value)
 
@@ -106,3 +132,7 @@ class _Application(BaseApplication):
         # imported or created until now. These objects live as long as the worker. Without them, it takes milliseconds.
         gc.freeze()
         return app
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        SupervisingArbiter(self).run()

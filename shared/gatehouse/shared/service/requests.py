@@ -114,17 +114,22 @@ class RequestLog:
         self._fields: dict[str, str | None] = {"request_id": request_id}
         _current.set(self._fields)
 
-    def finish(self, method: str, path: str, status: int) -> None:
-        """Write the line of the request. `status` is 0 if there was no response; `path` must be one of the server's."""
+    def finish(self, method: str, path: str, status: int) -> tuple[str, float]:
+        """Write the line of the request, and return its outcome and duration, in seconds.
+
+        `status` is 0 if there was no response; `path` must be one of the server's.
+        """
         # Without a response, the client has disconnected, or the process shuts down.
         outcome = outcome_of(status) if status else "aborted"
-        milliseconds = round((time.perf_counter() - self._started) * 1000, 1)
+        seconds = time.perf_counter() - self._started
+        milliseconds = round(seconds * 1000, 1)
         handler = self._direct_handler(method, path) if outcome == "allowed" else None
         if handler is None:
             log.info("request", method=method, path=path, status=status, outcome=outcome, ms=milliseconds)
         elif _logger.isEnabledFor(logging.INFO):
             handler.write(handler.render_request(self._fields, method, path, status, milliseconds))
         _current.set(None)
+        return outcome, seconds
 
     def _direct_handler(self, method: str, path: str) -> LineHandler | None:
         """Return where to write the line directly; None if a processor might change it or another handler wants it."""

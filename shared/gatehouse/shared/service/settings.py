@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +19,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     is_protected_transport,
     parse_resource_identifier,
 )
+from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
 from gatehouse.shared.service.files import is_exposed
 from gatehouse.shared.service.origins import parse_origins
@@ -29,6 +31,9 @@ LogFormat = Literal["console", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING"]
 
 SettingsT = TypeVar("SettingsT", bound="CommandSettings")
+
+_MAX_NAMED_CLIENTS = 100
+"""Clients that labels of metrics may name."""
 
 
 class InvalidSettings(ValueError):
@@ -61,11 +66,40 @@ class ServerSettings(CommandSettings):
     allowed_origins: str = Field("", description="Origins of web pages that may call the server, separated by spaces.")
     log_format: LogFormat = Field("console", description="console (for people) or json (for log collectors).")
     log_level: LogLevel = Field("INFO", description="Minimum level of log messages: DEBUG, INFO or WARNING.")
+    metrics_bind: str | None = Field(
+        None,
+        description="HOST:PORT at which Prometheus reads /metrics, by plain http and without authentication: a "
+        "loopback or private address, and not the port of the server. Without it, nothing is measured.",
+    )
+    metrics_clients: str = Field(
+        "",
+        description="The client_ids that metrics name, separated by spaces, at most 100. All other clients share the "
+        "time series without a client_id.",
+    )
 
     @field_validator("bind")
     @classmethod
     def _check_bind(cls, value: str) -> str:
         return check_bind(value)
+
+    @field_validator("metrics_bind")
+    @classmethod
+    def _check_metrics_bind(cls, value: str | None) -> str | None:
+        return None if value is None else check_private_bind(value)
+
+    @field_validator("metrics_clients")
+    @classmethod
+    def _check_metrics_clients(cls, value: str) -> str:
+        if len(value.split()) > _MAX_NAMED_CLIENTS:
+            raise ValueError(f"must be at most {_MAX_NAMED_CLIENTS} client_ids: each adds time series")
+        return value
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        if self.metrics_bind is not None and split_bind(self.metrics_bind)[1] == split_bind(self.bind)[1]:
+            prefix = _prefix(type(self))
+            raise ValueError(f"{prefix}METRICS_BIND={self.metrics_bind}: must have another port than {prefix}BIND")
+        return self
 
     @field_validator("allowed_origins")
     @classmethod
@@ -263,4 +297,19 @@ def check_bind(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or "," in host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:9000")
+    return value
+
+
+def check_private_bind(value: str) -> str:
+    """Check a `HOST:PORT` that is not for everyone. Raises ValueError, also for a public address.
+
+    A name is accepted, and so is 0.0.0.0, which a container needs: what it is reachable from is up to its network.
+    """
+    host = split_bind(check_bind(value))[0]
+    try:
+        is_public = ip_address(host).is_global
+    except ValueError:
+        is_public = False
+    if is_public:
+        raise ValueError("must be a loopback or private address, such as 127.0.0.1:9100")
     return value
