@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run docs test test-interop test-availability test-kill test-soak test-all mutants measure bench walk check format clean
+.PHONY: help setup demo run docs test test-interop test-availability test-deployment test-kill test-soak test-all mutants measure bench walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,7 +46,7 @@ $(DOCS): $(INSTALLED)
 
 # One run for all: while a journey waits for a server, the other process runs unit tests (tests/support/scheduling.py).
 test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires every branch of the security core
-	$(PYTEST) -n $(WORKERS) --dist load $(if $(COVERAGE),--cov) -m "not availability and not interop and not kill and not soak"
+	$(PYTEST) -n $(WORKERS) --dist load $(if $(COVERAGE),--cov) -m "not availability and not deployment and not interop and not kill and not soak"
 
 # Without npm the clients for Node are not installed, and their tests say so.
 test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects and the conformance suite against both servers; most need npm
@@ -60,6 +60,10 @@ test-all: test test-interop ## Run test and test-interop
 
 test-availability: setup ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
 	$(PYTEST) -s -m availability
+
+# What the machine has no program for is skipped by name: nginx, buildah, debootstrap, systemd-analyze.
+test-deployment: setup ## Run what is in deploy/: the commands of docs/deployment.md, units, images, TLS
+	$(PYTEST) -rs -m deployment
 
 test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
 	$(PYTEST) -s -m kill
