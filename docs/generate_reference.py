@@ -55,6 +55,7 @@ ACTIONS = {
     "http.request": "A request was refused before an endpoint handled it: unknown path, wrong method, wrong host.",
     "installation.export": "An admin exported the installation.",
     "installation.import": "An admin imported an installation.",
+    "installation.restore": "An admin accepted a restored backup; all tokens are revoked.",
     "key.activate": "A published signing key began to sign.",
     "key.create": "A signing key was created and published.",
     "key.remove": "A retired signing key was removed from the key set.",
@@ -117,10 +118,19 @@ def settings_page() -> str:
         "variables take precedence. One file may contain the settings of all programs. Every command checks all",
         "settings, including misspelled names, and reports all problems at once. `authserver check --explain` and",
         "`resourceserver check --explain` print each setting with its value and its source.",
+        "",
+        "A setting marked *secret* can be in a file of its own, as systemd, Kubernetes and Compose mount secrets: set",
+        "`NAME_FILE`, such as `AUTHSERVER_DATABASE_URL_FILE=/run/secrets/database-url`, and not `NAME`. The file is",
+        "read once, at the start. It belongs to the user of the program and only it has access, or it belongs to root",
+        "and at most its group may read it.",
     ]
     for program, settings in SETTINGS:
         rows = [
-            (f"`{_variable(settings, name)}`", _default(field), _description(field))
+            (
+                f"`{_variable(settings, name)}`",
+                _default(field),
+                _description(field) + (" *Secret.*" if name in settings.confidential else ""),
+            )
             for name, field in settings.model_fields.items()
         ]
         lines += ["", f"## {program}", "", *_table(("Variable", "Default", "Meaning"), rows)]

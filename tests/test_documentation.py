@@ -2,8 +2,11 @@
 
 import json
 import re
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import generate_reference
 import pytest
@@ -14,6 +17,8 @@ from gatehouse.resourceserver.cli import main as resourceserver_command
 from gatehouse.shared.service.audit import AuditAction
 
 ROOT = Path(__file__).parents[1]
+RESOURCE = "http://127.0.0.1:8000/mcp"
+REQUEST = "req_0123456789abcdef01234567"
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -77,19 +82,66 @@ def test_every_link_to_a_heading_works() -> None:
         assert heading in headings(document.parent / target if target else document), (document, heading)
 
 
-def test_every_command_of_the_incident_runbook_exists() -> None:
+def runbook_commands() -> list[str]:
+    """Return the commands of the incident runbook, with its placeholders."""
     section = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     section = section.partition("## Incident runbook")[2].partition("\n## ")[0]
-    commands = re.findall(r"`(authserver|resourceserver) ([^`]*)`", section)
-    assert len(commands) > 12
-    for program, arguments in commands:
-        words = re.match(r"[a-z -]*?(?= -|$| [A-Z<])", arguments)
-        assert words, arguments
+    return re.findall(r"`((?:authserver|resourceserver) [^`]*)`", section)
+
+
+class Incidents:
+    """An installation on which every command of the runbook can run."""
+
+    def __init__(self) -> None:
+        self.done("authserver", "init")
+        self.done("resourceserver", "init")
+        catalogue = self.done("resourceserver", "tools", "--output", "json")
+        Path("catalogue.json").write_text(catalogue)
+        self.done("authserver", "resource", "add", RESOURCE, "--name", "directory", "--catalogue", "catalogue.json")
+        self.done("resourceserver", "workspace", "create", "--name", "acme")
+        for server in ("authserver", "resourceserver"):
+            with closing(sqlite3.connect(f"var/{server}.db")) as database, database:
+                database.execute("UPDATE audit_event SET request_id = ? WHERE id = 1", (REQUEST,))
+
+    def done(self, program: str, *arguments: str, standard_input: str = "") -> str:
+        """Run a command that must succeed, and return its output."""
         group = authserver_command if program == "authserver" else resourceserver_command
-        printed = CliRunner().invoke(group, [*words[0].split(), "--help"])
-        assert printed.exit_code == 0, arguments
-        assert f"{words[0]} [OPTIONS]" in printed.output, arguments
-        assert all(option in printed.output for option in re.findall(r"--[a-z-]+", arguments)), arguments
+        result = CliRunner().invoke(group, arguments, input=standard_input)
+        # Its check asks the authorization server, which does not run here.
+        expected = 1 if (program, *arguments) == ("resourceserver", "check") else 0
+        assert result.exit_code == expected, (program, arguments, result.output)
+        return result.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """Return the parsed output of a command of the authorization server."""
+        return json.loads(self.done("authserver", *arguments, "--output", "json"))
+
+    def run(self, command: str) -> None:
+        """Run a command of the runbook for a new client with a new token."""
+        keys = ("--generate-key", f"{len(list(Path().iterdir()))}.pem") if "client key" in command else ()
+        agent = self.json("client", "create", "--name", "a", "--resource", RESOURCE, "--scope", "env:read", *keys)
+        token = self.json("token", "issue", "--client", agent["client_id"], "--resource", RESOURCE)["access_token"]
+        values = {
+            "AGENT": agent["client_id"],
+            "CREDENTIAL": self.json("resource", "credential", "create", RESOURCE)["credential_id"],
+            "FILE": "catalogue.json" if "--catalogue" in command else f"{agent['client_id']}.pem",
+            "JTI": self.json("audit", "--client", agent["client_id"], "--action", "token.issue")[-1]["jti"],
+            "KID": self.json("key", "list")[-1]["kid"],
+            "REQUEST": REQUEST,
+            "URL": "sqlite:///var/resourceserver.db" if "--audit-database" in command else RESOURCE,
+        }
+        words, _, standard_input = command.partition(" < ")
+        assert standard_input in {"", "token.txt"}
+        self.done(*(values.get(word, word) for word in words.split()), standard_input=token)
+
+
+def test_every_command_of_the_incident_runbook_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    incidents = Incidents()
+    commands = runbook_commands()
+    assert len(commands) > 15
+    for command in commands:
+        incidents.run(command)
 
 
 def test_the_access_page_shows_the_real_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +149,7 @@ def test_the_access_page_shows_the_real_output(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     section = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
     printed_ids = dict(re.findall(r"^(\S+) +(agent_[0-9a-f]{20}) ", section, re.MULTILINE))
-    resource, run = "http://127.0.0.1:8000/mcp", CliRunner().invoke
+    resource, run = RESOURCE, CliRunner().invoke
     assert run(authserver_command, ["init"]).exit_code == 0
     Path("var/catalogue.json").write_text(run(resourceserver_command, ["tools", "--output", "json"]).stdout)
     add = ["resource", "add", resource, "--name", "directory", "--catalogue", "var/catalogue.json"]

@@ -167,6 +167,7 @@ def test_every_recorded_action_can_be_filtered(shell: Shell) -> None:
         ("key", "revoke", shell.json("key", "list")[0]["kid"], "--yes"),
         ("sealing-key", "rotate", "--yes"),
         ("export", str(shell.folder / "moved")),
+        ("restore", "accept", "--yes"),
     ):
         shell.text(*command)
     credential = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]

@@ -67,7 +67,8 @@ def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> Non
 
 
 def test_every_page_with_commands_is_executed() -> None:
-    run = {"tutorial.md", *CONTINUING}
+    """deployment.md by tests/deployment."""
+    run = {"tutorial.md", *CONTINUING, "deployment.md"}
     assert {name for name, text in DOCS.items() if commands(text)} == run
 
 

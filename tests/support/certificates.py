@@ -24,8 +24,8 @@ class Authority:
         self.file = folder / "ca.pem"
         ca = x509.BasicConstraints(ca=True, path_length=None)
         self.file.write_bytes(self._sign(self._name, self._key, ca).public_bytes(_PEM))
-        self._server = folder / "server.pem"
-        self._write_server_certificate()
+        self.server_file = folder / "server.pem"
+        self.renew()
 
     def _sign(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
@@ -43,18 +43,20 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def _write_server_certificate(self) -> None:
+    def renew(self) -> None:
+        """Replace the server's certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         certificate = self._sign(subject, key, x509.SubjectAlternativeName(names))
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        self._server.write_bytes(certificate.public_bytes(_PEM) + private)
+        self.server_file.touch(mode=0o600)
+        self.server_file.write_bytes(certificate.public_bytes(_PEM) + private)
 
     def server_context(self) -> ssl.SSLContext:
         """Return the TLS context of a server at localhost or 127.0.0.1."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._server)
+        context.load_cert_chain(self.server_file)
         return context
 
     def hashed_folder(self) -> Path:

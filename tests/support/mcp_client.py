@@ -1,5 +1,6 @@
 """The official SDK client with its client-credentials provider, as agents run it."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ def _provider(stack: LocalStack, credentials: dict[str, Any], tokens: TokenStora
 
 
 @asynccontextmanager
-async def connect(stack: LocalStack, credentials: dict[str, Any], mode: Mode) -> AsyncIterator[Agent]:
+async def connect(
+    stack: LocalStack, credentials: dict[str, Any], mode: Mode, verify: ssl.SSLContext | bool = True
+) -> AsyncIterator[Agent]:
     """Open a session with credentials that `authserver client create` printed."""
     tokens, exchanges = MemoryStorage(), []
     provider = _provider(stack, credentials, tokens)
@@ -116,7 +119,9 @@ async def connect(stack: LocalStack, credentials: dict[str, Any], mode: Mode) ->
         exchanges.append((response.request.method, response.request.url.path, response.status_code))
 
     async with (
-        httpx2.AsyncClient(auth=provider, timeout=20, trust_env=False, event_hooks={"response": [record]}) as http,
+        httpx2.AsyncClient(
+            auth=provider, timeout=20, trust_env=False, verify=verify, event_hooks={"response": [record]}
+        ) as http,
         Client(streamable_http_client(stack.resource, http_client=http), mode=mode) as client,
     ):
         yield Agent(client, provider, tokens, exchanges)

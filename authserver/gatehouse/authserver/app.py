@@ -8,6 +8,7 @@ from functools import partial
 
 from gatehouse.authserver.asgi import Application, Route
 from gatehouse.authserver.authlib_server import AuthlibServer
+from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.clients.assertions import AssertionVerifier, ReplayStore
 from gatehouse.authserver.clients.authentication import ClientAuthenticator
 from gatehouse.authserver.clients.registry import find_clients
@@ -138,7 +139,7 @@ def create_services(
                 "status lists": indices.prune,
                 "credentials": partial(prune_credentials, database, clock),
             },
-            own={"last uses": last_use.write},
+            own={"last uses": last_use.write, "restore mark": RestoreMark(database, settings).update},
         ),
         authlib=AuthlibServer(settings.issuer),
         indices=indices,

@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.jws import SigningAlgorithm
-from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_reach
+from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_reach, check_tls
 
 
 class Settings(ServerSettings):
@@ -42,6 +42,11 @@ class Settings(ServerSettings):
         description="The sealing key itself (32 bytes in base64url), in place of the file in AUTHSERVER_KEYS_DIR; "
         "OLD,NEW while it is rotated.",
     )
+    restore_mark: Path | None = Field(
+        None,
+        description="File outside the database that names the newest audit event, so that a restored backup is "
+        "noticed. Default: restore-mark.json in AUTHSERVER_KEYS_DIR.",
+    )
     signing_algorithm: SigningAlgorithm = Field(
         "ES256",
         description="The algorithm of new signing keys. Every resource server supports ES256. "
@@ -70,4 +75,5 @@ class Settings(ServerSettings):
     @model_validator(mode="after")
     def _check_reach(self) -> Self:
         check_reach(self.issuer, self.bind, "AUTHSERVER_BIND")
+        check_tls(self.issuer, self, "AUTHSERVER_")
         return self

@@ -18,6 +18,7 @@ from gatehouse.shared.service.settings import (
     check_issuer,
     check_public_url,
     check_reach,
+    check_tls,
 )
 
 CA_FILE_SETTING = "RESOURCESERVER_CA_FILE"
@@ -118,6 +119,7 @@ class Settings(ServerSettings):
     @model_validator(mode="after")
     def _check_reach(self) -> Self:
         check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
+        check_tls(self.resource, self, "RESOURCESERVER_")
         return self
 
     def address_at_issuer(self, url: str) -> str:

@@ -50,6 +50,7 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
         "_start_application",
         "_accept",
         "_accept_one",
+        "_make_room",
         "_open",
         "_pause",
         "_accept_again",
@@ -123,6 +124,17 @@ async def test_an_answer_before_the_end_of_the_body_announces_the_close(worker: 
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"\r\n\r\nno")
     assert client.state == "half-closed"
+    assert await client.send(b"x" * 9 + GET) == b""
+    await client.leave()
+
+
+async def test_tls_is_closed_on_both_sides_at_once(worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no half-closed connections; the alert that announces the close follows what is written."""
+    client = worker(refusing).connect()
+    monkeypatch.setattr(client.transport, "can_write_eof", lambda: False)
+    answer = await client.send(POST + b"x")
+    assert answer.endswith(b"\r\n\r\nno")
+    assert client.state == "closed"
     assert await client.send(b"x" * 9 + GET) == b""
     await client.leave()
 

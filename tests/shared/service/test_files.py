@@ -35,19 +35,31 @@ def test_an_incomplete_file_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for content in (b"one", b"two"):
-        replace_file(path, content)
-        assert path.read_bytes() == content
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         replace_file(tmp_path, b"content")
     assert list(tmp_path.parent.glob(".unfinished-*")) == []
+
+
+def test_a_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    for document in (b"first", b"second"):
+        replace_file(path, document)
+        assert path.read_bytes() == document
+        assert path.stat().st_mode & 0o777 == 0o600
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda _, *owner: given.append(owner))
+    replace_file(path, b"second")
+    assert given == [(tmp_path.stat().st_uid, tmp_path.stat().st_gid)]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    replace_file(path, b"second")
+    assert len(given) == 1
+    monkeypatch.setattr(os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        replace_file(path, b"third")
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.settings import Settings as AuthServerSettings
+from gatehouse.bridge.credentials import BridgeSettings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 from gatehouse.shared.service.settings import (
     InvalidSettings,
@@ -118,8 +119,11 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "WORKERS": ("2", "default", "2"),
         "THREADS": ("2", "environment", "4"),
         "DATABASE_URL": ("set", "file", "sqlite:///var/authserver.db"),
+        "TLS_CERTIFICATE": ("", "default", ""),
+        "TLS_KEY": ("", "default", ""),
         "KEYS_DIR": ("keys", "default", "keys"),
         "SEALING_KEY": ("set", "environment", ""),
+        "RESTORE_MARK": ("", "default", ""),
         "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
         "KEY_ROTATION_DAYS": ("30", "default", "30"),
         "TOKEN_TTL": ("60", "file", "300"),
@@ -342,3 +346,102 @@ def test_metrics_name_at_most_a_hundred_clients(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RESOURCESERVER_METRICS_CLIENTS", " ".join(f"agent_{number}" for number in range(101)))
     [problem] = problems_of(ResourceServerSettings).values()
     assert problem.startswith("must be at most 100 client_ids")
+
+
+def private_file(folder: Path, text: str) -> Path:
+    """Write a file as a secret is mounted."""
+    path = folder / "secret"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("place", ["environment", "env file"])
+def test_a_secret_can_be_in_a_file_of_its_own(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, env_file = f"AUTHSERVER_DATABASE_URL_FILE={private_file(tmp_path, 'sqlite:///hunter2.db')}", None
+    if place == "env file":
+        env_file = tmp_path / "servers.env"
+        env_file.write_text(f"{variable}\n")
+    else:
+        monkeypatch.setenv(*variable.split("=", 1))
+    assert load_settings(AuthServerSettings, env_file).database_url == "sqlite:///hunter2.db"
+    [row] = [
+        row for row in explain_settings(AuthServerSettings, env_file) if row["setting"] == "AUTHSERVER_DATABASE_URL"
+    ]
+    assert (row["value"], row["source"]) == ("set", "AUTHSERVER_DATABASE_URL_FILE")
+
+
+def test_an_empty_name_of_a_file_counts_only_where_empty_variables_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_CLIENT_SECRET_FILE", "")
+    assert load_settings(BridgeSettings).client_secret is None
+    monkeypatch.setenv("BRIDGE_CLIENT_SECRET_FILE", str(private_file(tmp_path, "hunter2\n")))
+    secret = load_settings(BridgeSettings).client_secret
+    assert secret is not None
+    assert secret.get_secret_value() == "hunter2"
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY_FILE", "")
+    assert problems_of(AuthServerSettings)["AUTHSERVER_SEALING_KEY_FILE="].startswith(
+        "The file . is not a regular file"
+    )
+
+
+def test_a_secret_and_its_file_are_not_set_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY_FILE", str(private_file(tmp_path, "hunter2")))
+    assert load_settings(AuthServerSettings).sealing_key is not None
+    monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    monkeypatch.setenv("AUTHSERVER_WORKERS", "0")
+    assert problems_of(AuthServerSettings) == {
+        "AUTHSERVER_SEALING_KEY, AUTHSERVER_SEALING_KEY_FILE": "both are set; unset one",
+        "AUTHSERVER_WORKERS=0": "must be 1 to 64",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "problem"),
+    [
+        (None, 0o600, "there is no such file"),
+        ("", 0o600, "the file is empty"),
+        ("sqlite:///hunter2.db", 0o644, "is accessible to others. Run: chmod 600"),
+        ("hunter2" * 3000, 0o600, "the file is larger than 16 KiB"),
+    ],
+)
+def test_an_unusable_file_of_a_secret_is_named(
+    text: str | None, mode: int, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    if text is not None:
+        private_file(tmp_path, text).chmod(mode)
+    monkeypatch.setenv("RESOURCESERVER_DATABASE_URL_FILE", str(path))
+    problems = problems_of(ResourceServerSettings)
+    assert problem in problems[f"RESOURCESERVER_DATABASE_URL_FILE={path}"]
+    assert "hunter2" not in str(problems)
+
+
+def test_an_invalid_secret_is_reported_under_the_name_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSERVER_DATABASE_URL_FILE", str(private_file(tmp_path, "mysql://root:hunter2@host/name")))
+    assert problems_of(AuthServerSettings) == {
+        "AUTHSERVER_DATABASE_URL_FILE": "only sqlite:// and postgresql:// databases are supported"
+    }
+
+
+def test_only_a_secret_can_be_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHSERVER_ISSUER_FILE", "/etc/issuer")
+    assert problems_of(AuthServerSettings)["AUTHSERVER_ISSUER_FILE"].startswith("there is no such setting")
+
+
+@pytest.mark.parametrize("name", ["TLS_CERTIFICATE", "TLS_KEY"])
+def test_a_certificate_needs_its_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTHSERVER_ISSUER", "https://as.example.com")
+    monkeypatch.setenv(f"AUTHSERVER_{name}", "a.pem")
+    assert problems_of(AuthServerSettings) == {"AUTHSERVER_TLS_CERTIFICATE, AUTHSERVER_TLS_KEY": "set both, or neither"}
+
+
+def test_a_server_with_a_certificate_has_an_https_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TLS_CERTIFICATE", "TLS_KEY"):
+        monkeypatch.setenv(f"RESOURCESERVER_{name}", "a.pem")
+    assert "change that to https" in problems_of(ResourceServerSettings)["RESOURCESERVER_TLS_CERTIFICATE"]
+    monkeypatch.setenv("RESOURCESERVER_RESOURCE", "https://mcp.example.com/mcp")
+    assert load_settings(ResourceServerSettings).tls_key == Path("a.pem")

@@ -52,6 +52,7 @@ PART_OF: Mapping[str, Part] = {
     "spent_assertion": Part.ALWAYS,
     "status_block": Part.ALWAYS,
     "status_list": Part.ALWAYS,
+    "unaccepted_restore": Part.NEVER,
 }
 """Every table of the schema. A table is exported with all of its columns."""
 

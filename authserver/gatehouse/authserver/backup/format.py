@@ -61,6 +61,8 @@ class Header:
     """Whether the export holds signing keys, peppers and the rows that depend on them."""
     audit: bool
     """Whether the export holds the audit log."""
+    in_use: bool = False
+    """Whether a server used the database: then it may have revoked more after the export."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the members of the line."""
@@ -72,6 +74,7 @@ class Header:
             "created_at": self.created_at,
             "keys": self.keys,
             "audit": self.audit,
+            "in_use": self.in_use,
         }
 
     @classmethod
@@ -89,7 +92,14 @@ class Header:
                 f"The export has format version {quoted(str(members.get('version')))}, and this program reads "
                 f"{VERSION}. Import it with the version of the program that made it."
             )
-        types: dict[str, type] = {"schema": str, "issuer": str, "created_at": int, "keys": bool, "audit": bool}
+        types: dict[str, type] = {
+            "schema": str,
+            "issuer": str,
+            "created_at": int,
+            "keys": bool,
+            "audit": bool,
+            "in_use": bool,
+        }
         # Not isinstance, for which True is an int.
         known = {name: members[name] for name, type_ in types.items() if type(members.get(name)) is type_}
         if known.keys() != types.keys() or members.keys() != {"format", "version", *types}:

@@ -24,6 +24,7 @@ from gatehouse.authserver.db.models import (
     ResourceScopeRow,
     StatusBlockRow,
     StatusListRow,
+    UnacceptedRestoreRow,
 )
 from gatehouse.authserver.keys.encryption import (
     FILE_NAME,
@@ -190,6 +191,8 @@ def import_installation(
         # The exported installation may have issued tokens with further indices. None of them is issued again.
         close_lists(session)
         ensure_list(session.connection(), admin.now())
+        if reader.header.in_use:
+            session.add(UnacceptedRestoreRow(exported_at=reader.header.created_at))
         _record(session, settings, admin, reader, created)
         return Imported(reader.counts, created, _count_without_credentials(session))
 

@@ -18,6 +18,7 @@ _COMMANDS = {
         "gatehouse.authserver.cli.resource:resource",
         "Register resources and their scopes.",
     ),
+    "restore": ("gatehouse.authserver.cli.restore:restore", "Use a database that was restored from a backup."),
     "sealing-key": (
         "gatehouse.authserver.cli.sealing_key:sealing_key",
         "Rotate the key that encrypts signing keys and peppers.",

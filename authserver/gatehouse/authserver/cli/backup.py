@@ -13,6 +13,7 @@ from gatehouse.authserver import maintenance
 from gatehouse.authserver.backup.exporting import write_export
 from gatehouse.authserver.backup.format import Header
 from gatehouse.authserver.backup.importing import ExportReader, import_installation
+from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
@@ -29,8 +30,8 @@ from gatehouse.shared.service.output import print_record
 
 _RUNNING = (
     "A server uses this database, or did until a moment ago. Its further changes are not in the export: tokens that it "
-    "issues from now on will be refused after the import, and its revocations will be missing. To move the "
-    "installation, stop the server first."
+    "issues from now on will be refused after the import, and its revocations will be missing. So a server that uses "
+    "the import will not start before: authserver restore accept. To move the installation, stop the server first."
 )
 _WITHOUT_KEYS = (
     "Omitted: signing keys, peppers, client secrets and resource credentials. After the import, tokens issued before "
@@ -63,6 +64,7 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
             created_at=installation.admin.now(),
             keys=with_keys,
             audit=not without_audit,
+            in_use=_is_in_use(installation),
         )
         with _output(file) as target:
             _warn(installation, header)
@@ -96,10 +98,13 @@ def _output(file: str) -> Iterator[BinaryIO]:
         raise exists from None
 
 
-def _warn(installation: Installation, header: Header) -> None:
+def _is_in_use(installation: Installation) -> bool:
     with installation.database.read() as session:
-        running = maintenance.has_leader(session, header.created_at)
-    if running:
+        return maintenance.has_leader(session, installation.admin.now())
+
+
+def _warn(installation: Installation, header: Header) -> None:
+    if header.in_use:
         click.echo(_RUNNING, err=True)
     click.echo(_key_notice(installation) if header.keys else _WITHOUT_KEYS, err=True)
 
@@ -147,6 +152,9 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
     Use it instead of authserver init. AUTHSERVER_ISSUER must be the issuer of the export. If the export holds keys,
     their sealing key must be present. Only import files that you trust as much as the database: a file can define any
     client.
+
+    An export that was made while a server used the installation is a backup: what was revoked later is not in it. No
+    server starts with it before: authserver restore accept
     """
     settings = settings_of(ctx)
     database = Database(settings.database, patient=True)
@@ -156,6 +164,7 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
         imported = import_installation(settings, database, admin, reader, _report_progress)
         # Keys past their time do not sign here either.
         Installation(settings, database, admin).rotation().run()
+        restore = RestoreMark(database, settings).find_restore()
     except CommandRefused as refused:
         raise Refusal(str(refused)) from None
     finally:
@@ -167,6 +176,8 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
         "rows": imported.rows,
     }
     print_record(record, output)
+    if restore is not None:
+        click.echo(str(restore), err=True)
     if imported.without_secret:
         command = "authserver client secret rotate CLIENT_ID"
         click.echo(f"Clients that need a new secret: {imported.without_secret}. For each: {command}", err=True)

@@ -1,19 +1,21 @@
 """`authserver check`: everything that would stop the server from starting, at once."""
 
+import os
 from collections.abc import Sequence
 
 import click
 
+from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.cli.installation import Installation
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.check_command import address_steps, check_server, database_steps, explain_option
 from gatehouse.shared.service.checks import Step
-from gatehouse.shared.service.cli import example, output_option
+from gatehouse.shared.service.cli import Refusal, example, output_option
 
 
 @click.command()
@@ -22,7 +24,7 @@ from gatehouse.shared.service.cli import example, output_option
 @click.pass_context
 @example("authserver check\nauthserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, address, sealing key, database and signing key. Exit code 1 if the server would not start.
+    """Check settings, address, keys and database. Exit code 1 if the server would not start.
 
     An address in use is not a failure, because the server itself may be running.
     """
@@ -40,9 +42,21 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         database.require_current()
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
 
+    def restored() -> str:
+        database.require_current()
+        mark = RestoreMark(database, settings)
+        try:
+            mark.require_no_restore()
+        except CommandRefused as refused:
+            raise Refusal(str(refused)) from None
+        if os.access(mark.path if mark.path.exists() else mark.path.parent, os.W_OK):
+            return f"the database holds the newest event in {mark.path}" if mark.path.exists() else "no event seen yet"
+        return f"{mark.path} cannot be written by this user. If the server cannot either, no restore is noticed"
+
     return (
         *address_steps(settings),
         ("sealing key", sealing_key),
         *database_steps(settings, database),
+        ("restored backup", restored),
         ("signing key", signing_key),
     )

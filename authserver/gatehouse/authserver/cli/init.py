@@ -2,6 +2,7 @@
 
 import click
 
+from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.cli.installation import Installation, settings_of
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
@@ -48,6 +49,8 @@ def _prepare(settings: Settings, database: Database) -> tuple[bool, list[str]]:
         sealed_before = has_sealed_rows(session)
     # A new sealing key could not decrypt the existing rows and would hide the loss.
     created_key_file = not sealed_before and create_sealing_key(settings)
+    if not sealed_before:
+        RestoreMark(database, settings).forget()
     if sealed_before and not has_sealing_key(settings):
         raise lost_sealing_key(settings)
     sealing_key = load_sealing_key(settings)

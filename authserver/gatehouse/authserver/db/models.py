@@ -159,6 +159,13 @@ class LeaseRow(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class UnacceptedRestoreRow(Base):
+    """An imported backup of a server that was in use. While there is one, the server does not start."""
+
+    __tablename__ = "unaccepted_restore"
+    exported_at: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+
 class ResourceCredentialRow(CredentialRow, Base):
     """A credential of a resource for introspection. It cannot obtain tokens."""
 

@@ -46,6 +46,7 @@ class AuditAction(StrEnum):
     HTTP_REQUEST = "http.request"
     INSTALLATION_EXPORT = "installation.export"
     INSTALLATION_IMPORT = "installation.import"
+    INSTALLATION_RESTORE = "installation.restore"
     KEY_ACTIVATE = "key.activate"
     KEY_CREATE = "key.create"
     KEY_REMOVE = "key.remove"

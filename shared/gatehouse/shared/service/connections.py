@@ -188,7 +188,11 @@ class Connection(ASGIProtocol):
         self._drop_received()
         self._resume_reading()
         self._wait(Wait.CLOSE)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            # TLS: sends what is written and the alert that announces the close, and waits for that of the client.
+            self.transport.close()
         self._wake()
 
     def _drop_received(self) -> None:

@@ -34,18 +34,28 @@ def new_file(path: Path, *, prefix: str = ".unfinished-") -> Iterator[BinaryIO]:
         Path(temporary).unlink()
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Create or replace a file, mode 0600. Readers see the old content or the new one. Raises OSError."""
+def replace_file(path: Path, document: bytes) -> None:
+    """Write a file, mode 0600, in place of the one at the path, if any. At any time, readers find one of the two.
+
+    The file belongs to the owner of its folder, even if root writes it for a server that has a user of its own.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    owner = path.parent.stat()
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.write(document)
             file.flush()
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()
         raise
+    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ gunicorn reads no configuration file and no environment variable of its own.
 import gc
 import logging
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from gatehouse.shared.service.addresses import bind_probe
 from gatehouse.shared.service.connection_limits import IDLE_TIMEOUT
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.metrics_server import MetricsProcess
-from gatehouse.shared.service.settings import ServerSettings
+from gatehouse.shared.service.server_tls import server_context
+from gatehouse.shared.service.settings import InvalidSettings, ServerSettings
 from gatehouse.shared.service.worker import DRAIN_TIMEOUT, Worker
 
 _WORKER_TIMEOUT = 30
@@ -34,6 +36,9 @@ def heartbeat_folder(in_memory: str = "/dev/shm") -> str | None:  # noqa: S108 -
     Containers with a read-only root file system have no temporary folder, but this one in memory.
     """
     return in_memory if os.access(in_memory, os.W_OK) else None
+
+
+log = logging.getLogger(__name__)
 
 
 class _PropagatingLogger(Logger):
@@ -62,15 +67,23 @@ class Server:
         """Serve until SIGTERM or SIGINT; does not return.
 
         Raises:
-            InvalidSettings: the folder of the metrics is not private.
+            InvalidSettings: the certificate cannot be used, or the folder of the metrics is not private.
             OSError: an address cannot be bound; its `filename` is the setting and the address.
         """
         configure_logs(self.settings.log_format, self.settings.log_level)
         # First, because what `prepare` imports may import prometheus_client.
         metrics = self._prepare_metrics()
         create_app = self.prepare()
+        self.tls_context()
         bind_probe(self.settings.bind, f"{self.name.upper()}_BIND={self.settings.bind}")
         _Application(self, create_app, metrics).run()
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the context of the server's own TLS; None behind a proxy. Raises InvalidSettings."""
+        settings = self.settings
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return None
+        return server_context(settings.tls_certificate, settings.tls_key, f"{self.name.upper()}_")
 
     def _prepare_metrics(self) -> MetricsProcess | None:
         bind = self.settings.metrics_bind
@@ -91,6 +104,9 @@ class SupervisingArbiter(Arbiter):
 
 
 class _Application(BaseApplication):
+    tls: ssl.SSLContext | None = None
+    """Of the workers that start next."""
+
     def __init__(self, server: Server, create_app: Callable[[], Any], metrics: MetricsProcess | None) -> None:
         self._server = server
         self._create_app = create_app
@@ -99,6 +115,11 @@ class _Application(BaseApplication):
 
     def load_config(self) -> None:
         server = self._server
+        try:
+            self.tls = server.tls_context()
+        except InvalidSettings as error:
+            # After SIGHUP. The next workers serve with the certificate of the previous ones.
+            log.error("the new certificate cannot be used: %s", error)
         options: dict[str, Any] = {
             "proc_name": server.name,
             "bind": server.settings.bind,

@@ -1,7 +1,7 @@
 """The settings of both servers, from the environment or `--env-file`. All problems are reported at once."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +21,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
 )
 from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
-from gatehouse.shared.service.files import is_exposed
+from gatehouse.shared.service.files import UnsafeFile, is_exposed, read_private_file, secret_text
 from gatehouse.shared.service.origins import parse_origins
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ SettingsT = TypeVar("SettingsT", bound="CommandSettings")
 
 _MAX_NAMED_CLIENTS = 100
 """Clients that labels of metrics may name."""
+
+_FILE = "_FILE"
+"""At the end of a variable: it names a file that holds the value of the setting."""
+
+_MAX_SECRET = 16 * 1024
+"""Bytes of a file that holds a secret."""
 
 
 class InvalidSettings(ValueError):
@@ -49,7 +55,7 @@ class CommandSettings(BaseSettings):
     """Variables of other libraries that disable a protection, each with its effect."""
 
     confidential: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose values are never shown, because they may hold a secret."""
+    """Fields whose values are never shown, because they may hold a secret. Each can be in a file: see `_FILE`."""
 
     private: ClassVar[frozenset[str]] = frozenset()
     """Fields that a file may only set if no one but its owner can read it."""
@@ -63,6 +69,14 @@ class ServerSettings(CommandSettings):
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes. Start with one per CPU core.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="File with the certificate of the server and its chain (PEM), to serve https without a proxy. "
+        "SIGHUP reads it again.",
+    )
+    tls_key: Path | None = Field(
+        None, description="File with the private key of that certificate (PEM), which nobody else may read."
+    )
     allowed_origins: str = Field("", description="Origins of web pages that may call the server, separated by spaces.")
     log_format: LogFormat = Field("console", description="console (for people) or json (for log collectors).")
     log_level: LogLevel = Field("INFO", description="Minimum level of log messages: DEBUG, INFO or WARNING.")
@@ -141,10 +155,12 @@ def load_settings(settings_class: type[SettingsT], env_file: Path | None = None,
     ]
     problems += _exposed(settings_class, env_file, in_file)
     problems += _unknown_names(settings_class, in_file)
+    secrets, unusable = _read_secret_files(settings_class, in_file)
+    problems += unusable
     try:
-        settings = settings_class(_env_file=env_file, **options)  # type: ignore[call-arg]
+        settings = settings_class(_env_file=env_file, **{**secrets, **options})  # type: ignore[call-arg]
     except ValidationError as error:
-        problems += _invalid_values(settings_class, error)
+        problems += _invalid_values(settings_class, error, secrets)
     if problems:
         raise InvalidSettings("\n".join(problems))
     return settings
@@ -162,7 +178,47 @@ def _prefix(settings_class: type[CommandSettings]) -> str:
     return str(settings_class.model_config.get("env_prefix", ""))
 
 
-def _invalid_values(settings_class: type[CommandSettings], error: ValidationError) -> Iterator[str]:
+def _read_secret_files(
+    settings_class: type[CommandSettings], in_file: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the settings whose values are in files of their own, and what is wrong with the others of these."""
+    given = {name.upper(): value for name, value in (*in_file.items(), *os.environ.items())}
+    if settings_class.model_config.get("env_ignore_empty"):
+        given = {name: value for name, value in given.items() if value}
+    secrets: dict[str, str] = {}
+    problems = []
+    for field in sorted(settings_class.confidential):
+        variable = f"{_prefix(settings_class)}{field.upper()}"
+        if (path := given.get(f"{variable}{_FILE}")) is None:
+            continue
+        if variable in given:
+            problems.append(f"{variable}, {variable}{_FILE}: both are set; unset one")
+            continue
+        try:
+            secrets[field] = _read_secret(Path(path))
+        except ValueError as error:
+            problems.append(f"{variable}{_FILE}={_shown(path)}: {error}")
+    return secrets, problems
+
+
+def _read_secret(path: Path) -> str:
+    """Return the secret in a file that nobody else can read or replace. Raises ValueError."""
+    try:
+        document = read_private_file(path, "file", limit=_MAX_SECRET + 1, private_folder=True)
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except UnsafeFile as error:
+        raise ValueError(str(error)) from None
+    if len(document) > _MAX_SECRET:
+        raise ValueError(f"the file is larger than {_MAX_SECRET // 1024} KiB")
+    if not (text := secret_text(document)):
+        raise ValueError("the file is empty")
+    return text
+
+
+def _invalid_values(
+    settings_class: type[CommandSettings], error: ValidationError, in_files: Container[str]
+) -> Iterator[str]:
     schemas = settings_class.model_json_schema()["properties"]
     for problem in error.errors(include_url=False):
         if not problem["loc"]:
@@ -173,7 +229,8 @@ def _invalid_values(settings_class: type[CommandSettings], error: ValidationErro
         # For a missing setting, pydantic reports all other settings as the input.
         hidden = field in settings_class.confidential or problem["type"] == "missing"
         value = "" if hidden else f"={_shown(problem['input'])}"
-        yield f"{_prefix(settings_class)}{field.upper()}{value}: {_explain(problem, schemas[field])}"
+        variable = f"{_prefix(settings_class)}{field.upper()}{_FILE if field in in_files else ''}"
+        yield f"{variable}{value}: {_explain(problem, schemas[field])}"
 
 
 def _explain(problem: ErrorDetails, schema: Mapping[str, Any]) -> str:
@@ -203,6 +260,7 @@ def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, 
     """Name each variable with this server's prefix that is not a setting: a misspelt limit would have no effect."""
     prefix = _prefix(settings_class)
     known = [name.upper() for name in settings_class.model_fields]
+    known += [f"{name.upper()}{_FILE}" for name in settings_class.confidential]
     for name in sorted({name.upper() for name in (*os.environ, *in_file)}):
         if name.startswith(prefix) and name.removeprefix(prefix) not in known:
             alike = get_close_matches(name.removeprefix(prefix), known, 1)
@@ -213,7 +271,8 @@ def _unknown_names(settings_class: type[CommandSettings], in_file: Mapping[str, 
 def explain_settings(settings_class: type[CommandSettings], env_file: Path | None = None) -> list[dict[str, str]]:
     """Return every setting with its value, the source of the value, the default, and the purpose.
 
-    A value that is or may contain a secret is shown as `set`. The public identifiers come first.
+    A value that is or may contain a secret is shown as `set`. If it is in a file of its own, the variable that names
+    the file is its source. The public identifiers come first.
 
     Raises:
         InvalidSettings: the file is malformed.
@@ -226,6 +285,8 @@ def explain_settings(settings_class: type[CommandSettings], env_file: Path | Non
         variable, default = prefix + name.upper(), fields[name].default
         source = "environment" if variable in environment else "file" if variable in in_file else "default"
         value = {**in_file, **environment}.get(variable)
+        if name in settings_class.confidential and f"{variable}{_FILE}" in {**in_file, **environment}:
+            source = value = f"{variable}{_FILE}"
         if value is not None:
             value = "set" if name in settings_class.confidential else _shown(value)
         default = "" if default is None else str(default)
@@ -290,6 +351,14 @@ def check_reach(public_url: str, bind: str, bind_name: str) -> None:
     """Refuse to serve plain HTTP beyond this machine (docs/threat-model.md; OAuth 2.1 1.5). Raises ValueError."""
     if urlsplit(public_url).scheme == "http" and not is_loopback(f"http://{bind}"):
         raise ValueError(f"{bind_name}={bind}: plain http is for this machine only; bind loopback, or use https")
+
+
+def check_tls(public_url: str, settings: ServerSettings, prefix: str) -> None:
+    """Check that a server that speaks TLS itself has a certificate, its key and an https URL. Raises ValueError."""
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise ValueError(f"{prefix}TLS_CERTIFICATE, {prefix}TLS_KEY: set both, or neither")
+    if settings.tls_certificate is not None and urlsplit(public_url).scheme == "http":
+        raise ValueError(f"{prefix}TLS_CERTIFICATE: clients know this server as {public_url}; change that to https")
 
 
 def check_bind(value: str) -> str:

@@ -13,7 +13,14 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from gatehouse.shared.service.connection_limits import SPARE, Connections, connection_limit
+from gatehouse.shared.service.connection_limits import (
+    CLOSE_TIMEOUT,
+    HEADER_TIMEOUT,
+    SPARE,
+    WRITE_TIMEOUT,
+    Connections,
+    connection_limit,
+)
 from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.event_loop import run_to_end
 from gatehouse.shared.service.transport_refusals import TransportRefusals
@@ -40,7 +47,17 @@ class Worker(ASGIWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stopping = asyncio.Event()
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], None] = {}
+        """Connections that were accepted and are not served yet, oldest first. With TLS, they wait for their client."""
+        self._tls: dict[str, Any] = {}
+        if self.app.tls is not None:
+            # The worker itself ends a close that takes too long.
+            shutdown = WRITE_TIMEOUT + CLOSE_TIMEOUT
+            self._tls = {
+                "ssl": self.app.tls,
+                "ssl_handshake_timeout": HEADER_TIMEOUT,
+                "ssl_shutdown_timeout": shutdown,
+            }
         self._accepts = False
         self._logged = float("-inf")
 
@@ -102,8 +119,8 @@ class Worker(ASGIWorker):
                     return
             return
         replaced = 0
-        while replaced < SPARE and connections.has_waiting and self._accept_one(listener):
-            connections.make_room()
+        while replaced < SPARE and self._has_waiting and self._accept_one(listener):
+            self._make_room()
             replaced += 1
         if not self._accepts:
             return
@@ -114,6 +131,21 @@ class Worker(ASGIWorker):
             self.loop.call_later(_REPLACEMENT_PAUSE, self._accept_again)
         elif not connections.has_waiting and not self._opening:
             self._pause("all connections are in use")
+
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether a connection waits for its client, which may not have completed the TLS handshake."""
+        return bool(self._tls and self._opening) or self.connections.has_waiting
+
+    def _make_room(self) -> None:
+        """Abort the handshake that has waited the longest, or otherwise a connection that waits for its client."""
+        # The last of the handshakes is that of the connection that needs the room.
+        if self._tls and len(self._opening) > 1:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            oldest.cancel()
+        else:
+            self.connections.make_room()
 
     def _accept_one(self, listener: socket.socket) -> bool:
         """Accept a connection. False if there is none, or no file for it."""
@@ -127,13 +159,13 @@ class Worker(ASGIWorker):
             return False
         accepted.setblocking(False)
         opening = self.loop.create_task(self._open(accepted))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        self._opening[opening] = None
+        opening.add_done_callback(lambda done: self._opening.pop(done, None))
         return True
 
     async def _open(self, accepted: socket.socket) -> None:
         try:
-            await self.loop.connect_accepted_socket(partial(Connection, self), accepted)
+            await self.loop.connect_accepted_socket(partial(Connection, self), accepted, **self._tls)
         except OSError:
             accepted.close()
 

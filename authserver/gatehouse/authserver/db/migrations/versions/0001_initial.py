@@ -64,6 +64,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
     )
     op.create_table(
+        "unaccepted_restore",
+        sa.Column("exported_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("exported_at", name=op.f("pk_unaccepted_restore")),
+    )
+    op.create_table(
         "pepper",
         sa.Column("pepper_id", sa.String(length=32), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
@@ -238,6 +243,7 @@ def downgrade() -> None:
     op.drop_table("signing_key")
     op.drop_table("resource")
     op.drop_table("pepper")
+    op.drop_table("unaccepted_restore")
     op.drop_table("lease")
     op.drop_table("heartbeat")
     op.drop_table("client")

@@ -1,0 +1,161 @@
+"""The commands of docs/deployment.md lead from one machine to two nodes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_stack import BIN, free_port
+from sqlalchemy import URL
+from support.certificates import Authority
+from support.databases import PostgreSQL
+from support.documents import ROOT, START_RETRIES, commands
+
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+SECOND_NODE = "On the second node:"
+
+NGINX_CONFIGURATION = """
+user root;
+pid {root}/run/nginx.master;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {root}/run/body;
+    proxy_temp_path {root}/run/proxy;
+    include {root}/etc/nginx/conf.d/*.conf;
+}}
+"""
+
+NGINX_UNIT = """
+[Service]
+ExecStart={nginx} -c {root}/etc/nginx/nginx.conf -g 'daemon off;'
+ExecReload=/bin/kill -HUP $MAINPID
+"""
+
+
+class Machine:
+    """A folder in place of the file system of a machine, with nginx, a stand-in for systemctl, and the programs."""
+
+    def __init__(self, root: Path, ports: dict[str, int], server: URL) -> None:
+        self.root = root
+        issuer, resource = (f"127.0.0.1:{ports[name]}" for name in ("auth", "mcp"))
+        socket = server.query["host"]
+        listen = "listen 443 ssl;\n    server_name"
+        self._replaced = {
+            f"{listen} auth.example.com": f"listen {issuer} ssl;\n    server_name localhost",
+            f"{listen} mcp.example.com": f"listen {resource} ssl;\n    server_name localhost",
+            "auth.example.com": issuer,
+            "mcp.example.com": resource,
+            "@db.example.com/$server?sslmode=verify-full&sslrootcert=system": f"@/$server?host={socket}",
+            ":9000": f":{ports['authserver']}",
+            ":8000": f":{ports['resourceserver']}",
+            "10.0.0.1": "127.0.0.1",
+            r"10\.0\.0\.1": r"127\.0\.0\.1",
+            "/etc/": f"{root}/etc/",
+            "/var/lib/": f"{root}/var/lib/",
+            "/opt/gatehouse/bin": str(BIN),
+            "--retry 30": START_RETRIES,
+        }
+        for folder in ("etc/gatehouse", "etc/systemd/system", "etc/nginx/conf.d", "etc/nginx/gatehouse/tls", "run"):
+            (root / folder).mkdir(parents=True)
+
+    def here(self, text: str) -> str:
+        """Return a text with the folders, addresses and names of this machine."""
+        for shown, actual in self._replaced.items():
+            text = text.replace(shown, actual)
+        return text
+
+    def install(self, authority: Authority) -> None:
+        """Install what the page expects of a machine, and a working copy."""
+        for source in (path for path in (ROOT / "deploy").rglob("*") if path.is_file()):
+            target = self.root / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(self.here(source.read_text(encoding="utf-8")), encoding="utf-8")
+            target.chmod(source.stat().st_mode)
+        tls = self.root / "etc" / "nginx" / "gatehouse" / "tls"
+        for name in ("certificate.pem", "key.pem"):
+            (tls / name).write_bytes(authority.server_file.read_bytes())
+        values = {"root": self.root, "nginx": NGINX}
+        (self.root / "etc" / "nginx" / "nginx.conf").write_text(NGINX_CONFIGURATION.format(**values))
+        (self.root / "etc" / "systemd" / "system" / "nginx.service").write_text(NGINX_UNIT.format(**values))
+        programs = self.root / "bin"
+        programs.mkdir()
+        for name, command in {
+            "systemctl": f"{sys.executable} {ROOT}/tests/support/systemctl.py",
+            "nginx": f"{NGINX} -c {self.root}/etc/nginx/nginx.conf",
+        }.items():
+            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (programs / name).chmod(0o755)
+
+    def stop(self) -> None:
+        """Stop every unit."""
+        names = [path.stem for path in (self.root / "run").glob("*.pid")]
+        environment = {**os.environ, "SYSTEMCTL_ROOT": str(self.root)}
+        subprocess.run(
+            [sys.executable, ROOT / "tests/support/systemctl.py", "stop", *names], env=environment, check=True
+        )
+
+    def logs(self) -> str:
+        """Return the logs of all units."""
+        return "\n".join(path.read_text(encoding="utf-8") for path in sorted(self.root.glob("*.log")))
+
+
+@pytest.fixture
+def machines(postgresql: PostgreSQL) -> Iterator[tuple[Machine, Machine, URL]]:
+    """Two machines and the database server of both."""
+    server = postgresql.create_database()
+    ports = {name: free_port() for name in ("auth", "mcp", "authserver", "resourceserver")}
+    with tempfile.TemporaryDirectory(prefix="gatehouse-") as folder:
+        first, second = (Machine(Path(folder) / name, ports, server) for name in ("first", "second"))
+        try:
+            yield first, second, server
+        finally:
+            for machine in (second, first):
+                machine.stop()
+            postgresql.drop_database(server)
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_the_page_leads_from_one_machine_to_two_nodes(machines: tuple[Machine, Machine, URL], tmp_path: Path) -> None:
+    first, second, server = machines
+    authority = Authority(tmp_path)
+    for machine in (first, second):
+        machine.install(authority)
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    before, _, after = page.partition(SECOND_NODE)
+    on_second, heading, after = after.partition("\n### ")
+    script = "\n".join(
+        [
+            first.here(commands(before)),
+            f"cp -rp {first.root}/etc/gatehouse {second.root}/etc/",
+            f"(cd {second.root}; export SYSTEMCTL_ROOT={second.root}; {second.here(commands(on_second))})",
+            first.here(commands(heading + after)),
+        ]
+    )
+    done = subprocess.run(
+        ["timeout", "600", "bash", "-euo", "pipefail", "-c", script],
+        cwd=first.root,
+        env={
+            **{name: value for name, value in os.environ.items() if "SERVER_" not in name},
+            "PATH": f"{first.root}/bin:{BIN}:{os.environ['PATH']}",
+            "SYSTEMCTL_ROOT": str(first.root),
+            "CURL_CA_BUNDLE": str(authority.file),
+            "SSL_CERT_FILE": str(authority.file),
+            "PGHOST": str(server.query["host"]),
+            "PGUSER": str(server.username),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    logs = first.logs() + second.logs()
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert "Traceback" not in logs
+    assert done.stdout.count('"structuredContent"') == 3, (
+        "the client calls before the move, after it, and with one node"
+    )
