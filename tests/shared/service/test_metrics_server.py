@@ -16,11 +16,10 @@ from local_stack import free_port
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from support.waiting import wait_until
 
-from gatehouse.shared.service import metrics_server
-from gatehouse.shared.service.metrics_server import MetricsProcess, MetricsServer
+from gatehouse.shared.service import metrics_process, metrics_server
+from gatehouse.shared.service.metrics_process import MetricsProcess
+from gatehouse.shared.service.metrics_server import FOLDER, MetricsServer
 from gatehouse.shared.service.settings import InvalidSettings
-
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_the_process_serves_until_it_is_stopped_and_is_started_again(tmp_path: P
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path: Path, bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_server, "_STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(metrics_process, "_STOP_TIMEOUT", 0.01)
     process = MetricsProcess("authserver", bind, str(tmp_path))
     # A process inherits what its parent ignores.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -67,3 +67,11 @@ def test_the_bridge_does_not_import_what_only_servers_need() -> None:
     imported = imported_by("resourceserver", "bridge", "--help")
     assert "gatehouse.bridge.server" in imported
     assert imported.isdisjoint({"alembic", "flask", "gunicorn", "joserfc", "psycopg", "sqlalchemy"})
+
+
+def test_the_process_that_serves_metrics_imports_no_part_of_a_server() -> None:
+    code = "import sys, gatehouse.shared.service.metrics_server, prometheus_client.multiprocess; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(run.stdout.split())
+    assert "prometheus_client" in imported
+    assert imported.isdisjoint({*HEAVY, "cryptography", "pydantic", "sqlalchemy"})
