@@ -84,7 +84,9 @@ OAUTH_ERRORS = {
     "invalid_target": "400. The resource is unknown, not granted to the client, or ambiguous (RFC 8707).",
     "unsupported_grant_type": "400. Send `grant_type=client_credentials`.",
     "unsupported_response_type": "400. The authorization code grant is not supported. Use client credentials.",
-    "temporarily_unavailable": "503 with `Retry-After`. The database cannot be reached. Retry.",
+    "temporarily_unavailable": (
+        "503 with `Retry-After`: the database cannot be reached. 429 with `Retry-After`: too many requests. Retry."
+    ),
     "server_error": "500. An unexpected error. The log has the traceback, with the request id.",
 }
 
@@ -102,6 +104,7 @@ RPC_ERRORS = {
         403,
         "The token lacks scopes. `data.scope` and `WWW-Authenticate` name all that are needed.",
     ),
+    "TOO_MANY_REQUESTS": (429, "Past a limit. The call was not executed. Wait as `Retry-After` and the message say."),
     "UNAVAILABLE": (
         503,
         "The server cannot decide now: it has no key, no recent status list, or cannot write its audit log. Retry.",

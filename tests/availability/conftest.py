@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from local_stack import LocalStack
 from support.availability import Stack
+from support.limits import VARIABLES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """Running servers."""
-    servers = LocalStack(tmp_path / "stack")
+    servers = LocalStack(tmp_path / "stack", settings=VARIABLES)
     prepared = Stack(servers)
     try:
         servers.start_all()

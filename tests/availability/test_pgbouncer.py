@@ -14,6 +14,7 @@ import pytest
 from local_stack import CommandRefused, LocalStack
 from sqlalchemy import URL
 from support.databases import PostgreSQL
+from support.limits import VARIABLES
 from support.pgbouncer import PGBOUNCER, running_pgbouncer
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs pgbouncer: apt-get install pgbouncer")
@@ -32,7 +33,7 @@ def databases(postgresql: PostgreSQL) -> Iterator[dict[str, URL]]:
 
 
 def settings(pooler: URL, databases: dict[str, URL], query: str) -> dict[str, str]:
-    return {
+    return VARIABLES | {
         f"{name}_DATABASE_URL": f"{pooler.set(database=url.database).render_as_string()}{query}"
         for name, url in databases.items()
     }

@@ -11,6 +11,7 @@ import pytest
 from local_stack import BIN, LocalStack, _status, child_processes, free_port
 from support.availability import Stack
 from support.callers import Caller, Tally, TcpProxy, calling
+from support.limits import VARIABLES
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +90,7 @@ class Node:
 @pytest.mark.parametrize("server", ["resourceserver", "authserver"])
 async def test_a_rolling_restart_of_two_nodes_breaks_no_request(tmp_path: Path, server: str) -> None:
     """The servers' public port is the proxy's."""
-    servers = LocalStack(tmp_path / "stack", workers=1)
+    servers = LocalStack(tmp_path / "stack", workers=1, settings=VARIABLES)
     stack = Stack(servers)
     public = servers.resourceserver_port if server == "resourceserver" else servers.authserver_port
     nodes = [Node(servers, server, free_port()) for _ in range(2)]

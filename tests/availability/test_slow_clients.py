@@ -9,6 +9,7 @@ import pytest
 from local_stack import LocalStack, child_processes
 from support.availability import Stack, Target, http
 from support.callers import Caller, Tally, calling, held_open
+from support.limits import VARIABLES
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +101,7 @@ async def test_without_file_descriptors_the_worker_neither_spins_nor_floods_the_
 async def test_at_the_connection_limit_idle_clients_make_room(tmp_path: Path, server: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-    servers = LocalStack(tmp_path / "stack")
+    servers = LocalStack(tmp_path / "stack", settings=VARIABLES)
     try:
         stack = Stack(servers)
         servers.start_all()

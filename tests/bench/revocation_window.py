@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 from local_stack import LocalStack
+from support.limits import VARIABLES
 from support.revocation_window import measure
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20, help="background token requests, and calls, per second")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gatehouse-measure-") as folder:
-        stack = LocalStack(Path(folder))
+        stack = LocalStack(Path(folder), settings=VARIABLES)
         stack.init()
         try:
             stack.start_all()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from local_stack import BIN, READY_TIMEOUT, LocalStack, Process
+from support.limits import VARIABLES
 
 SERVER_CPU, LOAD_CPU = 0, 1
 """The CPUs of the servers, and of the benchmark itself with its load."""
@@ -63,10 +64,10 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 class Stack(LocalStack):
-    """Both of our servers with default settings, but one worker each."""
+    """Both of our servers with default settings, but one worker each, and limits that the load does not reach."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        super().__init__(folder, workers=1, settings=settings)
+        super().__init__(folder, workers=1, settings={**VARIABLES, **settings})
 
     def _start(self, arguments: Sequence[str], log: int) -> Process:
         return start_pinned([str(BIN / arguments[0]), *arguments[1:]], self.folder, self.environment, log)

@@ -269,6 +269,7 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
         "address": "ok",
         "catalogue": "ok",
         "database": "ok",
+        "limits": "ok",
         "issuer's keys": "failed",
         "issuer's metadata": "failed",
     }
@@ -277,6 +278,25 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
     assert result.exit_code == 1
     broken = installed("check", "--output", "json", **issuer, RESOURCESERVER_BASELINE_SCOPES="nope:read")
     assert "nope:read is not a scope of the catalogue" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "detail"),
+    [
+        ({}, "counted in each process: a worker allows 1/2 of each limit"),
+        ({"WORKERS": "1"}, "counted in each process: a worker allows the whole of each limit"),
+        (
+            {"LIMITS_URL": "redis://user:hunter2@127.0.0.1:1/0", "WORKERS": "4"},
+            "redis://127.0.0.1:1/0 does not answer (ConnectionError). Each worker allows 1/4 of the limits.",
+        ),
+    ],
+    ids=["two workers", "one worker", "no Redis"],
+)
+def test_check_says_where_requests_are_counted(run: Run, variables: dict[str, str], detail: str) -> None:
+    named = {f"RESOURCESERVER_{name}": value for name, value in variables.items()}
+    checks = {row["check"]: row for row in json.loads(run("check", "--output", "json", **named).stdout)}
+    assert checks["limits"]["detail"] == detail
+    assert checks["limits"]["outcome"] == ("failed" if "LIMITS_URL" in variables else "ok")
 
 
 def test_check_says_that_prepared_statements_are_off(run: Run) -> None:

@@ -416,6 +416,25 @@ def test_a_server_with_its_own_middleware_stops_the_start(options: dict[str, Any
 
 
 @pytest.mark.threat("T-054")
+def test_a_guarded_tool_may_have_a_limit_of_its_own() -> None:
+    limits = {"read_note": "30/minute", "write_note": "off"}
+    tools = guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED, limits=limits).tools
+    shown = {name: str(tool.limit) for name, tool in tools.items()}
+    assert shown == {"read_note": "30/minute", "write_note": "off", "look_around": "None"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"read_note": "30"}, "server Notes: read_note has the limit '30'"),
+        ({"burn_notes": "30/minute"}, "server Notes: burn_notes has a limit, and is not in the table of scopes"),
+    ],
+)
+def test_an_invalid_limit_of_a_guarded_tool_stops_the_start(limits: dict[str, str], problem: str) -> None:
+    with pytest.raises(InvalidCatalogue, match=problem):
+        guarded_catalogue(notes([]), scopes=TABLE, declared=DECLARED, limits=limits)
+
+
 def test_a_server_that_verifies_tokens_itself_stops_the_start() -> None:
     """CWE-636: its verifier may refuse what the guard accepts, and its scopes hold for every tool."""
     settings = AuthSettings.model_validate(

@@ -66,6 +66,17 @@ def test_a_declaration_that_cannot_be_served_is_refused_with_its_reason(options:
         declared(**options)
 
 
+@pytest.mark.parametrize("limit", ["", "30", "30/day", "0/minute", 30, ["30/minute"]])
+def test_a_limit_that_is_no_rate_is_refused(limit: Any) -> None:
+    def tool() -> Closed:
+        """Return."""
+        return Closed()
+
+    ToolGroup().tool(scopes=ANY_VALID_TOKEN, limit="30/minute")(tool)
+    with pytest.raises(InvalidCatalogue, match=r"test_servable_declarations\.py:\d+: tool has the limit .*30/minute"):
+        ToolGroup().tool(scopes=ANY_VALID_TOKEN, limit=limit)(tool)
+
+
 @pytest.mark.parametrize("argument", [Node, list[Node], Annotated[Node, Field(description="A tree.")]])
 def test_an_argument_may_contain_itself(argument: Any) -> None:
     tool = declared(argument=argument).tools["tool"]

@@ -22,6 +22,7 @@ from soak.busy_admin import BusyAdmin
 from soak.report import WARM_UP, circumstances, growth, tables
 from soak.samples import Sampler
 from soak.traffic import Agent, Traffic
+from support.limits import VARIABLES
 
 pytestmark = [pytest.mark.soak, pytest.mark.anyio]
 
@@ -33,8 +34,8 @@ WRITER = "env:read env:write"
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[LocalStack]:
-    """Running servers with default settings and two workers each."""
-    running = LocalStack(tmp_path / "stack")
+    """Running servers with default settings but raised limits, and two workers each."""
+    running = LocalStack(tmp_path / "stack", settings=VARIABLES)
     running.init()
     try:
         running.start_all()

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from local_stack import LocalStack
 from support.fast_clock.sitecustomize import fast_clock
+from support.limits import VARIABLES
 from support.load import Load
 from support.rotation import Admin
 
@@ -35,7 +36,7 @@ PATIENCE = 900.0
 def fast_stack(tmp_path: Path) -> Iterator[LocalStack]:
     setting = f"{SPEED}@{time.time()}"
     folder = Path(__file__).parents[1] / "support" / "fast_clock"
-    running = LocalStack(tmp_path, settings={"FAST_CLOCK": setting, "PYTHONPATH": str(folder)})
+    running = LocalStack(tmp_path, settings={**VARIABLES, "FAST_CLOCK": setting, "PYTHONPATH": str(folder)})
     running.init()
     try:
         running.start_all()

@@ -33,6 +33,7 @@ from gatehouse.shared.service.audit_rows import AuditRows
 from support.clock import FakeClock
 from support.databases import Template, take_away
 from support.http_client import http_client, run
+from support.limits import AUTHSERVER
 
 RESOURCE = "https://mcp.example.com/mcp"
 OTHER_RESOURCE = "https://other.example.com/mcp"
@@ -49,6 +50,7 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
         "issuer": ISSUER,
         "database_url": f"sqlite:///{folder}/authserver.db",
         "keys_dir": folder / "keys",
+        **AUTHSERVER,
     }
     return Settings(**{**defaults, **changes})
 
@@ -136,7 +138,7 @@ class AuthServer:
         keys = parse_key_set(self.http.get("/.well-known/jwks.json").data)
         return header, verify(token, header, keys[header.kid or ""])
 
-    def audit(self, **filters: str) -> list[dict[str, Any]]:
+    def audit(self, **filters: Any) -> list[dict[str, Any]]:
         """Return the audit log, oldest first."""
         self._flush()
         with self.services.database.read() as session:

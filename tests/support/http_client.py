@@ -82,6 +82,7 @@ class Exchange:
             "raw_path": path.encode("latin-1"),
             "query_string": (environ["QUERY_STRING"] or query).encode("latin-1"),
             "headers": headers,
+            "client": (environ["REMOTE_ADDR"], 1234) if environ.get("REMOTE_ADDR") else None,
         }
         self.messages: list[dict[str, Any]] = []
         self.input = environ["wsgi.input"]

@@ -10,8 +10,9 @@ from pathlib import Path
 from local_stack import LocalStack, Process
 
 from support.forks import fork_server
+from support.limits import VARIABLES
 
-_SETTINGS = {"RESOURCESERVER_STATUS_POLL_INTERVAL": "1"}
+_SETTINGS = {**VARIABLES, "RESOURCESERVER_STATUS_POLL_INTERVAL": "1"}
 """A journey that revokes something waits for a poll."""
 
 

@@ -27,6 +27,7 @@ from gatehouse.shared.service.audit import find_events
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 from support.clock import FakeClock
 from support.databases import Template
+from support.limits import RESOURCESERVER
 
 ISSUER = "https://as.example.com"
 RESOURCE = "https://mcp.example.com/mcp"
@@ -67,7 +68,12 @@ def error_of(response: httpx2.Response, rpc_id: int | str | None = 7) -> dict[st
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
     """Return settings whose files are in a folder."""
-    defaults = {"issuer": ISSUER, "resource": RESOURCE, "database_url": f"sqlite:///{folder}/resourceserver.db"}
+    defaults = {
+        "issuer": ISSUER,
+        "resource": RESOURCE,
+        "database_url": f"sqlite:///{folder}/resourceserver.db",
+        **RESOURCESERVER,
+    }
     return Settings(**{**defaults, **changes})
 
 
@@ -223,7 +229,9 @@ async def served(
     settings: Settings, issuer: Issuer, catalogue: Catalogue = CATALOGUE, lock_timeout: int = LOCK_TIMEOUT
 ) -> AsyncIterator[ResourceServer]:
     """Run an application on an existing database, for example to restart one."""
-    services = create_services(settings, catalogue, issuer.clock, issuer.fetch_from, lock_timeout)
+    services = create_services(
+        settings, catalogue, issuer.clock, issuer.fetch_from, lock_timeout, monotonic=issuer.clock
+    )
     app = build_app(services)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))

@@ -1,12 +1,13 @@
 """The map of the authorization server: its parts, how they are wired, and every path."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from gatehouse.authserver.asgi import Application, Route
+from gatehouse.authserver.asgi import Application, Refusing, Route
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.clients.assertions import AssertionVerifier, ReplayStore
@@ -39,7 +40,11 @@ from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
 from gatehouse.shared.service.cors import CorsPolicy
+from gatehouse.shared.service.limits import Limits, create_limits
 from gatehouse.shared.service.origins import parse_origins
+from gatehouse.shared.service.rates import parse_rate
+from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.source_address import SourceAddresses
 
 CROSS_ORIGIN = {"/token": "POST", metadata.PATH: "GET", jwks.PATH: "GET"}
 """The paths that web pages of AUTHSERVER_ALLOWED_ORIGINS may call, with their methods. Clients need no others."""
@@ -61,6 +66,8 @@ class Services:
     tokens: TokenReader
     status_lists: StatusListPublisher
     audit: AuditWriter
+    limits: Limits
+    refusals: RefusalRecorder
     last_use: LastUse
     maintenance: Maintenance
     metrics: Metrics
@@ -71,7 +78,10 @@ def create_routes(parts: Services) -> dict[str, Route]:
     """Return every path of the server with its endpoint."""
     issuer, database, keys, audit = parts.settings.issuer, parts.database, parts.keys, parts.audit
     clock, lists = parts.clock, parts.status_lists
-    issue = TokenEndpoint(database, keys, parts.authenticator, parts.authlib, parts.indices, parts.issuer, audit, clock)
+    limit = parts.limits.limit("token_requests", parse_rate(parts.settings.limit_token_requests))
+    issue = TokenEndpoint(
+        database, keys, parts.authenticator, parts.authlib, parts.indices, parts.issuer, audit, limit, clock
+    )
     flask = FlaskApplication()
     revoke = RevocationEndpoint(database, keys, parts.authenticator, parts.tokens, audit, clock)
     introspect = IntrospectionEndpoint(keys, parts.resource_authenticator, parts.tokens, audit, clock)
@@ -99,7 +109,7 @@ def create_services(
     """Create the parts of the server.
 
     Clients, keys and resource credentials are read again `cache_age` seconds after they were last read, measured by
-    `monotonic`.
+    `monotonic`, which also measures the windows of the limits.
 
     Raises:
         InvalidSettings: there is no usable sealing key.
@@ -119,6 +129,9 @@ def create_services(
     replay = ReplayStore(database, clock)
     indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
+    audit = AuditWriter(
+        database.engine, AuditRows(audit_event, clock), report=metrics.report_writes(clock, database.pool)
+    )
     return Services(
         settings=settings,
         database=database,
@@ -144,9 +157,9 @@ def create_services(
         authlib=AuthlibServer(settings.issuer),
         indices=indices,
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
-        audit=AuditWriter(
-            database.engine, AuditRows(audit_event, clock), report=metrics.report_writes(clock, database.pool)
-        ),
+        audit=audit,
+        limits=create_limits(settings, settings.issuer, metrics.limit_fallbacks, monotonic),
+        refusals=RefusalRecorder(audit, monotonic),
         tokens=TokenReader(database, settings.issuer),
         status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),
         resource_authenticator=ResourceAuthenticator(database, last_use, max_age=cache_age, monotonic=monotonic),
@@ -167,14 +180,20 @@ def create_app(settings: Settings) -> Application:
 
 def build_app(services: Services) -> Application:
     """Return the ASGI application of these parts. Its lifespan starts and stops them."""
+    settings, limits = services.settings, services.limits
     return Application(
         create_routes(services),
         services.audit,
         services.threads,
-        CorsPolicy(parse_origins(services.settings.allowed_origins), CROSS_ORIGIN),
+        CorsPolicy(parse_origins(settings.allowed_origins), CROSS_ORIGIN),
+        Refusing(
+            services.refusals,
+            limits.limit("authentication_failures", parse_rate(settings.limit_authentication_failures)),
+            SourceAddresses(settings.trusted_proxies),
+        ),
         services.metrics,
         start=partial(start_services, services),
-        close=partial(close_services, services),
+        close=partial(_close, services),
     )
 
 
@@ -182,6 +201,11 @@ def start_services(services: Services) -> None:
     """Start the background work."""
     services.audit.start()
     services.maintenance.start()
+
+
+async def _close(services: Services) -> None:
+    await services.limits.close()
+    await asyncio.to_thread(close_services, services)
 
 
 def close_services(services: Services) -> None:

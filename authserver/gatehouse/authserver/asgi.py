@@ -4,7 +4,6 @@ It compares the path byte by byte, reads the body, calls the endpoint, records a
 log line. It waits only for the client and the audit log; what else must be waited for is up to the endpoints.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,7 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.clients.authentication import read_claimed_client
 from gatehouse.authserver.endpoints.metadata import PATH as METADATA
-from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_request, refuse, report_outage
+from gatehouse.authserver.errors import (
+    AuthFailure,
+    OAuthError,
+    invalid_request,
+    refuse,
+    report_outage,
+    too_many_requests,
+)
 from gatehouse.authserver.http import (
     BadRequest,
     Endpoint,
@@ -31,7 +37,16 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
-from gatehouse.shared.service.requests import UNKNOWN_PATH, RequestLog, common_headers, new_request_id, raw_headers
+from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.requests import (
+    UNKNOWN_PATH,
+    Limit,
+    RequestLog,
+    common_headers,
+    new_request_id,
+    raw_headers,
+)
+from gatehouse.shared.service.source_address import SourceAddresses
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -77,6 +92,16 @@ class Routes:
         return (self._parents.get(parent) if last else None) or (UNKNOWN_PATH, None)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """What decides about refused requests."""
+
+    recorder: RefusalRecorder
+    failures: Limit
+    """Of authentication, per client and source address."""
+    addresses: SourceAddresses
+
+
 class Application:
     """The ASGI application of one process."""
 
@@ -86,14 +111,16 @@ class Application:
         audit: AuditWriter,
         pool: Executor,
         cors: CorsPolicy,
+        refusing: Refusing,
         metrics: Metrics,
         *,
         start: Callable[[], None],
-        close: Callable[[], None],
+        close: Callable[[], Awaitable[None]],
     ) -> None:
         """Create the application. `pool` is for `Request.in_thread`; its lifespan calls `start` and `close`."""
         self._routes = Routes(routes)
         self._audit = audit
+        self._refusing = refusing
         self._pool = pool
         self._cors = cors
         self._metrics = metrics
@@ -142,13 +169,13 @@ class Application:
             try:
                 called = await self._receive(request, body, route)
             except (OAuthError, BadRequest) as error:
-                return await refuse(self._audit, request.request_id, _refusal(error), target=path)
+                return await refuse(self._refusing.recorder, request.request_id, _refusal(error), target=path)
             request.pool = self._pool
             return await self._call(called, request, path)
         except Exception:
             log.exception("request failed")
             failure = OAuthError("server_error", "The server failed. Report the request id.", status=500)
-            return await refuse(self._audit, request.request_id, failure, target=path)
+            return await refuse(self._refusing.recorder, request.request_id, failure, target=path)
 
     async def _receive(self, request: Request, body: RequestBody, route: Route | None) -> Route:
         """Read a request, and return its route. Its deadline begins when it has been read, or is refused."""
@@ -183,11 +210,33 @@ class Application:
             read_claimed_client(request)
             refusal = _refusal(error)
         except OAuthError as error:
-            refusal = error
-        action, target = route.action, request.target
+            refusal = await self._limited(request, error)
+        recorder, action, target = self._refusing.recorder, route.action, request.target
         if action is None:
-            return await refuse(self._audit, request.request_id, refusal, target=target or path)
-        return await refuse(self._audit, request.request_id, refusal, action=action, actor=request.actor, target=target)
+            return await refuse(recorder, request.request_id, refusal, target=target or path)
+        return await refuse(
+            recorder,
+            request.request_id,
+            refusal,
+            action=action,
+            actor=request.actor,
+            target=target,
+            address=self._address(request) if refusal.exceeded is not None else "",
+        )
+
+    async def _limited(self, request: Request, error: OAuthError) -> OAuthError:
+        """Return the refusal itself or, for a failed authentication past the limit, the 429 in its place.
+
+        The credential has been checked by now, so a right one always passes. Clients that do not exist are counted
+        like others, by the client_id that the request claims.
+        """
+        if error.error != "invalid_client":
+            return error
+        exceeded = await self._refusing.failures.hit(f"{request.actor} {self._address(request)}")
+        return error if exceeded is None else too_many_requests(exceeded, error)
+
+    def _address(self, request: Request) -> str:
+        return self._refusing.addresses.find(request.peer, request.headers.get("x-forwarded-for"))
 
     async def _answer_preflight(self, request: Request) -> Response:
         """Answer a browser that asks what a page may send. Raises OAuthError if its origin is not allowed."""
@@ -212,9 +261,10 @@ class Application:
         """Start the background work, and stop it at the end (ASGI's lifespan protocol)."""
         await receive()
         self._start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await asyncio.to_thread(self._close)
+        async with self._refusing.recorder.running():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await self._close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def record(self, event: AuditEvent) -> None:
@@ -229,11 +279,13 @@ def _read_request(scope: Scope, request_id: str) -> Request:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     headers.setdefault("content-type", "")
+    client = scope.get("client")
     return Request(
         headers,
         method=scope["method"],
         path=scope["raw_path"].decode("latin-1"),
         query=scope["query_string"].decode("latin-1"),
+        peer=client[0] if client else "",
         request_id=request_id,
     )
 

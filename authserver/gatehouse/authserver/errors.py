@@ -8,8 +8,9 @@ import structlog
 
 from gatehouse.authserver.http import NO_STORE, Response, json_response
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
+from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -47,7 +48,8 @@ class OAuthError(Exception):
 
     `description` is public: constant text that says how to fix the request and repeats no part of it. `reason` and
     `remediation` are for the operator and appear in the log and the audit log only. `remediation` is the command that
-    would allow the request, or what the client has to change where `description` may not say so.
+    would allow the request, or what the client has to change where `description` may not say so. `exceeded` is the
+    limit that refused it, if one did.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class OAuthError(Exception):
         status: int = 400,
         headers: Mapping[str, str] | None = None,
         cause: AuthFailure | None = None,
+        exceeded: Exceeded | None = None,
     ) -> None:
         super().__init__(error)
         self.error = error
@@ -69,6 +72,7 @@ class OAuthError(Exception):
         self.status = status
         self.headers = dict(headers or {})
         self.cause = cause
+        self.exceeded = exceeded
 
 
 def invalid_request(description: str, *, status: int = 400) -> OAuthError:
@@ -104,6 +108,24 @@ def temporarily_unavailable(reason: str) -> OAuthError:
     )
 
 
+def too_many_requests(exceeded: Exceeded, instead_of: OAuthError | None = None) -> OAuthError:
+    """Return the refusal of a request past a limit. `instead_of` is the refusal without the limit.
+
+    RFC 6749 has no error code for it. `temporarily_unavailable` is the one for an overload in its section 4.1.2.1.
+    """
+    without = f"; without it: {instead_of.reason}" if instead_of is not None else ""
+    return OAuthError(
+        "temporarily_unavailable",
+        f"Too many requests. Wait {exceeded.wait} s, then try again.",
+        reason=f"exceeds the limit {exceeded.limit} of {exceeded.allowed}{without}",
+        remediation=f"Let the client send fewer requests, or raise AUTHSERVER_LIMIT_{exceeded.limit.upper()}.",
+        status=429,
+        headers={"Retry-After": str(exceeded.wait)},
+        cause=instead_of.cause if instead_of is not None else None,
+        exceeded=exceeded,
+    )
+
+
 def render(error: OAuthError, request_id: str) -> Response:
     """Return the response to a refused request."""
     content = {"error": error.error, "error_description": error.description, "request_id": request_id}
@@ -112,17 +134,19 @@ def render(error: OAuthError, request_id: str) -> Response:
 
 
 async def refuse(
-    audit: AuditWriter,
+    refusals: RefusalRecorder,
     request_id: str,
     error: OAuthError,
     *,
     action: AuditAction = AuditAction.HTTP_REQUEST,
     actor: str | None = None,
     target: str | None = None,
+    address: str = "",
 ) -> Response:
     """Record a refusal, then return its response; return 503 if it cannot be recorded.
 
-    The event is on disk before the response leaves, so that the request id in it always leads to the reason.
+    The event is on disk before the response leaves, so that the request id in it always leads to the reason. Of the
+    refusals past a limit, the audit log has the first one and the number of the others.
     """
     add_to_log(client_id=actor, error=error.error, reason=error.reason)
     event = AuditEvent(
@@ -135,7 +159,7 @@ async def refuse(
         detail={"error": error.error, **({"remediation": error.remediation} if error.remediation else {})},
     )
     try:
-        await audit.commit_async(event)
+        await refusals.record(event, error.exceeded, address)
     except AuditUnavailable as unavailable:
         log.error("a refusal cannot be recorded", error=str(unavailable))
         return render(temporarily_unavailable(str(unavailable)), request_id)

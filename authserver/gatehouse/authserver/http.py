@@ -71,6 +71,8 @@ class Request:
     path: str = ""
     """As it was sent, percent-encoded."""
     query: str = ""
+    peer: str = ""
+    """The address of the connection: the client's, or that of a proxy."""
     pool: Executor | None = field(default=None, repr=False)
     """The threads of `in_thread`. None for those of the event loop."""
     request_id: str = ""

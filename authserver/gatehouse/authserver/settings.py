@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.jws import SigningAlgorithm
-from gatehouse.shared.service.settings import ServerSettings, check_issuer, check_reach, check_tls
+from gatehouse.shared.service.settings import RateText, ServerSettings, check_issuer, check_reach, check_tls
 
 
 class Settings(ServerSettings):
@@ -19,7 +19,7 @@ class Settings(ServerSettings):
         "AUTHLIB_INSECURE_TRANSPORT": "switches off Authlib's check for https",
         "FLASK_DEBUG": "switches on Flask's debugger, which runs code for anyone who reaches it",
     }
-    confidential = frozenset({"database_url", "sealing_key"})
+    confidential = frozenset({"database_url", "limits_url", "sealing_key"})
     private = frozenset({"sealing_key"})
 
     issuer: str = Field(
@@ -60,6 +60,16 @@ class Settings(ServerSettings):
         ge=1,
         le=MAX_LIFETIME,
         description="Lifetime of tokens in seconds, for clients without a TTL of their own.",
+    )
+    limit_authentication_failures: RateText = Field(
+        "10/minute",
+        description="Failed authentications per client_id and source address (/64 of IPv6), or off. Past the limit, "
+        "the response is 429 instead of 401. A right credential always passes.",
+    )
+    limit_token_requests: RateText = Field(
+        "60/minute",
+        description="Token requests per client, counted after it has authenticated, or off. Past the limit, the "
+        "response is 429.",
     )
     allowed_origins: str = Field(
         "",

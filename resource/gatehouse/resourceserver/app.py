@@ -1,9 +1,11 @@
 """The map of the resource server: its parts, how they are wired, and its paths."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -16,7 +18,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from gatehouse.resourceserver.asgi import Application, Route
 from gatehouse.resourceserver.bearer.challenge import Challenge, baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
-from gatehouse.resourceserver.bearer.gate import Gate
+from gatehouse.resourceserver.bearer.gate import CallLimits, Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.mcp_request import MAX_BODY
 from gatehouse.resourceserver.bearer.status import StatusLists
@@ -39,7 +41,12 @@ from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
+from gatehouse.shared.service.limits import Limits, create_limits
 from gatehouse.shared.service.metrics import stamp
+from gatehouse.shared.service.rates import parse_rate
+from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.requests import InFlight
+from gatehouse.shared.service.source_address import SourceAddresses
 
 FetchFrom = Callable[[str], Fetch]
 """Returns the function that fetches one URL of the issuer."""
@@ -54,6 +61,8 @@ class Services:
     database: RequestDatabase
     audit_database: Database
     audit: AuditWriter
+    limits: Limits
+    refusals: RefusalRecorder
     http_client: httpx2.AsyncClient
     keys: KeySource
     statuses: StatusLists
@@ -75,6 +84,8 @@ def create_services(
     clock: Clock = system_clock,
     fetch_from: FetchFrom | None = None,
     lock_timeout: int = LOCK_TIMEOUT,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Services:
     """Make the parts of the server.
 
@@ -84,6 +95,7 @@ def create_services(
         clock: seconds since the epoch.
         fetch_from: replaces fetching from the issuer over HTTP.
         lock_timeout: milliseconds that a call that writes waits for another.
+        monotonic: seconds, for the windows of the limits.
 
     Raises:
         InvalidSettings: the trusted certificate authorities cannot be loaded.
@@ -111,6 +123,8 @@ def create_services(
         database=database,
         audit_database=audit_database,
         audit=audit,
+        limits=create_limits(settings, settings.resource, metrics.limit_fallbacks, monotonic),
+        refusals=RefusalRecorder(audit, monotonic),
         http_client=http_client,
         keys=keys,
         statuses=StatusLists(
@@ -181,7 +195,8 @@ def build_app(services: Services) -> Application:
         challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
         baseline=baseline_scopes(settings, catalogue),
-        audit=services.audit,
+        refusals=services.refusals,
+        limits=_call_limits(services),
         metrics=metrics.gate,
     )
     ready = readyz(services.database, services.keys, services.statuses, services.audit, services.serving)
@@ -194,15 +209,34 @@ def build_app(services: Services) -> Application:
     return Application(settings, routes, services.audit, partial(_lifespan, services))
 
 
+def _call_limits(services: Services) -> CallLimits:
+    settings, limits = services.settings, services.limits
+    default = parse_rate(settings.limit_tool_calls)
+    return CallLimits(
+        calls=limits.limit("calls", parse_rate(settings.limit_calls)),
+        tool_calls={
+            tool.name: limits.limit(f"tool_calls:{tool.name}", tool.limit or default)
+            for tool in services.catalogue.tools.values()
+        },
+        in_flight=InFlight("concurrent_calls", settings.limit_concurrent_calls),
+        addresses=SourceAddresses(settings.trusted_proxies),
+    )
+
+
 def guard(
-    server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope], settings: Settings
+    server: MCPServer[Any],
+    *,
+    scopes: Mapping[str, ToolScopes],
+    declared: Iterable[Scope],
+    settings: Settings,
+    limits: Mapping[str, str] = MappingProxyType({}),
 ) -> Application:
     """Return the application that serves the listed tools of an SDK server, for an ASGI server that supports lifespan.
 
     `resourceserver init` prepares the database. The arguments and errors are those of `guarded_catalogue`, whose
     catalogue `resourceserver serve --tools` serves without an ASGI server of your own.
     """
-    return create_app(settings, guarded_catalogue(server, scopes=scopes, declared=declared))
+    return create_app(settings, guarded_catalogue(server, scopes=scopes, declared=declared, limits=limits))
 
 
 @contextlib.asynccontextmanager
@@ -214,6 +248,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             services.sessions.run(),
             services.streams.run(),
             services.router.run(),
+            services.refusals.running(),
             anyio.create_task_group() as tasks,
         ):
             services.audit.start()
@@ -229,6 +264,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
     finally:
         # Last, because a call that the shutdown cancels still records its progress.
         with anyio.CancelScope(shield=True):
+            await services.limits.close()
             await anyio.to_thread.run_sync(services.audit.close)
             services.audit_database.close()
             services.database.close()

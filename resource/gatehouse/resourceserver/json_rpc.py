@@ -15,6 +15,7 @@ HEADER_MISMATCH: Final = -32020
 # last two digits are those of the HTTP status.
 UNAUTHENTICATED: Final = -31041
 INSUFFICIENT_SCOPE: Final = -31043
+TOO_MANY_REQUESTS: Final = -31029
 UNAVAILABLE: Final = -31053
 
 UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. tools/list names the tools that you may call."

@@ -13,6 +13,7 @@ from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
 from gatehouse.shared.service.origins import parse_origins
 from gatehouse.shared.service.settings import (
+    RateText,
     ServerSettings,
     check_internal_url,
     check_issuer,
@@ -66,6 +67,22 @@ class Settings(ServerSettings):
         "",
         description="Origins of web pages that may call the server, separated by spaces, such as "
         "https://app.example.com. The resource's own origin is always allowed.",
+    )
+
+    limit_calls: RateText = Field(
+        "600/minute",
+        description="Requests to the MCP endpoint per client, counted once its token is verified, or off. Past the "
+        "limit, the response is 429.",
+    )
+    limit_tool_calls: RateText = Field(
+        "300/minute",
+        description="Calls of one tool per client, or off. A tool may declare another limit.",
+    )
+    limit_concurrent_calls: int = Field(
+        32,
+        ge=0,
+        le=4096,
+        description="Requests of one client that a worker process serves at once; 0 for any number.",
     )
 
     status_poll_interval: int = Field(

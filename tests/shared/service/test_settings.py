@@ -51,13 +51,17 @@ def test_all_problems_of_the_authorization_server_are_reported_at_once(monkeypat
         "AUTHSERVER_SIGNING_ALGORITHM": ("HS256", "must be ES256, RS256 or EdDSA"),
         "AUTHSERVER_TOKEN_TTL": ("3601", "must be 1 to 3600"),
         "AUTHSERVER_ALLOWED_ORIGINS": ("https://a.example.com/", "without a path"),
+        "AUTHSERVER_LIMITS_URL": ("http://user:hunter2@host", "must be redis://HOST:PORT/NUMBER"),
+        "AUTHSERVER_LIMIT_TOKEN_REQUESTS": ("60", "must be NUMBER/second, NUMBER/minute or NUMBER/hour"),
+        "AUTHSERVER_LIMIT_AUTHENTICATION_FAILURES": ("10/day", "must be NUMBER/second"),
+        "AUTHSERVER_TRUSTED_PROXIES": ("10.0.0.7, 10.0.0.8", "'10.0.0.7,' is no IP address or network"),
         "AUTHSERVER_LOG_FORMAT": ("xml", "must be console or json"),
         "AUTHSERVER_LOG_LEVEL": ("LOUD", "must be DEBUG, INFO or WARNING"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
     problems = problems_of(AuthServerSettings)
-    assert problems.keys() == expected_names(wrong, {"AUTHSERVER_DATABASE_URL"})
+    assert problems.keys() == expected_names(wrong, {"AUTHSERVER_DATABASE_URL", "AUTHSERVER_LIMITS_URL"})
     for name, (_, remediation) in wrong.items():
         [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
         assert remediation in problem
@@ -71,13 +75,18 @@ def test_all_problems_of_the_resource_server_are_reported_at_once(monkeypatch: p
         "RESOURCESERVER_BIND": (":9000", "must be HOST:PORT"),
         "RESOURCESERVER_WORKERS": ("65", "must be 1 to 64"),
         "RESOURCESERVER_DATABASE_URL": ("hunter2", "not a database URL"),
+        "RESOURCESERVER_LIMITS_URL": ("redis://:hunter2@host/name", "must be redis://HOST:PORT/NUMBER"),
+        "RESOURCESERVER_LIMIT_CALLS": ("many", "must be NUMBER/second"),
+        "RESOURCESERVER_LIMIT_TOOL_CALLS": ("-1/minute", "must be NUMBER/second"),
+        "RESOURCESERVER_LIMIT_CONCURRENT_CALLS": ("5000", "must be 0 to 4096"),
+        "RESOURCESERVER_TRUSTED_PROXIES": ("0.0.0.0/0", "would trust every address"),
         "RESOURCESERVER_BASELINE_SCOPES": ("env:read  env:write", "Separate scopes by one space"),
         "RESOURCESERVER_ALLOWED_ORIGINS": ("* null", "* has a wildcard; name each origin; null is the origin of"),
     }
     for name, (value, _) in wrong.items():
         monkeypatch.setenv(name, value)
     problems = problems_of(ResourceServerSettings)
-    assert problems.keys() == expected_names(wrong, {"RESOURCESERVER_DATABASE_URL"})
+    assert problems.keys() == expected_names(wrong, {"RESOURCESERVER_DATABASE_URL", "RESOURCESERVER_LIMITS_URL"})
     for name, (_, remediation) in wrong.items():
         [problem] = [text for shown, text in problems.items() if shown.partition("=")[0] == name]
         assert remediation in problem
@@ -110,6 +119,7 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
     )
     monkeypatch.setenv("AUTHSERVER_THREADS", "2")
     monkeypatch.setenv("AUTHSERVER_SEALING_KEY", "hunter2")
+    monkeypatch.setenv("AUTHSERVER_LIMITS_URL", "redis://:hunter2@cache")
     explained = explain_settings(AuthServerSettings, env_file)
     assert explained[0]["setting"] == "AUTHSERVER_ISSUER"
     rows = {row["setting"].removeprefix("AUTHSERVER_"): row for row in explained}
@@ -127,6 +137,10 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
         "KEY_ROTATION_DAYS": ("30", "default", "30"),
         "TOKEN_TTL": ("60", "file", "300"),
+        "LIMITS_URL": ("set", "environment", ""),
+        "LIMIT_AUTHENTICATION_FAILURES": ("10/minute", "default", "10/minute"),
+        "LIMIT_TOKEN_REQUESTS": ("60/minute", "default", "60/minute"),
+        "TRUSTED_PROXIES": ("", "default", ""),
         "ALLOWED_ORIGINS": ("", "default", ""),
         "LOG_FORMAT": ("console", "default", "console"),
         "LOG_LEVEL": ("INFO", "default", "INFO"),

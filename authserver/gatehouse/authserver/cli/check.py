@@ -13,7 +13,13 @@ from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.check_command import address_steps, check_server, database_steps, explain_option
+from gatehouse.shared.service.check_command import (
+    address_steps,
+    check_server,
+    database_steps,
+    explain_option,
+    limits_step,
+)
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import Refusal, example, output_option
 
@@ -24,9 +30,10 @@ from gatehouse.shared.service.cli import Refusal, example, output_option
 @click.pass_context
 @example("authserver check\nauthserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, address, keys and database. Exit code 1 if the server would not start.
+    """Check settings, address, keys, database and limits.
 
-    An address in use is not a failure, because the server itself may be running.
+    Exit code 1 if a check fails. The server also starts without the server of AUTHSERVER_LIMITS_URL, and applies its
+    limits in each worker. An address in use is not a failure, because the server itself may be running.
     """
     check_server(ctx, Settings, Database, _steps, explain=explain, output=output)
 
@@ -58,5 +65,6 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         ("sealing key", sealing_key),
         *database_steps(settings, database),
         ("restored backup", restored),
+        limits_step(settings),
         ("signing key", signing_key),
     )

@@ -19,6 +19,9 @@ def serve(ctx: click.Context) -> None:
     """Serve until SIGTERM or Ctrl-C. Does not start if settings, database schema or keys are unusable.
 
     Does not start with a database that was restored from a backup either, before: authserver restore accept
+
+    The limits of requests are divided by the number of workers, unless AUTHSERVER_LIMITS_URL names a Redis or Valkey
+    server where the workers of all nodes count together.
     """
     settings = settings_of(ctx)
 

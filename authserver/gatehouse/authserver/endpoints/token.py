@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authentication import ClientAuthenticator, read_credentials
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.errors import OAuthError, too_many_requests
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
     choose_resource,
@@ -25,7 +25,7 @@ from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditWriter
-from gatehouse.shared.service.requests import add_to_log
+from gatehouse.shared.service.requests import Limit, add_to_log
 
 ACTION = AuditAction.TOKEN_ISSUE
 
@@ -43,6 +43,8 @@ class TokenEndpoint:
     indices: StatusIndexAllocator
     issuer: TokenIssuer
     audit: AuditWriter
+    limit: Limit
+    """Of requests per client, once it has authenticated."""
     clock: Clock
 
     async def __call__(self, request: Request) -> Response:
@@ -54,6 +56,8 @@ class TokenEndpoint:
         credentials = read_credentials(request, form)
         keys, now = await request.load(self.keys.ring), self.clock()
         client = await self.authenticator.authenticate_async(request, credentials, keys, now)
+        if (exceeded := await self.limit.hit(client.client.client_id)) is not None:
+            raise too_many_requests(exceeded)
         self.authlib.find_grant(form.parameters)
         try:
             resource = choose_resource(client, requested)

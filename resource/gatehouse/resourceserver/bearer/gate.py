@@ -22,7 +22,7 @@ from gatehouse.resourceserver.bearer.mcp_request import (
     read_headers,
     read_message,
 )
-from gatehouse.resourceserver.bearer.refusal import Cause, Received, Refused, refuse, unavailable
+from gatehouse.resourceserver.bearer.refusal import Cause, Received, Refused, refuse, too_many_requests, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import NOT_ONE_TOKEN, TokenRefused, Verifier
@@ -32,10 +32,11 @@ from gatehouse.resourceserver.http import Headers, Request, Response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.metrics import OTHER, Counter, Histogram, Series
+from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.remediation import grant_command
-from gatehouse.shared.service.requests import add_to_log, outcome_of
+from gatehouse.shared.service.requests import Exceeded, InFlight, Limit, add_to_log, outcome_of
+from gatehouse.shared.service.source_address import SourceAddresses
 
 METHODS: Final = frozenset(
     {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
@@ -94,6 +95,19 @@ class GateMetrics(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class CallLimits:
+    """The limits of each client."""
+
+    calls: Limit
+    """Of all requests with a valid token."""
+    tool_calls: Mapping[str, Limit]
+    """Of the calls of each tool, by its name."""
+    in_flight: InFlight
+    addresses: SourceAddresses
+    """For the audit events of what the limits refuse."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """The MCP endpoint."""
 
@@ -105,7 +119,8 @@ class Gate:
     resource: str
     baseline: frozenset[str]
     """Scopes that every 401 names in addition to the operation's."""
-    audit: AuditWriter
+    refusals: RefusalRecorder
+    limits: CallLimits
     metrics: GateMetrics
 
     async def __call__(self, request: Request) -> Response | None:
@@ -121,12 +136,18 @@ class Gate:
             self._count(received, status, perf_counter() - started)
 
     async def _answer(self, request: Request, received: Received) -> Response | None:
+        in_flight = self.limits.in_flight
         try:
             admitted = await self._admit(request, received)
+            client_id = admitted.verified.claims.client_id
+            self._require(in_flight.enter(client_id), request, received)
         except Refused as refused:
-            return await refuse(self.audit, refused, received)
+            return await refuse(self.refusals, refused, received)
         received.admitted = True
-        return await self.answer(admitted)
+        try:
+            return await self.answer(admitted)
+        finally:
+            in_flight.leave(client_id)
 
     def _count(self, received: Received, status: int, seconds: float) -> None:
         """Count a request. `status` is 0 without a response: the client has disconnected, or an error is raised."""
@@ -165,11 +186,13 @@ class Gate:
         finally:
             # A client may take longer to send its body.
             deadline.begin()
+        malformed = _read(body, received) if body is not None else None
+        # Before anything else can refuse the request, so that the limit also holds for what is refused.
+        self._require(await self.limits.calls.hit(claims.client_id), request, received)
         if body is None:
             raise Refused(
                 Cause.TOO_LARGE, 413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB."
             )
-        malformed = _read(body, received)
         try:
             headers = read_headers(request.method, request.headers)
         except InvalidHeaders as error:
@@ -179,8 +202,19 @@ class Gate:
             raise malformed or unavailable(Cause.MALFORMED_MESSAGE, "no message was read")
         _check_method(received.message, headers)
         self._authorize(received.message, claims)
+        if received.message.tool_name is not None:
+            limit = self.limits.tool_calls[received.message.tool_name]
+            self._require(await limit.hit(claims.client_id), request, received)
         verified = VerifiedRequest(claims, request.request_id, received.fail)
         return AdmittedRequest(request, body, headers, received.message, verified, received)
+
+    def _require(self, exceeded: Exceeded | None, request: Request, received: Received) -> None:
+        """Refuse a request past a limit. Raises Refused."""
+        if exceeded is not None:
+            peer, _ = request.scope.get("client") or ("", 0)
+            forwarded_for = b",".join(request.headers.lines(b"x-forwarded-for")).decode("latin-1")
+            received.address = self.limits.addresses.find(peer, forwarded_for or None)
+            raise too_many_requests(exceeded)
 
     async def _authenticate(self, headers: Headers, received: Received) -> AccessClaims:
         """Return the claims of the token. Raises _Unauthenticated, or Refused if the token cannot be checked now."""

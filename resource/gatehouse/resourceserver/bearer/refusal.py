@@ -14,7 +14,8 @@ from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.metrics import OTHER
-from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
+from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -42,13 +43,19 @@ class Cause(StrEnum):
     MALFORMED_MESSAGE = "malformed_message"
     HEADERS = "headers"
     TOO_LARGE = "too_large"
+    LIMIT_CALLS = "limit_calls"
+    LIMIT_TOOL_CALLS = "limit_tool_calls"
+    LIMIT_CONCURRENT_CALLS = "limit_concurrent_calls"
     KEYS_UNAVAILABLE = "keys_unavailable"
     STATUS_UNAVAILABLE = "status_unavailable"
     AUDIT_UNAVAILABLE = "audit_unavailable"
 
 
 class Refused(Exception):
-    """The request is refused. `cause`, `reason` and `remediation` are for the operator, everything else is public."""
+    """The request is refused. `cause`, `reason` and `remediation` are for the operator, everything else is public.
+
+    `exceeded` is the limit that refused it, if one did.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Refused(Exception):
         headers: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
         remediation: str | None = None,
+        exceeded: Exceeded | None = None,
     ) -> None:
         super().__init__(message)
         self.cause = cause
@@ -71,6 +79,7 @@ class Refused(Exception):
         self.headers = headers or {}
         self.data = data or {}
         self.remediation = remediation
+        self.exceeded = exceeded
 
 
 @dataclass(slots=True)
@@ -91,6 +100,9 @@ class Received:
     error: str | int = ""
     """What failed after the gate: the code of a JSON-RPC error, `tool_error`, or empty. For metrics."""
 
+    address: str = ""
+    """The source address; known only for a request that exceeds a limit."""
+
     def fail(self, error: str | int) -> None:
         """Note what failed after the gate."""
         self.error = error
@@ -103,11 +115,27 @@ def unavailable(cause: Cause, reason: str, remediation: str | None = None) -> Re
     )
 
 
-async def refuse(audit: AuditWriter, refused: Refused, received: Received) -> Response:
+def too_many_requests(exceeded: Exceeded) -> Refused:
+    """Return the 429 for a request past a limit. The text tells an agent to wait."""
+    setting = f"limit_{exceeded.limit.partition(':')[0]}"
+    return Refused(
+        Cause(setting),
+        429,
+        json_rpc.TOO_MANY_REQUESTS,
+        f"Too many calls: this one was not executed. Wait {exceeded.wait} s, then repeat it.",
+        reason=f"exceeds the limit {exceeded.limit} of {exceeded.allowed}",
+        headers={"Retry-After": str(exceeded.wait)},
+        remediation=f"Let the client call less often, or raise RESOURCESERVER_{setting.upper()} or the tool's limit.",
+        exceeded=exceeded,
+    )
+
+
+async def refuse(refusals: RefusalRecorder, refused: Refused, received: Received) -> Response:
     """Record a refusal and return its response, or a 503 if the audit event cannot be written to disk."""
     add_to_log(reason=refused.reason)
+    event = _event(refused.reason, refused.status, received, refused.remediation)
     try:
-        await audit.commit_async(_event(refused.reason, refused.status, received, refused.remediation))
+        await refusals.record(event, refused.exceeded, received.address)
     except AuditUnavailable as error:
         refused = _unrecorded(error)
     return _respond(refused, received)

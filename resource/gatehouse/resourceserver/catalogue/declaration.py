@@ -38,6 +38,7 @@ from gatehouse.resourceserver.catalogue.signature import (
     source_of,
 )
 from gatehouse.resourceserver.catalogue.tool import Tool
+from gatehouse.shared.service.rates import Rate, parse_rate
 
 
 class _AnyValidToken(Enum):
@@ -103,6 +104,7 @@ class ToolDeclaration:
     destructive: bool
     idempotent: bool
     streaming: bool
+    limit: Rate | None
 
     def read(self, providers: Providers) -> Tool:
         """Return the tool.
@@ -142,6 +144,7 @@ class ToolDeclaration:
             output_schema=MappingProxyType(output_schema),
             source=source,
             providers=MappingProxyType(used),
+            limit=self.limit,
         )
 
     def _used(self, injected: set[type], providers: Providers) -> Providers:
@@ -202,6 +205,7 @@ class ToolGroup:
         destructive: bool = False,
         idempotent: bool = False,
         streaming: bool = False,
+        limit: str | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Declare a function as a tool. Its catalogue reads the signature.
 
@@ -213,9 +217,11 @@ class ToolGroup:
             destructive: it removes or overwrites something. A hint to clients.
             idempotent: repeating the call has no further effect. A hint to clients.
             streaming: it reports progress while it works, and writes in transactions of its own, each with its event.
+            limit: how often one client may call it, such as `30/minute`, or `off`. The default is
+                RESOURCESERVER_LIMIT_TOOL_CALLS.
 
         Raises:
-            InvalidCatalogue: there are no scopes.
+            InvalidCatalogue: there are no scopes, or the limit is not a rate.
         """
         if function is not None:
             read_scopes((), function.__name__, source_of(function))
@@ -223,8 +229,10 @@ class ToolGroup:
         def declare(function: FunctionT) -> FunctionT:
             source = source_of(function)
             required = read_scopes(scopes, function.__name__, source)
+            rate = read_limit(limit, function.__name__, source)
+            repeatable = idempotent or read_only
             self.declarations.append(
-                ToolDeclaration(function, source, required, read_only, destructive, idempotent or read_only, streaming)
+                ToolDeclaration(function, source, required, read_only, destructive, repeatable, streaming, rate)
             )
             return function
 
@@ -246,3 +254,16 @@ def read_scopes(scopes: ToolScopes, name: str, source: str) -> frozenset[str]:
             f"{source}: {name} has no scopes. List them, or write scopes=ANY_VALID_TOKEN if any caller may call it."
         )
     return frozenset(scopes)
+
+
+def read_limit(limit: str | None, name: str, source: str) -> Rate | None:
+    """Return the limit of a tool; None for none. Raises InvalidCatalogue if it is not a rate."""
+    if limit is None:
+        return None
+    try:
+        return parse_rate(limit)
+    except (TypeError, ValueError):
+        raise InvalidCatalogue(
+            f"{source}: {name} has the limit {limit!r}. Write a number of calls per second, minute or hour, such as "
+            'limit="30/minute", or limit="off".'
+        ) from None

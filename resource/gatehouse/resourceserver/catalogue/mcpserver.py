@@ -33,7 +33,7 @@ from pydantic import RootModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from gatehouse.resourceserver.catalogue.catalogue import Catalogue
-from gatehouse.resourceserver.catalogue.declaration import Scope, ToolScopes, read_scopes
+from gatehouse.resourceserver.catalogue.declaration import Scope, ToolScopes, read_limit, read_scopes
 from gatehouse.resourceserver.catalogue.output_schema import strict_serializer
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.catalogue.tool import Tool, ToolFailed
@@ -52,7 +52,11 @@ class _Arguments(RootModel[dict[str, Any]]):
 
 
 def guarded_catalogue(
-    server: MCPServer[Any], *, scopes: Mapping[str, ToolScopes], declared: Iterable[Scope]
+    server: MCPServer[Any],
+    *,
+    scopes: Mapping[str, ToolScopes],
+    declared: Iterable[Scope],
+    limits: Mapping[str, str] = MappingProxyType({}),
 ) -> Catalogue:
     """Return a catalogue of exactly the tools in the table, each forwarded to the server.
 
@@ -60,10 +64,12 @@ def guarded_catalogue(
         server: the server. A tool that is added to it later is not served.
         scopes: the table: by the name of a tool, all scopes that a caller needs, or ANY_VALID_TOKEN.
         declared: all scopes.
+        limits: by the name of a tool, how often one client may call it, such as `30/minute`, or `off`.
 
     Raises:
         InvalidCatalogue: the table names a tool that the server does not have, a tool without scopes, or a scope that
-            is not declared; or the server has auth or middleware of its own, which would be bypassed.
+            is not declared; a limit is not a rate, or for a tool that is not in the table; or the server has auth or
+            middleware of its own, which would be bypassed.
     """
     source = f"server {server.name}"
     _require_bare(server, source)
@@ -73,9 +79,14 @@ def guarded_catalogue(
             f"{source}: the table names the tool {missing[0]}, which the server does not have. "
             f"It has: {', '.join(sorted(listed))}."
         )
+    if unlisted := sorted(limits.keys() - scopes.keys()):
+        raise InvalidCatalogue(f"{source}: {unlisted[0]} has a limit, and is not in the table of scopes.")
     forwarding = _Forwarding(server)
     forwarded = [
-        _forwarded(forwarding, listed[name], read_scopes(needed, name, source), source)
+        replace(
+            _forwarded(forwarding, listed[name], read_scopes(needed, name, source), source),
+            limit=read_limit(limits.get(name), name, source),
+        )
         for name, needed in scopes.items()
     ]
     return Catalogue(

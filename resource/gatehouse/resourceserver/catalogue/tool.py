@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import SchemaSerializer
 
 from gatehouse.resourceserver.catalogue.providers import Provider
+from gatehouse.shared.service.rates import Rate
 
 
 class ToolFailed(Exception):
@@ -53,6 +54,8 @@ class Tool:
     """File and line of the declaration, for messages."""
     providers: Mapping[type, Provider[Any]] = field(default_factory=dict)
     """The providers of its injected values and, for a tool with Transactions, of those that a transaction can open."""
+    limit: Rate | None = None
+    """How often one client may call it; None for the default of the settings."""
     described: ToolDescription | None = None
     """The SDK server's description of a forwarded tool; None for a tool that was declared here."""
 

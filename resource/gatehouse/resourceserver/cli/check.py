@@ -16,7 +16,13 @@ from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
-from gatehouse.shared.service.check_command import address_steps, check_server, database_steps, explain_option
+from gatehouse.shared.service.check_command import (
+    address_steps,
+    check_server,
+    database_steps,
+    explain_option,
+    limits_step,
+)
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import example, output_option
 
@@ -28,10 +34,11 @@ from gatehouse.shared.service.cli import example, output_option
 @click.pass_context
 @example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
 def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
-    """Check settings, address, catalogue, database, and the keys and metadata of the issuer.
+    """Check settings, address, catalogue, database, limits, and the keys and metadata of the issuer.
 
-    Exit code 1 if a check fails. The server also starts without the issuer's keys, and waits for them. An address in
-    use is not a failure, because the server itself may be running.
+    Exit code 1 if a check fails. The server also starts without the issuer's keys, and waits for them; and without the
+    server of RESOURCESERVER_LIMITS_URL, and applies its limits in each worker. An address in use is not a failure,
+    because the server itself may be running.
     """
     check_server(
         ctx,
@@ -66,6 +73,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         *address_steps(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
+        limits_step(settings),
         *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),
         ("issuer's metadata", issuer_metadata),

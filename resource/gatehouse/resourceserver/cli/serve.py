@@ -20,7 +20,11 @@ from gatehouse.shared.service.tls import tls_context
 @click.pass_context
 @example("RESOURCESERVER_WORKERS=4 resourceserver serve\nresourceserver serve --tools mypackage.mytools")
 def serve(ctx: click.Context, tools_module: str | None) -> None:
-    """Serve until SIGTERM or Ctrl-C. May start before the authorization server, and becomes ready once it answers."""
+    """Serve until SIGTERM or Ctrl-C. May start before the authorization server, and becomes ready once it answers.
+
+    The limits of calls are divided by the number of workers, unless RESOURCESERVER_LIMITS_URL names a Redis or Valkey
+    server where the workers of all nodes count together.
+    """
     settings = settings_of(ctx, tools_module)
 
     def prepare() -> Callable[[], Any]:

@@ -18,6 +18,7 @@ from gatehouse.shared.service.migrations import MigratedDatabase
 from gatehouse.shared.service.output import print_records
 from gatehouse.shared.service.postgresql import is_behind_pooler
 from gatehouse.shared.service.settings import InvalidSettings, ServerSettings, explain_settings, load_settings
+from gatehouse.shared.service.shared_counts import ping, shown_limits_url
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 DatabaseT = TypeVar("DatabaseT", bound=MigratedDatabase)
@@ -74,6 +75,23 @@ def address_steps(settings: ServerSettings) -> tuple[Step, ...]:
     if settings.metrics_bind is not None:
         steps += (("metrics address", partial(check, settings.metrics_bind, f"{prefix}METRICS_BIND")),)
     return steps
+
+
+def limits_step(settings: ServerSettings) -> Step:
+    """Return the check of where requests are counted for the limits."""
+
+    def check() -> str:
+        url, workers = settings.limits_url, settings.workers
+        if url is None:
+            share = "the whole of each limit" if workers == 1 else f"1/{workers} of each limit"
+            return f"counted in each process: a worker allows {share}"
+        if (problem := ping(url)) is not None:
+            raise Refusal(
+                f"{shown_limits_url(url)} does not answer ({problem}). Each worker allows 1/{workers} of the limits."
+            )
+        return f"counted at {shown_limits_url(url)} for all workers and nodes"
+
+    return "limits", check
 
 
 def database_steps(

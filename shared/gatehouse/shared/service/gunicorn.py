@@ -138,7 +138,8 @@ class _Application(BaseApplication):
             "logger_class": _PropagatingLogger,
             "control_socket_disable": True,
             "worker_tmp_dir": heartbeat_folder(),
-            # No decision depends on the scheme and address that a proxy claims: the issuer comes from the settings.
+            # gunicorn believes no proxy: the issuer comes from the settings, and the servers themselves read the
+            # address that a trusted proxy claims (source_address.py).
             "forwarded_allow_ips": "",
         }
         if (metrics := self.metrics) is not None:

@@ -160,8 +160,13 @@ AUDIT_FAILURES: Final = Metric(
 AUDIT_QUEUE: Final = Metric("gauge", "gatehouse_audit_queue", "Audit events that wait to be written.")
 POOL_IN_USE: Final = Metric("gauge", "gatehouse_db_pool_in_use", "Database connections in use.")
 POOL_SIZE: Final = Metric("gauge", "gatehouse_db_pool_size", "Database connections that may be in use.")
+LIMIT_FALLBACKS: Final = Metric(
+    "counter",
+    "gatehouse_limit_fallbacks_total",
+    "Requests that a worker counted for itself, because the server of LIMITS_URL did not answer in time.",
+)
 
-SERVER_METRICS: Final = (AUDIT_WRITTEN, AUDIT_FAILURES, AUDIT_QUEUE, POOL_IN_USE, POOL_SIZE)
+SERVER_METRICS: Final = (AUDIT_WRITTEN, AUDIT_FAILURES, AUDIT_QUEUE, POOL_IN_USE, POOL_SIZE, LIMIT_FALLBACKS)
 """What both servers measure."""
 
 Pool = tuple[int, int]
@@ -181,6 +186,7 @@ class ServerMetrics:
         self._queue = meter.gauge(AUDIT_QUEUE)
         self._in_use = meter.gauge(POOL_IN_USE)
         self._size = meter.gauge(POOL_SIZE)
+        self.limit_fallbacks = meter.counter(LIMIT_FALLBACKS)
 
     def report_writes(self, clock: Clock, *pools: Callable[[], Pool]) -> Callable[[bool, int], None]:
         """Return what the audit writer calls after each attempt to write, at least every five seconds."""

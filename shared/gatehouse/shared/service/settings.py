@@ -5,10 +5,10 @@ from collections.abc import Container, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -23,6 +23,9 @@ from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
 from gatehouse.shared.service.files import UnsafeFile, is_exposed, read_private_file, secret_text
 from gatehouse.shared.service.origins import parse_origins
+from gatehouse.shared.service.rates import parse_rate
+from gatehouse.shared.service.shared_counts import check_limits_url
+from gatehouse.shared.service.source_address import parse_proxies
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -40,6 +43,15 @@ _FILE = "_FILE"
 
 _MAX_SECRET = 16 * 1024
 """Bytes of a file that holds a secret."""
+
+
+def _check_rate(value: str) -> str:
+    parse_rate(value)
+    return value
+
+
+RateText = Annotated[str, AfterValidator(_check_rate)]
+"""A setting that `parse_rate` reads."""
 
 
 class InvalidSettings(ValueError):
@@ -64,7 +76,7 @@ class CommandSettings(BaseSettings):
 class ServerSettings(CommandSettings):
     """The settings that both servers have."""
 
-    confidential: ClassVar[frozenset[str]] = frozenset({"database_url"})
+    confidential: ClassVar[frozenset[str]] = frozenset({"database_url", "limits_url"})
 
     bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes. Start with one per CPU core.")
@@ -78,6 +90,18 @@ class ServerSettings(CommandSettings):
         None, description="File with the private key of that certificate (PEM), which nobody else may read."
     )
     allowed_origins: str = Field("", description="Origins of web pages that may call the server, separated by spaces.")
+    limits_url: str | None = Field(
+        None,
+        description="Redis or Valkey server where the workers of all nodes count together: redis://HOST:PORT/NUMBER, "
+        "or rediss:// with TLS. Default: each worker counts for itself and allows its share of each limit, which is "
+        "the rate divided by the number of workers. So does each worker while the server is away or needs more than "
+        "50 ms.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks of the proxies whose X-Forwarded-For is believed, separated by spaces, "
+        "such as 10.0.0.7 10.1.0.0/16. Default: none, so the source address of a request is that of its connection.",
+    )
     log_format: LogFormat = Field("console", description="console (for people) or json (for log collectors).")
     log_level: LogLevel = Field("INFO", description="Minimum level of log messages: DEBUG, INFO or WARNING.")
     metrics_bind: str | None = Field(
@@ -119,6 +143,17 @@ class ServerSettings(CommandSettings):
     @classmethod
     def _check_allowed_origins(cls, value: str) -> str:
         parse_origins(value)
+        return value
+
+    @field_validator("limits_url")
+    @classmethod
+    def _check_limits_url(cls, value: str | None) -> str | None:
+        return None if value is None else check_limits_url(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_trusted_proxies(cls, value: str) -> str:
+        parse_proxies(value)
         return value
 
     @field_validator("database_url")
