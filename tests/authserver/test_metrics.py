@@ -181,3 +181,22 @@ def test_every_metric_is_listed_for_the_documentation(measured: AuthServer) -> N
     assert registry is not None
     created = {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
     assert created == {metric.name for metric in METRICS}
+
+
+def test_a_429_is_counted_by_its_limit_and_the_failure_by_its_reason(
+    tmp_path: Path, authserver_template: Template, clock: FakeClock
+) -> None:
+    limits = {"workers": 1, "limit_authentication_failures": "1/minute"}
+    server = AuthServer(tmp_path, authserver_template, clock, metrics_bind="127.0.0.1:9100", **limits)
+    try:
+        client, _ = server.create_client()
+        statuses = [server.post_token(basic=(client.client_id, "gths_wrong")).status_code for _ in range(3)]
+        assert statuses == [401, 429, 429]
+        assert series(server, "gatehouse_rate_limited_total") == {("authentication_failures",): 2}
+        assert series(server, "gatehouse_client_auth_failures_total") == {(AuthFailure.WRONG_SECRET,): 3}
+        assert {labels[2:4] for labels in series(server, "gatehouse_token_requests_total")} == {
+            ("refused", "invalid_client"),
+            ("refused", "temporarily_unavailable"),
+        }
+    finally:
+        server.close()

@@ -196,6 +196,28 @@ async def test_a_request_that_cannot_be_decided_counts_as_failed(
         assert series(server, DECISIONS) == {("failed", "503", "status_unavailable", ""): 1}
 
 
+async def test_a_429_is_counted_by_its_limit(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    settings = {
+        "metrics_bind": "127.0.0.1:9101",
+        "workers": 1,
+        "limit_calls": "2/minute",
+        "limit_tool_calls": "1/minute",
+    }
+    async with running_resource_server(
+        tmp_path, resourceserver_template, clock, small_catalogue(), **settings
+    ) as server:
+        token = server.issuer.token("env:read")
+        assert [await call(server, LEGACY, "work", token) for _ in range(3)] == [200, 429, 429]
+        assert series(server, "gatehouse_rate_limited_total") == {("tool_calls",): 1, ("calls",): 1}
+        assert series(server, DECISIONS) == {
+            ("allowed", "200", "", ""): 1,
+            ("refused", "429", "limit_tool_calls", ""): 1,
+            ("refused", "429", "limit_calls", ""): 1,
+        }
+
+
 async def test_the_cache_of_the_verifier_is_counted(measured: ResourceServer) -> None:
     token = measured.issuer.token()
     for _ in range(3):

@@ -159,7 +159,7 @@ def create_services(
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
         audit=audit,
         limits=create_limits(settings, settings.issuer, metrics.limit_fallbacks, monotonic),
-        refusals=RefusalRecorder(audit, monotonic),
+        refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         tokens=TokenReader(database, settings.issuer),
         status_lists=StatusListPublisher(database, settings.issuer, clock, monotonic=monotonic),
         resource_authenticator=ResourceAuthenticator(database, last_use, max_age=cache_age, monotonic=monotonic),

@@ -6,7 +6,7 @@ from gatehouse.authserver.clients.registry import AUTH_METHODS
 from gatehouse.authserver.errors import ERRORS, AuthFailure
 from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics
+from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics, rate_limited
 
 OUTCOMES: Final = ("allowed", "refused", "failed", "aborted")
 """`aborted`: the client disconnected before the response."""
@@ -47,7 +47,17 @@ KEY_ROTATION: Final = Metric(
     merged="max",
 )
 
-METRICS: Final = (TOKEN_REQUESTS, TOKEN_DURATION, AUTH_FAILURES, REPLAYS, KEY_ROTATION, *SERVER_METRICS)
+RATE_LIMITED: Final = rate_limited("token_requests", "authentication_failures")
+
+METRICS: Final = (
+    TOKEN_REQUESTS,
+    TOKEN_DURATION,
+    AUTH_FAILURES,
+    REPLAYS,
+    RATE_LIMITED,
+    KEY_ROTATION,
+    *SERVER_METRICS,
+)
 
 
 class Metrics(ServerMetrics):
@@ -60,4 +70,5 @@ class Metrics(ServerMetrics):
         self.token_durations = meter.histograms(TOKEN_DURATION)
         self.auth_failures = meter.counters(AUTH_FAILURES)
         self.replays = meter.counter(REPLAYS)
+        self.rate_limited = meter.counters(RATE_LIMITED)
         self.key_rotation = meter.gauge(KEY_ROTATION)

@@ -124,7 +124,7 @@ def create_services(
         audit_database=audit_database,
         audit=audit,
         limits=create_limits(settings, settings.resource, metrics.limit_fallbacks, monotonic),
-        refusals=RefusalRecorder(audit, monotonic),
+        refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         http_client=http_client,
         keys=keys,
         statuses=StatusLists(

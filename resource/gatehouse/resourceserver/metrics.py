@@ -10,7 +10,7 @@ from gatehouse.resourceserver.bearer.refusal import Cause
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import TOOL_ERROR
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics
+from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics, rate_limited
 
 ERROR_CODES: Final = tuple(sorted(code for code in vars(json_rpc).values() if isinstance(code, int)))
 """The codes of the JSON-RPC errors that this server answers with."""
@@ -50,6 +50,7 @@ VERIFIER_CACHE: Final = Metric(
     "Tokens to verify, by whether their signature was verified before.",
     {"result": ("hit", "miss")},
 )
+RATE_LIMITED: Final = rate_limited("calls", "tool_calls", "concurrent_calls")
 KEY_SET_FETCHED: Final = Metric(
     "gauge",
     "gatehouse_key_set_fetched_timestamp_seconds",
@@ -67,6 +68,7 @@ METRICS: Final = (
     GATE_DECISIONS,
     OPERATION_DURATION,
     VERIFIER_CACHE,
+    RATE_LIMITED,
     KEY_SET_FETCHED,
     STATUS_LISTS_FETCHED,
     *SERVER_METRICS,
@@ -86,5 +88,6 @@ class Metrics(ServerMetrics):
         )
         lookups = meter.counters(VERIFIER_CACHE)
         self.cache_hits, self.cache_misses = lookups[("hit",)], lookups[("miss",)]
+        self.rate_limited = meter.counters(RATE_LIMITED)
         self.key_set_fetched = meter.gauge(KEY_SET_FETCHED)
         self.status_lists_fetched = meter.gauge(STATUS_LISTS_FETCHED)

@@ -9,12 +9,14 @@ from support.clock import FakeClock
 from gatehouse.shared.service import refusals
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.metrics import Meter, rate_limited
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.requests import Exceeded
 
 pytestmark = pytest.mark.anyio
 
 CALLS = Exceeded("calls", "600/minute", 3)
+RATE_LIMITED = rate_limited("calls", "tool_calls")
 EVENT = AuditEvent(
     AuditAction.TOOL_CALL,
     "refused",
@@ -59,7 +61,7 @@ def audit() -> FakeAudit:
 
 
 def recorder(audit: FakeAudit, clock: FakeClock, **options: Any) -> RefusalRecorder:
-    return RefusalRecorder(cast("AuditWriter", audit), clock, **options)
+    return RefusalRecorder(cast("AuditWriter", audit), Meter(enabled=False).counters(RATE_LIMITED), clock, **options)
 
 
 async def refuse(log: RefusalRecorder, times: int = 1, **changes: Any) -> None:
@@ -175,3 +177,17 @@ async def test_an_outage_loses_no_number(audit: FakeAudit, clock: FakeClock) -> 
     clock.advance(60)
     log.flush()
     assert audit.counts() == [("agent_1", 3)]
+
+
+async def test_every_refusal_past_a_limit_is_counted_in_a_metric(audit: FakeAudit, clock: FakeClock) -> None:
+    meter = Meter(enabled=True)
+    log = RefusalRecorder(cast("AuditWriter", audit), meter.counters(RATE_LIMITED), clock)
+    await log.record(EVENT)
+    await refuse(log, 3)
+    await log.record(EVENT, Exceeded("tool_calls:whoami", "30/minute", 3))
+    assert meter.registry is not None
+    counted = [
+        meter.registry.get_sample_value("gatehouse_rate_limited_total", {"limit": limit})
+        for limit in ("calls", "tool_calls")
+    ]
+    assert counted == [3, 1]

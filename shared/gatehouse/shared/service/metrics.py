@@ -169,6 +169,13 @@ LIMIT_FALLBACKS: Final = Metric(
 SERVER_METRICS: Final = (AUDIT_WRITTEN, AUDIT_FAILURES, AUDIT_QUEUE, POOL_IN_USE, POOL_SIZE, LIMIT_FALLBACKS)
 """What both servers measure."""
 
+
+def rate_limited(*limits: str) -> Metric:
+    """Return the metric of the requests that the limits of a server refuse."""
+    name = "gatehouse_rate_limited_total"
+    return Metric("counter", name, "Requests past a limit, which are refused with 429.", {"limit": limits})
+
+
 Pool = tuple[int, int]
 """The connections of a pool in use, and how many there may be."""
 

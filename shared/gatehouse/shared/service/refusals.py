@@ -17,6 +17,7 @@ import structlog
 
 from gatehouse.shared.service.audit import AuditAction, AuditEvent
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.metrics import Counter, Series
 from gatehouse.shared.service.requests import Exceeded
 
 INTERVAL: Final = 60.0
@@ -44,9 +45,16 @@ class RefusalRecorder:
     """Records the refusals of one process. All methods must be called on its event loop."""
 
     def __init__(
-        self, audit: AuditWriter, monotonic: Callable[[], float] = system_monotonic, *, size: int = MAX_OPEN
+        self,
+        audit: AuditWriter,
+        rate_limited: Series[Counter],
+        monotonic: Callable[[], float] = system_monotonic,
+        *,
+        size: int = MAX_OPEN,
     ) -> None:
+        """Create the recorder. `rate_limited` counts the refusals of each limit."""
         self._audit = audit
+        self._rate_limited = rate_limited
         self._monotonic = monotonic
         self._size = size
         self._open: OrderedDict[_Key, _Aggregate] = OrderedDict()
@@ -67,6 +75,8 @@ class RefusalRecorder:
             await self._audit.commit_async(event)
             return
         self.flush()
+        # That of one tool has its name after a colon.
+        self._rate_limited[(exceeded.limit.partition(":")[0],)].inc()
         key = exceeded.limit, event.action, event.actor, address
         if (known := self._open.get(key)) is not None:
             known.count += 1
