@@ -12,13 +12,15 @@ from support.prepared_stack import PreparedStack
 from support.waiting import wait_until
 
 
-@pytest.fixture
-def measured(tmp_path: Path) -> Iterator[MeasuredStack]:
-    measured = MeasuredStack(tmp_path / "stack")
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredStack]:
+    """Both servers. At the end, nothing serves their metrics any more."""
+    measured = MeasuredStack(tmp_path_factory.mktemp("measured") / "stack")
     try:
         yield measured
     finally:
         measured.stack.stop()
+    assert [status_of(f"http://{bind}/metrics") for bind in measured.binds.values()] == [0, 0]
 
 
 def token_counts(measured: MeasuredStack) -> tuple[float, float, float]:
@@ -97,8 +99,6 @@ def test_metrics_have_their_own_address_and_process(measured: MeasuredStack) -> 
         wait_until(lambda metrics=metrics: status_of(f"{metrics}/metrics") == 200)
         assert measured.metrics_process(server) != killed
         assert b"SERVER_" not in Path(f"/proc/{measured.metrics_process(server)}/environ").read_bytes()
-    stack.stop()
-    assert [status_of(f"http://{bind}/metrics") for bind in measured.binds.values()] == [0, 0]
 
 
 @pytest.mark.threat("T-161")
