@@ -103,7 +103,8 @@ def load_bits(session: Session, list_id: str) -> bytes:
     for start, size, revoked in session.execute(
         blocks.where(StatusBlockRow.list_id == list_id).order_by(StatusBlockRow.start)
     ):
-        set_bits(bits, known, start - known)
+        if start > known:
+            set_bits(bits, known, start - known)
         if revoked:
             set_bits(bits, start, size)
         known = max(known, start + size)
