@@ -30,7 +30,14 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
+        self._storage = [
+            "--root",
+            str(folder / "storage"),
+            "--runroot",
+            str(folder / "run"),
+            "--storage-driver",
+            "overlay",
+        ]
 
     def buildah(self, command: str, *arguments: str | Path) -> str:
         done = subprocess.run(
