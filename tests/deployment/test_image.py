@@ -80,6 +80,13 @@ class Images:
         """Return the root folder of a container of an image."""
         return Path(self.buildah("mount", self.buildah("from", image)))
 
+    def close(self) -> None:
+        """Remove everything, and what the storage has mounted."""
+        mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+        for place in sorted((place for place in mounted if place.startswith(f"{self.folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", place], check=False)
+        shutil.rmtree(self.folder)
+
     def configuration(self, image: str) -> Any:
         """Return what an image says about how to run it."""
         return json.loads(self.buildah("inspect", "--type", "image", image))["Docker"]["config"]
@@ -153,13 +160,19 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     options = ["-c", "constraints.txt", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, "wheel", *options, ".", "hatchling"], cwd=ROOT, check=True, timeout=BUILD_TIMEOUT)
+    # The Redis client needs async-timeout with Python before 3.11.3, which Debian 12 has.
+    packages = [".", "hatchling", "async-timeout"]
+    subprocess.run([*pip, "wheel", *options, *packages], cwd=ROOT, check=True, timeout=BUILD_TIMEOUT)
     return folder
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images(tmp_path_factory.mktemp("images"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    images = Images(tmp_path_factory.mktemp("images"))
+    try:
+        yield images
+    finally:
+        images.close()
 
 
 @pytest.fixture(scope="module")
