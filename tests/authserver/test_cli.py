@@ -22,13 +22,13 @@ from gatehouse.shared.service.database import parse_database_url
 def test_init_prepares_everything_and_can_be_repeated(empty: Shell) -> None:
     first = empty.json("init")
     assert first["issuer"] == "https://as.example.com"
-    assert first["sealing_key"] == "created"
+    assert (first["sealing_key"], first["audit_keys"]) == ("created", "created")
     assert first["signing_key"].startswith("created ")
     assert empty.database.stat().st_mode & 0o777 == 0o600
     assert empty.database.parent.stat().st_mode & 0o777 == 0o700
     key = (empty.folder / "keys" / "sealing.key").read_bytes()
     again = empty.json("init")
-    assert (again["sealing_key"], again["signing_key"]) == ("present", "present")
+    assert (again["sealing_key"], again["audit_keys"], again["signing_key"]) == ("present", "present", "present")
     assert (empty.folder / "keys" / "sealing.key").read_bytes() == key
     assert key.decode().strip() not in "".join(empty.outputs)
     [event] = empty.json("audit")

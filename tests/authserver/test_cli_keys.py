@@ -19,7 +19,8 @@ from gatehouse.shared.protocol.key_sets import parse_key_set
 
 
 def files(shell: Shell) -> set[str]:
-    return {path.name for path in (shell.folder / "keys").iterdir()}
+    """Return the files of the sealing key. That of the audit keys stays."""
+    return {path.name for path in (shell.folder / "keys").iterdir()} - {"authserver-audit.json"}
 
 
 def kids_by_state(shell: Shell) -> dict[str, str]:

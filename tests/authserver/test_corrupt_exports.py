@@ -182,6 +182,11 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("audit_event", {"time": 2**53 - 1}, "after the year 9999"),
     ("audit_event", {"detail": []}, "is not an object"),
     ("audit_event", {"detail": NESTED}, "more than 32 levels"),
+    ("audit_checkpoint", {"time": 2**53 - 1}, "after the year 9999"),
+    ("audit_checkpoint", {"kind": "prune"}, "not that of its kind"),
+    ("audit_checkpoint", {"kind": "other"}, "not that of its kind"),
+    ("audit_checkpoint", {"content": "[]"}, "not that of its kind"),
+    ("audit_checkpoint", {"content": "{"}, "not valid JSON"),
 ]
 """A table, the changes to its last row, and part of the error."""
 
@@ -278,7 +283,7 @@ def test_an_export_that_does_not_fit_is_refused_with_a_remediation(with_header: 
         ({"created_at": True}, "the header does not have the members"),
         ({"beside": 1}, "the header does not have the members"),
         ({"keys": False}, "has no table pepper"),
-        ({"audit": False}, "has no table audit_event"),
+        ({"audit": False}, "has no table audit_checkpoint"),
     ):
         message = target.refusal(with_header(**changes))
         assert text in message, (changes, message)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, insert
+from support.audit import verification
 from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.databases import PostgreSQL
@@ -19,14 +20,15 @@ from support.transfer import FullInstallation, Moved, export_of, import_into, is
 from gatehouse.authserver.backup.exporting import PART_OF, Part
 from gatehouse.authserver.backup.format import READERS
 from gatehouse.authserver.backup.importing import Imported
-from gatehouse.authserver.db.models import Base, audit_event
+from gatehouse.authserver.db.models import Base, audit_event, audit_tables
 from gatehouse.authserver.maintenance import LEASE, has_leader
 from gatehouse.shared.protocol.jws import read_header
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_chain import LINKED
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.database import parse_database_url
 
 pytestmark = pytest.mark.both_databases
@@ -97,6 +99,22 @@ def test_every_row_is_imported_unchanged(full: FullInstallation, moved: FullInst
     assert imported[0]["actor"] == "admin:tester"
     assert imported[0]["detail"]["rows"] == {name: len(before[name]) for name in exported}
     assert imported[0]["id"] > before["audit_event"][-1]["id"]
+
+
+def test_the_imported_audit_log_verifies_with_its_keys(full: FullInstallation, moved: FullInstallation) -> None:
+    for installation in (full, moved):
+        server = installation.server
+        found = verification(server.services.database.engine, audit_tables, AuditKeys.read(server.settings.audit_keys))
+        assert found.finding is None
+        assert found.events > 10
+        assert found.checkpoints == 1
+
+
+def test_without_its_keys_the_imported_audit_log_names_the_missing_one(without_keys: FullInstallation) -> None:
+    server = without_keys.server
+    found = verification(server.services.database.engine, audit_tables, AuditKeys.read(server.settings.audit_keys))
+    assert found.finding is not None
+    assert "which is not in the audit key file" in found.finding
 
 
 @pytest.mark.threat("T-094")
@@ -227,10 +245,12 @@ def test_the_memory_use_does_not_grow_with_the_audit_log(
     authserver: AuthServer, clock: FakeClock, empty_database: URL, tmp_path: Path
 ) -> None:
     """The limits are those of 500 rows at a time, which the log has several times over."""
-    rows = AuditRows(audit_event, clock)
+    rows = authserver.services.audit.rows
     with authserver.services.database.write() as session:
-        row = rows.row(AuditEvent("token.issue", "allowed", reason="long " * 200))._asdict() | {"detail": {}}
-        session.execute(insert(audit_event), [row] * EVENTS)
+        row = rows.row(AuditEvent("token.issue", "allowed", reason="long " * 200))
+        [linked], _ = rows.chains.extend(rows.chains.new(), [row])
+        values = dict(zip(LINKED, linked, strict=True)) | {"detail": {}}
+        session.execute(insert(audit_event), [values] * EVENTS)
     path = tmp_path / "export.jsonl"
     with path.open("wb") as file, peak_of_memory() as exporting:
         export_of(authserver, file=file)

@@ -11,7 +11,7 @@ from support.clock import FakeClock
 from support.keys import rotation_of
 
 from gatehouse.authserver.app import close_services, create_services
-from gatehouse.authserver.db.models import PepperRow, SigningKeyRow, audit_event
+from gatehouse.authserver.db.models import PepperRow, SigningKeyRow
 from gatehouse.authserver.keys.encryption import SealingKey
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, lifecycle_of
@@ -19,7 +19,6 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.protocol.jws import read_header
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit_rows import AuditRows
 
 pytestmark = pytest.mark.both_databases
 
@@ -160,9 +159,7 @@ def test_revoking_a_next_key_keeps_the_active_one(authserver: AuthServer, clock:
 def with_another_sealing_key(server: AuthServer) -> Rotation:
     services = server.services
     foreign = SealedKeys(lambda: SealingKey(bytes(32)), ISSUER)
-    return Rotation(
-        services.database, foreign, policy_of(services.settings), AuditRows(audit_event, server.clock), server.clock
-    )
+    return Rotation(services.database, foreign, policy_of(services.settings), services.audit.rows, server.clock)
 
 
 def test_a_wrong_sealing_key_changes_no_key(authserver: AuthServer, clock: FakeClock) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from support.audit import verification
 from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.http_client import lifespan
 
 from gatehouse.authserver.app import build_app, create_services
-from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow
+from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow, audit_tables
 from gatehouse.authserver.maintenance import LEASE, Maintenance
+from gatehouse.shared.service.audit_keys import AuditKeys
 
 pytestmark = pytest.mark.both_databases
 
@@ -163,12 +165,21 @@ def test_a_server_rotates_keys_and_prunes_spent_assertions(authserver: AuthServe
         assert session.scalars(select(SpentAssertionRow)).all() == []
 
 
-def test_the_thread_starts_and_ends_with_the_server(authserver: AuthServer, clock: FakeClock) -> None:
-    def running() -> bool:
-        return any(thread.name == "maintenance" for thread in threading.enumerate())
+def test_the_threads_start_and_end_with_the_server(authserver: AuthServer, clock: FakeClock) -> None:
+    def running() -> set[str]:
+        return {thread.name for thread in threading.enumerate()} & {"maintenance", "audit-upkeep"}
 
     app = build_app(create_services(authserver.settings, clock))
-    assert not running()
+    assert running() == set()
     with lifespan(app):
-        assert running()
-    assert not running()
+        assert running() == {"maintenance", "audit-upkeep"}
+    assert running() == set()
+
+
+def test_a_server_that_stops_writes_a_checkpoint_of_its_audit_log(authserver: AuthServer, clock: FakeClock) -> None:
+    authserver.create_client()
+    with lifespan(build_app(create_services(authserver.settings, clock))):
+        pass
+    keys = AuditKeys.read(authserver.settings.audit_keys)
+    found = verification(authserver.services.database.engine, audit_tables, keys)
+    assert (found.checkpoints, found.finding) == (1, None)

@@ -173,7 +173,7 @@ def test_the_audit_writer_reports_its_writes(measured: AuthServer) -> None:
     measured.post_token()
     measured.audit()
     assert series(measured, "gatehouse_audit_written_timestamp_seconds") == {(): measured.clock()}
-    assert series(measured, "gatehouse_db_pool_size") == {(): measured.settings.threads + 4}
+    assert series(measured, "gatehouse_db_pool_size") == {(): measured.settings.threads + 5}
 
 
 def test_every_metric_is_listed_for_the_documentation(measured: AuthServer) -> None:

@@ -167,7 +167,8 @@ def test_a_new_installation_forgets_the_mark_of_the_one_before(empty: Shell) -> 
     empty.database.unlink()
     empty.text("init")
     assert not mark.exists()
-    assert empty.json("check")[-2]["detail"] == "no event seen yet"
+    [restored] = [check for check in empty.json("check") if check["check"] == "restored backup"]
+    assert restored["detail"] == "no event seen yet"
 
 
 @pytest.mark.threat("T-148")
@@ -223,7 +224,7 @@ def test_a_restored_file_is_accepted_with_one_command(shell: Shell) -> None:
     settings = Settings(database_url=f"sqlite:///{file}", keys_dir=shell.folder / "keys")
     with Database(settings.database) as database:
         RestoreMark(database, settings).update()
-    assert [check["outcome"] for check in shell.json("check")] == ["ok"] * 6
+    assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     copy_database(shell.folder / "backup.db", file)
     shell.environment["AUTHSERVER_BIND"] = "127.0.0.1:0"
     assert "The database was restored from a backup" in shell.refusal("serve")

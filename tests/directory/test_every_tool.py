@@ -25,6 +25,7 @@ from gatehouse.directory.directory import Directory
 from gatehouse.directory.identifiers import is_identifier
 from gatehouse.resourceserver.catalogue import Tool, Transactions
 from gatehouse.shared.protocol.scopes import format_scope
+from gatehouse.shared.service.audit_keys import create_audit_keys
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +56,9 @@ def furnished(templates: Templates, backend: str, tenants: dict[str, Tenant]) ->
     """Two workspaces with one object of each type, created once per database and copied for each test."""
 
     def prepare(folder: Path, database_url: str) -> None:
-        tenants[backend] = furnish(settings_in(folder, database_url=database_url).database)
+        settings = settings_in(folder, database_url=database_url)
+        create_audit_keys(settings.audit_keys)
+        tenants[backend] = furnish(settings.database)
 
     template = templates.get(backend, "furnished", prepare)
     yield template, tenants[backend]

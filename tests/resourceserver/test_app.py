@@ -5,17 +5,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.audit import verification
 from support.clock import FakeClock
 from support.databases import Template
-from support.resourceserver import CATALOGUE, ISSUER, LIST, RESOURCE, Issuer, ResourceServer, settings_in
+from support.resourceserver import (
+    CATALOGUE,
+    ISSUER,
+    LIST,
+    RESOURCE,
+    Issuer,
+    ResourceServer,
+    running_resource_server,
+    settings_in,
+)
 
 from gatehouse.resourceserver.app import create_services
 from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.resourceserver.bearer.verifier import Verifier
+from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.db.models import audit_tables
+from gatehouse.shared.service.audit_keys import AuditKeys
 
 pytestmark = pytest.mark.anyio
 
 ORIGIN = "https://mcp.example.com"
+
+
+@pytest.mark.both_databases
+async def test_a_server_that_stops_writes_a_checkpoint_of_its_audit_log(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock
+) -> None:
+    async with running_resource_server(tmp_path / "resourceserver", resourceserver_template, clock) as server:
+        assert (await server.call("whoami", server.issuer.token())).status_code == 200
+    with Database(server.settings.database) as database:
+        found = verification(database.engine, audit_tables, AuditKeys.read(server.settings.audit_keys))
+    assert found == (1, 1, None)
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/livez", "/.well-known/oauth-protected-resource", "/none"])
@@ -76,7 +100,7 @@ async def test_keys_and_status_lists_come_from_the_internal_address(
 
     tmp_path.joinpath("var").mkdir()
     url = resourceserver_template.install(tmp_path / "var")
-    settings = settings_in(tmp_path, database_url=url, issuer_internal_url=inner)
+    settings = settings_in(tmp_path / "var", database_url=url, issuer_internal_url=inner)
     services = create_services(settings, CATALOGUE, clock, fetch_from)
     await services.keys.refresh()
     await services.statuses.refresh()

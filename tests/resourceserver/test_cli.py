@@ -42,6 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def installed(run: Run, tmp_path: Path, resourceserver_template: Template, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command in an initialized installation."""
     monkeypatch.setenv("RESOURCESERVER_DATABASE_URL", resourceserver_template.install(tmp_path / "var"))
+    monkeypatch.setenv("RESOURCESERVER_AUDIT_KEYS", "var/keys/resourceserver-audit.json")
     return run
 
 
@@ -270,6 +271,7 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
         "catalogue": "ok",
         "database": "ok",
         "limits": "ok",
+        "audit keys": "ok",
         "issuer's keys": "failed",
         "issuer's metadata": "failed",
     }

@@ -14,6 +14,7 @@ from mcp import Client
 from mcp.server import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import RESOURCE, Issuer, ResourceServer, running_resource_server, settings_in
@@ -90,7 +91,7 @@ async def dispatched(
 ) -> AsyncIterator[Dispatched]:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = RequestDatabase(settings.database), Database(settings.database)
-    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
+    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, audit_keys, clock)), []
     keys = IdempotencyKeys(database, clock)
     catalogue = recording_catalogue(runs)
     server = build_server(catalogue, ToolDispatch(catalogue, database, audit, keys, clock), audit, RESOURCE)

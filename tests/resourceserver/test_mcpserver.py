@@ -18,6 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import AfterValidator, BaseModel
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import (
@@ -256,7 +257,7 @@ async def test_with_the_gate_removed_a_guarded_tool_is_still_refused(
 ) -> None:
     settings = settings_in(tmp_path, database_url=resourceserver_template.install(tmp_path))
     database, admin_database = RequestDatabase(settings.database), Database(settings.database)
-    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, clock)), []
+    audit, runs = AuditWriter(admin_database.engine, AuditRows(audit_event, audit_keys, clock)), []
     catalogue = guarded_catalogue(notes(runs), scopes=TABLE, declared=DECLARED)
     tools = ToolDispatch(catalogue, database, audit, IdempotencyKeys(database, clock), clock)
     server = build_server(catalogue, tools, audit, settings.resource)

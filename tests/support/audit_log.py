@@ -9,16 +9,17 @@ import click
 from click.testing import CliRunner, Result
 from sqlalchemy import URL, Connection, Engine
 
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, audit_table
+from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditTables
 from gatehouse.shared.service.audit_command import audit_group
 from gatehouse.shared.service.audit_log import AuditLog
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.database import Database, new_metadata
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import engine_with_tables
 
 METADATA = new_metadata()
-TABLE = audit_table(METADATA)
+TABLE = AuditTables.declare(METADATA).events
 
 
 class Log:
@@ -28,7 +29,8 @@ class Log:
         self.engine = engine
         self.url = url
         self.clock = clock
-        self._rows = AuditRows(TABLE, clock)
+        self._rows = AuditRows(TABLE, audit_keys, clock)
+        self._chain = self._rows.chains.new()
         self.commands = audit_group(AuditLog(server, TABLE, frozenset(AuditAction), self._open))
 
     @contextmanager
@@ -44,7 +46,8 @@ class Log:
     def insert(self, connection: Connection, *events: AuditEvent) -> None:
         """Record events in an open transaction."""
         statement = self._rows.driver_insert(connection.dialect)
-        connection.exec_driver_sql(statement, list(map(self._rows.row, events)))
+        linked, self._chain = self._rows.chains.extend(self._chain, [self._rows.row(event) for event in events])
+        connection.exec_driver_sql(statement, linked)
 
     def run(self, *arguments: str) -> Result:
         """Run `audit` with arguments."""

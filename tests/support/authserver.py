@@ -6,6 +6,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,7 @@ from gatehouse.shared.protocol.jws import Header, read_header, verify
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit import AuditEvent, find_events
+from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys
 from gatehouse.shared.service.audit_rows import AuditRows
 from support.clock import FakeClock
 from support.databases import Template, take_away
@@ -59,10 +61,17 @@ def initialize(folder: Path, database_url: str) -> None:
     """Do what `authserver init` does."""
     settings = settings_in(folder, database_url=database_url)
     create_sealing_key(settings)
+    create_audit_keys(settings.audit_keys)
     with closing(Database(settings.database)) as database:
         database.migrate()
         with database.write() as session:
             ensure_keys(session, load_sealing_key(settings), settings.issuer, settings.signing_algorithm, FakeClock())
+
+
+def administrator(settings: Settings, clock: FakeClock) -> Administrator:
+    """Return an administrator whose changes are recorded as those of a command."""
+    keys = partial(AuditKeys.read, settings.audit_keys)
+    return Administrator(AuditRows(audit_event, keys, clock), clock, "tester")
 
 
 def prepare_installation(folder: Path, database_url: str) -> None:
@@ -71,7 +80,7 @@ def prepare_installation(folder: Path, database_url: str) -> None:
     clock = FakeClock()
     settings = settings_in(folder, database_url=database_url)
     with closing(Database(settings.database)) as database, database.write() as session:
-        register_resource(session, Administrator(AuditRows(audit_event, clock), clock, "tester"))
+        register_resource(session, administrator(settings, clock))
 
 
 def register_resource(
@@ -93,7 +102,7 @@ class AuthServer:
         self.services = create_services(self.settings, clock, monotonic=clock)
         self.app = build_app(self.services)
         self.http = http_client(self.app)
-        self.admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
+        self.admin = administrator(self.settings, clock)
         self.opened = ExitStack()
         """What a test opens beside the server, to be closed with it."""
 

@@ -3,16 +3,15 @@
 from functools import partial
 
 from gatehouse.authserver.app import Services
-from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.keys.rotation import Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import SealedKeys
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit_rows import AuditRows
+from support.authserver import administrator
 
 
 def rotation_of(services: Services, clock: Clock) -> Rotation:
     """Return the rotation of another process on the same installation. It loads the sealing key now."""
     settings = services.settings
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
-    return Rotation(services.database, sealed_keys, policy_of(settings), AuditRows(audit_event, clock), clock)
+    return Rotation(services.database, sealed_keys, policy_of(settings), administrator(settings, clock).audit, clock)

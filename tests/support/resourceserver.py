@@ -24,6 +24,7 @@ from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE, encode, set_bits
 from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.audit_keys import create_audit_keys
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 from support.clock import FakeClock
 from support.databases import Template
@@ -73,13 +74,16 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
         "resource": RESOURCE,
         "database_url": f"sqlite:///{folder}/resourceserver.db",
         **RESOURCESERVER,
+        "audit_keys": folder / "keys" / "resourceserver-audit.json",
     }
     return Settings(**{**defaults, **changes})
 
 
 def prepare_installation(folder: Path, database_url: str) -> None:
     """Do what `resourceserver init` does."""
-    database = Database(settings_in(folder, database_url=database_url).database, CATALOGUE.load_schema())
+    settings = settings_in(folder, database_url=database_url)
+    create_audit_keys(settings.audit_keys)
+    database = Database(settings.database, CATALOGUE.load_schema())
     database.migrate()
     database.close()
 

@@ -18,13 +18,11 @@ from gatehouse.authserver.backup.importing import ExportReader, Imported, import
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.credentials.resource_credentials import create_credential
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import Base, audit_event
+from gatehouse.authserver.db.models import Base
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.migrations import newest_revision
 from support.assertions import KeyClient
-from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, settings_in
+from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, administrator, basic_header, settings_in
 from support.clock import FakeClock
 from support.keys import rotation_of
 
@@ -54,7 +52,7 @@ def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **cha
     """Import an export into a database, with the sealing key in a folder."""
     settings = settings_in(folder, database_url=url.render_as_string(hide_password=False), **changes)
     database = Database(settings.database)
-    admin = Administrator(AuditRows(audit_event, clock), clock, "tester")
+    admin = administrator(settings, clock)
     try:
         reader = ExportReader(BytesIO(document), settings.issuer)
         return import_installation(settings, database, admin, reader, lambda table, done: None)
@@ -141,6 +139,7 @@ class FullInstallation:
             keys = server.services.keys.ring()
             created, credential = create_credential(session, server.admin, keys, RESOURCE)
             rotation_of(server.services, server.clock).publish(session)
+        server.services.audit_upkeep.run_once()
         self.credential = (created.credential_id, credential)
 
     def on(self, server: AuthServer) -> "FullInstallation":

@@ -16,7 +16,7 @@ from gatehouse.authserver.clients.registry import find_clients
 from gatehouse.authserver.credentials.lifecycle import LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.db.models import audit_tables
 from gatehouse.authserver.endpoints import introspection, jwks, metadata, revocation, status_lists, token
 from gatehouse.authserver.endpoints.authorization import authorization
 from gatehouse.authserver.endpoints.health import livez, readyz
@@ -36,7 +36,9 @@ from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.authserver.wsgi import FlaskApplication
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_upkeep import AuditUpkeep
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
 from gatehouse.shared.service.cors import CorsPolicy
@@ -68,6 +70,7 @@ class Services:
     audit: AuditWriter
     limits: Limits
     refusals: RefusalRecorder
+    audit_upkeep: AuditUpkeep
     last_use: LastUse
     maintenance: Maintenance
     metrics: Metrics
@@ -112,26 +115,22 @@ def create_services(
     `monotonic`, which also measures the windows of the limits.
 
     Raises:
-        InvalidSettings: there is no usable sealing key.
+        InvalidSettings: there is no usable sealing key, or there are no usable audit keys.
     """
-    # One connection for each thread, and one each for the audit writer, the maintenance and the two group commits.
-    database = Database(settings.database, pool_size=settings.threads + 4)
+    # One connection for each thread, and one each for the audit writer, the upkeep of the audit log, the maintenance
+    # and the two group commits.
+    database = Database(settings.database, pool_size=settings.threads + 5)
+    audit_keys = AuditKeys.read(settings.audit_keys)
+    audit_rows = AuditRows(audit_tables.events, lambda: audit_keys, clock)
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
     metrics = Metrics(settings)
     rotation = Rotation(
-        database,
-        sealed_keys,
-        policy_of(settings),
-        AuditRows(audit_event, clock),
-        clock,
-        scheduled=metrics.key_rotation.set,
+        database, sealed_keys, policy_of(settings), audit_rows, clock, scheduled=metrics.key_rotation.set
     )
     replay = ReplayStore(database, clock)
     indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
-    audit = AuditWriter(
-        database.engine, AuditRows(audit_event, clock), report=metrics.report_writes(clock, database.pool)
-    )
+    audit = AuditWriter(database.engine, audit_rows, report=metrics.report_writes(clock, database.pool))
     return Services(
         settings=settings,
         database=database,
@@ -158,6 +157,7 @@ def create_services(
         indices=indices,
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
         audit=audit,
+        audit_upkeep=AuditUpkeep(database.engine, audit_tables, audit_keys, clock, retention=settings.audit_retention),
         limits=create_limits(settings, settings.issuer, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         tokens=TokenReader(database, settings.issuer),
@@ -173,7 +173,7 @@ def create_app(settings: Settings) -> Application:
     """Return the ASGI application of one process.
 
     Raises:
-        InvalidSettings: there is no usable sealing key.
+        InvalidSettings: there is no usable sealing key, or there are no usable audit keys.
     """
     return build_app(create_services(settings))
 
@@ -200,6 +200,7 @@ def build_app(services: Services) -> Application:
 def start_services(services: Services) -> None:
     """Start the background work."""
     services.audit.start()
+    services.audit_upkeep.start()
     services.maintenance.start()
 
 
@@ -216,4 +217,5 @@ def close_services(services: Services) -> None:
     services.indices.close()
     services.last_use.close()
     services.audit.close()
+    services.audit_upkeep.close()
     services.database.close()

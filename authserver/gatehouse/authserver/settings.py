@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
@@ -47,6 +47,12 @@ class Settings(ServerSettings):
         description="File outside the database that names the newest audit event, so that a restored backup is "
         "noticed. Default: restore-mark.json in AUTHSERVER_KEYS_DIR.",
     )
+    audit_keys: Path = Field(
+        None,
+        validate_default=True,
+        description="File of the keys that authenticate audit events, which nobody else may read. "
+        "Default: authserver-audit.json in AUTHSERVER_KEYS_DIR.",
+    )
     signing_algorithm: SigningAlgorithm = Field(
         "ES256",
         description="The algorithm of new signing keys. Every resource server supports ES256. "
@@ -76,6 +82,11 @@ class Settings(ServerSettings):
         description="Origins of web pages that may call the token endpoint, separated by spaces, such as "
         "https://app.example.com. They may also read the server's metadata and key set.",
     )
+
+    @field_validator("audit_keys", mode="before")
+    @classmethod
+    def _find_audit_keys(cls, value: object, info: ValidationInfo) -> object:
+        return info.data.get("keys_dir", Path()) / "authserver-audit.json" if value is None else value
 
     @field_validator("issuer")
     @classmethod

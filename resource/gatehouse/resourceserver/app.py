@@ -26,7 +26,7 @@ from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
 from gatehouse.resourceserver.db.database import Database
-from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.db.models import audit_tables
 from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tools, result_meta
@@ -38,7 +38,9 @@ from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_upkeep import AuditUpkeep
 from gatehouse.shared.service.audit_writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 from gatehouse.shared.service.limits import Limits, create_limits
@@ -63,6 +65,7 @@ class Services:
     audit: AuditWriter
     limits: Limits
     refusals: RefusalRecorder
+    audit_upkeep: AuditUpkeep
     http_client: httpx2.AsyncClient
     keys: KeySource
     statuses: StatusLists
@@ -98,15 +101,17 @@ def create_services(
         monotonic: seconds, for the windows of the limits.
 
     Raises:
-        InvalidSettings: the trusted certificate authorities cannot be loaded.
+        InvalidSettings: the trusted certificate authorities or the audit keys cannot be loaded.
     """
+    audit_keys = AuditKeys.read(settings.audit_keys)
     http_client = create_http(settings)
     database = RequestDatabase(settings.database, lock_timeout)
-    audit_database = Database(settings.database)
+    # One connection for the writer of the audit log, and one for its upkeep.
+    audit_database = Database(settings.database, pool_size=2)
     metrics = Metrics(settings, catalogue)
     audit = AuditWriter(
         audit_database.engine,
-        AuditRows(audit_event, clock),
+        AuditRows(audit_tables.events, lambda: audit_keys, clock),
         report=metrics.report_writes(clock, database.pool, audit_database.pool),
     )
     idempotency_keys = IdempotencyKeys(database, clock)
@@ -125,6 +130,9 @@ def create_services(
         audit=audit,
         limits=create_limits(settings, settings.resource, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
+        audit_upkeep=AuditUpkeep(
+            audit_database.engine, audit_tables, audit_keys, clock, retention=settings.audit_retention
+        ),
         http_client=http_client,
         keys=keys,
         statuses=StatusLists(
@@ -168,7 +176,7 @@ def create_app(settings: Settings, catalogue: Catalogue) -> Application:
     """Return the ASGI application of one process.
 
     Raises:
-        InvalidSettings: a baseline scope is not in the catalogue.
+        InvalidSettings: a baseline scope is not in the catalogue, or there are no usable audit keys.
     """
     return build_app(create_services(settings, catalogue))
 
@@ -252,6 +260,7 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             anyio.create_task_group() as tasks,
         ):
             services.audit.start()
+            services.audit_upkeep.start()
             tasks.start_soon(services.keys.poll)
             tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
             tasks.start_soon(services.idempotency_keys.prune_regularly)
@@ -266,5 +275,6 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
         with anyio.CancelScope(shield=True):
             await services.limits.close()
             await anyio.to_thread.run_sync(services.audit.close)
+            await anyio.to_thread.run_sync(services.audit_upkeep.close)
             services.audit_database.close()
             services.database.close()

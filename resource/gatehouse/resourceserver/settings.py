@@ -55,6 +55,10 @@ class Settings(ServerSettings):
     database_url: str = Field(
         "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )
+    audit_keys: Path = Field(
+        Path("keys/resourceserver-audit.json"),
+        description="File of the keys that authenticate audit events, which nobody else may read.",
+    )
     tools: str = Field(
         "gatehouse.directory.catalogue", description="Module whose CATALOGUE is served, for example mypackage.mytools."
     )

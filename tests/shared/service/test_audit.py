@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, Engine
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import engine_with_tables
 
-from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
+from gatehouse.shared.service.audit import AuditEvent, AuditTables, find_events
 from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.database import new_metadata
+from gatehouse.shared.service.database import Database, new_metadata
 
 pytestmark = pytest.mark.both_databases
 
 METADATA = new_metadata()
-TABLE = audit_table(METADATA)
+TABLE = AuditTables.declare(METADATA).events
 
 
 class Log:
@@ -23,11 +24,15 @@ class Log:
 
     def __init__(self, engine: Engine, clock: FakeClock) -> None:
         self._engine = engine
-        self._rows = AuditRows(TABLE, clock)
+        self._database = Database(engine.url)
+        self._rows = AuditRows(TABLE, audit_keys, clock)
 
     def add(self, action: str, **members: Any) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(self._rows.insert(AuditEvent(action, "allowed", **members)))
+        with self._database.write() as session:
+            self._rows.record(session, AuditEvent(action, "allowed", **members))
+
+    def close(self) -> None:
+        self._database.close()
 
     def actions(self, **filters: Any) -> list[str]:
         with self._engine.begin() as connection:
@@ -37,7 +42,9 @@ class Log:
 @pytest.fixture
 def log(empty_database: URL, clock: FakeClock) -> Iterator[Log]:
     with engine_with_tables(empty_database, METADATA) as engine:
-        yield Log(engine, clock)
+        log = Log(engine, clock)
+        yield log
+        log.close()
 
 
 def test_events_are_found_by_client_token_and_request(log: Log) -> None:

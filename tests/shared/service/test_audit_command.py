@@ -37,7 +37,7 @@ def test_audit_rows_are_printed_without_internal_columns(log: Log, capsys: pytes
     [record] = json.loads(capsys.readouterr().out)
     assert record.pop("time") == "2027-01-15T08:00:00.123Z"
     assert record["action"] == "tool.call"
-    assert record.keys().isdisjoint({"id", "writer", "sequence", "previous"})
+    assert record.keys().isdisjoint({"id", "writer", "sequence", "kid", "link"})
 
 
 Script = Callable[[TextIO], None]

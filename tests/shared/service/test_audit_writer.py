@@ -9,20 +9,21 @@ import pytest
 from sqlalchemy import URL, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from support import databases
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import engine_with_tables
 from support.waiting import wait_until
 
 from gatehouse.shared.service import audit_writer, deadline
-from gatehouse.shared.service.audit import AuditEvent, audit_table, find_events
+from gatehouse.shared.service.audit import AuditEvent, AuditTables, find_events
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
-from gatehouse.shared.service.database import new_metadata
+from gatehouse.shared.service.database import Database, new_metadata
 
 pytestmark = pytest.mark.both_databases
 
 METADATA = new_metadata()
-TABLE = audit_table(METADATA)
+TABLE = AuditTables.declare(METADATA).events
 CAPACITY = 8
 
 
@@ -35,7 +36,7 @@ def engine(empty_database: URL) -> Iterator[Engine]:
 @pytest.fixture
 def writer(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
     """Return a writer that writes only what is urgent, or pending at its end: its time does not pass."""
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), capacity=CAPACITY, monotonic=FakeClock())
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock), capacity=CAPACITY, monotonic=FakeClock())
     yield writer
     writer.close()
 
@@ -70,11 +71,12 @@ def test_an_event_is_stored_as_it_happened(writer: AuditWriter, engine: Engine, 
     )
     [row] = stored(engine)
     assert row.pop("writer").startswith("w_")
+    assert len(row.pop("link")) == 64
     assert row == {
         "id": 1,
         "time": 1_800_000_000_123,
         "sequence": 1,
-        "previous": None,
+        "kid": "audit_test",
         "request_id": "req_1",
         "actor": "agent_1",
         "jti": "jti-1",
@@ -87,12 +89,13 @@ def test_an_event_is_stored_as_it_happened(writer: AuditWriter, engine: Engine, 
 
 
 def test_a_change_and_its_event_are_committed_together(writer: AuditWriter, engine: Engine) -> None:
-    with engine.connect() as connection:
-        connection.execute(writer.rows.insert(allowed("client.create")))
-        connection.rollback()
-    assert actions(engine) == []
-    with engine.begin() as connection:
-        connection.execute(writer.rows.insert(allowed("client.create")))
+    with Database(engine.url) as database:
+        with pytest.raises(RuntimeError), database.write() as session:
+            writer.rows.record(session, allowed("client.create"))
+            raise RuntimeError
+        assert actions(engine) == []
+        with database.write() as session:
+            writer.rows.record(session, allowed("client.create"))
     assert actions(engine) == ["client.create"]
 
 
@@ -128,7 +131,7 @@ def transactions(engine: Engine) -> list[int]:
 def test_recorded_events_wait_100_ms_together(engine: Engine, clock: FakeClock, transactions: list[int]) -> None:
     """The time counts from the first one: a steady load must not postpone it."""
     monotonic = FakeClock()
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=monotonic)
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock), monotonic=monotonic)
     for batch in range(2):
         for number in range(500):
             writer.record(allowed(f"recorded.{batch}.{number}"))
@@ -151,7 +154,7 @@ def test_an_urgent_event_or_the_end_does_not_wait(
             waiting.set()
         return time.monotonic()
 
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=monotonic)
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock), monotonic=monotonic)
     writer.record(allowed("recorded"))
     assert waiting.wait(5)
     writer.record(allowed("with.it"))
@@ -164,7 +167,7 @@ def test_an_urgent_event_or_the_end_does_not_wait(
 
 
 def test_events_recorded_from_many_threads_are_each_written_once(engine: Engine, clock: FakeClock) -> None:
-    writer = AuditWriter(engine, AuditRows(TABLE, clock))
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock))
 
     def record(thread: int) -> None:
         for number in range(100):
@@ -192,7 +195,7 @@ def test_closing_writes_pending_events_and_then_refuses(writer: AuditWriter, eng
 
 def test_an_unused_writer_starts_no_thread(engine: Engine) -> None:
     before = set(threading.enumerate())
-    writer = AuditWriter(engine, AuditRows(TABLE))
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys))
     writer.close()
     with pytest.raises(AuditUnavailable):
         writer.record(allowed("too.late"))
@@ -376,7 +379,7 @@ def test_an_event_that_cannot_be_stored_does_not_stop_the_writer(
         writer.commit(unstorable()).result(2)
     writer.commit(allowed("next")).result(2)
     assert actions(engine) == ["next"]
-    assert "'unstorable') cannot be stored and is lost: IntegrityError" in caplog.text
+    assert "('unstorable', None) cannot be stored and is lost: IntegrityError" in caplog.text
 
 
 def test_an_event_that_cannot_be_stored_does_not_block_the_others(writer: AuditWriter, engine: Engine) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
+from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import engine_with_tables
 
 from gatehouse.shared.service import deadline, heartbeat
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, audit_table
+from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditTables
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import READ_ONLY, new_metadata, open_engine
@@ -32,7 +33,7 @@ from gatehouse.shared.service.heartbeat import (
 )
 
 METADATA = new_metadata()
-TABLE = audit_table(METADATA)
+TABLE = AuditTables.declare(METADATA).events
 heartbeat_table(METADATA)
 EVENT = AuditEvent(AuditAction.TOKEN_ISSUE, "allowed")
 
@@ -52,13 +53,13 @@ def path(engine: Engine) -> Path:
 
 @pytest.fixture
 def writer(engine: Engine, clock: FakeClock) -> Iterator[AuditWriter]:
-    writer = AuditWriter(engine, AuditRows(TABLE, clock))
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock))
     yield writer
     writer.close()
 
 
 @pytest.fixture
-def changes(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def changes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[str], None]:
     """Wait until the heartbeat logs a change. It retries at once."""
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
     monkeypatch.setattr(heartbeat, "RETRY", 0.01)
@@ -72,7 +73,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     handler = Handler()
     monkeypatch.setattr(heartbeat.log, "handlers", [handler])
-    monkeypatch.setattr(heartbeat.log, "level", logging.INFO)
+    caplog.set_level(logging.INFO, heartbeat.log.name)
 
     def wait_for(text: str) -> None:
         with changed:
@@ -237,7 +238,7 @@ def test_an_outage_that_met_only_refusals_ends_without_a_request(
 
 def test_a_heartbeat_that_hangs_makes_the_writer_unavailable(engine: Engine, clock: FakeClock) -> None:
     monotonic = FakeClock()
-    writer = AuditWriter(engine, AuditRows(TABLE, clock), monotonic=monotonic)
+    writer = AuditWriter(engine, AuditRows(TABLE, audit_keys, clock), monotonic=monotonic)
     with engine.begin():
         writer.start()
         assert writer.available

@@ -134,6 +134,8 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "KEYS_DIR": ("keys", "default", "keys"),
         "SEALING_KEY": ("set", "environment", ""),
         "RESTORE_MARK": ("", "default", ""),
+        "AUDIT_KEYS": ("", "default", ""),
+        "AUDIT_RETENTION": ("0", "default", "0"),
         "SIGNING_ALGORITHM": ("ES256", "default", "ES256"),
         "KEY_ROTATION_DAYS": ("30", "default", "30"),
         "TOKEN_TTL": ("60", "file", "300"),

@@ -36,6 +36,7 @@ class Part(Enum):
 
 
 PART_OF: Mapping[str, Part] = {
+    "audit_checkpoint": Part.AUDIT,
     "audit_event": Part.AUDIT,
     "client": Part.ALWAYS,
     "client_grant": Part.ALWAYS,

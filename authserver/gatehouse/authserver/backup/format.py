@@ -26,11 +26,13 @@ from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import check_name, parse_resource
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK
 from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
-from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url
+from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url, parse_json
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.audit_checkpoints import HEADS, PRUNE
+from gatehouse.shared.service.audit_pruning import Pruned
 from gatehouse.shared.service.migrations import known_revisions, newest_revision
 
 FORMAT = "gatehouse-authserver-export"
@@ -238,10 +240,14 @@ _NAMES = {
     "pepper_id": re.compile(r"pep_[0-9a-f]{16}", re.ASCII),
     "credential_id": re.compile(r"rsc_[0-9a-f]{16}", re.ASCII),
     "prefix": re.compile(r"gt[hr]s_[A-Za-z0-9_-]{4}", re.ASCII),
-    "kid": re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII),
     "list_id": re.compile(r"[0-9a-f]{12}", re.ASCII),
 }
 """The form of identifiers that the server generates, by column, in every table."""
+
+_SIGNING_KEY_ID = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+
+_CHECKPOINTS = {HEADS: {"last", "heads"}, PRUNE: set(Pruned._fields)}
+"""The members of an audit checkpoint, by its kind."""
 
 Row = Mapping[str, Any]
 
@@ -279,6 +285,8 @@ def _resource(row: Row) -> None:
 
 
 def _signing_key(row: Row) -> None:
+    generated = _SIGNING_KEY_ID.fullmatch(row["kid"]) is not None
+    _require(generated, "signing_key.kid is not an identifier that an authorization server generates")
     _require(row["alg"] in SIGNING_ALGORITHMS, "signing_key.alg is unknown")
     _require(row["state"] in STATES, "signing_key.state is unknown")
 
@@ -301,7 +309,15 @@ def _audit_event(row: Row) -> None:
     _require(isinstance(row["detail"], dict), "audit_event.detail is not an object")
 
 
+def _audit_checkpoint(row: Row) -> None:
+    _require(row["time"] < (MAX_NUMERIC_DATE + 1) * 1000, "audit_checkpoint.time is after the year 9999")
+    content = parse_json(row["content"].encode())
+    as_written = isinstance(content, dict) and content.keys() == _CHECKPOINTS.get(row["kind"])
+    _require(as_written, "audit_checkpoint.content is not that of its kind")
+
+
 _RULES: Mapping[str, Callable[[Row], object]] = {
+    "audit_checkpoint": _audit_checkpoint,
     "audit_event": _audit_event,
     "client": _client,
     "client_key": _client_key,

@@ -42,6 +42,7 @@ from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit_keys import create_audit_keys
 from gatehouse.shared.service.database import sqlite_path
 
 
@@ -167,7 +168,7 @@ def import_installation(
     Raises:
         CommandRefused: the database is not empty, the sealing key is not the one that the keys were sealed with, or
             the file is corrupt. The database is still empty.
-        InvalidSettings: the sealing key cannot be used.
+        InvalidSettings: the sealing key or the audit keys cannot be used.
         SchemaMismatch: the database belongs to another program, or to a newer version.
     """
     # Checked before anything is created or migrated.
@@ -178,6 +179,7 @@ def import_installation(
     database.require_current()
     if not reader.header.keys:
         create_sealing_key(settings)
+    create_audit_keys(settings.audit_keys)
     sealing_key = load_sealing_key(settings)
     with database.write() as session:
         _lock_tables(session)

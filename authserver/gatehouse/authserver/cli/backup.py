@@ -14,14 +14,12 @@ from gatehouse.authserver.backup.exporting import write_export
 from gatehouse.authserver.backup.format import Header
 from gatehouse.authserver.backup.importing import ExportReader, import_installation
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
+from gatehouse.authserver.cli.installation import Installation, administrator, open_installation, settings_of
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows
-from gatehouse.shared.service.administrator import Administrator, CommandRefused
+from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit import AuditAction
-from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.files import new_file
@@ -158,7 +156,7 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
     """
     settings = settings_of(ctx)
     database = Database(settings.database, patient=True)
-    admin = Administrator(AuditRows(audit_event))
+    admin = administrator(settings)
     try:
         reader = ExportReader(file, settings.issuer)
         imported = import_installation(settings, database, admin, reader, _report_progress)

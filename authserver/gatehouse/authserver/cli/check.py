@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import click
 
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.cli.installation import Installation
+from gatehouse.authserver.cli.installation import Installation, administrator
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
     check_server,
@@ -39,11 +38,14 @@ def check(ctx: click.Context, explain: bool, output: str) -> None:
 
 
 def _steps(settings: Settings, database: Database) -> Sequence[Step]:
-    installation = Installation(settings, database, Administrator(AuditRows(audit_event)))
+    installation = Installation(settings, database, administrator(settings))
 
     def sealing_key() -> str:
         installation.sealing_key()
         return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir / FILE_NAME)
+
+    def audit_keys() -> str:
+        return f"{settings.audit_keys}; the current key is {AuditKeys.read(settings.audit_keys).kid}"
 
     def signing_key() -> str:
         database.require_current()
@@ -63,6 +65,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         *address_steps(settings),
         ("sealing key", sealing_key),
+        ("audit keys", audit_keys),
         *database_steps(settings, database),
         ("restored backup", restored),
         limits_step(settings),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +16,7 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_s
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
@@ -24,6 +26,11 @@ from gatehouse.shared.service.settings import load_settings
 def settings_of(ctx: click.Context) -> Settings:
     """Read the settings of a command. Raises InvalidSettings."""
     return load_settings(Settings, env_file_of(ctx))
+
+
+def administrator(settings: Settings) -> Administrator:
+    """Return the user at the command line. The audit keys are read for the first change that is recorded."""
+    return Administrator(AuditRows(audit_event, partial(AuditKeys.read, settings.audit_keys)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,6 @@ def open_installation(ctx: click.Context, *, patient: bool = False) -> Iterator[
     with Database(settings.database, patient=patient) as database:
         database.require_current()
         try:
-            yield Installation(settings, database, Administrator(AuditRows(audit_event)))
+            yield Installation(settings, database, administrator(settings))
         except CommandRefused as refused:
             raise Refusal(str(refused)) from None

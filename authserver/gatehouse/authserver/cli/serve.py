@@ -8,6 +8,7 @@ import click
 from gatehouse.authserver.app import create_app
 from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.cli.installation import open_installation, settings_of
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
 
@@ -29,6 +30,7 @@ def serve(ctx: click.Context) -> None:
         with open_installation(ctx) as installation:
             RestoreMark(installation.database, settings).require_no_restore()
             installation.keys(to_sign=True)
+        AuditKeys.read(settings.audit_keys)
         return lambda: create_app(settings)
 
     Server(name="authserver", settings=settings, prepare=prepare).run()

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from gatehouse.shared.service.audit import audit_table
+from gatehouse.shared.service.audit import AuditTables
 from gatehouse.shared.service.database import new_metadata
 from gatehouse.shared.service.heartbeat import heartbeat_table
 
@@ -209,5 +209,6 @@ class RevokedTokenRow(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
-audit_event = audit_table(Base.metadata)
+audit_tables = AuditTables.declare(Base.metadata)
+audit_event = audit_tables.events
 heartbeat = heartbeat_table(Base.metadata)

@@ -64,4 +64,4 @@ class RevocationEndpoint:
         )
         with self.database.write() as session:
             revoke_token(session, index.list_id, index.idx)
-            session.execute(self.audit.rows.insert(event))
+            self.audit.rows.record(session, event)

@@ -4,12 +4,9 @@ AES-256-GCM with a random nonce. The associated data names the purpose of the pl
 moved to another row does not decrypt there.
 """
 
-import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -157,17 +154,6 @@ def activate_next_sealing_key(settings: Settings) -> None:
         # Left by a process that was killed while it wrote a key.
         unfinished.unlink()
     flush_folder(settings.keys_dir)
-
-
-@contextmanager
-def sealing_key_rotation_lock(settings: Settings) -> Iterator[None]:
-    """Lock the folder of the sealing key, so that no other process renames a key in it."""
-    descriptor = os.open(settings.keys_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def generate_sealing_key() -> str:

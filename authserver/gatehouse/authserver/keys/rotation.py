@@ -143,7 +143,7 @@ class Rotation:
 
     def _record(self, session: Session, action: AuditAction, row: SigningKeyRow) -> None:
         event = AuditEvent(action, "allowed", actor=self.actor, object=row.kid, detail={"alg": row.alg})
-        session.execute(self.audit.insert(event))
+        self.audit.record(session, event)
 
 
 def _update(session: Session, row: SigningKeyRow, transition: Transition, now: int) -> None:

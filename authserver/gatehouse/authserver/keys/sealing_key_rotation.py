@@ -16,12 +16,12 @@ from gatehouse.authserver.keys.encryption import (
     activate_next_sealing_key,
     create_next_sealing_key,
     load_sealing_key,
-    sealing_key_rotation_lock,
 )
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows, key_purpose, lock_keys, pepper_purpose
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.files import locked_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def rotate_sealing_key(settings: Settings, database: Database, admin: Administra
     """
     if settings.sealing_key is not None:
         return _rotate(settings, database, admin)
-    with sealing_key_rotation_lock(settings):
+    with locked_folder(settings.keys_dir):
         prepare_sealing_key(settings)
         outcome = _rotate(settings, database, admin)
         activate_next_sealing_key(settings)

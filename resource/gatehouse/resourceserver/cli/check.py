@@ -16,6 +16,7 @@ from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
     check_server,
@@ -34,7 +35,7 @@ from gatehouse.shared.service.cli import example, output_option
 @click.pass_context
 @example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
 def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
-    """Check settings, address, catalogue, database, limits, and the keys and metadata of the issuer.
+    """Check settings, address, catalogue, database, audit keys, limits, and the keys and metadata of the issuer.
 
     Exit code 1 if a check fails. The server also starts without the issuer's keys, and waits for them; and without the
     server of RESOURCESERVER_LIMITS_URL, and applies its limits in each worker. An address in use is not a failure,
@@ -59,6 +60,9 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         read_resources(found, settings.resource)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
+    def audit_keys() -> str:
+        return f"{settings.audit_keys}; the current key is {AuditKeys.read(settings.audit_keys).kid}"
+
     def issuer_keys() -> str:
         unused: list[str] = []
         count = len(parse_key_set(anyio.run(_fetch, settings, _well_known(settings, "jwks.json")), unused.append))
@@ -73,6 +77,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         *address_steps(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
+        ("audit keys", audit_keys),
         limits_step(settings),
         *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),

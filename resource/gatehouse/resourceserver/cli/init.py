@@ -1,10 +1,11 @@
-"""`resourceserver init`: the tables of the gateway and of its catalogue."""
+"""`resourceserver init`: audit keys, and the tables of the gateway and of its catalogue."""
 
 import click
 
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import settings_of, tools_option
 from gatehouse.resourceserver.db.database import Database
+from gatehouse.shared.service.audit_keys import create_audit_keys
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.output import print_record
@@ -16,10 +17,17 @@ from gatehouse.shared.service.output import print_record
 @click.pass_context
 @example("resourceserver init\nresourceserver init --tools mypackage.mytools")
 def init(ctx: click.Context, tools_module: str | None, output: str) -> None:
-    """Create or upgrade the database: the gateway's tables and those of the catalogue. Safe to repeat."""
+    """Create an audit key, and create or upgrade the gateway's tables and those of the catalogue. Safe to repeat."""
     settings = settings_of(ctx, tools_module)
     with Database(settings.database, load_schema(load_catalogue(settings.tools))) as database:
         database.migrate()
+    created = create_audit_keys(settings.audit_keys)
     print_record(
-        {"resource": settings.resource, "issuer": settings.issuer, "database": shown_url(settings.database)}, output
+        {
+            "resource": settings.resource,
+            "issuer": settings.issuer,
+            "database": shown_url(settings.database),
+            "audit_keys": "created" if created else "present",
+        },
+        output,
     )

@@ -10,6 +10,7 @@ from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resourceserver.settings import CA_FILE_SETTING
+from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
 from gatehouse.shared.service.tls import tls_context
@@ -34,6 +35,7 @@ def serve(ctx: click.Context, tools_module: str | None) -> None:
         read_resources(catalogue, settings.resource)
         with open_database(settings, load_schema(catalogue)):
             pass
+        AuditKeys.read(settings.audit_keys)
         # Before the fork, so that the workers need not load the certificate authorities.
         tls_context(settings.ca_file, CA_FILE_SETTING)
         return lambda: create_app(settings, catalogue)

@@ -11,9 +11,11 @@ class Database(MigratedDatabase):
 
     schema = Schema("gatehouse.resourceserver.db:migrations", "resourceserver init", landmark="idempotency_key")
 
-    def __init__(self, url: URL, catalogue_schema: Schema | None = None, *, patient: bool = False) -> None:
+    def __init__(
+        self, url: URL, catalogue_schema: Schema | None = None, *, pool_size: int = 1, patient: bool = False
+    ) -> None:
         """Without the schema of a catalogue, only the gateway's tables are migrated and checked."""
-        super().__init__(url, patient=patient)
+        super().__init__(url, pool_size=pool_size, patient=patient)
         self.catalogue_schema = catalogue_schema
 
     def migrate(self) -> None:

@@ -89,14 +89,12 @@ class RequestDatabase:
             return function(session)
 
     def _write(self, function: Callable[[Session], ResultT]) -> ResultT:
-        committing = False
+        sent: list[None] = []
         try:
-            with self._database.write() as session:
+            with self._database.write(committing=partial(sent.append, None)) as session:
                 result = function(session)
-                session.flush()
-                committing = True
         except Exception as error:
-            if committing and not _rolled_back(error):
+            if sent and not _rolled_back(error):
                 raise CommitUnknown from error
             raise
         return result

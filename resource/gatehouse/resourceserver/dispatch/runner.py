@@ -126,7 +126,7 @@ class ToolRunner:
     def _record_write(self, call: Call, session: Session, content: dict[str, Any], **detail: Any) -> None:
         """Record a write in its transaction: the change and its event are committed together, or neither is."""
         event = call.event("allowed", objects={**_audited(call.tool, content), **detail})
-        session.execute(self._audit.rows.insert(event))
+        self._audit.rows.record(session, event)
 
     async def _run_outside(self, call: Call) -> Ended:
         """Run a tool that changes something outside the call's transaction: in several short ones, or elsewhere."""

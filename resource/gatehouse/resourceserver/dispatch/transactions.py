@@ -129,7 +129,7 @@ class CallTransactions(Transactions):
             {"transaction": number, "changed": identifiers[start : start + LISTED]}
             for start in range(0, max(len(identifiers), 1), LISTED)
         )
-        session.execute(self._rows.insert(*map(self._make_event, details)))
+        self._rows.record(session, *map(self._make_event, details))
 
 
 def _watch(session: Session, audited: Callable[[object], bool]) -> dict[str, None]:

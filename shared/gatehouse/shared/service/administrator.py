@@ -51,4 +51,4 @@ class Administrator:
     ) -> None:
         """Add the audit event of a change to the transaction of the change. `detail` is JSON."""
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
-        session.execute(self.audit.insert(event))
+        self.audit.record(session, event)

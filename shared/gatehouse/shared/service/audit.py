@@ -1,6 +1,7 @@
-"""The audit log of both servers: its table, its events and actions, and the search for events.
+"""The audit log of both servers: its tables, its events and actions, and the search for events.
 
-`audit_writer` decides when an event is written and what that guarantees.
+`audit_writer` decides when an event is written and what that guarantees, `audit_chain` how the rows prove that none was
+altered or removed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,17 +104,29 @@ class AuditEvent(NamedTuple):
     """Further members, as JSON."""
 
 
-def audit_table(metadata: MetaData) -> Table:
-    """Declare the audit table on a server's metadata."""
+class AuditTables(NamedTuple):
+    """The tables of an audit log."""
+
+    events: Table
+    checkpoints: Table
+
+    @classmethod
+    def declare(cls, metadata: MetaData) -> "AuditTables":
+        """Declare the tables on a server's metadata."""
+        return cls(_event_table(metadata), _checkpoint_table(metadata))
+
+
+def _event_table(metadata: MetaData) -> Table:
     return Table(
         "audit_event",
         metadata,
         # SQLite numbers only plain INTEGER keys by itself.
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
         Column("time", BigInteger, nullable=False, index=True, comment="milliseconds since the epoch"),
-        Column("writer", String(32), nullable=False, comment="the process that wrote the row"),
+        Column("writer", String(32), nullable=False, comment="the chain that the row belongs to"),
         Column("sequence", BigInteger, nullable=False, comment="counts the rows of one writer"),
-        Column("previous", String(64), comment="reserved: authentication code of the writer's previous row"),
+        Column("kid", String(32), nullable=False, comment="the key of the link"),
+        Column("link", String(64), nullable=False, comment="authenticates the row and the writer's row before it"),
         Column("request_id", String(64), index=True),
         Column("actor", String(255), index=True),
         Column("jti", String(64), index=True),
@@ -122,6 +135,19 @@ def audit_table(metadata: MetaData) -> Table:
         Column("outcome", String(16), nullable=False),
         Column("reason", Text),
         Column("detail", JSON, nullable=False),
+    )
+
+
+def _checkpoint_table(metadata: MetaData) -> Table:
+    return Table(
+        "audit_checkpoint",
+        metadata,
+        Column("number", BigInteger, primary_key=True, autoincrement=False, comment="counts without gaps"),
+        Column("time", BigInteger, nullable=False, comment="milliseconds since the epoch"),
+        Column("kid", String(32), nullable=False, comment="the key of the link"),
+        Column("kind", String(8), nullable=False, comment="heads or prune"),
+        Column("content", Text, nullable=False, comment="JSON"),
+        Column("link", String(64), nullable=False, comment="authenticates the checkpoint and the one before it"),
     )
 
 

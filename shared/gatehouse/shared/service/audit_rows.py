@@ -1,71 +1,80 @@
-"""Makes the rows of audit events: numbered by their writer, and without secrets or control characters."""
+"""Makes the rows of audit events, without secrets or control characters, and adds them to transactions."""
 
-import itertools
 import json
-import secrets
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Dialect, Insert, Table, TableClause, column, insert
+from sqlalchemy import Dialect, Table
+from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.database import placeholder
-
-
-class AuditRow(NamedTuple):
-    """The values of one row as a database driver stores them."""
-
-    time: int
-    """Milliseconds since the epoch."""
-    writer: str
-    sequence: int
-    request_id: str | None
-    actor: str | None
-    jti: str | None
-    action: str
-    object: str | None
-    outcome: str
-    reason: str | None
-    detail: str
-    """JSON."""
+from gatehouse.shared.service.audit_chain import LINKED, AuditRow, Chain, Chains
+from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.database import BEFORE_COMMIT, placeholder
 
 
 class AuditRows:
-    """Builds the rows of one process: adds the writer, its sequence number, and the time."""
+    """Makes the rows of one process, and records events in its transactions."""
 
-    def __init__(self, table: Table, clock: Clock = system_clock) -> None:
+    def __init__(self, table: Table, keys: Callable[[], AuditKeys], clock: Clock = system_clock) -> None:
+        """`keys` is called for the first row that is inserted."""
         self.table = table
+        self.chains = Chains(keys)
         self.clock = clock
-        # Without types, because the values of a row need no conversion.
-        self._target = TableClause(table.name, *map(column, AuditRow._fields))
-        self._writer = f"w_{secrets.token_hex(8)}"
-        self._sequence = itertools.count(1)
+        self._idle: deque[Chain] = deque()
+        """Chains that no transaction uses now."""
 
-    def insert(self, *events: AuditEvent) -> Insert:
-        """Return the statement that records events in the caller's transaction. Raises TypeError as `row` does."""
-        return insert(self._target).values([self.row(event)._asdict() for event in events])
+    def record(self, session: Session, *events: AuditEvent) -> None:
+        """Add events to a transaction of `Database.write`, which inserts them right before it commits.
+
+        Raises:
+            TypeError: as `row` does.
+            KeyError: the session is not one of `Database.write`, and would lose them.
+        """
+        recorded: _Recorded | None = session.info[BEFORE_COMMIT]
+        if recorded is None:
+            recorded = session.info[BEFORE_COMMIT] = _Recorded(self)
+        recorded.rows.extend(map(self.row, events))
+
+    @contextmanager
+    def inserted(self, session: Session, rows: Sequence[AuditRow]) -> Iterator[None]:
+        """Insert rows for a block that commits them. If the block raises, the outcome is unknown."""
+        chain = self._idle_chain()
+        try:
+            linked, extended = self.chains.extend(chain, rows)
+            connection = session.connection()
+            connection.exec_driver_sql(self.driver_insert(connection.dialect), linked)
+        except BaseException:
+            # The COMMIT was not sent, so the chain ends where it did.
+            self._idle.append(chain)
+            raise
+        yield
+        self._idle.append(extended)
+
+    def _idle_chain(self) -> Chain:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.chains.new()
 
     def driver_insert(self, dialect: Dialect) -> str:
-        """Return the statement that stores an AuditRow, in the SQL of a database driver."""
-        columns = AuditRow._fields
-        values = ", ".join([placeholder(dialect)] * len(columns))
-        return f"INSERT INTO {self.table.name} ({', '.join(columns)}) VALUES ({values})"  # noqa: S608 - constant names
+        """Return the statement that stores the values of LINKED, in the SQL of a database driver."""
+        values = ", ".join([placeholder(dialect)] * len(LINKED))
+        return f"INSERT INTO {self.table.name} ({', '.join(LINKED)}) VALUES ({values})"  # noqa: S608 - constant names
 
     def row(self, event: AuditEvent) -> AuditRow:
-        """Return the row of an event, with the next sequence number.
+        """Return the row of an event.
 
         Raises:
             TypeError: the detail has a value that JSON does not have.
         """
-        # First, because a number without a row would look like a lost event.
-        detail = _to_json(event.detail)
         return AuditRow(
             int(self.clock() * 1000),
-            self._writer,
-            next(self._sequence),
             event.request_id,
             _fit(event.actor, 255),
             _fit(event.jti, 64),
@@ -73,8 +82,19 @@ class AuditRows:
             _fit(event.object, 512),
             event.outcome,
             _fit(event.reason, 1024),
-            detail,
+            _to_json(event.detail),
         )
+
+
+class _Recorded:
+    """The events of one transaction, which are inserted right before it commits."""
+
+    def __init__(self, audit: AuditRows) -> None:
+        self.rows: list[AuditRow] = []
+        self._audit = audit
+
+    def __call__(self, session: Session) -> AbstractContextManager[None]:
+        return self._audit.inserted(session, self.rows)
 
 
 def _fit(text: str | None, length: int) -> str | None:
@@ -96,8 +116,9 @@ def _to_json(value: Any) -> str:
     if type(value) is int:
         return str(value)
     if isinstance(value, Mapping):
-        members = [f"{_text_to_json(name)}: {_to_json(item)}" for name, item in value.items()]
-        return f"{{{', '.join(members)}}}"
+        # Of names that are masked alike, the last one stays, as it does when an export reads and writes the detail.
+        members = {_text_to_json(name): _to_json(item) for name, item in value.items()}
+        return f"{{{', '.join([f'{name}: {item}' for name, item in members.items()])}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_to_json, value))}]"
     return json.dumps(value)

@@ -2,8 +2,8 @@
 
 An event is recorded in one of three ways, each with its own guarantee:
 
-* `AuditRows.insert` returns a statement for the caller's own transaction: the change and its event commit together or
-  not at all. For changes.
+* `AuditRows.record` adds it to the caller's own transaction: the change and its event commit together or not at all.
+  For changes.
 * `AuditWriter.commit_and_wait`, and `commit_async` on an event loop, return when the row is on disk. For refusals:
   recorded before the answer leaves.
 * `AuditWriter.record` returns at once; the row is written with others at most 100 ms later. For tokens issued and calls
@@ -28,7 +28,8 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, Prog
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRow, AuditRows
+from gatehouse.shared.service.audit_chain import AuditRow
+from gatehouse.shared.service.audit_rows import AuditRows
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.heartbeat import SERVER, WriteHealth, write_heartbeat
 
@@ -87,6 +88,7 @@ class AuditWriter:
         self.rows = rows
         self._engine = engine
         self._insert_row = rows.driver_insert(engine.dialect)
+        self._chain = rows.chains.new()
         self._capacity = capacity
         self._report = report
         self._pending: deque[_Pending] = deque()
@@ -245,13 +247,20 @@ class AuditWriter:
                 self._keep_for_later(batch[position:])
                 return
             if error is not None:
-                identity = pending.row.writer, pending.row.sequence, pending.row.action
+                identity = pending.row.action, pending.row.request_id
                 log.error("audit event %s cannot be stored and is lost: %s", identity, type(error).__name__)
             _settle([pending], error)
 
     def _insert(self, batch: list[_Pending]) -> Exception | None:
-        rows = [pending.row for pending in batch]
-        return self._commit(lambda connection: connection.exec_driver_sql(self._insert_row, rows))
+        def write(connection: Connection) -> None:
+            linked, self._chain = self.rows.chains.extend(self._chain, [pending.row for pending in batch])
+            connection.exec_driver_sql(self._insert_row, linked)
+
+        error = self._commit(write)
+        if error is not None:
+            # The rows may have been committed nevertheless, so the next ones begin another chain.
+            self._chain = self.rows.chains.new()
+        return error
 
     def _commit(self, write: Callable[[Connection], object]) -> Exception | None:
         """Write in a transaction. Return the error if it failed, and note whether the database accepts writes."""

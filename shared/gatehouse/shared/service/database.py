@@ -4,10 +4,10 @@ A transaction is declared as reading or writing. A writer acquires SQLite's writ
 that starts to write midway fails at once with "database is locked", whatever the timeout.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from sqlalchemy import URL, Connection, Dialect, Engine, MetaData, QueuePool, create_engine, make_url, text
 from sqlalchemy.orm import Session
@@ -23,6 +23,10 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
 }
 """Gives every constraint a name, so that a migration can change it on both databases."""
+
+BEFORE_COMMIT: Final = "gatehouse_before_commit"
+"""Key in the `info` of a session of `Database.write`. Its value is None, or is called with the session when all else is
+done; the context manager that it returns surrounds the COMMIT, and so learns whether that succeeded."""
 
 READ_ONLY = {"gatehouse_read_only": True}
 """Execution options of an engine whose transactions only read."""
@@ -106,10 +110,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Open a session that commits when the block ends, and changes nothing when it raises."""
-        with Session(self.engine) as session, session.begin():
+    def write(self, committing: Callable[[], object] = lambda: None) -> Iterator[Session]:
+        """Open a session that commits when the block ends, and changes nothing when it raises.
+
+        `committing` is called right before the COMMIT. Without that call, nothing was committed.
+        """
+        with ExitStack() as around_commit, Session(self.engine, info={BEFORE_COMMIT: None}) as session, session.begin():
             yield session
+            session.flush()
+            if (before_commit := session.info[BEFORE_COMMIT]) is not None:
+                around_commit.enter_context(before_commit(session))
+            committing()
 
     def ping(self) -> None:
         """Query the database. Raises SQLAlchemyError if it does not answer."""

@@ -1,6 +1,7 @@
 """Files for their owner only: written completely, and secrets read only if nobody else can access them."""
 
 import codecs
+import fcntl
 import os
 import shlex
 import stat
@@ -63,6 +64,17 @@ def flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder of secrets for the block, so that no other process replaces a file in it. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

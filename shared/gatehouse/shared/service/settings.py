@@ -89,6 +89,12 @@ class ServerSettings(CommandSettings):
     tls_key: Path | None = Field(
         None, description="File with the private key of that certificate (PEM), which nobody else may read."
     )
+    audit_retention: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Days after which audit events are deleted, once a day. 0 keeps them forever.",
+    )
     allowed_origins: str = Field("", description="Origins of web pages that may call the server, separated by spaces.")
     limits_url: str | None = Field(
         None,

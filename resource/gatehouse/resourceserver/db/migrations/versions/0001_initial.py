@@ -1,4 +1,4 @@
-"""The gateway's tables: audit events, idempotency keys and the heartbeat."""
+"""The gateway's tables: the audit log, idempotency keys and the heartbeat."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,16 +11,32 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "audit_checkpoint",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False, comment="counts without gaps"),
+        sa.Column("time", sa.BigInteger(), nullable=False, comment="milliseconds since the epoch"),
+        sa.Column("kid", sa.String(length=32), nullable=False, comment="the key of the link"),
+        sa.Column("kind", sa.String(length=8), nullable=False, comment="heads or prune"),
+        sa.Column("content", sa.Text(), nullable=False, comment="JSON"),
+        sa.Column(
+            "link",
+            sa.String(length=64),
+            nullable=False,
+            comment="authenticates the checkpoint and the one before it",
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_audit_checkpoint")),
+    )
+    op.create_table(
         "audit_event",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("time", sa.BigInteger(), nullable=False, comment="milliseconds since the epoch"),
-        sa.Column("writer", sa.String(length=32), nullable=False, comment="the process that wrote the row"),
+        sa.Column("writer", sa.String(length=32), nullable=False, comment="the chain that the row belongs to"),
         sa.Column("sequence", sa.BigInteger(), nullable=False, comment="counts the rows of one writer"),
+        sa.Column("kid", sa.String(length=32), nullable=False, comment="the key of the link"),
         sa.Column(
-            "previous",
+            "link",
             sa.String(length=64),
-            nullable=True,
-            comment="reserved: authentication code of the writer's previous row",
+            nullable=False,
+            comment="authenticates the row and the writer's row before it",
         ),
         sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.Column("actor", sa.String(length=255), nullable=True),
@@ -68,3 +84,4 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_audit_event_actor"))
 
     op.drop_table("audit_event")
+    op.drop_table("audit_checkpoint")

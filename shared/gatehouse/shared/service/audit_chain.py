@@ -1,0 +1,97 @@
+"""The chains of the audit log: each row is authenticated together with the row of the same writer before it.
+
+A writer is not a process but a chain of rows that were committed one after the other. A process has one chain for its
+batches, and one for each of its transactions that commit at the same time. Rows get their numbers and links right
+before they are inserted, and a chain is continued only after the database has confirmed the commit. So neither a
+rollback nor an outage nor a lost answer to a COMMIT leaves a gap: whatever is missing in a chain was removed.
+"""
+
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from gatehouse.shared.service.audit_keys import AuditKeys
+
+MAX_GAP: Final = 3600 * 1000
+"""Milliseconds between the times of two rows of a chain, at most. Pruning relies on it: it tells from the time of a row
+where the next row of its chain can be."""
+
+
+class AuditRow(NamedTuple):
+    """The values of one event as a database driver stores them."""
+
+    time: int
+    """Milliseconds since the epoch."""
+    request_id: str | None
+    actor: str | None
+    jti: str | None
+    action: str
+    object: str | None
+    outcome: str
+    reason: str | None
+    detail: str
+    """JSON."""
+
+
+CHAIN_COLUMNS: Final = ("writer", "sequence", "kid")
+
+AUTHENTICATED: Final = (*CHAIN_COLUMNS, *AuditRow._fields)
+"""The columns that a link authenticates, in this order: all but the id, which the database assigns, and the link."""
+
+LINKED: Final = ("link", *AUTHENTICATED)
+"""The columns of a row that is ready to be inserted."""
+
+
+class Chain(NamedTuple):
+    """A chain up to its last committed row."""
+
+    writer: str
+    sequence: int = 0
+    link: str = ""
+    time: int | None = None
+    """The time of the last row; None if there is none."""
+
+
+class Chains:
+    """Creates and extends the chains of one process."""
+
+    def __init__(self, keys: Callable[[], AuditKeys]) -> None:
+        """`keys` is called for the first row, so that commands that record nothing need no keys."""
+        self._load_keys = keys
+        self._process = f"w_{secrets.token_hex(8)}"
+        self._numbers = itertools.count(1)
+
+    @cached_property
+    def _keys(self) -> AuditKeys:
+        return self._load_keys()
+
+    def new(self) -> Chain:
+        """Return an empty chain. Its writer is never used again."""
+        return Chain(f"{self._process}.{next(self._numbers)}")
+
+    def extend(self, chain: Chain, rows: Sequence[AuditRow]) -> tuple[Sequence[tuple[Any, ...]], Chain]:
+        """Return rows with the values of LINKED, and the chain that they are the end of once they are committed.
+
+        Raises:
+            InvalidSettings: there are no usable keys.
+        """
+        keys, kid = self._keys, self._keys.kid
+        linked = []
+        for row in rows:
+            if chain.time is not None and abs(row.time - chain.time) > MAX_GAP:
+                chain = self.new()
+            values = (chain.writer, chain.sequence + 1, kid, *row)
+            link = event_link(keys, chain.link, values)
+            linked.append((link, *values))
+            chain = Chain(chain.writer, chain.sequence + 1, link, row.time)
+        return linked, chain
+
+
+def event_link(keys: AuditKeys, previous: str, values: Sequence[Any]) -> str:
+    """Return the link of a row with the values of AUTHENTICATED, after the row with the link `previous`.
+
+    `previous` is empty for the first row of a chain. Raises KeyError if there is no such key.
+    """
+    return keys.authenticate(values[2], "event", previous, *values)

@@ -1,0 +1,159 @@
+"""The checkpoints of the audit log: where every chain ended at a time, so that neither its end nor all of it vanishes.
+
+A checkpoint of kind `heads` lists the writers whose rows were committed since the one before, each with its last row.
+One of kind `prune` says which rows and checkpoints were deleted on purpose. The checkpoints are a chain themselves,
+numbered without gaps, and any process may write the next one. They are also written to the log, where those who can
+write to the database cannot remove them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Engine, func, insert, select, text
+
+from gatehouse.shared.service.audit import AuditTables
+from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.database import READ_ONLY
+
+HEADS: Final = "heads"
+PRUNE: Final = "prune"
+
+INTERVAL: Final = 60
+"""Seconds between two checkpoints of a database."""
+
+_OVERLAP: Final = 60
+"""Seconds. A checkpoint reads the rows of this time before the last one again, because PostgreSQL can commit a row
+after one with a higher id."""
+
+_STEP: Final = 100_000
+"""Ids that one statement reads, so that it ends within its time limit."""
+
+_LOOKUPS: Final = 1000
+"""Rows that one statement finds by their ids."""
+
+
+class Checkpoint(NamedTuple):
+    """A row of the table."""
+
+    number: int
+    time: int
+    """Milliseconds since the epoch."""
+    kid: str
+    kind: str
+    content: str
+    """JSON. Of `heads`: `last`, the highest id that was read, and `heads`, `[sequence, link, time]` by writer."""
+    link: str
+
+    def is_authentic(self, keys: AuditKeys, previous: str) -> bool:
+        """Tell whether it is as it was written, after the checkpoint with the link `previous`.
+
+        Raises KeyError if there is no such key.
+        """
+        # SQLite stores bytes in any column, and JSON does not tell them from text.
+        return not any(isinstance(value, bytes) for value in self) and self.link == _link(keys, previous, self[:-1])
+
+
+def _link(keys: AuditKeys, previous: str, values: Sequence[Any]) -> str:
+    return keys.authenticate(values[2], "checkpoint", previous, *values)
+
+
+def last_checkpoint(connection: Connection, tables: AuditTables, kind: str | None = None) -> Checkpoint | None:
+    """Return the last checkpoint, or the last one of a kind."""
+    table = tables.checkpoints
+    query = select(table).order_by(table.c.number.desc()).limit(1)
+    found = connection.execute(query if kind is None else query.where(table.c.kind == kind)).first()
+    return None if found is None else Checkpoint(*found)
+
+
+def append_checkpoint(
+    connection: Connection,
+    tables: AuditTables,
+    keys: AuditKeys,
+    previous: Checkpoint | None,
+    now: float,
+    kind: str,
+    content: Mapping[str, Any],
+) -> Checkpoint:
+    """Insert the checkpoint after `previous`, in a transaction with `lock_checkpoints`. `now` is in seconds."""
+    number, link = (0, "") if previous is None else (previous.number, previous.link)
+    values = (number + 1, int(now * 1000), keys.kid, kind, json.dumps(content, separators=(",", ":")))
+    checkpoint = Checkpoint(*values, _link(keys, link, values))
+    connection.execute(insert(tables.checkpoints).values(checkpoint._asdict()))
+    return checkpoint
+
+
+def lock_checkpoints(connection: Connection) -> None:
+    """Let other transactions that append a checkpoint wait for this one. On SQLite, every writer waits already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('gatehouse.audit_checkpoint'))"))
+
+
+def write_checkpoint(
+    engine: Engine, tables: AuditTables, keys: AuditKeys, now: float, *, interval: float = INTERVAL
+) -> Checkpoint | None:
+    """Write a checkpoint of kind `heads`, unless there is one of the last `interval` seconds or nothing to say.
+
+    It may miss a row that is committed more than a minute after it was inserted. Such a row is in a later checkpoint if
+    its writer has further rows.
+
+    Raises:
+        SQLAlchemyError: the database failed.
+    """
+    with engine.execution_options(**READ_ONLY).connect() as connection:
+        before = last_checkpoint(connection, tables)
+        if before is not None and 0 <= now * 1000 - before.time < interval * 1000:
+            return None
+        content = _new_heads(connection, tables)
+    if content is None:
+        return None
+    # Read before, so that the lock is short. What was read stays true.
+    with engine.begin() as connection:
+        lock_checkpoints(connection)
+        previous = last_checkpoint(connection, tables)
+        if interval and previous != before:
+            # Another process came first.
+            return None
+        return append_checkpoint(connection, tables, keys, previous, now, HEADS, content)
+
+
+def _new_heads(connection: Connection, tables: AuditTables) -> Mapping[str, Any] | None:
+    """Return the content of the next checkpoint; None if no row was inserted since the last one."""
+    events = tables.events
+    last: int = connection.scalar(select(func.max(events.c.id))) or 0
+    before = last_checkpoint(connection, tables, HEADS)
+    if last == _last_id(before):
+        return None
+    start = 0 if before is None else _last_id(_overlapped(connection, tables, before))
+    newest: dict[str, int] = {}
+    for first in range(start, last, _STEP):
+        in_step = (events.c.id > first, events.c.id <= first + _STEP)
+        query = select(events.c.writer, func.max(events.c.id)).where(*in_step).group_by(events.c.writer)
+        newest |= {row[0]: row[1] for row in connection.execute(query)}
+    return {"last": last, "heads": _rows(connection, tables, newest.values())}
+
+
+def _overlapped(connection: Connection, tables: AuditTables, before: Checkpoint) -> Checkpoint | None:
+    """Return the checkpoint after which rows are read again."""
+    table = tables.checkpoints
+    earlier = table.c.time <= before.time - _OVERLAP * 1000
+    query = select(table).where(table.c.kind == HEADS, earlier).order_by(table.c.number.desc()).limit(1)
+    found = connection.execute(query).first()
+    return None if found is None else Checkpoint(*found)
+
+
+def _last_id(checkpoint: Checkpoint | None) -> int:
+    """Return the highest id that a checkpoint of kind `heads` has read."""
+    return 0 if checkpoint is None else int(json.loads(checkpoint.content)["last"])
+
+
+def _rows(connection: Connection, tables: AuditTables, ids: Any) -> Mapping[str, Sequence[Any]]:
+    """Return `[sequence, link, time]` of rows, by writer."""
+    columns = tables.events.c
+    rows: dict[str, Sequence[Any]] = {}
+    remaining = iter(ids)
+    while some := list(islice(remaining, _LOOKUPS)):
+        query = select(columns.writer, columns.sequence, columns.link, columns.time).where(columns.id.in_(some))
+        rows |= {writer: head for writer, *head in connection.execute(query)}
+    return rows

@@ -1,0 +1,125 @@
+"""The keys that authenticate the audit log. They are in a file, so that access to the database alone forges no event.
+
+The file is a JWK set (RFC 7517, section 5) of symmetric keys (RFC 7518, section 6.4). The last key is current; the
+others verify older events. The keys are independent of the sealing key, whose rotation leaves the audit log verifiable.
+"""
+
+import hmac
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic_core import to_json
+
+from gatehouse.shared.protocol.encoding import decode_base64url, encode_base64url, parse_json
+from gatehouse.shared.service.files import UnsafeFile, locked_folder, new_file, read_private_text, replace_file
+from gatehouse.shared.service.settings import InvalidSettings
+
+MAX_KID: Final = 32
+"""Characters of a key id, at most."""
+
+_LENGTH: Final = 32
+_MAX_FILE: Final = 256 * 1024
+"""Bytes of the file that are read: more than a thousand keys."""
+_TEMPORARY: Final = ".audit-keys-"
+
+_Jwk = Mapping[str, str]
+
+
+class AuditKeys:
+    """The keys of one program, by id. The last one is current."""
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        self._keys = dict(keys)
+        self.kid = list(self._keys)[-1]
+        """The id of the current key."""
+
+    @classmethod
+    def read(cls, path: Path) -> "AuditKeys":
+        """Read the keys.
+
+        Raises:
+            InvalidSettings: there is no such file, it is malformed, or others can read or replace it.
+        """
+        return cls({jwk["kid"]: decode_base64url(jwk["k"]) for jwk in _read(path)})
+
+    def __contains__(self, kid: object) -> bool:
+        """Tell whether there is a key with this id."""
+        return kid in self._keys
+
+    def authenticate(self, kid: str, *values: object) -> str:
+        """Return the HMAC-SHA-256 of values (texts, whole numbers or None) in hexadecimal digits.
+
+        The values are authenticated as a JSON array, so that two different lists never have the same bytes. Raises
+        KeyError if there is no such key.
+        """
+        return hmac.digest(self._keys[kid], to_json(values), "sha256").hex()
+
+
+def create_audit_keys(path: Path) -> bool:
+    """Write a new file with one key, unless the file exists. Return whether it was written.
+
+    If two processes do this at once, one key remains.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with new_file(path, prefix=_TEMPORARY) as file:
+            file.write(_document([_generate()]))
+    except FileExistsError:
+        return False
+    return True
+
+
+def rotate_audit_keys(path: Path) -> str:
+    """Add a new key, which becomes the current one, and return its id. Older events stay verifiable.
+
+    A running server continues with the key that it has read until it is restarted.
+
+    Raises:
+        InvalidSettings: the file cannot be used, as in `AuditKeys.read`.
+        OSError: the file cannot be written. It is unchanged then.
+    """
+    new_key = _generate()
+    with locked_folder(path.parent):
+        replace_file(path, _document([*_read(path), new_key]))
+    return new_key["kid"]
+
+
+def _generate() -> _Jwk:
+    key = encode_base64url(secrets.token_bytes(_LENGTH))
+    return {"kty": "oct", "kid": f"audit_{secrets.token_hex(8)}", "alg": "HS256", "k": key}
+
+
+def _document(keys: Sequence[_Jwk]) -> bytes:
+    return json.dumps({"keys": keys}, indent=2).encode("ascii") + b"\n"
+
+
+def _read(path: Path) -> Sequence[_Jwk]:
+    try:
+        text = read_private_text(path, "audit key file", limit=_MAX_FILE, private_folder=True)
+    except FileNotFoundError:
+        raise InvalidSettings(
+            f"There are no audit keys at {path}. Create them with the init command of this server. If the audit log "
+            "has events already, restore the file from its backup instead: new keys do not verify them."
+        ) from None
+    except UnsafeFile as error:
+        raise InvalidSettings(str(error)) from None
+    try:
+        keys: list[_Jwk] = parse_json(text.encode())["keys"]
+        valid = len({jwk["kid"] for jwk in keys if _is_valid(jwk)}) == len(keys) > 0
+    except (ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise InvalidSettings(
+            f"{path}: not a JWK set whose keys have kty oct, a kid, and 32 bytes in base64url as k. Restore the file "
+            "from its backup."
+        )
+    return keys
+
+
+def _is_valid(jwk: _Jwk) -> bool:
+    return jwk["kty"] == "oct" and 0 < len(jwk["kid"]) <= MAX_KID and len(decode_base64url(jwk["k"])) == _LENGTH

@@ -1,0 +1,110 @@
+"""The upkeep of an audit log, in a thread of each process: a checkpoint each minute and at the end, and pruning.
+
+Every process tries, and the first one does it for all. It is not the thread that writes the events: reading a minute of
+events must not delay them.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from sqlalchemy import Engine, select
+
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.service.audit import AuditTables
+from gatehouse.shared.service.audit_checkpoints import INTERVAL, Checkpoint, write_checkpoint
+from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit_pruning import prune_audit
+from gatehouse.shared.service.database import READ_ONLY
+
+ATTEMPT_INTERVAL: Final = 10.0
+"""Seconds between two attempts of a process to write the next checkpoint."""
+
+_CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that the end waits for a checkpoint or a deletion in progress."""
+
+_DAY: Final = 86400
+
+log = logging.getLogger(__name__)
+lines = structlog.stdlib.get_logger(__name__)
+
+
+class AuditUpkeep:
+    """The thread of one process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tables: AuditTables,
+        keys: AuditKeys,
+        clock: Clock,
+        *,
+        retention: int = 0,
+        interval: float = ATTEMPT_INTERVAL,
+    ) -> None:
+        """`retention` is the number of days that events are kept; 0 keeps them forever."""
+        self._engine = engine
+        self._reader = engine.execution_options(**READ_ONLY)
+        self._tables = tables
+        self._keys = keys
+        self._clock = clock
+        self._retention = retention * _DAY
+        self._interval = interval
+        self._failing = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit-upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Call this once, after the fork of a worker."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and write a last checkpoint, if it was started. Call this when all events are written."""
+        if self._thread.ident is None:
+            return
+        self._closing.set()
+        self._thread.join(_CLOSE_TIMEOUT)
+        self._attempt(lambda: self._write_checkpoint(0))
+
+    def run_once(self) -> None:
+        """Write the checkpoint that is due and, if this process did, prune. Never raises."""
+        self._attempt(self._work)
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._interval):
+            self.run_once()
+
+    def _work(self) -> None:
+        if self._write_checkpoint(INTERVAL) is not None and self._retention and self._is_prune_due():
+            before = self._clock() - self._retention
+            number = prune_audit(self._engine, self._tables, self._keys, before=before, clock=self._clock)
+            log.info("%d audit events are older than the retention and were pruned", number)
+
+    def _write_checkpoint(self, interval: float) -> Checkpoint | None:
+        written = write_checkpoint(self._engine, self._tables, self._keys, self._clock(), interval=interval)
+        if written is not None:
+            # What verifies the log later, if it is kept elsewhere.
+            lines.info("audit checkpoint", checkpoint=written.number, kid=written.kid, link=written.link)
+        return written
+
+    def _is_prune_due(self) -> bool:
+        """Tell whether an event is a day older than the retention, so that a day of events is deleted together."""
+        columns = self._tables.events.c
+        limit = int((self._clock() - self._retention - _DAY) * 1000)
+        with self._reader.connect() as connection:
+            return connection.execute(select(columns.id).where(columns.time < limit).limit(1)).first() is not None
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the next attempt follows
+            # One line for each outage, however long it lasts.
+            if not self._failing:
+                log.error("audit checkpoints and pruning fail and will be retried: %s", type(error).__name__)
+            self._failing = True
+            return
+        if self._failing:
+            log.info("audit checkpoints and pruning work again")
+        self._failing = False

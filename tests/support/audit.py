@@ -1,0 +1,138 @@
+"""Audit logs of tests: what writes to them, what tampers with them, and what verification says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, Engine, text
+
+from gatehouse.shared.service.audit import AuditEvent, AuditTables
+from gatehouse.shared.service.audit_checkpoints import Checkpoint, write_checkpoint
+from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit_pruning import prune_audit
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit_verification import Verification, verify_audit
+from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.database import SNAPSHOT, Database, create_file, new_metadata
+from support.clock import FakeClock
+
+KEYS = AuditKeys({"audit_test": bytes(range(32))})
+
+METADATA = new_metadata()
+TABLES = AuditTables.declare(METADATA)
+
+
+def audit_keys() -> AuditKeys:
+    """Return the keys, as `AuditRows` wants them."""
+    return KEYS
+
+
+def allowed(action: str, **members: Any) -> AuditEvent:
+    """Return an event with any text as its action."""
+    return AuditEvent(action, "allowed", **members)  # type: ignore[arg-type]
+
+
+def verification(engine: Engine, tables: AuditTables, keys: AuditKeys = KEYS, **options: Any) -> Verification:
+    """Verify an audit log."""
+    with engine.execution_options(**SNAPSHOT).connect() as connection:
+        return verify_audit(connection, tables, keys, **options)
+
+
+class AuditLog:
+    """An audit log, and a process that writes to it."""
+
+    def __init__(self, url: URL, clock: FakeClock, keys: AuditKeys = KEYS) -> None:
+        self.database = Database(url, pool_size=5)
+        self.engine = self.database.engine
+        self.clock = clock
+        self.keys = keys
+        self.restart()
+
+    def restart(self) -> None:
+        """Continue as another process."""
+        self.rows = AuditRows(TABLES.events, lambda: self.keys, self.clock)
+        self.writer = AuditWriter(self.engine, self.rows)
+
+    def record(self, *actions: str) -> None:
+        """Record events in batches of one."""
+        for action in actions:
+            self.writer.commit_and_wait(allowed(action, actor="agent_1", detail={"b": 1, "a": ["é", None]}))
+        self.clock.advance(0.125)
+
+    def change(self, *actions: str) -> None:
+        """Record events in one transaction."""
+        with self.database.write() as session:
+            self.rows.record(session, *(allowed(action, reason="because") for action in actions))
+        self.clock.advance(0.125)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Write the next checkpoint, a minute later."""
+        self.clock.advance(60)
+        return write_checkpoint(self.engine, TABLES, self.keys, self.clock())
+
+    def prune(self, age: float = 0) -> int:
+        """Prune the events that are older than this number of seconds."""
+        return prune_audit(self.engine, TABLES, self.keys, before=self.clock() - age, clock=self.clock)
+
+    def verify(self, **options: Any) -> Verification:
+        """Verify the log with the keys of the process."""
+        return verification(self.engine, TABLES, self.keys, **options)
+
+    @property
+    def finding(self) -> str | None:
+        """What verification finds."""
+        return self.verify().finding
+
+    def execute(self, statement: str, **parameters: Any) -> None:
+        """Execute a statement as someone who can write to the database."""
+        with self.engine.begin() as connection:
+            connection.execute(text(statement), parameters)
+
+    def select(self, columns: str, condition: str = "1 = 1", table: str = "audit_event") -> list[Any]:
+        """Return rows, the oldest first."""
+        order = "id" if table == "audit_event" else "number"
+        with self.engine.begin() as connection:
+            return list(connection.execute(text(f"SELECT {columns} FROM {table} WHERE {condition} ORDER BY {order}")))
+
+    def writers(self) -> list[str]:
+        """Return the writer of each row, without the part that all have."""
+        return [writer.partition(".")[2] for (writer,) in self.select("writer")]
+
+    def hide_table(self) -> None:
+        """Begin an outage that only the audit log notices."""
+        self.execute("ALTER TABLE audit_event RENAME TO elsewhere")
+
+    def restore_table(self) -> None:
+        """End it."""
+        self.execute("ALTER TABLE elsewhere RENAME TO audit_event")
+
+    @contextmanager
+    def lost_answers(self) -> Iterator[None]:
+        """Lose the answer to every COMMIT of the block."""
+        commit = self.engine.dialect.do_commit
+
+        def lose(connection: Any) -> None:
+            commit(connection)
+            raise self.engine.dialect.loaded_dbapi.OperationalError("the connection was lost")  # type: ignore[attr-defined]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.engine.dialect, "do_commit", lose)
+            yield
+
+    def close(self) -> None:
+        """Close the database."""
+        self.writer.close()
+        self.database.close()
+
+
+@contextmanager
+def audit_log(url: URL, clock: FakeClock) -> Iterator[AuditLog]:
+    """Create the tables in an empty database, and open the log."""
+    create_file(url)
+    log = AuditLog(url, clock)
+    METADATA.create_all(log.engine)
+    try:
+        yield log
+    finally:
+        log.close()
