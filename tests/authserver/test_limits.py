@@ -1,5 +1,6 @@
 """Limits of the authorization server: 429 for token requests, and in place of the 401 of a failed authentication."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from support.authserver import FORM, RESOURCE, AuthServer, basic_header, token_f
 from support.clock import FakeClock
 from support.databases import Template
 from support.http_client import lifespan
+from support.logs import logging_put_back
 from support.refused_clients import assert_invalid_client
 from werkzeug.test import TestResponse
 
@@ -20,6 +22,7 @@ from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.endpoints.token import ACTION
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.logs import configure_logs
 
 WRONG = "gths_wrong"
 
@@ -154,6 +157,18 @@ def test_the_audit_log_has_the_first_429_and_the_number_of_the_others(limited: A
     [_, number] = events(limited, client.client_id)
     assert number["detail"] == {**about, "count": 29}
     assert number["reason"] == "further requests exceeded the limit token_requests"
+
+
+def test_the_log_has_the_request_id_of_each_429(limited: AuthServer, capfd: pytest.CaptureFixture[str]) -> None:
+    client, secret = limited.create_client()
+    with logging_put_back():
+        configure_logs("json")
+        responses = [limited.post_token(basic=(client.client_id, secret)) for _ in range(65)]
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    refused = [response.json["request_id"] for response in responses if response.status_code == 429]
+    assert len(refused) == 5
+    assert [line["request_id"] for line in lines if line["status"] == 429] == refused
+    assert {line.get("reason") for line in lines} == {None, "exceeds the limit token_requests of 60/minute"}
 
 
 def test_the_numbers_are_written_when_the_server_stops(
