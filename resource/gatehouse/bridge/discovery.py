@@ -72,7 +72,7 @@ async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Reques
     except (httpx2.HTTPError, TimeoutError) as error:
         raise unreachable(server, url, error) from None
     if response.status_code in {429, 503}:
-        raise retry_later(server, url, response.status_code)
+        raise retry_later(server, url, response.status_code, response.headers.get("retry-after"))
     return JsonResponse(response.status_code, document)
 
 

@@ -19,6 +19,10 @@ MCP_SERVER: Final = "MCP server"
 NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Errors raised before the server received any part of the request."""
 
+LONGEST_WAIT: Final = 12
+"""Seconds that the bridge may keep a call waiting. After that, its caller is told to wait."""
+
+_SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -63,11 +67,17 @@ def no_response(url: str, reason: str) -> BridgeError:
     )
 
 
-def retry_later(server: str, url: str, status: int) -> BridgeError:
-    """Return the error for status 429 (RFC 6585 section 4) or 503 (RFC 9110 section 15.6.4)."""
+def retry_later(server: str, url: str, status: int, retry_after: str | None) -> BridgeError:
+    """Return the error for status 429 (RFC 6585 section 4) or 503 (RFC 9110 section 15.6.4).
+
+    `retry_after` is the value of the header Retry-After. If the MCP server asks for a longer wait than a call should
+    have, the error is not temporary. That of a token request is, because the current token may still be valid.
+    """
+    wait = int(retry_after) if retry_after is not None and _SECONDS.fullmatch(retry_after) else 0
+    then = f"wait {wait} s, then try again" if wait else "try again"
     return BridgeError(
-        f"The {server} at {url} asks to retry later (status {status}). The request was not executed; try again.",
-        temporary=True,
+        f"The {server} at {url} asks to retry later (status {status}). The request was not executed; {then}.",
+        temporary=wait <= LONGEST_WAIT or server == AUTHORIZATION_SERVER,
     )
 
 

@@ -238,7 +238,7 @@ class BearerAuth(httpx2.Auth):
         if 300 <= status < 400:
             return redirected(resource, status)
         if status in {429, 503}:
-            return retry_later(MCP_SERVER, resource, status)
+            return retry_later(MCP_SERVER, resource, status, response.headers.get("retry-after"))
         if status >= 500:
             return no_response(resource, f"status {status}")
         kind = response.headers.get("content-type", "").lower()
