@@ -41,6 +41,8 @@ SETTINGS = (
 )
 
 ACTIONS = {
+    "audit.prune": "An admin deleted old audit events.",
+    "audit_key.rotate": "An admin added a new audit key, which authenticates further events.",
     "client.create": "An admin registered a client.",
     "client.delete": "An admin deleted a client; its tokens are revoked.",
     "client.disable": "An admin disabled a client; its tokens are revoked.",

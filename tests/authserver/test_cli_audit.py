@@ -168,6 +168,7 @@ def test_every_recorded_action_can_be_filtered(shell: Shell) -> None:
         ("sealing-key", "rotate", "--yes"),
         ("export", str(shell.folder / "moved")),
         ("restore", "accept", "--yes"),
+        ("audit", "key", "rotate"),
     ):
         shell.text(*command)
     credential = shell.json("resource", "credential", "create", RESOURCE)["credential_id"]
@@ -175,11 +176,15 @@ def test_every_recorded_action_can_be_filtered(shell: Shell) -> None:
     shell.text("resource", "credential", "revoke", rotated, "--yes")
     shell.text("resource", "remove", RESOURCE, "--yes")
     recorded = {event["action"] for event in shell.json("audit")}
+    shell.text("audit", "prune", "--older-than", "0s", "--yes")
+    recorded |= {event["action"] for event in shell.json("audit")}
     others = {"http.request", "installation.import", "key.remove", "key.retire", "token.introspect", "token.issue"}
     assert recorded == set(AUTHSERVER_ACTIONS) - others
     for action in AUTHSERVER_ACTIONS:
         shell.text("audit", "--action", action)
-    assert "The actions are: client.create, client.delete" in shell.refusal("audit", "--action", "client.created")
+    assert "The actions are: audit.prune, audit_key.rotate, client.create" in shell.refusal(
+        "audit", "--action", "client.created"
+    )
 
 
 @pytest.mark.both_databases

@@ -165,8 +165,8 @@ def test_an_unknown_action_differs_from_one_without_events(installed: Run) -> No
     typo = installed("audit", "--action", "tool.cal")
     assert typo.exit_code == 1
     assert typo.output == (
-        "Error: There is no action tool.cal. The actions are: http.request, mcp.request, resource.read, tool.call, "
-        "workspace.create.\n"
+        "Error: There is no action tool.cal. The actions are: audit.prune, audit_key.rotate, http.request, "
+        "mcp.request, resource.read, tool.call, workspace.create.\n"
     )
     absent = installed("audit", "--request", "req_none")
     assert absent.exit_code == 1

@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 import pytest
 from sqlalchemy import URL
-from support.audit_log import TABLE, Log, audit_log
+from support.audit import TABLES
+from support.audit_commands import Log, audit_log
 from support.clock import FakeClock
 from support.waiting import wait_until
 
@@ -22,8 +23,8 @@ from gatehouse.shared.service.audit_log import AuditLog
 
 
 @pytest.fixture
-def log(empty_database: URL, clock: FakeClock) -> Iterator[Log]:
-    with audit_log(empty_database, clock) as log:
+def log(empty_database: URL, clock: FakeClock, tmp_path: Path) -> Iterator[Log]:
+    with audit_log(empty_database, clock, tmp_path) as log:
         yield log
 
 
@@ -31,7 +32,7 @@ def test_audit_rows_are_printed_without_internal_columns(log: Log, capsys: pytes
     log.clock.now = 1_800_000_000.123
     log.add("tool.call", "refused")
     # An action of an earlier version can be filtered as long as the log has such an event.
-    of_one_action: Any = AuditLog("authserver", TABLE, ("now.known",), open)
+    of_one_action: Any = AuditLog("authserver", TABLES, ("now.known",), open)
     with log.engine.connect() as connection:
         print_audit(connection, of_one_action, output="json", action="tool.call", limit=5)
     [record] = json.loads(capsys.readouterr().out)

@@ -4,10 +4,11 @@ import csv
 import io
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
-from support.audit_log import TABLE, Log, audit_log
+from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 
 from gatehouse.shared.protocol.clock import iso_time
@@ -16,8 +17,8 @@ from gatehouse.shared.service.audit_export import MEMBERS, stream_events, with_p
 
 
 @pytest.fixture
-def log(empty_database: URL, clock: FakeClock) -> Iterator[Log]:
-    with audit_log(empty_database, clock) as log:
+def log(empty_database: URL, clock: FakeClock, tmp_path: Path) -> Iterator[Log]:
+    with audit_log(empty_database, clock, tmp_path) as log:
         yield log
 
 

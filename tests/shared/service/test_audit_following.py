@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, Connection
-from support.audit_log import TABLE, Log, audit_log
+from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 from support.databases import bring_back, take_away
 
@@ -33,8 +33,8 @@ Read = Callable[[], list[str]]
 
 
 @pytest.fixture
-def log(empty_database: URL, clock: FakeClock) -> Iterator[Log]:
-    with audit_log(empty_database, clock) as log:
+def log(empty_database: URL, clock: FakeClock, tmp_path: Path) -> Iterator[Log]:
+    with audit_log(empty_database, clock, tmp_path) as log:
         yield log
 
 
@@ -117,7 +117,7 @@ def test_another_file_in_the_place_of_the_database_is_noticed(log: Log, read: Re
     log.engine.dispose()
     path = Path(str(log.url.database))
     path.rename(path.with_name("moved.db"))
-    with audit_log(log.url, log.clock), pytest.raises(Refusal, match="beyond the newest event, 0"):
+    with audit_log(log.url, log.clock, tmp_path), pytest.raises(Refusal, match="beyond the newest event, 0"):
         read()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
-from support.audit_log import TABLE, Log, audit_log
+from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 from support.databases import everything_in
 
@@ -32,16 +32,17 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def log(empty_database: URL, clock: FakeClock) -> Iterator[Log]:
+def log(empty_database: URL, clock: FakeClock, tmp_path: Path) -> Iterator[Log]:
     """The audit log of an authorization server."""
-    with audit_log(empty_database, clock) as log:
+    with audit_log(empty_database, clock, tmp_path) as log:
         yield log
 
 
 @pytest.fixture
 def calls(tmp_path: Path, clock: FakeClock) -> Iterator[Log]:
     """The audit log of a resource server."""
-    with audit_log(parse_database_url(f"sqlite:///{tmp_path}/resourceserver.db"), clock, "resourceserver") as log:
+    url = parse_database_url(f"sqlite:///{tmp_path}/resourceserver.db")
+    with audit_log(url, clock, tmp_path, "resourceserver") as log:
         yield log
 
 

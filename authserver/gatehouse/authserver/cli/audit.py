@@ -6,17 +6,16 @@ from contextlib import contextmanager
 import click
 
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.db.models import audit_tables
 from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
 from gatehouse.shared.service.audit_command import audit_group
-from gatehouse.shared.service.audit_log import AuditLog
+from gatehouse.shared.service.audit_log import AuditLog, OpenLog
 
 
 @contextmanager
-def _open(ctx: click.Context, /, *, patient: bool = False) -> Iterator[Database]:
+def _open(ctx: click.Context, /, *, patient: bool = False) -> Iterator[OpenLog]:
     with open_installation(ctx, patient=patient) as installation:
-        yield installation.database
+        yield OpenLog(installation.database, installation.settings.audit_keys, installation.admin)
 
 
-audit = audit_group(AuditLog("authserver", audit_event, AUTHSERVER_ACTIONS, _open))
+audit = audit_group(AuditLog("authserver", audit_tables, AUTHSERVER_ACTIONS, _open))

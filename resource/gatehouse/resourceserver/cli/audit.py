@@ -5,18 +5,18 @@ from contextlib import contextmanager
 
 import click
 
-from gatehouse.resourceserver.cli.installation import open_database, settings_of
-from gatehouse.resourceserver.db.database import Database
-from gatehouse.resourceserver.db.models import audit_event
+from gatehouse.resourceserver.cli.installation import administrator, open_database, settings_of
+from gatehouse.resourceserver.db.models import audit_tables
 from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
 from gatehouse.shared.service.audit_command import audit_group
-from gatehouse.shared.service.audit_log import AuditLog
+from gatehouse.shared.service.audit_log import AuditLog, OpenLog
 
 
 @contextmanager
-def _open(ctx: click.Context, /, *, patient: bool = False) -> Iterator[Database]:
-    with open_database(settings_of(ctx), patient=patient) as database:
-        yield database
+def _open(ctx: click.Context, /, *, patient: bool = False) -> Iterator[OpenLog]:
+    settings = settings_of(ctx)
+    with open_database(settings, patient=patient) as database:
+        yield OpenLog(database, settings.audit_keys, administrator(settings))
 
 
-audit = audit_group(AuditLog("resourceserver", audit_event, RESOURCE_SERVER_ACTIONS, _open))
+audit = audit_group(AuditLog("resourceserver", audit_tables, RESOURCE_SERVER_ACTIONS, _open))

@@ -33,6 +33,8 @@ CLAIMED = "claimed:"
 class AuditAction(StrEnum):
     """Every action that an audit event can have."""
 
+    AUDIT_KEY_ROTATE = "audit_key.rotate"
+    AUDIT_PRUNE = "audit.prune"
     CLIENT_CREATE = "client.create"
     CLIENT_DELETE = "client.delete"
     CLIENT_DISABLE = "client.disable"
@@ -69,9 +71,10 @@ class AuditAction(StrEnum):
     WORKSPACE_CREATE = "workspace.create"
 
 
-RESOURCE_SERVER_ACTIONS = frozenset(
+_OF_BOTH = frozenset({AuditAction.AUDIT_KEY_ROTATE, AuditAction.AUDIT_PRUNE, AuditAction.HTTP_REQUEST})
+
+RESOURCE_SERVER_ACTIONS = _OF_BOTH | frozenset(
     {
-        AuditAction.HTTP_REQUEST,
         AuditAction.MCP_REQUEST,
         AuditAction.RESOURCE_READ,
         AuditAction.TOOL_CALL,
@@ -80,7 +83,7 @@ RESOURCE_SERVER_ACTIONS = frozenset(
 )
 """What the resource server and its catalogues record."""
 
-AUTHSERVER_ACTIONS = frozenset(AuditAction) - RESOURCE_SERVER_ACTIONS | {AuditAction.HTTP_REQUEST}
+AUTHSERVER_ACTIONS = frozenset(AuditAction) - RESOURCE_SERVER_ACTIONS | _OF_BOTH
 """What the authorization server records."""
 
 

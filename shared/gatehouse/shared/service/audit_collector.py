@@ -80,12 +80,14 @@ def follow_log(
     if after is not None and cursor_file is not None:
         raise click.UsageError("Give --after or --cursor-file, not both.")
     stop = Stop()
-    with log.open(ctx) as database, stop.at_signals(), until_output_closes():
-        with database.connect() as connection:
+    with log.open(ctx) as opened, stop.at_signals(), until_output_closes():
+        with opened.database.connect() as connection:
             log.require_action(connection, filters["action"])
             require_primary(connection)
             cursor = _first_cursor(connection, log, after, cursor_file, since)
-        following = Following(database, log.table, cursor, report=lambda text: click.echo(text, err=True), **filters)
+        following = Following(
+            opened.database, log.tables.events, cursor, report=lambda text: click.echo(text, err=True), **filters
+        )
         _follow(following, LineOutput(sys.stdout), cursor_file, stop)
 
 
@@ -94,9 +96,13 @@ def _first_cursor(
 ) -> int:
     kept = read_cursor_file(cursor_file) if cursor_file is not None else after
     if kept is not None:
-        require_cursor(connection, log.table, kept)
+        require_cursor(connection, log.tables.events, kept)
         return kept
-    first = newest_cursor(connection, log.table) if since is None else cursor_before(connection, log.table, since)
+    first = (
+        newest_cursor(connection, log.tables.events)
+        if since is None
+        else cursor_before(connection, log.tables.events, since)
+    )
     if cursor_file is not None:
         # Otherwise a restart before the first event would begin later.
         write_cursor_file(cursor_file, first)

@@ -15,6 +15,7 @@ from gatehouse.shared.service.audit_collector import follow_log, follow_options
 from gatehouse.shared.service.audit_export import export_command
 from gatehouse.shared.service.audit_log import AuditLog, filter_options, limit_option
 from gatehouse.shared.service.audit_trace import trace_command
+from gatehouse.shared.service.audit_upkeep_commands import key_group, prune_command, verify_command
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -39,7 +40,7 @@ def audit_group(log: AuditLog) -> click.Group:
         f"{log.server} audit --follow --cursor-file var/audit.cursor >> audit.jsonl"
     )
     def audit(ctx: click.Context, /, follow: bool, after: int | None, cursor_file: Path | None, **options: Any) -> None:
-        """Search, follow, export and trace the audit log.
+        """Search, follow, export, trace, verify and prune the audit log.
 
         Without a command, show the newest events that match, oldest of them first.
         """
@@ -52,10 +53,16 @@ def audit_group(log: AuditLog) -> click.Group:
         elif after is not None or cursor_file is not None:
             raise click.UsageError("--after and --cursor-file belong to --follow.")
         else:
-            with log.open(ctx) as database, database.connect() as connection:
+            with log.open(ctx) as opened, opened.database.connect() as connection:
                 print_audit(connection, log, **options)
 
-    for command in (export_command(log), trace_command(log)):
+    for command in (
+        export_command(log),
+        trace_command(log),
+        verify_command(log),
+        prune_command(log),
+        key_group(log),
+    ):
         audit.add_command(command)
     return audit
 
@@ -94,7 +101,7 @@ def print_audit(connection: Connection, log: AuditLog, *, output: str, **filters
             "time": iso_time(row["time"] / 1000, "milliseconds"),
             **{name: row[name] for name in (*_COLUMNS[1:], "detail")},
         }
-        for row in find_events(connection, log.table, **filters)
+        for row in find_events(connection, log.tables.events, **filters)
     ]
     if not records:
         _explain_absence(filters)

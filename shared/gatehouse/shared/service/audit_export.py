@@ -59,12 +59,12 @@ def export_command(log: AuditLog) -> click.Command:
     def export(ctx: click.Context, /, output: str, **filters: Any) -> None:
         """Print every event that matches, oldest first."""
         with (
-            log.open(ctx, patient=True) as database,
-            database.engine.execution_options(**SNAPSHOT).connect() as connection,
+            log.open(ctx, patient=True) as opened,
+            opened.database.engine.execution_options(**SNAPSHOT).connect() as connection,
             until_output_closes(),
         ):
             log.require_action(connection, filters["action"])
-            print_events(stream_events(connection, log.table, **filters), output)
+            print_events(stream_events(connection, log.tables.events, **filters), output)
 
     return export
 

@@ -4,23 +4,34 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import click
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, select
 
 from gatehouse.shared.protocol.clock import system_clock
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.administrator import Administrator
+from gatehouse.shared.service.audit import AuditAction, AuditTables
 from gatehouse.shared.service.cli import FunctionT, Refusal, parse_duration
 from gatehouse.shared.service.database import Database
 
 
-class OpenDatabase(Protocol):
-    """Opens a server's database for a command."""
+class OpenLog(NamedTuple):
+    """The audit log of one installation."""
 
-    def __call__(self, ctx: click.Context, /, *, patient: bool = False) -> AbstractContextManager[Database]:
-        """Return the database. With `patient`, no statement times out. Raises SchemaMismatch, InvalidSettings."""
+    database: Database
+    keys: Path
+    """The audit key file."""
+    admin: Administrator
+
+
+class Open(Protocol):
+    """Opens the audit log of the installation that a command is for."""
+
+    def __call__(self, ctx: click.Context, /, *, patient: bool = False) -> AbstractContextManager[OpenLog]:
+        """Return the log. With `patient`, no statement times out. Raises SchemaMismatch, InvalidSettings."""
         ...
 
 
@@ -30,17 +41,17 @@ class AuditLog:
 
     server: str
     """The server's program."""
-    table: Table
+    tables: AuditTables
     actions: Collection[AuditAction]
     """What this server records."""
-    open: OpenDatabase
+    open: Open
 
     def require_action(self, connection: Connection, action: str | None) -> None:
         """Refuse a filter for an action that does not exist. Raises Refusal."""
         if action is None or action in self.actions:
             return
         # Another version may have recorded other actions.
-        recorded = set(connection.scalars(select(self.table.c.action).distinct()))
+        recorded = set(connection.scalars(select(self.tables.events.c.action).distinct()))
         if action not in recorded:
             actions = ", ".join(sorted({*self.actions, *recorded}))
             raise Refusal(f"There is no action {printable(action)}. The actions are: {actions}.")

@@ -126,10 +126,10 @@ def trace_command(log: AuditLog) -> click.Command:
         Each server records its own part. Name the databases of the other servers with --audit-database.
         """
         with ExitStack() as opened:
-            database = opened.enter_context(log.open(ctx))
+            database = opened.enter_context(log.open(ctx)).database
             own = opened.enter_context(database.engine.execution_options(**SNAPSHOT).connect())
-            others = {shown_url(url): _open_other(opened, url, log.table) for url in databases}
-            traced = trace_token(Logs(log.table, {log.server: own, **others}), jti, system_clock(), limit)
+            others = {shown_url(url): _open_other(opened, url, log.tables.events) for url in databases}
+            traced = trace_token(Logs(log.tables.events, {log.server: own, **others}), jti, system_clock(), limit)
         _print(traced, output)
         if not databases:
             click.echo(f"This is the part of {log.server}. For the rest, name the database of {peer}:", err=True)
