@@ -78,15 +78,16 @@ class Chains:
             InvalidSettings: there are no usable keys.
         """
         keys, kid = self._keys, self._keys.kid
+        writer, sequence, link, time = chain
         linked = []
         for row in rows:
-            if chain.time is not None and abs(row.time - chain.time) > MAX_GAP:
-                chain = self.new()
-            values = (chain.writer, chain.sequence + 1, kid, *row)
-            link = event_link(keys, chain.link, values)
+            if time is not None and abs(row.time - time) > MAX_GAP:
+                writer, sequence, link, _ = self.new()
+            sequence, time = sequence + 1, row.time
+            values = (writer, sequence, kid, *row)
+            link = event_link(keys, link, values)
             linked.append((link, *values))
-            chain = Chain(chain.writer, chain.sequence + 1, link, row.time)
-        return linked, chain
+        return linked, Chain(writer, sequence, link, time)
 
 
 def event_link(keys: AuditKeys, previous: str, values: Sequence[Any]) -> str:
