@@ -2,9 +2,8 @@
 
 import json
 import re
-import sqlite3
 import subprocess
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
+from gatehouse.authserver.db.models import audit_event
 from gatehouse.resourceserver.cli import main as resourceserver_command
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.database import Database, parse_database_url
 
 ROOT = Path(__file__).parents[1]
 RESOURCE = "http://127.0.0.1:8000/mcp"
@@ -100,8 +103,9 @@ class Incidents:
         self.done("authserver", "resource", "add", RESOURCE, "--name", "directory", "--catalogue", "catalogue.json")
         self.done("resourceserver", "workspace", "create", "--name", "acme")
         for server in ("authserver", "resourceserver"):
-            with closing(sqlite3.connect(f"var/{server}.db")) as database, database:
-                database.execute("UPDATE audit_event SET request_id = ? WHERE id = 1", (REQUEST,))
+            rows = AuditRows(audit_event, partial(AuditKeys.read, Path("keys", f"{server}-audit.json")))
+            with Database(parse_database_url(f"sqlite:///var/{server}.db")) as database, database.write() as session:
+                rows.record(session, AuditEvent(AuditAction.HTTP_REQUEST, "refused", request_id=REQUEST))
 
     def done(self, program: str, *arguments: str, standard_input: str = "") -> str:
         """Run a command that must succeed, and return its output."""
