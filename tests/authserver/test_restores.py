@@ -244,6 +244,8 @@ def test_accepting_replaces_a_file_that_is_no_mark(shell: Shell) -> None:
     mark = shell.folder / "keys" / "restore-mark.json"
     mark.write_text("{}")
     assert "is not a restore mark" in shell.run("check").stdout
+    shell.refusal("restore", "accept")
+    assert mark.read_text() == "{}"
     shell.text("restore", "accept", "--yes")
     assert json.loads(mark.read_text()).keys() == {"event", "writer", "sequence", "time"}
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}

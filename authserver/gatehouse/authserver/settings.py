@@ -26,7 +26,7 @@ class Settings(ServerSettings):
         "http://127.0.0.1:9000",
         description="The issuer identifier: the URL by which clients and resource servers know this server.",
     )
-    bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
+    bind: str = Field("127.0.0.1:9000", description="HOST:PORT to listen on.")
     threads: int = Field(
         4,
         ge=1,

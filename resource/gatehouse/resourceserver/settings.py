@@ -51,7 +51,7 @@ class Settings(ServerSettings):
         description="File with the certificates (PEM) of the authorities that the issuer's certificate may come from. "
         "Default: those of SSL_CERT_FILE or SSL_CERT_DIR, otherwise those of the operating system.",
     )
-    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
+    bind: str = Field("127.0.0.1:8000", description="HOST:PORT to listen on.")
     database_url: str = Field(
         "sqlite:///var/resourceserver.db", description="sqlite:///FILE, or postgresql://USER@HOST/NAME."
     )

@@ -171,6 +171,35 @@ def test_events_past_the_retention_are_pruned_a_day_at_a_time(log: AuditLog, clo
     assert log.finding is None
 
 
+def test_evidence_that_stays_is_looked_at_once_a_day(
+    log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log.change("a", "b")
+    log.execute("DELETE FROM audit_event WHERE id = 1")
+    clock.advance(40 * DAY)
+    upkeep = upkeep_of(log, retention=30)
+    for number in range(3):
+        log.change(str(number))
+        upkeep.run_once()
+        clock.advance(60)
+    assert "were pruned" not in caplog.text
+    assert [action for (action,) in log.select("action")] == ["b", "0", "1", "2"]
+
+
+def test_a_refused_prune_says_why_in_the_log(log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    log.change("a", "b")
+    upkeep = upkeep_of(log, retention=30)
+    clock.advance(40 * DAY)
+    log.change("c")
+    upkeep.run_once()
+    log.execute("UPDATE audit_checkpoint SET kid = 'unknown' WHERE kind = 'prune'")
+    clock.advance(40 * DAY)
+    log.change("d")
+    upkeep.run_once()
+    assert "cannot be verified with the audit keys, so nothing is pruned" in caplog.text
+
+
 def test_without_a_retention_nothing_is_pruned(log: AuditLog, clock: FakeClock) -> None:
     log.change("a")
     clock.advance(1000 * DAY)

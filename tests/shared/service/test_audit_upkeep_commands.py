@@ -68,6 +68,12 @@ def test_checkpoints_kept_elsewhere_show_that_newer_ones_were_cut_off(log: Log, 
     assert log.json("verify")["finding"] is None
     finding = log.json("verify", "--checkpoint", str(kept), code=1)["finding"]
     assert finding.startswith("Checkpoint 2, which was kept elsewhere, is missing")
+    # The server goes on, and writes the number again.
+    log.clock.advance(60)
+    log.add("token.issue")
+    kept.write_text(kept.read_text() + line_of(log.add_checkpoint()))
+    finding = log.json("verify", "--checkpoint", str(kept), code=1)["finding"]
+    assert finding.startswith("Checkpoint 2 was kept elsewhere in two versions.")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +129,19 @@ def test_a_prune_without_consent_or_without_old_events_changes_nothing(log: Log)
     assert "Nothing was changed." in refused.stderr
     assert [event["action"] for event in log.json()] == ["old"]
     assert "write an age such as 12h or 400d" in log.refusal("prune", "--older-than", "2026-01-01", code=2)
+
+
+def test_a_forged_boundary_refuses_a_prune(log: Log) -> None:
+    log.add("old")
+    log.add_checkpoint()
+    log.clock.advance(2 * DAY)
+    log.add("new")
+    log.json("prune", "--older-than", "36h", "--yes")
+    with log.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE audit_checkpoint SET kid = 'unknown' WHERE kind = 'prune'")
+    log.clock.advance(2 * DAY)
+    refusal = log.refusal("prune", "--older-than", "36h", "--yes")
+    assert "cannot be verified with the audit keys, so nothing is pruned" in refusal
 
 
 def test_an_id_is_not_assigned_again_after_a_prune(log: Log) -> None:

@@ -33,13 +33,15 @@ def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) ->
     """
     with open_installation(ctx, patient=True) as installation:
         mark = RestoreMark(installation.database, installation.settings)
-        found = _find(mark)
+        found, readable = _find(mark)
         if found is not None:
             click.echo(str(found), err=True)
         confirm("Revoke every token, and use this database from now on?", yes=yes)
         rotation = installation.rotation(installation.admin.actor)
         with installation.database.write() as session:
             accepted = accept_restore(session, installation.admin, rotation, found, disable_clients=disable_clients)
+        if not readable:
+            mark.forget()
         mark.update()
         active = installation.keys().signing_key.kid
     record = {
@@ -50,10 +52,9 @@ def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) ->
     print_record(record, output)
 
 
-def _find(mark: RestoreMark) -> Restore | None:
+def _find(mark: RestoreMark) -> tuple[Restore | None, bool]:
+    """Return what is missing, and whether the restore mark can be read. If not, nothing tells what is missing."""
     try:
-        return mark.find_restore()
+        return mark.find_restore(), True
     except CommandRefused:
-        # The file is not a restore mark: nothing tells whether something is missing.
-        mark.forget()
-        return None
+        return None, False

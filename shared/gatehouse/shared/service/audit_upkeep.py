@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditTables
 from gatehouse.shared.service.audit_checkpoints import INTERVAL, Checkpoint, write_checkpoint
 from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_pruning import prune_audit
+from gatehouse.shared.service.audit_pruning import PruningRefused, prune_audit
 from gatehouse.shared.service.database import READ_ONLY
 
 ATTEMPT_INTERVAL: Final = 10.0
@@ -51,6 +51,7 @@ class AuditUpkeep:
         self._keys = keys
         self._clock = clock
         self._retention = retention * _DAY
+        self._next_prune = 0.0
         self._interval = interval
         self._failing = False
         self._closing = threading.Event()
@@ -80,7 +81,10 @@ class AuditUpkeep:
         if self._write_checkpoint(INTERVAL) is not None and self._retention and self._is_prune_due():
             before = self._clock() - self._retention
             number = prune_audit(self._engine, self._tables, self._keys, before=before, clock=self._clock)
-            log.info("%d audit events are older than the retention and were pruned", number)
+            # Evidence that stays would be looked at with every checkpoint.
+            self._next_prune = self._clock() + _DAY
+            if number:
+                log.info("%d audit events are older than the retention and were pruned", number)
 
     def _write_checkpoint(self, interval: float) -> Checkpoint | None:
         written = write_checkpoint(self._engine, self._tables, self._keys, self._clock(), interval=interval)
@@ -91,6 +95,8 @@ class AuditUpkeep:
 
     def _is_prune_due(self) -> bool:
         """Tell whether an event is a day older than the retention, so that a day of events is deleted together."""
+        if self._clock() < self._next_prune:
+            return False
         columns = self._tables.events.c
         limit = int((self._clock() - self._retention - _DAY) * 1000)
         with self._reader.connect() as connection:
@@ -102,7 +108,8 @@ class AuditUpkeep:
         except Exception as error:  # noqa: BLE001 - the next attempt follows
             # One line for each outage, however long it lasts.
             if not self._failing:
-                log.error("audit checkpoints and pruning fail and will be retried: %s", type(error).__name__)
+                reason = str(error) if isinstance(error, PruningRefused) else type(error).__name__
+                log.error("audit checkpoints and pruning fail and will be retried: %s", reason)
             self._failing = True
             return
         if self._failing:

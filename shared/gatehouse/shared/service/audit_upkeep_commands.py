@@ -14,7 +14,7 @@ from gatehouse.shared.service.audit import AuditAction, event_conditions
 from gatehouse.shared.service.audit_export import PROGRESS_EVERY
 from gatehouse.shared.service.audit_keys import AuditKeys, rotate_audit_keys
 from gatehouse.shared.service.audit_log import AuditLog
-from gatehouse.shared.service.audit_pruning import prune_audit
+from gatehouse.shared.service.audit_pruning import PruningRefused, prune_audit
 from gatehouse.shared.service.audit_verification import verify_audit
 from gatehouse.shared.service.cli import Refusal, confirm, example, output_option, parse_duration
 from gatehouse.shared.service.database import SNAPSHOT
@@ -126,7 +126,10 @@ def prune_command(log: AuditLog) -> click.Command:
                 # Before the deletion, so that it is recorded however it ends.
                 with opened.database.write() as session:
                     admin.record(session, AuditAction.AUDIT_PRUNE, f"events before {time}", events=number)
-                deleted = prune_audit(opened.database.engine, log.tables, keys, before=before, clock=admin.clock)
+                try:
+                    deleted = prune_audit(opened.database.engine, log.tables, keys, before=before, clock=admin.clock)
+                except PruningRefused as error:
+                    raise Refusal(str(error)) from None
         print_record({"before": time, "deleted": deleted}, output)
 
     return prune

@@ -73,9 +73,10 @@ def verify_audit(
     Raises:
         SQLAlchemyError: the database failed.
     """
-    verifier = _Verifier(connection, tables, keys, {int(each["checkpoint"]): str(each["link"]) for each in external})
+    verifier = _Verifier(connection, tables, keys)
     finding = None
     try:
+        verifier.note_external(external)
         verifier.verify_checkpoints()
         verifier.verify_events(progress)
         verifier.verify_ends()
@@ -87,18 +88,25 @@ def verify_audit(
 class _Verifier:
     """Memory grows with the number of writers, not of events."""
 
-    def __init__(
-        self, connection: Connection, tables: AuditTables, keys: AuditKeys, external: Mapping[int, str]
-    ) -> None:
+    def __init__(self, connection: Connection, tables: AuditTables, keys: AuditKeys) -> None:
         self.events = self.checkpoints = 0
         self._connection = connection
         self._tables = tables
         self._keys = keys
-        self._external = external
+        self._external: dict[int, str] = {}
         self._pruned = Pruned()
         self._heads: dict[str, _Head] = {}
         self._ends: dict[str, Sequence[Any]] = {}
         """`sequence, link` of the last row of each writer that was read."""
+
+    def note_external(self, external: Sequence[Mapping[str, Any]]) -> None:
+        for each in external:
+            number, link = int(each["checkpoint"]), str(each["link"])
+            if self._external.setdefault(number, link) != link:
+                raise _Finding(
+                    f"Checkpoint {number} was kept elsewhere in two versions. Checkpoints were cut off and written "
+                    "again, or the database was restored from a backup."
+                )
 
     def verify_checkpoints(self) -> None:
         try:

@@ -255,6 +255,10 @@ class Connection(ASGIProtocol):
 
 def has_unread_data(connection: Connection) -> bool:
     """Tell whether the socket of a connection has received data that the event loop has not read yet."""
+    sock = connection.transport.get_extra_info("socket")
+    if sock is None:
+        # A TLS connection that is lost, of which uvloop tells the protocol in its next turn.
+        return False
     unread = array.array("i", [0])
-    fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.FIONREAD, unread)
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
     return bool(unread[0])

@@ -78,7 +78,7 @@ class ServerSettings(CommandSettings):
 
     confidential: ClassVar[frozenset[str]] = frozenset({"database_url", "limits_url"})
 
-    bind: str = Field(description="HOST:PORT to listen on, behind the proxy that terminates TLS.")
+    bind: str = Field(description="HOST:PORT to listen on.")
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes. Start with one per CPU core.")
     database_url: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME.")
     tls_certificate: Path | None = Field(
