@@ -13,7 +13,7 @@ from support.logs import logging_put_back
 from support.waiting import wait_until
 
 from gatehouse.shared.service import audit_checkpoints
-from gatehouse.shared.service.audit_checkpoints import INTERVAL, write_checkpoint
+from gatehouse.shared.service.audit_checkpoints import INTERVAL, CheckpointRefused, write_checkpoint
 from gatehouse.shared.service.audit_upkeep import AuditUpkeep
 from gatehouse.shared.service.logs import configure_logs
 
@@ -115,6 +115,36 @@ def test_a_row_that_is_committed_late_is_in_a_later_checkpoint(log: AuditLog) ->
     [(late_writer,)] = log.select("writer", "action = 'late'")
     contents = [json.loads(content) for (content,) in log.select("content", table="audit_checkpoint")]
     assert [late_writer in content["heads"] for content in contents] == [False, True]
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE audit_checkpoint SET content = replace(content, ',', ', ') WHERE number = {number}",
+        "UPDATE audit_checkpoint SET content = '' WHERE number = {number}",
+        "UPDATE audit_checkpoint SET kid = 'unknown' WHERE number = {number}",
+        "DELETE FROM audit_checkpoint WHERE number < {number}",
+    ],
+)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_no_checkpoint_begins_from_an_altered_one(log: AuditLog, clock: FakeClock, change: str, pruned: bool) -> None:
+    """Rows could be kept out of every checkpoint, and removed later."""
+    log.change("a")
+    log.checkpoint()
+    if pruned:
+        clock.advance(DAY)
+        log.change("b")
+        assert log.prune() == 1
+        # The first checkpoint is deleted, and the one after the boundary can be verified.
+        assert log.checkpoint() is not None
+    log.change("c")
+    assert log.checkpoint() is not None
+    log.change("d")
+    log.execute(change.format(number=numbers(log)[-1]))
+    with pytest.raises(CheckpointRefused, match="cannot be verified with the audit keys"):
+        log.checkpoint()
+    assert log.finding is not None
 
 
 def test_each_checkpoint_is_logged(log: AuditLog, capfd: pytest.CaptureFixture[str]) -> None:

@@ -245,3 +245,30 @@ def test_a_checkpoint_is_not_deleted_with_rows_of_its_time(log: AuditLog, clock:
     assert log.prune() == 2
     assert log.select("number", table="audit_checkpoint") == [(1,), (2,)]
     assert log.finding is None
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (f"UPDATE audit_event SET time = time - {DAY * 1000} WHERE action = 'b'", "Event 1 of writer"),
+        (f"UPDATE audit_event SET kid = 'x', time = time - {DAY * 1000} WHERE action = 'b'", "Event 1 of writer"),
+        ("UPDATE audit_checkpoint SET time = 0", "Checkpoint 1 of the audit log"),
+        ("UPDATE audit_checkpoint SET kid = 'x', time = 0", "Checkpoint 1 of the audit log"),
+    ],
+)
+def test_no_altered_time_lets_pruning_delete_the_evidence(
+    log: AuditLog, clock: FakeClock, change: str, refused: str
+) -> None:
+    """The boundary would make the deletion authentic."""
+    log.change("a")
+    clock.advance(DAY)
+    log.change("b")
+    log.restart()
+    log.change("c", "d")
+    log.checkpoint()
+    log.execute(change)
+    with pytest.raises(PruningRefused, match=refused):
+        log.prune(HOUR)
+    assert {"b", "c", "d"} <= set(actions(log))
+    assert log.finding is not None

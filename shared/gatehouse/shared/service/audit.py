@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    cast,
     or_,
     select,
 )
@@ -152,6 +153,11 @@ def _checkpoint_table(metadata: MetaData) -> Table:
         Column("content", Text, nullable=False, comment="JSON"),
         Column("link", String(64), nullable=False, comment="authenticates the checkpoint and the one before it"),
     )
+
+
+def stored_columns(events: Table, names: Sequence[str]) -> list[ColumnElement[Any]]:
+    """Return columns as they are stored: the text of the detail, not the value that it stands for."""
+    return [cast(events.c.detail, Text) if name == "detail" else events.c[name] for name in names]
 
 
 def event_conditions(

@@ -90,6 +90,15 @@ class Chains:
         return linked, Chain(writer, sequence, link, time)
 
 
+def is_authentic(keys: AuditKeys, previous: str, link: str, values: Sequence[Any]) -> bool:
+    """Tell whether a row with the values of AUTHENTICATED is as it was written, after the row with the link `previous`.
+
+    Raises KeyError if there is no such key.
+    """
+    # SQLite stores bytes in any column, and JSON does not tell them from text.
+    return not any(isinstance(value, bytes) for value in values) and event_link(keys, previous, values) == link
+
+
 def event_link(keys: AuditKeys, previous: str, values: Sequence[Any]) -> str:
     """Return the link of a row with the values of AUTHENTICATED, after the row with the link `previous`.
 

@@ -34,6 +34,10 @@ _LOOKUPS: Final = 1000
 """Rows that one statement finds by their ids."""
 
 
+class CheckpointRefused(Exception):
+    """The audit log was altered, so no further checkpoint is written. The message is for the administrator."""
+
+
 class Checkpoint(NamedTuple):
     """A row of the table."""
 
@@ -99,13 +103,14 @@ def write_checkpoint(
     its writer has further rows.
 
     Raises:
+        CheckpointRefused: an earlier one was altered, from which this one would begin.
         SQLAlchemyError: the database failed.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
         before = last_checkpoint(connection, tables)
         if before is not None and 0 <= now * 1000 - before.time < interval * 1000:
             return None
-        content = _new_heads(connection, tables)
+        content = _new_heads(connection, tables, keys)
     if content is None:
         return None
     # Read before, so that the lock is short. What was read stays true.
@@ -118,14 +123,16 @@ def write_checkpoint(
         return append_checkpoint(connection, tables, keys, previous, now, HEADS, content)
 
 
-def _new_heads(connection: Connection, tables: AuditTables) -> Mapping[str, Any] | None:
+def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys) -> Mapping[str, Any] | None:
     """Return the content of the next checkpoint; None if no row was inserted since the last one."""
     events = tables.events
     last: int = connection.scalar(select(func.max(events.c.id))) or 0
     before = last_checkpoint(connection, tables, HEADS)
-    if last == _last_id(before):
+    if last == _last_id(connection, tables, keys, before):
         return None
-    start = 0 if before is None else _last_id(_overlapped(connection, tables, before))
+    start = 0
+    if before is not None:
+        start = _last_id(connection, tables, keys, _overlapped(connection, tables, before))
     newest: dict[str, int] = {}
     for first in range(start, last, _STEP):
         in_step = (events.c.id > first, events.c.id <= first + _STEP)
@@ -143,9 +150,33 @@ def _overlapped(connection: Connection, tables: AuditTables, before: Checkpoint)
     return None if found is None else Checkpoint(*found)
 
 
-def _last_id(checkpoint: Checkpoint | None) -> int:
-    """Return the highest id that a checkpoint of kind `heads` has read."""
-    return 0 if checkpoint is None else int(json.loads(checkpoint.content)["last"])
+def _last_id(connection: Connection, tables: AuditTables, keys: AuditKeys, checkpoint: Checkpoint | None) -> int:
+    """Return the highest id that a checkpoint of kind `heads` has read.
+
+    Raises CheckpointRefused: with a higher id than the true one, rows would never be listed.
+    """
+    if checkpoint is None:
+        return 0
+    try:
+        authentic = checkpoint.is_authentic(keys, _link_before(connection, tables, checkpoint.number))
+    except (ValueError, TypeError, KeyError):
+        authentic = False
+    if not authentic:
+        raise CheckpointRefused(
+            f"Checkpoint {checkpoint.number} of the audit log cannot be verified with the audit keys, so no further "
+            "one is written. Verify the audit log."
+        )
+    return int(json.loads(checkpoint.content)["last"])
+
+
+def _link_before(connection: Connection, tables: AuditTables, number: int) -> str:
+    """Return the link of the checkpoint before the one with a number, which may be deleted."""
+    column = tables.checkpoints.c
+    link = connection.scalar(select(column.link).where(column.number == number - 1))
+    if link is not None or number == 1:
+        return link or ""
+    boundary = last_checkpoint(connection, tables, PRUNE)
+    return "" if boundary is None else str(json.loads(boundary.content)["checkpoint"][1])
 
 
 def _rows(connection: Connection, tables: AuditTables, ids: Any) -> Mapping[str, Sequence[Any]]:

@@ -11,9 +11,17 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Engine, delete, func, select
 
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditTables
-from gatehouse.shared.service.audit_chain import MAX_GAP
-from gatehouse.shared.service.audit_checkpoints import PRUNE, append_checkpoint, last_checkpoint, lock_checkpoints
+from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service.audit import AuditTables, stored_columns
+from gatehouse.shared.service.audit_chain import AUTHENTICATED, MAX_GAP, is_authentic
+from gatehouse.shared.service.audit_checkpoints import (
+    PRUNE,
+    Checkpoint,
+    CheckpointRefused,
+    append_checkpoint,
+    last_checkpoint,
+    lock_checkpoints,
+)
 from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.database import READ_ONLY
 
@@ -39,8 +47,8 @@ MALFORMED: Final = (ValueError, TypeError, KeyError)
 """What reading the content of an altered checkpoint can raise."""
 
 
-class PruningRefused(Exception):
-    """The audit log was altered, so nothing is pruned. The message is for the administrator."""
+class PruningRefused(CheckpointRefused):
+    """The audit log was altered, so nothing more is pruned. The message is for the administrator."""
 
 
 def last_pruned(connection: Connection, tables: AuditTables) -> Pruned:
@@ -73,10 +81,21 @@ def _authentic_pruned(connection: Connection, tables: AuditTables, keys: AuditKe
 
 class _Row(NamedTuple):
     id: int
-    writer: str
-    sequence: int
     link: str
-    time: int
+    values: Sequence[Any]
+    """Those of AUTHENTICATED."""
+
+    @property
+    def writer(self) -> str:
+        return str(self.values[0])
+
+    @property
+    def sequence(self) -> int:
+        return int(self.values[1])
+
+    @property
+    def time(self) -> int:
+        return int(self.values[3])
 
 
 def prune_audit(engine: Engine, tables: AuditTables, keys: AuditKeys, *, before: float, clock: Clock) -> int:
@@ -86,7 +105,7 @@ def prune_audit(engine: Engine, tables: AuditTables, keys: AuditKeys, *, before:
     there on, as evidence. Several processes may prune at once: one of them does it.
 
     Raises:
-        PruningRefused: the boundary of the last time was altered.
+        PruningRefused: the boundary of the last time, or an event or a checkpoint that is due, was altered.
         SQLAlchemyError: the database failed. What was deleted until then is deleted.
     """
     return _Pruning(engine, tables, keys, int(before * 1000), clock).run()
@@ -141,20 +160,27 @@ class _Pruning:
     def _read(self, cursor: int, last_id: int) -> Sequence[_Row]:
         columns = self._tables.events.c
         query = (
-            select(columns.id, columns.writer, columns.sequence, columns.link, columns.time)
+            select(columns.id, columns.link, *stored_columns(self._tables.events, AUTHENTICATED))
             .where(columns.id > cursor, columns.id <= last_id)
             .order_by(columns.id)
             .limit(_BATCH)
         )
         with self._reader.connect() as connection:
-            return [_Row(*row) for row in connection.execute(query)]
+            return [_Row(id_, link, values) for id_, link, *values in connection.execute(query)]
 
     def _choose(self, row: _Row, writers: dict[str, Sequence[Any]]) -> bool:
         """Tell whether a row is deleted, and note it as the last one of its writer."""
-        end = writers.get(row.writer, (0,))
+        end = writers.get(row.writer, (0, ""))
         if row.time >= self._limit or row.writer in self._kept or row.sequence != end[0] + 1:
             self._kept.add(row.writer)
             return False
+        # The time may have been altered, so that this deletes what proves it.
+        try:
+            authentic = is_authentic(self._keys, end[1], row.link, row.values)
+        except KeyError:
+            authentic = False
+        if not authentic:
+            raise _refused(f"Event {row.sequence} of writer {quoted(row.writer)} (id {row.id})")
         writers[row.writer] = (row.sequence, row.link, row.time)
         return True
 
@@ -178,11 +204,24 @@ class _Pruning:
     def _delete_checkpoints(self, connection: Connection) -> Sequence[Any]:
         """Delete the oldest checkpoints. Return the number and link of the last one that was ever deleted."""
         table = self._tables.checkpoints
-        query = select(table.c.number, table.c.link, table.c.time).order_by(table.c.number).limit(_BATCH)
         end = self._pruned.checkpoint
-        for number, link, time in connection.execute(query):
-            if time >= self._limit - _CLOCK_DIFFERENCE:
+        for row in connection.execute(select(table).order_by(table.c.number).limit(_BATCH)):
+            checkpoint = Checkpoint(*row)
+            if checkpoint.time >= self._limit - _CLOCK_DIFFERENCE:
                 break
-            end = (number, link)
+            try:
+                authentic = checkpoint.number == end[0] + 1 and checkpoint.is_authentic(self._keys, end[1])
+            except KeyError:
+                authentic = False
+            if not authentic:
+                raise _refused(f"Checkpoint {checkpoint.number}")
+            end = (checkpoint.number, checkpoint.link)
         connection.execute(delete(table).where(table.c.number <= end[0]))
         return end
+
+
+def _refused(what: str) -> PruningRefused:
+    return PruningRefused(
+        f"{what} of the audit log cannot be verified with the audit keys, so nothing more is pruned. "
+        "Verify the audit log."
+    )

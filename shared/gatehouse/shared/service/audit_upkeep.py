@@ -14,9 +14,9 @@ from sqlalchemy import Engine, select
 
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit import AuditTables
-from gatehouse.shared.service.audit_checkpoints import INTERVAL, Checkpoint, write_checkpoint
+from gatehouse.shared.service.audit_checkpoints import INTERVAL, Checkpoint, CheckpointRefused, write_checkpoint
 from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_pruning import PruningRefused, prune_audit
+from gatehouse.shared.service.audit_pruning import prune_audit
 from gatehouse.shared.service.database import READ_ONLY
 
 ATTEMPT_INTERVAL: Final = 10.0
@@ -108,7 +108,7 @@ class AuditUpkeep:
         except Exception as error:  # noqa: BLE001 - the next attempt follows
             # One line for each outage, however long it lasts.
             if not self._failing:
-                reason = str(error) if isinstance(error, PruningRefused) else type(error).__name__
+                reason = str(error) if isinstance(error, CheckpointRefused) else type(error).__name__
                 log.error("audit checkpoints and pruning fail and will be retried: %s", reason)
             self._failing = True
             return

@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Text, cast, select
+from sqlalchemy import Connection, select
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.audit import AuditTables
-from gatehouse.shared.service.audit_chain import AUTHENTICATED, event_link
+from gatehouse.shared.service.audit import AuditTables, stored_columns
+from gatehouse.shared.service.audit_chain import AUTHENTICATED, is_authentic
 from gatehouse.shared.service.audit_checkpoints import HEADS, Checkpoint
 from gatehouse.shared.service.audit_keys import AuditKeys
 from gatehouse.shared.service.audit_pruning import MALFORMED, Pruned, last_pruned
@@ -161,8 +161,7 @@ class _Verifier:
 
     def verify_events(self, progress: Callable[[int], None]) -> None:
         columns = self._tables.events.c
-        # The text of the detail as it is stored, not the value that it stands for.
-        values = [cast(columns.detail, Text) if name == "detail" else columns[name] for name in AUTHENTICATED]
+        values = stored_columns(self._tables.events, AUTHENTICATED)
         query = select(columns.id, columns.link, *values).order_by(columns.id)
         with self._connection.execute(query, execution_options=_STREAM) as rows:
             for id_, link, *row in rows:
@@ -178,8 +177,7 @@ class _Verifier:
             raise _Finding(_misplaced(id_, row, end, further))
         if kid not in self._keys:
             self._require_key(kid, _event(id_, row))
-        # SQLite stores bytes in any column, and JSON does not tell them from text.
-        if any(isinstance(value, bytes) for value in row) or event_link(self._keys, previous, row) != link:
+        if not is_authentic(self._keys, previous, link, row):
             raise _Finding(f"{_event(id_, row)} was altered.")
         head = self._heads.get(writer)
         if head is not None and head.sequence == sequence and head.link != link:
