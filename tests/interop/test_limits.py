@@ -28,13 +28,16 @@ TOLD = "Too many calls: this one was not executed. Wait 3"
 ATTEMPTS = 3
 """Calls of which at least one is refused: each of two workers allows one."""
 
+TOKENS = 4
+"""Tokens that both workers together give a client."""
+
 every_client = pytest.mark.parametrize(("program", "protocol"), CLIENTS)
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A stack whose two workers allow a client one call of a tool and two tokens each."""
-    few = {"RESOURCESERVER_LIMIT_TOOL_CALLS": "2/hour", "AUTHSERVER_LIMIT_TOKEN_REQUESTS": "4/hour"}
+    few = {"RESOURCESERVER_LIMIT_TOOL_CALLS": "2/hour", "AUTHSERVER_LIMIT_TOKEN_REQUESTS": f"{TOKENS}/hour"}
     with running(tmp_path_factory.mktemp("limited") / "stack", **few) as stack:
         yield stack
 
@@ -65,8 +68,10 @@ def test_an_sdk_ends_its_session_without_a_token(
     limited: LocalStack, program: str, protocol: str, tmp_path: Path
 ) -> None:
     client, errors = limited.create_client("caller", "env:read"), tmp_path / "errors"
-    statuses = [request_token(limited, client).status_code for _ in range(8)]
-    assert statuses[-1] == 429
+    allowed = 0
+    while allowed < TOKENS:
+        # The system chooses the worker of each connection.
+        allowed += request_token(limited, client).status_code == 200
     with (
         pytest.raises(AssertionError, match="the client process has exited"),
         session(program, limited, client, protocol, errors),
@@ -85,7 +90,7 @@ def test_the_inspector_says_when_to_retry(limited: LocalStack, node: str, tmp_pa
     refused = next(each for each in done if each.returncode)
     assert refused.returncode == 1
     printed = json.loads(refused.stderr.splitlines()[-1])
-    assert "Rate limited by the server (HTTP 429) on tools/call. The server asked to retry after 59m" in str(printed)
+    assert "Rate limited by the server (HTTP 429) on tools/call. The server asked to retry after " in str(printed)
 
 
 @pytest.mark.anyio
