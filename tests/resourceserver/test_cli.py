@@ -271,7 +271,7 @@ def test_check_reports_what_would_stop_the_server(run: Run, installed: Run) -> N
         "catalogue": "ok",
         "database": "ok",
         "limits": "ok",
-        "audit keys": "ok",
+        "audit key file": "ok",
         "issuer's keys": "failed",
         "issuer's metadata": "failed",
     }

@@ -65,7 +65,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         *address_steps(settings),
         ("sealing key", sealing_key),
-        ("audit keys", audit_keys),
+        ("audit key file", audit_keys),
         *database_steps(settings, database),
         ("restored backup", restored),
         limits_step(settings),

@@ -77,7 +77,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         *address_steps(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
-        ("audit keys", audit_keys),
+        ("audit key file", audit_keys),
         limits_step(settings),
         *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),
