@@ -24,7 +24,7 @@ from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.cli import main as resourceserver
 from gatehouse.resourceserver.metrics import METRICS as RESOURCE_SERVER_METRICS
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
-from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS, RESOURCE_SERVER_ACTIONS
+from gatehouse.shared.service.audit.events import AUTHSERVER_ACTIONS, RESOURCE_SERVER_ACTIONS
 from gatehouse.shared.service.metrics import Metric
 from gatehouse.shared.service.settings import CommandSettings
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.resourceserver.cli import main as resourceserver_command
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import Database, parse_database_url
 
 ROOT = Path(__file__).parents[1]

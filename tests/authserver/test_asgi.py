@@ -24,7 +24,7 @@ from gatehouse.authserver.http import Request
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.logs import configure_logs
 
 

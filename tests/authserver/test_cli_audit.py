@@ -8,7 +8,7 @@ from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, token_form
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
-from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
+from gatehouse.shared.service.audit.events import AUTHSERVER_ACTIONS
 
 
 @pytest.mark.both_databases

@@ -26,9 +26,9 @@ from gatehouse.shared.protocol.jws import read_header
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_chain import LINKED
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.chain import LINKED
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import parse_database_url
 
 pytestmark = pytest.mark.both_databases

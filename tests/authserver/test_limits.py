@@ -21,7 +21,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.endpoints.token import ACTION
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.audit.events import find_events
 from gatehouse.shared.service.logs import configure_logs
 
 WRONG = "gths_wrong"

@@ -14,7 +14,7 @@ from support.http_client import lifespan
 from gatehouse.authserver.app import build_app, create_services
 from gatehouse.authserver.db.models import SigningKeyRow, SpentAssertionRow, audit_tables
 from gatehouse.authserver.maintenance import LEASE, Maintenance
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 
 pytestmark = pytest.mark.both_databases
 

@@ -21,7 +21,7 @@ from gatehouse.resourceserver.http import Headers, Receive, Request, Scope, Send
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit.events import AuditEvent
 from gatehouse.shared.service.gunicorn import Server
 from gatehouse.shared.service.settings import load_settings
 

@@ -25,7 +25,7 @@ from gatehouse.directory.directory import Directory
 from gatehouse.directory.identifiers import is_identifier
 from gatehouse.resourceserver.catalogue import Tool, Transactions
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.audit_keys import create_audit_keys
+from gatehouse.shared.service.audit.keys import create_audit_keys
 
 pytestmark = pytest.mark.anyio
 

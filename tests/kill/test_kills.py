@@ -8,7 +8,7 @@ from support.audit import verification
 from support.kills import OPERATIONS, killed_installation
 
 from gatehouse.authserver.db.models import audit_tables
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 
 pytestmark = [pytest.mark.kill, pytest.mark.both_databases]
 

@@ -24,7 +24,7 @@ from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_tables
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 
 pytestmark = pytest.mark.anyio
 

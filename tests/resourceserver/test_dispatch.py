@@ -31,9 +31,9 @@ from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit import find_events
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.events import find_events
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from support.databases import Template
 from support.resourceserver import PING, ResourceServer, call_of, error_of, modern_request, running_resource_server
 
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,7 @@ from gatehouse.resourceserver.catalogue import (
     Scope,
     declare_resource,
 )
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 
 pytestmark = pytest.mark.anyio
 

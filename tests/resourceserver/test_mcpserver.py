@@ -40,8 +40,8 @@ from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 SECRET = "hunter2"
 READS = ToolAnnotations(read_only_hint=True)

@@ -10,7 +10,7 @@ from support.resourceserver import ResourceServer, modern_request
 
 from gatehouse.resourceserver.asgi import Application
 from gatehouse.resourceserver.catalogue import CATALOGUE_URI
-from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS, AuditAction, AuditEvent
+from gatehouse.shared.service.audit.events import RESOURCE_SERVER_ACTIONS, AuditAction, AuditEvent
 from gatehouse.shared.service.logs import configure_logs
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from gatehouse.resourceserver.catalogue import provider as declare_provider
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch import routing
-from gatehouse.shared.service.audit import find_events
+from gatehouse.shared.service.audit.events import find_events
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, Engine, text
 
-from gatehouse.shared.service.audit import AuditEvent, AuditTables
-from gatehouse.shared.service.audit_checkpoints import Checkpoint, write_checkpoint
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_pruning import prune_audit
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_verification import Verification, verify_audit
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.checkpoints import Checkpoint, write_checkpoint
+from gatehouse.shared.service.audit.events import AuditEvent, AuditTables
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.pruning import prune_audit
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.verification import Verification, verify_audit
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.database import SNAPSHOT, Database, create_file, new_metadata
 from support.clock import FakeClock
 

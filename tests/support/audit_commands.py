@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import URL, Connection, Engine
 
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_checkpoints import Checkpoint, write_checkpoint
-from gatehouse.shared.service.audit_command import audit_group
-from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys
-from gatehouse.shared.service.audit_log import AuditLog, OpenLog
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.checkpoints import Checkpoint, write_checkpoint
+from gatehouse.shared.service.audit.command import audit_group
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit.log import AuditLog, OpenLog
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import Database
 from support.audit import METADATA, TABLES
 from support.clock import FakeClock

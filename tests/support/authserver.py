@@ -29,9 +29,9 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.jws import Header, read_header, verify
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditEvent, find_events
-from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditEvent, find_events
+from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit.rows import AuditRows
 from support.clock import FakeClock
 from support.databases import Template, take_away
 from support.http_client import http_client, run

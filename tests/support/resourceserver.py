@@ -23,8 +23,8 @@ from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.status_list import LIST_SIZE, encode, set_bits
-from gatehouse.shared.service.audit import find_events
-from gatehouse.shared.service.audit_keys import create_audit_keys
+from gatehouse.shared.service.audit.events import find_events
+from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 from support.clock import FakeClock
 from support.databases import Template

@@ -9,7 +9,7 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from gatehouse.shared.service.audit import AuditEvent
+from gatehouse.shared.service.audit.events import AuditEvent
 from gatehouse.shared.service.connection_limits import Connections
 from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.transport_refusals import TransportRefusals

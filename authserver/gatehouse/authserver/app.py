@@ -36,10 +36,10 @@ from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.authserver.wsgi import FlaskApplication
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_upkeep import AuditUpkeep
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.upkeep import AuditUpkeep
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
 from gatehouse.shared.service.cors import CorsPolicy
 from gatehouse.shared.service.limits import Limits, create_limits

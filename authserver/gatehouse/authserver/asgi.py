@@ -34,8 +34,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey
 from gatehouse.authserver.metrics import Metrics
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.requests import (

@@ -7,8 +7,8 @@ from enum import StrEnum
 import structlog
 
 from gatehouse.authserver.http import NO_STORE, Response, json_response
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log
 

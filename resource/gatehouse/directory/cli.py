@@ -12,7 +12,7 @@ from gatehouse.directory.workspaces import Workspace, create_workspace, list_wor
 from gatehouse.resourceserver.cli.installation import administrator, open_database, settings_of
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 

@@ -38,10 +38,10 @@ from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_upkeep import AuditUpkeep
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.upkeep import AuditUpkeep
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
 from gatehouse.shared.service.limits import Limits, create_limits
 from gatehouse.shared.service.metrics import stamp

@@ -29,8 +29,8 @@ from gatehouse.resourceserver.metadata import metadata_paths
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
 from gatehouse.shared.service.requests import (
     RETRY_AFTER,

@@ -9,7 +9,7 @@ from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.heartbeat import CHECK_LIMIT
 
 PATHS = frozenset({"/livez", "/readyz"})

@@ -16,9 +16,9 @@ from support.clock import FakeClock
 from support.databases import engine_with_tables
 
 from gatehouse.shared.service import deadline, heartbeat
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditTables
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent, AuditTables
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import READ_ONLY, new_metadata, open_engine
 from gatehouse.shared.service.failures import explain_database_failure
 from gatehouse.shared.service.heartbeat import (

@@ -6,8 +6,8 @@ import pytest
 from support.clock import FakeClock
 from support.worker import Events
 
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.requests import SECURITY_HEADERS
 from gatehouse.shared.service.transport_refusals import RECORDED_PER_SECOND, TransportRefusal, TransportRefusals
 

@@ -31,8 +31,8 @@ from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit_checkpoints import HEADS, PRUNE
-from gatehouse.shared.service.audit_pruning import Pruned
+from gatehouse.shared.service.audit.checkpoints import HEADS, PRUNE
+from gatehouse.shared.service.audit.pruning import Pruned
 from gatehouse.shared.service.migrations import known_revisions, newest_revision
 
 FORMAT = "gatehouse-authserver-export"

@@ -41,8 +41,8 @@ from gatehouse.authserver.tokens.status_lists import close_lists
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
-from gatehouse.shared.service.audit_keys import create_audit_keys
+from gatehouse.shared.service.audit.events import AuditAction
+from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.database import sqlite_path
 
 

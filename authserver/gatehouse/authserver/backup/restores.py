@@ -25,7 +25,7 @@ from gatehouse.authserver.tokens.status_lists import close_lists
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.files import replace_file
 
 FILE_NAME = "restore-mark.json"

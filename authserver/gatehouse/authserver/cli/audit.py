@@ -7,9 +7,9 @@ import click
 
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.db.models import audit_tables
-from gatehouse.shared.service.audit import AUTHSERVER_ACTIONS
-from gatehouse.shared.service.audit_command import audit_group
-from gatehouse.shared.service.audit_log import AuditLog, OpenLog
+from gatehouse.shared.service.audit.command import audit_group
+from gatehouse.shared.service.audit.events import AUTHSERVER_ACTIONS
+from gatehouse.shared.service.audit.log import AuditLog, OpenLog
 
 
 @contextmanager

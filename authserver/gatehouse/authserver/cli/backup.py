@@ -19,7 +19,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.files import new_file

@@ -11,7 +11,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
     check_server,

@@ -10,8 +10,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
-from gatehouse.shared.service.audit import AuditAction
-from gatehouse.shared.service.audit_keys import create_audit_keys
+from gatehouse.shared.service.audit.events import AuditAction
+from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.output import print_record

@@ -16,8 +16,8 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_s
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
 from gatehouse.shared.service.settings import load_settings

@@ -8,7 +8,7 @@ import click
 from gatehouse.authserver.app import create_app
 from gatehouse.authserver.backup.restores import RestoreMark
 from gatehouse.authserver.cli.installation import open_installation, settings_of
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
 

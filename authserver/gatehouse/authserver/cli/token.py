@@ -25,7 +25,7 @@ from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.checks import passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records

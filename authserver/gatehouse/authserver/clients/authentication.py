@@ -27,7 +27,7 @@ from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
 from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client, invalid_request
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.shared.service.audit import CLAIMED
+from gatehouse.shared.service.audit.events import CLAIMED
 from gatehouse.shared.service.remediation import client_command
 
 MAX_CREDENTIAL = 512

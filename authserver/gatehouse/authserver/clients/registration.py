@@ -19,7 +19,7 @@ from gatehouse.authserver.tokens.status_lists import revoke_client
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.db.models import ClientKeyRow
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
 _KIND = CredentialKind("key", "thumbprint", " --jwks FILE")

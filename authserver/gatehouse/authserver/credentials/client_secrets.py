@@ -19,7 +19,7 @@ from gatehouse.authserver.credentials.secrets import MAX_ACTIVE, MAX_INACTIVE, d
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.remediation import client_command
 
 _KIND = CredentialKind("secret", "id")

@@ -30,7 +30,7 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import parse_resource
 from gatehouse.authserver.resources.registry import existing_resource
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.cache import MAX_AGE, LoadingCache
 
 PREFIX = "gtrs_"

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from gatehouse.shared.service.audit import AuditTables
+from gatehouse.shared.service.audit.events import AuditTables
 from gatehouse.shared.service.database import new_metadata
 from gatehouse.shared.service.heartbeat import heartbeat_table
 

@@ -7,7 +7,7 @@ from gatehouse.authserver.http import Request, Response, json_response
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.heartbeat import CHECK_LIMIT
 
 _HEADERS = {"Cache-Control": "no-store"}

@@ -9,8 +9,8 @@ from gatehouse.authserver.http import NO_STORE, Request, Response, json_response
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 ACTION = AuditAction.TOKEN_INTROSPECT
 

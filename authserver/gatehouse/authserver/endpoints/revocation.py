@@ -10,8 +10,8 @@ from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.tokens.status_lists import revoke_token
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 ACTION = AuditAction.TOKEN_REVOKE
 

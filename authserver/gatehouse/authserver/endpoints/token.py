@@ -23,8 +23,8 @@ from gatehouse.authserver.tokens.issue import IssuedToken, StatusIndexAllocator,
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.requests import Limit, add_to_log
 
 ACTION = AuditAction.TOKEN_ISSUE

@@ -20,8 +20,8 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.rows import AuditRows
 
 CANNOT_SEAL = (
     "No key in the database decrypts with this sealing key, so none can be added. Restore the right sealing key first."

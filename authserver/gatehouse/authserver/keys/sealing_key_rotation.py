@@ -20,7 +20,7 @@ from gatehouse.authserver.keys.encryption import (
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows, key_purpose, lock_keys, pepper_purpose
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.files import locked_folder
 
 

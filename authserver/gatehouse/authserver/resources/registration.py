@@ -14,7 +14,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
 )
 from gatehouse.shared.protocol.visible_text import check_display_name
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 
 MAX_NAME = 128
 """Characters of the display name of a resource or a client."""

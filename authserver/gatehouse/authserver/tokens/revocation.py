@@ -6,7 +6,7 @@ from gatehouse.authserver.clients.registry import lock_client
 from gatehouse.authserver.tokens.issue import parse_jti
 from gatehouse.authserver.tokens.status_lists import revoke_client, revoke_token
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit import AuditAction
+from gatehouse.shared.service.audit.events import AuditAction
 
 
 def revoke_by_jti(session: Session, admin: Administrator, jti: str) -> str:

@@ -11,8 +11,8 @@ from gatehouse.resourceserver.bearer.mcp_request import Message
 from gatehouse.resourceserver.http import Message as ASGIMessage
 from gatehouse.resourceserver.http import Response, Send, json_response
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.metrics import OTHER
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log

@@ -9,7 +9,7 @@ from mcp.shared.exceptions import MCPError
 
 from gatehouse.resourceserver import json_rpc
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 
 Context = ServerRequestContext[Any, Any]
 

@@ -7,9 +7,9 @@ import click
 
 from gatehouse.resourceserver.cli.installation import administrator, open_database, settings_of
 from gatehouse.resourceserver.db.models import audit_tables
-from gatehouse.shared.service.audit import RESOURCE_SERVER_ACTIONS
-from gatehouse.shared.service.audit_command import audit_group
-from gatehouse.shared.service.audit_log import AuditLog, OpenLog
+from gatehouse.shared.service.audit.command import audit_group
+from gatehouse.shared.service.audit.events import RESOURCE_SERVER_ACTIONS
+from gatehouse.shared.service.audit.log import AuditLog, OpenLog
 
 
 @contextmanager

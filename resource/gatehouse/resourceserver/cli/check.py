@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
     check_server,

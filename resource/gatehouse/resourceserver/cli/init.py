@@ -5,7 +5,7 @@ import click
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
 from gatehouse.resourceserver.cli.installation import settings_of, tools_option
 from gatehouse.resourceserver.db.database import Database
-from gatehouse.shared.service.audit_keys import create_audit_keys
+from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.output import print_record

@@ -10,8 +10,8 @@ from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings import load_settings

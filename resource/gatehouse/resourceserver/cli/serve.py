@@ -10,7 +10,7 @@ from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
 from gatehouse.resourceserver.cli.installation import open_database, settings_of, tools_option
 from gatehouse.resourceserver.settings import CA_FILE_SETTING
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.gunicorn import Server
 from gatehouse.shared.service.tls import tls_context

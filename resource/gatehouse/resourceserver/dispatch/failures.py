@@ -12,7 +12,7 @@ from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.request_database import CommitUnknown
 from gatehouse.resourceserver.dispatch.containment import name_of
 from gatehouse.resourceserver.dispatch.payload import UnservableAnswer
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.requests import UNAVAILABLE
 
 NOTHING_CHANGED: Final = "Nothing was changed."

@@ -22,8 +22,8 @@ from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Resource
 from gatehouse.resourceserver.denial import Denial, deny
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.requests import UNAVAILABLE
 
 _ACTION = AuditAction.RESOURCE_READ

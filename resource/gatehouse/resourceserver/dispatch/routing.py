@@ -38,7 +38,7 @@ from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.http import JSON, Receive, Response
 from gatehouse.resourceserver.http import Message as ASGIMessage
 from gatehouse.shared.protocol.encoding import compact_json
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.cors import Header
 
 _METHOD: Final = "tools/call"

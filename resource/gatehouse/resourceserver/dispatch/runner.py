@@ -27,8 +27,8 @@ from gatehouse.resourceserver.dispatch.transactions import CallTransactions
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 ACTION: Final = AuditAction.TOOL_CALL
 """The audit action of a call."""

@@ -9,7 +9,7 @@ from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.containment import contain
 from gatehouse.resourceserver.dispatch.resources import ResourceDispatch
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
-from gatehouse.shared.service.audit_writer import AuditWriter
+from gatehouse.shared.service.audit.writer import AuditWriter
 
 CLIENT_CREDENTIALS = "io.modelcontextprotocol/oauth-client-credentials"
 """The extension that tells clients that tokens are issued without a user."""

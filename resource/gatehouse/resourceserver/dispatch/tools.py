@@ -32,8 +32,8 @@ from gatehouse.resourceserver.dispatch.resources import refuse_cursor
 from gatehouse.resourceserver.dispatch.runner import ACTION, Call, ToolRunner
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.requests import UNAVAILABLE
 
 TOOL_ERROR = "tool_error"

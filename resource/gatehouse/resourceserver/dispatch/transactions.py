@@ -20,8 +20,8 @@ from gatehouse.shared.protocol import token_validation
 from gatehouse.shared.protocol.claims import AccessClaims, InvalidClaims
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.requests import UNAVAILABLE
 
 LISTED: Final = 100

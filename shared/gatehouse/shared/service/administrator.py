@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.rows import AuditRows
 
 
 class CommandRefused(Exception):

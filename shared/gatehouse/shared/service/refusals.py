@@ -15,8 +15,8 @@ from typing import Final
 
 import structlog
 
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.metrics import Counter, Series
 from gatehouse.shared.service.requests import Exceeded
 

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 import structlog
 
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditAction, AuditEvent
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.requests import REQUEST_ID_HEADER, SECURITY_HEADERS, outcome_of
 
 RECORDED_PER_SECOND: Final = 10

@@ -9,8 +9,8 @@ from support.audit import audit_keys
 from support.clock import FakeClock
 from support.databases import engine_with_tables
 
-from gatehouse.shared.service.audit import AuditEvent, AuditTables, find_events
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditEvent, AuditTables, find_events
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import Database, new_metadata
 
 pytestmark = pytest.mark.both_databases

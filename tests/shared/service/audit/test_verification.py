@@ -17,11 +17,11 @@ from sqlalchemy.exc import OperationalError
 from support.audit import KEYS, TABLES, AuditLog, allowed, audit_log
 from support.clock import FakeClock
 
-from gatehouse.shared.service import audit_verification
-from gatehouse.shared.service.audit_chain import AUTHENTICATED, event_link
-from gatehouse.shared.service.audit_checkpoints import append_checkpoint, last_checkpoint
-from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys, rotate_audit_keys
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit import verification
+from gatehouse.shared.service.audit.chain import AUTHENTICATED, event_link
+from gatehouse.shared.service.audit.checkpoints import append_checkpoint, last_checkpoint
+from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys, rotate_audit_keys
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.database import parse_database_url
 
 pytestmark = pytest.mark.both_databases
@@ -153,7 +153,7 @@ def test_rotated_keys_verify_old_and_new_rows(log: AuditLog, tmp_path: Path) -> 
 
 def test_the_log_is_verified_while_servers_write(whole: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while it is pruned: everything is read from one snapshot."""
-    monkeypatch.setattr(audit_verification, "PROGRESS_EVERY", 5)
+    monkeypatch.setattr(verification, "PROGRESS_EVERY", 5)
     counts = []
 
     def write(number: int) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.audit import audit_keys
 
 from gatehouse.shared.protocol.redaction import mask, printable
-from gatehouse.shared.service.audit import AuditAction, AuditEvent, AuditTables
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.events import AuditAction, AuditEvent, AuditTables
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import new_metadata
 
 ROWS = AuditRows(AuditTables.declare(new_metadata()).events, audit_keys)

@@ -9,8 +9,8 @@ import click
 from sqlalchemy import Connection, Table, select
 
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.service.audit import event_conditions
-from gatehouse.shared.service.audit_log import AuditLog, filter_options, until_option
+from gatehouse.shared.service.audit.events import event_conditions
+from gatehouse.shared.service.audit.log import AuditLog, filter_options, until_option
 from gatehouse.shared.service.cli import example, until_output_closes
 from gatehouse.shared.service.database import SNAPSHOT
 from gatehouse.shared.service.output import print_csv

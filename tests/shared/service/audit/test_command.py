@@ -16,10 +16,10 @@ from support.audit_commands import Log, audit_log
 from support.clock import FakeClock
 from support.waiting import wait_until
 
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_command import print_audit
-from gatehouse.shared.service.audit_following import BATCH
-from gatehouse.shared.service.audit_log import AuditLog
+from gatehouse.shared.service.audit.command import print_audit
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.following import BATCH
+from gatehouse.shared.service.audit.log import AuditLog
 
 
 @pytest.fixture

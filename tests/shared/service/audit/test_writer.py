@@ -14,10 +14,11 @@ from support.clock import FakeClock
 from support.databases import engine_with_tables
 from support.waiting import wait_until
 
-from gatehouse.shared.service import audit_writer, deadline
-from gatehouse.shared.service.audit import AuditEvent, AuditTables, find_events
-from gatehouse.shared.service.audit_rows import AuditRows
-from gatehouse.shared.service.audit_writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service import deadline
+from gatehouse.shared.service.audit import writer as writer_module
+from gatehouse.shared.service.audit.events import AuditEvent, AuditTables, find_events
+from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.database import Database, new_metadata
 
 pytestmark = pytest.mark.both_databases
@@ -146,7 +147,7 @@ def test_recorded_events_wait_100_ms_together(engine: Engine, clock: FakeClock, 
 def test_an_urgent_event_or_the_end_does_not_wait(
     engine: Engine, clock: FakeClock, transactions: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_writer, "BATCH_INTERVAL", 60)
+    monkeypatch.setattr(writer_module, "BATCH_INTERVAL", 60)
     waiting = threading.Event()
 
     def monotonic() -> float:

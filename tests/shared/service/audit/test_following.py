@@ -11,8 +11,8 @@ from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 from support.databases import bring_back, take_away
 
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_following import (
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.following import (
     BATCH,
     TRANSACTION_LIMIT,
     Following,

@@ -13,11 +13,11 @@ from sqlalchemy import Connection, select
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.audit import AuditTables, stored_columns
-from gatehouse.shared.service.audit_chain import AUTHENTICATED, is_authentic
-from gatehouse.shared.service.audit_checkpoints import HEADS, Checkpoint
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_pruning import MALFORMED, Pruned, last_pruned
+from gatehouse.shared.service.audit.chain import AUTHENTICATED, is_authentic
+from gatehouse.shared.service.audit.checkpoints import HEADS, Checkpoint
+from gatehouse.shared.service.audit.events import AuditTables, stored_columns
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.pruning import MALFORMED, Pruned, last_pruned
 
 PROGRESS_EVERY: Final = 10_000
 """Events after which progress is reported."""

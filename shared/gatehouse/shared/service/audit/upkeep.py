@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy import Engine, select
 
 from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit import AuditTables
-from gatehouse.shared.service.audit_checkpoints import INTERVAL, Checkpoint, CheckpointRefused, write_checkpoint
-from gatehouse.shared.service.audit_keys import AuditKeys
-from gatehouse.shared.service.audit_pruning import prune_audit
+from gatehouse.shared.service.audit.checkpoints import INTERVAL, Checkpoint, CheckpointRefused, write_checkpoint
+from gatehouse.shared.service.audit.events import AuditTables
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.pruning import prune_audit
 from gatehouse.shared.service.database import READ_ONLY
 
 ATTEMPT_INTERVAL: Final = 10.0

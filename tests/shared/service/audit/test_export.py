@@ -12,8 +12,8 @@ from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_export import MEMBERS, stream_events, with_progress
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.export import MEMBERS, stream_events, with_progress
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeys
 
 MAX_GAP: Final = 3600 * 1000
 """Milliseconds between the times of two rows of a chain, at most. Pruning relies on it: it tells from the time of a row

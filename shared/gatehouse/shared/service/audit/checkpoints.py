@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
-from gatehouse.shared.service.audit import AuditTables
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.events import AuditTables
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import READ_ONLY
 
 HEADS: Final = "heads"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.shared.service import audit_keys
-from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys, rotate_audit_keys
+from gatehouse.shared.service.audit.keys import MAX_KID, AuditKeys, create_audit_keys, rotate_audit_keys
 from gatehouse.shared.service.settings import InvalidSettings
 
 KEY = {"kty": "oct", "kid": "one", "k": "A" * 43}
@@ -102,7 +101,7 @@ def test_keys_that_others_can_read_are_refused(path: Path) -> None:
                 [{**KEY, "kid": ""}],
                 [{**KEY, "kid": 1}],
                 [{**KEY, "kid": ["one"]}],
-                [{**KEY, "kid": "k" * (audit_keys.MAX_KID + 1)}],
+                [{**KEY, "kid": "k" * (MAX_KID + 1)}],
                 [{**KEY, "k": "AAAA"}],
                 [{**KEY, "k": "!" * 43}],
                 [{**KEY, "k": None}],

@@ -10,9 +10,9 @@ from sqlalchemy import URL, update
 from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 
-from gatehouse.shared.service import audit_upkeep_commands
-from gatehouse.shared.service.audit_checkpoints import Checkpoint
-from gatehouse.shared.service.audit_keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit import upkeep_commands
+from gatehouse.shared.service.audit.checkpoints import Checkpoint
+from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
 
 both_databases = pytest.mark.both_databases
 
@@ -101,7 +101,7 @@ def test_progress_is_for_terminals(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     for events in (2, 3, 4):
-        audit_upkeep_commands.report_progress(events, every=3)
+        upkeep_commands.report_progress(events, every=3)
     assert capsys.readouterr().err == shown
 
 

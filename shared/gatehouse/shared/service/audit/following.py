@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table, and_, func, select, text, true
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.audit import event_conditions
+from gatehouse.shared.service.audit.events import event_conditions
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.database import Database
 from gatehouse.shared.service.failures import explain_database_failure

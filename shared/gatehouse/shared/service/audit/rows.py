@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import mask, printable
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_chain import LINKED, AuditRow, Chain, Chains
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.chain import LINKED, AuditRow, Chain, Chains
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import BEFORE_COMMIT, placeholder
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import click
 from sqlalchemy import Connection
 
-from gatehouse.shared.service.audit_export import event_record
-from gatehouse.shared.service.audit_following import (
+from gatehouse.shared.service.audit.export import event_record
+from gatehouse.shared.service.audit.following import (
     Following,
     cursor_before,
     newest_cursor,
@@ -18,7 +18,7 @@ from gatehouse.shared.service.audit_following import (
     require_primary,
     write_cursor_file,
 )
-from gatehouse.shared.service.audit_log import AuditLog
+from gatehouse.shared.service.audit.log import AuditLog
 from gatehouse.shared.service.cli import FunctionT, until_output_closes
 from gatehouse.shared.service.stream_output import LineOutput, Stop
 

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, Engine, delete, func, select
 
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.audit import AuditTables, stored_columns
-from gatehouse.shared.service.audit_chain import AUTHENTICATED, MAX_GAP, is_authentic
-from gatehouse.shared.service.audit_checkpoints import (
+from gatehouse.shared.service.audit.chain import AUTHENTICATED, MAX_GAP, is_authentic
+from gatehouse.shared.service.audit.checkpoints import (
     PRUNE,
     Checkpoint,
     CheckpointRefused,
@@ -22,7 +21,8 @@ from gatehouse.shared.service.audit_checkpoints import (
     last_checkpoint,
     lock_checkpoints,
 )
-from gatehouse.shared.service.audit_keys import AuditKeys
+from gatehouse.shared.service.audit.events import AuditTables, stored_columns
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import READ_ONLY
 
 _BATCH: Final = 5000

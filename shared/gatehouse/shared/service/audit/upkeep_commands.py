@@ -10,12 +10,12 @@ from sqlalchemy import func, select
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.audit import AuditAction, event_conditions
-from gatehouse.shared.service.audit_export import PROGRESS_EVERY
-from gatehouse.shared.service.audit_keys import AuditKeys, rotate_audit_keys
-from gatehouse.shared.service.audit_log import AuditLog
-from gatehouse.shared.service.audit_pruning import PruningRefused, prune_audit
-from gatehouse.shared.service.audit_verification import verify_audit
+from gatehouse.shared.service.audit.events import AuditAction, event_conditions
+from gatehouse.shared.service.audit.export import PROGRESS_EVERY
+from gatehouse.shared.service.audit.keys import AuditKeys, rotate_audit_keys
+from gatehouse.shared.service.audit.log import AuditLog
+from gatehouse.shared.service.audit.pruning import PruningRefused, prune_audit
+from gatehouse.shared.service.audit.verification import verify_audit
 from gatehouse.shared.service.cli import Refusal, confirm, example, output_option, parse_duration
 from gatehouse.shared.service.database import SNAPSHOT
 from gatehouse.shared.service.output import print_record

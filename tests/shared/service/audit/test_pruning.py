@@ -9,9 +9,9 @@ from sqlalchemy import URL
 from support.audit import AuditLog, audit_log
 from support.clock import FakeClock
 
-from gatehouse.shared.service import audit_pruning
-from gatehouse.shared.service.audit_checkpoints import append_checkpoint
-from gatehouse.shared.service.audit_pruning import PruningRefused
+from gatehouse.shared.service.audit import pruning
+from gatehouse.shared.service.audit.checkpoints import append_checkpoint
+from gatehouse.shared.service.audit.pruning import PruningRefused
 
 pytestmark = pytest.mark.both_databases
 
@@ -21,7 +21,7 @@ DAY = 24 * HOUR
 
 @pytest.fixture
 def log(empty_database: URL, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[AuditLog]:
-    monkeypatch.setattr(audit_pruning, "_BATCH", 3)
+    monkeypatch.setattr(pruning, "_BATCH", 3)
     with audit_log(empty_database, clock) as log:
         yield log
 
@@ -178,7 +178,7 @@ def test_an_interrupted_deletion_leaves_a_log_that_verifies(
         log.change("a", "b")
         log.record("c")
     log.checkpoint()
-    lock, calls = audit_pruning.lock_checkpoints, []
+    lock, calls = pruning.lock_checkpoints, []
 
     def fail_later(connection: Any) -> None:
         calls.append(connection)
@@ -186,7 +186,7 @@ def test_an_interrupted_deletion_leaves_a_log_that_verifies(
             raise KeyboardInterrupt
         lock(connection)
 
-    monkeypatch.setattr(audit_pruning, "lock_checkpoints", fail_later)
+    monkeypatch.setattr(pruning, "lock_checkpoints", fail_later)
     with pytest.raises(KeyboardInterrupt):
         log.prune()
     assert len(actions(log)) == 6
@@ -197,17 +197,17 @@ def test_an_interrupted_deletion_leaves_a_log_that_verifies(
 
 def test_of_two_processes_one_prunes(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     log.change("a", "b", "c", "d")
-    last_checkpoint, kinds = audit_pruning.last_checkpoint, []
+    last_checkpoint, kinds = pruning.last_checkpoint, []
 
     def another_came_first(connection: Any, tables: Any, kind: str | None = None) -> Any:
         kinds.append(kind)
         if kinds.count("prune") == 2:
             # In the transaction that deletes.
-            pruned = audit_pruning.Pruned(before=1)._asdict()
+            pruned = pruning.Pruned(before=1)._asdict()
             append_checkpoint(connection, tables, log.keys, None, log.clock(), "prune", pruned)
         return last_checkpoint(connection, tables, kind)
 
-    monkeypatch.setattr(audit_pruning, "last_checkpoint", another_came_first)
+    monkeypatch.setattr(pruning, "last_checkpoint", another_came_first)
     assert log.prune() == 0
     assert actions(log) == ["a", "b", "c", "d"]
 

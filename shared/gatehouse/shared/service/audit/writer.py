@@ -27,9 +27,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from gatehouse.shared.service.audit import AuditEvent
-from gatehouse.shared.service.audit_chain import AuditRow
-from gatehouse.shared.service.audit_rows import AuditRows
+from gatehouse.shared.service.audit.chain import AuditRow
+from gatehouse.shared.service.audit.events import AuditEvent
+from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.heartbeat import SERVER, WriteHealth, write_heartbeat
 

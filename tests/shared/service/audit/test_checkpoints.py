@@ -12,9 +12,9 @@ from support.clock import FakeClock
 from support.logs import logging_put_back
 from support.waiting import wait_until
 
-from gatehouse.shared.service import audit_checkpoints
-from gatehouse.shared.service.audit_checkpoints import INTERVAL, CheckpointRefused, write_checkpoint
-from gatehouse.shared.service.audit_upkeep import AuditUpkeep
+from gatehouse.shared.service.audit import checkpoints
+from gatehouse.shared.service.audit.checkpoints import INTERVAL, CheckpointRefused, write_checkpoint
+from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.logs import configure_logs
 
 pytestmark = pytest.mark.both_databases
@@ -43,8 +43,8 @@ def numbers(log: AuditLog) -> list[int]:
 
 
 def test_a_checkpoint_lists_the_last_row_of_each_writer(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_checkpoints, "_STEP", 2)
-    monkeypatch.setattr(audit_checkpoints, "_LOOKUPS", 1)
+    monkeypatch.setattr(checkpoints, "_STEP", 2)
+    monkeypatch.setattr(checkpoints, "_LOOKUPS", 1)
     log.record("a", "b", "c")
     log.change("d", "e")
     written = log.checkpoint()
@@ -89,14 +89,14 @@ def test_of_two_processes_one_writes_the_checkpoint_of_a_minute(
 ) -> None:
     """At the end of a process, both do: only its own is sure to list its last rows."""
     log.change("a")
-    lock = audit_checkpoints.lock_checkpoints
+    lock = checkpoints.lock_checkpoints
 
     def lose_the_race(connection: Any) -> None:
         lock(connection)
         content = {"last": 1, "heads": {}}
-        audit_checkpoints.append_checkpoint(connection, TABLES, KEYS, None, clock(), "heads", content)
+        checkpoints.append_checkpoint(connection, TABLES, KEYS, None, clock(), "heads", content)
 
-    monkeypatch.setattr(audit_checkpoints, "lock_checkpoints", lose_the_race)
+    monkeypatch.setattr(checkpoints, "lock_checkpoints", lose_the_race)
     written = write_checkpoint(log.engine, TABLES, KEYS, clock(), interval=interval)
     assert (written is None) == bool(interval)
     assert numbers(log) == ([1] if interval else [1, 2])

@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.protocol.clock import iso_time, system_clock
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.audit import AuditAction, find_events
-from gatehouse.shared.service.audit_export import event_record
-from gatehouse.shared.service.audit_log import AuditLog, limit_option
+from gatehouse.shared.service.audit.events import AuditAction, find_events
+from gatehouse.shared.service.audit.export import event_record
+from gatehouse.shared.service.audit.log import AuditLog, limit_option
 from gatehouse.shared.service.cli import FunctionT, Refusal, example, output_option
 from gatehouse.shared.service.database import SNAPSHOT, connect_read_only, parse_database_url, shown_url
 from gatehouse.shared.service.failures import explain_database_failure

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from support.audit import KEYS, AuditLog, allowed, audit_keys, audit_log
 from support.clock import FakeClock
 
-from gatehouse.shared.service.audit_chain import MAX_GAP, AuditRow, Chain, Chains, event_link
-from gatehouse.shared.service.audit_writer import AuditUnavailable
+from gatehouse.shared.service.audit.chain import MAX_GAP, AuditRow, Chain, Chains, event_link
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.settings import InvalidSettings
 
 ROW = AuditRow(1_800_000_000_000, None, "agent_1", None, "token.issue", None, "allowed", None, "{}")

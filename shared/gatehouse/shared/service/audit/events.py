@@ -1,6 +1,6 @@
 """The audit log of both servers: its tables, its events and actions, and the search for events.
 
-`audit_writer` decides when an event is written and what that guarantees, `audit_chain` how the rows prove that none was
+`writer` decides when an event is written and what that guarantees, `chain` how the rows prove that none was
 altered or removed.
 """
 

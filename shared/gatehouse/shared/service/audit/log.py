@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from gatehouse.shared.protocol.clock import system_clock
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit import AuditAction, AuditTables
+from gatehouse.shared.service.audit.events import AuditAction, AuditTables
 from gatehouse.shared.service.cli import FunctionT, Refusal, parse_duration
 from gatehouse.shared.service.database import Database
 

@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.audit import find_events
-from gatehouse.shared.service.audit_collector import follow_log, follow_options
-from gatehouse.shared.service.audit_export import export_command
-from gatehouse.shared.service.audit_log import AuditLog, filter_options, limit_option
-from gatehouse.shared.service.audit_trace import trace_command
-from gatehouse.shared.service.audit_upkeep_commands import key_group, prune_command, verify_command
+from gatehouse.shared.service.audit.events import find_events
+from gatehouse.shared.service.audit.export import export_command
+from gatehouse.shared.service.audit.follow_command import follow_log, follow_options
+from gatehouse.shared.service.audit.log import AuditLog, filter_options, limit_option
+from gatehouse.shared.service.audit.trace import trace_command
+from gatehouse.shared.service.audit.upkeep_commands import key_group, prune_command, verify_command
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
