@@ -26,7 +26,6 @@ from gatehouse.resourceserver.metrics import METRICS as RESOURCE_SERVER_METRICS
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 from gatehouse.shared.service.audit.events import AUTHSERVER_ACTIONS, RESOURCE_SERVER_ACTIONS
 from gatehouse.shared.service.metrics import Metric
-from gatehouse.shared.service.settings import CommandSettings
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "reference"
@@ -132,7 +131,7 @@ def settings_page() -> str:
     for program, settings in SETTINGS:
         rows = [
             (
-                f"`{_variable(settings, name)}`",
+                f"`{settings.variable(name)}`",
                 _default(field),
                 _description(field) + (" *Secret.*" if name in settings.confidential else ""),
             )
@@ -140,10 +139,6 @@ def settings_page() -> str:
         ]
         lines += ["", f"## {program}", "", *_table(("Variable", "Default", "Meaning"), rows)]
     return _page(lines)
-
-
-def _variable(settings: type[CommandSettings], name: str) -> str:
-    return f"{settings.model_config.get('env_prefix', '')}{name}".upper()
 
 
 def _default(field: FieldInfo) -> str:

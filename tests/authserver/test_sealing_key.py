@@ -11,7 +11,8 @@ from support.authserver import AuthServer, settings_in
 from gatehouse.authserver.keys.encryption import DecryptionFailed, SealingKey, create_sealing_key, load_sealing_key
 from gatehouse.authserver.settings import Settings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
-from gatehouse.shared.service.settings import InvalidSettings, load_settings
+from gatehouse.shared.service.settings import InvalidSettings
+from gatehouse.shared.service.settings_reading import load_settings
 
 
 def test_a_sealed_value_decrypts_for_its_purpose() -> None:

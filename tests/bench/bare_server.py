@@ -23,7 +23,7 @@ from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit.events import AuditEvent
 from gatehouse.shared.service.gunicorn import Server
-from gatehouse.shared.service.settings import load_settings
+from gatehouse.shared.service.settings_reading import load_settings
 
 
 def allow(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> policy.Decision[Tool]:

@@ -12,7 +12,7 @@ from typing import Any
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.gunicorn import Server
 from gatehouse.shared.service.requests import RequestLog, common_headers, new_request_id
-from gatehouse.shared.service.settings import load_settings
+from gatehouse.shared.service.settings_reading import load_settings
 
 Message = MutableMapping[str, Any]
 

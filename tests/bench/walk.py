@@ -36,7 +36,7 @@ from gatehouse.resourceserver.app import create_app as create_resource_app
 from gatehouse.resourceserver.cli import main as resourceserver
 from gatehouse.resourceserver.settings import Settings as ResourceserverSettings
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.settings import load_settings
+from gatehouse.shared.service.settings_reading import load_settings
 
 ROOT = Path(__file__).parents[2]
 SOURCES = tuple(f"{ROOT / folder}{os.sep}" for folder in ("authserver", "resource", "shared"))

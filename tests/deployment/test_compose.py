@@ -33,7 +33,7 @@ def test_every_service_names_only_what_is_declared(compose: dict[str, Any]) -> N
 
 def test_the_settings_of_the_containers_exist(compose: dict[str, Any]) -> None:
     known = {
-        f"{settings.model_config['env_prefix']}{field.upper()}"
+        settings.variable(field)
         for settings in (AuthServerSettings, ResourceServerSettings)
         for field in settings.model_fields
     }

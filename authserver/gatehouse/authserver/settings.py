@@ -8,7 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.jws import SigningAlgorithm
-from gatehouse.shared.service.settings import RateText, ServerSettings, check_issuer, check_reach, check_tls
+from gatehouse.shared.service.setting_values import RateText, check_issuer
+from gatehouse.shared.service.settings import ServerSettings
 
 
 class Settings(ServerSettings):
@@ -94,7 +95,6 @@ class Settings(ServerSettings):
         return check_issuer(value)
 
     @model_validator(mode="after")
-    def _check_reach(self) -> Self:
-        check_reach(self.issuer, self.bind, "AUTHSERVER_BIND")
-        check_tls(self.issuer, self, "AUTHSERVER_")
+    def _check_transport(self) -> Self:
+        self.check_transport(self.issuer)
         return self

@@ -12,15 +12,8 @@ from gatehouse.shared.protocol.resource_identifiers import is_loopback, parse_re
 from gatehouse.shared.protocol.scopes import parse_scope
 from gatehouse.shared.protocol.status_list import LIFETIME, POLL_INTERVAL, WINDOW
 from gatehouse.shared.service.origins import parse_origins
-from gatehouse.shared.service.settings import (
-    RateText,
-    ServerSettings,
-    check_internal_url,
-    check_issuer,
-    check_public_url,
-    check_reach,
-    check_tls,
-)
+from gatehouse.shared.service.setting_values import RateText, check_internal_url, check_issuer, check_public_url
+from gatehouse.shared.service.settings import ServerSettings
 
 CA_FILE_SETTING = "RESOURCESERVER_CA_FILE"
 """The variable of `Settings.ca_file`, for messages about certificates."""
@@ -138,9 +131,8 @@ class Settings(ServerSettings):
         return value
 
     @model_validator(mode="after")
-    def _check_reach(self) -> Self:
-        check_reach(self.resource, self.bind, "RESOURCESERVER_BIND")
-        check_tls(self.resource, self, "RESOURCESERVER_")
+    def _check_transport(self) -> Self:
+        self.check_transport(self.resource)
         return self
 
     def address_at_issuer(self, url: str) -> str:

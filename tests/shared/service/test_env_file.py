@@ -7,7 +7,8 @@ import pytest
 
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.env_file import InvalidEnvFile, read_env_file
-from gatehouse.shared.service.settings import InvalidSettings, load_settings
+from gatehouse.shared.service.settings import InvalidSettings
+from gatehouse.shared.service.settings_reading import load_settings
 
 GOOD = b"# both servers\n\nAUTHSERVER_TOKEN_TTL=60\nexport AUTHSERVER_THREADS='8'\nEMPTY=\n\n"
 

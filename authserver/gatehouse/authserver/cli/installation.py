@@ -20,7 +20,7 @@ from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
-from gatehouse.shared.service.settings import load_settings
+from gatehouse.shared.service.settings_reading import load_settings
 
 
 def settings_of(ctx: click.Context) -> Settings:

@@ -13,7 +13,8 @@ from gatehouse.bridge.server import serve
 from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
 from gatehouse.shared.service.cli import Refusal, env_file_of, example
 from gatehouse.shared.service.logs import configure_logs
-from gatehouse.shared.service.settings import check_public_url, load_settings
+from gatehouse.shared.service.setting_values import check_public_url
+from gatehouse.shared.service.settings_reading import load_settings
 from gatehouse.shared.service.tls import tls_context
 
 

@@ -14,7 +14,7 @@ from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.migrations import Schema
-from gatehouse.shared.service.settings import load_settings
+from gatehouse.shared.service.settings_reading import load_settings
 
 tools_option = click.option(
     "--tools",

@@ -17,7 +17,8 @@ from gatehouse.shared.service.heartbeat import MAX_AGE, SERVER, last_heartbeat, 
 from gatehouse.shared.service.migrations import MigratedDatabase
 from gatehouse.shared.service.output import print_records
 from gatehouse.shared.service.postgresql import is_behind_pooler
-from gatehouse.shared.service.settings import InvalidSettings, ServerSettings, explain_settings, load_settings
+from gatehouse.shared.service.settings import InvalidSettings, ServerSettings
+from gatehouse.shared.service.settings_reading import explain_settings, load_settings
 from gatehouse.shared.service.shared_counts import ping, shown_limits_url
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
@@ -70,10 +71,10 @@ def address_steps(settings: ServerSettings) -> tuple[Step, ...]:
             f"{bind} is in use: by this server, if it runs" if in_use(bind, f"{setting}={bind}") else f"{bind} is free"
         )
 
-    prefix = settings.model_config.get("env_prefix", "")
-    steps: tuple[Step, ...] = (("address", partial(check, settings.bind, f"{prefix}BIND")),)
+    steps: tuple[Step, ...] = (("address", partial(check, settings.bind, settings.variable("bind"))),)
     if settings.metrics_bind is not None:
-        steps += (("metrics address", partial(check, settings.metrics_bind, f"{prefix}METRICS_BIND")),)
+        variable = settings.variable("metrics_bind")
+        steps += (("metrics address", partial(check, settings.metrics_bind, variable)),)
     return steps
 
 
@@ -124,4 +125,4 @@ def database_steps(
 
 
 def _in_use(settings: ServerSettings) -> bool:
-    return in_use(settings.bind, f"{settings.model_config.get('env_prefix', '')}BIND={settings.bind}")
+    return in_use(settings.bind, f"{settings.variable('bind')}={settings.bind}")
