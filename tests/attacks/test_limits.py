@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support.assertions import ASSERTION_TYPE, KeyClient
 from support.authserver import AuthServer, basic_header, token_form
 from support.clock import FakeClock
 from support.databases import Template
@@ -12,9 +13,15 @@ from support.refused_clients import count_digests_and_comparisons
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registration import set_disabled
+from gatehouse.shared.protocol.jws import SigningKey
 
 WRONG = "gths_wrong"
-DEFAULTS = {"workers": 1, "limit_authentication_failures": "10/minute", "limit_token_requests": "60/minute"}
+DEFAULTS = {
+    "workers": 1,
+    "limit_authentication_failures": "10/minute",
+    "limit_token_requests": "60/minute",
+    "limit_revocations": "60/minute",
+}
 
 
 @pytest.fixture
@@ -102,6 +109,49 @@ def test_a_limit_does_not_reveal_which_clients_exist(limited: AuthServer) -> Non
         seen.add((tuple(answer.status_code for answer in answers), tuple(texts), tuple(headers), work))
     [(statuses, *_)] = seen
     assert statuses == (401,) * 10 + (429,) * 2
+
+
+@pytest.mark.threat("T-151")
+def test_a_copy_of_an_assertion_cannot_use_up_the_rate_of_its_client(limited: AuthServer) -> None:
+    """CWE-645 by replay: an assertion that was used before does not count as a request of the client."""
+    client = KeyClient(limited, SigningKey.generate("ES256"))
+    copy = client.assertion()
+    assert client.post(copy).status_code == 200
+    answers = [client.post(copy).status_code for _ in range(200)]
+    assert answers == [401] * 10 + [429] * 190, "as for any failed authentication"
+    for _ in range(59):
+        client.accepted()
+    assert client.post(client.assertion()).status_code == 429
+
+
+@pytest.mark.threat("T-061")
+@pytest.mark.parametrize("path", ["/token", "/revoke"])
+def test_wrong_assertions_get_the_same_response_past_the_limit(limited: AuthServer, path: str) -> None:
+    """Without the key, nobody learns from a response that a client has exceeded its limit."""
+    client = KeyClient(limited, SigningKey.generate("ES256"))
+
+    def send(assertion: str) -> TestResponse:
+        proof = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
+        return limited.http.post(path, data=token_form(**proof, token="unknown"))
+
+    used = client.assertion()
+    assert send(used).status_code == 200
+    wrong = [
+        used,
+        client.assertion(key=SigningKey.generate("ES256")),
+        client.assertion(client.claims(aud="https://other.example.com")),
+        client.assertion(client.claims(exp=int(client.clock()) - 60)),
+    ]
+    before = [send(assertion) for assertion in wrong]
+    assert [response.status_code for response in before] == [401] * 4
+    while send(client.assertion()).status_code == 200:
+        pass
+    assert send(client.assertion()).status_code == 429
+    for response, earlier in zip((send(assertion) for assertion in wrong), before, strict=True):
+        assert response.status_code == 401
+        texts = {each.text.replace(each.headers["X-Request-Id"], "") for each in (response, earlier)}
+        assert len(texts) == 1
+        assert set(response.headers.keys()) == set(earlier.headers.keys())
 
 
 @pytest.mark.threat("T-153")

@@ -1,14 +1,15 @@
 """Limits of the authorization server: 429 for token requests, and in place of the 401 of a failed authentication."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.assertions import KeyClient
-from support.authserver import FORM, RESOURCE, AuthServer, basic_header, token_form
+from support.assertions import ASSERTION_TYPE, KeyClient
+from support.authserver import FORM, OTHER_RESOURCE, RESOURCE, AuthServer, basic_header, token_form
 from support.clock import FakeClock
 from support.databases import Template
 from support.http_client import lifespan
@@ -18,10 +19,10 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.credentials import resource_credentials
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import audit_event
+from gatehouse.authserver.db.models import SpentAssertionRow, audit_event
 from gatehouse.authserver.endpoints.token import ACTION
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.service.audit.events import find_events
+from gatehouse.shared.service.audit.events import AuditAction, find_events
 from gatehouse.shared.service.logs import configure_logs
 
 WRONG = "gths_wrong"
@@ -38,6 +39,16 @@ def limited(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> 
         limit_authentication_failures="10/minute",
         limit_token_requests="60/minute",
     )
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def few(tmp_path: Path, authserver_template: Template, clock: FakeClock) -> Iterator[AuthServer]:
+    """A server of one worker that allows two requests a minute at each endpoint."""
+    names = ("token_requests", "revocations", "introspections")
+    few = {f"limit_{name}": "2/minute" for name in names}
+    server = AuthServer(tmp_path / "authserver", authserver_template, clock, workers=1, **few)
     yield server
     server.close()
 
@@ -97,6 +108,60 @@ def introspect(server: AuthServer, basic: tuple[str, str]) -> TestResponse:
 
 def revoke(server: AuthServer, basic: tuple[str, str]) -> TestResponse:
     return server.http.post("/revoke", headers={"Authorization": basic_header(*basic)}, content_type=FORM)
+
+
+def revoke_by_assertion(client: KeyClient, assertion: str) -> TestResponse:
+    form = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion, "token": "unknown"}
+    return client.server.http.post("/revoke", data=form)
+
+
+def spent(server: AuthServer) -> int:
+    """Return how many assertions were used."""
+    with server.services.database.read() as session:
+        return session.query(SpentAssertionRow).count()
+
+
+@pytest.mark.parametrize("send", [KeyClient.post, revoke_by_assertion], ids=["/token", "/revoke"])
+def test_an_assertion_past_the_limit_can_be_sent_again(
+    few: AuthServer, clock: FakeClock, send: Callable[[KeyClient, str], TestResponse]
+) -> None:
+    client = KeyClient(few, SigningKey.generate("ES256"))
+    assert [send(client, client.assertion()).status_code for _ in range(2)] == [200, 200]
+    limited = client.assertion()
+    for _ in range(3):
+        assert_limited(send(client, limited), 60)
+    assert spent(few) == 2, "no row for what is limited"
+    clock.advance(60)
+    assert send(client, limited).status_code == 200
+    client.refused(send(client, limited), "assertion: jti was used before")
+
+
+def test_revocations_of_a_client_are_limited(few: AuthServer, clock: FakeClock) -> None:
+    client, secret = few.create_client()
+    other, other_secret = few.create_client()
+    for _ in range(2):
+        assert revoke(few, (client.client_id, secret)).status_code == 400, "authenticated, without a token"
+    assert_limited(revoke(few, (client.client_id, secret)), 60)
+    assert revoke(few, (other.client_id, other_secret)).status_code == 400
+    assert few.post_token(basic=(client.client_id, secret)).status_code == 200, "token requests have their own limit"
+    [*_, last] = few.audit(client=client.client_id, action=AuditAction.TOKEN_REVOKE)
+    assert last["reason"] == "exceeds the limit revocations of 2/minute"
+    assert "raise AUTHSERVER_LIMIT_REVOCATIONS" in last["detail"]["remediation"]
+    clock.advance(60)
+    assert revoke(few, (client.client_id, secret)).status_code == 400
+
+
+def test_introspections_of_a_resource_are_limited(few: AuthServer) -> None:
+    few.add_resource(OTHER_RESOURCE)
+    keys = few.services.keys.ring()
+    with few.services.database.write() as session:
+        create = partial(resource_credentials.create_credential, session, few.admin, keys)
+        created = [create(RESOURCE), create(RESOURCE), create(OTHER_RESOURCE)]
+    first, second, other = [(credential.credential_id, secret) for credential, secret in created]
+    assert introspect(few, first).status_code == 400, "authenticated, without a token"
+    assert introspect(few, second).status_code == 400
+    assert_limited(introspect(few, first), 60)
+    assert introspect(few, other).status_code == 400
 
 
 def test_failures_count_at_every_endpoint_that_authenticates(limited: AuthServer) -> None:

@@ -32,6 +32,7 @@ from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit.events import AuditEvent, find_events
 from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
 from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.rates import UNLIMITED
 from support.clock import FakeClock
 from support.databases import Template, take_away
 from support.http_client import http_client, run
@@ -200,9 +201,9 @@ def authenticate(services: Services, client_id: str, secret: str) -> Client:
     """Authenticate a client with client_secret_basic, as an endpoint does. Raises OAuthError."""
     request = Request({"authorization": basic_header(client_id, secret)})
     credentials = read_credentials(request, Form(token_form()))
-    return services.authenticator.authenticate_and_wait(
-        request, credentials, services.keys.ring(), services.clock()
-    ).client
+    keys, limit = services.keys.ring(), services.limits.limit("token_requests", UNLIMITED)
+    authenticating = services.authenticator.authenticate_async(request, credentials, keys, services.clock(), limit)
+    return run(authenticating).client
 
 
 def token_form(**parameters: str) -> dict[str, str]:

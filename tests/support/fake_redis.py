@@ -59,7 +59,8 @@ class FakeRedis:
             self.keys.append(words[3])
             return b":1\r\n" if self.allows else b"$-1\r\n"
         oldest = str(self.oldest)
-        return f"*2\r\n${len(oldest)}\r\n{oldest}\r\n:1\r\n".encode()
+        number = 0 if self.allows else 1
+        return f"*2\r\n${len(oldest)}\r\n{oldest}\r\n:{number}\r\n".encode()
 
 
 async def _command(reader: asyncio.StreamReader) -> list[str]:

@@ -4,7 +4,12 @@ from typing import Final
 
 _MANY: Final = "9999999/second"
 
-AUTHSERVER: Final = {"limit_authentication_failures": _MANY, "limit_token_requests": _MANY}
+AUTHSERVER: Final = {
+    "limit_authentication_failures": _MANY,
+    "limit_token_requests": _MANY,
+    "limit_revocations": _MANY,
+    "limit_introspections": _MANY,
+}
 RESOURCESERVER: Final = {"limit_calls": _MANY, "limit_tool_calls": _MANY, "limit_concurrent_calls": 4096}
 """By field of the settings. The limits are raised and not off, so that they are counted as in production."""
 

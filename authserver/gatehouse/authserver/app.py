@@ -81,13 +81,16 @@ def create_routes(parts: Services) -> dict[str, Route]:
     """Return every path of the server with its endpoint."""
     issuer, database, keys, audit = parts.settings.issuer, parts.database, parts.keys, parts.audit
     clock, lists = parts.clock, parts.status_lists
-    limit = parts.limits.limit("token_requests", parse_rate(parts.settings.limit_token_requests))
+    create_limit, settings = parts.limits.limit, parts.settings
+    token_requests = create_limit("token_requests", parse_rate(settings.limit_token_requests))
+    revocations = create_limit("revocations", parse_rate(settings.limit_revocations))
+    introspections = create_limit("introspections", parse_rate(settings.limit_introspections))
     issue = TokenEndpoint(
-        database, keys, parts.authenticator, parts.authlib, parts.indices, parts.issuer, audit, limit, clock
+        database, keys, parts.authenticator, parts.authlib, parts.indices, parts.issuer, audit, token_requests, clock
     )
     flask = FlaskApplication()
-    revoke = RevocationEndpoint(database, keys, parts.authenticator, parts.tokens, audit, clock)
-    introspect = IntrospectionEndpoint(keys, parts.resource_authenticator, parts.tokens, audit, clock)
+    revoke = RevocationEndpoint(database, keys, parts.authenticator, parts.tokens, audit, revocations, clock)
+    introspect = IntrospectionEndpoint(keys, parts.resource_authenticator, parts.tokens, audit, introspections, clock)
     return {
         "/token": Route("POST", issue, token.ACTION),
         "/revoke": Route("POST", flask.add("POST", "/revoke", revoke), revocation.ACTION),

@@ -1,12 +1,13 @@
 """HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-`Request.in_thread` and `Request.load` wait no longer than the deadline of the request.
+`Request.in_thread` and `Request.load` wait no longer than the deadline of the request. `Request.on_loop` leads back to
+the event loop, where the limits are.
 """
 
 import asyncio
 import contextvars
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -84,6 +85,8 @@ class Request:
     """As it was sent. For metrics, as the next field."""
     auth_method: str = ""
     """The method by which the client sent its credentials."""
+    _loop: asyncio.AbstractEventLoop = field(init=False, repr=False)
+    """The event loop of `on_loop`."""
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may wait, in a thread, and return its result.
@@ -91,9 +94,17 @@ class Request:
         Raises:
             DeadlineExceeded: the function was not called, or its result is unknown.
         """
+        self._loop = asyncio.get_running_loop()
         call = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
         # A call that waits for a thread is cancelled at the deadline.
-        return await before_deadline(asyncio.get_running_loop().run_in_executor(self.pool, call))
+        return await before_deadline(self._loop.run_in_executor(self.pool, call))
+
+    def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the event loop, from a function that `in_thread` calls, and return its result.
+
+        The coroutine must end by itself, and must not wait for another thread of the pool: all of them may be here.
+        """
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def load(self, function: Callable[..., T], *args: object) -> T:
         """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.

@@ -47,7 +47,7 @@ KEY_ROTATION: Final = Metric(
     merged="max",
 )
 
-RATE_LIMITED: Final = rate_limited("token_requests", "authentication_failures")
+RATE_LIMITED: Final = rate_limited("token_requests", "authentication_failures", "revocations", "introspections")
 
 METRICS: Final = (
     TOKEN_REQUESTS,

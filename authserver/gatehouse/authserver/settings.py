@@ -78,6 +78,16 @@ class Settings(ServerSettings):
         description="Token requests per client, counted after it has authenticated, or off. Past the limit, the "
         "response is 429.",
     )
+    limit_revocations: RateText = Field(
+        "300/minute",
+        description="Requests to /revoke per client, counted after it has authenticated, or off. Past the limit, the "
+        "response is 429.",
+    )
+    limit_introspections: RateText = Field(
+        "6000/minute",
+        description="Requests to /introspect per resource, counted after it has authenticated, or off. Past the limit, "
+        "the response is 429.",
+    )
     allowed_origins: str = Field(
         "",
         description="Origins of web pages that may call the token endpoint, separated by spaces, such as "

@@ -50,6 +50,21 @@ async def test_a_refused_request_does_not_prolong_the_wait(clock: FakeClock) -> 
     assert await limited.hit("a") is None
 
 
+async def test_peeking_tells_what_a_request_would_get_and_counts_nothing(clock: FakeClock) -> None:
+    limited = limit(clock, Rate(2, "minute"))
+    for _ in range(2):
+        assert [await limited.peek("a") for _ in range(3)] == [None] * 3
+        assert await limited.hit("a") is None
+        clock.advance(20)
+    assert [await limited.peek("a") for _ in range(3)] == [await limited.hit("a")] * 3
+    assert await limited.peek("a") == Exceeded("calls", "2/minute", 20)
+    clock.advance(20)
+    assert await limited.peek("a") is None
+    assert await limited.peek("b") is None
+    assert [await limited.hit("a"), await limited.peek("a")] == [None, Exceeded("calls", "2/minute", 20)]
+    assert await limit(clock, UNLIMITED).peek("a") is None
+
+
 async def test_each_key_has_its_own_count(clock: FakeClock) -> None:
     limited = limit(clock, Rate(1, "minute"))
     assert await limited.hit("a") is None

@@ -118,6 +118,8 @@ def test_settings_are_explained_with_values_and_sources(tmp_path: Path, monkeypa
         "LIMITS_URL": ("set", "environment", ""),
         "LIMIT_AUTHENTICATION_FAILURES": ("10/minute", "default", "10/minute"),
         "LIMIT_TOKEN_REQUESTS": ("60/minute", "default", "60/minute"),
+        "LIMIT_REVOCATIONS": ("300/minute", "default", "300/minute"),
+        "LIMIT_INTROSPECTIONS": ("6000/minute", "default", "6000/minute"),
         "TRUSTED_PROXIES": ("", "default", ""),
         "ALLOWED_ORIGINS": ("", "default", ""),
         "LOG_FORMAT": ("console", "default", "console"),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from unittest.mock import ANY
 
 import anyio
 import pytest
@@ -72,8 +73,12 @@ async def test_the_server_decides_for_all_processes(
     assert exceeded is not None
     assert (exceeded.limit, exceeded.allowed) == ("calls", "1/minute")
     assert 1 <= exceeded.wait <= 15
+    assert await limit.peek("a") == exceeded._replace(wait=ANY)
     redis.oldest = 0
     assert await limit.hit("a") == Exceeded("calls", "1/minute", 1), "at least a second"
+    redis.allows, counted = True, len(redis.keys)
+    assert await limit.peek("a") is None
+    assert len(redis.keys) == counted
     assert fallbacks.number == 0
 
 

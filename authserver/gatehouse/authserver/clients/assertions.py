@@ -158,6 +158,17 @@ class ReplayStore:
         """Mark the `jti` of an assertion as used, without blocking the event loop. Raises as `spend_and_wait`."""
         _refuse_used(await self._group.write_async(accepted))
 
+    def check_unused(self, accepted: AcceptedAssertion) -> None:
+        """Refuse an assertion whose `jti` was used before, and leave it unused otherwise. Not for use on an event loop.
+
+        Raises:
+            OAuthError: `invalid_client`: it was used before.
+            SQLAlchemyError: the database is unavailable.
+        """
+        key = (_PURPOSE, accepted.client_id, accepted.jti_digest)
+        with self._database.read() as session:
+            _refuse_used(session.get(SpentAssertionRow, key) is None)
+
     def prune(self) -> None:
         """Delete the identifiers of expired assertions. Raises SQLAlchemyError."""
         with self._database.write() as session:

@@ -24,11 +24,12 @@ from gatehouse.authserver.clients.registry import Client, ClientCache
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
-from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client, invalid_request
+from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client, invalid_request, too_many_requests
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.audit.events import CLAIMED
 from gatehouse.shared.service.remediation import client_command
+from gatehouse.shared.service.requests import Exceeded, Limit
 
 MAX_CREDENTIAL = 512
 """Characters of a client_id or secret."""
@@ -82,15 +83,19 @@ class ClientAuthenticator:
     last_use: LastUse
 
     async def authenticate_async(
-        self, request: Request, credentials: Credentials, keys: KeyRing, now: float
+        self, request: Request, credentials: Credentials, keys: KeyRing, now: float, limit: Limit
     ) -> AuthenticatedClient:
         """Authenticate the client of a request at a time, in seconds since the epoch. Sets the request's `actor`.
 
         One signature is verified on the event loop, the others in a thread. What is known of the client plays no part,
         so the place where the work is done reveals nothing about it.
 
+        The request counts in `limit` once the client has authenticated. Past it, an assertion stays unused, so that the
+        client can send it again. One that was used before is refused as such, and never counts: otherwise, a copy of an
+        assertion would suffice to use up the client's rate.
+
         Raises:
-            OAuthError: `invalid_client`, with the failed check as private reason.
+            OAuthError: `invalid_client`, with the failed check as private reason; 429 past the limit.
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
         client = await self.clients.get_async(credentials.client_id, request.pool)
@@ -102,13 +107,19 @@ class ClientAuthenticator:
                 proof = await request.in_thread(verify_signature, credentials, others, proof.failure)
         else:
             proof = _prove_secret(credentials, client, keys, now)
-        accepted = self._accept(credentials, proof, client, now)
+        accepted, exceeded = self._accept(credentials, proof, client, now), None
         if accepted.assertion is not None:
-            await self.replay.spend_async(accepted.assertion)
-        return self._complete(request, accepted, now)
+            exceeded = await limit.peek(accepted.client.client_id)
+            if exceeded is None:
+                await self.replay.spend_async(accepted.assertion)
+            else:
+                await request.in_thread(self.replay.check_unused, accepted.assertion)
+        authenticated = self._complete(request, accepted, now)
+        _require(exceeded or await limit.hit(accepted.client.client_id))
+        return authenticated
 
     def authenticate_and_wait(
-        self, request: Request, credentials: Credentials, keys: KeyRing, now: float
+        self, request: Request, credentials: Credentials, keys: KeyRing, now: float, limit: Limit
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
         client = self.clients.get(credentials.client_id)
@@ -118,10 +129,16 @@ class ClientAuthenticator:
             proof = verify_signature(credentials, candidates)
         else:
             proof = _prove_secret(credentials, client, keys, now)
-        accepted = self._accept(credentials, proof, client, now)
+        accepted, exceeded = self._accept(credentials, proof, client, now), None
         if accepted.assertion is not None:
-            self.replay.spend_and_wait(accepted.assertion)
-        return self._complete(request, accepted, now)
+            exceeded = request.on_loop(limit.peek(accepted.client.client_id))
+            if exceeded is None:
+                self.replay.spend_and_wait(accepted.assertion)
+            else:
+                self.replay.check_unused(accepted.assertion)
+        authenticated = self._complete(request, accepted, now)
+        _require(exceeded or request.on_loop(limit.hit(accepted.client.client_id)))
+        return authenticated
 
     def _accept(self, credentials: Credentials, proof: Proof, client: Client | None, now: float) -> _Accepted:
         """Decide about a client, after the same work for every client. Raises OAuthError."""
@@ -147,6 +164,12 @@ class ClientAuthenticator:
         self.last_use.note(*accepted.used, now=now)
         request.actor = accepted.client.client_id
         return AuthenticatedClient(accepted.client)
+
+
+def _require(exceeded: Exceeded | None) -> None:
+    """Refuse a request past the limit. Raises OAuthError."""
+    if exceeded is not None:
+        raise too_many_requests(exceeded)
 
 
 def _prove_secret(

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatehouse.authserver.credentials.resource_credentials import AuthenticatedResource, ResourceAuthenticator
-from gatehouse.authserver.errors import invalid_request
+from gatehouse.authserver.errors import invalid_request, too_many_requests
 from gatehouse.authserver.http import NO_STORE, Request, Response, json_response, parse_form
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditWriter
+from gatehouse.shared.service.requests import Limit
 
 ACTION = AuditAction.TOKEN_INTROSPECT
 
@@ -23,6 +24,8 @@ class IntrospectionEndpoint:
     authenticator: ResourceAuthenticator
     tokens: TokenReader
     audit: AuditWriter
+    limit: Limit
+    """Of requests per resource, once it has authenticated."""
     clock: Clock
 
     def __call__(self, request: Request) -> Response:
@@ -30,6 +33,8 @@ class IntrospectionEndpoint:
         form = parse_form(request)
         keys, now = self.keys.ring(), self.clock()
         resource = self.authenticator.authenticate(request, form, keys, now)
+        if (exceeded := request.on_loop(self.limit.hit(resource.resource))) is not None:
+            raise too_many_requests(exceeded)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to introspect.")

@@ -12,6 +12,7 @@ from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditWriter
+from gatehouse.shared.service.requests import Limit
 
 ACTION = AuditAction.TOKEN_REVOKE
 
@@ -29,6 +30,8 @@ class RevocationEndpoint:
     authenticator: ClientAuthenticator
     tokens: TokenReader
     audit: AuditWriter
+    limit: Limit
+    """Of requests per client, once it has authenticated."""
     clock: Clock
 
     def __call__(self, request: Request) -> Response:
@@ -36,7 +39,7 @@ class RevocationEndpoint:
         form = parse_form(request)
         credentials = read_credentials(request, form)
         keys, now = self.keys.ring(), self.clock()
-        client = self.authenticator.authenticate_and_wait(request, credentials, keys, now)
+        client = self.authenticator.authenticate_and_wait(request, credentials, keys, now, self.limit)
         token = form.parameters.get("token")
         if token is None:
             raise invalid_request("token is missing. Send the access token to revoke.")

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.clients.authentication import ClientAuthenticator, read_credentials
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.errors import OAuthError, too_many_requests
+from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
     choose_resource,
@@ -55,9 +55,7 @@ class TokenEndpoint:
         request.target = requested.identifier
         credentials = read_credentials(request, form)
         keys, now = await request.load(self.keys.ring), self.clock()
-        client = await self.authenticator.authenticate_async(request, credentials, keys, now)
-        if (exceeded := await self.limit.hit(client.client.client_id)) is not None:
-            raise too_many_requests(exceeded)
+        client = await self.authenticator.authenticate_async(request, credentials, keys, now, self.limit)
         self.authlib.find_grant(form.parameters)
         try:
             resource = choose_resource(client, requested)

@@ -135,6 +135,13 @@ class MovingWindow:
         times.append(now)
         return 0.0
 
+    def peek(self, key: str) -> float:
+        """Return what `hit` would, and count nothing."""
+        times = self._times.get(key)
+        if times is None or len(times) < self._rate.requests:
+            return 0.0
+        return max(times[0] - (self._monotonic() - self._seconds), 0.0)
+
     def _make_room(self, begin: float) -> None:
         """Remove the keys that have no request after `begin`, and one more if there are too many."""
         while self._times:
@@ -158,8 +165,16 @@ class Limit:
         if not self._rate.requests:
             return None
         wait = await self._shared.hit(self.name, self._rate, key) if self._shared is not None else None
-        if wait is None:
-            wait = self._window.hit(key)
+        return self._exceeded(self._window.hit(key) if wait is None else wait)
+
+    async def peek(self, key: str) -> Exceeded | None:
+        """Return what `hit` would, and count nothing. Requests at the same time may all be allowed by this."""
+        if not self._rate.requests:
+            return None
+        wait = await self._shared.peek(self.name, self._rate, key) if self._shared is not None else None
+        return self._exceeded(self._window.peek(key) if wait is None else wait)
+
+    def _exceeded(self, wait: float) -> Exceeded | None:
         return Exceeded(self.name, str(self._rate), math.ceil(wait)) if wait > 0 else None
 
 

@@ -10,12 +10,15 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gatehouse.shared.service.metrics import Counter
 from gatehouse.shared.service.rates import Rate
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 WAIT: Final = 0.05
 """Seconds that a request may wait for the server."""
@@ -99,6 +102,15 @@ class SharedCounts:
 
     async def hit(self, limit: str, rate: Rate, key: str) -> float | None:
         """Count a request of a key. Return 0, or the seconds until one is allowed; None without an answer."""
+        return await self._ask(self._hit, limit, rate, key)
+
+    async def peek(self, limit: str, rate: Rate, key: str) -> float | None:
+        """Return what `hit` would, and count nothing."""
+        return await self._ask(self._peek, limit, rate, key)
+
+    async def _ask(
+        self, ask: "Callable[[RateLimitItem, str], Awaitable[float]]", limit: str, rate: Rate, key: str
+    ) -> float | None:
         if self._away:
             now = self._monotonic()
             if now < self._retry_at:
@@ -108,7 +120,7 @@ class SharedCounts:
             self._retry_at = now + PAUSE
         try:
             async with asyncio.timeout(WAIT):
-                wait = await self._hit(rate, self._key(limit, key))
+                wait = await ask(self._item(rate.requests, rate.seconds, _KEY_PREFIX), self._key(limit, key))
         except Exception as error:  # noqa: BLE001 - whatever the client or the library raises, the request is decided
             self._fail(error)
             return None
@@ -126,12 +138,15 @@ class SharedCounts:
         text = f"{self._owner}\n{limit}\n{key}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    async def _hit(self, rate: Rate, key: str) -> float:
-        item = self._item(rate.requests, rate.seconds, _KEY_PREFIX)
+    async def _hit(self, item: "RateLimitItem", key: str) -> float:
         if await self._windows.hit(item, key):
             return 0.0
         window = await self._windows.get_window_stats(item, key)
         return max(window.reset_time - time.time(), 1.0)
+
+    async def _peek(self, item: "RateLimitItem", key: str) -> float:
+        window = await self._windows.get_window_stats(item, key)
+        return 0.0 if window.remaining > 0 else max(window.reset_time - time.time(), 1.0)
 
     def _fail(self, error: Exception) -> None:
         self._fallbacks.inc()
