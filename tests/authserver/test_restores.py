@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, func, select, update
-from support.authserver import AuthServer
+from support.authserver import AuthServer, administrator
 from support.keys import rotation_of
 from support.shell import CREATE, Shell
 from support.transfer import FullInstallation, export_of, import_into
 
 from gatehouse.authserver.backup.restores import Restore, RestoreMark, accept_restore
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import SigningKeyRow, UnacceptedRestoreRow, audit_event
+from gatehouse.authserver.db.models import SigningKeyRow, UnacceptedRestoreRow, audit_event, audit_tables
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.pruning import prune_audit
 from gatehouse.shared.service.database import parse_database_url
 
 ID = audit_event.c.id
@@ -88,14 +90,77 @@ def test_a_database_without_any_event_is_a_restore(authserver: AuthServer) -> No
     assert mark.find_restore() == restore
 
 
-def test_pruned_events_are_no_restore(authserver: AuthServer) -> None:
+def prune(server: AuthServer) -> None:
+    """Register a client an hour later, and delete all events before."""
+    server.clock.advance(3600)
+    server.create_client()
+    keys = AuditKeys.read(server.settings.audit_keys)
+    with closing(Database(server.settings.database)) as database:
+        prune_audit(database.engine, audit_tables, keys, before=server.clock() - 60, clock=server.clock)
+
+
+def count_events(server: AuthServer) -> int:
+    with server.services.database.read() as session:
+        return session.scalars(select(func.count()).select_from(audit_event)).one()
+
+
+def change_mark(mark: RestoreMark, **members: object) -> RestoreMark:
+    """Change members of the file."""
+    mark.path.write_text(json.dumps({**json.loads(mark.path.read_bytes()), **members}))
+    return mark
+
+
+@pytest.mark.both_databases
+def test_events_that_were_pruned_later_are_no_restore(authserver: AuthServer) -> None:
     mark = write_mark(authserver)
-    authserver.create_client()
-    with authserver.services.database.write() as session:
-        newest = session.scalar(select(func.max(ID)))
-        session.execute(update(audit_event).where(newest == ID).values(id=newest + 1))
-        session.execute(delete(audit_event).where(newest >= ID))
+    prune(authserver)
+    assert count_events(authserver) == 2, "those of the newest client"
     assert mark.find_restore() is None
+    seen = mark.path.read_bytes()
+    mark.update()
+    assert mark.path.read_bytes() != seen
+
+
+def test_evidence_that_pruning_keeps_does_not_stop_a_node(authserver: AuthServer) -> None:
+    authserver.create_client()
+    lose_newest_event(authserver)
+    # The next event of this chain has a gap before it, and stays.
+    authserver.create_client()
+    authserver.admin = administrator(authserver.settings, authserver.clock)
+    mark = write_mark(authserver)
+    prune(authserver)
+    assert count_events(authserver) == 4
+    assert mark.find_restore() is None
+
+
+@pytest.mark.threat("T-148")
+@pytest.mark.both_databases
+def test_a_backup_that_was_pruned_before_is_a_restore(authserver: AuthServer) -> None:
+    prune(authserver)
+    mark = write_mark(authserver)
+    assert mark.find_restore() is None
+    # As after `init` of an empty database, into which the backup was restored later.
+    assert change_mark(mark, event=1, writer="another", sequence=1).find_restore() is not None
+
+
+@pytest.mark.threat("T-148")
+@pytest.mark.parametrize("altered", [False, True])
+def test_only_an_authentic_boundary_explains_a_missing_event(authserver: AuthServer, altered: bool) -> None:
+    mark = write_mark(authserver)
+    prune(authserver)
+    checkpoint = audit_tables.checkpoints
+    if altered:
+        with authserver.services.database.write() as session:
+            session.execute(update(checkpoint).values(content=checkpoint.c.content + " "))
+    assert (mark.find_restore() is not None) == altered
+
+
+@pytest.mark.threat("T-148")
+def test_an_event_after_the_pruned_ones_of_its_chain_was_not_pruned(authserver: AuthServer) -> None:
+    mark = write_mark(authserver)
+    prune(authserver)
+    assert mark.find_restore() is None
+    assert change_mark(mark, sequence=1000).find_restore() is not None
 
 
 def test_a_restore_under_a_running_server_is_logged_and_keeps_the_mark(
@@ -158,17 +223,31 @@ def test_a_mark_that_cannot_be_written_is_reported_once(
     assert "cannot be written (Read-only file system): a restored backup would not be noticed" in record.message
 
 
-def test_a_new_installation_forgets_the_mark_of_the_one_before(empty: Shell) -> None:
+def test_a_new_installation_replaces_the_mark(empty: Shell) -> None:
     empty.text("init")
     mark = empty.folder / "keys" / "restore-mark.json"
-    mark.write_text("{}")
+    first = mark.read_bytes()
     empty.text("init")
-    assert mark.exists()
+    assert mark.read_bytes() == first
     empty.database.unlink()
     empty.text("init")
-    assert not mark.exists()
-    [restored] = [check for check in empty.json("check") if check["check"] == "restored backup"]
-    assert restored["detail"] == "no event seen yet"
+    assert mark.read_bytes() != first
+    assert {check["outcome"] for check in empty.json("check")} == {"ok"}
+
+
+@pytest.mark.threat("T-148")
+def test_a_pruned_backup_is_refused_after_init_of_an_empty_database(shell: Shell) -> None:
+    shell.text(*CREATE)
+    shell.text("audit", "prune", "--older-than", "0s", "--yes")
+    file = database_of(shell)
+    copy_database(file, shell.folder / "backup.db")
+    shell.text("check")
+    for name in file.parent.glob(f"{file.name}*"):
+        name.unlink()
+    shell.text("init")
+    shell.text("check")
+    copy_database(shell.folder / "backup.db", file)
+    assert "The database was restored from a backup" in shell.run("check").stdout
 
 
 @pytest.mark.threat("T-148")
@@ -207,6 +286,10 @@ def test_an_imported_backup_of_a_server_in_use_is_refused(authserver: AuthServer
     assert restore == (Restore(int(authserver.clock()), None) if in_use else None)
 
 
+def database_of(shell: Shell) -> Path:
+    return Path(shell.environment["AUTHSERVER_DATABASE_URL"].removeprefix("sqlite:///"))
+
+
 def copy_database(source: Path, target: Path) -> None:
     """Copy an SQLite database with what is in its -wal file."""
     for name in (target, *target.parent.glob(f"{target.name}-*")):
@@ -218,7 +301,7 @@ def copy_database(source: Path, target: Path) -> None:
 @pytest.mark.threat("T-148")
 def test_a_restored_file_is_accepted_with_one_command(shell: Shell) -> None:
     client_id = shell.json(*CREATE)["client_id"]
-    file = Path(shell.environment["AUTHSERVER_DATABASE_URL"].removeprefix("sqlite:///"))
+    file = database_of(shell)
     copy_database(file, shell.folder / "backup.db")
     shell.text("client", "disable", client_id)
     settings = Settings(database_url=f"sqlite:///{file}", keys_dir=shell.folder / "keys")
@@ -248,4 +331,14 @@ def test_accepting_replaces_a_file_that_is_no_mark(shell: Shell) -> None:
     assert mark.read_text() == "{}"
     shell.text("restore", "accept", "--yes")
     assert json.loads(mark.read_text()).keys() == {"event", "writer", "sequence", "time"}
+    assert {check["outcome"] for check in shell.json("check")} == {"ok"}
+
+
+def test_accepting_replaces_a_mark_of_the_future(shell: Shell) -> None:
+    """As a node with a wrong clock leaves it behind."""
+    mark = shell.folder / "keys" / "restore-mark.json"
+    mark.write_text(json.dumps({"event": 1000, "writer": "w", "sequence": 1, "time": 4102444800000}))
+    assert "until 2100-01-01" in shell.run("check").stdout
+    shell.text("restore", "accept", "--yes")
+    assert json.loads(mark.read_bytes())["time"] < 4102444800000
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registration import set_disabled
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import ClientRow, SigningKeyRow, UnacceptedRestoreRow, audit_event
+from gatehouse.authserver.db.models import ClientRow, SigningKeyRow, UnacceptedRestoreRow, audit_event, audit_tables
 from gatehouse.authserver.keys.rotation import Rotation
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
@@ -26,6 +26,8 @@ from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
+from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.pruning import PruningRefused, authentic_pruned
 from gatehouse.shared.service.files import replace_file
 
 FILE_NAME = "restore-mark.json"
@@ -69,6 +71,7 @@ class RestoreMark:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self.path = settings.restore_mark or settings.keys_dir / FILE_NAME
+        self._audit_keys = settings.audit_keys
         self._written: Mark | None = None
         self._reported = False
 
@@ -77,13 +80,14 @@ class RestoreMark:
 
         Raises:
             CommandRefused: the file is not a restore mark.
+            InvalidSettings: the audit keys are needed to tell, and cannot be used.
             OSError, SQLAlchemyError: the file or the database cannot be read.
         """
         mark = self._read()
         with self._database.read() as session:
             exported_at = session.scalar(select(func.min(UnacceptedRestoreRow.exported_at)))
             connection = session.connection()
-            if mark is None or _holds(connection, mark) or _accepted_since(connection, mark.time):
+            if mark is None or self._holds(connection, mark) or _accepted_since(connection, mark.time):
                 return None if exported_at is None else Restore(exported_at, None)
             # Not the newest event, which an admin may have caused after the restore.
             before = select(func.max(audit_event.c.time)).where(audit_event.c.time < mark.time)
@@ -101,7 +105,7 @@ class RestoreMark:
         A database that was restored meanwhile is reported in the log, and the mark stays.
 
         Raises:
-            CommandRefused, SQLAlchemyError: as `find_restore`.
+            CommandRefused, InvalidSettings, SQLAlchemyError: as `find_restore`.
         """
         with self._database.read() as session:
             connection = session.connection()
@@ -109,7 +113,7 @@ class RestoreMark:
             if newest is None or newest == self._written:
                 return
             mark = self._read()
-            if mark is not None and _holds(connection, mark):
+            if mark is not None and self._holds(connection, mark):
                 behind = mark.event < newest.event
             else:
                 behind = mark is None or _accepted_since(connection, mark.time)
@@ -120,10 +124,16 @@ class RestoreMark:
             self._write(newest)
         self._written = newest
 
-    def forget(self) -> None:
-        """Remove the file: the installation is new, and accepts nothing of the one before."""
-        if self.path.exists():
-            self.path.unlink()
+    def replace(self) -> None:
+        """Name the newest event in the file, whatever is there: an admin has decided to use this database.
+
+        After `init` of an empty database, the file tells its backup from the one of another installation. A mark of
+        the future, which a wrong clock leaves behind, is replaced too.
+        """
+        with self._database.read() as session:
+            newest = _newest(session.connection())
+        if newest is not None:
+            self._write(newest)
 
     def _read(self) -> Mark | None:
         try:
@@ -140,6 +150,20 @@ class RestoreMark:
                 "restore accept; otherwise delete the file."
             )
         return Mark(**members)
+
+    def _holds(self, connection: Connection, mark: Mark) -> bool:
+        """Tell whether the database holds the event, or held it until it was pruned."""
+        columns = audit_event.c
+        row = connection.execute(select(columns.writer, columns.sequence).where(columns.id == mark.event)).first()
+        if row is not None:
+            return (row.writer, row.sequence) == (mark.writer, mark.sequence)
+        # A backup that was pruned before it was made lacks the event as well. Only a later deletion explains that.
+        try:
+            pruned = authentic_pruned(connection, audit_tables, AuditKeys.read(self._audit_keys))
+        except PruningRefused:
+            return False
+        last_pruned, *_ = pruned.writers.get(mark.writer, (mark.sequence,))
+        return mark.time < pruned.before and mark.sequence <= last_pruned
 
     def _write(self, mark: Mark) -> None:
         try:
@@ -201,16 +225,6 @@ def _newest(connection: Connection) -> Mark | None:
     query = select(columns.id, columns.writer, columns.sequence, columns.time).order_by(columns.id.desc()).limit(1)
     row = connection.execute(query).first()
     return None if row is None else Mark(*row)
-
-
-def _holds(connection: Connection, mark: Mark) -> bool:
-    """Tell whether the database holds the event, or held it until the oldest events were pruned."""
-    columns = audit_event.c
-    row = connection.execute(select(columns.writer, columns.sequence).where(columns.id == mark.event)).first()
-    if row is not None:
-        return (row.writer, row.sequence) == (mark.writer, mark.sequence)
-    oldest = connection.scalar(select(func.min(columns.id)))
-    return oldest is not None and oldest > mark.event
 
 
 def _accepted_since(connection: Connection, milliseconds: int) -> bool:

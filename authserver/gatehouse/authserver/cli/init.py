@@ -48,8 +48,6 @@ def _prepare(settings: Settings, database: Database) -> tuple[bool, bool, list[s
         sealed_before = has_sealed_rows(session)
     # A new sealing key could not decrypt the existing rows and would hide the loss.
     created_key_file = not sealed_before and create_sealing_key(settings)
-    if not sealed_before:
-        RestoreMark(database, settings).forget()
     if sealed_before and not has_sealing_key(settings):
         raise lost_sealing_key(settings)
     sealing_key = load_sealing_key(settings)
@@ -60,5 +58,8 @@ def _prepare(settings: Settings, database: Database) -> tuple[bool, bool, list[s
         ensure_list(session.connection(), admin.now())
         for kid in kids:
             admin.record(session, AuditAction.KEY_CREATE, kid, alg=settings.signing_algorithm)
+    if not sealed_before:
+        # Without it, a backup that is restored into this database later would not be noticed.
+        RestoreMark(database, settings).replace()
     Installation(settings, database, admin).rotation().run()
     return created_key_file, created_audit_keys, kids

@@ -33,16 +33,14 @@ def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) ->
     """
     with open_installation(ctx, patient=True) as installation:
         mark = RestoreMark(installation.database, installation.settings)
-        found, readable = _find(mark)
+        found = _find(mark)
         if found is not None:
             click.echo(str(found), err=True)
         confirm("Revoke every token, and use this database from now on?", yes=yes)
         rotation = installation.rotation(installation.admin.actor)
         with installation.database.write() as session:
             accepted = accept_restore(session, installation.admin, rotation, found, disable_clients=disable_clients)
-        if not readable:
-            mark.forget()
-        mark.update()
+        mark.replace()
         active = installation.keys().signing_key.kid
     record = {
         "revoked_keys": list(accepted.revoked_keys),
@@ -52,9 +50,9 @@ def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) ->
     print_record(record, output)
 
 
-def _find(mark: RestoreMark) -> tuple[Restore | None, bool]:
-    """Return what is missing, and whether the restore mark can be read. If not, nothing tells what is missing."""
+def _find(mark: RestoreMark) -> Restore | None:
+    """Return what is missing; None also if the restore mark cannot be read, because then nothing tells."""
     try:
-        return mark.find_restore(), True
+        return mark.find_restore()
     except CommandRefused:
-        return None, False
+        return None

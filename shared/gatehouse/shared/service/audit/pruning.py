@@ -57,7 +57,7 @@ def last_pruned(connection: Connection, tables: AuditTables) -> Pruned:
     return Pruned() if checkpoint is None else Pruned(**json.loads(checkpoint.content))
 
 
-def _authentic_pruned(connection: Connection, tables: AuditTables, keys: AuditKeys) -> Pruned:
+def authentic_pruned(connection: Connection, tables: AuditTables, keys: AuditKeys) -> Pruned:
     """Return what was deleted so far. Raises PruningRefused, because a forged boundary would become authentic."""
     checkpoint = last_checkpoint(connection, tables, PRUNE)
     if checkpoint is None:
@@ -124,7 +124,7 @@ class _Pruning:
 
     def run(self) -> int:
         with self._reader.connect() as connection:
-            self._pruned = _authentic_pruned(connection, self._tables, self._keys)
+            self._pruned = authentic_pruned(connection, self._tables, self._keys)
             last_id = self._last_id(connection)
             finished = self._finished(connection)
         writers = {writer: end for writer, end in self._pruned.writers.items() if writer not in finished}
@@ -188,7 +188,7 @@ class _Pruning:
         """Delete rows in one transaction with a checkpoint. Return False if another process prunes too."""
         with self._engine.begin() as connection:
             lock_checkpoints(connection)
-            if _authentic_pruned(connection, self._tables, self._keys) != self._pruned:
+            if authentic_pruned(connection, self._tables, self._keys) != self._pruned:
                 return False
             before = max(self._limit, self._pruned.before)
             previous = last_checkpoint(connection, self._tables)
