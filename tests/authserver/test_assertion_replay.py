@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from support.assertions import KeyClient
 from support.authserver import AuthServer
 from support.clock import FakeClock
@@ -80,6 +80,26 @@ def test_two_processes_accept_an_assertion_once(authserver: AuthServer) -> None:
     assert {assertion: sorted(found) for assertion, found in outcomes.items()} == {
         assertion: [False, False, False, True] for assertion in assertions
     }
+
+
+@pytest.mark.threat("T-063")
+@pytest.mark.both_databases
+def test_repeated_assertions_cost_their_group_no_transaction(authserver: AuthServer) -> None:
+    """A client that replays its own assertion would otherwise make each request of its group wait for a commit."""
+    commits: list[object] = []
+    first, *fresh = [AcceptedAssertion("agent_1", bytes([number]), authserver.clock()) for number in (5, 1, 9, 3)]
+
+    async def spend(store: ReplayStore, group: list[AcceptedAssertion]) -> list[bool]:
+        outcomes = await asyncio.gather(*map(store.spend_async, group), return_exceptions=True)
+        return [isinstance(outcome, OAuthError) for outcome in outcomes]
+
+    with Database(authserver.settings.database) as database, closing(ReplayStore(database, authserver.clock)) as store:
+        store.spend_and_wait(first)
+        event.listen(database.engine, "commit", commits.append)
+        group = [fresh[0], first, fresh[1], fresh[2], fresh[2]]
+        assert asyncio.run(spend(store, group)) == [False, True, False, False, True]
+    # The first request of a group may be written before the others arrive.
+    assert len(commits) <= 2
 
 
 @pytest.mark.threat("T-063")

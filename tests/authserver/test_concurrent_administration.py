@@ -5,24 +5,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 from support.assertions import jwks, public_jwk
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
+from support.clock import FakeClock
 
 from gatehouse.authserver.clients import registration as clients
 from gatehouse.authserver.clients.registration import Update
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.credentials.client_keys import rotate_keys
 from gatehouse.authserver.credentials.client_secrets import list_secrets, revoke_secret, rotate_secret
-from gatehouse.authserver.db.models import ClientRow
+from gatehouse.authserver.db.models import ClientRow, StatusBlockRow
 from gatehouse.authserver.resources import registration as resources
 from gatehouse.authserver.resources.registration import ScopeDeclaration
 from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, reserve_block
 from gatehouse.authserver.tokens.revocation import revoke_all
+from gatehouse.authserver.tokens.status_lists import prune_status_lists, revoke_token
+from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.protocol.status_list import LIST_SIZE
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.failures import explain_database_failure
 
@@ -249,3 +254,44 @@ def test_a_concurrently_deleted_row_is_reported_clearly(authserver: AuthServer) 
         session.flush()
     assert isinstance(failure.value, StaleDataError)
     assert "Another command changed the same row" in explain_database_failure(failure.value)
+
+
+@pytest.mark.parametrize("when", ["blocks are revoked", "lists are locked"])
+def test_pruning_and_a_revocation_do_not_wait_for_each_other(
+    authserver: AuthServer, clock: FakeClock, when: str
+) -> None:
+    """The revocation locks lists, then blocks; a deletion of expired rows locks blocks, then lists."""
+    client, _ = authserver.create_client()
+    database = authserver.services.database
+    with database.write() as session:
+        assert reserve_block(session, client.client_id, LIST_SIZE, int(clock()))
+    clock.advance(2 * (BLOCK_LIFETIME + MAX_LIFETIME))
+    stops = {"blocks are revoked": "UPDATE status_block ", "lists are locked": "UPDATE status_list "}[when]
+
+    def prune() -> None:
+        with database.write() as session:
+            prune_status_lists(session, int(clock()))
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def prune_meanwhile(*arguments: Any) -> None:
+            if arguments[2].startswith(stops):
+                pool.submit(prune).result()
+
+        event.listen(database.engine, "before_cursor_execute", prune_meanwhile)
+        with database.write() as session:
+            revoke_all(session, authserver.admin, client.client_id)
+        event.remove(database.engine, "before_cursor_execute", prune_meanwhile)
+    prune()
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(StatusBlockRow)) == 0
+
+
+def test_a_token_of_a_list_that_is_being_deleted_has_expired(authserver: AuthServer, clock: FakeClock) -> None:
+    client, _ = authserver.create_client()
+    with authserver.services.database.write() as session:
+        block = reserve_block(session, client.client_id, LIST_SIZE, int(clock()))
+    assert block is not None
+    clock.advance(2 * (BLOCK_LIFETIME + MAX_LIFETIME))
+    prune = lambda session: prune_status_lists(session, int(clock()))  # noqa: E731
+    assert both(authserver, prune, lambda session: revoke_token(session, block.list_id, 7)) is None

@@ -132,17 +132,19 @@ def test_the_number_of_keys_that_wait_is_limited(monkeypatch: pytest.MonkeyPatch
     assert gate.groups == [["a"], ["b", "c"], ["d"]]
 
 
-def test_a_key_that_cannot_be_loaded_fails_only_its_own_request() -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("not JSON"), OperationalError("SELECT", None, Exception("not UTF-8"))], ids=["row", "driver"]
+)
+def test_a_key_that_cannot_be_loaded_fails_only_its_own_request(error: Exception) -> None:
     def load(keys: Sequence[str]) -> Values:
         if "corrupt" in keys:
-            raise ValueError("not JSON")
+            raise error
         return dict.fromkeys(keys)
 
-    first, corrupt, last = run(get_all(GroupLoadingCache(load), ["a", "corrupt", "b"]))
-    assert (first, str(corrupt), last) == (None, "not JSON", None)
+    assert run(get_all(GroupLoadingCache(load), ["a", "corrupt", "b"])) == [None, error, None]
 
 
-def test_an_outage_fails_a_whole_group_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_during_an_outage_every_request_fails(caplog: pytest.LogCaptureFixture) -> None:
     groups: list[Sequence[str]] = []
 
     def fail(keys: Sequence[str]) -> Values:
@@ -157,5 +159,19 @@ def test_an_outage_fails_a_whole_group_at_once(caplog: pytest.LogCaptureFixture)
 
     run(give_up())
     gc.collect()
-    assert groups == [["c"], ["a", "b"]]
+    assert groups == [["c"], ["a", "b"], ["a"], ["b"]]
     assert caplog.text == ""
+
+
+def test_while_the_database_hangs_keys_are_not_tried_one_by_one(clock: FakeClock) -> None:
+    """The requests of a group have given up before, and those of the next group wait."""
+    groups: list[Sequence[str]] = []
+
+    def hang(keys: Sequence[str]) -> Values:
+        groups.append(keys)
+        clock.advance(deadline.WAIT_LIMIT)
+        raise OperationalError("SELECT", None, Exception("timeout"))
+
+    values: Cache = GroupLoadingCache(hang, monotonic=clock)
+    assert all(isinstance(error, OperationalError) for error in run(get_all(values, ["a", "b", "c"])))
+    assert groups == [["a", "b", "c"]]

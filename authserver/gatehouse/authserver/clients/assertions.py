@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, delete
@@ -41,7 +42,7 @@ _PURPOSE = "token_endpoint"
 
 _INSERT_UNUSED = (
     "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) "
-    "VALUES ({0}, {0}, {0}, {0}) ON CONFLICT DO NOTHING"
+    "VALUES {} ON CONFLICT DO NOTHING RETURNING client_id, jti_digest"
 )
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
@@ -179,23 +180,28 @@ class ReplayStore:
         self._group.close()
 
 
-class _SomeUsed(Exception):
-    """One of several assertions was used before."""
-
-
 def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertion]) -> Sequence[bool]:
-    """Insert assertions. Return, for each, whether it was unused; if one of several was not, raise _SomeUsed."""
+    """Insert assertions. Return, for each, whether it was unused.
+
+    One statement says it of all, so a client that repeats assertions costs the others of its group nothing.
+    """
     # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one has ended.
-    rows = [
+    values = [
         (_PURPOSE, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
         # The order of all processes: an INSERT waits for another transaction that inserts the same key.
         for accepted in sorted(assertions)
     ]
-    statement = _INSERT_UNUSED.format(placeholder(connection.dialect))
-    inserted = connection.exec_driver_sql(statement, rows).rowcount
-    if inserted < len(rows) > 1:
-        raise _SomeUsed
-    return [inserted == len(rows)] * len(rows)
+    row = f"({', '.join([placeholder(connection.dialect)] * 4)})"
+    statement = _INSERT_UNUSED.format(", ".join([row] * len(values)))
+    inserted = connection.exec_driver_sql(statement, tuple(chain.from_iterable(values)))
+    unused = {(client_id, jti_digest) for client_id, jti_digest in inserted}
+    results = []
+    for accepted in assertions:
+        key = accepted.client_id, accepted.jti_digest
+        results.append(key in unused)
+        # A group may hold the same assertion twice.
+        unused.discard(key)
+    return results
 
 
 def _refuse_used(is_unused: bool) -> None:

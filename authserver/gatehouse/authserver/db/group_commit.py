@@ -43,7 +43,7 @@ ResultT = TypeVar("ResultT")
 GroupWrite = Callable[[Connection, Sequence[ItemT]], Sequence[ResultT | Later]]
 """Writes items in a transaction, and returns the result of each. It locks rows in an order that all processes share.
 
-If it raises for several items, they are written again one by one. So it may raise if only that tells their results.
+If it raises for several items, they are written again one by one, because one of them may be what cannot be written.
 """
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
-from sqlalchemy import and_, delete, select, update
+from sqlalchemy import and_, delete, exists, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.database import Database
@@ -39,6 +39,9 @@ MAX_AGE = 0.25
 _SIGNED_LISTS = 1024
 """Signed lists that are kept in memory."""
 
+_UNSYNCHRONIZED = {"synchronize_session": False}
+"""The session of a deletion holds none of the rows."""
+
 
 def revoke_client(session: Session, client_id: str) -> None:
     """Set every bit of a client, and invalidate the blocks that processes hold for it.
@@ -58,20 +61,23 @@ def revoke_token(session: Session, list_id: str, idx: int) -> str | None:
     block = find_block(session, list_id, idx)
     if block is None:
         return None
-    _mark_changed(session, [list_id])
+    if not _mark_changed(session, [list_id]):
+        # The list was deleted since, because all its tokens have expired.
+        return None
     if session.get(RevokedTokenRow, (list_id, idx)) is None:
         session.add(RevokedTokenRow(list_id=list_id, idx=idx, expires_at=block.expires_at))
         session.flush()
     return block.client_id
 
 
-def _mark_changed(session: Session, lists: Sequence[str]) -> None:
-    """Lock lists, and increment their versions so that they are signed again."""
+def _mark_changed(session: Session, lists: Sequence[str]) -> Sequence[str]:
+    """Lock lists, and increment their versions so that they are signed again. Return those that still exist."""
     ordered = select(StatusListRow.list_id).where(StatusListRow.list_id.in_(lists)).order_by(StatusListRow.list_id)
     locked = session.scalars(ordered.with_for_update()).all()
     session.execute(
         update(StatusListRow).where(StatusListRow.list_id.in_(locked)).values(version=StatusListRow.version + 1)
     )
+    return locked
 
 
 def find_block(session: Session, list_id: str, idx: int) -> StatusBlockRow | None:
@@ -127,12 +133,26 @@ def list_ids(session: Session) -> list[str]:
 
 
 def prune_status_lists(session: Session, now: int) -> None:
-    """Delete the rows of expired tokens, and lists whose last token expired. Lists with enough free indices stay."""
-    session.execute(delete(RevokedTokenRow).where(RevokedTokenRow.expires_at < now))
-    session.execute(delete(StatusBlockRow).where(StatusBlockRow.expires_at < now))
-    session.execute(
-        delete(StatusListRow).where(StatusListRow.expires_at < now, StatusListRow.next_index > LIST_SIZE - SPARE)
+    """Delete the rows of expired tokens, and lists whose last token expired. Lists with enough free indices stay.
+
+    Rows that another transaction has locked stay until the next time. So this transaction waits for no other, and no
+    two can wait for each other, whatever the order in which they lock.
+    """
+    for row in (RevokedTokenRow, StatusBlockRow):
+        key = tuple(row.__table__.primary_key)
+        expired = select(*key).where(row.expires_at < now).with_for_update(skip_locked=True)
+        session.execute(delete(row).where(tuple_(*key).in_(expired)), execution_options=_UNSYNCHRONIZED)
+    ended = (
+        select(StatusListRow.list_id)
+        .where(
+            StatusListRow.expires_at < now,
+            StatusListRow.next_index > LIST_SIZE - SPARE,
+            # To delete a list deletes its rows, and would wait for those that are locked.
+            *(~exists().where(row.list_id == StatusListRow.list_id) for row in (RevokedTokenRow, StatusBlockRow)),
+        )
+        .with_for_update(skip_locked=True)
     )
+    session.execute(delete(StatusListRow).where(StatusListRow.list_id.in_(ended)), execution_options=_UNSYNCHRONIZED)
 
 
 @dataclass(frozen=True, slots=True)

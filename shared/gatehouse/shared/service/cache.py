@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from cachetools import LRUCache
-from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline
+from gatehouse.shared.service.deadline import WAIT_LIMIT, DeadlineExceeded, before_deadline
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -161,16 +160,17 @@ class GroupLoadingCache(LoadingCache[KeyT, ValueT]):
         return group
 
     async def _settle(self, group: "dict[KeyT, asyncio.Future[ValueT]]", pool: Executor | None) -> None:
-        """Load a group, and one key after the other if that fails for another reason than the database."""
+        """Load a group. If that fails, load one key after the other: a row that cannot be read fails only its own."""
+        began = self._monotonic()
         try:
             # The thread does not get the deadline of a request, because several wait.
             values = await asyncio.get_running_loop().run_in_executor(pool, self._load_and_keep, list(group))
-        except Exception as error:  # noqa: BLE001 - whatever a corrupt row raises
-            if len(group) > 1 and not isinstance(error, SQLAlchemyError):
-                for key, waiting in group.items():
+        except Exception as error:  # noqa: BLE001 - whatever a corrupt row or the database raises
+            for key, waiting in group.items():
+                # While the database hangs, each attempt takes its time. The requests have then given up.
+                if len(group) > 1 and self._monotonic() - began < WAIT_LIMIT:
                     await self._settle({key: waiting}, pool)
-                return
-            for waiting in group.values():
+                    continue
                 waiting.set_exception(error)
                 # All requests may have given up. The error would then be logged as one that nobody handled.
                 waiting.exception()
