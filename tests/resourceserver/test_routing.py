@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import anyio
 import httpx2
 import pytest
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types.methods import validate_client_request
 from pydantic import BaseModel, Field, JsonValue
 from support.clock import FakeClock
@@ -23,7 +24,11 @@ from gatehouse.resourceserver.catalogue import provider as declare_provider
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.dispatch import routing
+from gatehouse.resourceserver.dispatch.server import build_server
+from gatehouse.resourceserver.dispatch.tools import ToolDispatch
+from gatehouse.resourceserver.json_rpc import INSUFFICIENT_SCOPE, INVALID_PARAMS, UNAVAILABLE, UNKNOWN_TOOL_MESSAGE
 from gatehouse.shared.service.audit.events import find_events
+from gatehouse.shared.service.audit.writer import AuditUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -336,6 +341,50 @@ async def test_both_ways_give_the_same_answers_and_events(server: ResourceServer
                 response = await http.post(server.settings.resource, content=content, headers=lines)
                 answers.append((comparable(response), await events_of(server, response)))
             assert answers[0] == answers[1], (name, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("served", ["echo", "elsewhere"], ids=["a missing scope", "an unknown tool"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+async def test_dispatch_refuses_alike_what_a_mistaken_gate_admits(
+    server: ResourceServer, monkeypatch: pytest.MonkeyPatch, version: str, served: str, recorded: bool
+) -> None:
+    """Byte for byte, and with the event of a refusal."""
+    group = ToolGroup()
+    group.tool(scopes=["a:b"], read_only=True)({"echo": echo, "elsewhere": elsewhere}[served])
+    strict = Catalogue("test", [Scope("a:b", "Nothing")], [group])
+    parts = server.services
+    tools = ToolDispatch(strict, parts.database, parts.audit, parts.idempotency_keys, parts.clock)
+    sessions = StreamableHTTPSessionManager(
+        build_server(strict, tools, parts.audit, server.settings.resource), json_response=True, stateless=True
+    )
+    body, headers = request_of(version)
+    headers["Authorization"] = f"Bearer {server.issuer.token('c:d')}"
+    answers, events = [], []
+    async with (
+        sessions.run(),
+        composed(server, tools=tools) as direct,
+        composed(server, sessions=sessions, direct=frozenset()) as through_sdk,
+    ):
+        for http in (direct, through_sdk):
+            with monkeypatch.context() as patched:
+                if not recorded:
+                    patched.setattr(parts.audit, "commit_async", _fail_to_record)
+                response = await http.post(server.settings.resource, json=body, headers=headers)
+            answers.append(comparable(response))
+            events.append(await events_of(server, response))
+    assert answers[0] == answers[1]
+    error = json.loads(answers[0][2])["error"]
+    if recorded:
+        assert error["code"] == {"echo": INSUFFICIENT_SCOPE, "elsewhere": INVALID_PARAMS}[served]
+        reason = {"echo": "needs a:b", "elsewhere": UNKNOWN_TOOL_MESSAGE}[served]
+        assert events[0] == [("tool.call", "refused", "echo", reason, {})] == events[1][:1]
+    else:
+        assert error["code"] == UNAVAILABLE
+
+
+async def _fail_to_record(*_: Any) -> NoReturn:
+    raise AuditUnavailable("the disk is full")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

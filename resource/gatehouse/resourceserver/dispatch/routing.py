@@ -8,14 +8,16 @@ words (docs/decisions/0017-direct-calls.md).
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, cast
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
     MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
     MCP_PROTOCOL_VERSION_HEADER,
@@ -23,7 +25,7 @@ from mcp.shared.inbound import (
     classify_inbound_request,
     x_mcp_header_map,
 )
-from mcp_types import SERVER_INFO_META_KEY, CallToolRequestParams
+from mcp_types import SERVER_INFO_META_KEY, CallToolRequestParams, ErrorData
 from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -96,11 +98,7 @@ class RequestRouter:
                 await self.ended.wait()
 
     async def answer(self, admitted: AdmittedRequest) -> Response | None:
-        """Answer a request. None if the SDK has sent the response.
-
-        Raises:
-            MCPError: dispatch refuses a call that the gate allowed, and has recorded it.
-        """
+        """Answer a request. None if the SDK has sent the response."""
         message = admitted.message
         if message.tool_name is None or not self._is_direct(admitted):
             await self._through_sdk(admitted)
@@ -110,6 +108,8 @@ class RequestRouter:
         self.calls.add(call)
         try:
             answer = await self.tools.call(admitted.verified, message.tool_name, message.params.get("arguments") or {})
+        except MCPError as refused:
+            return _refusal(admitted, refused.error)
         finally:
             self.calls.remove(call)
             self.ended.set()
@@ -133,7 +133,7 @@ class RequestRouter:
     def _encode(self, admitted: AdmittedRequest, answer: Answer) -> bytes:
         """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
         handshake = admitted.headers.handshake
-        encode = to_json if handshake else _encode_in_ascii
+        encode = _encoder(admitted)
         parts = [
             *(b'{"jsonrpc":"2.0","id":', encode(admitted.message.id)),
             *(b',"result":{"content":[{"text":', encode(answer.text), b',"type":"text"}],"isError":'),
@@ -162,6 +162,23 @@ class RequestRouter:
         """Tell whether the caller requests the progress of a streaming tool."""
         tool = self.catalogue.tools.get(message.tool_name or "")
         return message.progress_token is not None and tool is not None and tool.streaming
+
+
+def _refusal(admitted: AdmittedRequest, error: ErrorData) -> Response:
+    """Return the response that the SDK would send to a call that dispatch refuses, and has recorded.
+
+    The gate decides by the same policy, so it refuses such a call first, with a status and a challenge of its own. This
+    one is for a gate that is mistaken.
+    """
+    admitted.verified.fail(error.code)
+    status = 200 if admitted.headers.handshake else ERROR_CODE_HTTP_STATUS.get(error.code, 200)
+    message = {"jsonrpc": "2.0", "id": admitted.message.id, "error": error.model_dump(exclude_none=True)}
+    return Response(status, _encoder(admitted)(message), [_CONTENT_TYPE])
+
+
+def _encoder(admitted: AdmittedRequest) -> Callable[[object], bytes]:
+    """Return the SDK's encoder of JSON, which depends on the protocol version."""
+    return to_json if admitted.headers.handshake else _encode_in_ascii
 
 
 def direct_tools(catalogue: Catalogue) -> frozenset[str]:
