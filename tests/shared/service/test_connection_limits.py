@@ -168,3 +168,33 @@ async def test_without_files_fewer_connections_are_kept_for_a_minute(worker: Mak
     assert owner.connections.limit == 100
     for client in clients:
         await client.leave()
+
+
+@pytest.mark.threat("T-133")
+@pytest.mark.parametrize("act", ["expire", "close_idle"])
+async def test_a_connection_that_cannot_be_closed_stops_no_other(
+    worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    def fail() -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    owner = worker()
+    clients = [owner.connect() for _ in range(4)]
+    for client in clients:
+        await client.send(GET)
+    # One fails in order, and another one at the abort as well.
+    for number in (0, 2):
+        monkeypatch.setattr(clients[number].transport, "write_eof", fail)
+    monkeypatch.setattr(clients[2].transport, "abort", fail)
+    clock.advance(IDLE_TIMEOUT)
+    getattr(owner.connections, act)()
+    assert [client.state for client in clients] == ["closed", "half-closed", "open", "half-closed"]
+    assert {client.connection for client in clients} - owner.connections.open == {
+        clients[0].connection,
+        clients[2].connection,
+    }
+    assert [record.getMessage() for record in caplog.records] == ["a connection cannot be closed in order"] * 2
+    getattr(owner.connections, act)()
+    assert len(caplog.records) == 2, "not tried again"
+    for client in clients:
+        await client.leave()

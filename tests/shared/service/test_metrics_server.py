@@ -19,7 +19,6 @@ from support.waiting import wait_until
 from gatehouse.shared.service import metrics_process, metrics_server
 from gatehouse.shared.service.metrics_process import MetricsProcess
 from gatehouse.shared.service.metrics_server import FOLDER, MetricsServer
-from gatehouse.shared.service.settings import InvalidSettings
 
 
 @pytest.fixture
@@ -60,27 +59,52 @@ def test_the_folder_is_private_and_named_to_the_workers(tmp_path: Path, bind: st
     assert not folder.exists()
 
 
-def test_a_start_discards_the_counts_of_a_killed_server(tmp_path: Path, bind: str) -> None:
-    MetricsProcess("authserver", bind, str(tmp_path))
-    folder = Path(os.environ[FOLDER])
-    write(folder, "counter_7.db", "calls_total", 5)
-    MetricsProcess("authserver", bind, str(tmp_path))
-    assert Path(os.environ[FOLDER]) == folder
-    assert list(folder.iterdir()) == []
+def test_a_start_removes_the_folder_of_a_killed_server(tmp_path: Path, bind: str) -> None:
+    killed = MetricsProcess("authserver", bind, str(tmp_path))
+    left = Path(os.environ[FOLDER])
+    write(left, "counter_7.db", "calls_total", 5)
+    running = MetricsProcess("authserver", bind, str(tmp_path))
+    assert list(left.iterdir()), "one that is in use is kept"
+    os.close(killed._descriptor)
+    other = MetricsProcess("resourceserver", bind, str(tmp_path))
+    assert left.exists(), "each server has its own"
+    last = MetricsProcess("authserver", bind, str(tmp_path))
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 3
+    for process in (running, other, last):
+        process.stop()
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("link", [True, False], ids=["a link", "accessible to others"])
-def test_a_folder_that_others_control_is_refused(tmp_path: Path, bind: str, link: bool) -> None:
+@pytest.mark.threat("T-161")
+@pytest.mark.parametrize("kind", ["a folder", "a folder of another user", "a link", "a file"])
+def test_what_others_create_prevents_no_start(
+    tmp_path: Path, bind: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-377: the attacker knows everything but the random part of the name, and has seen an earlier one."""
     MetricsProcess("authserver", bind, str(tmp_path)).stop()
+    known, elsewhere = Path(os.environ[FOLDER]), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    for name in (known.name, known.name.rpartition("-")[0], f"{known.name.rpartition('-')[0]}-"):
+        planted = tmp_path / name
+        if kind == "a file":
+            planted.touch()
+        elif kind == "a link":
+            planted.symlink_to(elsewhere)
+        else:
+            planted.mkdir()
+            planted.chmod(0o777)
+    if kind == "a folder of another user":
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    process = MetricsProcess("authserver", bind, str(tmp_path))
     folder = Path(os.environ[FOLDER])
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    if link:
-        folder.symlink_to(tmp_path / "elsewhere")
-    else:
-        folder.mkdir()
-        folder.chmod(0o777)
-    with pytest.raises(InvalidSettings, match="not a private folder"):
-        MetricsProcess("authserver", bind, str(tmp_path))
+    assert folder != known
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (elsewhere / "file").exists()
+    assert planted.exists() == (kind != "a folder"), "only folders of this user are removed"
+    process.stop()
 
 
 def test_an_ended_worker_loses_its_gauges_but_not_its_counts(tmp_path: Path, bind: str) -> None:

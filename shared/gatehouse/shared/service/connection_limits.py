@@ -1,6 +1,9 @@
 """The connections of a process, with limits of number and of the time that their clients have."""
 
+import logging
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +45,9 @@ SPARE: Final = 8
 
 REDUCED_FOR: Final = 60.0
 """Seconds until as many connections are accepted again."""
+
+
+log = logging.getLogger(__name__)
 
 
 def connection_limit(files: int) -> int:
@@ -115,14 +121,27 @@ class Connections:
         now = self.monotonic()
         if now - self._reduced >= REDUCED_FOR:
             self.limit = self._most
-        for connection in self.waiting:
-            connection.expire(now)
+        self._each_waiting(lambda connection: connection.expire(now))
         self.refusals.flush()
 
     def close_idle(self) -> None:
         """Close the connections that have been idle for long enough to stop. Called repeatedly while draining."""
         now = self.monotonic()
-        for connection in self.waiting:
+
+        def close(connection: "Connection") -> None:
             if connection.waits_for in {Wait.REQUEST, Wait.NEXT_REQUEST} and now - connection.since >= DRAIN_IDLE:
                 connection.close_unless_received()
+
+        self._each_waiting(close)
         self.expire()
+
+    def _each_waiting(self, act: Callable[["Connection"], None]) -> None:
+        """Call a function for each connection that waits for its client. One for which it fails is aborted."""
+        for connection in self.waiting:
+            try:
+                act(connection)
+            except Exception:
+                # Whatever a transport raises about one connection: an exception would end the worker.
+                log.exception("a connection cannot be closed in order")
+                with suppress(Exception):
+                    connection.abort()

@@ -67,7 +67,7 @@ class Server:
         """Serve until SIGTERM or SIGINT; does not return.
 
         Raises:
-            InvalidSettings: the certificate cannot be used, or the folder of the metrics is not private.
+            InvalidSettings: the certificate cannot be used.
             OSError: an address cannot be bound; its `filename` is the setting and the address.
         """
         configure_logs(self.settings.log_format, self.settings.log_level)

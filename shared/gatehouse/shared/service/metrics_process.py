@@ -3,10 +3,10 @@
 Files of workers that have ended stay, so that no count is lost; only their gauges go.
 """
 
+import fcntl
 import logging
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,6 @@ from typing import Final
 
 from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.metrics_server import FOLDER, PATH
-from gatehouse.shared.service.settings import InvalidSettings
 
 _RESTART_INTERVAL: Final = 5.0
 """Seconds between two starts of the process."""
@@ -45,13 +44,19 @@ class MetricsProcess:
             parent_folder: where to create the folder. None for the system's folder for temporary files.
 
         Raises:
-            InvalidSettings: the folder exists, and is not private.
             OSError: the folder cannot be created.
         """
         self._bind = bind
-        port = split_bind(bind)[1]
-        self._folder = Path(parent_folder or tempfile.gettempdir()) / f"gatehouse-{name}-metrics-{os.geteuid()}-{port}"
-        _empty(self._folder)
+        parent, prefix = (
+            Path(parent_folder or tempfile.gettempdir()),
+            f"gatehouse-{name}-metrics-{split_bind(bind)[1]}-",
+        )
+        for folder in parent.glob(f"{prefix}*"):
+            _remove_if_left(folder)
+        # Its name is random: others could create a folder with a name that they know, and so prevent the start.
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        # The workers inherit the lock, so it ends with the last process that counts in the folder.
+        self._descriptor = _lock(self._folder)
         os.environ[FOLDER] = str(self._folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = float("-inf")
@@ -93,15 +98,27 @@ class MetricsProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._descriptor)
 
 
-def _empty(folder: Path) -> None:
-    """Create a folder, or remove the files of one that a killed server left. Raises InvalidSettings, OSError."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise InvalidSettings(
-            f"{folder}, where the metrics are counted, is not a private folder of this user; remove it"
-        )
-    for file in folder.iterdir():
-        file.unlink()
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder of this user if no server counts in it, because the one that created it was killed."""
+    try:
+        descriptor = _lock(folder)
+    except OSError:
+        # In use, or not a folder that this user can read.
+        return
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        shutil.rmtree(folder, ignore_errors=True)
+    os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder, and return its descriptor. Raises OSError: it is locked, or is no folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
