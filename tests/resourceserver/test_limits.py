@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import anyio
 import httpx2
@@ -12,8 +13,9 @@ from pydantic import BaseModel
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import PING, ResourceServer, call_of, error_of, modern_request, running_resource_server
+from support.streaming import streamed, tool_request
 
-from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Scope, ToolGroup
+from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Progress, Scope, ToolGroup
 from gatehouse.shared.service.audit.events import AuditAction
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +62,12 @@ def catalogue(runs: list[str], gate: anyio.Event) -> Catalogue:
     @group.tool(scopes=["a:b"], read_only=True)
     async def forbidden() -> Nothing:
         """Need a scope."""
+        return Nothing()
+
+    @group.tool(scopes=ANY_VALID_TOKEN, streaming=True)
+    async def stream(progress: Progress) -> Nothing:
+        """Report progress."""
+        await progress.report(1, 2)
         return Nothing()
 
     @group.tool(scopes=ANY_VALID_TOKEN, read_only=True)
@@ -162,6 +170,27 @@ async def test_a_client_has_a_number_of_calls_at_once(
             await server.result("plain", server.issuer.token(client_id="agent_2", sub="agent_2"))
             gate.set()
         assert statuses == [200, 200]
+        await server.result("plain", token)
+
+
+@pytest.mark.threat("T-153")
+@pytest.mark.parametrize("tool", ["plain", "stream"])
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "connection closed"])
+async def test_a_call_counts_until_its_response_has_been_sent(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, catalogue: Catalogue, tool: str, reads: bool
+) -> None:
+    """A client that does not read would otherwise fill the memory with the responses of any number of calls."""
+    async with serving(tmp_path, resourceserver_template, clock, catalogue, limit_concurrent_calls=1) as server:
+        token = server.issuer.token()
+        body, headers = tool_request("2026-07-28", tool, {}, progress_token=1)
+        async with streamed(server.app, body, headers, token) as response:
+            assert response.status == 200
+            assert response.headers["content-type"].startswith("text/event-stream") == (tool == "stream")
+            await anyio.wait_all_tasks_blocked()
+            assert_limited(await server.call("plain", token), 1)
+            if reads:
+                assert [message async for message in response.events()] == ([ANY, ANY] if tool == "stream" else [])
+                await server.result("plain", token)
         await server.result("plain", token)
 
 

@@ -20,6 +20,9 @@ class FakeRedis:
         """The time of the oldest request in the window."""
         self.silent = False
         """Answers nothing."""
+        self.released = asyncio.Event()
+        """Answers once this is set."""
+        self.released.set()
         self.keys: list[str] = []
         """The keys of the requests that it was asked to count."""
 
@@ -36,6 +39,7 @@ class FakeRedis:
             connections.add(writer)
             try:
                 while words := await _command(reader):
+                    await self.released.wait()
                     if not self.silent:
                         writer.write(self._answer(words))
             except (asyncio.IncompleteReadError, ConnectionError):

@@ -112,6 +112,8 @@ class Application:
             if response is not None:
                 await self._send(request, response)
         finally:
+            if request.on_end is not None:
+                request.on_end()
             request_log.finish(request.method, self._known_path(request), request.status)
 
     def record(self, event: AuditEvent) -> None:

@@ -74,6 +74,8 @@ class Request:
     """Returns the headers that every response has. A closure over the request would be a reference cycle."""
     status: int = field(default=0, init=False)
     """The status of the response; 0 until its start is sent."""
+    on_end: Callable[[], None] | None = field(default=None, init=False)
+    """Called when the response has been sent, or cannot be."""
 
     async def send(self, message: Message) -> None:
         """Send a message of the response for an application behind this server. An endpoint returns its response."""

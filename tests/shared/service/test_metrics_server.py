@@ -76,7 +76,7 @@ def test_a_start_removes_the_folder_of_a_killed_server(tmp_path: Path, bind: str
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.threat("T-161")
+@pytest.mark.threat("T-162")
 @pytest.mark.parametrize("kind", ["a folder", "a folder of another user", "a link", "a file"])
 def test_what_others_create_prevents_no_start(
     tmp_path: Path, bind: str, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,7 @@ async def counts(
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait longer than a busy machine takes. Only a test about a silent server waits for less."""
     monkeypatch.setattr(shared_counts, "WAIT", 10)
+    monkeypatch.setattr(shared_counts, "PUNCTUAL", 10)
 
 
 async def test_the_server_decides_for_all_processes(
@@ -146,6 +147,70 @@ async def test_one_request_tries_again_while_the_others_do_not_wait(
         await checkpoint()
         assert await counts.hit("calls", ONE, "a") is None
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.threat("T-153")
+async def test_a_burst_of_one_client_does_not_turn_the_counts_off(
+    counts: SharedCounts, redis: FakeRedis, fallbacks: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in line for a connection does not wait for the server."""
+    assert await counts.hit("calls", ONE, "a") == 0
+    redis.released.clear()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(counts.hit, "calls", ONE, "a")
+        await anyio.wait_all_tasks_blocked()
+        monkeypatch.setattr(shared_counts, "WAIT", 0)
+        for _ in range(100):
+            tasks.start_soon(counts.hit, "calls", ONE, "a")
+        for _ in range(10):
+            await checkpoint()
+        monkeypatch.setattr(shared_counts, "WAIT", 10)
+        redis.released.set()
+    assert await counts.hit("calls", ONE, "b") == 0
+    assert len(redis.keys) == 110
+    assert fallbacks.number == 0
+
+
+async def test_what_waits_in_line_learns_that_the_server_is_away(
+    counts: SharedCounts, redis: FakeRedis, fallbacks: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis.silent = True
+    monkeypatch.setattr(shared_counts, "WAIT", 0)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(counts.hit, "calls", ONE, "a")
+        await checkpoint()
+        monkeypatch.setattr(shared_counts, "WAIT", 3600)
+    assert fallbacks.number == 100
+
+
+@pytest.mark.threat("T-153")
+async def test_a_busy_process_does_not_blame_the_server(
+    counts: SharedCounts, redis: FakeRedis, clock: FakeClock, fallbacks: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop ends a wait late if it was busy, and then may not have read an answer that has arrived."""
+    monkeypatch.setattr(shared_counts, "PUNCTUAL", -1)
+    for _ in range(3):
+        monkeypatch.setattr(shared_counts, "WAIT", 0)
+        assert await counts.hit("calls", ONE, "a") is None, "this request is counted in the process"
+        clock.advance(0.9)
+        monkeypatch.setattr(shared_counts, "WAIT", 10)
+        assert await counts.hit("calls", ONE, "a") == 0, "the next one asks the server"
+    assert fallbacks.number == 3
+
+
+async def test_a_busy_process_notices_within_a_second_that_the_server_is_away(
+    counts: SharedCounts, redis: FakeRedis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_counts, "PUNCTUAL", -1)
+    monkeypatch.setattr(shared_counts, "WAIT", 0)
+    assert await counts.hit("calls", ONE, "a") is None
+    clock.advance(1)
+    assert await counts.hit("calls", ONE, "a") is None
+    monkeypatch.setattr(shared_counts, "WAIT", 3600)
+    assert await counts.hit("calls", ONE, "a") is None, "not asked"
+    assert not redis.keys
 
 
 async def test_the_settings_name_the_server(redis: FakeRedis) -> None:

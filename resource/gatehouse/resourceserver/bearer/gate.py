@@ -6,6 +6,7 @@ that tells an agent what to do. An admitted request carries the verified claims 
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -143,11 +144,9 @@ class Gate:
             self._require(in_flight.enter(client_id), request, received)
         except Refused as refused:
             return await refuse(self.refusals, refused, received)
+        request.on_end = partial(in_flight.leave, client_id)
         received.admitted = True
-        try:
-            return await self.answer(admitted)
-        finally:
-            in_flight.leave(client_id)
+        return await self.answer(admitted)
 
     def _count(self, received: Received, status: int, seconds: float) -> None:
         """Count a request. `status` is 0 without a response: the client has disconnected, or an error is raised."""

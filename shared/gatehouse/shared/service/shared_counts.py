@@ -26,8 +26,11 @@ WAIT: Final = 0.05
 PAUSE: Final = 1.0
 """Seconds after a failure without another attempt. Then one request tries again, while the others do not wait."""
 
+PUNCTUAL: Final = 0.005
+"""Seconds by which the event loop of a process that is not busy ends a wait late, at most."""
+
 _CONNECTIONS: Final = 8
-"""Connections of one process, at most. A burst waits for one of them, instead of opening more while its time passes."""
+"""Connections of one process, at most. A burst waits in line for one of them, instead of opening more."""
 
 _KEY_PREFIX: Final = "gatehouse"
 
@@ -84,21 +87,24 @@ class SharedCounts:
         from limits import RateLimitItemPerSecond  # noqa: PLC0415
         from limits.aio.storage import RedisStorage  # noqa: PLC0415
         from limits.aio.strategies import MovingWindowRateLimiter  # noqa: PLC0415
-        from redis.asyncio import BlockingConnectionPool  # noqa: PLC0415
+        from redis.asyncio import ConnectionPool  # noqa: PLC0415
 
         self._fallbacks = fallbacks
         self._url = redis_url(url)
         self._owner = owner
         self._monotonic = monotonic
         # The library's signature does not allow a pool, which its documentation names.
-        options: dict[str, Any] = {"max_connections": _CONNECTIONS, "timeout": WAIT, "driver_info": None}
-        pool: Any = BlockingConnectionPool.from_url(self._url, **options)
+        options: dict[str, Any] = {"max_connections": _CONNECTIONS, "driver_info": None}
+        pool: Any = ConnectionPool.from_url(self._url, **options)
         self._pool = pool
         storage = RedisStorage(f"async+{self._url}", implementation="redispy", connection_pool=pool)
         self._windows = MovingWindowRateLimiter(storage)
         self._item = RateLimitItemPerSecond
+        self._connections = asyncio.Semaphore(_CONNECTIONS)
         self._away = False
         self._retry_at = 0.0
+        self._unanswered_since: float | None = None
+        """When the first request ended late without an answer, after the last one that was answered."""
 
     async def hit(self, limit: str, rate: Rate, key: str) -> float | None:
         """Count a request of a key. Return 0, or the seconds until one is allowed; None without an answer."""
@@ -111,23 +117,50 @@ class SharedCounts:
     async def _ask(
         self, ask: "Callable[[RateLimitItem, str], Awaitable[float]]", limit: str, rate: Rate, key: str
     ) -> float | None:
-        if self._away:
-            now = self._monotonic()
-            if now < self._retry_at:
+        # The time in this line is our own, and does not count as the server's. Each answer lets it advance, and so does
+        # a failure: then all of them find that the server is away.
+        async with self._connections:
+            if self._is_paused():
                 self._fallbacks.inc()
                 return None
-            # Other requests do not wait for this attempt.
-            self._retry_at = now + PAUSE
-        try:
-            async with asyncio.timeout(WAIT):
-                wait = await ask(self._item(rate.requests, rate.seconds, _KEY_PREFIX), self._key(limit, key))
-        except Exception as error:  # noqa: BLE001 - whatever the client or the library raises, the request is decided
-            self._fail(error)
-            return None
+            timeout = asyncio.timeout(WAIT)
+            try:
+                async with timeout:
+                    wait = await ask(self._item(rate.requests, rate.seconds, _KEY_PREFIX), self._key(limit, key))
+            except Exception as error:  # noqa: BLE001 - whatever the library raises, the request is decided
+                self._fallbacks.inc()
+                if not self._is_own_delay(timeout):
+                    self._fail(error)
+                return None
+        self._unanswered_since = None
         if self._away:
             self._away = False
             log.warning("limits: %s answers again", shown_limits_url(self._url))
         return wait
+
+    def _is_paused(self) -> bool:
+        """Tell whether the server is not asked. While it is away, one request in PAUSE asks, and the others go on."""
+        if not self._away:
+            return False
+        now = self._monotonic()
+        if now < self._retry_at:
+            return True
+        self._retry_at = now + PAUSE
+        return False
+
+    def _is_own_delay(self, timeout: asyncio.Timeout) -> bool:
+        """Tell whether an answer may be missing only because this process was too busy to read it.
+
+        If so, the event loop has ended the wait late as well. Without any answer for PAUSE, the server is away all the
+        same.
+        """
+        end = timeout.when()
+        if end is None or not timeout.expired() or asyncio.get_running_loop().time() - end <= PUNCTUAL:
+            return False
+        now = self._monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        return now - self._unanswered_since < PAUSE
 
     async def close(self) -> None:
         """Close the connections."""
@@ -149,7 +182,6 @@ class SharedCounts:
         return 0.0 if window.remaining > 0 else max(window.reset_time - time.time(), 1.0)
 
     def _fail(self, error: Exception) -> None:
-        self._fallbacks.inc()
         self._retry_at = self._monotonic() + PAUSE
         if not self._away:
             self._away = True
