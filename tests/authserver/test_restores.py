@@ -323,6 +323,15 @@ def test_a_restored_file_is_accepted_with_one_command(shell: Shell) -> None:
     assert shell.json("client", "show", client_id)["disabled"] is True
 
 
+def test_check_names_a_mark_beside_the_database(empty: Shell) -> None:
+    empty.text("init")
+    [restored] = [check for check in empty.json("check") if check["check"] == "restored backup"]
+    assert restored["detail"].startswith("the database holds the newest event in ")
+    empty.environment["AUTHSERVER_RESTORE_MARK"] = str(empty.database.parent / "mark.json")
+    [restored] = [check for check in empty.json("check") if check["check"] == "restored backup"]
+    assert "is in the folder of the database. A copy of the folder restores both" in restored["detail"]
+
+
 def test_accepting_replaces_a_file_that_is_no_mark(shell: Shell) -> None:
     mark = shell.folder / "keys" / "restore-mark.json"
     mark.write_text("{}")

@@ -1,22 +1,31 @@
 """The commands of docs/deployment.md lead from one machine to two nodes."""
 
+import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from local_stack import BIN, free_port
 from sqlalchemy import URL
 from support.certificates import Authority
 from support.databases import PostgreSQL
-from support.documents import ROOT, START_RETRIES, commands
+from support.documents import ROOT, START_RETRIES, TIMEOUT, commands
+from support.waiting import wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SECOND_NODE = "On the second node:"
+ROTATION = "## Rotate the sealing key"
+UPGRADE = "## Upgrade"
 
 NGINX_CONFIGURATION = """
 user root;
@@ -60,6 +69,8 @@ class Machine:
             "/var/lib/": f"{root}/var/lib/",
             "/opt/gatehouse/bin": str(BIN),
             "--retry 30": START_RETRIES,
+            # For the requests during the rotation.
+            "AUTHSERVER_BIND=": "AUTHSERVER_LIMIT_TOKEN_REQUESTS=off\nAUTHSERVER_BIND=",
         }
         for folder in ("etc/gatehouse", "etc/systemd/system", "etc/nginx/conf.d", "etc/nginx/gatehouse/tls", "run"):
             (root / folder).mkdir(parents=True)
@@ -86,11 +97,22 @@ class Machine:
         programs = self.root / "bin"
         programs.mkdir()
         for name, command in {
-            "systemctl": f"{sys.executable} {ROOT}/tests/support/systemctl.py",
-            "nginx": f"{NGINX} -c {self.root}/etc/nginx/nginx.conf",
+            "systemctl": f'exec {sys.executable} {ROOT}/tests/support/systemctl.py "$@"',
+            "nginx": f'exec {NGINX} -c {self.root}/etc/nginx/nginx.conf "$@"',
         }.items():
-            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-            (programs / name).chmod(0o755)
+            self.program(name, command)
+
+    def program(self, name: str, command: str) -> None:
+        """Install a program that runs a command of the shell."""
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\nset -e\n{command}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def reach(self, other: "Machine") -> None:
+        """Install stand-ins for ssh and scp that reach another machine, whatever the host that is named."""
+        there = f"sed 's|[0-9.]*:{self.root}|{other.root}|'"
+        self.program("ssh", f'shift; cd {other.root}; SYSTEMCTL_ROOT={other.root} exec "$@"')
+        self.program("scp", f'exec cp "$1" "$2" "$(echo "$3" | {there})"')
 
     def stop(self) -> None:
         """Stop every unit."""
@@ -120,42 +142,82 @@ def machines(postgresql: PostgreSQL) -> Iterator[tuple[Machine, Machine, URL]]:
             postgresql.drop_database(server)
 
 
+class TokenRequests:
+    """Obtains one token after the other, from when the commands create one file until they create another."""
+
+    def __init__(self, machine: Machine, context: ssl.SSLContext) -> None:
+        self._machine = machine
+        self._context = context
+        self.begin, self.end = (machine.root / name for name in ("rotation-begins", "rotation-ends"))
+        self.statuses: Counter[int] = Counter()
+
+    def send(self, process: "subprocess.Popen[str]") -> None:
+        """Send them, for as long as the process runs."""
+        wait_until(lambda: self.begin.exists() or process.poll() is not None, float(TIMEOUT))
+        while not self.end.exists() and process.poll() is None:
+            self.statuses[self._obtain()] += 1
+
+    def _obtain(self) -> int:
+        client = json.loads((self._machine.root / "etc/gatehouse/first-agent.json").read_bytes())
+        credentials = b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
+        request = Request(self._machine.here("https://auth.example.com/token"), b"grant_type=client_credentials")
+        request.add_header("Authorization", f"Basic {credentials}")
+        try:
+            with urlopen(request, context=self._context, timeout=30) as response:
+                return int(response.status)
+        except HTTPError as error:
+            return error.code
+
+
 @pytest.mark.skipif(NGINX is None, reason="needs nginx")
 def test_the_page_leads_from_one_machine_to_two_nodes(machines: tuple[Machine, Machine, URL], tmp_path: Path) -> None:
     first, second, server = machines
     authority = Authority(tmp_path)
     for machine in (first, second):
         machine.install(authority)
+    first.reach(second)
+    requests = TokenRequests(first, ssl.create_default_context(cafile=authority.file))
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     before, _, after = page.partition(SECOND_NODE)
     on_second, heading, after = after.partition("\n### ")
+    after, _, rotation = after.partition(ROTATION)
+    rotation, _, end = rotation.partition(UPGRADE)
     script = "\n".join(
         [
             first.here(commands(before)),
-            f"cp -rp {first.root}/etc/gatehouse {second.root}/etc/",
             f"(cd {second.root}; export SYSTEMCTL_ROOT={second.root}; {second.here(commands(on_second))})",
             first.here(commands(heading + after)),
+            f"touch {requests.begin}",
+            first.here(commands(rotation)),
+            f"touch {requests.end}",
+            first.here(commands(end)),
         ]
     )
-    done = subprocess.run(
-        ["timeout", "600", "bash", "-euo", "pipefail", "-c", script],
-        cwd=first.root,
-        env={
-            **{name: value for name, value in os.environ.items() if "SERVER_" not in name},
-            "PATH": f"{first.root}/bin:{BIN}:{os.environ['PATH']}",
-            "SYSTEMCTL_ROOT": str(first.root),
-            "CURL_CA_BUNDLE": str(authority.file),
-            "SSL_CERT_FILE": str(authority.file),
-            "PGHOST": str(server.query["host"]),
-            "PGUSER": str(server.username),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with (tmp_path / "output").open("w+", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            ["timeout", TIMEOUT, "bash", "-euo", "pipefail", "-c", script],
+            cwd=first.root,
+            env={
+                **{name: value for name, value in os.environ.items() if "SERVER_" not in name},
+                "PATH": f"{first.root}/bin:{BIN}:{os.environ['PATH']}",
+                "SYSTEMCTL_ROOT": str(first.root),
+                "CURL_CA_BUNDLE": str(authority.file),
+                "SSL_CERT_FILE": str(authority.file),
+                "PGHOST": str(server.query["host"]),
+                "PGUSER": str(server.username),
+            },
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+        requests.send(process)
+        status = process.wait()
+    printed = (tmp_path / "output").read_text(encoding="utf-8")
     logs = first.logs() + second.logs()
-    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert status == 0, printed + logs
     assert "Traceback" not in logs
-    assert done.stdout.count('"structuredContent"') == 3, (
-        "the client calls before the move, after it, and with one node"
+    assert printed.count('"structuredContent"') == 4, (
+        "the client calls before the move, after it, with one node, and after the rotation of the sealing key"
     )
+    assert set(requests.statuses) == {200}, requests.statuses
+    assert requests.statuses.total() > 20

@@ -48,7 +48,7 @@ class Unit:
         for name, _, source in (value.partition(":") for value in self.all("LoadCredential")):
             (self.credentials / name).write_bytes(Path(source).read_bytes())
             (self.credentials / name).chmod(0o400)
-        for state in self.all("StateDirectory"):
+        for state in " ".join(self.all("StateDirectory")).split():
             (root / "var/lib" / state).mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = next(iter(self.all("WorkingDirectory")), str(root))
         with (root / f"{self.name}.log").open("ab") as log:

@@ -28,6 +28,7 @@ from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.pruning import PruningRefused, authentic_pruned
+from gatehouse.shared.service.database import sqlite_path
 from gatehouse.shared.service.files import replace_file
 
 FILE_NAME = "restore-mark.json"
@@ -71,6 +72,9 @@ class RestoreMark:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self.path = settings.restore_mark or settings.keys_dir / FILE_NAME
+        database_file = sqlite_path(settings.database)
+        self.is_beside_database = database_file is not None and database_file.parent in self.path.absolute().parents
+        """Whether a copy of the folder of an SQLite database would have the file too."""
         self._audit_keys = settings.audit_keys
         self._written: Mark | None = None
         self._reported = False

@@ -58,9 +58,14 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
             mark.require_no_restore()
         except CommandRefused as refused:
             raise Refusal(str(refused)) from None
-        if os.access(mark.path if mark.path.exists() else mark.path.parent, os.W_OK):
-            return f"the database holds the newest event in {mark.path}" if mark.path.exists() else "no event seen yet"
-        return f"{mark.path} cannot be written by this user. If the server cannot either, no restore is noticed"
+        if not os.access(mark.path if mark.path.exists() else mark.path.parent, os.W_OK):
+            return f"{mark.path} cannot be written by this user. If the server cannot either, no restore is noticed"
+        if mark.is_beside_database:
+            return (
+                f"{mark.path} is in the folder of the database. A copy of the folder restores both, and is not "
+                "noticed. Name a file elsewhere in AUTHSERVER_RESTORE_MARK"
+            )
+        return f"the database holds the newest event in {mark.path}" if mark.path.exists() else "no event seen yet"
 
     return (
         *address_steps(settings),

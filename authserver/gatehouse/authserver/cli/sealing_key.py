@@ -30,9 +30,9 @@ def rotate(ctx: click.Context, prepare: bool, yes: bool, output: str) -> None:
       1. authserver sealing-key rotate --prepare; copy sealing.key.next into AUTHSERVER_KEYS_DIR of every node
       2. authserver sealing-key rotate, on one node
       3. mv sealing.key.next sealing.key, on every other node
-    With the key in AUTHSERVER_SEALING_KEY:
+    With the key in AUTHSERVER_SEALING_KEY, or in the file that AUTHSERVER_SEALING_KEY_FILE names:
       1. authserver sealing-key rotate --prepare prints a new key
-      2. AUTHSERVER_SEALING_KEY=OLD,NEW on every node, and restart
+      2. AUTHSERVER_SEALING_KEY=OLD,NEW on every node, and restart one after the other
       3. authserver sealing-key rotate, with the same variable
       4. AUTHSERVER_SEALING_KEY=NEW on every node, and restart
 
