@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.resourceserver.cli import main as resourceserver_command
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
-from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import Database, parse_database_url
 
@@ -103,7 +102,7 @@ class Incidents:
         self.done("authserver", "resource", "add", RESOURCE, "--name", "directory", "--catalogue", "catalogue.json")
         self.done("resourceserver", "workspace", "create", "--name", "acme")
         for server in ("authserver", "resourceserver"):
-            rows = AuditRows(audit_event, partial(AuditKeys.read, Path("keys", f"{server}-audit.json")))
+            rows = AuditRows(audit_event, AuditKeyFile(Path("keys", f"{server}-audit.json")).current)
             with Database(parse_database_url(f"sqlite:///var/{server}.db")) as database, database.write() as session:
                 rows.record(session, AuditEvent(AuditAction.HTTP_REQUEST, "refused", request_id=REQUEST))
 

@@ -1,6 +1,6 @@
 """Audit logs of tests: what writes to them, what tampers with them, and what verification says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,12 +47,23 @@ class AuditLog:
         self.engine = self.database.engine
         self.clock = clock
         self.keys = keys
+        self._secrets = {"audit_test": bytes(range(32))}
+        self._ends: dict[str, int] = {}
         self.restart()
 
     def restart(self) -> None:
         """Continue as another process."""
         self.rows = AuditRows(TABLES.events, lambda: self.keys, self.clock)
         self.writer = AuditWriter(self.engine, self.rows)
+
+    def rotate_keys(self, grace_period: float = 60) -> AuditKeys:
+        """Rotate the key and record that, as `audit key rotate` does. Return the keys of before."""
+        old = self.keys
+        self._ends[old.kid] = int(self.clock() + grace_period)
+        self._secrets[f"audit_test_{len(self._secrets)}"] = bytes([len(self._secrets)]) * 32
+        self.keys = AuditKeys(self._secrets, self._ends)
+        self.change("audit_key.rotate")
+        return old
 
     def record(self, *actions: str) -> None:
         """Record events in batches of one."""
@@ -72,7 +83,8 @@ class AuditLog:
         return write_checkpoint(self.engine, TABLES, self.keys, self.clock())
 
     def prune(self, age: float = 0) -> int:
-        """Prune the events that are older than this number of seconds."""
+        """Prune the events that are older than this number of seconds, a minute later."""
+        self.clock.advance(60)
         return prune_audit(self.engine, TABLES, self.keys, before=self.clock() - age, clock=self.clock)
 
     def verify(self, **options: Any) -> Verification:
@@ -136,3 +148,20 @@ def audit_log(url: URL, clock: FakeClock) -> Iterator[AuditLog]:
         yield log
     finally:
         log.close()
+
+
+def alter(log: AuditLog, table: str, row: str, column: str) -> Callable[[], None]:
+    """Alter a column of a row, and return what undoes it."""
+    [(before,)] = log.select(f"CAST({column} AS TEXT)" if column == "detail" else column, row, table)
+    after = (
+        before + 1_000_000 if isinstance(before, int) else before + " " if column == "detail" else f"{before}0"[-64:]
+    )
+    change = f"UPDATE {table} SET {column} = :value WHERE {row}"
+    if column == "detail" and log.engine.dialect.name == "postgresql":
+        change = change.replace(":value", "CAST(:value AS json)")
+    # By its id, because the condition may no longer find it.
+    identity = "id" if table == "audit_event" else "number"
+    [(key,)] = log.select(identity, row, table)
+    log.execute(change, value=after)
+    undo = change.replace(f"WHERE {row}", f"WHERE {identity} = {key + 1_000_000 if column == identity else key}")
+    return lambda: log.execute(undo, value=before)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit.checkpoints import Checkpoint, write_checkpoint
 from gatehouse.shared.service.audit.command import audit_group
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
-from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit.keys import AuditKeyFile, AuditKeys, create_audit_keys
 from gatehouse.shared.service.audit.log import AuditLog, OpenLog
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.database import Database
@@ -35,12 +34,12 @@ class Log:
         self.clock = clock
         self.keys = keys
         create_audit_keys(keys)
-        self._rows = AuditRows(TABLE, partial(AuditKeys.read, keys), clock)
+        self._rows = AuditRows(TABLE, AuditKeyFile(keys).current, clock)
         self.commands = audit_group(AuditLog(server, TABLES, frozenset(AuditAction), self._open))
 
     @contextmanager
     def _open(self, _: click.Context, /, *, patient: bool = False) -> Iterator[OpenLog]:
-        rows = AuditRows(TABLE, partial(AuditKeys.read, self.keys), self.clock)
+        rows = AuditRows(TABLE, AuditKeyFile(self.keys).current, self.clock)
         with Database(self.url, patient=patient) as database:
             yield OpenLog(database, self.keys, Administrator(rows, self.clock, "tester"))
 

@@ -6,7 +6,6 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +29,7 @@ from gatehouse.shared.protocol.jws import Header, read_header, verify
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit.events import AuditEvent, find_events
-from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit.keys import AuditKeyFile, create_audit_keys
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.rates import UNLIMITED
 from support.clock import FakeClock
@@ -71,7 +70,7 @@ def initialize(folder: Path, database_url: str) -> None:
 
 def administrator(settings: Settings, clock: FakeClock) -> Administrator:
     """Return an administrator whose changes are recorded as those of a command."""
-    keys = partial(AuditKeys.read, settings.audit_keys)
+    keys = AuditKeyFile(settings.audit_keys).current
     return Administrator(AuditRows(audit_event, keys, clock), clock, "tester")
 
 

@@ -36,7 +36,7 @@ from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.authserver.wsgi import FlaskApplication
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
-from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
@@ -123,8 +123,9 @@ def create_services(
     # One connection for each thread, and one each for the audit writer, the upkeep of the audit log, the maintenance
     # and the two group commits.
     database = Database(settings.database, pool_size=settings.threads + 5)
-    audit_keys = AuditKeys.read(settings.audit_keys)
-    audit_rows = AuditRows(audit_tables.events, lambda: audit_keys, clock)
+    audit_keys = AuditKeyFile(settings.audit_keys)
+    audit_keys.reload()
+    audit_rows = AuditRows(audit_tables.events, audit_keys.current, clock)
     sealed_keys = SealedKeys(partial(load_sealing_key, settings), settings.issuer)
     metrics = Metrics(settings)
     rotation = Rotation(
@@ -160,7 +161,9 @@ def create_services(
         indices=indices,
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
         audit=audit,
-        audit_upkeep=AuditUpkeep(database.engine, audit_tables, audit_keys, clock, retention=settings.audit_retention),
+        audit_upkeep=AuditUpkeep(
+            database.engine, audit_tables, audit_keys.reload, clock, retention=settings.audit_retention
+        ),
         limits=create_limits(settings, settings.issuer, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         tokens=TokenReader(database, settings.issuer),

@@ -38,7 +38,7 @@ from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
-from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
@@ -103,7 +103,8 @@ def create_services(
     Raises:
         InvalidSettings: the trusted certificate authorities or the audit keys cannot be loaded.
     """
-    audit_keys = AuditKeys.read(settings.audit_keys)
+    audit_keys = AuditKeyFile(settings.audit_keys)
+    audit_keys.reload()
     http_client = create_http(settings)
     database = RequestDatabase(settings.database, lock_timeout)
     # One connection for the writer of the audit log, and one for its upkeep.
@@ -111,7 +112,7 @@ def create_services(
     metrics = Metrics(settings, catalogue)
     audit = AuditWriter(
         audit_database.engine,
-        AuditRows(audit_tables.events, lambda: audit_keys, clock),
+        AuditRows(audit_tables.events, audit_keys.current, clock),
         report=metrics.report_writes(clock, database.pool, audit_database.pool),
     )
     idempotency_keys = IdempotencyKeys(database, clock)
@@ -131,7 +132,7 @@ def create_services(
         limits=create_limits(settings, settings.resource, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         audit_upkeep=AuditUpkeep(
-            audit_database.engine, audit_tables, audit_keys, clock, retention=settings.audit_retention
+            audit_database.engine, audit_tables, audit_keys.reload, clock, retention=settings.audit_retention
         ),
         http_client=http_client,
         keys=keys,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,7 +15,7 @@ from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_s
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
@@ -30,7 +29,7 @@ def settings_of(ctx: click.Context) -> Settings:
 
 def administrator(settings: Settings) -> Administrator:
     """Return the user at the command line. The audit keys are read for the first change that is recorded."""
-    return Administrator(AuditRows(audit_event, partial(AuditKeys.read, settings.audit_keys)))
+    return Administrator(AuditRows(audit_event, AuditKeyFile(settings.audit_keys).current))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import click
 
@@ -10,7 +9,7 @@ from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.migrations import Schema
@@ -36,7 +35,7 @@ def tool_settings(tools_module: str | None) -> dict[str, str]:
 
 def administrator(settings: Settings) -> Administrator:
     """Return the user at the command line. The audit keys are read for the first change that is recorded."""
-    return Administrator(AuditRows(audit_event, partial(AuditKeys.read, settings.audit_keys)))
+    return Administrator(AuditRows(audit_event, AuditKeyFile(settings.audit_keys).current))
 
 
 @contextmanager

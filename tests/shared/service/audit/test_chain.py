@@ -12,6 +12,7 @@ from support.audit import KEYS, AuditLog, allowed, audit_keys, audit_log
 from support.clock import FakeClock
 
 from gatehouse.shared.service.audit.chain import MAX_GAP, AuditRow, Chain, Chains, event_link
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.writer import AuditUnavailable
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -30,7 +31,7 @@ def test_a_link_authenticates_the_row_and_the_one_before_it() -> None:
     link, writer, sequence, kid, *values = second
     assert (sequence, kid, AuditRow(*values).action) == (2, "audit_test", "token.revoke")
     assert link == event_link(KEYS, first[0], second[1:]) != event_link(KEYS, "", second[1:])
-    assert chain == Chain(writer, 2, link, ROW.time)
+    assert chain == Chain(writer, 2, link, ROW.time, "audit_test")
 
 
 def test_a_writer_is_never_used_again() -> None:
@@ -48,7 +49,7 @@ def test_rows_far_apart_in_time_are_in_different_chains(gap: int) -> None:
     assert rows[1][1] != rows[2][1] == chain.writer
 
 
-def test_keys_are_read_for_the_first_row_only() -> None:
+def test_no_keys_are_read_without_a_row() -> None:
     def missing() -> None:
         raise InvalidSettings
 
@@ -56,6 +57,17 @@ def test_keys_are_read_for_the_first_row_only() -> None:
     chain = chains.new()
     with pytest.raises(InvalidSettings):
         chains.extend(chain, [ROW])
+
+
+def test_with_another_key_another_chain_begins() -> None:
+    """No row under a new key may follow one under a retired key, and none under a retired key one under a new key."""
+    keys = AuditKeys({"one": bytes(32)})
+    chains = Chains(lambda: keys)
+    _, chain = chains.extend(chains.new(), [ROW])
+    keys = AuditKeys({"one": bytes(32), "two": bytes(range(32))}, {"one": 1})
+    [row], further = chains.extend(chain, [ROW])
+    assert (row[2], row[3]) == (1, "two")
+    assert further.writer != chain.writer
 
 
 @pytest.mark.both_databases

@@ -1,7 +1,6 @@
-"""The checkpoints of the audit log, and the thread that writes them."""
+"""The checkpoints of the audit log."""
 
 import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,13 +8,9 @@ import pytest
 from sqlalchemy import URL
 from support.audit import KEYS, TABLES, AuditLog, allowed, audit_log
 from support.clock import FakeClock
-from support.logs import logging_put_back
-from support.waiting import wait_until
 
 from gatehouse.shared.service.audit import checkpoints
 from gatehouse.shared.service.audit.checkpoints import INTERVAL, CheckpointRefused, write_checkpoint
-from gatehouse.shared.service.audit.upkeep import AuditUpkeep
-from gatehouse.shared.service.logs import configure_logs
 
 pytestmark = pytest.mark.both_databases
 
@@ -26,10 +21,6 @@ DAY = 86400
 def log(empty_database: URL, clock: FakeClock) -> Iterator[AuditLog]:
     with audit_log(empty_database, clock) as log:
         yield log
-
-
-def upkeep_of(log: AuditLog, **options: Any) -> AuditUpkeep:
-    return AuditUpkeep(log.engine, TABLES, KEYS, log.clock, **options)
 
 
 def heads(log: AuditLog) -> list[list[int]]:
@@ -145,97 +136,3 @@ def test_no_checkpoint_begins_from_an_altered_one(log: AuditLog, clock: FakeCloc
     with pytest.raises(CheckpointRefused, match="cannot be verified with the audit keys"):
         log.checkpoint()
     assert log.finding is not None
-
-
-def test_each_checkpoint_is_logged(log: AuditLog, capfd: pytest.CaptureFixture[str]) -> None:
-    log.change("a")
-    with logging_put_back():
-        configure_logs("json")
-        capfd.readouterr()
-        upkeep_of(log).run_once()
-        upkeep_of(log).run_once()
-        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    kept = [line for line in lines if line["event"] == "audit checkpoint"]
-    [(number, kid, link)] = log.select("number, kid, link", table="audit_checkpoint")
-    assert [(line["checkpoint"], line["kid"], line["link"]) for line in kept] == [(number, kid, link)]
-    assert log.verify(external=kept).finding is None
-
-
-def test_the_thread_writes_checkpoints_and_a_last_one_at_the_end(log: AuditLog) -> None:
-    upkeep = upkeep_of(log, interval=0.001)
-    log.change("a")
-    upkeep.start()
-    wait_until(lambda: numbers(log) == [1])
-    log.change("b")
-    upkeep.close()
-    assert heads(log) == [[1], [2]]
-
-
-def test_a_thread_that_was_not_started_writes_nothing(log: AuditLog) -> None:
-    log.change("a")
-    upkeep_of(log).close()
-    assert numbers(log) == []
-
-
-def test_an_outage_is_logged_once_and_so_is_its_end(log: AuditLog, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "gatehouse")
-    upkeep = upkeep_of(log)
-    log.change("a")
-    log.execute("ALTER TABLE audit_checkpoint RENAME TO elsewhere")
-    upkeep.run_once()
-    upkeep.run_once()
-    log.execute("ALTER TABLE elsewhere RENAME TO audit_checkpoint")
-    upkeep.run_once()
-    upkeep.run_once()
-    assert caplog.text.count("fail and will be retried") == 1
-    assert caplog.text.count("work again") == 1
-    assert numbers(log) == [1]
-
-
-def test_events_past_the_retention_are_pruned_a_day_at_a_time(log: AuditLog, clock: FakeClock) -> None:
-    upkeep = upkeep_of(log, retention=30)
-    for day in range(34):
-        log.change(str(day))
-        upkeep.run_once()
-        oldest = int(log.select("action")[0][0])
-        assert day - oldest <= 31
-        clock.advance(DAY)
-    assert (oldest, len(log.select("number", "kind = 'prune'", "audit_checkpoint"))) == (4, 2)
-    assert log.finding is None
-
-
-def test_evidence_that_stays_is_looked_at_once_a_day(
-    log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    log.change("a", "b")
-    log.execute("DELETE FROM audit_event WHERE id = 1")
-    clock.advance(40 * DAY)
-    upkeep = upkeep_of(log, retention=30)
-    for number in range(3):
-        log.change(str(number))
-        upkeep.run_once()
-        clock.advance(60)
-    assert "were pruned" not in caplog.text
-    assert [action for (action,) in log.select("action")] == ["b", "0", "1", "2"]
-
-
-def test_a_refused_prune_says_why_in_the_log(log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    log.change("a", "b")
-    upkeep = upkeep_of(log, retention=30)
-    clock.advance(40 * DAY)
-    log.change("c")
-    upkeep.run_once()
-    log.execute("UPDATE audit_checkpoint SET kid = 'unknown' WHERE kind = 'prune'")
-    clock.advance(40 * DAY)
-    log.change("d")
-    upkeep.run_once()
-    assert "cannot be verified with the audit keys, so nothing is pruned" in caplog.text
-
-
-def test_without_a_retention_nothing_is_pruned(log: AuditLog, clock: FakeClock) -> None:
-    log.change("a")
-    clock.advance(1000 * DAY)
-    log.change("b")
-    upkeep_of(log).run_once()
-    assert len(log.select("id")) == 2

@@ -1,12 +1,15 @@
 """The file of the audit keys."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gatehouse.shared.service.audit.keys import MAX_KID, AuditKeys, create_audit_keys, rotate_audit_keys
+from gatehouse.shared.service.audit.keys import MAX_KID, AuditKeyFile, AuditKeys, create_audit_keys, rotate_audit_keys
 from gatehouse.shared.service.settings import InvalidSettings
+
+END = 1_800_000_000
 
 KEY = {"kty": "oct", "kid": "one", "k": "A" * 43}
 
@@ -39,13 +42,50 @@ def test_existing_keys_are_not_replaced(path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_rotation_adds_a_current_key_and_keeps_the_others(path: Path) -> None:
     create_audit_keys(path)
     old = AuditKeys.read(path)
-    kid = rotate_audit_keys(path)
+    kid = rotate_audit_keys(path, END)
     new = AuditKeys.read(path)
     assert new.kid == kid != old.kid
     assert kid not in old
     assert new.authenticate(old.kid, "x") == old.authenticate(old.kid, "x") != new.authenticate(kid, "x")
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_retired_key_has_an_end(path: Path) -> None:
+    create_audit_keys(path)
+    first = AuditKeys.read(path).kid
+    second = rotate_audit_keys(path, END)
+    third = rotate_audit_keys(path, END + 60)
+    keys = AuditKeys.read(path)
+    assert [keys.end(kid) for kid in (first, second, third)] == [END * 1000, (END + 60) * 1000, None]
+    assert keys.ended(END * 1000 - 1) == []
+    assert keys.ended(END * 1000) == [first]
+    assert keys.ended((END + 60) * 1000) == [first, second]
+    assert keys.ended((END + 60) * 1000, since=END * 1000) == [second]
+
+
+def test_a_process_reads_the_keys_again_after_a_rotation(path: Path) -> None:
+    file = AuditKeyFile(path)
+    with pytest.raises(InvalidSettings, match="no audit keys"):
+        file.current()
+    create_audit_keys(path)
+    first = file.current().kid
+    assert file.reload() is file.current()
+    second = rotate_audit_keys(path, END)
+    assert file.current().kid == first
+    assert (file.reload().kid, file.current().kid) == (second, second)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.chmod(0o644) or path.touch()])
+def test_a_process_keeps_its_keys_when_the_new_ones_are_unusable(path: Path, spoil: Callable[[Path], object]) -> None:
+    create_audit_keys(path)
+    file = AuditKeyFile(path)
+    kid = file.current().kid
+    spoil(path)
+    for _ in range(2):
+        with pytest.raises(InvalidSettings):
+            file.reload()
+    assert file.current().kid == kid
 
 
 def test_a_code_depends_on_every_value_and_on_its_place() -> None:
@@ -82,7 +122,7 @@ def test_keys_that_others_can_read_are_refused(path: Path) -> None:
     with pytest.raises(InvalidSettings, match="chmod 600"):
         AuditKeys.read(path)
     with pytest.raises(InvalidSettings, match="chmod 600"):
-        rotate_audit_keys(path)
+        rotate_audit_keys(path, END)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +147,10 @@ def test_keys_that_others_can_read_are_refused(path: Path) -> None:
                 [{**KEY, "k": None}],
                 [{"kty": "oct", "kid": "one"}],
                 [KEY, KEY],
+                [KEY, {**KEY, "kid": "two"}],
+                [{**KEY, "exp": "soon"}, {**KEY, "kid": "two"}],
+                [{**KEY, "exp": True}, {**KEY, "kid": "two"}],
+                [{**KEY, "exp": END}],
             )
         ),
     ],

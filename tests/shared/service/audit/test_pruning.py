@@ -1,7 +1,7 @@
 """Pruning: it deletes old events, and leaves a log that verifies."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from support.audit import AuditLog, audit_log
 from support.clock import FakeClock
 
 from gatehouse.shared.service.audit import pruning
+from gatehouse.shared.service.audit.chain import LINKED
 from gatehouse.shared.service.audit.checkpoints import append_checkpoint
 from gatehouse.shared.service.audit.pruning import PruningRefused
 
@@ -70,7 +71,7 @@ def test_old_checkpoints_are_deleted_but_not_the_numbers_after_them(log: AuditLo
     for number in range(8):
         log.change(str(number))
         log.checkpoint()
-    clock.advance(DAY)
+    clock.advance(2 * DAY)
     log.change("new")
     assert log.prune(HOUR) == 8
     # Deleted three at a time, with each batch of rows.
@@ -195,8 +196,9 @@ def test_an_interrupted_deletion_leaves_a_log_that_verifies(
     assert log.finding is None
 
 
-def test_of_two_processes_one_prunes(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    log.change("a", "b", "c", "d")
+@pytest.mark.parametrize("events", ["abcd", "abcdefgh"], ids=["one batch", "more batches"])
+def test_of_two_processes_one_prunes(log: AuditLog, monkeypatch: pytest.MonkeyPatch, events: str) -> None:
+    log.change(*events)
     last_checkpoint, kinds = pruning.last_checkpoint, []
 
     def another_came_first(connection: Any, tables: Any, kind: str | None = None) -> Any:
@@ -209,7 +211,7 @@ def test_of_two_processes_one_prunes(log: AuditLog, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(pruning, "last_checkpoint", another_came_first)
     assert log.prune() == 0
-    assert actions(log) == ["a", "b", "c", "d"]
+    assert actions(log) == list(events)
 
 
 @pytest.mark.threat("T-149")
@@ -240,10 +242,51 @@ def test_a_checkpoint_is_not_deleted_with_rows_of_its_time(log: AuditLog, clock:
     """The clock of the node that wrote it may be behind."""
     log.change("a", "b")
     log.checkpoint()
-    clock.advance(60)
+    clock.advance(DAY / 2)
     log.change("c")
     assert log.prune() == 2
     assert log.select("number", table="audit_checkpoint") == [(1,), (2,)]
+    assert log.finding is None
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize("columns", [("id", *LINKED), LINKED], ids=["its own id", "a new id"])
+def test_a_chain_that_was_pruned_cannot_be_inserted_again(
+    log: AuditLog, clock: FakeClock, columns: Sequence[str]
+) -> None:
+    """Source: issue 13. A chain of one row proves nothing of when it was inserted."""
+    log.change("a")
+    log.restart()
+    log.change("pruned")
+    log.checkpoint()
+    log.execute("CREATE TABLE kept AS SELECT * FROM audit_event WHERE action = 'pruned'")
+    for _ in range(5):
+        log.restart()
+        clock.advance(DAY)
+        log.change("b")
+        log.checkpoint()
+        log.prune(DAY / 2)
+    assert log.finding is None
+    names = ", ".join(columns)
+    log.execute(f"INSERT INTO audit_event ({names}) SELECT {names} FROM kept")
+    finding = log.finding
+    assert finding is not None
+    assert finding.startswith("Event 1 of writer w_")
+    assert "is of a time that was pruned: it was inserted again" in finding
+    # The next deletion includes it.
+    clock.advance(DAY)
+    log.change("c")
+    log.prune(DAY / 2)
+    assert "pruned" not in actions(log)
+    assert log.finding is None
+
+
+def test_an_old_newest_event_is_not_of_a_time_that_was_pruned(log: AuditLog, clock: FakeClock) -> None:
+    log.change("a")
+    log.restart()
+    log.change("newest")
+    clock.advance(4 * DAY)
+    assert log.prune() == 1
     assert log.finding is None
 
 

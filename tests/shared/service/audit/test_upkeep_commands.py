@@ -158,15 +158,23 @@ def test_a_new_key_is_used_and_older_events_stay_verifiable(log: Log) -> None:
     old = AuditKeys.read(log.keys).kid
     rotated = log.run("key", "rotate", "--output", "json")
     kid = json.loads(rotated.stdout)["kid"]
-    assert "after a restart" in rotated.stderr
+    assert "Replace every copy of the file before 2027-01-15T09:00:00Z" in rotated.stderr
     assert kid == AuditKeys.read(log.keys).kid != old
     with log.engine.connect() as connection:
         rows = connection.execute(TABLE.select().order_by(TABLE.c.id)).all()
     assert [(row.action, row.kid) for row in rows] == [("before", old), ("audit_key.rotate", kid)]
-    assert rows[1].object == kid
-    # A running server continues with the key that it has read.
+    assert (rows[1].object, rows[1].detail) == (kid, {"old_key_ends": "2027-01-15T09:00:00Z"})
+    # A running server continues with the key that it has read, until it reads the file again.
     log.add("after")
+    log.clock.advance(DAY)
+    log.add_checkpoint()
     assert log.json("verify")["finding"] is None
+
+
+@pytest.mark.parametrize("period", ["0s", "59s", "31d", "soon"])
+def test_a_grace_period_out_of_bounds_is_refused(log: Log, period: str) -> None:
+    refusal = log.refusal("key", "rotate", "--grace-period", period, code=2)
+    assert "write a time from 1m to 30d, such as 15m or 12h" in refusal
 
 
 def test_with_other_keys_the_key_of_the_events_is_named(log: Log) -> None:

@@ -9,7 +9,6 @@ rollback nor an outage nor a lost answer to a COMMIT leaves a gap: whatever is m
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from gatehouse.shared.service.audit.keys import AuditKeys
@@ -52,20 +51,18 @@ class Chain(NamedTuple):
     link: str = ""
     time: int | None = None
     """The time of the last row; None if there is none."""
+    kid: str = ""
+    """The key of all rows. With another key, another chain begins: nothing may follow the rows of a retired one."""
 
 
 class Chains:
     """Creates and extends the chains of one process."""
 
     def __init__(self, keys: Callable[[], AuditKeys]) -> None:
-        """`keys` is called for the first row, so that commands that record nothing need no keys."""
-        self._load_keys = keys
+        """`keys` is called for each batch of rows, so that commands that record nothing need no keys."""
+        self._keys = keys
         self._process = f"w_{secrets.token_hex(8)}"
         self._numbers = itertools.count(1)
-
-    @cached_property
-    def _keys(self) -> AuditKeys:
-        return self._load_keys()
 
     def new(self) -> Chain:
         """Return an empty chain. Its writer is never used again."""
@@ -77,17 +74,18 @@ class Chains:
         Raises:
             InvalidSettings: there are no usable keys.
         """
-        keys, kid = self._keys, self._keys.kid
-        writer, sequence, link, time = chain
+        keys = self._keys()
+        kid = keys.kid
+        writer, sequence, link, time, _ = chain if chain.kid in {"", kid} else self.new()
         linked = []
         for row in rows:
             if time is not None and abs(row.time - time) > MAX_GAP:
-                writer, sequence, link, _ = self.new()
+                writer, sequence, link, *_ = self.new()
             sequence, time = sequence + 1, row.time
             values = (writer, sequence, kid, *row)
             link = event_link(keys, link, values)
             linked.append((link, *values))
-        return linked, Chain(writer, sequence, link, time)
+        return linked, Chain(writer, sequence, link, time, kid)
 
 
 def is_authentic(keys: AuditKeys, previous: str, link: str, values: Sequence[Any]) -> bool:

@@ -34,6 +34,10 @@ _LOOKUPS: Final = 1000
 """Rows that one statement finds by their ids."""
 
 
+MALFORMED: Final = (ValueError, TypeError, KeyError)
+"""What reading the content of an altered checkpoint can raise."""
+
+
 class CheckpointRefused(Exception):
     """The audit log was altered, so no further checkpoint is written. The message is for the administrator."""
 
@@ -110,7 +114,7 @@ def write_checkpoint(
         before = last_checkpoint(connection, tables)
         if before is not None and 0 <= now * 1000 - before.time < interval * 1000:
             return None
-        content = _new_heads(connection, tables, keys)
+        content = _new_heads(connection, tables, keys, int(now * 1000))
     if content is None:
         return None
     # Read before, so that the lock is short. What was read stays true.
@@ -123,12 +127,16 @@ def write_checkpoint(
         return append_checkpoint(connection, tables, keys, previous, now, HEADS, content)
 
 
-def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys) -> Mapping[str, Any] | None:
-    """Return the content of the next checkpoint; None if no row was inserted since the last one."""
+def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys, now: int) -> Mapping[str, Any] | None:
+    """Return the content of the next checkpoint; None if no row was inserted and no key ended since the last one.
+
+    No row under a retired key is valid if the first checkpoint after its end does not list it, so that one must not
+    wait for the next event. `now` is in milliseconds.
+    """
     events = tables.events
     last: int = connection.scalar(select(func.max(events.c.id))) or 0
     before = last_checkpoint(connection, tables, HEADS)
-    if last == _last_id(connection, tables, keys, before):
+    if last == _last_id(connection, tables, keys, before) and not (before and keys.ended(now, since=before.time)):
         return None
     start = 0
     if before is not None:
@@ -157,16 +165,21 @@ def _last_id(connection: Connection, tables: AuditTables, keys: AuditKeys, check
     """
     if checkpoint is None:
         return 0
-    try:
-        authentic = checkpoint.is_authentic(keys, _link_before(connection, tables, checkpoint.number))
-    except (ValueError, TypeError, KeyError):
-        authentic = False
-    if not authentic:
+    if not is_verified(connection, tables, keys, checkpoint):
         raise CheckpointRefused(
             f"Checkpoint {checkpoint.number} of the audit log cannot be verified with the audit keys, so no further "
-            "one is written. Verify the audit log."
+            "one is written. If the key was rotated on another node, copy its audit key file to this one. Otherwise, "
+            "verify the audit log."
         )
     return int(json.loads(checkpoint.content)["last"])
+
+
+def is_verified(connection: Connection, tables: AuditTables, keys: AuditKeys, checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint of the table is as it was written, after the one before it."""
+    try:
+        return checkpoint.is_authentic(keys, _link_before(connection, tables, checkpoint.number))
+    except MALFORMED:
+        return False
 
 
 def _link_before(connection: Connection, tables: AuditTables, number: int) -> str:

@@ -1,15 +1,18 @@
 """The keys that authenticate the audit log. They are in a file, so that access to the database alone forges no event.
 
-The file is a JWK set (RFC 7517, section 5) of symmetric keys (RFC 7518, section 6.4). The last key is current; the
-others verify older events. The keys are independent of the sealing key, whose rotation leaves the audit log verifiable.
+The file is a JWK set (RFC 7517, section 5) of symmetric keys (RFC 7518, section 6.4). The last key is current. The
+others are retired: they verify older events, and have an `exp` (OpenID Federation 1.0, section 8.7.2), from which on
+they authenticate no further ones. The keys are independent of the sealing key, whose rotation leaves the audit log
+verifiable.
 """
 
 import hmac
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from pydantic_core import to_json
 
@@ -25,14 +28,18 @@ _MAX_FILE: Final = 256 * 1024
 """Bytes of the file that are read: more than a thousand keys."""
 _TEMPORARY: Final = ".audit-keys-"
 
-_Jwk = Mapping[str, str]
+_Jwk = Mapping[str, Any]
+
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class AuditKeys:
     """The keys of one program, by id. The last one is current."""
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
+    def __init__(self, keys: Mapping[str, bytes], ends: Mapping[str, int] = _NONE) -> None:
+        """`ends` has the time at which each retired key ends, in seconds since the epoch."""
         self._keys = dict(keys)
+        self._ends = {kid: end * 1000 for kid, end in ends.items()}
         self.kid = list(self._keys)[-1]
         """The id of the current key."""
 
@@ -43,7 +50,17 @@ class AuditKeys:
         Raises:
             InvalidSettings: there is no such file, it is malformed, or others can read or replace it.
         """
-        return cls({jwk["kid"]: decode_base64url(jwk["k"]) for jwk in _read(path)})
+        jwks = _read(path)
+        keys = {jwk["kid"]: decode_base64url(jwk["k"]) for jwk in jwks}
+        return cls(keys, {jwk["kid"]: jwk["exp"] for jwk in jwks[:-1]})
+
+    def end(self, kid: str) -> int | None:
+        """Return when a retired key ends, in milliseconds since the epoch; None for any other key."""
+        return self._ends.get(kid)
+
+    def ended(self, time: int, since: int = 0) -> Collection[str]:
+        """Return the keys that end at a time or before, but after `since`, both in milliseconds since the epoch."""
+        return [kid for kid, end in self._ends.items() if since < end <= time]
 
     def __contains__(self, kid: object) -> bool:
         """Tell whether there is a key with this id."""
@@ -56,6 +73,40 @@ class AuditKeys:
         KeyError if there is no such key.
         """
         return hmac.digest(self._keys[kid], to_json(values), "sha256").hex()
+
+
+class AuditKeyFile:
+    """The keys of one process, which are read for its first event, and again when their file has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys: AuditKeys | None = None
+        self._version: object = None
+
+    def current(self) -> AuditKeys:
+        """Return the keys that were read last. Raises InvalidSettings, as `AuditKeys.read` does, the first time."""
+        return self._keys or self.reload()
+
+    def reload(self) -> AuditKeys:
+        """Return the keys, read again if the file has changed.
+
+        Raises:
+            InvalidSettings: the new keys cannot be used. `current` still returns the last ones.
+        """
+        version = _version(self._path)
+        if self._keys is None or version != self._version:
+            self._keys = AuditKeys.read(self._path)
+            self._version = version
+        return self._keys
+
+
+def _version(path: Path) -> object:
+    """Return what changes with every replacement of a file; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def create_audit_keys(path: Path) -> bool:
@@ -74,10 +125,11 @@ def create_audit_keys(path: Path) -> bool:
     return True
 
 
-def rotate_audit_keys(path: Path) -> str:
+def rotate_audit_keys(path: Path, end: int) -> str:
     """Add a new key, which becomes the current one, and return its id. Older events stay verifiable.
 
-    A running server continues with the key that it has read until it is restarted.
+    `end` is when the key that was current until now ends, in seconds since the epoch. Until then, processes that have
+    not read the new key may continue with it.
 
     Raises:
         InvalidSettings: the file cannot be used, as in `AuditKeys.read`.
@@ -85,8 +137,9 @@ def rotate_audit_keys(path: Path) -> str:
     """
     new_key = _generate()
     with locked_folder(path.parent):
-        replace_file(path, _document([*_read(path), new_key]))
-    return new_key["kid"]
+        *retired, last = _read(path)
+        replace_file(path, _document([*retired, {**last, "exp": end}, new_key]))
+    return str(new_key["kid"])
 
 
 def _generate() -> _Jwk:
@@ -110,16 +163,17 @@ def _read(path: Path) -> Sequence[_Jwk]:
         raise InvalidSettings(str(error)) from None
     try:
         keys: list[_Jwk] = parse_json(text.encode())["keys"]
-        valid = len({jwk["kid"] for jwk in keys if _is_valid(jwk)}) == len(keys) > 0
+        valid = len({jwk["kid"] for jwk in keys if _is_valid(jwk, current=jwk is keys[-1])}) == len(keys) > 0
     except (ValueError, KeyError, TypeError):
         valid = False
     if not valid:
         raise InvalidSettings(
-            f"{path}: not a JWK set whose keys have kty oct, a kid, and 32 bytes in base64url as k. Restore the file "
-            "from its backup."
+            f"{path}: not a JWK set whose keys have kty oct, a kid, 32 bytes in base64url as k and, except the last "
+            "one, the time of their end as exp. Restore the file from its backup."
         )
     return keys
 
 
-def _is_valid(jwk: _Jwk) -> bool:
-    return jwk["kty"] == "oct" and 0 < len(jwk["kid"]) <= MAX_KID and len(decode_base64url(jwk["k"])) == _LENGTH
+def _is_valid(jwk: _Jwk, *, current: bool) -> bool:
+    valid = jwk["kty"] == "oct" and 0 < len(jwk["kid"]) <= MAX_KID and len(decode_base64url(jwk["k"])) == _LENGTH
+    return valid and ("exp" not in jwk if current else type(jwk["exp"]) is int)

@@ -22,7 +22,7 @@ class AuditRows:
     """Makes the rows of one process, and records events in its transactions."""
 
     def __init__(self, table: Table, keys: Callable[[], AuditKeys], clock: Clock = system_clock) -> None:
-        """`keys` is called for the first row that is inserted."""
+        """`keys` is called for each batch of rows that is inserted."""
         self.table = table
         self.chains = Chains(keys)
         self.clock = clock

@@ -1,7 +1,7 @@
 """The upkeep of an audit log, in a thread of each process: a checkpoint each minute and at the end, and pruning.
 
 Every process tries, and the first one does it for all. It is not the thread that writes the events: reading a minute of
-events must not delay them.
+events must not delay them. It also reads the audit keys again after a rotation, and notices checkpoints that vanish.
 """
 
 import logging
@@ -10,14 +10,21 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
-from gatehouse.shared.protocol.clock import Clock
-from gatehouse.shared.service.audit.checkpoints import INTERVAL, Checkpoint, CheckpointRefused, write_checkpoint
+from gatehouse.shared.protocol.clock import Clock, iso_time
+from gatehouse.shared.service.audit.checkpoints import (
+    INTERVAL,
+    Checkpoint,
+    CheckpointRefused,
+    last_checkpoint,
+    write_checkpoint,
+)
 from gatehouse.shared.service.audit.events import AuditTables
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.pruning import prune_audit
 from gatehouse.shared.service.database import READ_ONLY
+from gatehouse.shared.service.settings import InvalidSettings
 
 ATTEMPT_INTERVAL: Final = 10.0
 """Seconds between two attempts of a process to write the next checkpoint."""
@@ -38,13 +45,17 @@ class AuditUpkeep:
         self,
         engine: Engine,
         tables: AuditTables,
-        keys: AuditKeys,
+        keys: Callable[[], AuditKeys],
         clock: Clock,
         *,
         retention: int = 0,
         interval: float = ATTEMPT_INTERVAL,
     ) -> None:
-        """`retention` is the number of days that events are kept; 0 keeps them forever."""
+        """Create the thread.
+
+        `keys` is called before each attempt, to read them again if they were rotated. `retention` is the number of days
+        that events are kept; 0 keeps them forever.
+        """
         self._engine = engine
         self._reader = engine.execution_options(**READ_ONLY)
         self._tables = tables
@@ -54,6 +65,8 @@ class AuditUpkeep:
         self._next_prune = 0.0
         self._interval = interval
         self._failing = False
+        self._seen: Checkpoint | None = None
+        """The last checkpoint that this process saw."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-upkeep", daemon=True)
 
@@ -67,10 +80,13 @@ class AuditUpkeep:
             return
         self._closing.set()
         self._thread.join(_CLOSE_TIMEOUT)
-        self._attempt(lambda: self._write_checkpoint(0))
+        self._attempt(lambda: self._write_checkpoint(self._keys(), 0))
 
     def run_once(self) -> None:
-        """Write the checkpoint that is due and, if this process did, prune. Never raises."""
+        """Write the checkpoint that is due and, if this process did, prune. Never raises.
+
+        First compare the last checkpoint with that of the last time.
+        """
         self._attempt(self._work)
 
     def _run(self) -> None:
@@ -78,19 +94,43 @@ class AuditUpkeep:
             self.run_once()
 
     def _work(self) -> None:
-        if self._write_checkpoint(INTERVAL) is not None and self._retention and self._is_prune_due():
+        keys = self._keys()
+        self._look_back()
+        if self._write_checkpoint(keys, INTERVAL) is not None and self._retention and self._is_prune_due():
             before = self._clock() - self._retention
-            number = prune_audit(self._engine, self._tables, self._keys, before=before, clock=self._clock)
+            number = prune_audit(self._engine, self._tables, keys, before=before, clock=self._clock)
             # Evidence that stays would be looked at with every checkpoint.
             self._next_prune = self._clock() + _DAY
             if number:
                 log.info("%d audit events are older than the retention and were pruned", number)
 
-    def _write_checkpoint(self, interval: float) -> Checkpoint | None:
-        written = write_checkpoint(self._engine, self._tables, self._keys, self._clock(), interval=interval)
+    def _look_back(self) -> None:
+        """Log an error if the last checkpoint that this process saw was removed or replaced."""
+        with self._reader.connect() as connection:
+            last = last_checkpoint(connection, self._tables)
+            if self._seen is not None and not self._is_continued(connection, self._seen, last):
+                log.error(
+                    "checkpoint %d of the audit log, of %s, was removed or replaced: the database was altered, or "
+                    "restored from a backup. Verify the audit log",
+                    self._seen.number,
+                    iso_time(self._seen.time / 1000),
+                )
+        self._seen = last
+
+    def _is_continued(self, connection: Connection, seen: Checkpoint, last: Checkpoint | None) -> bool:
+        if last is None or last.number < seen.number:
+            return False
+        column = self._tables.checkpoints.c
+        link = connection.scalar(select(column.link).where(column.number == seen.number))
+        # Pruned, after this process was away for as long as events are kept.
+        return link in {None, seen.link}
+
+    def _write_checkpoint(self, keys: AuditKeys, interval: float) -> Checkpoint | None:
+        written = write_checkpoint(self._engine, self._tables, keys, self._clock(), interval=interval)
         if written is not None:
             # What verifies the log later, if it is kept elsewhere.
             lines.info("audit checkpoint", checkpoint=written.number, kid=written.kid, link=written.link)
+            self._seen = written
         return written
 
     def _is_prune_due(self) -> bool:
@@ -108,7 +148,7 @@ class AuditUpkeep:
         except Exception as error:  # noqa: BLE001 - the next attempt follows
             # One line for each outage, however long it lasts.
             if not self._failing:
-                reason = str(error) if isinstance(error, CheckpointRefused) else type(error).__name__
+                reason = str(error) if isinstance(error, CheckpointRefused | InvalidSettings) else type(error).__name__
                 log.error("audit checkpoints and pruning fail and will be retried: %s", reason)
             self._failing = True
             return

@@ -23,6 +23,11 @@ from gatehouse.shared.service.output import print_record
 _CHECKPOINT: Final = "audit checkpoint"
 """The event of the log line."""
 
+_MIN_GRACE_PERIOD: Final = 60
+"""Seconds in which every process of the node has surely read the new key."""
+
+_MAX_GRACE_PERIOD: Final = 30 * 86400
+
 
 def verify_command(log: AuditLog) -> click.Command:
     """Return the command `audit verify` of a server."""
@@ -135,6 +140,13 @@ def prune_command(log: AuditLog) -> click.Command:
     return prune
 
 
+def _parse_grace_period(_: click.Context, __: click.Parameter, value: str) -> int:
+    period = parse_duration(value)
+    if period is None or not _MIN_GRACE_PERIOD <= period <= _MAX_GRACE_PERIOD:
+        raise click.BadParameter("write a time from 1m to 30d, such as 15m or 12h")
+    return period
+
+
 def key_group(log: AuditLog) -> click.Group:
     """Return the group `audit key` of a server."""
 
@@ -144,19 +156,32 @@ def key_group(log: AuditLog) -> click.Group:
         """Rotate the key that authenticates audit events."""
 
     @key.command()
+    @click.option(
+        "--grace-period",
+        default="1h",
+        show_default=True,
+        metavar="TIME",
+        callback=_parse_grace_period,
+        help="How long events under the old key are still valid: 1m, 15m, 12h or 7d.",
+    )
     @output_option
     @click.pass_context
     @example(f"{log.server} audit key rotate")
-    def rotate(ctx: click.Context, /, output: str) -> None:
+    def rotate(ctx: click.Context, /, grace_period: int, output: str) -> None:
         """Add a new key to the audit key file, and use it for new events. Older events stay verifiable.
 
-        Running servers use the new key after a restart. With several nodes, copy the file to all of them.
+        Running servers read the new key within seconds. With several nodes, or a copy of the file for the server,
+        replace every copy within the grace period.
         """
         with log.open(ctx) as opened, opened.database.write() as session:
-            kid = rotate_audit_keys(opened.keys)
-            opened.admin.record(session, AuditAction.AUDIT_KEY_ROTATE, kid)
-            path = str(opened.keys)
-        print_record({"kid": kid, "file": path}, output)
-        click.echo("Running servers use the new key after a restart. Copy the file to the other nodes first.", err=True)
+            path, end = opened.keys, int(opened.admin.clock()) + grace_period
+            kid = rotate_audit_keys(path, end)
+            opened.admin.record(session, AuditAction.AUDIT_KEY_ROTATE, kid, old_key_ends=iso_time(end))
+        print_record({"kid": kid, "file": str(path), "old_key_ends": iso_time(end)}, output)
+        click.echo(
+            f"Replace every copy of the file before {iso_time(end)}: events that a server records under the old key "
+            "after that count as forged.",
+            err=True,
+        )
 
     return key

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, select
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.audit.chain import AUTHENTICATED, is_authentic
-from gatehouse.shared.service.audit.checkpoints import HEADS, Checkpoint
+from gatehouse.shared.service.audit.checkpoints import HEADS, MALFORMED, PRUNE, Checkpoint, last_checkpoint
 from gatehouse.shared.service.audit.events import AuditTables, stored_columns
 from gatehouse.shared.service.audit.keys import AuditKeys
-from gatehouse.shared.service.audit.pruning import MALFORMED, Pruned, last_pruned
+from gatehouse.shared.service.audit.pruning import Pruned
 
 PROGRESS_EVERY: Final = 10_000
 """Events after which progress is reported."""
@@ -98,6 +98,8 @@ class _Verifier:
         self._heads: dict[str, _Head] = {}
         self._ends: dict[str, Sequence[Any]] = {}
         """`sequence, link` of the last row of each writer that was read."""
+        self._closings: dict[str, int] = {}
+        """The number of the first checkpoint after the end of each retired key."""
 
     def note_external(self, external: Sequence[Mapping[str, Any]]) -> None:
         for each in external:
@@ -111,7 +113,7 @@ class _Verifier:
     def verify_checkpoints(self) -> None:
         try:
             # Believed only if the chain that begins with it leads to it.
-            self._pruned = last_pruned(self._connection, self._tables)
+            self._pruned = Pruned.read(last_checkpoint(self._connection, self._tables, PRUNE))
             number, link = int(self._pruned.checkpoint[0]), str(self._pruned.checkpoint[1])
         except MALFORMED:
             raise _Finding("The last checkpoint that says what was pruned was altered.") from None
@@ -125,6 +127,7 @@ class _Verifier:
             if not checkpoint.is_authentic(self._keys, link):
                 raise _Finding(f"Checkpoint {_name(checkpoint)} was altered.")
             self._require_external(number, checkpoint.link)
+            self._verify_time(checkpoint)
             self._note_heads(checkpoint)
             link = checkpoint.link
             self.checkpoints += 1
@@ -151,6 +154,20 @@ class _Verifier:
                 f"{what} has the key {_shown(kid)}, which is not in the audit key file: the file is not the right one, "
                 "or the row was altered."
             )
+
+    def _verify_time(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint under a key that had ended, and note the keys that have ended with it."""
+        ended = self._keys.ended(checkpoint.time)
+        if checkpoint.kid in self._closings or checkpoint.kid in ended:
+            raise _Finding(f"Checkpoint {_name(checkpoint)} was written {self._after_end(checkpoint.kid)}.")
+        for kid in ended:
+            self._closings.setdefault(kid, checkpoint.number)
+
+    def _after_end(self, kid: str) -> str:
+        return (
+            f"after the end of its key {kid} ({_when(self._keys.end(kid))}): it was forged with this key, or a server "
+            "did not read the new key in time"
+        )
 
     def _note_heads(self, checkpoint: Checkpoint) -> None:
         if checkpoint.kind != HEADS:
@@ -179,12 +196,34 @@ class _Verifier:
             self._require_key(kid, _event(id_, row))
         if not is_authentic(self._keys, previous, link, row):
             raise _Finding(f"{_event(id_, row)} was altered.")
+        self._verify_age(id_, row)
         head = self._heads.get(writer)
         if head is not None and head.sequence == sequence and head.link != link:
             raise _Finding(
                 f"{_event(id_, row)} is not the one that checkpoint {head.checkpoint} lists: it was replaced."
             )
         self._ends[writer] = (sequence, link)
+
+    def _verify_age(self, id_: int, row: Sequence[Any]) -> None:
+        """Refuse an authentic row that was deleted before, or that the holder of a retired key can have written."""
+        writer, sequence, kid, time = row[:4]
+        if time < self._pruned.complete and writer not in self._pruned.writers:
+            raise _Finding(
+                f"{_event(id_, row)} is of a time that was pruned: it was inserted again, or the clock of its server "
+                "was wrong."
+            )
+        if (end := self._keys.end(kid)) is None:
+            return
+        head = self._heads.get(writer)
+        # The first checkpoint after the end may be deleted if all rows of before were due.
+        closing = 0 if end <= self._pruned.complete else self._closings.get(kid)
+        if closing is None:
+            # The next checkpoint lists what has been written until now.
+            is_valid = time < end
+        else:
+            is_valid = head is not None and head.sequence >= sequence and head.checkpoint <= closing
+        if not is_valid:
+            raise _Finding(f"{_event(id_, row)} was written {self._after_end(kid)}.")
 
     def _end(self, writer: str) -> tuple[int, str]:
         """Return the sequence and the link of the last row of a writer, read or pruned."""
@@ -194,7 +233,13 @@ class _Verifier:
     def verify_ends(self) -> None:
         for writer, head in self._heads.items():
             end, _ = self._end(writer)
-            if end >= head.sequence or (end == 0 and head.time < self._pruned.before):
+            due = head.time < self._pruned.before
+            if not due and self._pruned.writers.get(writer, (0,))[0] >= head.sequence:
+                raise _Finding(
+                    f"Event {head.sequence} of writer {_shown(writer)} was pruned before it was due: checkpoint "
+                    f"{head.checkpoint} lists it, of {_when(head.time)}."
+                )
+            if end >= head.sequence or (end == 0 and due):
                 continue
             raise _Finding(
                 f"{_missing(writer, end + 1, head.sequence)}: cut off. Checkpoint {head.checkpoint} lists the last "
