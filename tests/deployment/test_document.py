@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -20,25 +19,12 @@ from sqlalchemy import URL
 from support.certificates import Authority
 from support.databases import PostgreSQL
 from support.documents import ROOT, START_RETRIES, TIMEOUT, commands
+from support.nginx import CONFIGURATION, NGINX, served_at
 from support.waiting import wait_until
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SECOND_NODE = "On the second node:"
 ROTATION = "## Rotate the sealing key"
 UPGRADE = "## Upgrade"
-
-NGINX_CONFIGURATION = """
-user root;
-pid {root}/run/nginx.master;
-error_log stderr;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {root}/run/body;
-    proxy_temp_path {root}/run/proxy;
-    include {root}/etc/nginx/conf.d/*.conf;
-}}
-"""
 
 NGINX_UNIT = """
 [Service]
@@ -54,10 +40,8 @@ class Machine:
         self.root = root
         issuer, resource = (f"127.0.0.1:{ports[name]}" for name in ("auth", "mcp"))
         socket = server.query["host"]
-        listen = "listen 443 ssl;\n    server_name"
         self._replaced = {
-            f"{listen} auth.example.com": f"listen {issuer} ssl;\n    server_name localhost",
-            f"{listen} mcp.example.com": f"listen {resource} ssl;\n    server_name localhost",
+            **served_at(issuer, resource),
             "auth.example.com": issuer,
             "mcp.example.com": resource,
             "@db.example.com/$server?sslmode=verify-full&sslrootcert=system": f"@/$server?host={socket}",
@@ -92,7 +76,7 @@ class Machine:
         for name in ("certificate.pem", "key.pem"):
             (tls / name).write_bytes(authority.server_file.read_bytes())
         values = {"root": self.root, "nginx": NGINX}
-        (self.root / "etc" / "nginx" / "nginx.conf").write_text(NGINX_CONFIGURATION.format(**values))
+        (self.root / "etc" / "nginx" / "nginx.conf").write_text(CONFIGURATION.format(**values))
         (self.root / "etc" / "systemd" / "system" / "nginx.service").write_text(NGINX_UNIT.format(**values))
         programs = self.root / "bin"
         programs.mkdir()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
@@ -67,8 +67,26 @@ _numbers = itertools.count()
 class PostgreSQL:
     """An empty PostgreSQL server, reached by a socket in its folder."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, server: Any) -> None:
+        """`server` is the one of the package that contains PostgreSQL."""
         self.url = url
+        self._server = server
+
+    def stop(self) -> None:
+        """End the server at once: it closes all connections (`pg_ctl stop`, in its mode `fast`)."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start the server again."""
+        self._server.ensure_postgres_running()
+
+    def accepts_connections(self) -> bool:
+        """Tell whether the server answers a query."""
+        try:
+            _administer(self.url, "SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def create_database(self, template: str = "template1") -> URL:
         """Copy a template database, and return the URL of the copy."""
@@ -105,7 +123,7 @@ def running_postgresql(lock_folder: Path, configuration: str = _CONFIGURATION) -
             with Path(name, "postgresql.conf").open("a", encoding="ascii") as file:
                 file.write(configuration)
             server.start()
-            yield PostgreSQL(make_url(server.get_uri()))
+            yield PostgreSQL(make_url(server.get_uri()), server)
         finally:
             server.cleanup()
 

@@ -70,6 +70,7 @@ class LoadedAgent:
         response = await self.http.post(f"{self.load.stack.issuer}/token", data=form, auth=auth)
         tally.token_requests += 1
         tally.credentials[used] += 1
+        self.load.answered("token", response.status_code == 200)
         if response.status_code != 200:
             tally.failures.append(f"token by {used}: {response.status_code} {response.text[:300]}")
             return
@@ -100,7 +101,9 @@ class LoadedAgent:
         kid = jwt.get_unverified_header(token)["kid"]
         tally.calls += 1
         tally.keys[kid] += 1
-        if response.status_code != 200 or response.json()["result"]["isError"]:
+        succeeded = response.status_code == 200 and not response.json()["result"]["isError"]
+        self.load.answered("call", succeeded)
+        if not succeeded:
             left = round(expires_at - now)
             tally.failures.append(f"call {left} s before exp, kid {kid}: {response.status_code} {response.text[:300]}")
 
@@ -115,6 +118,8 @@ class Load:
     clock: Callable[[], float] = time.time
     keys_are_revoked: bool = False
     """Whether tokens may be revoked early: then a 401 is not a failure, and the agent drops the token."""
+    answered: Callable[[str, bool], None] = lambda kind, succeeded: None
+    """Called for each answer with its kind, `token` or `call`, and whether the request succeeded."""
     tally: Tally = field(default_factory=Tally)
     agents: list[LoadedAgent] = field(default_factory=list)
 

@@ -1,6 +1,7 @@
 """Revisions that a later version of a server would add, and the downgrade, which no command offers."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,24 +29,42 @@ import sqlalchemy as sa
 from alembic import op
 
 revision, down_revision, branch_labels, depends_on = "{revision}", "{before}", None, None
+retires = {retires}
 
 
 def upgrade():
-    op.create_table("later", sa.Column("id", sa.Integer(), primary_key=True))
+    pass
 {upgrade}
 
 
 def downgrade():
-    op.drop_table("later")
+    pass
 {downgrade}
 """
+
+_CREATE_LATER = '    op.create_table("later", sa.Column("id", sa.Integer(), primary_key=True))'
 
 
 def with_later_revision(schema: Schema, folder: Path, upgrade: str = "", downgrade: str = "") -> Schema:
     """Copy a server's migrations to a folder, and add a revision with further statements, indented by four spaces."""
+    return _with_revision(
+        schema, folder, LATER, f"{_CREATE_LATER}\n{upgrade}", downgrade=f'    op.drop_table("later")\n{downgrade}'
+    )
+
+
+def with_next_revision(schema: Schema, folder: Path, upgrade: str, retires: Sequence[str] = ()) -> Schema:
+    """Copy the migrations as `with_later_revision` does, and add the revision of the next version."""
+    return _with_revision(schema, folder, f"{int(newest_revision(schema) or 0) + 1:04}", upgrade, retires)
+
+
+def _with_revision(
+    schema: Schema, folder: Path, revision: str, upgrade: str, retires: Sequence[str] = (), downgrade: str = ""
+) -> Schema:
     shutil.copytree(ScriptDirectory.from_config(alembic_config(schema)).dir, folder)
-    revision = _REVISION.format(revision=LATER, before=newest_revision(schema), upgrade=upgrade, downgrade=downgrade)
-    (folder / "versions" / f"{LATER}_later.py").write_text(revision, encoding="utf-8")
+    text = _REVISION.format(
+        revision=revision, before=newest_revision(schema), retires=retires, upgrade=upgrade, downgrade=downgrade
+    )
+    (folder / "versions" / f"{revision}_later.py").write_text(text, encoding="utf-8")
     return replace(schema, migrations=str(folder))
 
 

@@ -41,6 +41,15 @@ class RedisServer:
             self._process = None
 
     @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let it refuse connections until the block ends."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
     def suspended(self) -> Iterator[None]:
         """Let it accept connections and answer nothing until the block ends."""
         assert self._process is not None

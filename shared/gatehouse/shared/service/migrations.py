@@ -4,8 +4,12 @@ The migrations are part of the installed package.
 
 Alembic takes long to import, so only an upgrade does. Every other command reads the database's revision from the
 version table, and this version's revisions from the names of the files, `REVISION_what_it_does.py`.
+
+A version also works with the next revision, so that nodes can be upgraded one after the other: a revision expands the
+schema, and only a later one contracts it (docs/decisions/0024-rolling-upgrades.md).
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +33,8 @@ from gatehouse.shared.service.pooler import require_usable_pooler
 if TYPE_CHECKING:
     from alembic.config import Config
 
+log = logging.getLogger(__name__)
+
 _REVISION_FILE = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py", re.ASCII)
 
 _SERIALIZE = {
@@ -39,7 +45,7 @@ _SERIALIZE = {
 
 
 class SchemaMismatch(Exception):
-    """The database is not at the revision that this version works with; the message says how to fix it."""
+    """The database is not at a revision that this version works with; the message says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class MigratedDatabase(Database):
         """Create or upgrade the schema.
 
         Raises:
-            SchemaMismatch: a newer version created it, its encoding is not UTF8, or its rows do not fit.
+            SchemaMismatch: a version after the next one created it, its encoding is not UTF8, or its rows do not fit.
             InvalidSettings: a connection pooler in front of it would lose something.
         """
         create_file(self.url)
@@ -107,10 +113,10 @@ def alembic_config(schema: Schema, connection: Connection | None = None) -> "Con
 
 
 def upgrade(url: URL, schema: Schema) -> None:
-    """Migrate the database to the newest revision in one transaction. Does nothing if it is there already.
+    """Migrate the database to the newest revision in one transaction. Does nothing if it is there, or at the next one.
 
     Raises:
-        SchemaMismatch: the database was migrated by a newer version, or cannot hold every text.
+        SchemaMismatch: a version after the next one migrated the database, or it cannot hold every text.
     """
     from alembic import command  # noqa: PLC0415 - see the module's docstring
 
@@ -118,8 +124,9 @@ def upgrade(url: URL, schema: Schema) -> None:
     try:
         with engine.begin() as connection:
             _require_utf8(connection)
-            _refuse_newer(connection, schema)
             connection.exec_driver_sql(_SERIALIZE[connection.dialect.name])
+            if _is_next(_refuse_newer(connection, schema), schema):
+                return
             command.upgrade(alembic_config(schema, connection), "head")
             _require_references(connection)
     finally:
@@ -138,15 +145,17 @@ def _require_references(connection: Connection) -> None:
 
 
 def require_current(engine: Engine, schema: Schema) -> None:
-    """Refuse to run on a database that this version did not migrate.
+    """Refuse to run on a database that neither this version nor the next one migrated.
 
     Raises:
-        SchemaMismatch: the database is empty, older, or newer than this version, or cannot hold every text.
+        SchemaMismatch: the database is empty, older, or more than one revision newer, or cannot hold every text.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
         _require_utf8(connection)
         current = _refuse_newer(connection, schema)
-    if current != newest_revision(schema):
+    if _is_next(current, schema):
+        log.warning("the database has the schema of the next version: upgrade this node as well")
+    elif current != newest_revision(schema):
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
 
 
@@ -158,6 +167,12 @@ def newest_revision(schema: Schema) -> str | None:
 def known_revisions(schema: Schema) -> frozenset[str]:
     """Return every revision that this version can upgrade from, and its own."""
     return frozenset(_revisions(schema.migrations))
+
+
+def _is_next(revision: str | None, schema: Schema) -> bool:
+    """Tell whether a revision is the one that the next version adds."""
+    newest = newest_revision(schema)
+    return revision is not None and newest is not None and revision == f"{int(newest) + 1:04}"
 
 
 def _revisions(migrations: str) -> Iterator[str]:
@@ -181,7 +196,10 @@ def _require_utf8(connection: Connection) -> None:
 
 
 def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
-    """Return the database's revision, None for an empty one. Raises SchemaMismatch if this version lacks it."""
+    """Return the database's revision, None for an empty one.
+
+    Raises SchemaMismatch if it is neither one of this version nor the next one.
+    """
     current: str | None = None
     if inspect(connection).has_table(schema.version_table):
         current = connection.exec_driver_sql(f"SELECT version_num FROM {schema.version_table}").scalar()  # noqa: S608
@@ -191,7 +209,7 @@ def _refuse_newer(connection: Connection, schema: Schema) -> str | None:
         raise SchemaMismatch(
             f"This is another program's database, not one of {server}. Correct {server.upper()}_DATABASE_URL."
         )
-    if current is not None and current not in known_revisions(schema):
+    if current is not None and current not in known_revisions(schema) and not _is_next(current, schema):
         raise SchemaMismatch(
             "The database was migrated by a newer version. Install that version, or restore a backup made before it."
         )
