@@ -77,3 +77,17 @@ def test_the_inspector_reports_that_authorization_is_required(
     for token in (None, reader_token + "x"):
         code, printed = inspector.run(era, token, "--method", "tools/list")
         assert (code, printed["error"]["code"]) == (AUTH_REQUIRED, "auth_required")
+
+
+@both_eras
+def test_the_inspector_has_only_the_authorization_code_grant(
+    inspector: Inspector, readers: dict[str, Any], era: str
+) -> None:
+    """So it requests no token with the credentials of a client."""
+    secret = readers["secret"]
+    credentials = ("--client-id", secret["client_id"], "--client-secret", secret["client_secret"])
+    code, printed = inspector.run(era, None, *credentials, "--method", "tools/list")
+    if era == "legacy":
+        assert (code, printed["error"]["code"]) == (AUTH_REQUIRED, "auth_required")
+    else:
+        assert printed["error"]["message"] == "Incompatible auth server: does not support response type code"

@@ -47,6 +47,14 @@ def request_token(stack: LocalStack, client: dict[str, Any]) -> httpx2.Response:
     return httpx2.post(f"{stack.issuer}/token", auth=basic, data=form)
 
 
+def exhaust(stack: LocalStack, client: dict[str, Any]) -> None:
+    """Request every token that both workers give a client."""
+    allowed = 0
+    while allowed < TOKENS:
+        # The system chooses the worker of each connection.
+        allowed += request_token(stack, client).status_code == 200
+
+
 @every_client
 def test_an_sdk_reports_a_limited_call_and_does_not_repeat_it(
     limited: LocalStack, program: str, protocol: str, tmp_path: Path
@@ -68,10 +76,7 @@ def test_an_sdk_ends_its_session_without_a_token(
     limited: LocalStack, program: str, protocol: str, tmp_path: Path
 ) -> None:
     client, errors = limited.create_client("caller", "env:read"), tmp_path / "errors"
-    allowed = 0
-    while allowed < TOKENS:
-        # The system chooses the worker of each connection.
-        allowed += request_token(limited, client).status_code == 200
+    exhaust(limited, client)
     with (
         pytest.raises(AssertionError, match="the client process has exited"),
         session(program, limited, client, protocol, errors),
@@ -93,22 +98,39 @@ def test_the_inspector_says_when_to_retry(limited: LocalStack, node: str, tmp_pa
     assert "Rate limited by the server (HTTP 429) on tools/call. The server asked to retry after " in str(printed)
 
 
+def mcp_remote(stack: LocalStack, client: dict[str, Any], node: str) -> list[str]:
+    """Return the command that serves a resource on stdio. The secret is in the variable SECRET."""
+    return [
+        *(node, str(NODE_MODULES / "mcp-remote" / "dist" / "proxy.js"), stack.resource, "--transport", "http-only"),
+        *("--client-credentials", "--static-oauth-client-info"),
+        json.dumps({"client_id": client["client_id"], "client_secret": "${SECRET}"}),
+        # With discovery, it requires an authorization server that has the authorization code grant.
+        *("--token-endpoint", f"{stack.issuer}/token"),
+    ]
+
+
 @pytest.mark.anyio
-async def test_mcp_remote_reports_the_error(limited: LocalStack, node: str, tmp_path: Path) -> None:
-    token = request_token(limited, limited.create_client("caller", "env:read")).json()["access_token"]
-    remote = StdioServerParameters(
-        command=node,
-        args=[
-            *(str(NODE_MODULES / "mcp-remote" / "dist" / "proxy.js"), limited.resource, "--transport", "http-only"),
-            *("--header", "Authorization:${BEARER}"),
-        ],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "BEARER": f"Bearer {token}"},
-    )
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_mcp_remote_reports_the_error(limited: LocalStack, node: str, tmp_path: Path, mode: Any) -> None:
+    agent = limited.create_client("caller", "env:read")
+    command, *args = mcp_remote(limited, agent, node)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SECRET": agent["client_secret"]}
+    remote = StdioServerParameters(command=command, args=args, env=environment)
     with (tmp_path / "errors").open("w", encoding="utf-8") as errors:
-        async with Client(stdio_client(remote, errlog=errors), mode="legacy", read_timeout_seconds=60) as client:
+        async with Client(stdio_client(remote, errlog=errors), mode=mode, read_timeout_seconds=60) as client:
             with pytest.raises(MCPError, match=TOLD):
                 for _ in range(ATTEMPTS):
                     await client.call_tool("whoami", {})
+            assert (await client.list_tools()).tools, "the session goes on"
+
+
+def test_mcp_remote_exits_without_a_token(limited: LocalStack, node: str, tmp_path: Path) -> None:
+    agent = limited.create_client("caller", "env:read")
+    exhaust(limited, agent)
+    done = run(mcp_remote(limited, agent, node), tmp_path, SECRET=agent["client_secret"])
+    assert done.returncode == 1
+    assert "Fatal error: OAuthError2: Too many requests. Wait 3" in done.stderr
+    assert agent["client_secret"] not in done.stderr + done.stdout
 
 
 @pytest.mark.anyio

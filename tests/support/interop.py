@@ -51,9 +51,9 @@ def node() -> str:
     return str(found)
 
 
-def run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command-line client with `home` as its home and working directory."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_COLOR": "1"}
+def run(command: list[str], home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command-line client with `home` as its home and working directory, and with further variables."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_COLOR": "1", **variables}
     return subprocess.run(
         command, cwd=home, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
