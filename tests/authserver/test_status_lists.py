@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import delete, event, func, select, text
 from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.clock import FakeClock
 from support.status_lists import bit, change_client, indices_of, paused_at_a_statement
@@ -12,11 +12,11 @@ from werkzeug.test import TestResponse
 
 from gatehouse.authserver.clients.registry import Client, load_client
 from gatehouse.authserver.db.models import RevokedTokenRow, StatusBlockRow, StatusListRow
-from gatehouse.authserver.tokens.issue import Index
+from gatehouse.authserver.tokens.issue import MIN_BLOCK, Index
 from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME, MAX_BLOCK, SPARE, reserve_block
 from gatehouse.authserver.tokens.status_lists import (
     StatusListPublisher,
-    list_ids,
+    list_versions,
     load_bits,
     prune_status_lists,
     revoke_client,
@@ -108,7 +108,7 @@ def test_an_unchanged_list_is_not_sent_again_until_it_is_renewed(authserver: Aut
     assert publisher.find(list_id, key) is first, "signed once"
     response = fetch(authserver, uri)
     assert response.headers["Cache-Control"] == "no-cache"
-    assert response.headers["ETag"] == first.etag, "every process publishes the same tag for the same bits"
+    assert response.headers["ETag"] == first.etag, "every process publishes the same tag for the same version"
     assert fetch(authserver, uri, first.etag).status_code == 304
     change_client(authserver, client, disabled=True)
     clock.advance(1)
@@ -127,10 +127,10 @@ def test_a_list_is_found_without_waiting_only_if_it_is_signed(authserver: AuthSe
     list_id = issue(authserver, client, secret)["uri"].rpartition("/")[2]
     publisher = StatusListPublisher(authserver.services.database, ISSUER, clock, monotonic=FakeClock())
     key = authserver.services.keys.ring().signing_key
-    for find in (partial(publisher.find, list_id, key), publisher.uris):
+    for find in (partial(publisher.find, list_id, key), partial(publisher.etags, key)):
         with pytest.raises(MustWait):
             find(wait=False)
-    assert publisher.uris() == publisher.uris(wait=False)
+    assert publisher.etags(key) == publisher.etags(key, wait=False)
     first = publisher.find(list_id, key)
     assert publisher.find(list_id, key, wait=False) is first
     clock.advance(WINDOW)
@@ -154,12 +154,50 @@ def test_the_number_of_signed_lists_in_memory_is_limited(authserver: AuthServer)
     assert publisher.find(ids[0], key) is not first
 
 
-def test_the_issuer_names_its_lists(authserver: AuthServer) -> None:
+def test_the_issuer_names_its_lists_and_their_entity_tags(authserver: AuthServer, clock: FakeClock) -> None:
+    """A resource server fetches only those whose tags are new."""
     client, secret = authserver.create_client()
     uri = issue(authserver, client, secret)["uri"]
-    response = authserver.http.get("/status-lists")
-    assert response.json == {"status_lists": [uri]}
-    assert response.headers["Cache-Control"] == "no-cache"
+    tags = set()
+    for change in (lambda: None, lambda: change_client(authserver, client, disabled=True), lambda: clock.advance(60)):
+        change()
+        clock.advance(1)
+        response = authserver.http.get("/status-lists")
+        assert response.status_code == 200, response.text
+        assert response.headers["Cache-Control"] == "no-cache"
+        assert response.json == {"status_lists": [uri], "etags": [fetch(authserver, uri).headers["ETag"]]}
+        tags.add(response.json["etags"][0])
+    assert len(tags) == 3
+
+
+def test_deleted_rows_of_expired_tokens_do_not_change_the_tag(authserver: AuthServer, clock: FakeClock) -> None:
+    """Otherwise all resource servers would fetch all lists after each deletion."""
+    client, secret = authserver.create_client()
+    uri = issue(authserver, client, secret)["uri"]
+    clock.advance(2 * (BLOCK_LIFETIME + MAX_LIFETIME))
+    before = fetch(authserver, uri).headers["ETag"]
+    with authserver.services.database.write() as session:
+        prune_status_lists(session, int(clock()))
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, clock)
+    published_again = publisher.find(uri.rpartition("/")[2], authserver.services.keys.ring().signing_key)
+    assert published_again is not None
+    assert published_again.etag == before
+
+
+def test_lists_are_renewed_at_different_times(authserver: AuthServer, clock: FakeClock) -> None:
+    """To sign hundreds of lists takes seconds."""
+    with authserver.services.database.write() as session:
+        for number in range(WINDOW):
+            list_id = f"{number:012x}"
+            session.add(StatusListRow(list_id=list_id, next_index=0, version=0, created_at=0, expires_at=0))
+    publisher = StatusListPublisher(authserver.services.database, ISSUER, clock)
+    key = authserver.services.keys.ring().signing_key
+    before = publisher.etags(key)
+    for renewed in (1, 1, 1):
+        clock.advance(1)
+        after = publisher.etags(key)
+        assert len({*after.items()} - {*before.items()}) == renewed
+        before = after
 
 
 @pytest.mark.parametrize("list_id", ["0123456789ab", "x", "..%2Ftoken", "0123456789AB", "%00", "%FF"])
@@ -194,7 +232,7 @@ def test_the_next_list_is_published_before_the_last_is_full(authserver: AuthServ
 
     def known() -> int:
         with authserver.services.database.read() as session:
-            return len(list_ids(session))
+            return len(list_versions(session))
 
     first = reserve(LIST_SIZE - SPARE)
     assert known() == 1
@@ -246,7 +284,7 @@ def test_a_block_reserved_while_a_list_is_read_is_not_published_as_set(authserve
     client, _ = authserver.create_client()
     list_id = indices_of(authserver).allocate(client, authserver.clock()).list_id
     engine = authserver.services.database.engine
-    for after in range(1, 4):
+    for after in range(1, 6):
         statements: list[str] = []
         meanwhile: list[Index] = []
 
@@ -263,3 +301,39 @@ def test_a_block_reserved_while_a_list_is_read_is_not_published_as_set(authserve
             event.remove(engine, "after_cursor_execute", reserve)
         [index] = meanwhile
         assert not is_set(bits, index.idx), f"reserved after: {statements[after - 1]}"
+
+
+@pytest.mark.parametrize("missing", [0, 3], ids=["the first", "the last"])
+def test_a_missing_block_is_published_as_set(authserver: AuthServer, missing: int) -> None:
+    """Its tokens could not be revoked."""
+    client, _ = authserver.create_client()
+    with authserver.services.database.write() as session:
+        blocks = [reserve_block(session, client.client_id, 8, int(authserver.clock())) for _ in range(4)]
+        gone = blocks[missing]
+        assert gone is not None
+        session.execute(delete(StatusBlockRow).where(StatusBlockRow.start == gone.start))
+    bits = [bit(authserver, Index(block.list_id, block.start + 7)) for block in blocks if block is not None]
+    assert [number for number, is_set in enumerate(bits) if is_set] == [missing]
+
+
+def test_only_the_revoked_blocks_of_a_list_are_read(authserver: AuthServer) -> None:
+    """A list has tens of thousands of blocks, and each worker signs it every minute."""
+    client, _ = authserver.create_client()
+    with authserver.services.database.write() as session:
+        block = reserve_block(session, client.client_id, MIN_BLOCK, 0)
+        assert block is not None
+    plans: list[str] = []
+    engine = authserver.services.database.engine
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "revoked" in statement.partition("WHERE")[2] and "EXPLAIN" not in statement:
+            prefix = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+            plans.append(str(connection.exec_driver_sql(f"{prefix}{statement}", parameters).all()))
+
+    with authserver.services.database.read() as session:
+        if engine.dialect.name == "postgresql":
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        event.listen(engine, "before_cursor_execute", explain)
+        load_bits(session, block.list_id)
+        event.remove(engine, "before_cursor_execute", explain)
+    assert any("ix_status_block_revoked" in plan for plan in plans), plans

@@ -19,7 +19,7 @@ from gatehouse.shared.service import deadline
 
 pytestmark = pytest.mark.anyio
 
-CAP = 64 * 1024
+CAP = 512 * 1024
 
 
 class JwksServer:
@@ -114,11 +114,11 @@ async def test_a_response_of_another_content_type_is_a_failure(server: JwksServe
         await fetch_from(server.url)
 
 
-async def test_64_kib_are_read_and_one_byte_more_is_a_failure(server: JwksServer) -> None:
+async def test_512_kib_are_read_and_one_byte_more_is_a_failure(server: JwksServer) -> None:
     server.body = GOOD.ljust(CAP)
     assert await fetch_from(server.url) == Fetched(server.body, None)
     server.body = GOOD.ljust(CAP + 1)
-    with pytest.raises(FetchFailed, match="64 KiB"):
+    with pytest.raises(FetchFailed, match="512 KiB"):
         await fetch_from(server.url)
 
 

@@ -1,5 +1,6 @@
 """Status lists at the resource server: revoked tokens, and what happens while the issuer is unavailable."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -381,6 +382,74 @@ async def test_an_unchanged_list_is_not_sent_again(issuer: Issuer, keys: KeySour
     await lists.refresh()
     assert tags == [None, 'W/"1"']
     assert lists.state == "ok"
+
+
+class TaggedLists:
+    """An issuer that names the entity tags of its lists, as Gatehouse does."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.issuer = issuer
+        self.named: Any = ['W/"1"']
+        self.tag = 'W/"1"'
+        self.away = False
+        self.fetched = 0
+
+    def fetch_from(self, url: str) -> Callable[[str | None], Any]:
+        async def fetch_names(_: str | None) -> Fetched:
+            if self.away:
+                raise FetchFailed("away")
+            names = {"status_lists": [LIST], "etags": self.named}
+            return Fetched(json.dumps(names).encode(), None)
+
+        async def fetch_list(etag: str | None) -> Fetched | None:
+            self.fetched += 1
+            return None if etag == self.tag else Fetched(self.issuer.list_token().encode(), self.tag)
+
+        return fetch_names if url == f"{ISSUER}/status-lists" else fetch_list
+
+
+async def test_a_list_is_fetched_when_its_named_tag_is_new(issuer: Issuer, keys: KeySource) -> None:
+    tagged = TaggedLists(issuer)
+    lists = StatusLists(ISSUER, tagged.fetch_from, keys, issuer.clock, max_age=900, fail_open=False)
+    for _ in range(3):
+        await lists.refresh()
+    assert tagged.fetched == 1
+    issuer.revoke(7)
+    tagged.named = ['W/"2"']
+    await lists.refresh()
+    assert await lists.refusal(StatusReference(LIST, 7)) is None, "this process of the issuer does not know it yet"
+    tagged.tag = 'W/"2"'
+    await lists.refresh()
+    await lists.refresh()
+    assert await lists.refusal(StatusReference(LIST, 7)) == "revoked"
+    assert tagged.fetched == 3
+
+
+@pytest.mark.threat("T-017")
+async def test_a_list_that_is_too_old_is_fetched_whatever_its_tag(
+    issuer: Issuer, keys: KeySource, clock: FakeClock
+) -> None:
+    """The names are not signed: they can only delay what the age of a list limits."""
+    tagged = TaggedLists(issuer)
+    lists = StatusLists(ISSUER, tagged.fetch_from, keys, clock, max_age=900, fail_open=False)
+    await lists.refresh()
+    clock.advance(901)
+    with pytest.raises(StatusUnavailable):
+        await lists.refusal(StatusReference(LIST, 7))
+    await lists.refresh()
+    assert tagged.fetched == 2
+
+
+@pytest.mark.parametrize("named", [None, [], ["a", "b"], [7], {"0": "a"}, "a"])
+async def test_without_usable_tags_every_list_is_fetched(issuer: Issuer, keys: KeySource, named: Any) -> None:
+    tagged = TaggedLists(issuer)
+    lists = StatusLists(ISSUER, tagged.fetch_from, keys, issuer.clock, max_age=900, fail_open=False)
+    await lists.refresh()
+    tagged.named = named
+    await lists.refresh()
+    tagged.away = True
+    await lists.refresh()
+    assert tagged.fetched == 3
 
 
 async def test_the_number_of_lists_is_limited(

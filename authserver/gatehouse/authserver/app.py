@@ -98,7 +98,7 @@ def create_routes(parts: Services) -> dict[str, Route]:
         "/authorize": Route("GET", flask.add("GET", "/authorize", authorization)),
         metadata.PATH: Route("GET", partial(metadata.metadata, issuer)),
         jwks.PATH: Route("GET", partial(jwks.jwks, keys)),
-        STATUS_LISTS: Route("GET", partial(status_lists.status_lists, lists)),
+        STATUS_LISTS: Route("GET", partial(status_lists.status_lists, keys, lists)),
         f"{STATUS_LISTS}/<list_id>": Route("GET", partial(status_lists.status_list, issuer, keys, lists)),
         "/livez": Route("GET", livez),
         "/readyz": Route("GET", partial(readyz, database, keys, audit)),

@@ -192,6 +192,8 @@ class StatusBlockRow(Base):
     """Indices reserved together for one client. It does not reference the client, which its tokens may outlive."""
 
     __tablename__ = "status_block"
+    # With the same condition on PostgreSQL, as for SigningKeyRow.
+    __table_args__ = (Index("ix_status_block_revoked", "list_id", sqlite_where=text("revoked = 1")),)
     list_id: Mapped[str] = mapped_column(ForeignKey("status_list.list_id", ondelete=_CASCADE), primary_key=True)
     start: Mapped[int] = mapped_column(Integer, primary_key=True)
     size: Mapped[int] = mapped_column(Integer)

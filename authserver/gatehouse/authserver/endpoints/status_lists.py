@@ -10,9 +10,14 @@ from gatehouse.shared.protocol.status_list import MEDIA_TYPE, PATH, parse_list_u
 _HEADERS = {"Cache-Control": "no-cache"}
 
 
-async def status_lists(publisher: StatusListPublisher, request: Request) -> Response:
-    """Answer with the URI of every list, so that a resource server knows a list before its first token (9.1)."""
-    return json_response({"status_lists": await request.load(publisher.uris)}, headers=_HEADERS)
+async def status_lists(keys: KeyStore, publisher: StatusListPublisher, request: Request) -> Response:
+    """Answer with the URI of every list, so that a resource server knows a list before its first token (9.1).
+
+    The member `etags`, an extension, has the entity tag of each list in the same order.
+    """
+    key = (await request.load(keys.ring)).signing_key
+    etags = await request.load(publisher.etags, key)
+    return json_response({"status_lists": [*etags], "etags": [*etags.values()]}, headers=_HEADERS)
 
 
 async def status_list(issuer: str, keys: KeyStore, publisher: StatusListPublisher, request: Request) -> Response:

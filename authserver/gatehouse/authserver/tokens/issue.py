@@ -31,8 +31,11 @@ from gatehouse.shared.protocol.status_list import list_uri
 from gatehouse.shared.service.deadline import before_deadline
 from gatehouse.shared.service.remediation import client_command
 
-MIN_BLOCK = 16
-"""Indices of a client's first block. When a block is used up, the next one has twice its size."""
+MIN_BLOCK = 4
+"""Indices of a client's first block. When a block is used up, the next one has twice its size.
+
+A client with few tokens uses no more of each process, and indices that it does not use make lists (docs/scale.md).
+"""
 
 _CLIENTS = 65_536
 """Clients whose blocks are kept in memory. The rest of an evicted block is not used."""

@@ -4,8 +4,6 @@ Indices are reserved in blocks, each for one client (reservations.py). Lists are
 in the order of their ids.
 """
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ from gatehouse.shared.protocol.status_list import (
     LIFETIME,
     LIST_ID,
     LIST_SIZE,
+    MAX_LISTS,
     POLL_INTERVAL,
     TYPE,
     WINDOW,
@@ -35,9 +34,6 @@ from gatehouse.shared.service.cache import LoadingCache, MustWait
 
 MAX_AGE = 0.25
 """Seconds after which the publisher checks again whether a list has changed."""
-
-_SIGNED_LISTS = 1024
-"""Signed lists that are kept in memory."""
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 """The session of a deletion holds none of the rows."""
@@ -98,23 +94,25 @@ def is_active(session: Session, list_id: str, idx: int) -> bool:
 def load_bits(session: Session, list_id: str) -> bytes:
     """Return every bit of a list.
 
-    Reserved indices whose block no longer exists are set: their tokens have expired or are unknown here, and could not
-    be revoked.
+    Reserved indices before its first block and after its last one are set: their blocks no longer exist, so their
+    tokens have expired or are unknown here, and could not be revoked. Blocks are reserved in the order of their
+    indices, and deleted in the order of their age. One that is missing between two others has expired as well. A list
+    has tens of thousands of blocks, and only the revoked ones are read.
     """
     bits = bytearray(LIST_SIZE // 8)
     # Read before the blocks, so that later reservations are above it: readers never clear a bit set by mistake.
     reserved = session.scalar(select(StatusListRow.next_index).where(StatusListRow.list_id == list_id)) or 0
-    blocks = select(StatusBlockRow.start, StatusBlockRow.size, StatusBlockRow.revoked)
-    known = 0
-    for start, size, revoked in session.execute(
-        blocks.where(StatusBlockRow.list_id == list_id).order_by(StatusBlockRow.start)
-    ):
-        if start > known:
-            set_bits(bits, known, start - known)
-        if revoked:
-            set_bits(bits, start, size)
-        known = max(known, start + size)
-    set_bits(bits, known, reserved - known)
+    blocks = select(StatusBlockRow.start, StatusBlockRow.size).where(StatusBlockRow.list_id == list_id)
+    last = session.execute(blocks.order_by(StatusBlockRow.start.desc()).limit(1)).first()
+    first = session.execute(blocks.order_by(StatusBlockRow.start).limit(1)).first()
+    if first is None or last is None:
+        set_bits(bits, 0, reserved)
+    else:
+        end = last.start + last.size
+        set_bits(bits, 0, first.start)
+        set_bits(bits, end, reserved - end)
+    for start, size in session.execute(blocks.where(StatusBlockRow.revoked)):
+        set_bits(bits, start, size)
     for idx in session.scalars(select(RevokedTokenRow.idx).where(RevokedTokenRow.list_id == list_id)):
         set_bits(bits, idx)
     return bytes(bits)
@@ -122,14 +120,15 @@ def load_bits(session: Session, list_id: str) -> bytes:
 
 def close_lists(session: Session) -> None:
     """Reserve no more indices of the existing lists: another installation may have issued tokens with them."""
-    session.execute(update(StatusListRow).values(next_index=LIST_SIZE))
+    session.execute(update(StatusListRow).values(next_index=LIST_SIZE, version=StatusListRow.version + 1))
 
 
-def list_ids(session: Session) -> list[str]:
-    """Return the ids of all lists, oldest first."""
-    return list(
-        session.scalars(select(StatusListRow.list_id).order_by(StatusListRow.created_at, StatusListRow.list_id))
+def list_versions(session: Session) -> dict[str, int]:
+    """Return the versions of all lists by their ids, oldest list first."""
+    ordered = select(StatusListRow.list_id, StatusListRow.version).order_by(
+        StatusListRow.created_at, StatusListRow.list_id
     )
+    return dict(session.execute(ordered).all())
 
 
 def prune_status_lists(session: Session, now: int) -> None:
@@ -157,7 +156,7 @@ def prune_status_lists(session: Session, now: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PublishedList:
-    """A signed list. Its tag is the same in every process that publishes the same bits in the same window."""
+    """A signed list. Its tag is the same in every process that publishes the same version in the same window."""
 
     token: bytes
     etag: str
@@ -172,24 +171,34 @@ class StatusListPublisher:
         issuer: str,
         clock: Clock,
         *,
-        signed_lists: int = _SIGNED_LISTS,
+        signed_lists: int = MAX_LISTS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Create the publisher. It keeps `signed_lists` lists in memory."""
         self._database = database
         self._issuer = issuer
         self._clock = clock
         self._versions: LoadingCache[str, int | None] = LoadingCache(
             self._load_version, max_age=MAX_AGE, monotonic=monotonic
         )
-        self._ids: LoadingCache[None, list[str]] = LoadingCache(
-            lambda _: self._load_ids(), max_age=MAX_AGE, monotonic=monotonic
+        self._all_versions: LoadingCache[None, dict[str, int]] = LoadingCache(
+            lambda _: self._load_versions(), max_age=MAX_AGE, monotonic=monotonic
         )
-        self._signed: LRUCache[str, tuple[tuple[int, str, int], PublishedList]] = LRUCache(signed_lists)
+        self._signed: LRUCache[str, PublishedList] = LRUCache(signed_lists)
         self._signing = threading.Lock()
 
-    def uris(self, *, wait: bool = True) -> list[str]:
-        """Return the URI of every list. Raises SQLAlchemyError, and MustWait without `wait` if they are not cached."""
-        return [list_uri(self._issuer, list_id) for list_id in self._ids.get(None, wait=wait)]
+    def etags(self, key: SigningKey, *, wait: bool = True) -> dict[str, str]:
+        """Return the entity tag of every list by its URI: a reader fetches a list only if its tag is another one.
+
+        Raises:
+            MustWait: without `wait`, if the versions have to be read again.
+            SQLAlchemyError: the database is unavailable.
+        """
+        now = int(self._clock())
+        versions = self._all_versions.get(None, wait=wait)
+        return {
+            list_uri(self._issuer, list_id): _etag(list_id, version, key, now) for list_id, version in versions.items()
+        }
 
     def find(self, list_id: str, key: SigningKey, *, wait: bool = True) -> PublishedList | None:
         """Return a signed list, or None if there is none with that id.
@@ -204,32 +213,41 @@ class StatusListPublisher:
         if version is None:
             return None
         now = int(self._clock())
-        state = (version, key.kid, now // WINDOW)
+        etag = _etag(list_id, version, key, now)
         if not self._signing.acquire(blocking=wait):
             raise MustWait
         try:
             signed = self._signed.get(list_id)
-            if signed is None or signed[0] != state:
+            if signed is None or signed.etag != etag:
                 if not wait:
                     raise MustWait
-                signed = self._signed[list_id] = (state, self._sign(list_id, key, now))
+                signed = self._signed[list_id] = PublishedList(self._sign(list_id, key, now), etag)
         finally:
             self._signing.release()
-        return signed[1]
+        return signed
 
-    def _sign(self, list_id: str, key: SigningKey, now: int) -> PublishedList:
+    def _sign(self, list_id: str, key: SigningKey, now: int) -> bytes:
         # The version was read before the bits: a change in between is signed twice, and never missed.
         with self._database.read() as session:
             bits = load_bits(session, list_id)
         claims = {"sub": list_uri(self._issuer, list_id), "status_list": encode(bits)}
-        tagged = json.dumps([claims, key.kid, now // WINDOW]).encode()
-        token = key.sign(TYPE, {**claims, "iat": now, "exp": now + LIFETIME, "ttl": POLL_INTERVAL})
-        return PublishedList(token.encode(), f'W/"{hashlib.sha256(tagged).hexdigest()[:32]}"')
+        return key.sign(TYPE, {**claims, "iat": now, "exp": now + LIFETIME, "ttl": POLL_INTERVAL}).encode()
 
     def _load_version(self, list_id: str) -> int | None:
         with self._database.read() as session:
             return session.scalar(select(StatusListRow.version).where(StatusListRow.list_id == list_id))
 
-    def _load_ids(self) -> list[str]:
+    def _load_versions(self) -> dict[str, int]:
         with self._database.read() as session:
-            return list_ids(session)
+            return list_versions(session)
+
+
+def _etag(list_id: str, version: int, key: SigningKey, now: int) -> str:
+    """Return the weak entity tag of a list that is published now.
+
+    It is made of the version and not of the bits: those of expired tokens, whose rows are deleted at any time, are no
+    change that a reader needs.
+    """
+    # Each list has windows of its own, or all lists would have to be signed in the same second.
+    window = (now + int(list_id, 16)) // WINDOW
+    return f'W/"{version}.{window}.{key.kid[:16]}"'

@@ -16,8 +16,8 @@ from gatehouse.shared.service.tls import certificate_problem, tls_context
 _TIMEOUT = 5.0
 """Seconds for one request and its whole response."""
 
-_MAX_LENGTH = 64 * 1024
-"""Bytes of a response."""
+_MAX_LENGTH = 512 * 1024
+"""Bytes of a response: the names of MAX_LISTS status lists need most of them."""
 
 _MAX_ETAG = 256
 """Characters of an entity tag that is sent back."""
@@ -53,7 +53,7 @@ def create_http(settings: Settings) -> httpx2.AsyncClient:
 
 
 def http_fetch(client: httpx2.AsyncClient, url: str, *, timeout: float = _TIMEOUT) -> Fetch:
-    """Return a fetch over HTTP: no redirects, at most 64 KiB, only the content types of the issuer's documents.
+    """Return a fetch over HTTP: no redirects, at most 512 KiB, only the content types of the issuer's documents.
 
     It takes at most `timeout` seconds in all, and within a request no longer than its deadline.
     """
@@ -102,7 +102,7 @@ async def _read(response: httpx2.Response, url: str) -> Fetched | None:
     async for chunk in response.aiter_bytes():
         document += chunk
         if len(document) > _MAX_LENGTH:
-            raise FetchFailed(f"{url}: larger than 64 KiB")
+            raise FetchFailed(f"{url}: larger than 512 KiB")
     etag = response.headers.get("etag", "")
     # It is sent back in a request header, which the client library encodes as ASCII.
     return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)

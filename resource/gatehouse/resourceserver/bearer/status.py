@@ -1,14 +1,16 @@
 """The issuer's status lists, which say which tokens were revoked (draft-ietf-oauth-status-list).
 
-They are polled in the background, so that requests do not wait for them. Only lists on the issuer's own origin are
-fetched. A bit that was set stays set: replaying an older list does not make a token valid again. The signed `iat` of a
-list determines its age.
+They are polled in the background, so that requests do not wait for them. A poll fetches the names of the lists, and
+then the lists that have changed. Only lists on the issuer's own origin are fetched. A bit that was set stays set:
+replaying an older list does not make a token valid again. The signed `iat` of a list determines its age.
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import anyio
 
@@ -20,6 +22,7 @@ from gatehouse.shared.protocol.clock import LEEWAY, Clock
 from gatehouse.shared.protocol.encoding import parse_json
 from gatehouse.shared.protocol.status_list import (
     MAX_LENGTH,
+    MAX_LISTS,
     PATH,
     TYPE,
     InvalidStatusList,
@@ -36,9 +39,6 @@ COOLDOWN = 1.0
 
 FIRST_RETRY = 0.5
 """Seconds between two polls while a list is unknown or stale: the resource server may start before its issuer."""
-
-MAX_LISTS = 1024
-"""Lists that are kept at once."""
 
 _REMEMBERED_FOR = MAX_LIFETIME + 2 * LEEWAY
 """Seconds that a list is kept after the issuer stopped naming it: a token may refer to it for that long."""
@@ -215,10 +215,11 @@ class StatusLists:
             known.issued_at, known.expires_at = issued_at, expires_at
 
     async def refresh(self) -> None:
-        """Fetch the names of the lists, and then every list."""
+        """Fetch the names of the lists, and then every list that may have changed."""
         named = await self._fetch_named()
         if named is not None:
             self._follow(named)
+        changed = [known for known in self._polled() if named is None or self._may_differ(known, named.get(known.uri))]
         limiter = anyio.CapacityLimiter(_CONCURRENT_FETCHES)
 
         async def renew(known: _List) -> None:
@@ -226,15 +227,23 @@ class StatusLists:
                 await self._refresh(known)
 
         async with anyio.create_task_group() as tasks:
-            for known in self._polled():
+            for known in changed:
                 tasks.start_soon(renew, known)
         if named is not None and all(known.failure is None for known in self._polled()):
             self._renewed()
 
+    def _may_differ(self, known: _List, etag: str | None) -> bool:
+        """Tell whether a list may differ from the known version. `etag` is the tag that the issuer names, if it does.
+
+        An issuer that renames the tag of a list with each new signature, as Gatehouse does, keeps the list fresh. For
+        any other, the list is fetched when it is too old.
+        """
+        return etag is None or etag != known.etag or known.failure is not None or not self._is_fresh(known)
+
     def _polled(self) -> list[_List]:
         return [known for known in self._lists.values() if known.unnamed_since is None]
 
-    def _follow(self, named: list[str]) -> None:
+    def _follow(self, named: Mapping[str, str | None]) -> None:
         """Add the lists that the issuer names, and drop others once no token can refer to them."""
         now = self._monotonic()
         for uri, known in list(self._lists.items()):
@@ -249,15 +258,19 @@ class StatusLists:
         for uri in named:
             self._know(uri)
 
-    async def _fetch_named(self) -> list[str] | None:
-        """Return every list that the issuer names, including those without tokens (section 9.2)."""
+    async def _fetch_named(self) -> Mapping[str, str | None] | None:
+        """Return every list that the issuer names, including those without tokens (section 9.2), with its entity tag.
+
+        Tags are an extension of Gatehouse. For another issuer, they are None.
+        """
         try:
             fetched = await self._fetch_names(None)
             document = parse_json(fetched.document) if fetched is not None else None
-            names = document.get("status_lists") if isinstance(document, dict) else None
+            members = document if isinstance(document, dict) else {}
+            names = members.get("status_lists")
             if not isinstance(names, list):
                 raise FetchFailed("no list of status lists")  # noqa: TRY301
-            own = [uri for uri in names if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None]
+            own = dict(islice(self._own(names, members.get("etags")), MAX_LISTS))
             if names and not own:
                 raise FetchFailed(  # noqa: TRY301
                     f"none of them is a list of {self._issuer}: set RESOURCESERVER_ISSUER to exactly the issuer of the "
@@ -269,7 +282,15 @@ class StatusLists:
             self._failure = str(error)
             return None
         self._named, self._failure = True, None
-        return own[:MAX_LISTS]
+        return own
+
+    def _own(self, names: list[Any], etags: Any) -> Iterator[tuple[str, str | None]]:
+        """Yield the named lists that are the issuer's, each with its entity tag."""
+        if not isinstance(etags, list) or len(etags) != len(names):
+            etags = [None] * len(names)
+        for uri, etag in zip(names, etags, strict=True):
+            if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None:
+                yield uri, etag if isinstance(etag, str) else None
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Refresh forever: at the interval, and more often while a list is unknown or stale."""

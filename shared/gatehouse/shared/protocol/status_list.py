@@ -35,6 +35,9 @@ LIFETIME = 3600
 POLL_INTERVAL = 5
 """Seconds that a reader should cache a list (`ttl`), and the default interval between two polls."""
 
+MAX_LISTS = 4096
+"""Lists of one issuer that a reader keeps, which is enough for five million clients (docs/scale.md)."""
+
 PATH = "/status-lists"
 """The path of the index of lists (section 9). Each list is below it."""
 
@@ -45,7 +48,7 @@ class InvalidStatusList(ValueError):
     """The document is not a status list. The message is for the operator."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=MAX_LISTS)
 def list_uri(issuer: str, list_id: str) -> str:
     """Return the URI of a list, which is also the `sub` of its token."""
     return f"{issuer}{PATH}/{list_id}"

@@ -229,6 +229,13 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_status_block_client_id"), "status_block", ["client_id"])
     op.create_index(op.f("ix_status_block_expires_at"), "status_block", ["expires_at"])
+    op.create_index(
+        "ix_status_block_revoked",
+        "status_block",
+        ["list_id"],
+        sqlite_where=sa.text("revoked = 1"),
+        postgresql_where=sa.text("revoked"),
+    )
     op.create_table(
         "client_grant",
         sa.Column("client_id", sa.String(length=64), nullable=False),
