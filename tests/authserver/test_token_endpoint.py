@@ -237,12 +237,12 @@ def test_unknown_and_empty_parameters_are_ignored(authserver: AuthServer) -> Non
 def test_an_issued_token_is_recorded_by_its_jti(authserver: AuthServer, clock: FakeClock) -> None:
     client, secret = authserver.create_client()
     response = authserver.post_token(basic=(client.client_id, secret))
-    claims = authserver.read_token(response)[1]
+    header, claims = authserver.read_token(response)
     [event] = authserver.audit(jti=claims["jti"])
     assert (event["action"], event["outcome"]) == ("token.issue", "allowed")
     assert (event["actor"], event["object"]) == (client.client_id, RESOURCE)
     assert event["request_id"] == response.headers["X-Request-Id"]
-    assert event["detail"] == {"scope": "env:read", "exp": claims["exp"]}
+    assert event["detail"] == {"scope": "env:read", "exp": claims["exp"], "kid": header.kid}
     assert event["time"] == int(clock() * 1000)
 
 

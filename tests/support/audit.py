@@ -48,7 +48,7 @@ class AuditLog:
         self.clock = clock
         self.keys = keys
         self._secrets = {"audit_test": bytes(range(32))}
-        self._ends: dict[str, int] = {}
+        self._expiries: dict[str, int] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -59,9 +59,9 @@ class AuditLog:
     def rotate_keys(self, grace_period: float = 60) -> AuditKeys:
         """Rotate the key and record that, as `audit key rotate` does. Return the keys of before."""
         old = self.keys
-        self._ends[old.kid] = int(self.clock() + grace_period)
+        self._expiries[old.kid] = int(self.clock() + grace_period)
         self._secrets[f"audit_test_{len(self._secrets)}"] = bytes([len(self._secrets)]) * 32
-        self.keys = AuditKeys(self._secrets, self._ends)
+        self.keys = AuditKeys(self._secrets, self._expiries)
         self.change("audit_key.rotate")
         return old
 

@@ -11,9 +11,9 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
+    audit_keys_step,
     check_server,
     database_steps,
     explain_option,
@@ -44,9 +44,6 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         installation.sealing_key()
         return "in the environment" if settings.sealing_key is not None else str(settings.keys_dir / FILE_NAME)
 
-    def audit_keys() -> str:
-        return f"{settings.audit_keys}; the current key is {AuditKeys.read(settings.audit_keys).kid}"
-
     def signing_key() -> str:
         database.require_current()
         return f"{settings.signing_algorithm} {installation.keys().signing_key.kid}"
@@ -70,7 +67,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         *address_steps(settings),
         ("sealing key", sealing_key),
-        ("audit key file", audit_keys),
+        audit_keys_step(settings.audit_keys),
         *database_steps(settings, database),
         ("restored backup", restored),
         limits_step(settings),

@@ -93,7 +93,7 @@ def _issue(
     index = _allocate_index(session, client, admin.now())
     issued = TokenIssuer(settings.issuer, settings.token_ttl).issue(granted, index, keys.signing_key, admin.now())
     claims = issued.claims
-    detail = {"aud": claims.aud, "scope": issued.scope, "exp": claims.exp}
+    detail = {"aud": claims.aud, "scope": issued.scope, "exp": claims.exp, "kid": issued.kid}
     admin.record(session, AuditAction.TOKEN_ISSUE, client_id, jti=claims.jti, **detail)
     return issued
 

@@ -86,7 +86,7 @@ class TokenEndpoint:
     def _record(self, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
         """Record an issued token. The event is written with others, at most 100 ms later."""
         claims = issued.claims
-        detail = {"scope": issued.scope, "exp": claims.exp}
+        detail = {"scope": issued.scope, "exp": claims.exp, "kid": issued.kid}
         if granted.scope_not_granted:
             detail["scope_not_granted"] = cut_scope(granted.scope_not_granted)
         add_to_log(client_id=claims.client_id, jti=claims.jti)

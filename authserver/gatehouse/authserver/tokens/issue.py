@@ -150,6 +150,8 @@ class IssuedToken:
     claims: AccessClaims
     scope: str
     """The `scope` claim as text."""
+    kid: str
+    """The key that signed the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +188,4 @@ class TokenIssuer:
         token = key.sign(ACCESS_TOKEN_TYPE, payload)
         if len(token) > MAX_TOKEN_LENGTH:
             raise OAuthError("invalid_scope", "These scopes do not fit into one token. Request fewer.")
-        return IssuedToken(token, claims, payload["scope"])
+        return IssuedToken(token, claims, payload["scope"], key.kid)

@@ -16,9 +16,9 @@ from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
-from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.check_command import (
     address_steps,
+    audit_keys_step,
     check_server,
     database_steps,
     explain_option,
@@ -60,9 +60,6 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         read_resources(found, settings.resource)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
-    def audit_keys() -> str:
-        return f"{settings.audit_keys}; the current key is {AuditKeys.read(settings.audit_keys).kid}"
-
     def issuer_keys() -> str:
         unused: list[str] = []
         count = len(parse_key_set(anyio.run(_fetch, settings, _well_known(settings, "jwks.json")), unused.append))
@@ -77,7 +74,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         *address_steps(settings),
         ("catalogue", catalogue),
         *database_steps(settings, database),
-        ("audit key file", audit_keys),
+        audit_keys_step(settings.audit_keys),
         limits_step(settings),
         *_internal_address_steps(settings),
         ("issuer's keys", issuer_keys),

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.service.addresses import in_use
+from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.checks import Check, Step, passed, run_checks
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.database import shown_url
@@ -76,6 +78,11 @@ def address_steps(settings: ServerSettings) -> tuple[Step, ...]:
         variable = settings.variable("metrics_bind")
         steps += (("metrics address", partial(check, settings.metrics_bind, variable)),)
     return steps
+
+
+def audit_keys_step(path: Path) -> Step:
+    """Return the check of the audit key file."""
+    return "audit key file", lambda: f"{path}; the current key is {AuditKeys.read(path).kid}"
 
 
 def limits_step(settings: ServerSettings) -> Step:

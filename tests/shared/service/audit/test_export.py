@@ -1,7 +1,6 @@
 """The export of audit events: every one that matches, in order, in bounded memory."""
 
 import csv
-import io
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from support.clock import FakeClock
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.audit.events import AuditEvent
-from gatehouse.shared.service.audit.export import MEMBERS, stream_events, with_progress
+from gatehouse.shared.service.audit.export import MEMBERS, stream_events
 
 
 @pytest.fixture
@@ -96,17 +95,3 @@ def test_a_long_export_does_not_fill_the_memory(log: Log) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 2_500_000
-
-
-class Terminal(io.StringIO):
-    """A terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("terminal", "shown"), [(Terminal(), "2 events\n4 events\n"), (io.StringIO(), "")])
-def test_progress_is_for_terminals(terminal: io.StringIO, shown: str) -> None:
-    rows = [{"id": number} for number in range(5)]
-    assert list(with_progress(rows, terminal, every=2)) == rows
-    assert terminal.getvalue() == shown

@@ -9,7 +9,7 @@ import pytest
 from gatehouse.shared.service.audit.keys import MAX_KID, AuditKeyFile, AuditKeys, create_audit_keys, rotate_audit_keys
 from gatehouse.shared.service.settings import InvalidSettings
 
-END = 1_800_000_000
+EXPIRY = 1_800_000_000
 
 KEY = {"kty": "oct", "kid": "one", "k": "A" * 43}
 
@@ -42,7 +42,7 @@ def test_existing_keys_are_not_replaced(path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_rotation_adds_a_current_key_and_keeps_the_others(path: Path) -> None:
     create_audit_keys(path)
     old = AuditKeys.read(path)
-    kid = rotate_audit_keys(path, END)
+    kid = rotate_audit_keys(path, EXPIRY)
     new = AuditKeys.read(path)
     assert new.kid == kid != old.kid
     assert kid not in old
@@ -51,17 +51,17 @@ def test_a_rotation_adds_a_current_key_and_keeps_the_others(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_retired_key_has_an_end(path: Path) -> None:
+def test_a_retired_key_has_an_expiry(path: Path) -> None:
     create_audit_keys(path)
     first = AuditKeys.read(path).kid
-    second = rotate_audit_keys(path, END)
-    third = rotate_audit_keys(path, END + 60)
+    second = rotate_audit_keys(path, EXPIRY)
+    third = rotate_audit_keys(path, EXPIRY + 60)
     keys = AuditKeys.read(path)
-    assert [keys.end(kid) for kid in (first, second, third)] == [END * 1000, (END + 60) * 1000, None]
-    assert keys.ended(END * 1000 - 1) == []
-    assert keys.ended(END * 1000) == [first]
-    assert keys.ended((END + 60) * 1000) == [first, second]
-    assert keys.ended((END + 60) * 1000, since=END * 1000) == [second]
+    assert [keys.expiry(kid) for kid in (first, second, third)] == [EXPIRY * 1000, (EXPIRY + 60) * 1000, None]
+    assert keys.expired(EXPIRY * 1000 - 1) == []
+    assert keys.expired(EXPIRY * 1000) == [first]
+    assert keys.expired((EXPIRY + 60) * 1000) == [first, second]
+    assert keys.expired((EXPIRY + 60) * 1000, since=EXPIRY * 1000) == [second]
 
 
 def test_a_process_reads_the_keys_again_after_a_rotation(path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_process_reads_the_keys_again_after_a_rotation(path: Path) -> None:
     create_audit_keys(path)
     first = file.current().kid
     assert file.reload() is file.current()
-    second = rotate_audit_keys(path, END)
+    second = rotate_audit_keys(path, EXPIRY)
     assert file.current().kid == first
     assert (file.reload().kid, file.current().kid) == (second, second)
 
@@ -122,7 +122,7 @@ def test_keys_that_others_can_read_are_refused(path: Path) -> None:
     with pytest.raises(InvalidSettings, match="chmod 600"):
         AuditKeys.read(path)
     with pytest.raises(InvalidSettings, match="chmod 600"):
-        rotate_audit_keys(path, END)
+        rotate_audit_keys(path, EXPIRY)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_keys_that_others_can_read_are_refused(path: Path) -> None:
                 [KEY, {**KEY, "kid": "two"}],
                 [{**KEY, "exp": "soon"}, {**KEY, "kid": "two"}],
                 [{**KEY, "exp": True}, {**KEY, "kid": "two"}],
-                [{**KEY, "exp": END}],
+                [{**KEY, "exp": EXPIRY}],
             )
         ),
     ],

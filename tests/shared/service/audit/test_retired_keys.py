@@ -97,7 +97,7 @@ def test_no_event_is_added_under_a_retired_key(log: AuditLog, rotated: AuditKeys
     finding = log.finding
     assert finding is not None
     assert finding.startswith("Event 1 of writer w_")
-    assert "was written after the end of its key audit_test (2027-01-15T09:02:00.000Z)" in finding
+    assert "was written after its key audit_test had expired (2027-01-15T09:02:00.000Z)" in finding
 
 
 @pytest.mark.threat("T-149")
@@ -108,7 +108,7 @@ def test_no_chain_is_continued_under_a_retired_key(log: AuditLog, rotated: Audit
     attacker.continue_chain(sequence)
     finding = log.finding
     assert finding is not None
-    assert ("was written after the end of its key" in finding) == (sequence == 2)
+    assert ("had expired" in finding) == (sequence == 2)
 
 
 @pytest.mark.threat("T-149")
@@ -120,7 +120,7 @@ def test_no_checkpoint_is_added_under_a_retired_key(log: AuditLog, rotated: Audi
     finding = log.finding
     assert finding is not None
     assert finding.startswith("Checkpoint 4 (")
-    assert "was written after the end of its key audit_test" in finding
+    assert "was written after its key audit_test had expired" in finding
 
 
 def test_another_node_may_use_the_old_key_in_the_grace_period(log: AuditLog) -> None:
@@ -134,7 +134,7 @@ def test_another_node_may_use_the_old_key_in_the_grace_period(log: AuditLog) -> 
     log.checkpoint()
     other.change("later")
     log.clock.advance(HOUR)
-    assert log.finding is None, "no checkpoint shows yet that the key has ended"
+    assert log.finding is None, "no checkpoint shows yet that the key has expired"
     log.change("b")
     log.checkpoint()
     assert log.finding is None
@@ -145,7 +145,7 @@ def test_another_node_may_use_the_old_key_in_the_grace_period(log: AuditLog) -> 
     other.close()
 
 
-def test_the_end_of_a_key_has_a_checkpoint_without_an_event(log: AuditLog) -> None:
+def test_the_expiry_of_a_key_has_a_checkpoint_without_an_event(log: AuditLog) -> None:
     """Until then, an event could be added under the old key."""
     log.change("a")
     log.rotate_keys(grace_period=HOUR)

@@ -10,9 +10,9 @@ from sqlalchemy import URL, update
 from support.audit_commands import TABLE, Log, audit_log
 from support.clock import FakeClock
 
-from gatehouse.shared.service.audit import upkeep_commands
 from gatehouse.shared.service.audit.checkpoints import Checkpoint
 from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
+from gatehouse.shared.service.audit.log import report_progress
 
 both_databases = pytest.mark.both_databases
 
@@ -101,7 +101,7 @@ def test_progress_is_for_terminals(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     for events in (2, 3, 4):
-        upkeep_commands.report_progress(events, every=3)
+        report_progress(events, every=3)
     assert capsys.readouterr().err == shown
 
 
@@ -163,7 +163,7 @@ def test_a_new_key_is_used_and_older_events_stay_verifiable(log: Log) -> None:
     with log.engine.connect() as connection:
         rows = connection.execute(TABLE.select().order_by(TABLE.c.id)).all()
     assert [(row.action, row.kid) for row in rows] == [("before", old), ("audit_key.rotate", kid)]
-    assert (rows[1].object, rows[1].detail) == (kid, {"old_key_ends": "2027-01-15T09:00:00Z"})
+    assert (rows[1].object, rows[1].detail) == (kid, {"old_key_expires_at": "2027-01-15T09:00:00Z"})
     # A running server continues with the key that it has read, until it reads the file again.
     log.add("after")
     log.clock.advance(DAY)

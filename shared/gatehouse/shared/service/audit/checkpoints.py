@@ -128,15 +128,15 @@ def write_checkpoint(
 
 
 def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys, now: int) -> Mapping[str, Any] | None:
-    """Return the content of the next checkpoint; None if no row was inserted and no key ended since the last one.
+    """Return the content of the next checkpoint; None if no row was inserted and no key expired since the last one.
 
-    No row under a retired key is valid if the first checkpoint after its end does not list it, so that one must not
+    No row under a retired key is valid if the first checkpoint after its expiry does not list it, so that one must not
     wait for the next event. `now` is in milliseconds.
     """
     events = tables.events
     last: int = connection.scalar(select(func.max(events.c.id))) or 0
     before = last_checkpoint(connection, tables, HEADS)
-    if last == _last_id(connection, tables, keys, before) and not (before and keys.ended(now, since=before.time)):
+    if last == _last_id(connection, tables, keys, before) and not (before and keys.expired(now, since=before.time)):
         return None
     start = 0
     if before is not None:

@@ -3,14 +3,14 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import click
 from sqlalchemy import Connection, Table, select
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.audit.events import event_conditions
-from gatehouse.shared.service.audit.log import AuditLog, filter_options, until_option
+from gatehouse.shared.service.audit.log import AuditLog, filter_options, report_progress, until_option
 from gatehouse.shared.service.cli import example, until_output_closes
 from gatehouse.shared.service.database import SNAPSHOT
 from gatehouse.shared.service.output import print_csv
@@ -30,9 +30,6 @@ MEMBERS: Final = (
     "sequence",
 )
 """The members of an exported event."""
-
-PROGRESS_EVERY: Final = 100_000
-"""Events after which an export reports its progress."""
 
 _BATCH: Final = 500
 """Rows that are held in memory."""
@@ -84,22 +81,17 @@ def stream_events(connection: Connection, table: Table, **filters: Any) -> Itera
         yield from map(dict, rows.mappings())
 
 
-def with_progress(
-    rows: Iterable[Mapping[str, Any]], terminal: TextIO, every: int = PROGRESS_EVERY
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows. Report how many there were on `terminal`, if it is one."""
-    reports = terminal.isatty()
-    for number, row in enumerate(rows, start=1):
-        yield row
-        if reports and number % every == 0:
-            click.echo(f"{number} events", file=terminal)
-
-
 def print_events(rows: Iterable[Mapping[str, Any]], output: str) -> None:
     """Print events as `jsonl`, one JSON object a line, or as `csv` below a header line."""
-    records = map(event_record, with_progress(rows, sys.stderr))
+    records = map(event_record, _with_progress(rows))
     if output == "csv":
         print_csv(MEMBERS, (tuple(record.values()) for record in records))
         return
     for record in records:
         sys.stdout.write(f"{json.dumps(record)}\n")
+
+
+def _with_progress(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for number, row in enumerate(rows, start=1):
+        yield row
+        report_progress(number)

@@ -36,10 +36,10 @@ _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 class AuditKeys:
     """The keys of one program, by id. The last one is current."""
 
-    def __init__(self, keys: Mapping[str, bytes], ends: Mapping[str, int] = _NONE) -> None:
-        """`ends` has the time at which each retired key ends, in seconds since the epoch."""
+    def __init__(self, keys: Mapping[str, bytes], expiries: Mapping[str, int] = _NONE) -> None:
+        """`expiries` says when each retired key expires, in seconds since the epoch."""
         self._keys = dict(keys)
-        self._ends = {kid: end * 1000 for kid, end in ends.items()}
+        self._expiries = {kid: time * 1000 for kid, time in expiries.items()}
         self.kid = list(self._keys)[-1]
         """The id of the current key."""
 
@@ -54,13 +54,13 @@ class AuditKeys:
         keys = {jwk["kid"]: decode_base64url(jwk["k"]) for jwk in jwks}
         return cls(keys, {jwk["kid"]: jwk["exp"] for jwk in jwks[:-1]})
 
-    def end(self, kid: str) -> int | None:
-        """Return when a retired key ends, in milliseconds since the epoch; None for any other key."""
-        return self._ends.get(kid)
+    def expiry(self, kid: str) -> int | None:
+        """Return when a retired key expires, in milliseconds since the epoch; None for any other key."""
+        return self._expiries.get(kid)
 
-    def ended(self, time: int, since: int = 0) -> Collection[str]:
-        """Return the keys that end at a time or before, but after `since`, both in milliseconds since the epoch."""
-        return [kid for kid, end in self._ends.items() if since < end <= time]
+    def expired(self, time: int, since: int = 0) -> Collection[str]:
+        """Return the keys that expire at a time or before, but after `since`, both in milliseconds since the epoch."""
+        return [kid for kid, expiry in self._expiries.items() if since < expiry <= time]
 
     def __contains__(self, kid: object) -> bool:
         """Tell whether there is a key with this id."""
@@ -125,11 +125,11 @@ def create_audit_keys(path: Path) -> bool:
     return True
 
 
-def rotate_audit_keys(path: Path, end: int) -> str:
+def rotate_audit_keys(path: Path, expiry: int) -> str:
     """Add a new key, which becomes the current one, and return its id. Older events stay verifiable.
 
-    `end` is when the key that was current until now ends, in seconds since the epoch. Until then, processes that have
-    not read the new key may continue with it.
+    `expiry` is when the key that was current until now expires, in seconds since the epoch. Until then, processes that
+    have not read the new key may continue with it.
 
     Raises:
         InvalidSettings: the file cannot be used, as in `AuditKeys.read`.
@@ -138,7 +138,7 @@ def rotate_audit_keys(path: Path, end: int) -> str:
     new_key = _generate()
     with locked_folder(path.parent):
         *retired, last = _read(path)
-        replace_file(path, _document([*retired, {**last, "exp": end}, new_key]))
+        replace_file(path, _document([*retired, {**last, "exp": expiry}, new_key]))
     return str(new_key["kid"])
 
 
@@ -169,7 +169,7 @@ def _read(path: Path) -> Sequence[_Jwk]:
     if not valid:
         raise InvalidSettings(
             f"{path}: not a JWK set whose keys have kty oct, a kid, 32 bytes in base64url as k and, except the last "
-            "one, the time of their end as exp. Restore the file from its backup."
+            "one, exp, the time of their expiry. Restore the file from its backup."
         )
     return keys
 

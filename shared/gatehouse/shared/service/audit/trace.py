@@ -1,4 +1,4 @@
-"""`audit trace`: the life of one token across the audit logs of both servers."""
+"""`audit trace`: the history of one token in the audit logs of both servers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def _time(event: Event) -> int:
 
 
 class Trace(NamedTuple):
-    """The life of a token."""
+    """The history of a token."""
 
     token: Mapping[str, Any]
     """The summary."""
@@ -121,14 +121,14 @@ def trace_command(log: AuditLog) -> click.Command:
         f"    --audit-database sqlite:///var/{peer}.db"
     )
     def trace(ctx: click.Context, /, jti: str, databases: Sequence[URL], output: str, limit: int) -> None:
-        """Show the life of a token: who obtained it, what it called, what was refused, when it ended.
+        """Show who obtained a token, what was called with it, what was refused, and when it expired or was revoked.
 
         Each server records its own part. Name the databases of the other servers with --audit-database.
         """
         with ExitStack() as opened:
             database = opened.enter_context(log.open(ctx)).database
             own = opened.enter_context(database.engine.execution_options(**SNAPSHOT).connect())
-            others = {shown_url(url): _open_other(opened, url, log.tables.events) for url in databases}
+            others = {shown_url(url): _connect_to(opened, url, log.tables.events) for url in databases}
             traced = trace_token(Logs(log.tables.events, {log.server: own, **others}), jti, system_clock(), limit)
         _print(traced, output)
         if not databases:
@@ -157,7 +157,7 @@ def _parse_urls(_: click.Context, __: click.Parameter, values: Sequence[str]) ->
         raise click.BadParameter(str(error)) from None
 
 
-def _open_other(opened: ExitStack, url: URL, table: Table) -> Connection:
+def _connect_to(opened: ExitStack, url: URL, table: Table) -> Connection:
     """Connect to the database of another server. Raises Refusal if it has no audit log."""
     try:
         connection = opened.enter_context(connect_read_only(url))
@@ -183,34 +183,28 @@ def trace_token(logs: Logs, jti: str, now: float, limit: int) -> Trace:
         )
     columns = logs.table.c
     issue = logs.first(columns.jti == jti, columns.action == AuditAction.TOKEN_ISSUE)
-    end = _find_end(logs, jti, issue)
+    revocation = _find_revocation(logs, jti, issue)
     calls = logs.count_calls(jti)
     token = {
         "jti": jti,
         **(_describe_issue(issue) if issue is not None else _describe_calls(events)),
-        **_describe_end(issue, end, now),
+        **_describe_state(issue, revocation, now),
         **{f"calls_{outcome}": calls.get(outcome, 0) for outcome in ("allowed", "refused", "failed")},
     }
-    # What revoked every token of a client, or a key, is not an event of this token.
-    shown = {(event.database, event.row["id"]): event for event in (*events, *filter(None, end))}
+    # The revocation of a key, or of every token of a client, has no jti.
+    shown = {(event.database, event.row["id"]): event for event in (*events, *filter(None, [revocation]))}
     records = [{"database": event.database, **event_record(event.row)} for event in sorted(shown.values(), key=_time)]
     return Trace(token, records, logs.count(jti))
 
 
-class _End(NamedTuple):
-    """What ended a token before it expired."""
-
-    revocation: Event | None
-    key_revocation: Event | None
-    """The revocation of a signing key while the token was valid. The audit log does not say which key signed it."""
-
-
-def _find_end(logs: Logs, jti: str, issue: Event | None) -> _End:
+def _find_revocation(logs: Logs, jti: str, issue: Event | None) -> Event | None:
+    """Return the first event that revoked a token before it expired: the token, its client, or its signing key."""
     columns = logs.table.c
     of_token = logs.first(columns.jti == jti, columns.action == AuditAction.TOKEN_REVOKE)
     if issue is None:
-        return _End(of_token, None)
-    valid = columns.time.between(issue.time, issue.row["detail"]["exp"] * 1000)
+        return of_token
+    detail = issue.row["detail"]
+    valid = columns.time.between(issue.time, detail["exp"] * 1000)
     of_client = logs.first(
         columns.action.in_(_REVOKE_ALL),
         columns.object == _describe_issue(issue)["client_id"],
@@ -218,8 +212,8 @@ def _find_end(logs: Logs, jti: str, issue: Event | None) -> _End:
         columns.jti.is_(None),
         valid,
     )
-    revocation = min(filter(None, (of_token, of_client)), key=_time, default=None)
-    return _End(revocation, logs.first(columns.action == AuditAction.KEY_REVOKE, valid))
+    of_key = logs.first(columns.action == AuditAction.KEY_REVOKE, columns.object == detail["kid"], valid)
+    return min(filter(None, (of_token, of_client, of_key)), key=_time, default=None)
 
 
 def _describe_issue(issue: Event) -> dict[str, Any]:
@@ -233,6 +227,7 @@ def _describe_issue(issue: Event) -> dict[str, Any]:
         "scope": detail["scope"],
         "issued_at": _iso(issue.time),
         "issued_by": f"{row['actor']} at the command line" if by_admin else "the client, at the token endpoint",
+        "signed_by": detail["kid"],
         "expires_at": iso_time(detail["exp"]),
     }
 
@@ -240,26 +235,19 @@ def _describe_issue(issue: Event) -> dict[str, Any]:
 def _describe_calls(events: Sequence[Event]) -> dict[str, Any]:
     """Return what the calls with a token say about it, if no event says who obtained it."""
     callers = (event.row["actor"] for event in events if event.row["action"] in _CALLS)
-    unknown = dict.fromkeys(("resource", "scope", "issued_at", "issued_by", "expires_at"))
+    unknown = dict.fromkeys(("resource", "scope", "issued_at", "issued_by", "signed_by", "expires_at"))
     return {"client_id": next(callers, None), **unknown}
 
 
-def _describe_end(issue: Event | None, end: _End, now: float) -> dict[str, Any]:
-    if end.revocation is not None:
-        row = end.revocation.row
-        return _revoked("revoked", end.revocation, f"{row['actor']} ({row['action']})")
-    if issue is None:
-        return {"state": "unknown", "revoked_at": None, "revoked_by": None}
-    state = "expired" if now >= issue.row["detail"]["exp"] else "active"
-    if end.key_revocation is None:
-        return {"state": state, "revoked_at": None, "revoked_by": None}
-    row = end.key_revocation.row
-    by = f"{row['actor']} ({row['action']}), if the key {row['object']} signed the token"
-    return _revoked("expired" if state == "expired" else "unknown", end.key_revocation, by)
-
-
-def _revoked(state: str, event: Event, by: str) -> dict[str, Any]:
-    return {"state": state, "revoked_at": _iso(event.time), "revoked_by": by}
+def _describe_state(issue: Event | None, revocation: Event | None, now: float) -> dict[str, Any]:
+    if revocation is not None:
+        row = revocation.row
+        by = f"{row['actor']} ({row['action']})"
+        return {"state": "revoked", "revoked_at": _iso(revocation.time), "revoked_by": by}
+    state = "unknown"
+    if issue is not None:
+        state = "expired" if now >= issue.row["detail"]["exp"] else "active"
+    return {"state": state, "revoked_at": None, "revoked_by": None}
 
 
 def _iso(milliseconds: int) -> str:

@@ -1,7 +1,6 @@
 """`audit verify`, `audit prune` and `audit key rotate`: prove that the log is whole, shorten it, replace its key."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
@@ -11,9 +10,8 @@ from sqlalchemy import func, select
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.audit.events import AuditAction, event_conditions
-from gatehouse.shared.service.audit.export import PROGRESS_EVERY
 from gatehouse.shared.service.audit.keys import AuditKeys, rotate_audit_keys
-from gatehouse.shared.service.audit.log import AuditLog
+from gatehouse.shared.service.audit.log import AuditLog, report_progress
 from gatehouse.shared.service.audit.pruning import PruningRefused, prune_audit
 from gatehouse.shared.service.audit.verification import verify_audit
 from gatehouse.shared.service.cli import Refusal, confirm, example, output_option, parse_duration
@@ -92,12 +90,6 @@ def _parse_checkpoint(line: bytes) -> Mapping[str, Any] | None:
     return members if isinstance(number, int) and isinstance(kid, str) and isinstance(link, str) else None
 
 
-def report_progress(events: int, every: int = PROGRESS_EVERY) -> None:
-    """Report on a terminal how many events were read."""
-    if events % every == 0 and sys.stderr.isatty():
-        click.echo(f"{events} events", err=True)
-
-
 def _parse_age(_: click.Context, __: click.Parameter, value: str) -> int:
     if (age := parse_duration(value)) is None:
         raise click.BadParameter("write an age such as 12h or 400d")
@@ -174,12 +166,12 @@ def key_group(log: AuditLog) -> click.Group:
         replace every copy within the grace period.
         """
         with log.open(ctx) as opened, opened.database.write() as session:
-            path, end = opened.keys, int(opened.admin.clock()) + grace_period
-            kid = rotate_audit_keys(path, end)
-            opened.admin.record(session, AuditAction.AUDIT_KEY_ROTATE, kid, old_key_ends=iso_time(end))
-        print_record({"kid": kid, "file": str(path), "old_key_ends": iso_time(end)}, output)
+            path, expiry = opened.keys, int(opened.admin.clock()) + grace_period
+            kid = rotate_audit_keys(path, expiry)
+            opened.admin.record(session, AuditAction.AUDIT_KEY_ROTATE, kid, old_key_expires_at=iso_time(expiry))
+        print_record({"kid": kid, "file": str(path), "old_key_expires_at": iso_time(expiry)}, output)
         click.echo(
-            f"Replace every copy of the file before {iso_time(end)}: events that a server records under the old key "
+            f"Replace every copy of the file before {iso_time(expiry)}: events that a server records under the old key "
             "after that count as forged.",
             err=True,
         )

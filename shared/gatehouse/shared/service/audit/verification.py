@@ -99,7 +99,7 @@ class _Verifier:
         self._ends: dict[str, Sequence[Any]] = {}
         """`sequence, link` of the last row of each writer that was read."""
         self._closings: dict[str, int] = {}
-        """The number of the first checkpoint after the end of each retired key."""
+        """The number of the first checkpoint after the expiry of each retired key."""
 
     def note_external(self, external: Sequence[Mapping[str, Any]]) -> None:
         for each in external:
@@ -156,17 +156,17 @@ class _Verifier:
             )
 
     def _verify_time(self, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint under a key that had ended, and note the keys that have ended with it."""
-        ended = self._keys.ended(checkpoint.time)
-        if checkpoint.kid in self._closings or checkpoint.kid in ended:
-            raise _Finding(f"Checkpoint {_name(checkpoint)} was written {self._after_end(checkpoint.kid)}.")
-        for kid in ended:
+        """Refuse a checkpoint under an expired key, and note the keys that have expired."""
+        expired = self._keys.expired(checkpoint.time)
+        if checkpoint.kid in self._closings or checkpoint.kid in expired:
+            raise _Finding(f"Checkpoint {_name(checkpoint)} was written {self._after_expiry(checkpoint.kid)}.")
+        for kid in expired:
             self._closings.setdefault(kid, checkpoint.number)
 
-    def _after_end(self, kid: str) -> str:
+    def _after_expiry(self, kid: str) -> str:
         return (
-            f"after the end of its key {kid} ({_when(self._keys.end(kid))}): it was forged with this key, or a server "
-            "did not read the new key in time"
+            f"after its key {kid} had expired ({_when(self._keys.expiry(kid))}): it was forged with this key, or a "
+            "server did not read the new key in time"
         )
 
     def _note_heads(self, checkpoint: Checkpoint) -> None:
@@ -212,18 +212,18 @@ class _Verifier:
                 f"{_event(id_, row)} is of a time that was pruned: it was inserted again, or the clock of its server "
                 "was wrong."
             )
-        if (end := self._keys.end(kid)) is None:
+        if (expiry := self._keys.expiry(kid)) is None:
             return
         head = self._heads.get(writer)
-        # The first checkpoint after the end may be deleted if all rows of before were due.
-        closing = 0 if end <= self._pruned.complete else self._closings.get(kid)
+        # The first checkpoint after the expiry may be deleted if all rows of before were due.
+        closing = 0 if expiry <= self._pruned.complete else self._closings.get(kid)
         if closing is None:
             # The next checkpoint lists what has been written until now.
-            is_valid = time < end
+            is_valid = time < expiry
         else:
             is_valid = head is not None and head.sequence >= sequence and head.checkpoint <= closing
         if not is_valid:
-            raise _Finding(f"{_event(id_, row)} was written {self._after_end(kid)}.")
+            raise _Finding(f"{_event(id_, row)} was written {self._after_expiry(kid)}.")
 
     def _end(self, writer: str) -> tuple[int, str]:
         """Return the sequence and the link of the last row of a writer, read or pruned."""
