@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="needs nginx"),
     pytest.mark.skipif(REDIS is None, reason="needs redis-server or valkey-server"),
 ]
+
+Record = Callable[[str, object], None]
 
 RATE = 20.0
 """Token requests per second, and calls per second."""
@@ -67,9 +69,7 @@ REFUSALS = 12
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    started = time.monotonic()
     with running_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        print(f"\nfleet ready after {time.monotonic() - started:.1f} s")
         yield fleet
     logs = fleet.logs()
     assert "Traceback" not in logs, logs
@@ -125,7 +125,9 @@ def test_tokens_are_accepted_everywhere_while_a_key_is_rotated(short_lived: list
 
 
 @pytest.mark.parametrize("what", ["token", "client"])
-async def test_a_revocation_at_one_node_is_in_force_at_both(fleet: Fleet, http: httpx2.AsyncClient, what: str) -> None:
+async def test_a_revocation_at_one_node_is_in_force_at_both(
+    fleet: Fleet, http: httpx2.AsyncClient, what: str, record_property: Record
+) -> None:
     first, second = fleet.nodes
     client = first.create_client(f"revoked-{what}", "env:read")
     token = await obtain(http, second, client)
@@ -144,7 +146,7 @@ async def test_a_revocation_at_one_node_is_in_force_at_both(fleet: Fleet, http: 
             refusals = refusals + 1 if await call(http, node, token) == 401 else 0
             accepted = accepted if refusals else time.monotonic()
             assert time.monotonic() < revoked + 30, f"{node.address} still accepts the token"
-    print(f"\n{what} revoked: last accepted after {accepted - revoked:.1f} s")
+    record_property("figures", f"{what} revoked: last accepted after {accepted - revoked:.1f} s")
     if what == "client":
         assert [(await post_token(http, node, client)).status_code for node in fleet.nodes] == [401, 401]
 
@@ -169,7 +171,7 @@ async def test_the_nodes_count_limits_together(fleet: Fleet, http: httpx2.AsyncC
 
 @pytest.mark.parametrize("how", ["suspended", "stopped"])
 async def test_each_process_counts_for_itself_while_redis_is_away(
-    fleet: Fleet, http: httpx2.AsyncClient, how: str
+    fleet: Fleet, http: httpx2.AsyncClient, how: str, record_property: Record
 ) -> None:
     client = fleet.first.create_client(f"without-redis-{how}", "env:read")
     wrong = {**client, "client_secret": "gths_wrong"}
@@ -183,14 +185,19 @@ async def test_each_process_counts_for_itself_while_redis_is_away(
         increased = [
             node.fallbacks(server) > before[node.address, server] for node in fleet.nodes for server in SERVERS
         ]
-    print(f"\nRedis {how}: wrong secrets {dict(refused)}, {len(tokens)} tokens and {2 * len(tokens)} calls succeeded")
+    record_property(
+        "figures",
+        f"Redis {how}: wrong secrets {dict(refused)}, {len(tokens)} tokens and {2 * len(tokens)} calls succeeded",
+    )
     assert increased == [True] * 4
     assert set(refused) == {401, 429}
     # The share of each of four workers is half of the limit of a node.
     assert refused[401] <= 2 * FAILURES
 
 
-async def test_a_rolling_restart_under_load_fails_no_request(fleet: Fleet, clients: list[dict[str, Any]]) -> None:
+async def test_a_rolling_restart_under_load_fails_no_request(
+    fleet: Fleet, clients: list[dict[str, Any]], record_property: Record
+) -> None:
     session = fleet.first.create_client("session", "env:read")
     started = time.monotonic()
     async with under_load(fleet, clients, RATE) as watch, mcp_session(fleet, session) as results:
@@ -201,12 +208,16 @@ async def test_a_rolling_restart_under_load_fails_no_request(fleet: Fleet, clien
         assert before.keys().isdisjoint(fleet.processes)
         await watch.wait_for(ENOUGH)
     seconds = time.monotonic() - started
-    print(f"\nrolling restart, {seconds:.1f} s: {watch.load.tally.line()}; a session: {dict(Counter(results))}")
+    record_property(
+        "figures", f"rolling restart, {seconds:.1f} s: {watch.load.tally.line()}; a session: {dict(Counter(results))}"
+    )
     assert watch.failures == []
     assert set(results) == {"called"}
 
 
-async def test_servers_survive_a_restart_of_postgresql_under_load(fleet: Fleet, clients: list[dict[str, Any]]) -> None:
+async def test_servers_survive_a_restart_of_postgresql_under_load(
+    fleet: Fleet, clients: list[dict[str, Any]], record_property: Record
+) -> None:
     processes = fleet.processes
     async with under_load(fleet, clients, RATE) as watch:
         await watch.wait_for(ENOUGH)
@@ -220,9 +231,10 @@ async def test_servers_survive_a_restart_of_postgresql_under_load(fleet: Fleet, 
         await watch.wait_for(ENOUGH)
     first = {kind: watch.times(kind, accepts)[0] - accepts for kind in KINDS}
     failed = [at for kind in KINDS for at in watch.times(kind, stopped, succeeded=False)]
-    print(
-        f"\nPostgreSQL away for {accepts - stopped:.1f} s, then first token after {first['token']:.2f} s, first call "
-        f"after {first['call']:.2f} s, last failure after {max(failed) - accepts:.2f} s: {watch.load.tally.line()}"
+    record_property(
+        "figures",
+        f"PostgreSQL away for {accepts - stopped:.1f} s, then first token after {first['token']:.2f} s, first call "
+        f"after {first['call']:.2f} s, last failure after {max(failed) - accepts:.2f} s: {watch.load.tally.line()}",
     )
     assert max(first.values()) <= RECOVERY
     assert [failure for failure in watch.failures if re.search(CLEAR, failure) is None] == []
