@@ -11,10 +11,9 @@ from local_stack import LocalStack
 from support.redis_server import SERVER, RedisServer
 
 from gatehouse.shared.service import shared_counts
-from gatehouse.shared.service.limits import Limits
+from gatehouse.shared.service.limits import Exceeded, Limits
 from gatehouse.shared.service.metrics import UNCOUNTED
 from gatehouse.shared.service.rates import Rate
-from gatehouse.shared.service.requests import Exceeded
 from gatehouse.shared.service.shared_counts import PAUSE, SharedCounts
 
 if SERVER is None:

@@ -29,6 +29,8 @@ from gatehouse.authserver.http import (
     Request,
     RequestBody,
     Response,
+    Scope,
+    read_request,
 )
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey
 from gatehouse.authserver.metrics import Metrics
@@ -37,18 +39,11 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.cors import CorsPolicy, Header
+from gatehouse.shared.service.limits import Limit
 from gatehouse.shared.service.refusals import RefusalRecorder
-from gatehouse.shared.service.requests import (
-    UNKNOWN_PATH,
-    Limit,
-    RequestLog,
-    common_headers,
-    new_request_id,
-    raw_headers,
-)
+from gatehouse.shared.service.requests import UNKNOWN_PATH, RequestLog, common_headers, new_request_id, raw_headers
 from gatehouse.shared.service.source_address import SourceAddresses
 
-Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OUTAGES = (SQLAlchemyError, NoUsableKey, AuditUnavailable, deadline.DeadlineExceeded)
@@ -136,7 +131,7 @@ class Application:
         request_id = new_request_id()
         request_log = RequestLog(request_id)
         path, route = self._routes.find(scope["raw_path"])
-        request = _read_request(scope, request_id)
+        request = read_request(scope, request_id)
         body = RequestBody(request.headers, receive)
         response = None
         try:
@@ -270,24 +265,6 @@ class Application:
     def record(self, event: AuditEvent) -> None:
         """Queue an event of the worker, which refuses requests that are not valid HTTP. Raises AuditUnavailable."""
         self._audit.record(event)
-
-
-def _read_request(scope: Scope, request_id: str) -> Request:
-    """Return a request without its body. Several headers of one name are joined by commas (RFC 9110 5.3)."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    headers.setdefault("content-type", "")
-    client = scope.get("client")
-    return Request(
-        headers,
-        method=scope["method"],
-        path=scope["raw_path"].decode("latin-1"),
-        query=scope["query_string"].decode("latin-1"),
-        peer=client[0] if client else "",
-        request_id=request_id,
-    )
 
 
 def _refusal(error: OAuthError | BadRequest) -> OAuthError:

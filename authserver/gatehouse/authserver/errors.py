@@ -9,8 +9,9 @@ import structlog
 from gatehouse.authserver.http import NO_STORE, Response, json_response
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable
+from gatehouse.shared.service.limits import Exceeded
 from gatehouse.shared.service.refusals import RefusalRecorder
-from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log
+from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -30,6 +30,9 @@ T = TypeVar("T")
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """Headers of every response that carries or concerns credentials (RFC 6749 5.1)."""
 
+Scope = MutableMapping[str, Any]
+"""ASGI's description of a request."""
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 """ASGI's function that returns the next message of a request."""
 
@@ -116,6 +119,24 @@ class Request:
             return function(*args, wait=False)
         except MustWait:
             return await self.in_thread(function, *args)
+
+
+def read_request(scope: Scope, request_id: str) -> Request:
+    """Return a request of ASGI, without its body. Headers of one name are joined by commas (RFC 9110 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    headers.setdefault("content-type", "")
+    client = scope.get("client")
+    return Request(
+        headers,
+        method=scope["method"],
+        path=scope["raw_path"].decode("latin-1"),
+        query=scope["query_string"].decode("latin-1"),
+        peer=client[0] if client else "",
+        request_id=request_id,
+    )
 
 
 class RequestBody:

@@ -43,11 +43,10 @@ from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
-from gatehouse.shared.service.limits import Limits, create_limits
+from gatehouse.shared.service.limits import InFlight, Limits, create_limits
 from gatehouse.shared.service.metrics import stamp
 from gatehouse.shared.service.rates import parse_rate
 from gatehouse.shared.service.refusals import RefusalRecorder
-from gatehouse.shared.service.requests import InFlight
 from gatehouse.shared.service.source_address import SourceAddresses
 
 FetchFrom = Callable[[str], Fetch]

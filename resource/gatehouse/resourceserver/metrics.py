@@ -5,7 +5,8 @@ from typing import Final
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
 from gatehouse.resourceserver import json_rpc
-from gatehouse.resourceserver.bearer.gate import ABORTED, METHODS, NOTIFICATIONS, GateMetrics
+from gatehouse.resourceserver.bearer.gate import ABORTED, GateMetrics
+from gatehouse.resourceserver.bearer.mcp_request import METHODS, NOTIFICATIONS
 from gatehouse.resourceserver.bearer.refusal import Cause
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import TOOL_ERROR

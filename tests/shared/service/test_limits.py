@@ -3,9 +3,8 @@
 import pytest
 from support.clock import FakeClock
 
-from gatehouse.shared.service.limits import Limits
+from gatehouse.shared.service.limits import Exceeded, InFlight, Limit, Limits, MovingWindow
 from gatehouse.shared.service.rates import UNLIMITED, Rate
-from gatehouse.shared.service.requests import Exceeded, InFlight, Limit, MovingWindow
 
 pytestmark = pytest.mark.anyio
 

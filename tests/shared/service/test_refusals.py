@@ -9,9 +9,9 @@ from support.clock import FakeClock
 from gatehouse.shared.service import refusals
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.limits import Exceeded
 from gatehouse.shared.service.metrics import Meter, rate_limited
 from gatehouse.shared.service.refusals import RefusalRecorder
-from gatehouse.shared.service.requests import Exceeded
 
 pytestmark = pytest.mark.anyio
 

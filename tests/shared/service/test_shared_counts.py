@@ -14,10 +14,9 @@ from support.fake_redis import FakeRedis
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service import shared_counts
 from gatehouse.shared.service.check_command import limits_step
-from gatehouse.shared.service.limits import Limits, create_limits
+from gatehouse.shared.service.limits import Exceeded, Limits, create_limits
 from gatehouse.shared.service.metrics import UNCOUNTED
 from gatehouse.shared.service.rates import Rate
-from gatehouse.shared.service.requests import Exceeded
 from gatehouse.shared.service.shared_counts import SharedCounts, check_limits_url, ping, redis_url, shown_limits_url
 
 pytestmark = pytest.mark.anyio

@@ -28,8 +28,8 @@ from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client,
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.shared.service.audit.events import CLAIMED
+from gatehouse.shared.service.limits import Exceeded, Limit
 from gatehouse.shared.service.remediation import client_command
-from gatehouse.shared.service.requests import Exceeded, Limit
 
 MAX_CREDENTIAL = 512
 """Characters of a client_id or secret."""

@@ -12,7 +12,7 @@ from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditWriter
-from gatehouse.shared.service.requests import Limit
+from gatehouse.shared.service.limits import Limit
 
 ACTION = AuditAction.TOKEN_REVOKE
 

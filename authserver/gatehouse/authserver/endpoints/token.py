@@ -25,7 +25,8 @@ from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.scopes import cut_scope
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditWriter
-from gatehouse.shared.service.requests import Limit, add_to_log
+from gatehouse.shared.service.limits import Limit
+from gatehouse.shared.service.requests import add_to_log
 
 ACTION = AuditAction.TOKEN_ISSUE
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -67,19 +68,18 @@ class KeyStore:
         self._last_good: KeyRing | None = None
         self._outage = False
         self._reported: set[str] = set()
-        self._cache: LoadingCache[None, KeyRing] = LoadingCache(
+        cache: LoadingCache[None, KeyRing] = LoadingCache(
             lambda _: self._load_or_keep(), max_age=max_age, monotonic=monotonic
         )
+        self.ring: Callable[..., KeyRing] = partial(cache.get, None)
+        """Returns the keys in use.
 
-    def ring(self, *, wait: bool = True) -> KeyRing:
-        """Return the keys in use.
+        With `wait=False`, it raises MustWait if the keys have to be read again.
 
         Raises:
-            MustWait: without `wait`, if the keys have to be read again.
             NoUsableKey: there is no signing key, or none decrypts.
             SQLAlchemyError: the database is unavailable, and no ring was ever loaded.
         """
-        return self._cache.get(None, wait=wait)
 
     def _load_or_keep(self) -> KeyRing:
         try:

@@ -4,7 +4,7 @@ A refusal has an HTTP status, a challenge (RFC 6750 section 3.1; MCP 2026-07-28,
 that tells an agent what to do. An admitted request carries the verified claims to dispatch, which decides again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -22,33 +22,24 @@ from gatehouse.resourceserver.bearer.mcp_request import (
     Message,
     read_headers,
     read_message,
+    unknown_method_status,
 )
 from gatehouse.resourceserver.bearer.refusal import Cause, Received, Refused, refuse, too_many_requests, unavailable
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
-from gatehouse.resourceserver.bearer.verifier import NOT_ONE_TOKEN, TokenRefused, Verifier
+from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier, bearer_token
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.denial import Kind, deny
 from gatehouse.resourceserver.http import Headers, Request, Response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service import deadline
+from gatehouse.shared.service.limits import Exceeded, InFlight, Limit
 from gatehouse.shared.service.metrics import OTHER, Counter, Histogram, Series
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.remediation import grant_command
-from gatehouse.shared.service.requests import Exceeded, InFlight, Limit, add_to_log, outcome_of
+from gatehouse.shared.service.requests import add_to_log, outcome_of
 from gatehouse.shared.service.source_address import SourceAddresses
-
-METHODS: Final = frozenset(
-    {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
-    | {"resources/list", "resources/templates/list", "resources/read"}
-)
-"""The requests that are served. Any other is refused, even if the SDK has a handler for it."""
-
-NOTIFICATIONS: Final = frozenset(
-    f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
-)
-"""Notifications are acknowledged and have no effect, because there are no sessions."""
 
 _LISTED_BY: Final[dict[Kind, str]] = {
     "tool": "resourceserver tools",
@@ -199,7 +190,9 @@ class Gate:
         received.version = headers.version
         if malformed is not None or received.message is None:
             raise malformed or unavailable(Cause.MALFORMED_MESSAGE, "no message was read")
-        _check_method(received.message, headers)
+        if status := unknown_method_status(received.message, headers):
+            code, text = json_rpc.METHOD_NOT_FOUND, "This server does not have the method."
+            raise Refused(Cause.UNKNOWN_METHOD, status, code, text)
         self._authorize(received.message, claims)
         if received.message.tool_name is not None:
             limit = self.limits.tool_calls[received.message.tool_name]
@@ -221,7 +214,7 @@ class Gate:
         if not sent:
             raise _Unauthenticated(Cause.NO_TOKEN, "no token")
         try:
-            return await self.verifier.verify(_bearer_token(sent))
+            return await self.verifier.verify(bearer_token(sent))
         except TokenRefused as error:
             received.claims = error.claims
             raise _Unauthenticated(error.cause, error.reason) from None
@@ -304,23 +297,3 @@ def _read(body: bytes, received: Received) -> Refused | None:
         received.rpc_id = error.request_id
         return Refused(Cause.MALFORMED_MESSAGE, 400, error.code, str(error))
     return None
-
-
-def _check_method(message: Message, headers: McpHeaders) -> None:
-    """Refuse a method or notification outside the closed tables.
-
-    404 belongs to 2026-07-28. To clients of earlier versions, it means that their session has ended: they get the error
-    in a 200, or for a notification, which has no response, a 400 (MCP 2025-11-25, "Streamable HTTP").
-    """
-    if message.method in (METHODS if message.id is not None else NOTIFICATIONS):
-        return
-    status = 404 if not headers.handshake else 200 if message.id is not None else 400
-    raise Refused(Cause.UNKNOWN_METHOD, status, json_rpc.METHOD_NOT_FOUND, "This server does not have the method.")
-
-
-def _bearer_token(authorization: Sequence[bytes]) -> str:
-    """Return the token of the only Authorization header (RFC 6750 section 2.1). Raises TokenRefused."""
-    scheme, _, token = authorization[0].decode("latin-1").partition(" ")
-    if len(authorization) != 1 or scheme.lower() != "bearer":
-        raise TokenRefused(Cause.MALFORMED_TOKEN, NOT_ONE_TOKEN)
-    return token.strip(" ")

@@ -24,6 +24,17 @@ MAX_UNPROVEN_BODY: Final = 64 * 1024
 
 STREAM: Final = "text/event-stream"
 
+METHODS: Final = frozenset(
+    {"initialize", "ping", "server/discover", "tools/list", "tools/call"}
+    | {"resources/list", "resources/templates/list", "resources/read"}
+)
+"""The requests that are served. Any other is refused, even if the SDK has a handler for it."""
+
+NOTIFICATIONS: Final = frozenset(
+    f"notifications/{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
+)
+"""Notifications are acknowledged and have no effect, because there are no sessions."""
+
 _UTF_8: Final = frozenset({"utf-8", "utf8"})
 _SINGLE_PREFIX: Final = b"mcp-"
 """The headers that MCP defines have one value each. Of two lines, two readers could read different ones."""
@@ -210,3 +221,14 @@ def _is_id(value: object) -> TypeGuard[str | int]:
     if isinstance(value, str):
         return len(value) <= _MAX_ID_LENGTH
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MAX_ID_NUMBER
+
+
+def unknown_method_status(message: Message, headers: McpHeaders) -> int:
+    """Return the status of the refusal of a method or notification outside the closed tables; 0 for one in them.
+
+    404 belongs to 2026-07-28. To clients of earlier versions, it means that their session has ended: they get the error
+    in a 200, or for a notification, which has no response, a 400 (MCP 2025-11-25, "Streamable HTTP").
+    """
+    if message.method in (METHODS if message.id is not None else NOTIFICATIONS):
+        return 0
+    return 404 if not headers.handshake else 200 if message.id is not None else 400

@@ -13,9 +13,10 @@ from gatehouse.resourceserver.http import Response, Send, json_response
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.limits import Exceeded
 from gatehouse.shared.service.metrics import OTHER
 from gatehouse.shared.service.refusals import RefusalRecorder
-from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, Exceeded, add_to_log
+from gatehouse.shared.service.requests import RETRY_AFTER, UNAVAILABLE, add_to_log
 
 log = structlog.stdlib.get_logger(__name__)
 

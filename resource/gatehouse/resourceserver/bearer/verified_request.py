@@ -9,7 +9,6 @@ from mcp.shared.exceptions import MCPError
 
 from gatehouse.resourceserver import json_rpc
 from gatehouse.shared.protocol.claims import AccessClaims
-from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 
 Context = ServerRequestContext[Any, Any]
 
@@ -25,26 +24,6 @@ class VerifiedRequest(NamedTuple):
     request_id: str
     fail: Callable[[str | int], None] = lambda error: None
     """Notes, for metrics, the error that is answered: the code of a JSON-RPC error, or `tool_error`."""
-
-    def event(
-        self,
-        action: AuditAction,
-        object_: str,
-        outcome: str,
-        reason: str | None = None,
-        detail: Mapping[str, Any] | None = None,
-    ) -> AuditEvent:
-        """Return an audit event of the caller about a tool or a resource."""
-        return AuditEvent(
-            action,
-            outcome,
-            actor=self.claims.client_id,
-            object=object_,
-            jti=self.claims.jti,
-            request_id=self.request_id,
-            reason=reason,
-            detail=detail or {},
-        )
 
 
 def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:

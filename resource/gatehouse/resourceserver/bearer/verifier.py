@@ -6,6 +6,7 @@ expires or the key is removed from the set. Expiry and revocation are checked on
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE, AccessClaims, In
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.metrics import UNCOUNTED, Counter
 
-NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
+_NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
 """The reason if the request does not have exactly one bearer token, or its characters are not those of a token."""
 
 _CACHE_SIZE = 4096
@@ -119,7 +120,7 @@ class Verifier:
     async def _verify_signature(self, token: str) -> _Verified:
         # Checked only here: a token in the cache has passed.
         if _TOKEN.fullmatch(token) is None:
-            raise TokenRefused(Cause.MALFORMED_TOKEN, NOT_ONE_TOKEN)
+            raise TokenRefused(Cause.MALFORMED_TOKEN, _NOT_ONE_TOKEN)
         try:
             header = jws.read_header(token)
             if header.typ != ACCESS_TOKEN_TYPE:
@@ -144,3 +145,11 @@ class Verifier:
             token_validation.check_lifetime(claims)
         except InvalidClaims as error:
             raise TokenRefused(Cause(error.cause), str(error), claims) from None
+
+
+def bearer_token(authorization: Sequence[bytes]) -> str:
+    """Return the token of the only Authorization header (RFC 6750 section 2.1). Raises TokenRefused."""
+    scheme, _, token = authorization[0].decode("latin-1").partition(" ")
+    if len(authorization) != 1 or scheme.lower() != "bearer":
+        raise TokenRefused(Cause.MALFORMED_TOKEN, _NOT_ONE_TOKEN)
+    return token.strip(" ")

@@ -22,6 +22,7 @@ from gatehouse.resourceserver.bearer import verified_request
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
 from gatehouse.resourceserver.catalogue import Catalogue, Resource
 from gatehouse.resourceserver.denial import Denial, deny
+from gatehouse.resourceserver.dispatch.runner import event_of
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
 from gatehouse.shared.service.requests import UNAVAILABLE
@@ -79,7 +80,7 @@ class ResourceDispatch:
         request = verified_request.require(context)
         resource = await self._allowed_resource(request, params.uri)
         try:
-            self._audit.record(request.event(_ACTION, resource.uri, "allowed"))
+            self._audit.record(event_of(request, _ACTION, resource.uri, "allowed"))
         except AuditUnavailable:
             log.error("a read of %s cannot be recorded", resource.uri)
             raise MCPError(json_rpc.UNAVAILABLE, UNAVAILABLE) from None
@@ -90,7 +91,7 @@ class ResourceDispatch:
         if isinstance(decision, policy.Allowed):
             return decision.target
         denial = deny(decision, "resource", uri)
-        raise await self._refuse(request.event(_ACTION, uri, "refused", denial.reason), denial)
+        raise await self._refuse(event_of(request, _ACTION, uri, "refused", denial.reason), denial)
 
 
 def refuse_cursor(params: PaginatedRequestParams | None) -> None:

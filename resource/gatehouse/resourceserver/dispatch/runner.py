@@ -34,6 +34,27 @@ ACTION: Final = AuditAction.TOOL_CALL
 """The audit action of a call."""
 
 
+def event_of(
+    request: VerifiedRequest,
+    action: AuditAction,
+    object_: str,
+    outcome: str,
+    reason: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> AuditEvent:
+    """Return an audit event of the caller about a tool or a resource."""
+    return AuditEvent(
+        action,
+        outcome,
+        actor=request.claims.client_id,
+        object=object_,
+        jti=request.claims.jti,
+        request_id=request.request_id,
+        reason=reason,
+        detail=detail or {},
+    )
+
+
 class Call(NamedTuple):
     """An allowed call."""
 
@@ -49,11 +70,11 @@ class Call(NamedTuple):
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
         """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
         progress = {"done": self.progress.done, "of": self.progress.total} if self.progress is not None else {}
-        return self.request.event(ACTION, self.tool.name, outcome, reason, {**progress, **(objects or {})})
+        return event_of(self.request, ACTION, self.tool.name, outcome, reason, {**progress, **(objects or {})})
 
     def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
         """Return the event that commits with one transaction of a streaming tool."""
-        return self.request.event(ACTION, self.tool.name, "allowed", None, detail)
+        return event_of(self.request, ACTION, self.tool.name, "allowed", None, detail)
 
 
 Ended = tuple[Answer, AuditEvent | None]

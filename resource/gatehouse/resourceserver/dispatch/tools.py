@@ -29,7 +29,7 @@ from gatehouse.resourceserver.dispatch.idempotency import IdempotencyKeys
 from gatehouse.resourceserver.dispatch.payload import Answer, error_answer
 from gatehouse.resourceserver.dispatch.progress import CallProgress
 from gatehouse.resourceserver.dispatch.resources import refuse_cursor
-from gatehouse.resourceserver.dispatch.runner import ACTION, Call, ToolRunner
+from gatehouse.resourceserver.dispatch.runner import ACTION, Call, ToolRunner, event_of
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit.events import AuditEvent
@@ -111,7 +111,7 @@ class ToolDispatch:
         if isinstance(decision, policy.Allowed):
             return decision.target
         denial = deny(decision, "tool", tool_name)
-        raise await self.refuse(request.event(ACTION, tool_name, "refused", denial.reason), denial)
+        raise await self.refuse(event_of(request, ACTION, tool_name, "refused", denial.reason), denial)
 
     async def _contained(self, call: Call) -> Answer:
         """Run a call, and let nothing that its tool raises harm another one."""

@@ -17,8 +17,8 @@ import structlog
 
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.writer import AuditUnavailable, AuditWriter
+from gatehouse.shared.service.limits import Exceeded
 from gatehouse.shared.service.metrics import Counter, Series
-from gatehouse.shared.service.requests import Exceeded
 
 INTERVAL: Final = 60.0
 """Seconds between two events of one aggregate."""
