@@ -37,6 +37,7 @@ run: setup ## Keep both servers running with a registered client, and print comm
 
 docs: $(DOCS) ## Regenerate docs/reference and build the site in build/docs
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate_scale.py
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html"
 

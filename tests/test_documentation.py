@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import generate_reference
+import generate_scale
 import pytest
 from click.testing import CliRunner
 
 from gatehouse.authserver.cli import main as authserver_command
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.resourceserver.cli import main as resourceserver_command
+from gatehouse.shared.protocol.status_list import MAX_LISTS
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
 from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
@@ -36,6 +38,16 @@ def test_the_reference_is_current(page: str) -> None:
 
 def test_the_reference_has_no_stale_page() -> None:
     assert {path.name for path in generate_reference.TARGET.iterdir()} == generate_reference.PAGES.keys()
+
+
+def test_the_page_about_scale_is_computed_from_its_figures() -> None:
+    page = generate_scale.PAGE.read_text(encoding="utf-8")
+    assert page == generate_scale.render(page), "run: python docs/generate_scale.py"
+
+
+def test_a_million_agents_need_no_more_lists_than_are_kept() -> None:
+    figures = generate_scale.read_figures(generate_scale.PAGE.read_text(encoding="utf-8"))
+    assert generate_scale.Fleet(1_000_000, figures).lists < MAX_LISTS / 4
 
 
 def test_the_reference_describes_only_existing_actions_and_errors() -> None:
