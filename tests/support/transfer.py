@@ -41,7 +41,7 @@ def export_of(
             target,
             Header(created_at=int(server.clock()), keys=keys, audit=audit, **header),
             lambda counts: None,
-            lambda table, done: None,
+            lambda done, table: None,
         )
     finally:
         database.close()
@@ -55,7 +55,7 @@ def import_into(url: URL, folder: Path, document: bytes, clock: FakeClock, **cha
     admin = administrator(settings, clock)
     try:
         reader = ExportReader(BytesIO(document), settings.issuer)
-        return import_installation(settings, database, admin, reader, lambda table, done: None)
+        return import_installation(settings, database, admin, reader, lambda done, table: None)
     finally:
         database.close()
 

@@ -9,9 +9,11 @@ import click
 from gatehouse.directory.errors import DirectoryError
 from gatehouse.directory.migrations import SCHEMA
 from gatehouse.directory.workspaces import Workspace, create_workspace, list_workspaces
-from gatehouse.resourceserver.cli.installation import administrator, open_database, settings_of
+from gatehouse.resourceserver.cli.installation import open_database, settings_of
 from gatehouse.resourceserver.db.database import Database
+from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.service.administrator import administrator
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
@@ -48,7 +50,7 @@ def _directory(ctx: click.Context) -> Iterator[Database]:
 @example("resourceserver workspace create --name acme")
 def create(ctx: click.Context, name: str, output: str) -> None:
     """Create a workspace. Assign it to a client with: authserver client create --claim workspace_id=..."""
-    admin = administrator(settings_of(ctx))
+    admin = administrator(audit_event, settings_of(ctx).audit_keys)
     with _directory(ctx) as database, database.write() as session:
         created = create_workspace(session, name, admin.clock())
         admin.record(session, AuditAction.WORKSPACE_CREATE, created.workspace_id)

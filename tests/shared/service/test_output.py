@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from gatehouse.shared.service import output
 from gatehouse.shared.service.cli import output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -87,3 +88,14 @@ def test_a_stored_value_cannot_forge_a_line(printer: Callable[[str, str], None],
     forged = run(lambda output: printer(value, output)).output.split("\n")[:-1]
     assert len(forged) == len(plain)
     assert all(line.isprintable() for line in forged)
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "3 events\n6 events\n"), (False, "")])
+def test_progress_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, shown: str
+) -> None:
+    monkeypatch.setattr(output, "PROGRESS_EVERY", 3)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    for done in range(2, 8):
+        output.report_progress(done, "events")
+    assert capsys.readouterr().err == shown

@@ -14,14 +14,11 @@ from gatehouse.authserver.db.models import Base
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.database import SNAPSHOT
 
-PROGRESS_EVERY = 100_000
-"""Rows of a table after which progress is reported."""
-
 BATCH = 500
 """Rows that are held in memory."""
 
-Progress = Callable[[str, int], None]
-"""Called with the name of a table, and how many of its rows are done."""
+Progress = Callable[[int, str], None]
+"""Called with how many rows of a table are done, and the name of the table."""
 
 
 class Part(Enum):
@@ -118,6 +115,5 @@ def _write_table(connection: Connection, table: Table, output: _HashingWriter, p
             if len(line) > MAX_LINE:
                 raise CommandRefused(f"A row of {table.name} is too long. Omit the audit log: --without-audit")
             output.write(line)
-            if number % PROGRESS_EVERY == 0:
-                progress(table.name, number)
+            progress(number, table.name)
     return number

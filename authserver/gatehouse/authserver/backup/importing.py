@@ -13,7 +13,7 @@ from sqlalchemy import Table, func, insert, inspect, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.backup.exporting import BATCH, PART_OF, PROGRESS_EVERY, Part, Progress, exported_tables
+from gatehouse.authserver.backup.exporting import BATCH, PART_OF, Part, Progress, exported_tables
 from gatehouse.authserver.backup.format import MAX_LINE, Header, dump_trailer, read_row
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import (
@@ -237,8 +237,7 @@ def _insert_all(session: Session, reader: ExportReader, progress: Progress) -> N
         while batch := list(islice(rows, BATCH)):
             _insert(session, batch)
             done += len(batch)
-            if done % PROGRESS_EVERY == 0:
-                progress(table.name, done)
+            progress(done, table.name)
 
 
 def _insert(session: Session, batch: Sequence[ImportedRow]) -> None:

@@ -14,17 +14,18 @@ from gatehouse.authserver.backup.exporting import write_export
 from gatehouse.authserver.backup.format import Header
 from gatehouse.authserver.backup.importing import ExportReader, import_installation
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.cli.installation import Installation, administrator, open_installation, settings_of
+from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME, NEXT_FILE_NAME
 from gatehouse.authserver.keys.sealed_keys import decrypt_rows
-from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.administrator import CommandRefused, administrator
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.cli import Refusal, example, output_option
 from gatehouse.shared.service.database import shown_url
 from gatehouse.shared.service.files import new_file
 from gatehouse.shared.service.migrations import newest_revision
-from gatehouse.shared.service.output import print_record
+from gatehouse.shared.service.output import print_record, report_progress
 
 _RUNNING = (
     "A server uses this database, or did until a moment ago. Its further changes are not in the export: tokens that it "
@@ -71,7 +72,7 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
                 target,
                 header,
                 lambda counts: _record(installation, header, counts),
-                _report_progress,
+                report_progress,
             )
     summary = {"file": file, "issuer": header.issuer, "keys": "sealed" if with_keys else "omitted", "rows": counts}
     if file != "-":
@@ -135,10 +136,6 @@ def _record(installation: Installation, header: Header, counts: dict[str, int]) 
         )
 
 
-def _report_progress(table: str, done: int) -> None:
-    click.echo(f"{table}: {done} rows", err=True)
-
-
 @click.command("import")
 @click.argument("file", type=click.File("rb"))
 @output_option
@@ -156,10 +153,10 @@ def import_(ctx: click.Context, file: BinaryIO, output: str) -> None:
     """
     settings = settings_of(ctx)
     database = Database(settings.database, patient=True)
-    admin = administrator(settings)
+    admin = administrator(audit_event, settings.audit_keys)
     try:
         reader = ExportReader(file, settings.issuer)
-        imported = import_installation(settings, database, admin, reader, _report_progress)
+        imported = import_installation(settings, database, admin, reader, report_progress)
         # Keys past their time do not sign here either.
         Installation(settings, database, admin).rotation().run()
         restore = RestoreMark(database, settings).find_restore()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import click
 
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.cli.installation import Installation, administrator
+from gatehouse.authserver.cli.installation import Installation
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import CommandRefused
+from gatehouse.shared.service.administrator import CommandRefused, administrator
 from gatehouse.shared.service.check_command import (
     address_steps,
     audit_keys_step,
@@ -38,7 +39,7 @@ def check(ctx: click.Context, explain: bool, output: str) -> None:
 
 
 def _steps(settings: Settings, database: Database) -> Sequence[Step]:
-    installation = Installation(settings, database, administrator(settings))
+    installation = Installation(settings, database, administrator(audit_event, settings.audit_keys))
 
     def sealing_key() -> str:
         installation.sealing_key()

@@ -3,13 +3,15 @@
 import click
 
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.cli.installation import Installation, administrator, settings_of
+from gatehouse.authserver.cli.installation import Installation, settings_of
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import create_sealing_key, has_sealing_key, load_sealing_key, lost_sealing_key
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, has_sealed_rows
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
+from gatehouse.shared.service.administrator import administrator
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.cli import Refusal, example, output_option
@@ -52,7 +54,7 @@ def _prepare(settings: Settings, database: Database) -> tuple[bool, bool, list[s
         raise lost_sealing_key(settings)
     sealing_key = load_sealing_key(settings)
     created_audit_keys = create_audit_keys(settings.audit_keys)
-    admin = administrator(settings)
+    admin = administrator(audit_event, settings.audit_keys)
     with database.write() as session:
         kids = ensure_keys(session, sealing_key, settings.issuer, settings.signing_algorithm, admin.clock)
         ensure_list(session.connection(), admin.now())

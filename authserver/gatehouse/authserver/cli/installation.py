@@ -14,9 +14,7 @@ from gatehouse.authserver.keys.rotation import SERVER, Rotation, policy_of
 from gatehouse.authserver.keys.sealed_keys import NoUsableKey, SealedKeys, has_sealed_rows
 from gatehouse.authserver.keys.store import KeyRing, KeyStore
 from gatehouse.authserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator, CommandRefused
-from gatehouse.shared.service.audit.keys import AuditKeyFile
-from gatehouse.shared.service.audit.rows import AuditRows
+from gatehouse.shared.service.administrator import Administrator, CommandRefused, administrator
 from gatehouse.shared.service.cli import Refusal, env_file_of
 from gatehouse.shared.service.migrations import SchemaMismatch
 from gatehouse.shared.service.settings_reading import load_settings
@@ -25,11 +23,6 @@ from gatehouse.shared.service.settings_reading import load_settings
 def settings_of(ctx: click.Context) -> Settings:
     """Read the settings of a command. Raises InvalidSettings."""
     return load_settings(Settings, env_file_of(ctx))
-
-
-def administrator(settings: Settings) -> Administrator:
-    """Return the user at the command line. The audit keys are read for the first change that is recorded."""
-    return Administrator(AuditRows(audit_event, AuditKeyFile(settings.audit_keys).current))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +74,6 @@ def open_installation(ctx: click.Context, *, patient: bool = False) -> Iterator[
     with Database(settings.database, patient=patient) as database:
         database.require_current()
         try:
-            yield Installation(settings, database, administrator(settings))
+            yield Installation(settings, database, administrator(audit_event, settings.audit_keys))
         except CommandRefused as refused:
             raise Refusal(str(refused)) from None

@@ -6,11 +6,7 @@ from contextlib import contextmanager
 import click
 
 from gatehouse.resourceserver.db.database import Database
-from gatehouse.resourceserver.db.models import audit_event
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.shared.service.administrator import Administrator
-from gatehouse.shared.service.audit.keys import AuditKeyFile
-from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings_reading import load_settings
@@ -31,11 +27,6 @@ def settings_of(ctx: click.Context, tools_module: str | None = None) -> Settings
 def tool_settings(tools_module: str | None) -> dict[str, str]:
     """Return the settings that `--tools` overrides."""
     return {} if tools_module is None else {"tools": tools_module}
-
-
-def administrator(settings: Settings) -> Administrator:
-    """Return the user at the command line. The audit keys are read for the first change that is recorded."""
-    return Administrator(AuditRows(audit_event, AuditKeyFile(settings.audit_keys).current))
 
 
 @contextmanager

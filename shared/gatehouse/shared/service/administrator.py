@@ -3,12 +3,15 @@
 import os
 import pwd
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 
 
@@ -52,3 +55,8 @@ class Administrator:
         """Add the audit event of a change to the transaction of the change. `detail` is JSON."""
         event = AuditEvent(action, "allowed", actor=self.actor, object=object_, jti=jti, detail=detail)
         self.audit.record(session, event)
+
+
+def administrator(events: Table, audit_keys: Path) -> Administrator:
+    """Return the user at the command line. The audit keys are read for the first change that is recorded."""
+    return Administrator(AuditRows(events, AuditKeyFile(audit_keys).current))

@@ -5,11 +5,14 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from gatehouse.shared.protocol.redaction import printable
+
+PROGRESS_EVERY: Final = 100_000
+"""Rows after which a long command reports its progress."""
 
 _FORMULA = re.compile("((?:^|[;|\t\r\n])[ \t\"']*)(?=[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
 """The place in a cell where a formula would start: at its beginning, or after what another locale splits cells at."""
@@ -53,6 +56,15 @@ def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None
         console.width, sum(2 + max(map(cell_len, column)) for column in zip(headers, *rows, strict=True))
     )
     console.print(table, soft_wrap=True)
+
+
+def report_progress(done: int, rows: str) -> None:
+    """Report on a terminal, from time to time, how many rows a long command has read or written.
+
+    `rows` says of what: events, or the name of a table.
+    """
+    if done % PROGRESS_EVERY == 0 and sys.stderr.isatty():
+        click.echo(f"{done} {rows}", err=True)
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -12,7 +12,6 @@ from support.clock import FakeClock
 
 from gatehouse.shared.service.audit.checkpoints import Checkpoint
 from gatehouse.shared.service.audit.keys import AuditKeys, create_audit_keys
-from gatehouse.shared.service.audit.log import report_progress
 
 both_databases = pytest.mark.both_databases
 
@@ -93,16 +92,6 @@ def test_checkpoints_can_come_from_standard_input(log: Log) -> None:
     log.add("token.issue")
     result = log.run("verify", "--checkpoint", "-", standard_input=line_of(log.add_checkpoint()))
     assert "kept_elsewhere  1" in result.stdout
-
-
-@pytest.mark.parametrize(("terminal", "shown"), [(True, "3 events\n"), (False, "")])
-def test_progress_is_for_terminals(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, shown: str
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    for events in (2, 3, 4):
-        report_progress(events, every=3)
-    assert capsys.readouterr().err == shown
 
 
 @both_databases

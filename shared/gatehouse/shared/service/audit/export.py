@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Table, select
 
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.service.audit.events import event_conditions
-from gatehouse.shared.service.audit.log import AuditLog, filter_options, report_progress, until_option
+from gatehouse.shared.service.audit.log import AuditLog, filter_options, until_option
 from gatehouse.shared.service.cli import example, until_output_closes
 from gatehouse.shared.service.database import SNAPSHOT
-from gatehouse.shared.service.output import print_csv
+from gatehouse.shared.service.output import print_csv, report_progress
 
 MEMBERS: Final = (
     "time",
@@ -94,4 +94,4 @@ def print_events(rows: Iterable[Mapping[str, Any]], output: str) -> None:
 def _with_progress(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     for number, row in enumerate(rows, start=1):
         yield row
-        report_progress(number)
+        report_progress(number, "events")

@@ -1,12 +1,11 @@
 """What the `audit` commands of both servers share: the log that they read, and the filters for its events."""
 
-import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import click
 from sqlalchemy import Connection, select
@@ -17,9 +16,6 @@ from gatehouse.shared.service.administrator import Administrator
 from gatehouse.shared.service.audit.events import AuditAction, AuditTables
 from gatehouse.shared.service.cli import FunctionT, Refusal, parse_duration
 from gatehouse.shared.service.database import Database
-
-_PROGRESS_EVERY: Final = 100_000
-"""Events after which a command reports its progress."""
 
 
 class OpenLog(NamedTuple):
@@ -114,9 +110,3 @@ def limit_option(default: int) -> Callable[[FunctionT], FunctionT]:
         show_default=True,
         help="Show at most this many events, starting with the newest.",
     )
-
-
-def report_progress(events: int, every: int = _PROGRESS_EVERY) -> None:
-    """Report on a terminal, now and then, how many events were read."""
-    if events % every == 0 and sys.stderr.isatty():
-        click.echo(f"{events} events", err=True)

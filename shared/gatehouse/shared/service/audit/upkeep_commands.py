@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 import click
@@ -11,12 +12,12 @@ from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.audit.events import AuditAction, event_conditions
 from gatehouse.shared.service.audit.keys import AuditKeys, rotate_audit_keys
-from gatehouse.shared.service.audit.log import AuditLog, report_progress
+from gatehouse.shared.service.audit.log import AuditLog
 from gatehouse.shared.service.audit.pruning import PruningRefused, prune_audit
 from gatehouse.shared.service.audit.verification import verify_audit
 from gatehouse.shared.service.cli import Refusal, confirm, example, output_option, parse_duration
 from gatehouse.shared.service.database import SNAPSHOT
-from gatehouse.shared.service.output import print_record
+from gatehouse.shared.service.output import print_record, report_progress
 
 _CHECKPOINT: Final = "audit checkpoint"
 """The event of the log line."""
@@ -52,7 +53,8 @@ def verify_command(log: AuditLog) -> click.Command:
             keys = AuditKeys.read(opened.keys)
             external = [] if file is None else list(_read_checkpoints(file, keys))
             with opened.database.engine.execution_options(**SNAPSHOT).connect() as connection:
-                verified = verify_audit(connection, log.tables, keys, external=external, progress=report_progress)
+                progress = partial(report_progress, rows="events")
+                verified = verify_audit(connection, log.tables, keys, external=external, progress=progress)
         record: dict[str, Any] = {"events": verified.events, "checkpoints": verified.checkpoints}
         if file is not None:
             record["kept_elsewhere"] = len(external)
