@@ -81,6 +81,24 @@ async def test_a_suspended_server_delays_one_request_by_50_ms(redis: RedisServer
     await limits.close()
 
 
+async def test_a_burst_of_one_client_does_not_end_the_common_count(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = node(redis)
+    limit = limits.limit("calls", Rate(500, "minute"))
+
+    async def call() -> bool:
+        allowed = await limit.hit("a") is None
+        # Occupy the event loop, as the rest of a request does.
+        sum(range(20_000))
+        return allowed
+
+    answers = await asyncio.gather(*(call() for _ in range(600)))
+    print(f"\nburst: {sum(answers)} of 600 calls allowed")
+    assert not caplog.records, "the server is not away"
+    await limits.close()
+
+
 @pytest.mark.usefixtures("_patient")
 async def test_a_restarted_server_counts_again(redis: RedisServer) -> None:
     limits = node(redis)
