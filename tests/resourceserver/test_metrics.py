@@ -242,6 +242,15 @@ async def test_the_last_fetches_are_reported(measured: ResourceServer) -> None:
     assert [series(measured, name) for name in names] == [{(): started + 60}, {(): started + 60}]
 
 
+async def test_the_number_of_status_lists_is_reported(measured: ResourceServer) -> None:
+    """A resource server keeps a limited number of them."""
+    await measured.services.statuses.refresh()
+    assert series(measured, "gatehouse_status_lists") == {(): 1}
+    measured.issuer.lists[LIST.replace("0123", "4567")] = bytearray(8)
+    await measured.services.statuses.refresh()
+    assert series(measured, "gatehouse_status_lists") == {(): 2}
+
+
 def test_every_cause_that_the_protocol_names_is_in_the_table() -> None:
     """The verifier would raise ValueError for another one."""
     defaults = [

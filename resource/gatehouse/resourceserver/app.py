@@ -142,7 +142,7 @@ def create_services(
             clock,
             max_age=settings.status_max_age,
             fail_open=settings.status_failure == "open",
-            renewed=stamp(metrics.status_lists_fetched, clock),
+            renewed=metrics.report_status_lists(clock),
         ),
         idempotency_keys=idempotency_keys,
         server=server,

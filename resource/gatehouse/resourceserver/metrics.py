@@ -1,5 +1,6 @@
 """What the resource server measures."""
 
+from collections.abc import Callable
 from typing import Final
 
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
@@ -11,6 +12,8 @@ from gatehouse.resourceserver.bearer.refusal import Cause
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import TOOL_ERROR
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.shared.protocol.clock import Clock
+from gatehouse.shared.protocol.status_list import MAX_LISTS
 from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics, rate_limited
 
 ERROR_CODES: Final = tuple(sorted(code for code in vars(json_rpc).values() if isinstance(code, int)))
@@ -64,6 +67,12 @@ STATUS_LISTS_FETCHED: Final = Metric(
     "Last successful fetch of all status lists: the oldest of all workers, 0 if one has none yet.",
     merged="livemin",
 )
+STATUS_LISTS: Final = Metric(
+    "gauge",
+    "gatehouse_status_lists",
+    f"Status lists that the issuer names, of {MAX_LISTS} at most that a worker keeps: the most of all workers.",
+    merged="livemax",
+)
 
 METRICS: Final = (
     GATE_DECISIONS,
@@ -72,6 +81,7 @@ METRICS: Final = (
     RATE_LIMITED,
     KEY_SET_FETCHED,
     STATUS_LISTS_FETCHED,
+    STATUS_LISTS,
     *SERVER_METRICS,
 )
 
@@ -91,4 +101,14 @@ class Metrics(ServerMetrics):
         self.cache_hits, self.cache_misses = lookups[("hit",)], lookups[("miss",)]
         self.rate_limited = meter.counters(RATE_LIMITED)
         self.key_set_fetched = meter.gauge(KEY_SET_FETCHED)
-        self.status_lists_fetched = meter.gauge(STATUS_LISTS_FETCHED)
+        self._status_lists_fetched = meter.gauge(STATUS_LISTS_FETCHED)
+        self._status_lists = meter.gauge(STATUS_LISTS)
+
+    def report_status_lists(self, clock: Clock) -> Callable[[int], None]:
+        """Return what is called with the number of status lists after each poll in which every fetch succeeded."""
+
+        def report(lists: int) -> None:
+            self._status_lists_fetched.set(clock())
+            self._status_lists.set(lists)
+
+        return report

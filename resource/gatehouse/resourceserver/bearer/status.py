@@ -86,9 +86,9 @@ class StatusLists:
         max_age: int,
         fail_open: bool,
         monotonic: Callable[[], float] = time.monotonic,
-        renewed: Callable[[], object] = lambda: None,
+        renewed: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """Create the lists. `renewed` is called after each refresh in which every fetch succeeded."""
+        """Create the lists. `renewed` is called with their number after each refresh without a failure."""
         self._issuer = issuer
         self._fetch_from = fetch_from
         self._fetch_names = fetch_from(f"{issuer}{PATH}")
@@ -229,8 +229,9 @@ class StatusLists:
         async with anyio.create_task_group() as tasks:
             for known in changed:
                 tasks.start_soon(renew, known)
-        if named is not None and all(known.failure is None for known in self._polled()):
-            self._renewed()
+        polled = self._polled()
+        if named is not None and all(known.failure is None for known in polled):
+            self._renewed(len(polled))
 
     def _may_differ(self, known: _List, etag: str | None) -> bool:
         """Tell whether a list may differ from the known version. `etag` is the tag that the issuer names, if it does.

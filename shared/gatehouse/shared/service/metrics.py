@@ -66,7 +66,7 @@ class Metric:
     """The table of each label. An empty one is known only when the server starts, such as that of the tools."""
     buckets: Sequence[float] = ()
     """Upper bounds of a histogram, in seconds."""
-    merged: Literal["livesum", "livemin", "max"] = "livesum"
+    merged: Literal["livesum", "livemin", "livemax", "max"] = "livesum"
     """How the values of several processes make one gauge. `live`: of the processes that run."""
 
 
