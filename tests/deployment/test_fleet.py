@@ -111,7 +111,9 @@ async def test_an_assertion_is_spent_for_all_nodes(fleet: Fleet, http: httpx2.As
     assert await send(second, create_assertion()) == 200
     spent = create_assertion()
     assert await send(first, spent) == 200
+    before = fleet.total("authserver", "gatehouse_replay_rejections_total")
     assert [await send(node, spent) for node in fleet.nodes for _ in range(4)] == [401] * 8
+    assert fleet.total("authserver", "gatehouse_replay_rejections_total") == before + 8
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ SERVERS = ("authserver", "resourceserver")
 ADDRESSES = ("127.0.0.11", "127.0.0.12")
 """In place of 10.0.0.11 and 10.0.0.12 of docs/deployment.md."""
 
+FALLBACKS = "gatehouse_limit_fallbacks_total"
+
 START_TIMEOUT = 60.0
 """Seconds."""
 
@@ -83,7 +85,7 @@ class Node(PreparedStack):
 
     def fallbacks(self, server: str) -> float:
         """Return how many requests a server has counted without Redis since it started."""
-        return self.metric(server, "gatehouse_limit_fallbacks_total")
+        return self.metric(server, FALLBACKS)
 
     def metric(self, server: str, name: str) -> float:
         """Return the value of a metric without labels."""
@@ -111,7 +113,11 @@ class Fleet:
     @property
     def fallbacks(self) -> float:
         """How many requests all servers have counted without Redis since they started."""
-        return sum(node.fallbacks(server) for node in self.nodes for server in SERVERS)
+        return sum(self.total(server, FALLBACKS) for server in SERVERS)
+
+    def total(self, server: str, name: str) -> float:
+        """Return the sum of a metric without labels of both nodes."""
+        return sum(node.metric(server, name) for node in self.nodes)
 
     @property
     def processes(self) -> dict[int, list[int]]:

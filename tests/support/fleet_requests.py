@@ -73,19 +73,19 @@ async def rotate_key(fleet: Fleet) -> list[str]:
         issued = await issue(lasting)
         [old] = set(issued.values())
         new, published = first.run_json("authserver", "key", "rotate")["kid"], time.time()
-        # In place of the 7 minutes until the new key signs: a moment until every worker has it, and an older date.
         issued |= await issue(lasting)
-        assert set(issued.values()) == {old}
+        ending = await issue(short)
+        assert {*issued.values(), *ending.values()} == {old}
+        # In place of the 7 minutes until the new key signs: a moment until every worker has it, and an older date.
         await asyncio.to_thread(wait_until, lambda: all(_key_sets_fetched(node) > published for node in fleet.nodes))
         fleet.execute("UPDATE signing_key SET published_at = published_at - 420 WHERE kid = %s", new)
-        ending: dict[str, str] = {}
         while set((latest := await issue(lasting)).values()) != {new}:
-            ending = await issue(short)
-            issued |= {**latest, **ending}
+            issued |= latest
+            # The new key may sign from here on.
+            ending = {token: kid for token, kid in (await issue(short)).items() if kid == old} or ending
             await asyncio.sleep(0.2)
-        kept = [token for token in issued if token not in ending]
-        assert await call_everywhere(http, fleet, [*kept[:4], *kept[-4:], *latest]) == {200}
-    return [token for token, kid in ending.items() if kid == old]
+        assert await call_everywhere(http, fleet, [*[*issued][:4], *[*issued][-4:], *latest]) == {200}
+    return [*ending]
 
 
 def _key_sets_fetched(node: Node) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import (
     URL,
     Boolean,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 from support.migrations import with_next_revision
 from support.schema_changes import compare, refused_changes
 
+from gatehouse.authserver.cli import main
 from gatehouse.authserver.db.database import Database
 from gatehouse.directory.migrations import SCHEMA as DIRECTORY
 from gatehouse.resourceserver.db.database import Database as ResourceServerDatabase
@@ -155,3 +157,19 @@ def test_a_database_of_the_version_after_the_next_is_refused(database: Database,
     for use in (database.migrate, database.require_current):
         with pytest.raises(SchemaMismatch, match="newer version"):
             use()
+
+
+def test_check_names_the_schema_of_the_next_version_and_export_refuses_it(
+    empty_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUTHSERVER_DATABASE_URL", empty_database.render_as_string())
+    for command in ("init", "export before.jsonl"):
+        assert CliRunner().invoke(main, command.split()).exit_code == 0
+    migrations.upgrade(empty_database, with_next_revision(Database.schema, tmp_path / "next", EXPAND))
+    check = CliRunner().invoke(main, ["check", "--output", "json"])
+    assert "with the schema of the next version" in check.output
+    export = CliRunner().invoke(main, ["export", "after.jsonl"])
+    assert export.exit_code == 1
+    assert "Export with that version" in export.output
+    assert not (tmp_path / "after.jsonl").exists()

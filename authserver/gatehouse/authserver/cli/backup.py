@@ -57,6 +57,11 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
     key is never included.
     """
     with open_installation(ctx, patient=True) as installation:
+        if installation.database.is_ahead:
+            raise CommandRefused(
+                "The next version has migrated the database, and this version would leave out what it added. Export "
+                "with that version."
+            )
         header = Header(
             schema=newest_revision(Database.schema) or "",
             issuer=installation.settings.issuer,

@@ -30,7 +30,7 @@ class Database(MigratedDatabase):
         self._require_own_version_table()
         super().require_current()
         if self.catalogue_schema is not None:
-            migrations.require_current(self.engine, self.catalogue_schema)
+            self._require_usable(self.catalogue_schema)
 
     def _require_own_version_table(self) -> None:
         """Refuse a catalogue whose revisions would be confused with the gateway's: its tables would never be made."""

@@ -107,24 +107,28 @@ def database_steps(
 ) -> tuple[Step, ...]:
     """Return the checks of the database: what it must allow, and what the URL says about a connection pooler.
 
-    It must have this version's schema and accept writes, and a running server must have written to it recently.
+    It must have a schema that this version works with and accept writes, and a running server must have written to it
+    recently.
     """
 
     def check() -> str:
         database.require_current()
+        shown = shown_url(database.url)
+        if database.is_ahead:
+            shown += ", with the schema of the next version"
         now = clock()
         with database.engine.begin() as connection:
             write_heartbeat(connection, "check", now)
             last = last_heartbeat(connection, SERVER)
         if last is None:
-            return f"{shown_url(database.url)}; no server has used it yet"
+            return f"{shown}; no server has used it yet"
         written = f"the last heartbeat of a server is {max(0, int(now) - last)} s old"
         if now - last > MAX_AGE and _in_use(settings):
             raise Refusal(
                 f"A process listens on {settings.bind}, and {written}. If it is this server, see its log; if it is "
                 "another program, stop it or change the address."
             )
-        return f"{shown_url(database.url)}; {written}"
+        return f"{shown}; {written}"
 
     if not is_behind_pooler(database.url):
         return (("database", check),)

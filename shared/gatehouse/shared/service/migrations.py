@@ -66,6 +66,9 @@ class MigratedDatabase(Database):
 
     schema: Schema
 
+    is_ahead = False
+    """Whether the next version has migrated the database, once it was found usable."""
+
     def migrate(self) -> None:
         """Create or upgrade the schema.
 
@@ -78,7 +81,7 @@ class MigratedDatabase(Database):
         upgrade(self.url, self.schema)
 
     def require_current(self) -> None:
-        """Refuse a database without this version's schema.
+        """Refuse a database with neither this version's schema nor that of the next one.
 
         Raises:
             SchemaMismatch: the message names the command that fixes it.
@@ -93,7 +96,12 @@ class MigratedDatabase(Database):
         if path is not None and others_may_write(path):
             raise SchemaMismatch(f"Others can change the database. Run: chmod go-w {path} {path.parent}")
         self._require_usable_pooler()
-        require_current(self.engine, self.schema)
+        self._require_usable(self.schema)
+
+    def _require_usable(self, schema: Schema) -> None:
+        if require_current(self.engine, schema) and not self.is_ahead:
+            self.is_ahead = True
+            log.warning("the database has the schema of the next version: upgrade this node as well")
 
     def _require_usable_pooler(self) -> None:
         server = self.schema.init_command.partition(" ")[0]
@@ -144,8 +152,10 @@ def _require_references(connection: Connection) -> None:
         )
 
 
-def require_current(engine: Engine, schema: Schema) -> None:
+def require_current(engine: Engine, schema: Schema) -> bool:
     """Refuse to run on a database that neither this version nor the next one migrated.
+
+    Returns whether the next one did.
 
     Raises:
         SchemaMismatch: the database is empty, older, or more than one revision newer, or cannot hold every text.
@@ -154,9 +164,10 @@ def require_current(engine: Engine, schema: Schema) -> None:
         _require_utf8(connection)
         current = _refuse_newer(connection, schema)
     if _is_next(current, schema):
-        log.warning("the database has the schema of the next version: upgrade this node as well")
-    elif current != newest_revision(schema):
+        return True
+    if current != newest_revision(schema):
         raise SchemaMismatch(f"The database is not at this version's schema. Run: {schema.init_command}")
+    return False
 
 
 def newest_revision(schema: Schema) -> str | None:
