@@ -95,3 +95,10 @@ def test_a_long_export_does_not_fill_the_memory(log: Log) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 2_500_000
+
+
+def test_an_export_needs_no_keys(log: Log) -> None:
+    """A host that only exports has none."""
+    log.add("token.issue")
+    log.keys.unlink()
+    assert [event["action"] for event in log.lines("export")] == ["token.issue"]

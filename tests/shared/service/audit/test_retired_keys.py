@@ -157,6 +157,21 @@ def test_the_expiry_of_a_key_has_a_checkpoint_without_an_event(log: AuditLog) ->
     assert log.finding is None
 
 
+def test_a_prune_after_the_expiry_lists_no_events(log: AuditLog) -> None:
+    """The next checkpoint does."""
+    log.change("a", "b")
+    log.clock.advance(3 * HOUR)
+    old = log.rotate_keys(grace_period=HOUR)
+    log.checkpoint()
+    other = AuditLog(log.database.url, log.clock, old)
+    other.change("in.the.grace.period")
+    other.close()
+    log.clock.advance(HOUR)
+    assert log.prune(2 * HOUR) == 2
+    assert log.checkpoint() is not None
+    assert log.finding is None
+
+
 def test_pruned_logs_verify_after_a_rotation(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "_BATCH", 2)
     log.change("a", "b")

@@ -13,7 +13,9 @@ from support.clock import FakeClock
 from support.logs import logging_put_back
 from support.waiting import wait_until
 
+from gatehouse.shared.service.audit.checkpoints import append_checkpoint, last_checkpoint
 from gatehouse.shared.service.audit.keys import AuditKeyFile, create_audit_keys, rotate_audit_keys
+from gatehouse.shared.service.audit.pruning import Pruned
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.logs import configure_logs
 
@@ -178,6 +180,44 @@ def test_a_checkpoint_that_was_written_again_is_logged(
         log.checkpoint()
     assert numbers(log) == [1, 2, 3]
     watched.run_once()
+    assert "checkpoint 2 of the audit log" in caplog.text
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize("forged", [False, True], ids=["no boundary", "a forged boundary"])
+def test_a_checkpoint_that_only_seems_pruned_is_logged(
+    log: AuditLog, watched: AuditUpkeep, caplog: pytest.LogCaptureFixture, forged: bool
+) -> None:
+    log.change("c")
+    assert log.checkpoint() is not None
+    log.execute("DELETE FROM audit_checkpoint WHERE number < 3")
+    if forged:
+        log.execute("UPDATE audit_checkpoint SET kind = 'prune', content = '{}' WHERE number = 3")
+    watched.run_once()
+    assert "checkpoint 2 of the audit log" in caplog.text
+
+
+@pytest.mark.threat("T-149")
+def test_a_log_rewritten_with_a_retired_key_is_logged(
+    log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Source: a deletion that is claimed with the key of before a rotation, and a time of before its expiry."""
+    upkeep = AuditUpkeep(log.engine, TABLES, lambda: log.keys, clock)
+    log.change("a")
+    upkeep.run_once()
+    old, before = log.rotate_keys(), clock()
+    clock.advance(3600)
+    upkeep.run_once()
+    upkeep.run_once()
+    assert caplog.text == ""
+    with log.engine.begin() as connection:
+        last = last_checkpoint(connection, TABLES)
+        assert last is not None
+        pruned = Pruned(int(clock() * 1000), checkpoint=(last.number, last.link))
+        append_checkpoint(connection, TABLES, old, last, before, "prune", pruned._asdict())
+    log.execute("DELETE FROM audit_checkpoint WHERE kind <> 'prune'")
+    log.execute("DELETE FROM audit_event")
+    upkeep.run_once()
     assert "checkpoint 2 of the audit log" in caplog.text
 
 

@@ -76,7 +76,7 @@ class Chains:
         """
         keys = self._keys()
         kid = keys.kid
-        writer, sequence, link, time, _ = chain if chain.kid in {"", kid} else self.new()
+        writer, sequence, link, time, _ = chain if chain.kid == kid or not chain.sequence else self.new()
         linked = []
         for row in rows:
             if time is not None and abs(row.time - time) > MAX_GAP:

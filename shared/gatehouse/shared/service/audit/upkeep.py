@@ -22,7 +22,7 @@ from gatehouse.shared.service.audit.checkpoints import (
 )
 from gatehouse.shared.service.audit.events import AuditTables
 from gatehouse.shared.service.audit.keys import AuditKeys
-from gatehouse.shared.service.audit.pruning import prune_audit
+from gatehouse.shared.service.audit.pruning import PruningRefused, authentic_pruned, prune_audit
 from gatehouse.shared.service.database import READ_ONLY
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -95,7 +95,7 @@ class AuditUpkeep:
 
     def _work(self) -> None:
         keys = self._keys()
-        self._look_back()
+        self._look_back(keys)
         if self._write_checkpoint(keys, INTERVAL) is not None and self._retention and self._is_prune_due():
             before = self._clock() - self._retention
             number = prune_audit(self._engine, self._tables, keys, before=before, clock=self._clock)
@@ -104,11 +104,11 @@ class AuditUpkeep:
             if number:
                 log.info("%d audit events are older than the retention and were pruned", number)
 
-    def _look_back(self) -> None:
+    def _look_back(self, keys: AuditKeys) -> None:
         """Log an error if the last checkpoint that this process saw was removed or replaced."""
         with self._reader.connect() as connection:
             last = last_checkpoint(connection, self._tables)
-            if self._seen is not None and not self._is_continued(connection, self._seen, last):
+            if self._seen is not None and not self._is_continued(connection, keys, self._seen, last):
                 log.error(
                     "checkpoint %d of the audit log, of %s, was removed or replaced: the database was altered, or "
                     "restored from a backup. Verify the audit log",
@@ -117,13 +117,18 @@ class AuditUpkeep:
                 )
         self._seen = last
 
-    def _is_continued(self, connection: Connection, seen: Checkpoint, last: Checkpoint | None) -> bool:
-        if last is None or last.number < seen.number:
+    def _is_continued(self, connection: Connection, keys: AuditKeys, seen: Checkpoint, last: Checkpoint | None) -> bool:
+        # The key of the last one can be in the hands of someone who rewrites the log, if it had expired.
+        if last is None or last.number < seen.number or last.kid in keys.expired(seen.time):
             return False
         column = self._tables.checkpoints.c
         link = connection.scalar(select(column.link).where(column.number == seen.number))
-        # Pruned, after this process was away for as long as events are kept.
-        return link in {None, seen.link}
+        if link is not None:
+            return bool(link == seen.link)
+        try:
+            return seen.time < authentic_pruned(connection, self._tables, keys).before
+        except PruningRefused:
+            return False
 
     def _write_checkpoint(self, keys: AuditKeys, interval: float) -> Checkpoint | None:
         written = write_checkpoint(self._engine, self._tables, keys, self._clock(), interval=interval)

@@ -160,8 +160,8 @@ class _Verifier:
         expired = self._keys.expired(checkpoint.time)
         if checkpoint.kid in self._closings or checkpoint.kid in expired:
             raise _Finding(f"Checkpoint {_name(checkpoint)} was written {self._after_expiry(checkpoint.kid)}.")
-        for kid in expired:
-            self._closings.setdefault(kid, checkpoint.number)
+        if checkpoint.kind == HEADS:
+            self._closings = dict.fromkeys(expired, checkpoint.number) | self._closings
 
     def _after_expiry(self, kid: str) -> str:
         return (
