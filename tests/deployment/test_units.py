@@ -15,11 +15,20 @@ EXPOSURE = 2.0
 pytestmark = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
 
 
-@pytest.fixture(params=["authserver", "resourceserver"])
+UNITS = {
+    f"{server}-{drop_in}": (f"{server}.service", *names)
+    for server in ("authserver", "resourceserver")
+    for drop_in, names in {"alone": (), "limits": ["limits.conf"], "tls": [f"tls-{server}.conf"]}.items()
+}
+"""Files by the name of a case: the unit, and a drop-in."""
+
+
+@pytest.fixture(params=UNITS)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A unit whose programs are installed."""
-    path = tmp_path / f"{request.param}.service"
-    text = (ROOT / "deploy" / "systemd" / path.name).read_text(encoding="utf-8")
+    """A unit whose programs are installed, in one file with a drop-in, because offline systemd reads no others."""
+    files = [ROOT / "deploy" / "systemd" / name for name in UNITS[request.param]]
+    path = tmp_path / files[0].name
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     path.write_text(text.replace("/opt/gatehouse/bin", str(BIN)), encoding="utf-8")
     return path
 

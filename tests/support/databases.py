@@ -72,6 +72,11 @@ class PostgreSQL:
         self.url = url
         self._server = server
 
+    @property
+    def programs(self) -> Path:
+        """The folder of psql, pg_dump and the other programs of this version."""
+        return Path(self._server.bin_path)
+
     def stop(self) -> None:
         """End the server at once: it closes all connections (`pg_ctl stop`, in its mode `fast`)."""
         self._server.stop()

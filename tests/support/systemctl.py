@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 STOP_TIMEOUT = 30.0
@@ -25,7 +26,9 @@ class Unit:
         self.name = name
         self.pid_file = root / "run" / f"{name}.pid"
         self.credentials = root / "run" / "credentials" / name
-        text = (root / "etc/systemd/system" / f"{name}.service").read_text()
+        units = root / "etc/systemd/system"
+        files = (units / f"{name}.service", *sorted((units / f"{name}.service.d").glob("*.conf")))
+        text = "\n".join(file.read_text() for file in files)
         text = text.replace("%d", str(self.credentials)).replace("%S", str(root / "var/lib"))
         self.lines = [line.partition("=")[::2] for line in text.splitlines() if "=" in line and line[0] != "#"]
 
@@ -87,13 +90,19 @@ def is_running(pid: int) -> bool:
 
 def main() -> None:
     command, *names = [argument for argument in sys.argv[1:] if argument != "--now"]
-    for unit in map(Unit, names):
-        if command == "reload":
-            unit.reload()
-        if command in {"stop", "restart"}:
-            unit.stop()
-        if command in {"enable", "start", "restart"}:
-            unit.start()
+    # All at once, as systemd does.
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(run, command, unit) for unit in map(Unit, names)]:
+            done.result()
+
+
+def run(command: str, unit: Unit) -> None:
+    if command in {"reload", "try-reload-or-restart"}:
+        unit.reload()
+    if command in {"stop", "restart"}:
+        unit.stop()
+    if command in {"enable", "start", "restart"}:
+        unit.start()
 
 
 if __name__ == "__main__":
