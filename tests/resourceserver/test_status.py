@@ -408,6 +408,7 @@ class TaggedLists:
         return fetch_names if url == f"{ISSUER}/status-lists" else fetch_list
 
 
+@pytest.mark.divergence("D-71")
 async def test_a_list_is_fetched_when_its_named_tag_is_new(issuer: Issuer, keys: KeySource) -> None:
     tagged = TaggedLists(issuer)
     lists = StatusLists(ISSUER, tagged.fetch_from, keys, issuer.clock, max_age=900, fail_open=False)
@@ -463,6 +464,17 @@ async def test_the_number_of_lists_is_limited(
         assert await lists.refusal(StatusReference(uri, 1)) is None
         clock.advance(1)
     assert issuer.list_fetches == [LIST, OTHER_LIST, third]
+
+
+async def test_of_too_many_lists_the_newest_are_followed(
+    issuer: Issuer, keys: KeySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The issuer names the oldest first."""
+    monkeypatch.setattr(status, "MAX_LISTS", 2)
+    newest = [OTHER_LIST, f"{ISSUER}/status-lists/00000000000c"]
+    issuer.lists |= dict.fromkeys(newest, bytearray(8))
+    await issuer.statuses(keys).refresh()
+    assert issuer.list_fetches == [f"{ISSUER}/status-lists", *newest]
 
 
 async def test_polling_is_frequent_until_the_lists_are_known(issuer: Issuer, keys: KeySource) -> None:

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import anyio
@@ -271,7 +270,8 @@ class StatusLists:
             names = members.get("status_lists")
             if not isinstance(names, list):
                 raise FetchFailed("no list of status lists")  # noqa: TRY301
-            own = dict(islice(self._own(names, members.get("etags")), MAX_LISTS))
+            # The newest are last, and only those have tokens that were issued lately.
+            own = dict([*self._own(names, members.get("etags"))][-MAX_LISTS:])
             if names and not own:
                 raise FetchFailed(  # noqa: TRY301
                     f"none of them is a list of {self._issuer}: set RESOURCESERVER_ISSUER to exactly the issuer of the "
