@@ -216,6 +216,17 @@ def test_a_call_that_waits_for_a_thread_is_cancelled_at_the_deadline(authserver:
     assert calls == ["later"]
 
 
+def test_a_thread_waits_for_the_event_loop_until_the_deadline() -> None:
+    def wait(request: Request) -> None:
+        assert request.on_loop(asyncio.sleep(0, "done")) == "done"
+        with deadline.renewed(0):
+            request.on_loop(asyncio.Event().wait())
+
+    request = Request({})
+    with pytest.raises(deadline.DeadlineExceeded):
+        run(request.in_thread(wait, request))
+
+
 def test_a_timeout_inside_a_thread_is_not_taken_for_the_deadline() -> None:
     def fail() -> None:
         raise TimeoutError("of the function")

@@ -1,7 +1,6 @@
 """HTTP without a framework: the request that every endpoint reads, its form, and the response that it returns.
 
-`Request.in_thread` and `Request.load` wait no longer than the deadline of the request. `Request.on_loop` leads back to
-the event loop, where the limits are.
+`Request.in_thread`, `Request.load` and `Request.on_loop` wait no longer than the deadline of the request.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from werkzeug.http import parse_etags, unquote_etag
 from gatehouse.shared.protocol.encoding import compact_json
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
 from gatehouse.shared.service.cache import MustWait
-from gatehouse.shared.service.deadline import before_deadline
+from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline, remaining
 
 MAX_BODY = 64 * 1024
 """Bytes. No OAuth form needs more."""
@@ -105,9 +104,17 @@ class Request:
     def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop, from a function that `in_thread` calls, and return its result.
 
-        The coroutine must end by itself, and must not wait for another thread of the pool: all of them may be here.
+        The coroutine must not wait for another thread of the pool: all of them may be here.
+
+        Raises:
+            DeadlineExceeded: it was cancelled at the deadline of the request.
         """
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return running.result(remaining())
+        except TimeoutError:
+            running.cancel()
+            raise DeadlineExceeded from None
 
     async def load(self, function: Callable[..., T], *args: object) -> T:
         """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.
