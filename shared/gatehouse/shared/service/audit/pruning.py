@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, select
 
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.redaction import quoted
@@ -142,15 +142,21 @@ class _Pruning:
         self, writers: dict[str, Sequence[Any]], last_id: int, newest_id: int
     ) -> Iterator[tuple[Sequence["_Row"], Mapping[str, Sequence[Any]]]]:
         """Yield the rows to delete, a batch at a time, each with the writers after its deletion."""
-        columns = self._tables.events.c
-        # Rows of a clock that was far behind, or that were inserted again.
-        late = and_(columns.id > last_id, columns.id < newest_id, columns.time < self._pruned.complete)
-        for condition in (columns.id <= last_id, late):
+        ids = self._tables.events.c.id
+        for condition in (ids <= last_id, ids.in_(self._late_ids(last_id, newest_id))):
             cursor = 0
             while rows := self._read(cursor, condition):
                 cursor = rows[-1].id
                 if chosen := [row for row in rows if self._choose(row, writers)]:
                     yield chosen, dict(writers)
+
+    def _late_ids(self, last_id: int, newest_id: int) -> Sequence[int]:
+        """Return the ids of old rows among the newer ones: of a clock that was far behind, or inserted again."""
+        columns = self._tables.events.c
+        # By the index of the time. The oldest rows are few: those that earlier deletions left.
+        oldest = select(columns.id).where(columns.time < self._pruned.complete).order_by(columns.time).limit(_BATCH)
+        with self._reader.connect() as connection:
+            return [id_ for id_ in connection.scalars(oldest) if last_id < id_ < newest_id]
 
     def _newest(self, connection: Connection) -> "_Row | None":
         query = self._rows().order_by(self._tables.events.c.id.desc()).limit(1)
