@@ -235,7 +235,7 @@ def test_lines_that_are_not_rows_are_refused(
         b'{"table":"client","row":{},"beside":1}\n': "neither a row nor the last line",
         b'{"rows":{},"sha256":""}\n': "the numbers of rows",
         b'{"table":"client","row":{"client_name":"\xff"}}\n': "not valid UTF-8",
-        b'{"table":"client","row":{"client_name":"\\ud800"}}\n': "not valid UTF-8",
+        b'{"table":"client","row":{"client_name":"\\ud800"}}\n': "not valid JSON",
         b'{"table":"client","row":{"created_at":1e999}}\n': "too large",
         b"[" * 100_000 + b"\n": "not valid JSON",
     }.items():

@@ -27,16 +27,13 @@ class ClientDisconnected(Exception):
 class Headers:
     """The header lines of a request, as bytes. Names are in lower case (ASGI 3)."""
 
-    __slots__ = ("_by_name", "_lines")
+    __slots__ = ("_by_name", "_lines", "repeated")
 
     def __init__(self, lines: Sequence[Header]) -> None:
         self._lines = lines
         self._by_name = dict(lines)
-
-    @property
-    def repeated(self) -> bool:
+        self.repeated = len(self._by_name) != len(lines)
         """Whether any name has more than one line."""
-        return len(self._by_name) != len(self._lines)
 
     def get(self, name: bytes) -> bytes | None:
         """Return the last line of a name; None without one."""

@@ -11,6 +11,7 @@ from gatehouse.shared.protocol.encoding import (
     MAX_JSON_DEPTH,
     InvalidBase64url,
     InvalidJson,
+    compact_json,
     decode_base64url,
     encode_base64url,
     format_json,
@@ -46,6 +47,9 @@ def test_accepted_documents_equal_the_standard_librarys_result(document: bytes) 
         pytest.param(b"[Infinity]", id="infinity"),
         pytest.param(b"-Infinity", id="minus-infinity"),
         pytest.param(b"1e400", id="a-number-too-large-for-a-float"),
+        pytest.param(b"-1.5E+0000400", id="an-exponent-with-leading-zeros"),
+        pytest.param(b"1" * 260 + b".0e99", id="a-number-too-large-with-two-digits-of-exponent"),
+        pytest.param(b'{"e300": [1' + b"0" * 309 + b".0]}", id="a-number-too-large-without-exponent"),
         pytest.param(b"9" * 5000, id="too-many-digits"),
         pytest.param(b"01", id="a-leading-zero"),
         pytest.param(b"+1", id="a-plus"),
@@ -75,6 +79,13 @@ def test_invalid_or_ambiguous_json_is_refused(document: bytes) -> None:
         parse_json(document)
 
 
+@pytest.mark.parametrize(
+    "number", ["1e-400", "1.7976931348623157e308", "1E+99", "0.1e003", "1" * 300 + ".5", "9" * 4300]
+)
+def test_large_numbers_are_read_exactly(number: str) -> None:
+    assert parse_json(f'[{number}, "1e999"]'.encode()) == [json.loads(number), "1e999"]
+
+
 def test_a_surrogate_pair_is_one_character() -> None:
     assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
 
@@ -93,6 +104,20 @@ def test_a_refusal_does_not_repeat_the_document() -> None:
 @given(VALUES)
 def test_what_is_written_is_read_as_the_same(value: Any) -> None:
     assert parse_json(format_json(value).encode()) == value
+
+
+@given(VALUES)
+def test_values_are_written_as_by_the_standard_library(value: Any) -> None:
+    assert compact_json(value) == json.dumps(value, separators=(",", ":"))
+    assert format_json(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_a_failure_to_write_does_not_affect_the_next_value() -> None:
+    shared = {"a": [1]}
+    for unwritable in ([shared, b"x"], [shared, float("nan")]):
+        with pytest.raises(InvalidJson):
+            format_json(unwritable)
+    assert format_json([shared, shared]) == '[{"a":[1]},{"a":[1]}]'
 
 
 def nested(levels: int) -> Any:

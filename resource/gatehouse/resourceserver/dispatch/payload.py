@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, P
 from gatehouse.resourceserver.catalogue import Tool
 from gatehouse.resourceserver.catalogue.input_schema import Location, unknown_argument
 from gatehouse.resourceserver.dispatch.containment import name_of
-from gatehouse.shared.protocol.encoding import InvalidJson, format_json
+from gatehouse.shared.protocol.encoding import InvalidJson, compact_json, format_json
 
 _MAX_EXACT: Final = 2**53 - 1
 """Above it, a JSON number with a fraction is read as a float that may differ from what was sent (RFC 8259 6)."""
@@ -49,7 +49,7 @@ def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> tuple[Bas
     """
     # Validated as JSON, so that strict mode accepts a string for a date or an Enum, and applies to nested models.
     try:
-        document = json.dumps(sent)
+        document = compact_json(sent)
     except RecursionError:
         too_deep = InitErrorDetails(type=PydanticCustomError("too_deep", "nested too deep"), input=None)
         raise ValidationError.from_exception_data(model.__name__, [too_deep]) from None
@@ -63,7 +63,7 @@ def read_arguments(model: type[BaseModel], sent: Mapping[str, Any]) -> tuple[Bas
         converted = [_convert(normal, problem["loc"]) for problem in problems if problem["type"] in _INTEGER_EXPECTED]
         if not any(converted):
             raise
-    return model.model_validate_json(json.dumps(normal), strict=True), normal
+    return model.model_validate_json(compact_json(normal), strict=True), normal
 
 
 def _convert(document: dict[str, Any], location: Location) -> bool:
@@ -133,8 +133,7 @@ def declared_answer(tool: Tool, value: object) -> Answer:
     if not isinstance(value, tool.result):
         raise UnservableAnswer("It is not what the output schema says.")
     content, text = _serialize(tool, value, warnings="error")
-    required = tool.output_schema.get("required", ())
-    if not isinstance(content, dict) or not content.keys() >= set(required):
+    if not isinstance(content, dict) or not all(name in content for name in tool.output_schema.get("required", ())):
         raise UnservableAnswer("It lacks a member that the output schema requires.")
     return Answer(text, content)
 

@@ -136,9 +136,8 @@ class RequestLog:
         fields, handlers = self._fields, logging.root.handlers
         if len(handlers) != 1 or not isinstance(handlers[0], LineHandler) or not fields.keys() <= _DIRECT:
             return None
-        values = f"{fields.get('client_id')}/{fields.get('jti')}/{method}/{path}"
         # A secret cannot begin in one value and end in the next one: no secret contains a slash.
-        return handlers[0] if _PLAIN.fullmatch(values) and mask(values) == values else None
+        return handlers[0] if _is_plain(f"{fields.get('client_id')}/{fields.get('jti')}/{method}/{path}") else None
 
 
 def add_to_log(**fields: str | None) -> None:
@@ -160,6 +159,12 @@ def add_timestamp(_: Any, __: str, event: EventDict) -> EventDict:
     """Add the time to an event (a processor of structlog)."""
     event["timestamp"] = _timestamp()
     return event
+
+
+# Most requests have the token and the path of an earlier one.
+@lru_cache(maxsize=1024)
+def _is_plain(values: str) -> bool:
+    return _PLAIN.fullmatch(values) is not None and mask(values) == values
 
 
 def _render_json(fields: dict[str, str | None], method: str, path: str, status: int, milliseconds: float) -> str:

@@ -116,6 +116,8 @@ def _to_json(value: Any) -> str:
     if type(value) is int:
         return str(value)
     if isinstance(value, Mapping):
+        if not value:
+            return "{}"
         # Of names that are masked alike, the last one stays, as it does when an export reads and writes the detail.
         members = {_text_to_json(name): _to_json(item) for name, item in value.items()}
         return f"{{{', '.join([f'{name}: {item}' for name, item in members.items()])}}}"
