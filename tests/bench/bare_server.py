@@ -77,7 +77,7 @@ def main() -> None:
     claims = json.loads(content)
     scope, static = frozenset(claims.pop("scope").split()), {"workspace_id": claims.pop("workspace_id")}
     caller = AccessClaims(**{**claims, "scope": scope, "static": static, "status": None})
-    settings = load_settings(Settings, bind=bind, workers=1)
+    settings = load_settings(Settings, bind=bind, workers=1, metrics_bind=None)
     Server("resourceserver", settings, lambda: lambda: create(settings, caller)).run()
 
 

@@ -11,7 +11,7 @@ from bench import peers
 from bench.contest import Contestant, exchange, medians
 from bench.load import Load, post_json, write_requests
 from bench.row import Bench, Outcome
-from bench.servers import SCOPE, Server, Stack, claims_of, running
+from bench.servers import SCOPE, UNCOUNTED, Server, Stack, claims_of, running
 from bench.verdicts import Figure, Target
 from local_stack import free_port
 
@@ -112,7 +112,10 @@ def whoami(version: Version, bench: Bench) -> Outcome:
     options = {"issuer": ours.issuer, "resource": ours.resource}
     for peer in MCP_PEERS[version]:
         contestants += [caller.calls(peer.name, server, version) for server in bench.peer(peer, options, at_mcp=True)]
-    outcome = bench.contest(contestants, {peer.name: target for peer, target in MCP_PEERS[version].items()})
+    uncounted = Caller.create(bench.installation("authserver", "resourceserver", name=UNCOUNTED, counts=False))
+    contestants += [uncounted.calls(UNCOUNTED, uncounted.ours.resourceserver, version).uncompared()]
+    targets = {peer.name: target for peer, target in MCP_PEERS[version].items()}
+    outcome = bench.contest(contestants, {**targets, UNCOUNTED: None})
     return outcome.with_memory("ours", Target(125, 145))
 
 

@@ -39,9 +39,9 @@ class Bench:
     missing: list[str] = field(default_factory=list)
     """The peers that are not installed, with the reason."""
 
-    def installation(self, *servers: str, name: str = "ours") -> Stack:
-        """Create an installation, and start these of its servers."""
-        stack = Stack(self.folder / name.replace(" ", "-"), **self.settings)
+    def installation(self, *servers: str, name: str = "ours", counts: bool = True) -> Stack:
+        """Create an installation, and start these of its servers. `counts` is that of `Stack`."""
+        stack = Stack(self.folder / name.replace(" ", "-"), counts=counts, **self.settings)
         # The catalogue file goes there. Without an SQLite file, nothing else creates the folder.
         (stack.folder / "var").mkdir(parents=True, mode=0o700)
         stack.init()

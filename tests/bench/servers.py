@@ -13,14 +13,18 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from local_stack import BIN, READY_TIMEOUT, LocalStack, Process
-from support.limits import VARIABLES
+from local_stack import BIN, READY_TIMEOUT, LocalStack, Process, free_port
+from support import limits
 
 SERVER_CPU, LOAD_CPU = 0, 1
 """The CPUs of the servers, and of the benchmark itself with its load."""
 
 SCOPE = "env:read env:write"
 """The scopes that clients are granted."""
+
+
+UNCOUNTED = "ours without limits and metrics"
+"""The name of a contestant, and of its installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,18 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 class Stack(LocalStack):
-    """Both of our servers with default settings, but one worker each, and limits that the load does not reach."""
+    """Both of our servers with default settings, but one worker each, metrics, and limits that the load does not reach.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        super().__init__(folder, workers=1, settings={**VARIABLES, **settings})
+    With `counts=False`, they have neither metrics nor limits.
+    """
+
+    def __init__(self, folder: Path, *, counts: bool = True, **settings: str) -> None:
+        if counts:
+            metrics = {f"{name}_METRICS_BIND": f"127.0.0.1:{free_port()}" for name in ("AUTHSERVER", "RESOURCESERVER")}
+            settings = {**limits.VARIABLES, **metrics, **settings}
+        else:
+            settings = {**limits.OFF, **settings}
+        super().__init__(folder, workers=1, settings=settings)
 
     def _start(self, arguments: Sequence[str], log: int) -> Process:
         return start_pinned([str(BIN / arguments[0]), *arguments[1:]], self.folder, self.environment, log)

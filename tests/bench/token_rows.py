@@ -9,7 +9,7 @@ from bench import assertions, peers
 from bench.contest import Contestant
 from bench.load import Load, post_form, write_requests
 from bench.row import Bench, Outcome
-from bench.servers import SCOPE, Server, Stack, basic, claims_of
+from bench.servers import SCOPE, UNCOUNTED, Server, Stack, basic, claims_of
 from bench.verdicts import Target
 from joserfc.jwk import ECKey
 
@@ -76,7 +76,9 @@ def by_secret_row(bench: Bench) -> Outcome:
     client = ours.create_client("bench", SCOPE)
     registered = oidc_client(client, client_secret=client["client_secret"])
     theirs = [by_secret(name, server, client) for name, server in oidc_servers(bench, ours, registered)]
-    targets = {peers.OIDC.name: Target(0.95, 1.2), peers.OIDC_DUTIES.name: Target(0.75, 0.9)}
+    uncounted = bench.installation("authserver", name=UNCOUNTED, counts=False)
+    theirs += [by_secret(UNCOUNTED, uncounted.authserver, uncounted.create_client("bench", SCOPE)).uncompared()]
+    targets = {peers.OIDC.name: Target(0.95, 1.2), peers.OIDC_DUTIES.name: Target(0.75, 0.9), UNCOUNTED: None}
     outcome = bench.contest([by_secret("ours", ours.authserver, client), *theirs], targets)
     return outcome.with_memory("ours", Target(110, 125))
 

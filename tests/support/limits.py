@@ -19,3 +19,6 @@ VARIABLES: Final = {
     for name, value in fields.items()
 }
 """The same as environment variables of both servers."""
+
+OFF: Final = dict.fromkeys(VARIABLES, "0")
+"""Environment variables of both servers without limits."""
