@@ -156,8 +156,8 @@ MUTANTS = [
     # A revoked token's bit does not reach the published list, or its neighbour's does.
     Mutant(
         f"{AUTHSERVER}/tokens/status_lists.py",
-        "    _mark_changed(session, [list_id])",
-        "    _mark_changed(session, [])",
+        ".where(StatusListRow.list_id.in_(locked)).values(version=StatusListRow.version + 1)",
+        ".where(StatusListRow.list_id.in_(locked)).values(version=StatusListRow.version)",
         "tests/authserver/test_status_lists.py tests/authserver/test_revocation.py",
     ),
     Mutant(
