@@ -9,7 +9,7 @@ import pytest
 from support.clock import FakeClock
 from support.resourceserver import ISSUER, LIST, RESOURCE, Issuer
 
-from gatehouse.resourceserver.bearer import status
+from gatehouse.resourceserver.bearer import status, status_names
 from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import COOLDOWN, FIRST_RETRY, StatusLists, StatusUnavailable
@@ -470,7 +470,7 @@ async def test_of_too_many_lists_the_newest_are_followed(
     issuer: Issuer, keys: KeySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The issuer names the oldest first."""
-    monkeypatch.setattr(status, "MAX_LISTS", 2)
+    monkeypatch.setattr(status_names, "MAX_LISTS", 2)
     newest = [OTHER_LIST, f"{ISSUER}/status-lists/00000000000c"]
     issuer.lists |= dict.fromkeys(newest, bytearray(8))
     await issuer.statuses(keys).refresh()

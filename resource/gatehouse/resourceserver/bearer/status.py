@@ -7,18 +7,17 @@ replaying an older list does not make a token valid again. The signed `iat` of a
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 
-from gatehouse.resourceserver.bearer.fetch import Fetch, FetchFailed
+from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
+from gatehouse.resourceserver.bearer.status_names import read_names
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference, is_numeric_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
-from gatehouse.shared.protocol.encoding import parse_json
 from gatehouse.shared.protocol.status_list import (
     MAX_LENGTH,
     MAX_LISTS,
@@ -259,39 +258,16 @@ class StatusLists:
             self._know(uri)
 
     async def _fetch_named(self) -> Mapping[str, str | None] | None:
-        """Return every list that the issuer names, including those without tokens (section 9.2), with its entity tag.
-
-        Tags are an extension of Gatehouse. For another issuer, they are None.
-        """
+        """Return what `read_names` does, or None if that fails."""
         try:
-            fetched = await self._fetch_names(None)
-            document = parse_json(fetched.document) if fetched is not None else None
-            members = document if isinstance(document, dict) else {}
-            names = members.get("status_lists")
-            if not isinstance(names, list):
-                raise FetchFailed("no list of status lists")  # noqa: TRY301
-            # The newest are last, and only those have tokens that were issued lately.
-            own = dict([*self._own(names, members.get("etags"))][-MAX_LISTS:])
-            if names and not own:
-                raise FetchFailed(  # noqa: TRY301
-                    f"none of them is a list of {self._issuer}: set RESOURCESERVER_ISSUER to exactly the issuer of the "
-                    "authorization server (AUTHSERVER_ISSUER)"
-                )
+            named = read_names(await self._fetch_names(None), self._issuer)
         except Exception as error:  # noqa: BLE001 - known lists are still polled
             if self._failure != str(error):
                 log.warning("the names of the issuer's status lists were not fetched: %s", error)
             self._failure = str(error)
             return None
         self._named, self._failure = True, None
-        return own
-
-    def _own(self, names: list[Any], etags: Any) -> Iterator[tuple[str, str | None]]:
-        """Yield the named lists that are the issuer's, each with its entity tag."""
-        if not isinstance(etags, list) or len(etags) != len(names):
-            etags = [None] * len(names)
-        for uri, etag in zip(names, etags, strict=True):
-            if isinstance(uri, str) and parse_list_uri(self._issuer, uri) is not None:
-                yield uri, etag if isinstance(etag, str) else None
+        return named
 
     async def poll(self, interval: float, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         """Refresh forever: at the interval, and more often while a list is unknown or stale."""
