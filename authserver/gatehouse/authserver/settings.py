@@ -71,7 +71,7 @@ class Settings(ServerSettings):
     limit_authentication_failures: RateText = Field(
         "10/minute",
         description="Failed authentications per client_id and source address (/64 of IPv6), or off. Past the limit, "
-        "the response is 429 instead of 401. A right credential always passes.",
+        "the response is 429 instead of 401. A correct credential always passes.",
     )
     limit_token_requests: RateText = Field(
         "60/minute",

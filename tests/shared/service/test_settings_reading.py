@@ -30,7 +30,7 @@ def test_all_problems_of_the_authorization_server_are_reported_at_once(monkeypat
         "AUTHSERVER_LIMITS_URL": ("http://user:hunter2@host", "must be redis://HOST:PORT/NUMBER"),
         "AUTHSERVER_LIMIT_TOKEN_REQUESTS": ("60", "must be NUMBER/second, NUMBER/minute or NUMBER/hour"),
         "AUTHSERVER_LIMIT_AUTHENTICATION_FAILURES": ("10/day", "must be NUMBER/second"),
-        "AUTHSERVER_TRUSTED_PROXIES": ("10.0.0.7, 10.0.0.8", "'10.0.0.7,' is no IP address or network"),
+        "AUTHSERVER_TRUSTED_PROXIES": ("10.0.0.7, 10.0.0.8", "'10.0.0.7,' is not an IP address or a network"),
         "AUTHSERVER_LOG_FORMAT": ("xml", "must be console or json"),
         "AUTHSERVER_LOG_LEVEL": ("LOUD", "must be DEBUG, INFO or WARNING"),
     }

@@ -56,10 +56,10 @@ def test_the_last_address_that_is_no_proxy_is_the_source(peer: str, header: str 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("10.0.0.7,10.0.0.8", "is no IP address or network"),
-        ("proxy.internal", "'proxy.internal' is no IP address"),
-        ("10.0.0.7/8", "is no IP address or network"),
-        ("*", "is no IP address"),
+        ("10.0.0.7,10.0.0.8", "is not an IP address or a network"),
+        ("proxy.internal", "'proxy.internal' is not an IP address"),
+        ("10.0.0.7/8", "is not an IP address or a network"),
+        ("*", "is not an IP address"),
         ("0.0.0.0/0", "would trust every address"),
         ("10.0.0.7 ::/0", "would trust every address"),
     ],

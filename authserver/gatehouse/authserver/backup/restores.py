@@ -2,7 +2,7 @@
 
 Every revocation commits together with an audit event. So a database that holds the newest event which was ever seen
 also holds every revocation before it. Each node names that event in a small file outside the database, the restore
-mark. A database without the event was restored (or another one), and the server does not start with it. An import of
+mark. A database without the event was restored, or is another one, and the server does not start with it. An import of
 a backup needs no mark: the import itself leaves a row. See docs/decisions/0022.
 """
 
@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.orm import Session
@@ -45,6 +45,10 @@ class Mark(NamedTuple):
     sequence: int
     time: int
     """Milliseconds since the epoch."""
+
+
+_MEMBERS: Final[dict[str, type]] = {"event": int, "writer": str, "sequence": int, "time": int}
+"""The JSON members of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class RestoreMark:
             raise CommandRefused(str(restore))
 
     def update(self) -> None:
-        """Name the newest event in the file. Every process of every node does this every ten seconds.
+        """Write the newest event to the file. Every process of every node does this every ten seconds.
 
         A database that was restored meanwhile is reported in the log, and the mark stays.
 
@@ -129,7 +133,7 @@ class RestoreMark:
         self._written = newest
 
     def replace(self) -> None:
-        """Name the newest event in the file, whatever is there: an admin has decided to use this database.
+        """Write the newest event to the file, whatever it holds: an admin has decided to use this database.
 
         After `init` of an empty database, the file tells its backup from the one of another installation. A mark of
         the future, which a wrong clock leaves behind, is replaced too.
@@ -161,7 +165,7 @@ class RestoreMark:
         row = connection.execute(select(columns.writer, columns.sequence).where(columns.id == mark.event)).first()
         if row is not None:
             return (row.writer, row.sequence) == (mark.writer, mark.sequence)
-        # A backup that was pruned before it was made lacks the event as well. Only a later deletion explains that.
+        # A backup can have been pruned too. Only a deletion that reached the time of the event explains its absence.
         try:
             pruned = authentic_pruned(connection, audit_tables, AuditKeys.read(self._audit_keys))
         except PruningRefused:
@@ -181,9 +185,6 @@ class RestoreMark:
         if not self._reported:
             self._reported = True
             log.error("restore mark: %s", problem)
-
-
-_MEMBERS: dict[str, Any] = {"event": int, "writer": str, "sequence": int, "time": int}
 
 
 @dataclass(frozen=True, slots=True)

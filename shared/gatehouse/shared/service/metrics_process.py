@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsProcess:
-    """The process that serves /metrics, as its parent sees it."""
+    """The process that serves /metrics, and the folder of its files."""
 
     def __init__(self, name: str, bind: str, parent_folder: str | None) -> None:
         """Create the folder of the files, and set the variable that names it. Call this before the first import.
@@ -47,13 +47,11 @@ class MetricsProcess:
             OSError: the folder cannot be created.
         """
         self._bind = bind
-        parent, prefix = (
-            Path(parent_folder or tempfile.gettempdir()),
-            f"gatehouse-{name}-metrics-{split_bind(bind)[1]}-",
-        )
+        parent = Path(parent_folder or tempfile.gettempdir())
+        prefix = f"gatehouse-{name}-metrics-{split_bind(bind)[1]}-"
         for folder in parent.glob(f"{prefix}*"):
             _remove_if_left(folder)
-        # Its name is random: others could create a folder with a name that they know, and so prevent the start.
+        # Its name is random, because other users could create a folder with a predictable name and prevent the start.
         self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         # The workers inherit the lock, so it ends with the last process that counts in the folder.
         self._descriptor = _lock(self._folder)
@@ -114,7 +112,7 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder, and return its descriptor. Raises OSError: it is locked, or is no folder."""
+    """Lock a folder, and return its descriptor. Raises OSError: it is locked, or not a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,7 +28,7 @@ def check_public_url(value: str) -> str:
     """Check a URL that is published to clients: an issuer or a resource.
 
     Raises:
-        ValueError: no absolute URL, plain http that leaves this machine, or a query, fragment or user information.
+        ValueError: not an absolute URL, plain http beyond this machine, or a query, fragment or user information.
     """
     if "?" in value or "#" in value:
         raise ValueError("has a query or a fragment; remove it (RFC 8414 2)")
@@ -78,9 +78,9 @@ def check_bind(value: str) -> str:
 
 
 def check_private_bind(value: str) -> str:
-    """Check a `HOST:PORT` that is not for everyone. Raises ValueError, also for a public address.
+    """Check a `HOST:PORT` that must not be public. Raises ValueError, also for a public address.
 
-    A name is accepted, and so is 0.0.0.0, which a container needs: what it is reachable from is up to its network.
+    Accepts host names, and 0.0.0.0, which a container needs: its network decides who can reach it.
     """
     host = split_bind(check_bind(value))[0]
     try:

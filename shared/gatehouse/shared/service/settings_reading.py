@@ -60,7 +60,7 @@ def _read(env_file: Path | None) -> Mapping[str, str]:
 def _read_secret_files(
     settings_class: type[CommandSettings], in_file: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the settings whose values are in files of their own, and what is wrong with the others of these."""
+    """Return the settings whose values are in files of their own, and the problems with such files."""
     given = {name.upper(): value for name, value in (*in_file.items(), *os.environ.items())}
     if settings_class.model_config.get("env_ignore_empty"):
         given = {name: value for name, value in given.items() if value}

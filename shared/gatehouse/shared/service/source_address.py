@@ -25,7 +25,7 @@ def parse_proxies(text: str) -> tuple[_Network, ...]:
         try:
             network = ipaddress.ip_network(word)
         except ValueError:
-            raise ValueError(f"{word!r} is no IP address or network, such as 10.0.0.7 or 10.1.0.0/16") from None
+            raise ValueError(f"{word!r} is not an IP address or a network, such as 10.0.0.7 or 10.1.0.0/16") from None
         if network.prefixlen == 0:
             raise ValueError(f"{word} would trust every address; name the proxies")
         networks.append(network)
@@ -42,8 +42,9 @@ class SourceAddresses:
     def find(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address, or the /64 network of an IPv6 address.
 
-        It is the last address of X-Forwarded-For, all lines joined by commas, that is not a trusted proxy; that of the
-        peer if the peer is none, or if the header has anything but addresses in the part that is read.
+        It is the last address of X-Forwarded-For, all lines joined by commas, that is not a trusted proxy. It is that
+        of the peer if the peer is not a trusted proxy, or if the part of the header that is read has anything but
+        addresses.
         """
         if (first := _parse(peer)) is None:
             return UNKNOWN

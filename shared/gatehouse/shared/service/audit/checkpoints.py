@@ -33,7 +33,6 @@ _STEP: Final = 100_000
 _LOOKUPS: Final = 1000
 """Rows that one statement finds by their ids."""
 
-
 MALFORMED: Final = (ValueError, TypeError, KeyError)
 """What reading the content of an altered checkpoint can raise."""
 

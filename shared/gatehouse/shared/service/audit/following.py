@@ -84,7 +84,7 @@ class Following:
     def read(self) -> tuple[list[Mapping[str, Any]], bool]:
         """Return the next events that match, and whether more may follow at once.
 
-        An outage of the database is reported, once, and looks as if nothing had happened.
+        Reports an outage of the database once, and returns no events until it ends.
 
         Raises:
             Refusal: the log ends before the cursor.
@@ -99,7 +99,7 @@ class Following:
             return [], False
         finally:
             if self._database.engine.dialect.name == "sqlite":
-                # An open file stays the same one if another takes its place.
+                # An open connection would go on reading a file that has been replaced.
                 self._database.close()
         if self._outage:
             self._report("The database answers again.")

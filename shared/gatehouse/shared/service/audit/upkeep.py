@@ -83,9 +83,9 @@ class AuditUpkeep:
         self._attempt(lambda: self._write_checkpoint(self._keys(), 0))
 
     def run_once(self) -> None:
-        """Write the checkpoint that is due and, if this process did, prune. Never raises.
+        """Check that the last checkpoint seen is still there, write the one that is due and then prune. Never raises.
 
-        First compare the last checkpoint with that of the last time.
+        Only the process that writes a checkpoint prunes.
         """
         self._attempt(self._work)
 
@@ -95,16 +95,16 @@ class AuditUpkeep:
 
     def _work(self) -> None:
         keys = self._keys()
-        self._look_back(keys)
+        self._check_last_seen(keys)
         if self._write_checkpoint(keys, INTERVAL) is not None and self._retention and self._is_prune_due():
             before = self._clock() - self._retention
             number = prune_audit(self._engine, self._tables, keys, before=before, clock=self._clock)
-            # Evidence that stays would be looked at with every checkpoint.
+            # Otherwise, each checkpoint would start another attempt for rows that are kept as evidence.
             self._next_prune = self._clock() + _DAY
             if number:
                 log.info("%d audit events are older than the retention and were pruned", number)
 
-    def _look_back(self, keys: AuditKeys) -> None:
+    def _check_last_seen(self, keys: AuditKeys) -> None:
         """Log an error if the last checkpoint that this process saw was removed or replaced."""
         with self._reader.connect() as connection:
             last = last_checkpoint(connection, self._tables)
@@ -118,7 +118,7 @@ class AuditUpkeep:
         self._seen = last
 
     def _is_continued(self, connection: Connection, keys: AuditKeys, seen: Checkpoint, last: Checkpoint | None) -> bool:
-        # The key of the last one can be in the hands of someone who rewrites the log, if it had expired.
+        # Someone who rewrites the log may hold a key that had expired when `seen` was written.
         if last is None or last.number < seen.number or last.kid in keys.expired(seen.time):
             return False
         column = self._tables.checkpoints.c
@@ -133,7 +133,7 @@ class AuditUpkeep:
     def _write_checkpoint(self, keys: AuditKeys, interval: float) -> Checkpoint | None:
         written = write_checkpoint(self._engine, self._tables, keys, self._clock(), interval=interval)
         if written is not None:
-            # What verifies the log later, if it is kept elsewhere.
+            # A copy of this line that is kept elsewhere verifies the log later.
             lines.info("audit checkpoint", checkpoint=written.number, kid=written.kid, link=written.link)
             self._seen = written
         return written

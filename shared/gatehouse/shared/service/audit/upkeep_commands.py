@@ -47,7 +47,7 @@ def verify_command(log: AuditLog) -> click.Command:
         """Check that no event was altered, removed or inserted. Exit code 1 if one was.
 
         Without checkpoints that were kept elsewhere, the newest events can be cut off together with the checkpoints
-        that list them. Who knows the audit key can write a log that passes.
+        that list them. Anyone who holds an audit key can write a log that passes.
         """
         with log.open(ctx, patient=True) as opened:
             keys = AuditKeys.read(opened.keys)
