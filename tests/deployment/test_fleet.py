@@ -17,6 +17,7 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 from support.assertions import ASSERTION_TYPE
+from support.fleet import FAILURES_PER_MINUTE as FAILURES
 from support.fleet import SERVERS, Fleet, Node, running_fleet
 from support.fleet_requests import KINDS, call, call_everywhere, mcp_session, obtain, post_token, rotate_key, under_load
 from support.fleet_tools import CALLS_PER_MINUTE as CALLS
@@ -46,9 +47,6 @@ ENOUGH = 60
 
 RECOVERY = 2.0
 """Seconds from the moment when PostgreSQL accepts connections to the first success."""
-
-FAILURES = 10
-"""Failed authentications a minute that the fleet's settings allow."""
 
 ATTEMPTS = 5
 """With a limit. On a busy machine, Redis may take longer than 50 ms."""
@@ -118,7 +116,7 @@ async def test_an_assertion_is_spent_for_all_nodes(fleet: Fleet, http: httpx2.As
 
 @pytest.fixture(scope="module")
 def short_lived(fleet: Fleet) -> list[str]:
-    """Rotate the signing key, and return tokens of the old one that end soon."""
+    """Rotate the signing key, and return tokens of the old one that expire soon."""
     return asyncio.run(rotate_key(fleet))
 
 
@@ -260,11 +258,13 @@ async def test_a_node_of_the_old_version_starts_on_the_schema_of_the_next(
         assert "the database has the schema of the next version" not in first.log(server)
 
 
-async def test_tokens_of_the_previous_key_end(fleet: Fleet, http: httpx2.AsyncClient, short_lived: list[str]) -> None:
-    """Last, because they are accepted for half a minute after they end, for clocks that differ."""
+async def test_tokens_of_the_previous_key_expire(
+    fleet: Fleet, http: httpx2.AsyncClient, short_lived: list[str]
+) -> None:
+    """Late in the file, because they are accepted for half a minute after `exp`, for clocks that differ."""
     for token in short_lived:
-        ends = jwt.decode(token, options={"verify_signature": False})["exp"] + LEEWAY
-        await asyncio.sleep(max(0.0, ends - time.time()))
+        end = jwt.decode(token, options={"verify_signature": False})["exp"] + LEEWAY
+        await asyncio.sleep(max(0.0, end - time.time()))
     assert await call_everywhere(http, fleet, short_lived) == {401}
 
 

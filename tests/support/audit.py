@@ -24,7 +24,7 @@ TABLES = AuditTables.declare(METADATA)
 
 
 def audit_keys() -> AuditKeys:
-    """Return the keys, as `AuditRows` wants them."""
+    """Return the keys. Pass this function to `AuditRows`."""
     return KEYS
 
 

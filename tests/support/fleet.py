@@ -25,6 +25,9 @@ SERVERS = ("authserver", "resourceserver")
 ADDRESSES = ("127.0.0.11", "127.0.0.12")
 """In place of 10.0.0.11 and 10.0.0.12 of docs/deployment.md."""
 
+FAILURES_PER_MINUTE = 10
+"""Failed authentications that the authorization servers allow."""
+
 FALLBACKS = "gatehouse_limit_fallbacks_total"
 
 START_TIMEOUT = 60.0
@@ -32,7 +35,7 @@ START_TIMEOUT = 60.0
 
 _SETTINGS = {
     **VARIABLES,
-    "AUTHSERVER_LIMIT_AUTHENTICATION_FAILURES": "10/minute",
+    "AUTHSERVER_LIMIT_AUTHENTICATION_FAILURES": f"{FAILURES_PER_MINUTE}/minute",
     "AUTHSERVER_TRUSTED_PROXIES": "127.0.0.1",
     "RESOURCESERVER_TOOLS": "support.fleet_tools",
     "PYTHONPATH": str(Path(__file__).parents[1]),

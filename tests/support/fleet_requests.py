@@ -56,9 +56,9 @@ async def call_everywhere(http: httpx2.AsyncClient, fleet: Fleet, tokens: Iterab
 
 
 async def rotate_key(fleet: Fleet) -> list[str]:
-    """Rotate the signing key. Tokens of both nodes are accepted by both all the time.
+    """Rotate the signing key, while each node always accepts the tokens of both.
 
-    Returns tokens of the old key that end soon.
+    Returns tokens of the old key that expire soon.
     """
     first = fleet.first
     lasting = first.create_client("rotating", "env:read")

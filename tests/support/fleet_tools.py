@@ -7,6 +7,7 @@ from gatehouse.directory.catalogue import CATALOGUE as DIRECTORY
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, ToolGroup
 
 CALLS_PER_MINUTE = 20
+"""Calls of `limited` that are allowed."""
 
 tools = ToolGroup()
 

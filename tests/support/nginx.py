@@ -25,7 +25,7 @@ http {{
     include {root}/etc/nginx/conf.d/*.conf;
 }}
 """
-"""That of the machine, which includes the one of deploy/. `root` is a folder in place of the file system."""
+"""The machine's own, which includes that of deploy/. `root` is a folder in place of the file system."""
 
 
 def served_at(issuer: str, resource: str) -> dict[str, str]:

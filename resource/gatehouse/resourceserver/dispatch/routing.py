@@ -131,7 +131,7 @@ class RequestRouter:
         return True
 
     def _encode(self, admitted: AdmittedRequest, answer: Answer) -> bytes:
-        """Return the bytes that the SDK would send, whose encoder depends on the protocol version."""
+        """Return the bytes that the SDK would send."""
         handshake = admitted.headers.handshake
         encode = _encoder(admitted)
         parts = [

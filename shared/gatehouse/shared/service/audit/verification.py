@@ -19,9 +19,6 @@ from gatehouse.shared.service.audit.events import AuditTables, stored_columns
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.pruning import Pruned
 
-PROGRESS_EVERY: Final = 10_000
-"""Events after which progress is reported."""
-
 _STREAM: Final = {"stream_results": True, "yield_per": 1000}
 
 _MAX_TIME: Final = 253_402_300_800_000
@@ -68,7 +65,7 @@ def verify_audit(
         keys: the keys of the program that writes the log.
         external: checkpoints that were kept elsewhere, each with the members `checkpoint` (its number) and `link` of
             the log line "audit checkpoint".
-        progress: called with the number of events that were read so far.
+        progress: called after each event with the number of events that were read so far.
 
     Raises:
         SQLAlchemyError: the database failed.
@@ -184,8 +181,7 @@ class _Verifier:
             for id_, link, *row in rows:
                 self._verify_event(id_, link, row, rows)
                 self.events += 1
-                if self.events % PROGRESS_EVERY == 0:
-                    progress(self.events)
+                progress(self.events)
 
     def _verify_event(self, id_: int, link: str, row: Sequence[Any], further: Iterable[Sequence[Any]]) -> None:
         writer, sequence, kid = row[:3]
