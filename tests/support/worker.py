@@ -10,8 +10,8 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.audit.events import AuditEvent
-from gatehouse.shared.service.connection_limits import Connections
-from gatehouse.shared.service.connections import Connection
+from gatehouse.shared.service.connection import Connection
+from gatehouse.shared.service.connections import Connections
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 from support.clock import FakeClock
 

@@ -8,15 +8,14 @@ from support.clock import FakeClock
 from support.logs import Read, logging_put_back
 from support.worker import FakeWorker, MakeWorker, answering
 
-from gatehouse.shared.service import connections
-from gatehouse.shared.service.connections import Connection
+from gatehouse.shared.service.connection import Connection
 
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> set[Connection]:
     """Return the connections for which a request waits in the socket; a fake transport has none."""
     waiting: set[Connection] = set()
-    monkeypatch.setattr(connections, "has_unread_data", lambda connection: connection in waiting)
+    monkeypatch.setattr("gatehouse.shared.service.connection.has_unread_data", lambda connection: connection in waiting)
     return waiting
 
 

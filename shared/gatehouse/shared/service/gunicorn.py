@@ -16,7 +16,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from gatehouse.shared.service.addresses import bind_probe
-from gatehouse.shared.service.connection_limits import IDLE_TIMEOUT
+from gatehouse.shared.service.connections import IDLE_TIMEOUT
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.metrics_process import MetricsProcess
 from gatehouse.shared.service.server_tls import server_context

@@ -13,7 +13,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.workers.gasgi import ASGIWorker
 
-from gatehouse.shared.service.connection_limits import (
+from gatehouse.shared.service.connection import Connection
+from gatehouse.shared.service.connections import (
     CLOSE_TIMEOUT,
     HEADER_TIMEOUT,
     SPARE,
@@ -21,7 +22,6 @@ from gatehouse.shared.service.connection_limits import (
     Connections,
     connection_limit,
 )
-from gatehouse.shared.service.connections import Connection
 from gatehouse.shared.service.event_loop import run_to_end
 from gatehouse.shared.service.transport_refusals import TransportRefusals
 
