@@ -34,7 +34,7 @@ from gatehouse.shared.service.remediation import client_command
 MIN_BLOCK = 4
 """Indices of a client's first block. When a block is used up, the next one has twice its size.
 
-A client with few tokens uses no more of each process, and indices that it does not use make lists (docs/scale.md).
+A client with few tokens needs no more from each process, and unused indices add to the number of lists (docs/scale.md).
 """
 
 _CLIENTS = 65_536

@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the standard library
-        """Log nothing: a scrape is no event."""
+        """Log nothing: scrapes are not worth a line each."""
 
 
 def main() -> None:
