@@ -60,7 +60,7 @@ async def counts(
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait longer than a busy machine takes. Only a test about a silent server waits for less."""
     monkeypatch.setattr(shared_counts, "WAIT", 10)
-    monkeypatch.setattr(shared_counts, "PUNCTUAL", 10)
+    monkeypatch.setattr(shared_counts, "MAX_DELAY", 10)
 
 
 async def test_the_server_decides_for_all_processes(
@@ -189,7 +189,7 @@ async def test_a_busy_process_does_not_blame_the_server(
     counts: SharedCounts, redis: FakeRedis, clock: FakeClock, fallbacks: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop ends a wait late if it was busy, and then may not have read an answer that has arrived."""
-    monkeypatch.setattr(shared_counts, "PUNCTUAL", -1)
+    monkeypatch.setattr(shared_counts, "MAX_DELAY", -1)
     for _ in range(3):
         monkeypatch.setattr(shared_counts, "WAIT", 0)
         assert await counts.hit("calls", ONE, "a") is None, "this request is counted in the process"
@@ -202,7 +202,7 @@ async def test_a_busy_process_does_not_blame_the_server(
 async def test_a_busy_process_notices_within_a_second_that_the_server_is_away(
     counts: SharedCounts, redis: FakeRedis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_counts, "PUNCTUAL", -1)
+    monkeypatch.setattr(shared_counts, "MAX_DELAY", -1)
     monkeypatch.setattr(shared_counts, "WAIT", 0)
     assert await counts.hit("calls", ONE, "a") is None
     clock.advance(1)

@@ -26,8 +26,8 @@ WAIT: Final = 0.05
 PAUSE: Final = 1.0
 """Seconds after a failure without another attempt. Then one request tries again, while the others do not wait."""
 
-PUNCTUAL: Final = 0.005
-"""Seconds by which the event loop of a process that is not busy ends a wait late, at most."""
+MAX_DELAY: Final = 0.005
+"""Seconds by which the event loop ends a wait late, at most, unless its process is busy."""
 
 _CONNECTIONS: Final = 8
 """Connections of one process, at most. A burst waits in line for one of them, instead of opening more."""
@@ -117,8 +117,8 @@ class SharedCounts:
     async def _ask(
         self, ask: "Callable[[RateLimitItem, str], Awaitable[float]]", limit: str, rate: Rate, key: str
     ) -> float | None:
-        # The time in this line is our own, and does not count as the server's. Each answer lets it advance, and so does
-        # a failure: then all of them find that the server is away.
+        # The time that requests wait here does not count as the server's. Each answer lets one of them go on. After a
+        # failure, all of them find that the server is away.
         async with self._connections:
             if self._is_paused():
                 self._fallbacks.inc()
@@ -139,7 +139,7 @@ class SharedCounts:
         return wait
 
     def _is_paused(self) -> bool:
-        """Tell whether the server is not asked. While it is away, one request in PAUSE asks, and the others go on."""
+        """Tell whether a request must not ask the server. While it is away, only one request in each PAUSE may."""
         if not self._away:
             return False
         now = self._monotonic()
@@ -155,7 +155,7 @@ class SharedCounts:
         same.
         """
         end = timeout.when()
-        if end is None or not timeout.expired() or asyncio.get_running_loop().time() - end <= PUNCTUAL:
+        if end is None or not timeout.expired() or asyncio.get_running_loop().time() - end <= MAX_DELAY:
             return False
         now = self._monotonic()
         if self._unanswered_since is None:
