@@ -62,8 +62,8 @@ test-all: test test-interop ## Run test and test-interop
 test-availability: setup ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
 	$(PYTEST) -s -m availability
 
-# What the machine has no program for is skipped by name: nginx, redis-server, prometheus, systemd-analyze, debootstrap,
-# buildah.
+# What the machine has no program for is skipped by name: nginx, haproxy, redis-server, prometheus,
+# systemd-analyze, debootstrap, buildah.
 test-deployment: setup ## Run what is in deploy/ with programs of the distribution: commands of docs/deployment.md, nodes, units, images, TLS, Prometheus, Redis
 	$(PYTEST) -rs -m deployment
 
