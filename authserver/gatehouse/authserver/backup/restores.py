@@ -171,7 +171,9 @@ class RestoreMark:
         except PruningRefused:
             return False
         last_pruned, *_ = pruned.writers.get(mark.writer, (mark.sequence,))
-        return mark.time < pruned.before and mark.sequence <= last_pruned
+        newest = connection.scalar(select(func.max(columns.id))) or 0
+        # Ids only grow, and the newest event is never pruned.
+        return mark.time < pruned.before and mark.sequence <= last_pruned and mark.event < newest
 
     def _write(self, mark: Mark) -> None:
         try:
