@@ -65,7 +65,7 @@ test-availability: setup ## Occupy and restart both servers under load, lock the
 # What the machine has no program for is skipped by name: nginx, haproxy, redis-server, prometheus,
 # systemd-analyze, debootstrap, buildah.
 test-deployment: setup ## Run what is in deploy/ with programs of the distribution: commands of docs/deployment.md, nodes, units, images, TLS, Prometheus, Redis
-	$(PYTEST) -rs -m deployment
+	$(PYTEST) -rs -n 2 --dist loadfile -m deployment
 
 test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
 	$(PYTEST) -s -m kill
