@@ -1,8 +1,8 @@
-"""Checks of values: issuers, resources and addresses to listen on."""
+"""Checks of values: issuers, resources, addresses to listen on and the server of the limits."""
 
 import pytest
 
-from gatehouse.shared.service.setting_values import check_bind, check_issuer, check_public_url
+from gatehouse.shared.service.setting_values import check_bind, check_issuer, check_limits_url, check_public_url
 
 
 @pytest.mark.divergence("D-10")
@@ -72,3 +72,15 @@ def test_a_bind_is_a_host_and_a_port(text: str) -> None:
 def test_an_invalid_bind_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         check_bind(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "127.0.0.1:6379", "http://127.0.0.1", "redis+sentinel://h", "unix:///run/redis.sock", "redis://[::1"),
+        *("redis://", "redis://h:x", "redis://h:0", "redis://h/name", "redis://h/1?a=b", "redis://h#1"),
+    ],
+)
+def test_an_unusable_limits_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="must be redis://HOST:PORT/NUMBER"):
+        check_limits_url(url)

@@ -1,7 +1,8 @@
 """Checks of values that several settings have: URLs, addresses to listen on, and rates."""
 
+import re
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -13,6 +14,8 @@ from gatehouse.shared.protocol.resource_identifiers import (
 )
 from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.rates import parse_rate
+
+_LIMITS_SCHEMES: Final = frozenset({"redis", "rediss", "valkey", "valkeys"})
 
 
 def _check_rate(value: str) -> str:
@@ -89,4 +92,17 @@ def check_private_bind(value: str) -> str:
         is_public = False
     if is_public:
         raise ValueError("must be a loopback or private address, such as 127.0.0.1:9100")
+    return value
+
+
+def check_limits_url(value: str) -> str:
+    """Check the URL of a Redis or Valkey server. Raises ValueError."""
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in _LIMITS_SCHEMES and parts.hostname and parts.port != 0 and not parts.query
+        valid = valid and not parts.fragment and re.fullmatch(r"(?:/[0-9]{0,2})?", parts.path, re.ASCII) is not None
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("must be redis://HOST:PORT/NUMBER, or rediss:// with TLS; valkey:// and valkeys:// as well")
     return value

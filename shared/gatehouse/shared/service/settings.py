@@ -11,8 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gatehouse.shared.protocol.resource_identifiers import is_loopback
 from gatehouse.shared.service.addresses import split_bind
 from gatehouse.shared.service.origins import parse_origins
-from gatehouse.shared.service.setting_values import check_bind, check_private_bind
-from gatehouse.shared.service.shared_counts import check_limits_url
+from gatehouse.shared.service.setting_values import check_bind, check_limits_url, check_private_bind
 from gatehouse.shared.service.source_address import parse_proxies
 
 if TYPE_CHECKING:

@@ -34,22 +34,7 @@ _CONNECTIONS: Final = 8
 
 _KEY_PREFIX: Final = "gatehouse"
 
-_SCHEMES: Final = frozenset({"redis", "rediss", "valkey", "valkeys"})
-
 log = logging.getLogger(__name__)
-
-
-def check_limits_url(value: str) -> str:
-    """Check the URL of a Redis or Valkey server. Raises ValueError."""
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0 and not parts.query
-        valid = valid and not parts.fragment and re.fullmatch(r"(?:/[0-9]{0,2})?", parts.path, re.ASCII) is not None
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError("must be redis://HOST:PORT/NUMBER, or rediss:// with TLS; valkey:// and valkeys:// as well")
-    return value
 
 
 def shown_limits_url(value: str) -> str:
