@@ -1,5 +1,6 @@
 """Limits of the MCP endpoint: 429 with a JSON-RPC error, before a call reaches dispatch."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from support.databases import Template
 from support.resourceserver import PING, ResourceServer, call_of, error_of, modern_request, running_resource_server
 from support.streaming import streamed, tool_request
 
+from gatehouse.resourceserver.bearer.mcp_request import MAX_UNPROVEN_BODY
 from gatehouse.resourceserver.catalogue import ANY_VALID_TOKEN, Catalogue, Progress, Scope, ToolGroup
 from gatehouse.shared.service.audit.events import AuditAction
 
@@ -192,6 +194,46 @@ async def test_a_call_counts_until_its_response_has_been_sent(
                 assert [message async for message in response.events()] == ([ANY, ANY] if tool == "stream" else [])
                 await server.result("plain", token)
         await server.result("plain", token)
+
+
+@pytest.mark.threat("T-153")
+async def test_a_call_counts_before_its_body_is_received(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, catalogue: Catalogue
+) -> None:
+    """A client could otherwise fill the memory with any number of bodies of 1 MiB whose end it does not send."""
+    async with serving(tmp_path, resourceserver_template, clock, catalogue, limit_concurrent_calls=1) as server:
+        token, complete = server.issuer.token(), anyio.Event()
+        body, headers = modern_request("tools/call", name="plain", arguments={})
+        document, statuses = json.dumps(body).encode(), []
+
+        async def send_slowly() -> AsyncIterator[bytes]:
+            yield document[:-1]
+            await complete.wait()
+            yield document[-1:]
+
+        async def call() -> None:
+            statuses.append((await server.post(send_slowly(), token, headers)).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            assert_limited(await server.call("plain", token), 1)
+            complete.set()
+        assert statuses == [200]
+        await server.result("plain", token)
+
+
+@pytest.mark.threat("T-153")
+async def test_a_large_body_is_not_read_past_the_limit(
+    tmp_path: Path, resourceserver_template: Template, clock: FakeClock, catalogue: Catalogue
+) -> None:
+    """Reading a deeply nested body of 1 MiB takes hundreds of milliseconds, in which all other callers wait."""
+    async with serving(tmp_path, resourceserver_template, clock, catalogue, limit_calls="2/minute") as server:
+        token, large = server.issuer.token(), {**PING, "params": {"_meta": {"x": "x" * MAX_UNPROVEN_BODY}}}
+        assert (await server.post(large, token)).status_code == 200
+        assert (await server.post(PING, token)).status_code == 200
+        assert_limited(await server.post(PING, token), 60, PING["id"])
+        assert_limited(await server.post(large, token), 60, None)
 
 
 async def test_a_refused_call_leaves_no_call_in_flight(

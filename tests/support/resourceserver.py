@@ -178,11 +178,11 @@ class ResourceServer:
             return create_workspace(session, name, self.issuer.clock()).workspace_id
 
     async def post(self, body: Any, token: str | None = None, headers: dict[str, str] | None = None) -> httpx2.Response:
-        """POST a body to the MCP endpoint: an object as JSON, or bytes unchanged."""
+        """POST a body to the MCP endpoint: an object as JSON, or bytes unchanged, also in parts."""
         sent = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        content = body if isinstance(body, bytes | AsyncIterator) else json.dumps(body).encode()
         return await self.http.post(self.settings.resource, content=content, headers={**sent, **(headers or {})})
 
     async def call(self, tool: str, token: str | None = None, **arguments: Any) -> httpx2.Response:

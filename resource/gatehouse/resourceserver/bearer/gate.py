@@ -128,14 +128,10 @@ class Gate:
             self._count(received, status, perf_counter() - started)
 
     async def _answer(self, request: Request, received: Received) -> Response | None:
-        in_flight = self.limits.in_flight
         try:
             admitted = await self._admit(request, received)
-            client_id = admitted.verified.claims.client_id
-            self._require(in_flight.enter(client_id), request, received)
         except Refused as refused:
             return await refuse(self.refusals, refused, received)
-        request.on_end = partial(in_flight.leave, client_id)
         received.admitted = True
         return await self.answer(admitted)
 
@@ -160,6 +156,8 @@ class Gate:
         """Return a permitted request. Raises Refused or ClientDisconnected."""
         try:
             claims = received.claims = await self._authenticate(request.headers, received)
+            add_to_log(client_id=claims.client_id, jti=claims.jti)
+            await self._limit_calls(claims.client_id, request, received)
         except (_Unauthenticated, Refused) as error:
             # The refusal needs the body: a 401 names the scopes of the operation and the JSON-RPC id, and its audit
             # event names the tool.
@@ -170,19 +168,15 @@ class Gate:
             if isinstance(error, Refused):
                 raise
             raise self._unauthorized(error, received.message) from None
-        add_to_log(client_id=claims.client_id, jti=claims.jti)
         try:
             body = await request.read_body(MAX_BODY)
         finally:
             # A client may take longer to send its body.
             deadline.begin()
-        malformed = _read(body, received) if body is not None else None
-        # Before anything else can refuse the request, so that the limit also holds for what is refused.
-        self._require(await self.limits.calls.hit(claims.client_id), request, received)
         if body is None:
-            raise Refused(
-                Cause.TOO_LARGE, 413, json_rpc.INVALID_REQUEST, f"A request is at most {MAX_BODY // 1024} KiB."
-            )
+            text = f"A request is at most {MAX_BODY // 1024} KiB."
+            raise Refused(Cause.TOO_LARGE, 413, json_rpc.INVALID_REQUEST, text)
+        malformed = _read(body, received)
         try:
             headers = read_headers(request.method, request.headers)
         except InvalidHeaders as error:
@@ -199,6 +193,13 @@ class Gate:
             self._require(await limit.hit(claims.client_id), request, received)
         verified = VerifiedRequest(claims, request.request_id, received.fail)
         return AdmittedRequest(request, body, headers, received.message, verified, received)
+
+    async def _limit_calls(self, client_id: str, request: Request, received: Received) -> None:
+        """Apply the limits that need no body, which takes memory and time. Raises Refused."""
+        in_flight = self.limits.in_flight
+        self._require(in_flight.enter(client_id), request, received)
+        request.on_end = partial(in_flight.leave, client_id)
+        self._require(await self.limits.calls.hit(client_id), request, received)
 
     def _require(self, exceeded: Exceeded | None, request: Request, received: Received) -> None:
         """Refuse a request past a limit. Raises Refused."""
