@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from math import ceil, comb
 from pathlib import Path
 
+from gatehouse.authserver.tokens.issue import CACHED_CLIENTS as CACHED_BLOCKS
 from gatehouse.authserver.tokens.issue import MIN_BLOCK
 from gatehouse.authserver.tokens.reservations import BLOCK_LIFETIME
+from gatehouse.resourceserver.bearer.verifier import CACHED_TOKENS
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.status_list import LIST_SIZE, POLL_INTERVAL, WINDOW
+from gatehouse.shared.service.cache import SIZE as CACHED_CLIENTS
 
 PAGE = Path(__file__).with_name("scale.md")
 BEGIN, END = "<!-- computed -->\n", "<!-- /computed -->\n"
@@ -26,8 +29,6 @@ TOKENS_AN_HOUR = 12
 CALLS_A_MINUTE = 1
 USE = 0.6
 """Of a core, at most."""
-CACHED_CLIENTS, CACHED_TOKENS, CACHED_BLOCKS = 4096, 4096, 65_536
-"""In the memory of a worker."""
 
 _FIGURE = re.compile(r"^\| `(\w+)` \| ([\d.]+) ", re.MULTILINE)
 

@@ -37,7 +37,7 @@ MIN_BLOCK = 4
 A client with few tokens needs no more from each process, and unused indices add to the number of lists (docs/scale.md).
 """
 
-_CLIENTS = 65_536
+CACHED_CLIENTS = 65_536
 """Clients whose blocks are kept in memory. The rest of an evicted block is not used."""
 
 _JTI = re.compile(r"([0-9a-f]{12})\.(0|[1-9][0-9]{0,5})\.[A-Za-z0-9_-]{22}", re.ASCII)
@@ -85,7 +85,7 @@ class _ClientBlock:
 class StatusIndexAllocator:
     """Allocates indices from the blocks of one process. For use on its event loop only."""
 
-    def __init__(self, database: Database, clock: Clock, *, clients: int = _CLIENTS) -> None:
+    def __init__(self, database: Database, clock: Clock, *, clients: int = CACHED_CLIENTS) -> None:
         self._database = database
         self._clock = clock
         self._blocks: LRUCache[str, _ClientBlock] = LRUCache(clients)

@@ -23,8 +23,8 @@ from gatehouse.shared.service.metrics import UNCOUNTED, Counter
 _NOT_ONE_TOKEN: Final = "not one bearer token"  # noqa: S105 - a reason
 """The reason if the request does not have exactly one bearer token, or its characters are not those of a token."""
 
-_CACHE_SIZE = 4096
-"""Tokens."""
+CACHED_TOKENS = 4096
+"""Tokens whose verified claims are kept in memory."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 """A bearer token (RFC 6750 section 2.1)."""
@@ -64,7 +64,7 @@ class Verifier:
         statuses: StatusLists,
         clock: Clock,
         *,
-        cache_size: int = _CACHE_SIZE,
+        cache_size: int = CACHED_TOKENS,
         hits: Counter = UNCOUNTED,
         misses: Counter = UNCOUNTED,
     ) -> None:

@@ -19,7 +19,8 @@ ValueT = TypeVar("ValueT")
 MAX_AGE = 1.0
 """Seconds. The default: a change of a client, a key or a secret takes effect within this time."""
 
-_SIZE = 4096
+SIZE = 4096
+"""Keys that a cache keeps by default."""
 
 MAX_GROUP: Final = 64
 """Keys that are loaded at once, at most."""
@@ -51,7 +52,7 @@ class LoadingCache(Generic[KeyT, ValueT]):
         load: Callable[[KeyT], ValueT],
         *,
         max_age: float = MAX_AGE,
-        size: int = _SIZE,
+        size: int = SIZE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
