@@ -209,6 +209,14 @@ def test_a_file_that_is_no_mark_stops_the_start(authserver: AuthServer, document
         mark.find_restore()
 
 
+def test_a_database_without_events_has_no_mark(authserver: AuthServer) -> None:
+    with authserver.services.database.write() as session:
+        session.execute(delete(audit_event))
+    mark = mark_of(authserver)
+    mark.replace()
+    assert not mark.path.exists()
+
+
 def test_a_mark_that_cannot_be_written_is_reported_once(
     authserver: AuthServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,9 @@ from support.keys import rotation_of
 from support.migrations import downgrade, with_later_revision
 from support.shell import CREATE, RESOURCE, Shell
 
+KEY_FILES = {"authserver-audit.json", "restore-mark.json", "sealing.key"}
+"""What the folder of the keys contains while nothing writes to it."""
+
 UPGRADE = """
     with op.batch_alter_table("signing_key") as batch:
         batch.add_column(sa.Column("added", sa.Integer(), nullable=True))
@@ -211,7 +214,7 @@ def rotate_sealing_key(killed: Killed, times: int) -> None:
             assert killed.run(*arguments)[0] == 0, killed.log()
     assert killed.run(*arguments)[0] == 0, killed.log()
     assert killed.decrypted().peppers == before.peppers
-    assert {path.name for path in (killed.folder / "keys").iterdir()} == {"authserver-audit.json", "sealing.key"}
+    assert {path.name for path in (killed.folder / "keys").iterdir()} == KEY_FILES
     assert killed.secret_works(killed.secret)
 
 

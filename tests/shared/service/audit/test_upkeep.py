@@ -24,6 +24,11 @@ pytestmark = pytest.mark.both_databases
 DAY = 86400
 
 
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages that an operator should act on."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @pytest.fixture
 def log(empty_database: URL, clock: FakeClock) -> Iterator[AuditLog]:
     with audit_log(empty_database, clock) as log:
@@ -160,7 +165,7 @@ def test_checkpoints_that_were_cut_off_are_logged_once(
 ) -> None:
     """Source: issue 13. Without their rows, verification alone finds nothing."""
     watched.run_once()
-    assert caplog.text == ""
+    assert warnings_in(caplog) == []
     log.execute("DELETE FROM audit_checkpoint WHERE number >= :number", number=number)
     log.execute("DELETE FROM audit_event WHERE id >= :number", number=number)
     assert log.finding is None
@@ -209,7 +214,7 @@ def test_a_log_rewritten_with_a_retired_key_is_logged(
     clock.advance(3600)
     upkeep.run_once()
     upkeep.run_once()
-    assert caplog.text == ""
+    assert warnings_in(caplog) == []
     with log.engine.begin() as connection:
         last = last_checkpoint(connection, TABLES)
         assert last is not None
@@ -229,7 +234,7 @@ def test_pruned_checkpoints_are_not_missed(
     log.prune()
     assert numbers(log) == [3]
     watched.run_once()
-    assert caplog.text == ""
+    assert warnings_in(caplog) == []
 
 
 def test_rotated_keys_are_used_without_a_restart(
