@@ -18,7 +18,7 @@ from gatehouse.authserver.clients.registry import Client, ClientKey
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, decoy_key
 from gatehouse.authserver.credentials.lifecycle import by_last_use, inactive_reason
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.group_commit import GroupCommit
+from gatehouse.authserver.db.group_commit import GroupCommit, WriteAgain
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client
 from gatehouse.shared.protocol import jws
@@ -42,7 +42,7 @@ _PURPOSE = "token_endpoint"
 
 _INSERT_UNUSED = (
     "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) "
-    "VALUES {} ON CONFLICT DO NOTHING RETURNING client_id, jti_digest"
+    "VALUES {} ON CONFLICT DO NOTHING"
 )
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
@@ -181,18 +181,21 @@ class ReplayStore:
 
 
 def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertion]) -> Sequence[bool]:
-    """Insert assertions. Return, for each, whether it was unused.
+    """Insert assertions. Return, for each, whether it was unused."""
+    statement = _INSERT_UNUSED.format(_row(connection))
+    inserted = connection.exec_driver_sql(statement, _values(assertions)).rowcount
+    if inserted < len(assertions) > 1:
+        raise WriteAgain(_insert_and_compare)
+    return [inserted == len(assertions)] * len(assertions)
 
-    One statement says it of all, so a client that repeats assertions costs the others of its group nothing.
+
+def _insert_and_compare(connection: Connection, assertions: Sequence[AcceptedAssertion]) -> Sequence[bool]:
+    """Do the same with one statement that says which were unused. It takes longer.
+
+    A client that repeats assertions costs the others of its group one more transaction.
     """
-    # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one has ended.
-    values = [
-        (_PURPOSE, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
-        # The order of all processes: an INSERT waits for another transaction that inserts the same key.
-        for accepted in sorted(assertions)
-    ]
-    row = f"({', '.join([placeholder(connection.dialect)] * 4)})"
-    statement = _INSERT_UNUSED.format(", ".join([row] * len(values)))
+    values = _values(assertions)
+    statement = f"{_INSERT_UNUSED.format(', '.join([_row(connection)] * len(values)))} RETURNING client_id, jti_digest"
     inserted = connection.exec_driver_sql(statement, tuple(chain.from_iterable(values)))
     unused = {(client_id, jti_digest) for client_id, jti_digest in inserted}
     results = []
@@ -202,6 +205,19 @@ def _insert_unused(connection: Connection, assertions: Sequence[AcceptedAssertio
         # A group may hold the same assertion twice.
         unused.discard(key)
     return results
+
+
+def _row(connection: Connection) -> str:
+    return f"({', '.join([placeholder(connection.dialect)] * 4)})"
+
+
+def _values(assertions: Sequence[AcceptedAssertion]) -> list[tuple[Any, ...]]:
+    # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one has ended.
+    return [
+        (_PURPOSE, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
+        # The order of all processes: an INSERT waits for another transaction that inserts the same key.
+        for accepted in sorted(assertions)
+    ]
 
 
 def _refuse_used(is_unused: bool) -> None:

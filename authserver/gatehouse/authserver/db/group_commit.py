@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection
 
@@ -43,8 +43,17 @@ ResultT = TypeVar("ResultT")
 GroupWrite = Callable[[Connection, Sequence[ItemT]], Sequence[ResultT | Later]]
 """Writes items in a transaction, and returns the result of each. It locks rows in an order that all processes share.
 
-If it raises for several items, they are written again one by one, because one of them may be what cannot be written.
+If it raises for several items, they are written again one by one, because one of them may be what cannot be written;
+if it raises WriteAgain, all together by another function.
 """
+
+
+class WriteAgain(Exception):
+    """Rolls back what a GroupWrite has written for several items, and has another one write them."""
+
+    def __init__(self, write: "GroupWrite[Any, Any]") -> None:
+        super().__init__()
+        self.write = write
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ class GroupCommit(Generic[ItemT, ResultT]):
     def _run(self) -> None:
         while group := self._next_group():
             if group := self._still_wanted(group):
-                self._commit(group)
+                self._commit(group, self._write)
 
     def _next_group(self) -> Sequence[_Pending[ItemT, ResultT]]:
         """Wait for items, and return those to write now; none at the end."""
@@ -161,18 +170,21 @@ class GroupCommit(Generic[ItemT, ResultT]):
         _settle([(pending, DeadlineExceeded()) for pending in group if pending.deadline <= now])
         return [pending for pending in group if now < pending.deadline and not pending.result.cancelled()]
 
-    def _commit(self, group: Sequence[_Pending[ItemT, ResultT]]) -> None:
+    def _commit(self, group: Sequence[_Pending[ItemT, ResultT]], write: GroupWrite[ItemT, ResultT]) -> None:
         """Write a group in one transaction, or its items one by one if that fails."""
         try:
             with self._database.engine.begin() as connection:
-                results = self._write(connection, [pending.item for pending in group])
+                results = write(connection, [pending.item for pending in group])
+        except WriteAgain as again:
+            self._commit(group, again.write)
+            return
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever a driver raises
             if len(group) == 1:
                 _settle([(group[0], error)])
                 return
             for pending in group:
                 for wanted in self._still_wanted([pending]):
-                    self._commit([wanted])
+                    self._commit([wanted], write)
             return
         outcomes = list(zip(group, results, strict=True))
         _settle([(pending, result) for pending, result in outcomes if not isinstance(result, Later)])

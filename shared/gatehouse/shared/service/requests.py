@@ -6,8 +6,8 @@ other lines pass through structlog's processors.
 """
 
 import logging
+import os
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -77,7 +77,7 @@ def new_request_id() -> str:
     """
     # With ids in the order of time, new entries of the audit log's index are neighbours. Random ids would each change
     # another page.
-    return f"req_{int(time.time() * 1000):012x}{secrets.token_hex(6)}"
+    return f"req_{int(time.time() * 1000):012x}{os.urandom(6).hex()}"
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
