@@ -258,9 +258,7 @@ async def test_a_node_of_the_old_version_starts_on_the_schema_of_the_next(
         assert "the database has the schema of the next version" not in first.log(server)
 
 
-async def test_tokens_of_the_previous_key_expire(
-    fleet: Fleet, http: httpx2.AsyncClient, short_lived: list[str]
-) -> None:
+async def test_tokens_of_the_previous_key_end(fleet: Fleet, http: httpx2.AsyncClient, short_lived: list[str]) -> None:
     """Late in the file, because they are accepted for half a minute after `exp`, for clocks that differ."""
     for token in short_lived:
         end = jwt.decode(token, options={"verify_signature": False})["exp"] + LEEWAY

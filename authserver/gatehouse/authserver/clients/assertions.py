@@ -41,8 +41,7 @@ _PURPOSE = "token_endpoint"
 """What a `jti` is spent for; part of the primary key in the database."""
 
 _INSERT_UNUSED = (
-    "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) "
-    "VALUES {} ON CONFLICT DO NOTHING"
+    "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) VALUES {} ON CONFLICT DO NOTHING"
 )
 
 _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
