@@ -1,5 +1,6 @@
 #!/bin/sh
-# Creates a role and a database for each server. The image of PostgreSQL runs it once, with an empty volume. Elsewhere,
+# Creates a role and a database for each server, which no other role may use: anyone who may connect to a database can
+# hold its advisory locks, and block its server. The image of PostgreSQL runs it once, with an empty volume. Elsewhere,
 # run it as a superuser of PostgreSQL: SECRETS=/etc/gatehouse deploy/postgresql/create-databases.sh
 set -eu
 secrets="${SECRETS:-/run/secrets}"
@@ -12,5 +13,6 @@ for server in authserver resourceserver; do
 \set password \`cat '$file'\`
 CREATE ROLE $server LOGIN PASSWORD :'password';
 CREATE DATABASE $server OWNER $server;
+REVOKE ALL ON DATABASE $server FROM PUBLIC;
 SQL
 done

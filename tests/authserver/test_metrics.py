@@ -176,6 +176,13 @@ def test_the_audit_writer_reports_its_writes(measured: AuthServer) -> None:
     assert series(measured, "gatehouse_db_pool_size") == {(): measured.settings.threads + 5}
 
 
+def test_the_upkeep_reports_until_when_checkpoints_list_the_events(measured: AuthServer) -> None:
+    measured.post_token()
+    measured.audit()
+    measured.services.audit_upkeep.run_once()
+    assert series(measured, "gatehouse_audit_checkpoint_timestamp_seconds") == {(): measured.clock()}
+
+
 def test_every_metric_is_listed_for_the_documentation(measured: AuthServer) -> None:
     registry = measured.services.metrics.registry
     assert registry is not None

@@ -181,6 +181,63 @@ def test_a_restore_under_a_running_server_is_logged_and_keeps_the_mark(
     ]
 
 
+@pytest.mark.threat("T-148")
+@pytest.mark.both_databases
+@pytest.mark.parametrize("restored", [False, True])
+def test_pruning_does_not_make_a_restore_forgotten(authserver: AuthServer, tmp_path: Path, restored: bool) -> None:
+    """Source: review of issue 13. The event of the mark counts as pruned when all of its time were."""
+    authserver.create_client()
+    # Its events are a chain of their own, as those of a command.
+    authserver.admin = administrator(authserver.settings, authserver.clock)
+    mark = write_mark(authserver)
+    authserver.admin = administrator(authserver.settings, authserver.clock)
+    since = int(authserver.clock()) - 60
+    if restored:
+        lose_newest_event(authserver)
+        lose_newest_event(authserver)
+        for _ in range(2):
+            mark.update()
+    prune(authserver)
+    found = Restore(since, None) if restored else None
+    assert mark.find_restore() == found
+    other_node = authserver.settings.model_copy(update={"restore_mark": tmp_path / "no-mark.json"})
+    assert RestoreMark(authserver.services.database, other_node).find_restore() == found
+    rotation = rotation_of(authserver.services, authserver.clock)
+    with authserver.services.database.write() as session:
+        accept_restore(session, authserver.admin, rotation, None, disable_clients=False)
+    mark.update()
+    assert mark.find_restore() is None
+
+
+@pytest.mark.threat("T-148")
+def test_a_restore_is_not_noted_again_after_its_acceptance(
+    authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = write_mark(authserver)
+    lose_newest_event(authserver)
+    rotation = rotation_of(authserver.services, authserver.clock)
+
+    def accept_meanwhile(*_: object) -> None:
+        with authserver.services.database.write() as session:
+            accept_restore(session, authserver.admin, rotation, None, disable_clients=False)
+
+    monkeypatch.setattr("gatehouse.authserver.backup.restores.log.error", accept_meanwhile)
+    mark.update()
+    with authserver.services.database.read() as session:
+        assert session.scalars(select(UnacceptedRestoreRow)).all() == []
+
+
+@pytest.mark.threat("T-148")
+@pytest.mark.both_databases
+def test_a_raised_id_does_not_become_the_mark(authserver: AuthServer) -> None:
+    """Source: review of issue 13. No later event would replace it, so no later revocation would be missed."""
+    mark = write_mark(authserver)
+    with authserver.services.database.write() as session:
+        session.execute(update(audit_event).where(select(func.min(ID)).scalar_subquery() == ID).values(id=10**18))
+    mark.update()
+    assert json.loads(mark.path.read_bytes())["event"] < 10**18
+
+
 @pytest.mark.both_databases
 def test_one_acceptance_is_enough_for_every_node(authserver: AuthServer) -> None:
     mark = write_mark(authserver)

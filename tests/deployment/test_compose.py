@@ -1,5 +1,6 @@
 """The compose file: its parts fit together, and its containers have as few rights as the images need."""
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -57,3 +58,13 @@ def test_the_servers_have_no_rights_that_they_do_not_need(compose: dict[str, Any
     assert compose["networks"]["inside"]["internal"] is True
     for name, service in compose["services"].items():
         assert "latest" not in service["image"], name
+
+
+@pytest.mark.threat("T-152")
+def test_only_the_proxy_names_the_addresses_of_clients(compose: dict[str, Any]) -> None:
+    """Source: review of issue 13. Any container of the network could invent the address of a client."""
+    proxy = compose["services"]["proxy"]["networks"]["inside"]["ipv4_address"]
+    assert compose["services"]["authserver"]["environment"]["AUTHSERVER_TRUSTED_PROXIES"] == proxy
+    [network] = compose["networks"]["inside"]["ipam"]["config"]
+    assert ip_address(proxy) in ip_network(network["subnet"])
+    assert ip_address(proxy) not in ip_network(network["ip_range"]), "another container could get it first"

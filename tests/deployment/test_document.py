@@ -44,6 +44,12 @@ timeout 60 sh -c "while cmp -s $mark $mark.old; do sleep 0.1; done"
 """
 """Waits until the node has seen an event that is not in the backup."""
 
+ONLY_OWNERS = """
+test -z "$(psql --tuples-only --dbname postgres --command "SELECT datname FROM pg_database
+    WHERE datname IN ('authserver', 'resourceserver') AND has_database_privilege('public', datname, 'CONNECT')")"
+"""
+"""Fails if any role may connect to the databases."""
+
 
 @pytest.fixture
 def machines(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
@@ -109,8 +115,10 @@ def test_the_page_leads_from_one_machine_to_two_nodes(machines: tuple[Machine, M
             first.here(commands(before)),
             f"(cd {second.root}; export SYSTEMCTL_ROOT={second.root}; {second.here(commands(on_second))})",
             first.here(commands(heading + after)),
+            ONLY_OWNERS,
             NEW_MARK.format(root=first.root),
             first.here(commands(restore)),
+            ONLY_OWNERS,
             f"touch {requests.begin}",
             first.here(commands(rotation)),
             f"touch {requests.end}",

@@ -1,6 +1,7 @@
 """Limits that are counted on a real Redis server: by several processes, and while it is away, slow or restarted."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +9,16 @@ from pathlib import Path
 import httpx2
 import pytest
 from local_stack import LocalStack
+from redis import Redis
+from redis.exceptions import NoPermissionError
+from support.documents import ROOT
 from support.redis_server import SERVER, RedisServer
 
 from gatehouse.shared.service import shared_counts
 from gatehouse.shared.service.limits import Exceeded, Limits
 from gatehouse.shared.service.metrics import UNCOUNTED
 from gatehouse.shared.service.rates import Rate
-from gatehouse.shared.service.shared_counts import PAUSE, SharedCounts
+from gatehouse.shared.service.shared_counts import PAUSE, SharedCounts, ping
 
 if SERVER is None:
     pytest.skip("install redis-server or valkey-server", allow_module_level=True)
@@ -53,6 +57,37 @@ async def test_all_processes_together_allow_exactly_the_rate(redis: RedisServer)
     assert await limits[0].hit("b") is None
     for each in nodes:
         await each.close()
+
+
+@pytest.fixture
+def restricted(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server with the users of docs/deployment.md."""
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    [users] = re.findall(r"^user default off\nuser gatehouse .*$", page, re.MULTILINE)
+    lines = users.replace("$(cat /etc/gatehouse/redis-password)", "secret").splitlines()
+    server = RedisServer(tmp_path, lines, "gatehouse:secret@")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.usefixtures("_patient")
+async def test_the_user_of_the_page_may_count_and_nothing_else(
+    restricted: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = node(restricted)
+    limit = limits.limit("calls", Rate(1, "minute"))
+    assert await limit.peek("a") is None
+    assert await limit.hit("a") is None
+    assert await limit.hit("a") == await limit.peek("a") == Exceeded("calls", "1/minute", 60)
+    await limits.close()
+    assert caplog.text == "", "the server has counted"
+    assert ping(restricted.url) is None
+    assert ping(restricted.url.replace("gatehouse:secret@", "")) == "AuthenticationError"
+    with Redis.from_url(restricted.url) as client:
+        for command in (("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*"), ("LPUSH", "another", "1")):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*command)
 
 
 @pytest.mark.usefixtures("_patient")

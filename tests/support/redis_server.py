@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,16 +19,18 @@ SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 class RedisServer:
     """One process. It keeps nothing on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, users: Sequence[str] = (), credentials: str = "") -> None:
+        """`users` are lines of a configuration, and `credentials` those of the user that connects, `NAME:PASSWORD@`."""
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
+        self._users = [word for user in users for word in f"--{user}".split()]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         assert SERVER is not None, "install redis-server or valkey-server"
-        options = ("--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no")
+        options = ("--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no", *self._users)
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen([SERVER, *options], cwd=self._folder, stdout=log, stderr=log)
         wait_until(self._answers)

@@ -162,7 +162,12 @@ def create_services(
         issuer=TokenIssuer(settings.issuer, settings.token_ttl),
         audit=audit,
         audit_upkeep=AuditUpkeep(
-            database.engine, audit_tables, audit_keys.reload, clock, retention=settings.audit_retention
+            database.engine,
+            audit_tables,
+            audit_keys.reload,
+            clock,
+            retention=settings.audit_retention,
+            report=metrics.audit_checkpoint.set,
         ),
         limits=create_limits(settings, settings.issuer, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),

@@ -131,7 +131,12 @@ def create_services(
         limits=create_limits(settings, settings.resource, metrics.limit_fallbacks, monotonic),
         refusals=RefusalRecorder(audit, metrics.rate_limited, monotonic),
         audit_upkeep=AuditUpkeep(
-            audit_database.engine, audit_tables, audit_keys.reload, clock, retention=settings.audit_retention
+            audit_database.engine,
+            audit_tables,
+            audit_keys.reload,
+            clock,
+            retention=settings.audit_retention,
+            report=metrics.audit_checkpoint.set,
         ),
         http_client=http_client,
         keys=keys,

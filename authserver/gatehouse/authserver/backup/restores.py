@@ -3,7 +3,8 @@
 Every revocation commits together with an audit event. So a database that holds the newest event which was ever seen
 also holds every revocation before it. Each node names that event in a small file outside the database, the restore
 mark. A database without the event was restored, or is another one, and the server does not start with it. An import of
-a backup needs no mark: the import itself leaves a row. See docs/decisions/0022.
+a backup needs no mark: the import itself leaves a row. So does a server that runs while its database is restored,
+because the event of the mark can be pruned before the next start. See docs/decisions/0022.
 """
 
 import json
@@ -26,6 +27,7 @@ from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
+from gatehouse.shared.service.audit.ids import newest_id
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.audit.pruning import PruningRefused, authentic_pruned
 from gatehouse.shared.service.database import sqlite_path
@@ -97,10 +99,7 @@ class RestoreMark:
             connection = session.connection()
             if mark is None or self._holds(connection, mark) or _accepted_since(connection, mark.time):
                 return None if exported_at is None else Restore(exported_at, None)
-            # Not the newest event, which an admin may have caused after the restore.
-            before = select(func.max(audit_event.c.time)).where(audit_event.c.time < mark.time)
-            since = connection.scalar(before)
-        return Restore(None if since is None else since // 1000, mark.time // 1000)
+            return _restore_before(connection, mark)
 
     def require_no_restore(self) -> None:
         """Refuse a restored database. Raises CommandRefused, and what `find_restore` raises."""
@@ -110,7 +109,8 @@ class RestoreMark:
     def update(self) -> None:
         """Write the newest event to the file. Every process of every node does this every ten seconds.
 
-        A database that was restored meanwhile is reported in the log, and the mark stays.
+        A database that was restored meanwhile is reported in the log, and the mark stays. A row in the database stops
+        the next start of every node, also after what follows the restored backup was pruned.
 
         Raises:
             CommandRefused, InvalidSettings, SQLAlchemyError: as `find_restore`.
@@ -120,14 +120,15 @@ class RestoreMark:
             newest = _newest(connection)
             if newest is None or newest == self._written:
                 return
-            mark = self._read()
-            if mark is not None and self._holds(connection, mark):
-                behind = mark.event < newest.event
-            else:
-                behind = mark is None or _accepted_since(connection, mark.time)
-                if not behind:
-                    self._report("the database lacks events that this node has seen: was it restored from a backup?")
-                    return
+            mark, missing = self._read(), None
+            behind = mark is None or mark.event < newest.event
+            if mark is not None and not self._holds(connection, mark):
+                behind = _accepted_since(connection, mark.time)
+                missing = None if behind else mark
+        if missing is not None:
+            self._report("the database lacks events that this node has seen: was it restored from a backup?")
+            self._note_restore(missing)
+            return
         if behind:
             self._write(newest)
         self._written = newest
@@ -174,6 +175,14 @@ class RestoreMark:
         newest = connection.scalar(select(func.max(columns.id))) or 0
         # Ids only grow, and the newest event is never pruned.
         return mark.time < pruned.before and mark.sequence <= last_pruned and mark.event < newest
+
+    def _note_restore(self, mark: Mark) -> None:
+        """Add the row that stops the start, unless there is one or an admin has accepted the restore meanwhile."""
+        with self._database.write() as session:
+            connection = session.connection()
+            noted = session.scalar(select(func.count()).select_from(UnacceptedRestoreRow))
+            if not noted and not _accepted_since(connection, mark.time):
+                session.add(UnacceptedRestoreRow(exported_at=_restore_before(connection, mark).since or 0))
 
     def _write(self, mark: Mark) -> None:
         try:
@@ -229,9 +238,17 @@ def accept_restore(
 
 def _newest(connection: Connection) -> Mark | None:
     columns = audit_event.c
-    query = select(columns.id, columns.writer, columns.sequence, columns.time).order_by(columns.id.desc()).limit(1)
-    row = connection.execute(query).first()
+    # With an id that the database has not assigned, an altered event would stay the newest forever.
+    is_newest = columns.id == newest_id(connection, audit_event)
+    row = connection.execute(select(columns.id, columns.writer, columns.sequence, columns.time).where(is_newest)).first()
     return None if row is None else Mark(*row)
+
+
+def _restore_before(connection: Connection, mark: Mark) -> Restore:
+    """Return what is missing in a database without the event of a mark."""
+    # Not the newest event, which an admin may have caused after the restore.
+    since = connection.scalar(select(func.max(audit_event.c.time)).where(audit_event.c.time < mark.time))
+    return Restore(None if since is None else since // 1000, mark.time // 1000)
 
 
 def _accepted_since(connection: Connection, milliseconds: int) -> bool:

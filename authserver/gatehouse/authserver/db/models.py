@@ -160,7 +160,10 @@ class LeaseRow(Base):
 
 
 class UnacceptedRestoreRow(Base):
-    """An imported backup of a server that was in use. While there is one, the server does not start."""
+    """A backup of a server that was in use, imported or restored under a server. While there is one, none starts.
+
+    `exported_at` is the time, in seconds since the epoch, from which events are missing.
+    """
 
     __tablename__ = "unaccepted_restore"
     exported_at: Mapped[int] = mapped_column(BigInteger, primary_key=True)

@@ -157,6 +157,12 @@ AUDIT_WRITTEN: Final = Metric(
 AUDIT_FAILURES: Final = Metric(
     "counter", "gatehouse_audit_write_failures_total", "Writes of the audit writer, heartbeats included, that failed."
 )
+AUDIT_CHECKPOINT: Final = Metric(
+    "gauge",
+    "gatehouse_audit_checkpoint_timestamp_seconds",
+    "Until when checkpoints list the events of the audit log, as the upkeep last found it: the oldest of all workers.",
+    merged="livemin",
+)
 AUDIT_QUEUE: Final = Metric("gauge", "gatehouse_audit_queue", "Audit events that wait to be written.")
 POOL_IN_USE: Final = Metric("gauge", "gatehouse_db_pool_in_use", "Database connections in use.")
 POOL_SIZE: Final = Metric("gauge", "gatehouse_db_pool_size", "Database connections that may be in use.")
@@ -166,7 +172,15 @@ LIMIT_FALLBACKS: Final = Metric(
     "Requests that a worker counted for itself, because the server of LIMITS_URL did not answer in time.",
 )
 
-SERVER_METRICS: Final = (AUDIT_WRITTEN, AUDIT_FAILURES, AUDIT_QUEUE, POOL_IN_USE, POOL_SIZE, LIMIT_FALLBACKS)
+SERVER_METRICS: Final = (
+    AUDIT_WRITTEN,
+    AUDIT_FAILURES,
+    AUDIT_CHECKPOINT,
+    AUDIT_QUEUE,
+    POOL_IN_USE,
+    POOL_SIZE,
+    LIMIT_FALLBACKS,
+)
 """What both servers measure."""
 
 
@@ -190,6 +204,7 @@ class ServerMetrics:
         """The labels of clients. Others have none."""
         self._written = meter.gauge(AUDIT_WRITTEN)
         self._failures = meter.counter(AUDIT_FAILURES)
+        self.audit_checkpoint = meter.gauge(AUDIT_CHECKPOINT)
         self._queue = meter.gauge(AUDIT_QUEUE)
         self._in_use = meter.gauge(POOL_IN_USE)
         self._size = meter.gauge(POOL_SIZE)

@@ -10,7 +10,7 @@ from support.audit import KEYS, TABLES, AuditLog, allowed, audit_log
 from support.clock import FakeClock
 
 from gatehouse.shared.service.audit import checkpoints
-from gatehouse.shared.service.audit.checkpoints import INTERVAL, CheckpointRefused, write_checkpoint
+from gatehouse.shared.service.audit.checkpoints import INTERVAL, CheckpointRefused, listed_until, write_checkpoint
 
 pytestmark = pytest.mark.both_databases
 
@@ -106,6 +106,109 @@ def test_a_row_that_is_committed_late_is_in_a_later_checkpoint(log: AuditLog) ->
     [(late_writer,)] = log.select("writer", "action = 'late'")
     contents = [json.loads(content) for (content,) in log.select("content", table="audit_checkpoint")]
     assert [late_writer in content["heads"] for content in contents] == [False, True]
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize("moved", ["old", "new"])
+@pytest.mark.parametrize("far", [4_000_000_000_000, 10**18 - 2])
+def test_a_raised_id_does_not_stop_checkpoints(log: AuditLog, moved: str, far: int) -> None:
+    """Source: review of issue 13. A range up to that id has no end, and later rows would stay below it."""
+    log.change("old")
+    log.restart()
+    log.change("new")
+    assert log.checkpoint() is not None
+    log.restart()
+    log.change("later")
+    log.execute("UPDATE audit_event SET id = :far WHERE action = :moved", far=far, moved=moved)
+    assert log.checkpoint() is not None
+    log.restart()
+    log.change("last")
+    written = log.checkpoint()
+    assert written is not None
+    [(writer, *end)] = log.select("writer, sequence, link, time", "action = 'last'")
+    assert json.loads(written.content)["heads"][writer] == end
+    assert log.finding is not None
+
+
+@pytest.mark.threat("T-149")
+def test_the_highest_id_never_falls_below_that_of_a_checkpoint(log: AuditLog) -> None:
+    log.change("a", "b")
+    assert log.checkpoint() is not None
+    log.change("c")
+    assert log.checkpoint() is not None
+    log.execute("DELETE FROM audit_event WHERE action = 'c'")
+    with pytest.raises(CheckpointRefused, match="The highest id of an event is 2, but checkpoint 2 .* up to the id 3"):
+        log.checkpoint()
+    log.change("d", "e")
+    assert log.checkpoint() is not None
+    assert log.finding is not None
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.only_on("postgresql")
+def test_a_sequence_that_was_set_back_stops_checkpoints(log: AuditLog) -> None:
+    """Source: a raised id that the sequence covers until a checkpoint has read it."""
+    log.change("a")
+    log.execute("SELECT setval('audit_event_id_seq', 1000)")
+    log.change("b")
+    assert log.checkpoint() is not None
+    assert log.finding is None
+    log.execute("SELECT setval('audit_event_id_seq', 1)")
+    log.change("c")
+    with pytest.raises(CheckpointRefused, match="The highest id of an event is 2, but checkpoint 1 .* up to the id 1001"):
+        log.checkpoint()
+
+
+def test_pruning_does_not_lower_the_highest_id(log: AuditLog, clock: FakeClock) -> None:
+    log.change("a", "b")
+    assert log.checkpoint() is not None
+    clock.advance(3 * DAY)
+    assert log.prune() == 1
+    assert log.checkpoint() is None, "there is nothing new"
+    log.change("c")
+    assert log.checkpoint() is not None
+    assert log.finding is None
+
+
+def test_a_checkpoint_that_is_written_meanwhile_is_not_ahead(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.change("a")
+    assert log.checkpoint() is not None
+    log.change("b")
+    last_checkpoint = checkpoints.last_checkpoint
+
+    def write_first(*arguments: Any) -> Any:
+        if arguments[-1] == checkpoints.HEADS:
+            monkeypatch.setattr(checkpoints, "last_checkpoint", last_checkpoint)
+            log.change("c")
+            write_checkpoint(log.engine, TABLES, KEYS, log.clock(), interval=0)
+        return last_checkpoint(*arguments)
+
+    monkeypatch.setattr(checkpoints, "last_checkpoint", write_first)
+    log.checkpoint()
+    assert numbers(log) == [1, 2]
+    assert log.finding is None
+
+
+def test_events_are_listed_until_the_oldest_one_after_the_last_checkpoint(log: AuditLog, clock: FakeClock) -> None:
+    def until() -> float:
+        with log.engine.begin() as connection:
+            return listed_until(connection, TABLES, clock())
+
+    assert until() == clock()
+    log.change("a")
+    clock.advance(300)
+    log.change("of a clock that is ahead")
+    clock.advance(-200)
+    assert write_checkpoint(log.engine, TABLES, KEYS, clock()) is not None
+    clock.advance(3600)
+    assert until() == clock()
+    recorded = clock()
+    log.change("b")
+    clock.advance(60)
+    log.change("c")
+    assert until() == recorded
+    log.checkpoint()
+    assert until() == clock()
 
 
 @pytest.mark.threat("T-149")

@@ -17,12 +17,12 @@ from gatehouse.shared.service.audit.following import (
     TRANSACTION_LIMIT,
     Following,
     cursor_before,
-    newest_cursor,
     parse_cursor,
     read_cursor_file,
     require_primary,
     write_cursor_file,
 )
+from gatehouse.shared.service.audit.ids import newest_id
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.database import Database
 
@@ -121,6 +121,75 @@ def test_another_file_in_the_place_of_the_database_is_noticed(log: Log, read: Re
         read()
 
 
+def move(log: Log, action: str, far: int) -> None:
+    """Give an event another id, as someone who can write to the database."""
+    with log.engine.begin() as connection:
+        connection.execute(TABLE.update().where(TABLE.c.action == action).values(id=far))
+
+
+@pytest.mark.threat("T-149")
+@both_databases
+def test_an_event_with_a_raised_id_hides_no_later_one(log: Log, read: Read, reports: list[str]) -> None:
+    """Source: review of issue 13. A cursor at that id would pass all later events."""
+    log.add("old")
+    log.add("new")
+    assert read() == ["old", "new"]
+    move(log, "old", 4_000_000_000_000)
+    log.add("later")
+    if log.engine.dialect.name == "sqlite":
+        # Later ids follow the altered one.
+        assert read() == ["old", "later"]
+        assert reports == []
+    else:
+        assert read() == ["later"]
+        [report] = reports
+        assert report.startswith("The event with the id 4000000000000 is omitted: the database has not assigned this id")
+    log.add("last")
+    assert read() == ["last"]
+    assert len(reports) <= 1
+
+
+@pytest.mark.threat("T-149")
+@both_databases
+def test_an_id_that_no_database_assigns_is_not_passed(
+    log: Log, database: Database, following: Following, read: Read, reports: list[str], clock: FakeClock
+) -> None:
+    log.add("old")
+    log.add("new")
+    assert read() == ["old", "new"]
+    clock.advance(1)
+    since = clock()
+    log.add("later")
+    move(log, "later", 2**63 - 1)
+    assert read() == read() == []
+    assert following.cursor == 2
+    assert len(reports) == 1
+    with database.connect() as connection:
+        assert newest_id(connection, TABLE) == 2
+        assert cursor_before(connection, TABLE, since) == 2
+
+
+@pytest.mark.threat("T-149")
+@on_postgresql
+def test_a_sequence_that_was_set_back_stops_following(log: Log, read: Read) -> None:
+    """Source: a raised id that the sequence covers for a moment."""
+    log.add("old")
+    log.add("new")
+    set_sequence(log, 1000)
+    move(log, "new", 1000)
+    assert read() == ["old", "new"]
+    assert read() == []
+    set_sequence(log, 2)
+    log.add("later")
+    with pytest.raises(Refusal, match="The cursor 1000 is beyond the newest event, 3.*ids of events were altered"):
+        read()
+
+
+def set_sequence(log: Log, value: int) -> None:
+    with log.engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT setval('audit_event_id_seq', {value})")
+
+
 @on_postgresql
 def test_an_event_that_commits_after_a_later_one_is_not_skipped(log: Log, following: Following, read: Read) -> None:
     with log.engine.connect() as slow:
@@ -211,7 +280,7 @@ def test_a_standby_is_refused() -> None:
 @both_databases
 def test_the_first_cursor_is_that_of_now_or_of_a_time(log: Log, database: Database, clock: FakeClock) -> None:
     with database.connect() as connection:
-        assert newest_cursor(connection, TABLE) == 0
+        assert newest_id(connection, TABLE) == 0
         assert cursor_before(connection, TABLE, clock()) == 0
     times = []
     for _ in range(3):
@@ -220,7 +289,7 @@ def test_the_first_cursor_is_that_of_now_or_of_a_time(log: Log, database: Databa
         clock.advance(60)
     with database.connect() as connection:
         require_primary(connection)
-        assert newest_cursor(connection, TABLE) == 3
+        assert newest_id(connection, TABLE) == 3
         assert [cursor_before(connection, TABLE, time) for time in (0, *times, clock())] == [0, 0, 1, 2, 3]
 
 

@@ -143,6 +143,49 @@ def test_without_a_retention_nothing_is_pruned(log: AuditLog, clock: FakeClock) 
     assert len(log.select("id")) == 2
 
 
+# Checkpoints that stop
+
+
+@pytest.mark.threat("T-149")
+def test_events_without_a_checkpoint_are_logged_once(
+    log: AuditLog, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Source: review of issue 13. With low ids, events stay out of every checkpoint, and can be removed unseen."""
+    reported: list[float] = []
+    upkeep = upkeep_of(log, report=reported.append)
+    log.change("a")
+    for _ in range(3):
+        upkeep.run_once()
+        assert reported[-1] == clock()
+        clock.advance(600)
+    log.change("b")
+    [(time,)] = log.select("time", "action = 'b'")
+    log.execute("UPDATE audit_event SET id = -id WHERE action = 'b'")
+    for _ in range(3):
+        assert caplog.text == ""
+        clock.advance(200)
+        upkeep.run_once()
+        assert reported[-1] == time / 1000
+    upkeep.run_once()
+    assert "no checkpoint lists the events of the audit log since 2027-01-15T08:30:00Z" in caplog.text
+    assert len(caplog.records) == 1
+    log.change("c")
+    upkeep.run_once()
+    assert reported[-1] == clock()
+
+
+def test_an_attempt_that_does_not_end_is_logged(log: AuditLog, caplog: pytest.LogCaptureFixture) -> None:
+    def wait_for_the_line() -> Any:
+        wait_until(lambda: "to prune has not ended for 0 s" in caplog.text)
+        return audit_keys()
+
+    log.change("a")
+    upkeep_of(log).run_once()
+    assert caplog.text == ""
+    AuditUpkeep(log.engine, TABLES, wait_for_the_line, log.clock, patience=0.001).run_once()
+    assert len(caplog.records) == 1
+
+
 # A process remembers what it saw
 
 

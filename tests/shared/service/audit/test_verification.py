@@ -157,8 +157,7 @@ POSITIONS = (1, 4, 6)
 @pytest.mark.threat("T-149")
 @pytest.mark.parametrize("column", ["id", "link", *AUTHENTICATED])
 def test_an_altered_event_is_found(whole: AuditLog, column: str) -> None:
-    # Only the order of ids within a chain means something.
-    for position in POSITIONS[:-1] if column == "id" else POSITIONS:
+    for position in POSITIONS:
         undo = alter(whole, "audit_event", f"sequence = {position} AND action LIKE 'change%'", column)
         finding = whole.finding
         assert finding is not None
@@ -198,6 +197,26 @@ def test_rows_that_were_swapped_are_found(whole: AuditLog) -> None:
     assert finding is not None
     assert finding.startswith("Event 2 of writer w_")
     assert finding.endswith("events were moved or inserted.")
+
+
+@pytest.mark.threat("T-149")
+@pytest.mark.parametrize("far", [1000, 4_000_000_000_000, 2**63 - 1])
+def test_a_raised_id_is_found(log: AuditLog, far: int) -> None:
+    """Source: review of issue 13. The row is the last one of its chain, so the order within the chain stays."""
+    log.change("old")
+    log.restart()
+    log.change("new")
+    checkpoint = log.checkpoint()
+    assert checkpoint is not None
+    assert log.finding is None
+    log.execute("UPDATE audit_event SET id = :far WHERE action = 'old'", far=far)
+    finding = log.finding
+    assert finding is not None
+    assert finding.startswith("Event 1 of writer w_")
+    assert finding.endswith(
+        f"(id {far}, 2027-01-15T08:00:00.000Z) had another id when checkpoint 1 read the events up to the id 2: its id "
+        "was altered."
+    )
 
 
 @pytest.mark.threat("T-149")

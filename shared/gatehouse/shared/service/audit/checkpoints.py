@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from gatehouse.shared.service.audit.events import AuditTables
+from gatehouse.shared.service.audit.ids import newest_id
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import READ_ONLY
 
@@ -28,7 +29,7 @@ _OVERLAP: Final = 60
 after one with a higher id."""
 
 _STEP: Final = 100_000
-"""Ids that one statement reads, so that it ends within its time limit."""
+"""Rows that one statement reads, so that it ends within its time limit."""
 
 _LOOKUPS: Final = 1000
 """Rows that one statement finds by their ids."""
@@ -106,7 +107,7 @@ def write_checkpoint(
     its writer has further rows.
 
     Raises:
-        CheckpointRefused: an earlier one was altered, from which this one would begin.
+        CheckpointRefused: an earlier one was altered, from which this one would begin, or rows that it read are gone.
         SQLAlchemyError: the database failed.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
@@ -132,20 +133,55 @@ def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys, now
     No row under a retired key is valid if the first checkpoint after its expiry does not list it, so that one must not
     wait for the next event. `now` is in milliseconds.
     """
-    events = tables.events
-    last: int = connection.scalar(select(func.max(events.c.id))) or 0
+    # Before the ids, so that no checkpoint that is written meanwhile has read higher ones.
     before = last_checkpoint(connection, tables, HEADS)
-    if last == _last_id(connection, tables, keys, before) and not (before and keys.expired(now, since=before.time)):
+    read = _last_id(connection, tables, keys, before)
+    last = newest_id(connection, tables.events)
+    if before is not None and last < read:
+        # The newest row is never pruned.
+        raise CheckpointRefused(
+            f"The highest id of an event is {last}, but checkpoint {before.number} of the audit log has read the events "
+            f"up to the id {read}: events were removed, or their ids were altered. No further checkpoint is written "
+            "before new events have higher ids. Verify the audit log."
+        )
+    if last == read and not (before and keys.expired(now, since=before.time)):
         return None
     start = 0
     if before is not None:
         start = _last_id(connection, tables, keys, _overlapped(connection, tables, before))
     newest: dict[str, int] = {}
-    for first in range(start, last, _STEP):
-        in_step = (events.c.id > first, events.c.id <= first + _STEP)
-        query = select(events.c.writer, func.max(events.c.id)).where(*in_step).group_by(events.c.writer)
-        newest |= {row[0]: row[1] for row in connection.execute(query)}
+    while ids := _newest_ids(connection, tables, start, last):
+        newest |= ids
+        start = max(ids.values())
     return {"last": last, "heads": _rows(connection, tables, newest.values())}
+
+
+def _newest_ids(connection: Connection, tables: AuditTables, start: int, last: int) -> Mapping[str, int]:
+    """Return the highest id of each writer in the next rows after the id `start`, up to the id `last`."""
+    columns = tables.events.c
+    # A number of rows, because a range of ids has no end if somebody gives a row a high one.
+    rows = select(columns.id, columns.writer).where(columns.id > start, columns.id <= last)
+    step = rows.order_by(columns.id).limit(_STEP).subquery()
+    query = select(step.c.writer, func.max(step.c.id)).group_by(step.c.writer)
+    return {writer: id_ for writer, id_ in connection.execute(query)}
+
+
+def listed_until(connection: Connection, tables: AuditTables, now: float) -> float:
+    """Return the time until when the last checkpoint lists the events, in seconds since the epoch.
+
+    That is the time of the oldest event after it, or `now` if there is none. A checkpoint has been written before, or
+    there are no events.
+    """
+    checkpoint = last_checkpoint(connection, tables, HEADS)
+    if checkpoint is None:
+        return now
+    heads = json.loads(checkpoint.content)["heads"]
+    columns = tables.events.c
+    # Those of a node whose clock is ahead can be listed.
+    later = columns.time > checkpoint.time + _OVERLAP * 1000
+    query = select(columns.writer, columns.sequence, columns.time).where(later).order_by(columns.time).limit(_LOOKUPS)
+    unlisted = (time for writer, sequence, time in connection.execute(query) if sequence > heads.get(writer, (0,))[0])
+    return min(next(unlisted, now * 1000) / 1000, now)
 
 
 def _overlapped(connection: Connection, tables: AuditTables, before: Checkpoint) -> Checkpoint | None:

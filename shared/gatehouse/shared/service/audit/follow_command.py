@@ -11,13 +11,13 @@ from gatehouse.shared.service.audit.export import event_record
 from gatehouse.shared.service.audit.following import (
     Following,
     cursor_before,
-    newest_cursor,
     parse_cursor,
     read_cursor_file,
     require_cursor,
     require_primary,
     write_cursor_file,
 )
+from gatehouse.shared.service.audit.ids import newest_id
 from gatehouse.shared.service.audit.log import AuditLog
 from gatehouse.shared.service.cli import FunctionT, until_output_closes
 from gatehouse.shared.service.stream_output import LineOutput, Stop
@@ -99,7 +99,7 @@ def _first_cursor(
         require_cursor(connection, log.tables.events, kept)
         return kept
     first = (
-        newest_cursor(connection, log.tables.events)
+        newest_id(connection, log.tables.events)
         if since is None
         else cursor_before(connection, log.tables.events, since)
     )

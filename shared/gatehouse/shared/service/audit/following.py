@@ -3,7 +3,8 @@
 A collector resumes at a cursor, the id of the last event that it has. So no event may appear below an id that was
 passed. On SQLite, none can: one transaction writes at a time. PostgreSQL assigns ids before the commit, and the
 transaction with the lower id may commit last. A gap in the ids is therefore passed only when no transaction can fill it
-any more: all that wrote to the table when the gap was seen have ended.
+any more: all that wrote to the table when the gap was seen have ended. An event with an id that the database has not
+assigned was altered. It is reported and not passed, because all later ones have lower ids.
 """
 
 import re
@@ -17,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.audit.events import event_conditions
+from gatehouse.shared.service.audit.ids import highest_assigned_id, newest_id
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.database import Database
 from gatehouse.shared.service.failures import explain_database_failure
@@ -80,6 +82,7 @@ class Following:
         self._final = 0
         """Up to this id, no further event can appear."""
         self._outage = False
+        self._is_altered = False
 
     def read(self) -> tuple[list[Mapping[str, Any]], bool]:
         """Return the next events that match, and whether more may follow at once.
@@ -124,7 +127,16 @@ class Following:
 
     def _rows(self, connection: Connection) -> Sequence[Mapping[str, Any]]:
         query = self._query.where(self._table.c.id > self.cursor)
-        return [dict(row) for row in connection.execute(query).mappings()]
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+        assigned = highest_assigned_id(connection, self._table) if rows else 0
+        followed = [row for row in rows if row["id"] <= assigned]
+        if len(followed) < len(rows) and not self._is_altered:
+            self._is_altered = True
+            self._report(
+                f"The event with the id {rows[len(followed)]['id']} is omitted: the database has not assigned this id, "
+                "so it was altered. Verify the audit log. Events with the ids that the database assigns are followed."
+            )
+        return followed
 
     def _complete(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Return the rows before the first gap that may still be filled."""
@@ -152,23 +164,21 @@ class Following:
         self._final, self._gap = self._gap.until, None
 
 
-def newest_cursor(connection: Connection, table: Table) -> int:
-    """Return the cursor of the newest event, 0 if there is none."""
-    return connection.scalar(select(func.max(table.c.id))) or 0
-
-
 def cursor_before(connection: Connection, table: Table, since: float) -> int:
     """Return the cursor after which every event since a time follows. `since` is seconds since the epoch."""
-    first = connection.scalar(select(func.min(table.c.id)).where(*event_conditions(table, since=since)))
-    return newest_cursor(connection, table) if first is None else first - 1
+    newest = newest_id(connection, table)
+    matches = (*event_conditions(table, since=since), table.c.id <= newest)
+    first = connection.scalar(select(func.min(table.c.id)).where(*matches))
+    return newest if first is None else first - 1
 
 
 def require_cursor(connection: Connection, table: Table, cursor: int) -> None:
     """Refuse a cursor beyond the newest event: events with ids up to it would never be followed. Raises Refusal."""
-    if cursor > (newest := newest_cursor(connection, table)):
+    if cursor > (newest := newest_id(connection, table)):
         raise Refusal(
-            f"The cursor {cursor} is beyond the newest event, {newest}. It belongs to another database, or this "
-            "one was restored from a backup. To follow it, start without a cursor, or with --after 0 for the whole log."
+            f"The cursor {cursor} is beyond the newest event, {newest}. It belongs to another database, this one was "
+            "restored from a backup, or ids of events were altered. To follow it, start without a cursor, or with "
+            "--after 0 for the whole log."
         )
 
 

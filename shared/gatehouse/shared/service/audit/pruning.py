@@ -23,6 +23,7 @@ from gatehouse.shared.service.audit.checkpoints import (
     lock_checkpoints,
 )
 from gatehouse.shared.service.audit.events import AuditTables, stored_columns
+from gatehouse.shared.service.audit.ids import newest_id
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.database import READ_ONLY
 
@@ -159,7 +160,7 @@ class _Pruning:
             return [id_ for id_ in connection.scalars(oldest) if last_id < id_ < newest_id]
 
     def _newest(self, connection: Connection) -> "_Row | None":
-        query = self._rows().order_by(self._tables.events.c.id.desc()).limit(1)
+        query = self._rows().where(self._tables.events.c.id == newest_id(connection, self._tables.events))
         return next((_Row(id_, link, values) for id_, link, *values in connection.execute(query)), None)
 
     def _rows(self) -> Select[Any]:

@@ -18,6 +18,7 @@ from gatehouse.shared.service.audit.checkpoints import (
     Checkpoint,
     CheckpointRefused,
     last_checkpoint,
+    listed_until,
     write_checkpoint,
 )
 from gatehouse.shared.service.audit.events import AuditTables
@@ -31,6 +32,12 @@ ATTEMPT_INTERVAL: Final = 10.0
 
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that the end waits for a checkpoint or a deletion in progress."""
+
+PATIENCE: Final = 300.0
+"""Seconds after which an attempt that has not ended is logged: until it ends, this process writes no checkpoint."""
+
+_LATE: Final = 600
+"""Seconds. An error is logged if no checkpoint lists an event that is older."""
 
 _DAY: Final = 86400
 
@@ -49,12 +56,15 @@ class AuditUpkeep:
         clock: Clock,
         *,
         retention: int = 0,
+        report: Callable[[float], object] = lambda _: None,
         interval: float = ATTEMPT_INTERVAL,
+        patience: float = PATIENCE,
     ) -> None:
         """Create the thread.
 
         `keys` is called before each attempt, to read them again if they were rotated. `retention` is the number of days
-        that events are kept; 0 keeps them forever.
+        that events are kept; 0 keeps them forever. `report` is called in each attempt, unless it fails, with the time
+        until when checkpoints list the events, in seconds since the epoch.
         """
         self._engine = engine
         self._reader = engine.execution_options(**READ_ONLY)
@@ -63,8 +73,11 @@ class AuditUpkeep:
         self._clock = clock
         self._retention = retention * _DAY
         self._next_prune = 0.0
+        self._report = report
         self._interval = interval
+        self._patience = patience
         self._failing = False
+        self._late = False
         self._seen: Checkpoint | None = None
         """The last checkpoint that this process saw."""
         self._closing = threading.Event()
@@ -96,7 +109,9 @@ class AuditUpkeep:
     def _work(self) -> None:
         keys = self._keys()
         self._check_last_seen(keys)
-        if self._write_checkpoint(keys, INTERVAL) is not None and self._retention and self._is_prune_due():
+        written = self._write_checkpoint(keys, INTERVAL)
+        self._check_listed()
+        if written is not None and self._retention and self._is_prune_due():
             before = self._clock() - self._retention
             number = prune_audit(self._engine, self._tables, keys, before=before, clock=self._clock)
             # Otherwise, each checkpoint would start another attempt for rows that are kept as evidence.
@@ -138,6 +153,21 @@ class AuditUpkeep:
             self._seen = written
         return written
 
+    def _check_listed(self) -> None:
+        """Log an error if no checkpoint lists events of more than ten minutes ago, and tell `report`."""
+        now = self._clock()
+        with self._reader.connect() as connection:
+            until = listed_until(connection, self._tables, now)
+        self._report(until)
+        late = now - until > _LATE
+        if late and not self._late:
+            log.error(
+                "no checkpoint lists the events of the audit log since %s, although checkpoints can be written: ids of "
+                "events were altered. Verify the audit log",
+                iso_time(until),
+            )
+        self._late = late
+
     def _is_prune_due(self) -> bool:
         """Tell whether an event is a day older than the retention, so that a day of events is deleted together."""
         if self._clock() < self._next_prune:
@@ -148,6 +178,22 @@ class AuditUpkeep:
             return connection.execute(select(columns.id).where(columns.time < limit).limit(1)).first() is not None
 
     def _attempt(self, work: Callable[[], object]) -> None:
+        overdue = threading.Timer(self._patience, self._log_overdue)
+        overdue.daemon = True
+        overdue.start()
+        try:
+            self._try(work)
+        finally:
+            overdue.cancel()
+
+    def _log_overdue(self) -> None:
+        log.error(
+            "an attempt to write an audit checkpoint or to prune has not ended for %.0f s: until it ends, this process "
+            "writes no checkpoint",
+            self._patience,
+        )
+
+    def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - the next attempt follows

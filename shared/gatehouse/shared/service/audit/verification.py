@@ -47,6 +47,8 @@ class _Head(NamedTuple):
     time: int
     checkpoint: int
     """The number of the checkpoint."""
+    last: int
+    """The highest id that the checkpoint has read."""
 
 
 def verify_audit(
@@ -169,9 +171,10 @@ class _Verifier:
     def _note_heads(self, checkpoint: Checkpoint) -> None:
         if checkpoint.kind != HEADS:
             return
-        for writer, (sequence, link, time) in json.loads(checkpoint.content)["heads"].items():
+        content = json.loads(checkpoint.content)
+        for writer, (sequence, link, time) in content["heads"].items():
             if writer not in self._heads or self._heads[writer].sequence < sequence:
-                self._heads[writer] = _Head(sequence, link, time, checkpoint.number)
+                self._heads[writer] = _Head(sequence, link, time, checkpoint.number, content["last"])
 
     def verify_events(self, progress: Callable[[int], None]) -> None:
         columns = self._tables.events.c
@@ -193,12 +196,24 @@ class _Verifier:
         if not is_authentic(self._keys, previous, link, row):
             raise _Finding(f"{_event(id_, row)} was altered.")
         self._verify_age(id_, row)
-        head = self._heads.get(writer)
-        if head is not None and head.sequence == sequence and head.link != link:
+        self._verify_head(id_, link, row)
+        self._ends[writer] = (sequence, link)
+
+    def _verify_head(self, id_: int, link: str, row: Sequence[Any]) -> None:
+        """Refuse a row that is not as it was when a checkpoint listed it."""
+        head = self._heads.get(row[0])
+        if head is None or row[1] > head.sequence:
+            return
+        if row[1] == head.sequence and head.link != link:
             raise _Finding(
                 f"{_event(id_, row)} is not the one that checkpoint {head.checkpoint} lists: it was replaced."
             )
-        self._ends[writer] = (sequence, link)
+        # No link covers the id. With a high one, a row would hide later rows from those who remember the highest id.
+        if id_ > head.last:
+            raise _Finding(
+                f"{_event(id_, row)} had another id when checkpoint {head.checkpoint} read the events up to the id "
+                f"{head.last}: its id was altered."
+            )
 
     def _verify_age(self, id_: int, row: Sequence[Any]) -> None:
         """Refuse an authentic row that was deleted before, or that the holder of a retired key can have written."""
