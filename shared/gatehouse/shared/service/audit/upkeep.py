@@ -163,7 +163,7 @@ class AuditUpkeep:
         if late and not self._late:
             log.error(
                 "no checkpoint lists the events of the audit log since %s, although checkpoints can be written: ids of "
-                "events were altered. Verify the audit log",
+                "events were altered, or a clock is wrong. Verify the audit log",
                 iso_time(until),
             )
         self._late = late
