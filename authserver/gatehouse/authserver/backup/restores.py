@@ -240,7 +240,8 @@ def _newest(connection: Connection) -> Mark | None:
     columns = audit_event.c
     # With an id that the database has not assigned, an altered event would stay the newest forever.
     is_newest = columns.id == newest_id(connection, audit_event)
-    row = connection.execute(select(columns.id, columns.writer, columns.sequence, columns.time).where(is_newest)).first()
+    query = select(columns.id, columns.writer, columns.sequence, columns.time).where(is_newest)
+    row = connection.execute(query).first()
     return None if row is None else Mark(*row)
 
 

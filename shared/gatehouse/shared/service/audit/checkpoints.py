@@ -107,7 +107,8 @@ def write_checkpoint(
     its writer has further rows.
 
     Raises:
-        CheckpointRefused: an earlier one was altered, from which this one would begin, or rows that it read are gone.
+        CheckpointRefused: an earlier one was altered, from which this one would begin, or the newest row that it read
+            is gone.
         SQLAlchemyError: the database failed.
     """
     with engine.execution_options(**READ_ONLY).connect() as connection:
@@ -140,9 +141,9 @@ def _new_heads(connection: Connection, tables: AuditTables, keys: AuditKeys, now
     if before is not None and last < read:
         # The newest row is never pruned.
         raise CheckpointRefused(
-            f"The highest id of an event is {last}, but checkpoint {before.number} of the audit log has read the events "
-            f"up to the id {read}: events were removed, or their ids were altered. No further checkpoint is written "
-            "before new events have higher ids. Verify the audit log."
+            f"The highest id of an event is {last}, but checkpoint {before.number} of the audit log has read the "
+            f"events up to the id {read}: events were removed, or their ids were altered. No further checkpoint is "
+            "written before new events have higher ids. Verify the audit log."
         )
     if last == read and not (before and keys.expired(now, since=before.time)):
         return None

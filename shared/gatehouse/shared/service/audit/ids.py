@@ -1,8 +1,8 @@
 """The ids of the rows of an audit log, and how far the database has assigned them.
 
-The database assigns ids, so no link authenticates them: anyone who can write to it can give a row any other id. Whatever
-remembers the highest id that it has seen would then pass all rows that follow. So a row whose id the database cannot
-have assigned yet does not count as the newest one.
+The database assigns ids, so no link authenticates them: anyone who can write to it can give a row any other id. A reader
+that remembers the highest id that it has seen would then pass all rows that follow. So a row whose id the database
+cannot have assigned yet does not count as the newest one.
 """
 
 from typing import Final
@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, Table, func, select, text
 
 _MAX_ID: Final = 10**18 - 1
-"""No log is as long. After its own highest id, 2^63 - 1, SQLite assigns ids at random (https://sqlite.org/autoinc.html);
-a cursor of `audit --follow` has 18 digits."""
+"""No log is as long. After its own highest id, 2^63 - 1, SQLite assigns ids at random
+(https://sqlite.org/autoinc.html). A cursor of `audit --follow` has 18 digits."""
 
 _LAST_VALUE: Final = text("SELECT pg_sequence_last_value(pg_get_serial_sequence(:table, 'id'))")
 """No value before the first use of the sequence, as in an empty table."""
