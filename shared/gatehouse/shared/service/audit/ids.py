@@ -1,8 +1,8 @@
 """The ids of the rows of an audit log, and how far the database has assigned them.
 
-The database assigns ids, so no link authenticates them: anyone who can write to it can give a row any other id. A reader
-that remembers the highest id that it has seen would then pass all rows that follow. So a row whose id the database
-cannot have assigned yet does not count as the newest one.
+The database assigns ids, so no link authenticates them: anyone who can write to it can give a row any other id. Code
+that remembers the highest id would then pass all rows that follow. So a row whose id the database cannot have assigned
+yet does not count as the newest one.
 """
 
 from typing import Final
