@@ -181,7 +181,7 @@ def test_a_sequence_that_was_set_back_stops_following(log: Log, read: Read) -> N
     assert read() == []
     set_sequence(log, 2)
     log.add("later")
-    with pytest.raises(Refusal, match="The cursor 1000 is beyond the newest event, 3.*ids of events were altered"):
+    with pytest.raises(Refusal, match=r"The cursor 1000 is beyond the newest event, 3.*ids of events were altered"):
         read()
 
 

@@ -164,7 +164,7 @@ def _newest_ids(connection: Connection, tables: AuditTables, start: int, last: i
     rows = select(columns.id, columns.writer).where(columns.id > start, columns.id <= last)
     step = rows.order_by(columns.id).limit(_STEP).subquery()
     query = select(step.c.writer, func.max(step.c.id)).group_by(step.c.writer)
-    return {writer: id_ for writer, id_ in connection.execute(query)}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def listed_until(connection: Connection, tables: AuditTables, now: float) -> float:
