@@ -197,6 +197,8 @@ def test_pruning_does_not_make_a_restore_forgotten(authserver: AuthServer, tmp_p
         lose_newest_event(authserver)
         for _ in range(2):
             mark.update()
+    # SQLite assigns the lost ids again.
+    authserver.create_client()
     prune(authserver)
     found = Restore(since, None) if restored else None
     assert (mark.find_restore() is not None) == restored

@@ -162,9 +162,8 @@ def test_a_sequence_that_was_set_back_stops_checkpoints(log: AuditLog) -> None:
 def test_pruning_does_not_lower_the_highest_id(log: AuditLog, clock: FakeClock) -> None:
     log.change("a", "b")
     assert log.checkpoint() is not None
-    clock.advance(3 * DAY)
+    clock.advance(3600)
     assert log.prune() == 1
-    assert log.checkpoint() is not None, "the first one was pruned too"
     assert log.checkpoint() is None, "there is nothing new"
     log.change("c")
     assert log.checkpoint() is not None
