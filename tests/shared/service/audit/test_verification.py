@@ -220,6 +220,22 @@ def test_a_raised_id_is_found(log: AuditLog, far: int) -> None:
 
 
 @pytest.mark.threat("T-149")
+@pytest.mark.only_on("sqlite")
+def test_an_id_that_was_raised_for_a_checkpoint_is_found(log: AuditLog) -> None:
+    """Source: review of issue 13. While it was high, a checkpoint has read it; no further one follows."""
+    log.change("a", "b")
+    assert log.checkpoint() is not None
+    assert log.finding is None
+    log.execute("UPDATE audit_event SET id = 4000000000000 WHERE id = 2")
+    assert log.checkpoint() is not None
+    log.execute("UPDATE audit_event SET id = 2 WHERE id = 4000000000000")
+    assert log.finding == (
+        "The highest id of an event is 2, but checkpoint 2 has read the events up to the id 4000000000000: ids were "
+        "altered."
+    )
+
+
+@pytest.mark.threat("T-149")
 def test_a_copied_row_is_found(whole: AuditLog) -> None:
     columns = ", ".join(("link", *AUTHENTICATED))
     whole.execute(f"INSERT INTO audit_event ({columns}) SELECT {columns} FROM audit_event WHERE id = 1")

@@ -97,6 +97,10 @@ class _Verifier:
         self._heads: dict[str, _Head] = {}
         self._ends: dict[str, Sequence[Any]] = {}
         """`sequence, link` of the last row of each writer that was read."""
+        self._newest = 0
+        """The highest id of an event."""
+        self._read_until = (0, 0)
+        """The highest id that the last checkpoint has read, and its number."""
         self._closings: dict[str, int] = {}
         """The number of the first checkpoint after the expiry of each retired key."""
 
@@ -172,6 +176,7 @@ class _Verifier:
         if checkpoint.kind != HEADS:
             return
         content = json.loads(checkpoint.content)
+        self._read_until = (content["last"], checkpoint.number)
         for writer, (sequence, link, time) in content["heads"].items():
             if writer not in self._heads or self._heads[writer].sequence < sequence:
                 self._heads[writer] = _Head(sequence, link, time, checkpoint.number, content["last"])
@@ -183,6 +188,7 @@ class _Verifier:
         with self._connection.execute(query, execution_options=_STREAM) as rows:
             for id_, link, *row in rows:
                 self._verify_event(id_, link, row, rows)
+                self._newest = id_
                 self.events += 1
                 progress(self.events)
 
@@ -255,6 +261,13 @@ class _Verifier:
             raise _Finding(
                 f"{_missing(writer, end + 1, head.sequence)}: cut off. Checkpoint {head.checkpoint} lists the last "
                 f"one, of {_when(head.time)}."
+            )
+        last, number = self._read_until
+        # The newest row is never pruned.
+        if self._newest < last:
+            raise _Finding(
+                f"The highest id of an event is {self._newest}, but checkpoint {number} has read the events up to the id "
+                f"{last}: ids were altered."
             )
 
 
