@@ -65,7 +65,7 @@ class Attacker:
     def add_checkpoint(self) -> None:
         with self._log.engine.begin() as connection:
             previous = last_checkpoint(connection, TABLES)
-            content = {"last": 10, "heads": {}}
+            content = {"last": 5, "heads": {}}
             append_checkpoint(connection, TABLES, self._keys, previous, self._clock(), "heads", content)
 
 

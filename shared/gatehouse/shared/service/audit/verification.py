@@ -266,8 +266,8 @@ class _Verifier:
         # The newest row is never pruned.
         if self._newest < last:
             raise _Finding(
-                f"The highest id of an event is {self._newest}, but checkpoint {number} has read the events up to the id "
-                f"{last}: ids were altered."
+                f"The highest id of an event is {self._newest}, but checkpoint {number} has read the events up to the "
+                f"id {last}: ids were altered."
             )
 
 
