@@ -382,6 +382,7 @@ def test_a_restored_file_is_accepted_with_one_command(shell: Shell) -> None:
     checks = json.loads(shell.run("check", "--output", "json").stdout)
     [failed] = [check for check in checks if check["outcome"] != "ok"]
     assert failed["check"] == "restored backup"
+    assert "The database was restored from a backup" in shell.refusal("export", "moved.jsonl")
     [old] = [key["kid"] for key in shell.json("key", "list")]
     accepted = shell.run("restore", "accept", "--yes", "--disable-clients", "--output", "json")
     assert "The database was restored from a backup" in accepted.stderr
@@ -389,6 +390,7 @@ def test_a_restored_file_is_accepted_with_one_command(shell: Shell) -> None:
     assert json.loads(accepted.stdout)["disabled_clients"] == 1
     assert {check["outcome"] for check in shell.json("check")} == {"ok"}
     assert shell.json("client", "show", client_id)["disabled"] is True
+    shell.text("export", str(shell.folder / "moved.jsonl"))
 
 
 def test_check_names_a_mark_beside_the_database(empty: Shell) -> None:

@@ -62,6 +62,8 @@ def export(ctx: click.Context, file: str, with_keys: bool, without_audit: bool, 
                 "The next version has migrated the database, and this version would leave out what it added. Export "
                 "with that version."
             )
+        # The export would be imported as one that lacks nothing.
+        RestoreMark(installation.database, installation.settings).require_no_restore()
         header = Header(
             schema=newest_revision(Database.schema) or "",
             issuer=installation.settings.issuer,
