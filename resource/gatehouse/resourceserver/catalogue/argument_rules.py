@@ -29,7 +29,10 @@ class ArgumentRule:
 
 
 def apply_rules(
-    rules: Mapping[str, ArgumentRule], input_schema: Mapping[str, Any], arguments: Mapping[str, Any], claims: AccessClaims
+    rules: Mapping[str, ArgumentRule],
+    input_schema: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    claims: AccessClaims,
 ) -> Mapping[str, Any]:
     """Return the arguments to send: those of the caller, and those that come from its claims.
 
