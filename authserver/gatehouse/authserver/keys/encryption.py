@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url
-from gatehouse.shared.service.files import UnsafeFile, flush_folder, new_file, read_private_text
+from gatehouse.shared.service.files import UnsafeFile, create_file, flush_folder, read_private_text
 from gatehouse.shared.service.settings import InvalidSettings
 
 FILE_NAME = "sealing.key"
@@ -163,12 +163,4 @@ def generate_sealing_key() -> str:
 
 def _write_new(path: Path) -> bool:
     """Write a new key to a file that does not exist yet. It is complete and on disk before it gets its name."""
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with new_file(path, prefix=_TEMPORARY) as file:
-            file.write(f"{generate_sealing_key()}\n".encode("ascii"))
-    except FileExistsError:
-        return False
-    return True
+    return create_file(path, f"{generate_sealing_key()}\n".encode("ascii"), prefix=_TEMPORARY)

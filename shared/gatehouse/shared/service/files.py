@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and secrets that are read only if nobody else can access them."""
+"""Files for their owner only: written completely, and secrets read only if nobody else can access them."""
 
 import codecs
 import fcntl
@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +35,26 @@ def new_file(path: Path, *, prefix: str = ".unfinished-") -> Iterator[BinaryIO]:
         Path(temporary).unlink()
 
 
+def create_file(path: Path, document: bytes, *, prefix: str) -> bool:
+    """Write a file, mode 0600, in a folder that is created if needed, unless the file exists.
+
+    Return whether it was written. If two processes do this at once, the file of one remains. `prefix` is as in
+    `new_file`.
+
+    Raises:
+        OSError: the folder cannot be created or written to.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with new_file(path, prefix=prefix) as file:
+            file.write(document)
+    except FileExistsError:
+        return False
+    return True
+
+
 def replace_file(path: Path, document: bytes) -> None:
     """Write a file, mode 0600, in place of the one at the path, if any. At any time, readers find one of the two.
 
@@ -44,49 +64,13 @@ def replace_file(path: Path, document: bytes) -> None:
         OSError: the folder cannot be written to.
     """
     owner = path.parent.stat()
-
-    def own(descriptor: int) -> None:
-        if os.geteuid() == 0:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-    _replace(path, document, own)
-
-
-class FileChanged(Exception):
-    """Another program has changed a file since it was read. The text is the path."""
-
-
-def edit_file(path: Path, old: bytes, new: bytes) -> None:
-    """Replace the content of a file, which keeps its owner and its mode. At any time, readers find one of the two.
-
-    Of a link, the target is replaced.
-
-    Raises:
-        FileChanged: the content is no longer `old`.
-        OSError: the folder cannot be written to, or the file cannot keep its owner.
-    """
-    target = path.resolve(strict=True)
-    # Two programs that edit by this function do not overwrite each other's change.
-    with locked_folder(target.parent):
-        status = target.stat()
-        if target.read_bytes() != old:
-            raise FileChanged(str(path))
-
-        def keep(descriptor: int) -> None:
-            os.fchown(descriptor, status.st_uid, status.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-
-        _replace(target, new, keep)
-
-
-def _replace(path: Path, document: bytes, prepare: Callable[[int], None]) -> None:
-    """Write a file in place of the one at the path. `prepare` gets its descriptor before it has the name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(document)
             file.flush()
-            prepare(file.fileno())
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from gatehouse.shared.protocol.encoding import decode_base64url, encode_base64url, parse_json
-from gatehouse.shared.service.files import UnsafeFile, locked_folder, new_file, read_private_text, replace_file
+from gatehouse.shared.service.files import UnsafeFile, create_file, locked_folder, read_private_text, replace_file
 from gatehouse.shared.service.settings import InvalidSettings
 
 MAX_KID: Final = 32
@@ -117,15 +117,7 @@ def create_audit_keys(path: Path) -> bool:
 
     If two processes do this at once, one key remains.
     """
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with new_file(path, prefix=_TEMPORARY) as file:
-            file.write(_document([_generate()]))
-    except FileExistsError:
-        return False
-    return True
+    return create_file(path, _document([_generate()]), prefix=_TEMPORARY)
 
 
 def rotate_audit_keys(path: Path, expiry: int) -> str:
