@@ -36,6 +36,91 @@ def test_the_output_of_the_resource_server_is_read_completely() -> None:
         assert read.hierarchy.closure([scope]) == CATALOGUE.hierarchy.closure([scope])
 
 
+POLICY = """
+resource = "https://a.example/mcp"
+[upstream]
+url = "http://127.0.0.1:3001/mcp"
+[scopes."a:read"]
+description = "See"
+[scopes."a:write"]
+implies = ["a:read"]
+[tools.get]
+scopes = ["a:read"]
+digest = "sha256:00"
+[tools.get.arguments.text]
+max_length = 5
+[tools.whoami]
+any_valid_token = true
+[tools.delete_all]
+deny = true
+"""
+
+
+def test_a_policy_file_is_a_catalogue_without_its_denied_tools() -> None:
+    read = parse_catalogue(POLICY.encode())
+    assert read == parse_catalogue(document())
+    assert read.tools == {"get": {"a:read"}, "whoami": frozenset()}
+
+
+@pytest.mark.parametrize("file", [document(), POLICY.encode()], ids=["JSON", "TOML"])
+def test_the_resource_of_the_command_must_be_that_of_the_file(file: bytes) -> None:
+    assert parse_catalogue(file, "HTTPS://a.example/mcp").resource == RESOURCE
+    with pytest.raises(CommandRefused, match=r"belongs to https://a\.example/mcp, not to"):
+        parse_catalogue(file, "https://b.example")
+
+
+@pytest.mark.parametrize(
+    "file", [document(resource=None), POLICY.replace("resource =", "name =").encode()], ids=["JSON", "TOML"]
+)
+def test_the_command_names_the_resource_if_the_file_does_not(file: bytes) -> None:
+    assert parse_catalogue(file, "HTTPS://b.example/mcp").resource == "https://b.example/mcp"
+    with pytest.raises(CommandRefused, match="name it in the command"):
+        parse_catalogue(file)
+
+
+@pytest.mark.threat("T-112")
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        pytest.param("[upstream]", "[upstream", "cannot be read as TOML: line 3: ", id="not TOML"),
+        pytest.param("See", "\udcff", "not text in UTF-8", id="not UTF-8"),
+        pytest.param('"https://a.example/mcp"', "1", "'resource'", id="resource is a number"),
+        pytest.param('"https://a.example/mcp"', '"http://a.example/mcp"', "https", id="plain http"),
+        pytest.param('[scopes."a:read"]', "[[scopes]]", "has no tables", id="two kinds of scopes"),
+        pytest.param('description = "See"', "description = 1", "'description'", id="description is a number"),
+        pytest.param('description = "See"', 'description = "\\u001b"', "visible", id="an escape"),
+        pytest.param('description = "See"', 'scope = "b"', "unknown key scope", id="another name"),
+        pytest.param("implies =", "implie =", "The scope a:write has the unknown key implie", id="misspelt"),
+        pytest.param('"a:write"', '"a write"', "Invalid scope", id="scope syntax"),
+        pytest.param("[tools.get]", "[[tools]]", "has no tables", id="tools are a list"),
+        pytest.param("[upstream]", "tools = 1\n[upstream]", "Cannot", id="tools are a number"),
+        pytest.param('["a:read"]\ndigest', '["b"]\ndigest', "not declare: 'b'", id="undeclared scope"),
+        pytest.param('["a:read"]\ndigest', "[]\ndigest", "The tool get has no scopes", id="no scopes"),
+        pytest.param('["a:read"]\ndigest', '"a:read"\ndigest', "'scopes'", id="scopes are a text"),
+        pytest.param("scopes =", "scope =", "The tool get needs one of", id="misspelt scopes"),
+        pytest.param("any_valid_token = true", "any_valid_token = false", "whoami needs one of", id="false"),
+        pytest.param("any_valid_token = true", "any_valid_token = 1", "whoami needs one of", id="1 for true"),
+        pytest.param("deny = true", "deny = 1", "delete_all needs one of", id="deny is 1"),
+        pytest.param("deny = true", 'deny = true\nscopes = ["a:read"]', "delete_all needs one of", id="both"),
+        pytest.param("[tools.whoami]", '[tools."a\\u001b"]', "'name'", id="a tool name with an escape"),
+    ],
+)
+def test_an_invalid_policy_file_is_refused(before: str, after: str, problem: str) -> None:
+    assert parse_catalogue(POLICY.encode()).resource == RESOURCE
+    changed = POLICY.replace(before, after, 1)
+    assert changed != POLICY
+    with pytest.raises(CommandRefused, match=problem):
+        parse_catalogue(changed.encode(errors="surrogateescape"))
+
+
+@pytest.mark.parametrize(
+    "changed", ["scopes = []", "scopes = {a = 1}", "tools = 1\nscopes.a = {}", "tools.a = 1\nscopes.a = {}"]
+)
+def test_scopes_and_tools_of_a_policy_file_are_tables(changed: str) -> None:
+    with pytest.raises(CommandRefused, match="has no tables"):
+        parse_catalogue(f'resource = "{RESOURCE}"\n{changed}'.encode())
+
+
 def test_unknown_members_are_ignored() -> None:
     read = parse_catalogue(document())
     assert read.scopes == (ScopeDeclaration("a:read", "See"), ScopeDeclaration("a:write", "", ("a:read",)))
@@ -53,6 +138,7 @@ def test_a_catalogue_may_list_scopes_without_tools() -> None:
         pytest.param(b"scopes", "cannot be read", id="not JSON"),
         pytest.param(b'{"scopes": [], "scopes": [{"scope": "a"}]}', "cannot be read", id="a duplicate member"),
         pytest.param(b"[]", "not a JSON object", id="a list"),
+        pytest.param(b'{"scopes"', "cannot be read", id="cut off"),
         pytest.param(document(scopes=None), "'scopes'", id="no scopes"),
         pytest.param(document(scopes=[]), "at least one scope", id="an empty list of scopes"),
         pytest.param(document(scopes=["a"]), "'scopes'", id="scopes are texts"),

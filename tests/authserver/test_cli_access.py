@@ -153,7 +153,24 @@ def test_one_tool_is_explained_with_an_exit_code(shell: Shell, file: str) -> Non
     assert refused.stdout.endswith(f"\nto allow [bold]:\n  {command}\n")
     assert "set" not in refused.stdout
     assert "no tool delete. Its tools are: get, set" in shell.refusal(*explain, "delete")
-    assert "give both" in shell.refusal("client", "explain", client_id, "--tool", "get", code=2)
+    assert "need --catalogue" in shell.refusal("client", "explain", client_id, "--tool", "get", code=2)
+
+
+def test_a_policy_file_is_explained_for_the_resource_that_is_named(shell: Shell) -> None:
+    client_id = created(shell)
+    policy = shell.folder / "policy.toml"
+    policy.write_text(
+        '[scopes]\n"env:read" = {}\n"env:write" = {}\n"org:read" = {}\n'
+        '[tools]\nget = { scopes = ["env:read"] }\nset = { scopes = ["env:write"] }\ndelete = { deny = true }\n'
+    )
+    matrix = ("access-matrix", "--catalogue", str(policy))
+    assert "name it in the command" in shell.refusal(*matrix)
+    [row] = shell.json(*matrix, "--resource", RESOURCE)["clients"]
+    assert row["tools"] == {"get": True, "set": False}
+    explain = ("client", "explain", client_id, "--catalogue", str(policy), "--resource", RESOURCE)
+    explained = shell.json(*explain)
+    assert [(tool["tool"], tool["allowed"]) for tool in explained["tools"]] == [("get", True), ("set", False)]
+    assert explained["warnings"] == []
 
 
 def test_a_client_without_grants_is_explained(shell: Shell, file: str) -> None:

@@ -90,6 +90,16 @@ def test_a_resource_takes_its_scopes_from_a_catalogue(shell: Shell) -> None:
     assert "The catalogue belongs to https://logs.example.com/mcp" in shell.refusal(*add, RESOURCE)
 
 
+def test_a_resource_takes_its_scopes_from_a_policy_file(shell: Shell) -> None:
+    policy = shell.folder / "policy.toml"
+    policy.write_text('[scopes."log:read"]\ndescription = "See logs"\n[tools.read]\nscopes = ["log:read"]\n')
+    added = shell.json("resource", "add", "https://logs.example.com/mcp", "--name", "logs", "--catalogue", str(policy))
+    assert added["scopes"] == [{"scope": "log:read", "description": "See logs", "implies": [], "declared": True}]
+    policy.write_text("scopes =\n")
+    add = ("resource", "add", RESOURCE, "--name", "logs", "--catalogue", str(policy))
+    assert "cannot be read as TOML: line 1: Invalid value." in shell.refusal(*add)
+
+
 @pytest.mark.parametrize(
     ("arguments", "remediation"),
     [

@@ -26,30 +26,35 @@ from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_csv, print_record, print_table
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FILE_HELP = "The output of `resourceserver tools --output json`."
+_FILE_HELP = "The output of `resourceserver tools --output json`, or a policy file (TOML)."
+_RESOURCE_HELP = "The resource that --catalogue is for, if the file does not name one."
 
 
 @click.command()
 @click.argument("client_id")
 @click.option("--catalogue", "file", type=_FILE, help=_FILE_HELP)
+@click.option("--resource", metavar="URL", help=_RESOURCE_HELP)
 @click.option("--tool", metavar="NAME", help="Only this tool of the catalogue. Exit code 1 if it cannot be called.")
 @output_option
 @click.pass_context
 @example(
     "authserver client explain agent_0123456789abcdef0123\n"
-    "authserver client explain agent_0123456789abcdef0123 --tool create_organization --catalogue catalogue.json"
+    "authserver client explain agent_0123456789abcdef0123 --tool create_organization --catalogue catalogue.json\n"
+    "authserver client explain agent_0123456789abcdef0123 --catalogue policy.toml --resource https://host/mcp"
 )
-def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | None, output: str) -> None:
+def explain(
+    ctx: click.Context, client_id: str, file: Path | None, resource: str | None, tool: str | None, output: str
+) -> None:
     """Show what a client can use, and how to allow the rest.
 
     Lists each scope and tool with the grant that allows it, or the command that would. The tools come from
     --catalogue. Limits that depend on a tool's arguments or the client's workspace are not considered.
     """
-    if tool is not None and file is None:
-        raise click.UsageError("--tool names a tool of --catalogue: give both.")
+    if file is None and (tool is not None or resource is not None):
+        raise click.UsageError("--tool and --resource need --catalogue.")
     with open_installation(ctx) as installation, installation.database.read() as session:
         client = existing_client(session, client_id).as_of(installation.admin.now())
-        served = _load_served(session, file) if file is not None else None
+        served = _load_served(session, file, resource) if file is not None else None
         tools = (
             [tool_access(client, served, name) for name in _chosen(served, [tool] if tool else [])] if served else []
         )
@@ -64,6 +69,7 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
 
 @click.command("access-matrix")
 @click.option("--catalogue", "file", type=_FILE, required=True, help=_FILE_HELP)
+@click.option("--resource", metavar="URL", help=_RESOURCE_HELP)
 @click.option("--tool", "chosen", multiple=True, metavar="NAME", help="Only this tool; repeatable.")
 @click.option(
     "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="Output format."
@@ -71,12 +77,13 @@ def explain(ctx: click.Context, client_id: str, file: Path | None, tool: str | N
 @click.pass_context
 @example(
     "authserver access-matrix --catalogue catalogue.json\n"
-    "authserver access-matrix --catalogue catalogue.json --tool create_organization --output csv > access.csv"
+    "authserver access-matrix --catalogue catalogue.json --tool create_organization --output csv > access.csv\n"
+    "authserver access-matrix --catalogue policy.toml --resource https://host/mcp"
 )
-def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], output: str) -> None:
+def access_matrix(ctx: click.Context, file: Path, resource: str | None, chosen: tuple[str, ...], output: str) -> None:
     """Show which client can call which tool today."""
     with open_installation(ctx) as installation, installation.database.read() as session:
-        served = _load_served(session, file)
+        served = _load_served(session, file, resource)
         names = _chosen(served, chosen)
         clients = [client.as_of(installation.admin.now()) for client in load_clients(session.connection())]
     rows = [(client, [tool_access(client, served, name) for name in names]) for client in clients]
@@ -105,8 +112,8 @@ def access_matrix(ctx: click.Context, file: Path, chosen: tuple[str, ...], outpu
         print_table(columns, values)
 
 
-def _load_served(session: Session, file: Path) -> Served:
-    catalogue = parse_catalogue(file.read_bytes())
+def _load_served(session: Session, file: Path, resource: str | None) -> Served:
+    catalogue = parse_catalogue(file.read_bytes(), resource)
     if not catalogue.tools:
         raise CommandRefused("The catalogue file has no tools. Write it with: resourceserver tools --output json")
     return Served(catalogue, load_resource(session, catalogue.resource), str(file))

@@ -9,7 +9,6 @@ from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.resources.catalogue import parse_catalogue, parse_scope_option
 from gatehouse.authserver.resources.registration import add_resource, parse_resource, remove_resource
 from gatehouse.authserver.resources.registry import Resource, existing_resource, list_resources
-from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -51,19 +50,20 @@ def _record(registered: Resource) -> dict[str, Any]:
 @click.option(
     "--catalogue",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the scopes from the output of `resourceserver tools --output json`.",
+    help="Read the scopes from the output of `resourceserver tools --output json`, or from a policy file (TOML).",
 )
 @output_option
 @click.pass_context
 @example(
     "authserver resource add https://mcp.example.com/mcp --name tools --scope 'env:read=See environments'\n"
-    "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json"
+    "authserver resource add https://mcp.example.com/mcp --name tools --catalogue catalogue.json\n"
+    "authserver resource add https://mcp.example.com/mcp --name tools --catalogue policy.toml"
 )
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
     """Register the resource URL, or update the name and scopes of a registered one.
 
     The given scopes replace the declared ones. Clients keep grants of a scope that is no longer declared, but
-    such a scope implies nothing and can no longer be granted.
+    such a scope implies nothing and can no longer be granted. If the catalogue names a resource, it must be URL.
     """
     if bool(scopes) == bool(catalogue):
         raise click.UsageError("Use either --scope, once or more, or --catalogue.")
@@ -71,12 +71,7 @@ def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalo
         if catalogue is None:
             declared = [parse_scope_option(text) for text in scopes]
         else:
-            served = parse_catalogue(catalogue.read_bytes())
-            if served.resource != parse_resource(url):
-                raise CommandRefused(
-                    f"The catalogue belongs to {served.resource}, not to {url}. Use the URL in the catalogue."
-                )
-            declared = list(served.scopes)
+            declared = list(parse_catalogue(catalogue.read_bytes(), url).scopes)
         with installation.database.write() as session:
             added = add_resource(session, installation.admin, url, name, declared)
     record = _record(added)
