@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 """Entered in every process before the first call, and left after the last."""
 
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 """MCP 2026-07-28, "Tool Names". The Mcp-Name header cannot carry other names."""
 
 _SCOPE_SETS: Final = 1024
@@ -140,7 +140,7 @@ class Catalogue:
     def _unique_tools(self, found: Iterable[Tool]) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
         for tool in sorted(found, key=lambda tool: tool.name):
-            if _TOOL_NAME.fullmatch(tool.name) is None:
+            if TOOL_NAME.fullmatch(tool.name) is None:
                 raise InvalidCatalogue(
                     f"{tool.source}: {tool.name!r} is not a valid tool name. Use only A-Z a-z 0-9 _ . -"
                 )

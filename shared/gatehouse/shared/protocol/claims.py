@@ -137,12 +137,17 @@ def check_static_claim(name: str, value: str) -> None:
     Raises:
         InvalidClaims: the name is reserved or malformed, or the value is not 1 to 256 printable ASCII characters.
     """
+    check_static_claim_name(name)
+    if _STATIC_CLAIM_VALUE.fullmatch(value) is None:
+        raise InvalidClaims(f"the value of {name} must be 1 to 256 printable ASCII characters")
+
+
+def check_static_claim_name(name: str) -> None:
+    """Check the name of a claim that an admin sets on a client. Raises InvalidClaims if it is reserved or malformed."""
     if name in RESERVED_CLAIMS:
         raise InvalidClaims(f"{name} is a reserved claim; choose another name")
     if _STATIC_CLAIM_NAME.fullmatch(name) is None:
         raise InvalidClaims("a claim name is lower case letters, digits and underscores, at most 64, a letter first")
-    if _STATIC_CLAIM_VALUE.fullmatch(value) is None:
-        raise InvalidClaims(f"the value of {name} must be 1 to 256 printable ASCII characters")
 
 
 def is_numeric_date(value: Any) -> TypeGuard[int]:

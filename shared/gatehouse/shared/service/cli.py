@@ -213,10 +213,8 @@ def _append_example(text: str, function: FunctionT) -> FunctionT:
     return function
 
 
-def confirm(question: str, *, yes: bool, because: str = "This cannot be undone.") -> None:
-    """Ask before a step that a person must decide about. Where nobody can answer, only `--yes` is consent.
-
-    `because` says why, where nobody answers.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before a step that cannot be undone. Where nobody can answer, only `--yes` is consent.
 
     Raises:
         Refusal: the answer is no, or there is none.
@@ -224,6 +222,6 @@ def confirm(question: str, *, yes: bool, because: str = "This cannot be undone."
     try:
         consent = yes or click.confirm(question, err=True)
     except click.Abort:
-        raise Refusal(f"{because} Repeat the command with --yes.") from None
+        raise Refusal("This cannot be undone. Repeat the command with --yes.") from None
     if not consent:
         raise Refusal("Nothing was changed.")
