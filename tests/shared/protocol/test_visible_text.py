@@ -4,7 +4,13 @@ import unicodedata
 
 import pytest
 
-from gatehouse.shared.protocol.visible_text import JOINERS, check_display_name, is_blank, is_visible
+from gatehouse.shared.protocol.visible_text import (
+    JOINERS,
+    check_display_name,
+    escape_invisible,
+    is_blank,
+    is_visible,
+)
 
 
 @pytest.mark.parametrize("text", ["", "CI agent 2 (blue)", "Zoë", "e\u0301", "北京", "עברית", "हिन्दी", "🚀 one"])
@@ -40,6 +46,21 @@ def test_further_characters_can_be_accepted() -> None:
 def test_no_unassigned_character_is_visible() -> None:
     every = map(chr, range(0x110000))
     assert not [one for one in every if unicodedata.category(one) in {"Cn", "Cc", "Cf", "Co", "Cs"} and is_visible(one)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Zoë 🚀 (1)", "Zoë 🚀 (1)"),
+        ("a\nb\tc\x1b[2K", "a\\nb\\tc\\x1b[2K"),
+        ("a\u202eb\u2028\ufe01", "a\\u202eb\\u2028\\ufe01"),
+        ("\U000e0041\ud800", "\\U000e0041\\ud800"),
+    ],
+    ids=ascii,
+)
+def test_a_character_that_nobody_sees_is_shown_as_an_escape(text: str, shown: str) -> None:
+    assert escape_invisible(text) == shown
+    assert is_visible(shown)
 
 
 def test_a_name_of_spaces_and_joiners_is_blank() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gatehouse.shared.service.files import (
+    FileChanged,
     UnsafeFile,
+    edit_file,
     is_exposed,
     new_file,
     read_private_file,
@@ -60,6 +62,30 @@ def test_a_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         replace_file(path, b"third")
     assert path.read_bytes() == b"second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_edited_file_keeps_its_mode_and_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, *owner: given.append(owner))
+    edit_file(link, b"old", b"new")
+    assert (path.read_bytes(), link.is_symlink()) == (b"new", True)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert given == [(path.stat().st_uid, path.stat().st_gid)]
+    assert set(tmp_path.iterdir()) == {path, link}
+
+
+def test_a_file_with_another_content_is_not_edited(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"changed")
+    with pytest.raises(FileChanged, match=r"file\Z"):
+        edit_file(path, b"old", b"new")
+    with pytest.raises(FileNotFoundError):
+        edit_file(tmp_path / "none", b"old", b"new")
+    assert path.read_bytes() == b"changed"
 
 
 def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Text that others read: a name is stored only if a person sees every character of it.
 
 Two names that differ in an invisible character look alike, and an agent reads what a person does not see. A text from
-outside that is not stored is escaped where it is shown (`redaction.printable`).
+outside that is not stored is escaped where it is shown (`redaction.printable`, or `escape_invisible` where a person
+decides about it).
 """
 
 import re
@@ -31,6 +32,16 @@ def is_visible(text: str, *, also: Container[str] = "") -> bool:
         also: further characters to accept.
     """
     return _BLANK.search(text) is None and all(one.isprintable() or one in also for one in text)
+
+
+def escape_invisible(text: str) -> str:
+    """Return a text on one line, with an escape for each character that a person does not see.
+
+    An agent reads such characters, so they can hide instructions from the person who decides about a text.
+    """
+    if is_visible(text):
+        return text
+    return "".join(one if is_visible(one) else one.encode("unicode_escape").decode() for one in text)
 
 
 def is_blank(text: str) -> bool:

@@ -213,8 +213,10 @@ def _append_example(text: str, function: FunctionT) -> FunctionT:
     return function
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before a step that cannot be undone. Where nobody can answer, only `--yes` is consent.
+def confirm(question: str, *, yes: bool, because: str = "This cannot be undone.") -> None:
+    """Ask before a step that a person must decide about. Where nobody can answer, only `--yes` is consent.
+
+    `because` says why, where nobody answers.
 
     Raises:
         Refusal: the answer is no, or there is none.
@@ -222,6 +224,6 @@ def confirm(question: str, *, yes: bool) -> None:
     try:
         consent = yes or click.confirm(question, err=True)
     except click.Abort:
-        raise Refusal("This cannot be undone. Repeat the command with --yes.") from None
+        raise Refusal(f"{because} Repeat the command with --yes.") from None
     if not consent:
         raise Refusal("Nothing was changed.")

@@ -1,4 +1,4 @@
-"""Files for their owner only: written completely, and secrets read only if nobody else can access them."""
+"""Files that are written completely or not at all, and secrets that are read only if nobody else can access them."""
 
 import codecs
 import fcntl
@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -64,13 +64,49 @@ def replace_file(path: Path, document: bytes) -> None:
         OSError: the folder cannot be written to.
     """
     owner = path.parent.stat()
+
+    def own(descriptor: int) -> None:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+    _replace(path, document, own)
+
+
+class FileChanged(Exception):
+    """Another program has changed a file since it was read. The text is the path."""
+
+
+def edit_file(path: Path, old: bytes, new: bytes) -> None:
+    """Replace the content of a file, which keeps its owner and its mode. At any time, readers find one of the two.
+
+    Of a link, the target is replaced.
+
+    Raises:
+        FileChanged: the content is no longer `old`.
+        OSError: the folder cannot be written to, or the file cannot keep its owner.
+    """
+    target = path.resolve(strict=True)
+    # Two programs that edit by this function do not overwrite each other's change.
+    with locked_folder(target.parent):
+        status = target.stat()
+        if target.read_bytes() != old:
+            raise FileChanged(str(path))
+
+        def keep(descriptor: int) -> None:
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+        _replace(target, new, keep)
+
+
+def _replace(path: Path, document: bytes, prepare: Callable[[int], None]) -> None:
+    """Write a file in place of the one at the path. `prepare` gets its descriptor before it has the name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(document)
             file.flush()
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            prepare(file.fileno())
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
