@@ -1,13 +1,13 @@
 """The official SDKs and FastMCP: token requests, tool calls, rejected calls and step-up authorization."""
 
 import itertools
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from local_stack import LocalStack
-from support.interop import SCOPES, Session, session
+from support.interop import SCOPES, call_until_granted, session
 
 from gatehouse.resourceserver import json_rpc
 
@@ -107,18 +107,7 @@ def test_a_client_steps_up_after_a_new_grant(
             *("authserver", "client", "grant", "add", credentials["client_id"]),
             *("--resource", stack.resource, "--scope", "env:write"),
         )
-        created = _call_until_granted(agent, "create_environment", name=name)
+        create = partial(agent.call, "create_environment", name=name)
+        created = call_until_granted(create, partial(agent.result, "whoami"))["structured_content"]
         assert agent.result("get_environment_details", environment_id=created["environment_id"]) == created
         assert agent.result("whoami")["scopes"] == ["env:read", "env:write"]
-
-
-def _call_until_granted(agent: Session, tool: str, **arguments: Any) -> dict[str, Any]:
-    """Repeat a call until the grant takes effect, which the token endpoint delays by at most a second."""
-    deadline = time.monotonic() + 10
-    while "raised" in (answer := agent.call(tool, **arguments)):
-        assert time.monotonic() < deadline, answer
-        # Version 1 of the TypeScript SDK steps up again only after another call has succeeded.
-        agent.result("whoami")
-    assert answer["is_error"] is False, answer
-    content: dict[str, Any] = answer["structured_content"]
-    return content

@@ -1,20 +1,24 @@
-"""Runs MCP clients as processes: those of tests/interop/clients by a line protocol, and command-line clients."""
+"""Runs MCP clients and servers of tests/interop as processes: clients by a line protocol, or by their command line."""
 
 import functools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_stack import LocalStack
+from local_stack import LocalStack, free_port
+
+from support.waiting import wait_until
 
 FOLDER = Path(__file__).parents[1] / "interop"
 NODE_MODULES = FOLDER / "node_modules"
@@ -83,7 +87,7 @@ class Session:
         return message
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool. Return `is_error` and `structured_content`, or the name of the exception as `raised`."""
+        """Call a tool. Return `is_error`, `structured_content` and `text`, or the name of the exception as `raised`."""
         self.write({"tool": tool, "arguments": arguments})
         return self.read()
 
@@ -130,3 +134,42 @@ def session(
         finally:
             watchdog.cancel()
             process.kill()
+
+
+def call_until_granted(call: Callable[[], dict[str, Any]], between: Callable[[], Any]) -> dict[str, Any]:
+    """Repeat a call until a grant takes effect, which the token endpoint delays by at most a second.
+
+    `between` calls another tool. Version 1 of the TypeScript SDK steps up again only after such a call.
+    """
+    deadline = time.monotonic() + 10
+    while "raised" in (answer := call()):
+        assert time.monotonic() < deadline, answer
+        between()
+    assert answer["is_error"] is False, answer
+    return answer
+
+
+@contextmanager
+def serving(program: str, *arguments: str, log: Path) -> Iterator[str]:
+    """Run a server of tests/interop/servers on a port of its own until the block ends, and yield its URL.
+
+    Its arguments are the port and `arguments`, and it writes to `log`.
+    """
+    interpreter, port = sys.executable if program.endswith(".py") else node(), free_port()
+    command = [interpreter, str(FOLDER / "servers" / program), str(port), *arguments]
+    with log.open("w", encoding="utf-8") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+
+        def answered() -> bool:
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            wait_until(answered)
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -29,9 +29,9 @@ async def main() -> None:
     )
     async with Client(transport, mode=mode) as client:
 
-        async def call_tool(tool: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+        async def call_tool(tool: str, arguments: dict[str, Any]) -> tuple[bool, Any, list[Any]]:
             result = await client.call_tool(tool, arguments, raise_on_error=False)
-            return result.is_error, result.structured_content
+            return result.is_error, result.structured_content, result.content
 
         tools = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await client.list_tools()]
         await serve(client.protocol_version or "", tools, call_tool)

@@ -49,9 +49,9 @@ async def main() -> None:
         Client(streamable_http_client(agent["resource"], http_client=http), mode=mode) as client,
     ):
 
-        async def call_tool(tool: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+        async def call_tool(tool: str, arguments: dict[str, Any]) -> tuple[bool, Any, list[Any]]:
             result = await client.call_tool(tool, arguments)
-            return bool(result.is_error), result.structured_content
+            return bool(result.is_error), result.structured_content, result.content
 
         tools = (await client.list_tools()).tools
         described = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]

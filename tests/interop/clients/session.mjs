@@ -35,7 +35,8 @@ export async function recordingFetch(url, init) {
 async function answer(client, { tool, arguments: args }) {
     try {
         const result = await client.callTool({ name: tool, arguments: args });
-        return { is_error: Boolean(result.isError), structured_content: result.structuredContent };
+        const text = result.content.map((block) => block.text ?? '').join('');
+        return { is_error: Boolean(result.isError), structured_content: result.structuredContent, text };
     } catch (error) {
         return { raised: error.constructor.name, message: error.message, code: error.code, data: error.data };
     }

@@ -11,8 +11,8 @@ import httpx2
 from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
 from mcp.shared.exceptions import MCPError
 
-CallTool = Callable[[str, dict[str, Any]], Awaitable[tuple[bool, Any]]]
-"""Returns whether the result is an error, and its structured content."""
+CallTool = Callable[[str, dict[str, Any]], Awaitable[tuple[bool, Any, list[Any]]]]
+"""Returns whether the result is an error, its structured content, and its content."""
 
 exchanges: list[tuple[str, str, int]] = []
 """Method, path and status of every HTTP exchange."""
@@ -45,11 +45,12 @@ def assertions(agent: dict[str, Any]) -> Callable[[str], Awaitable[str]]:
 
 async def answer(call_tool: CallTool, call: dict[str, Any]) -> None:
     try:
-        is_error, structured_content = await call_tool(call["tool"], call["arguments"])
+        is_error, structured_content, content = await call_tool(call["tool"], call["arguments"])
     except MCPError as error:
         write(raised=type(error).__name__, message=str(error), code=error.error.code, data=error.error.data)
     else:
-        write(is_error=is_error, structured_content=structured_content)
+        text = "".join(block.text for block in content if block.type == "text")
+        write(is_error=is_error, structured_content=structured_content, text=text)
 
 
 async def serve(protocol: str, tools: list[dict[str, Any]], call_tool: CallTool) -> None:
