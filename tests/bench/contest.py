@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from bench.load import Load, WrongAnswers, send
-from bench.measuring import Round, median, usage, worker_memory
+from bench.measuring import Round, Usage, median, processes, usage, worker_memory
 from bench.servers import SERVER_CPU, Server
 
 ResultT = TypeVar("ResultT")
@@ -36,6 +36,8 @@ class Contestant:
     """Writes at most this number of requests to a file, and returns the load. Called before each round."""
     answer: Callable[[bytes], Any]
     """Returns from the body of a response what must be the same for all contestants. Raises KeyError if it is wrong."""
+    behind: Callable[[], Sequence[int]] = tuple
+    """Returns the processes of the server behind a gateway, on the same CPU. Their time is not the gateway's."""
 
     def uncompared(self) -> "Contestant":
         """Return the contestant without the comparison: its answers are checked, and may differ from others'."""
@@ -133,19 +135,24 @@ def _warm_up(one: Contestant, file: Path, seconds: int) -> float:
 
 def _round(one: Contestant, file: Path, seconds: int, enough: int) -> Round:
     load = one.prepare(file, enough)
-    before = usage(one.server.group, SERVER_CPU)
+    before, behind = _usages(one)
     sent = _named(one, lambda: send(load, seconds))
     time.sleep(CHECKED_AFTER)
-    after = usage(one.server.group, SERVER_CPU)
-    used = after.since(before)
+    after, behind_after = _usages(one)
+    used, used_behind = after.since(before), behind_after.since(behind)
     return Round(
         cpu_us=used / sent.right * 1e6,
         rps=sent.right / sent.seconds,
         p50_ms=sent.p50_ms,
         p99_ms=sent.p99_ms,
         memory_mib=worker_memory(one.server.group),
-        others=max(0.0, after.busy - before.busy - used) / (sent.seconds + CHECKED_AFTER),
+        others=max(0.0, after.busy - before.busy - used - used_behind) / (sent.seconds + CHECKED_AFTER),
+        behind_us=used_behind / sent.right * 1e6,
     )
+
+
+def _usages(one: Contestant) -> tuple[Usage, Usage]:
+    return usage(processes(one.server.group), SERVER_CPU), usage(one.behind(), SERVER_CPU)
 
 
 def _named(one: Contestant, do: Callable[[], ResultT]) -> ResultT:

@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,23 @@ _CPUCLOCK_SCHED = 2
 
 def processes(group: int) -> list[int]:
     """Return the ids of the processes in a process group, its leader first."""
-    found = []
+    found = [pid for pid, (_, own) in _parents_and_groups().items() if own == group]
+    return sorted(found, key=lambda pid: (pid != group, pid))
+
+
+def started_apart(group: int) -> list[int]:
+    """Return the ids of the processes that a process group has started outside of it, with all that they started."""
+    running = _parents_and_groups()
+    found = {pid for pid, (_, own) in running.items() if own == group}
+    within = set(found)
+    while started := {pid for pid, (parent, _) in running.items() if parent in found} - found:
+        found |= started
+    return sorted(found - within)
+
+
+def _parents_and_groups() -> dict[int, tuple[int, int]]:
+    """Return the parent and the process group of every process."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
@@ -23,9 +39,9 @@ def processes(group: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             # The name in parentheses may contain spaces. Then: state, parent, group.
-            if int(stat.rpartition(")")[2].split()[2]) == group:
-                found.append(int(entry.name))
-    return sorted(found, key=lambda pid: (pid != group, pid))
+            _, parent, group, *_ = stat.rpartition(")")[2].split()
+            found[int(entry.name)] = int(parent), int(group)
+    return found
 
 
 def cpu_seconds(pid: int) -> float:
@@ -56,7 +72,7 @@ def busy_seconds(cpu: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds of the processes of a group, and of its CPU, at one moment."""
+    """CPU seconds of the processes of a server, and of its CPU, at one moment."""
 
     seconds: dict[int, float]
     busy: float
@@ -68,9 +84,9 @@ class Usage:
         return sum(self.seconds.values()) - sum(earlier.seconds.values())
 
 
-def usage(group: int, cpu: int) -> Usage:
-    """Return what a group has used until now. `cpu` is the CPU that it is pinned to."""
-    return Usage({pid: cpu_seconds(pid) for pid in processes(group)}, busy_seconds(cpu))
+def usage(pids: Iterable[int], cpu: int) -> Usage:
+    """Return what processes have used until now. `cpu` is the CPU that they are pinned to."""
+    return Usage({pid: cpu_seconds(pid) for pid in pids}, busy_seconds(cpu))
 
 
 def worker_memory(group: int) -> float:
@@ -92,6 +108,8 @@ class Round:
     memory_mib: float
     others: float
     """Share of the server's CPU that other processes used: 0 on an idle machine."""
+    behind_us: float = 0.0
+    """CPU time per right response of the server behind a gateway, in microseconds. It is not in `cpu_us`."""
 
 
 def median(rounds: Sequence[Round]) -> Round:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from bench.measuring import Round, Usage, cpu_seconds, median, percentile, processes, worker_memory
+from bench.measuring import Round, Usage, cpu_seconds, median, percentile, processes, started_apart, worker_memory
 from bench.verdicts import P99, Figure, Target, ratios
 
 
@@ -66,6 +66,13 @@ def test_a_group_has_its_leader_first(group: int) -> None:
     assert found[0] == group
     assert len(found) == 2
     assert worker_memory(group) > 0
+
+
+def test_a_process_in_a_group_of_its_own_is_told_apart(group: int) -> None:
+    own = os.getpgid(0)
+    found = started_apart(own)
+    assert set(processes(group)) <= set(found)
+    assert not set(processes(own)) & set(found)
 
 
 def test_a_process_that_was_replaced_fails_the_round() -> None:
