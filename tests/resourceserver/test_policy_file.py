@@ -1,5 +1,6 @@
 """The policy file: what it declares, and every problem of it with line and remedy."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,15 @@ count = {{ minimum = {2**53 + 1}, maximum = 1e300 }}
         "kind": ArgumentRule(enum=("a", 1, 1.0, True)),
         "count": ArgumentRule(minimum=2**53 + 1, maximum=1e300),
     }
+
+
+def test_the_examples_of_the_documentation_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
+    example, rules = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    policy = parse(example)
+    assert policy.tools.keys() == {"list_notes", "add_note"}
+    assert policy.denied == {"delete_all"}
+    assert parse(f"{HTTP}{SCOPES}{rules}[tools.add_note]\nany_valid_token = true\n").tools["add_note"].arguments
 
 
 def test_every_problem_is_reported_with_its_line() -> None:
