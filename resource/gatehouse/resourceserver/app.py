@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolScopes
 from gatehouse.resourceserver.catalogue.mcpserver import guarded_catalogue
+from gatehouse.resourceserver.catalogue.policy_file import UpstreamSettings
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_tables
 from gatehouse.resourceserver.db.request_database import RequestDatabase
@@ -36,6 +37,9 @@ from gatehouse.resourceserver.health import Serving, livez, readyz
 from gatehouse.resourceserver.metadata import metadata_endpoint, metadata_paths
 from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
+from gatehouse.resourceserver.upstream.serving import ServedUpstream
+from gatehouse.resourceserver.upstream.upstream import Upstream
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.service.audit.keys import AuditKeyFile
@@ -43,14 +47,17 @@ from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
-from gatehouse.shared.service.limits import InFlight, Limits, create_limits
+from gatehouse.shared.service.limits import InFlight, Limit, Limits, create_limits
 from gatehouse.shared.service.metrics import stamp
-from gatehouse.shared.service.rates import parse_rate
+from gatehouse.shared.service.rates import Rate, parse_rate
 from gatehouse.shared.service.refusals import RefusalRecorder
 from gatehouse.shared.service.source_address import SourceAddresses
 
 FetchFrom = Callable[[str], Fetch]
 """Returns the function that fetches one URL of the issuer."""
+
+OpenUpstreamWith = Callable[[UpstreamSettings, RequestDatabase], Upstream]
+"""Opens an upstream, which keeps the sessions of its callers in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class Services:
     metrics: Metrics
     clock: Clock
     serving: Serving
+    upstream: ServedUpstream | None
+    """Fills the catalogue; None for a catalogue that does not change."""
 
 
 def create_services(
@@ -88,6 +97,8 @@ def create_services(
     lock_timeout: int = LOCK_TIMEOUT,
     *,
     monotonic: Callable[[], float] = time.monotonic,
+    policies: PolicyWatch | None = None,
+    open_upstream: OpenUpstreamWith | None = None,
 ) -> Services:
     """Make the parts of the server.
 
@@ -98,6 +109,8 @@ def create_services(
         fetch_from: replaces fetching from the issuer over HTTP.
         lock_timeout: milliseconds that a call that writes waits for another.
         monotonic: seconds, for the windows of the limits.
+        policies: the accepted policy of an upstream, whose tools the catalogue gets; None for any other catalogue.
+        open_upstream: opens that upstream.
 
     Raises:
         InvalidSettings: the trusted certificate authorities or the audit keys cannot be loaded.
@@ -159,6 +172,15 @@ def create_services(
         metrics=metrics,
         clock=clock,
         serving=Serving(),
+        upstream=None
+        if policies is None or open_upstream is None
+        else ServedUpstream(
+            policies,
+            lambda upstream: open_upstream(upstream, database),
+            catalogue,
+            metrics.report_upstream(clock),
+            settings.upstream_poll_interval,
+        ),
     )
 
 
@@ -207,7 +229,7 @@ def build_app(services: Services) -> Application:
         ),
         challenge=Challenge(metadata_url(settings.resource)),
         resource=settings.resource,
-        baseline=baseline_scopes(settings, catalogue),
+        baseline=_baseline(settings, catalogue),
         refusals=services.refusals,
         limits=_call_limits(services),
         metrics=metrics.gate,
@@ -222,15 +244,24 @@ def build_app(services: Services) -> Application:
     return Application(settings, routes, services.audit, partial(_lifespan, services))
 
 
+def _baseline(settings: Settings, catalogue: Catalogue) -> Callable[[], frozenset[str]]:
+    """Return what returns the scopes that every 401 names. Raises InvalidSettings if one is not in the catalogue."""
+    baseline_scopes(settings, catalogue)
+    return lambda: baseline_scopes(settings, catalogue)
+
+
 def _call_limits(services: Services) -> CallLimits:
     settings, limits = services.settings, services.limits
     default = parse_rate(settings.limit_tool_calls)
+
+    # The counts of a tool start again if its limit changes.
+    @cache
+    def limit_of(name: str, rate: Rate) -> Limit:
+        return limits.limit(f"tool_calls:{name}", rate)
+
     return CallLimits(
         calls=limits.limit("calls", parse_rate(settings.limit_calls)),
-        tool_calls={
-            tool.name: limits.limit(f"tool_calls:{tool.name}", tool.limit or default)
-            for tool in services.catalogue.tools.values()
-        },
+        tool_calls=lambda tool: limit_of(tool.name, tool.limit or default),
         in_flight=InFlight("concurrent_calls", settings.limit_concurrent_calls),
         addresses=SourceAddresses(settings.trusted_proxies),
     )
@@ -269,6 +300,8 @@ async def _lifespan(services: Services) -> AsyncIterator[None]:
             tasks.start_soon(services.keys.poll)
             tasks.start_soon(services.statuses.poll, services.settings.status_poll_interval)
             tasks.start_soon(services.idempotency_keys.prune_regularly)
+            if services.upstream is not None:
+                tasks.start_soon(services.upstream.run)
             services.serving.running = True
             try:
                 yield

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gatehouse.resourceserver import json_rpc
-from gatehouse.resourceserver.policy import Forbidden, Unknown
+from gatehouse.resourceserver.policy import Forbidden, Refusal, Withheld
 from gatehouse.shared.protocol.scopes import format_scope
 
 Kind = Literal["tool", "resource"]
@@ -27,9 +27,11 @@ class Denial:
     """Members of the JSON-RPC error's `data`."""
 
 
-def deny(decision: Forbidden | Unknown, kind: Kind, name: str) -> Denial:
+def deny(decision: Refusal, kind: Kind, name: str) -> Denial:
     """Return the error for a decision. `name` is the name of a tool or the URI of a resource."""
-    if isinstance(decision, Unknown):
+    if isinstance(decision, Withheld):
+        return Denial(400, json_rpc.INVALID_PARAMS, json_rpc.WITHHELD_TOOL_MESSAGE, decision.reason, {})
+    if not isinstance(decision, Forbidden):
         text = json_rpc.UNKNOWN_TOOL_MESSAGE if kind == "tool" else json_rpc.UNKNOWN_RESOURCE_MESSAGE
         # MCP SEP-2164: the error of an unknown resource carries its URI.
         return Denial(400, json_rpc.INVALID_PARAMS, text, text, {} if kind == "tool" else {"uri": name})

@@ -19,6 +19,7 @@ TOO_MANY_REQUESTS: Final = -31029
 UNAVAILABLE: Final = -31053
 
 UNKNOWN_TOOL_MESSAGE: Final = "There is no such tool. tools/list names the tools that you may call."
+WITHHELD_TOOL_MESSAGE: Final = "This tool is not available now: the operator of this server must confirm it first."
 UNKNOWN_RESOURCE_MESSAGE: Final = "There is no such resource. Call resources/list for those that you may read."
 
 RequestId = str | int | None

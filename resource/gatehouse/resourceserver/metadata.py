@@ -21,11 +21,14 @@ def protected_resource_metadata(settings: Settings, catalogue: Catalogue) -> dic
 
 def metadata_endpoint(settings: Settings, catalogue: Catalogue) -> Endpoint:
     """Return the endpoint that publishes the document."""
-    response = json_response(
-        protected_resource_metadata(settings, catalogue), headers={"Cache-Control": "public, max-age=300"}
-    )
+    published: tuple[object, Response] | None = None
 
     async def endpoint(_: Request) -> Response:
-        return response
+        nonlocal published
+        # A catalogue whose scopes change gets another mapping of them.
+        if published is None or published[0] is not catalogue.scopes:
+            document = protected_resource_metadata(settings, catalogue)
+            published = catalogue.scopes, json_response(document, headers={"Cache-Control": "public, max-age=300"})
+        return published[1]
 
     return endpoint

@@ -1,6 +1,7 @@
 """What the resource server measures."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
@@ -12,6 +13,7 @@ from gatehouse.resourceserver.bearer.refusal import Cause
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.dispatch.tools import TOOL_ERROR
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.resourceserver.upstream.drift import ToolState
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.status_list import MAX_LISTS
 from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics, rate_limited
@@ -74,6 +76,20 @@ STATUS_LISTS: Final = Metric(
     merged="livemax",
 )
 
+UPSTREAM_TOOLS: Final = Metric(
+    "gauge",
+    "gatehouse_upstream_tools",
+    "Tools of the upstream and of its policy, by whether they are served, as a worker last found: the most of all.",
+    {"state": tuple(map(str, ToolState))},
+    merged="livemax",
+)
+UPSTREAM_LISTED: Final = Metric(
+    "gauge",
+    "gatehouse_upstream_listed_timestamp_seconds",
+    "Last list of tools that the upstream gave: the oldest of all workers, 0 if one has none yet.",
+    merged="livemin",
+)
+
 METRICS: Final = (
     GATE_DECISIONS,
     OPERATION_DURATION,
@@ -82,6 +98,8 @@ METRICS: Final = (
     KEY_SET_FETCHED,
     STATUS_LISTS_FETCHED,
     STATUS_LISTS,
+    UPSTREAM_TOOLS,
+    UPSTREAM_LISTED,
     *SERVER_METRICS,
 )
 
@@ -94,7 +112,7 @@ class Metrics(ServerMetrics):
         super().__init__(meter, settings.metrics_clients)
         self.gate = GateMetrics(
             meter.counters(GATE_DECISIONS, client_id=self.clients.values()),
-            meter.histograms(OPERATION_DURATION, gen_ai_tool_name=catalogue.tools),
+            meter.histograms(OPERATION_DURATION, gen_ai_tool_name=(*catalogue.tools, *catalogue.withheld)),
             self.clients,
         )
         lookups = meter.counters(VERIFIER_CACHE)
@@ -103,6 +121,8 @@ class Metrics(ServerMetrics):
         self.key_set_fetched = meter.gauge(KEY_SET_FETCHED)
         self._status_lists_fetched = meter.gauge(STATUS_LISTS_FETCHED)
         self._status_lists = meter.gauge(STATUS_LISTS)
+        self._upstream_tools = meter.gauges(UPSTREAM_TOOLS)
+        self._upstream_listed = meter.gauge(UPSTREAM_LISTED)
 
     def report_status_lists(self, clock: Clock) -> Callable[[int], None]:
         """Return what is called with the number of status lists after each poll in which every fetch succeeded."""
@@ -110,5 +130,16 @@ class Metrics(ServerMetrics):
         def report(lists: int) -> None:
             self._status_lists_fetched.set(clock())
             self._status_lists.set(lists)
+
+        return report
+
+    def report_upstream(self, clock: Clock) -> Callable[[Mapping[str, ToolState]], None]:
+        """Return what is called with the state of each tool after each list that the upstream gave."""
+
+        def report(states: Mapping[str, ToolState]) -> None:
+            numbers = Counter(states.values())
+            for state in ToolState:
+                self._upstream_tools[(state,)].set(numbers[state])
+            self._upstream_listed.set(clock())
 
         return report

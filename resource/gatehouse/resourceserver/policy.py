@@ -29,15 +29,26 @@ class Forbidden:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """The tool is declared, and refused to every caller until an operator acts."""
+
+    reason: str
+    """For the operator."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """The catalogue has no such tool or resource."""
 
 
-Decision = Allowed[TargetT] | Forbidden | Unknown
+Refusal = Forbidden | Withheld | Unknown
+Decision = Allowed[TargetT] | Refusal
 
 
 def decide(catalogue: Catalogue, claims: AccessClaims, tool_name: str) -> Decision[Tool]:
     """Decide whether a caller may call a tool. Its token needs every scope of the tool, or scopes that imply them."""
+    if (reason := catalogue.withheld.get(tool_name)) is not None:
+        return Withheld(reason)
     return _decide(catalogue, claims, catalogue.tools.get(tool_name))
 
 

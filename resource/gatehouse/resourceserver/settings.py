@@ -55,6 +55,22 @@ class Settings(ServerSettings):
     tools: str = Field(
         "gatehouse.directory.catalogue", description="Module whose CATALOGUE is served, for example mypackage.mytools."
     )
+    upstream: Path | None = Field(
+        None,
+        description="The policy file (TOML) of an MCP server in any language, whose tools are served instead of a "
+        "module's. The server reads it again when it changes.",
+    )
+    upstream_poll_interval: int = Field(
+        30,
+        ge=1,
+        le=3600,
+        description="Seconds between two lists of the upstream's tools: for so long, a changed tool may stay in use.",
+    )
+    session_key: Path = Field(
+        Path("keys/resourceserver-session.json"),
+        description="File of the key that encrypts the ids of callers' sessions with an upstream, "
+        "which nobody else may read.",
+    )
     baseline_scopes: str | None = Field(
         None,
         description="Scopes that every 401 names, together with the operation's own. Default: all of the catalogue, "
@@ -129,6 +145,12 @@ class Settings(ServerSettings):
         if value is not None:
             parse_scope(value)
         return value
+
+    @model_validator(mode="after")
+    def _check_served(self) -> Self:
+        if self.upstream is not None and "tools" in self.model_fields_set:
+            raise ValueError("set either RESOURCESERVER_TOOLS (--tools) or RESOURCESERVER_UPSTREAM (--upstream)")
+        return self
 
     @model_validator(mode="after")
     def _check_transport(self) -> Self:

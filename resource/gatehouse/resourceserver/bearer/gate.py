@@ -28,7 +28,7 @@ from gatehouse.resourceserver.bearer.refusal import Cause, Received, Refused, re
 from gatehouse.resourceserver.bearer.status import StatusUnavailable
 from gatehouse.resourceserver.bearer.verified_request import VerifiedRequest
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier, bearer_token
-from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.catalogue import Catalogue, Tool
 from gatehouse.resourceserver.denial import Kind, deny
 from gatehouse.resourceserver.http import Headers, Request, Response
 from gatehouse.shared.protocol.claims import AccessClaims
@@ -92,8 +92,8 @@ class CallLimits:
 
     calls: Limit
     """Of all requests with a valid token."""
-    tool_calls: Mapping[str, Limit]
-    """Of the calls of each tool, by its name."""
+    tool_calls: Callable[[Tool], Limit]
+    """Returns the limit of the calls of a tool."""
     in_flight: InFlight
     addresses: SourceAddresses
     """For the audit events of what the limits refuse."""
@@ -109,8 +109,8 @@ class Gate:
     verifier: Verifier
     challenge: Challenge
     resource: str
-    baseline: frozenset[str]
-    """Scopes that every 401 names in addition to the operation's."""
+    baseline: Callable[[], frozenset[str]]
+    """Returns the scopes that every 401 names in addition to the operation's."""
     refusals: RefusalRecorder
     limits: CallLimits
     metrics: GateMetrics
@@ -187,11 +187,10 @@ class Gate:
         if status := unknown_method_status(received.message, headers):
             code, text = json_rpc.METHOD_NOT_FOUND, "This server does not have the method."
             raise Refused(Cause.UNKNOWN_METHOD, status, code, text)
-        self._authorize(received.message, claims)
-        if received.message.tool_name is not None:
-            limit = self.limits.tool_calls[received.message.tool_name]
-            self._require(await limit.hit(claims.client_id), request, received)
-        verified = VerifiedRequest(claims, request.request_id, received.fail)
+        tool = self._authorize(received.message, claims)
+        if tool is not None:
+            self._require(await self.limits.tool_calls(tool).hit(claims.client_id), request, received)
+        verified = VerifiedRequest(claims, request.request_id, received.fail, received.record)
         return AdmittedRequest(request, body, headers, received.message, verified, received)
 
     async def _limit_calls(self, client_id: str, request: Request, received: Received) -> None:
@@ -253,27 +252,31 @@ class Gate:
     def _scopes_of_401(self, message: Message | None) -> frozenset[str]:
         """Return the scopes that a 401 names."""
         if message is None:
-            return self.baseline
-        return self.baseline | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
+            return self.baseline()
+        return self.baseline() | policy.required_scope(self.catalogue, message.tool_name, message.resource_uri)
 
-    def _authorize(self, message: Message, claims: AccessClaims) -> None:
+    def _authorize(self, message: Message, claims: AccessClaims) -> Tool | None:
+        """Return the tool that the message calls, if it calls one. Raises Refused."""
         if message.tool_name is not None:
             decided = policy.decide(self.catalogue, claims, message.tool_name)
             if not isinstance(decided, policy.Allowed):
                 raise self._denied(decided, "tool", message.tool_name, claims)
+            return decided.target
         if message.resource_uri is not None:
             read = policy.decide_read(self.catalogue, claims, message.resource_uri)
             if not isinstance(read, policy.Allowed):
                 raise self._denied(read, "resource", message.resource_uri, claims)
+        return None
 
-    def _denied(
-        self, decision: policy.Forbidden | policy.Unknown, kind: Kind, name: str, claims: AccessClaims
-    ) -> Refused:
+    def _denied(self, decision: policy.Refusal, kind: Kind, name: str, claims: AccessClaims) -> Refused:
         denial = deny(decision, kind, name)
         headers: dict[str, str] = {}
         remediation = _LISTED_BY[kind]
         cause = _UNKNOWN[kind]
-        if isinstance(decision, policy.Forbidden):
+        if isinstance(decision, policy.Withheld):
+            cause = Cause.WITHHELD_TOOL
+            remediation = "resourceserver policy check"
+        elif isinstance(decision, policy.Forbidden):
             cause = Cause.INSUFFICIENT_SCOPE
             headers = {"WWW-Authenticate": self.challenge.insufficient_scope(decision.scope)}
             remediation = grant_command(claims.client_id, self.resource, format_scope(decision.scope))

@@ -39,6 +39,7 @@ class Cause(StrEnum):
     """The token refers to no status that the issuer has."""
     INSUFFICIENT_SCOPE = "insufficient_scope"
     UNKNOWN_TOOL = "unknown_tool"
+    WITHHELD_TOOL = "withheld_tool"
     UNKNOWN_RESOURCE = "unknown_resource"
     UNKNOWN_METHOD = "unknown_method"
     MALFORMED_MESSAGE = "malformed_message"
@@ -100,13 +101,18 @@ class Received:
     """The refusal that was answered."""
     error: str | int = ""
     """What failed after the gate: the code of a JSON-RPC error, `tool_error`, or empty. For metrics."""
-
+    recorded: bool = False
+    """Whether dispatch has recorded the error that it answers with."""
     address: str = ""
     """The source address; known only for a request that exceeds a limit."""
 
     def fail(self, error: str | int) -> None:
         """Note what failed after the gate."""
         self.error = error
+
+    def record(self) -> None:
+        """Note that the error has an audit event."""
+        self.recorded = True
 
 
 def unavailable(cause: Cause, reason: str, remediation: str | None = None) -> Refused:
@@ -151,7 +157,7 @@ def recording(audit: AuditWriter, received: Received, send: Send) -> Send:
 
     async def send_recorded(message: ASGIMessage) -> None:
         nonlocal replaced
-        if message["type"] == "http.response.start" and message["status"] >= 400:
+        if message["type"] == "http.response.start" and message["status"] >= 400 and not received.recorded:
             received.error = received.error or OTHER
             try:
                 await audit.commit_async(_event("refused by the protocol layer", message["status"], received))

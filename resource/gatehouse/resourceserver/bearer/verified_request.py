@@ -24,6 +24,8 @@ class VerifiedRequest(NamedTuple):
     request_id: str
     fail: Callable[[str | int], None] = lambda error: None
     """Notes, for metrics, the error that is answered: the code of a JSON-RPC error, or `tool_error`."""
+    record: Callable[[], None] = lambda: None
+    """Notes that the error has an audit event."""
 
 
 def attach(scope: MutableMapping[str, Any], request: VerifiedRequest) -> None:

@@ -27,6 +27,8 @@ _PATTERNS: Final = 4096
 class ArgumentsRefused(ToolFailed):
     """The arguments violate a rule. The text names the argument and the rule, and repeats no value."""
 
+    outcome = "refused"
+
 
 @dataclass(frozen=True, slots=True)
 class ArgumentRule:

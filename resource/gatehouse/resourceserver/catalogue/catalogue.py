@@ -61,6 +61,7 @@ class Catalogue:
         lifespan: Lifespan = nullcontext,
         providers: Mapping[type, Provider[Any]] | None = None,
         forwarded: Iterable[Tool] = (),
+        withheld: Mapping[str, str] = MappingProxyType({}),
         migrations: str | None = None,
         cli: str | None = None,
     ) -> None:
@@ -74,7 +75,8 @@ class Catalogue:
             instructions: a text that tells agents how to use the server.
             lifespan: an async context manager for what the tools need, such as connections.
             providers: by type, the providers of injected parameters.
-            forwarded: tools of an SDK server.
+            forwarded: tools of an SDK server, or of an upstream.
+            withheld: tools that are refused although they were declared, each with the reason for the operator.
             migrations: `package.module:NAME` of the Schema of the catalogue's own tables, imported when it is needed.
             cli: `package.module:NAME` of a click command that `resourceserver` offers, imported when it is needed.
 
@@ -96,6 +98,7 @@ class Catalogue:
         )
         """What `tools/list` shows of each tool, by name."""
         self.resources: Mapping[str, Resource] = MappingProxyType(self._unique_resources(resources))
+        self.withheld = withheld
         self._migrations = migrations
         self._cli = cli
         self._contents: dict[str, Mapping[str, str]] = {}
@@ -110,6 +113,10 @@ class Catalogue:
         """Import and return the command that the catalogue adds to `resourceserver`; None if it adds none."""
         command: click.Command | None = resolve_name(self._cli) if self._cli is not None else None
         return command
+
+    def adopt(self, other: "Catalogue") -> None:
+        """Declare what another catalogue declares, and nothing else. A call in progress keeps the tool that it has."""
+        self.__dict__.update(vars(other))
 
     def contents(self, identifier: str) -> Mapping[str, str]:
         """Read every resource once, and return its JSON by its URI.

@@ -103,7 +103,7 @@ class Progress(ABC):
     """The progress of a streaming tool's call."""
 
     @abstractmethod
-    async def report(self, done: int, total: int, message: str | None = None) -> None:
+    async def report(self, done: float, total: float | None, message: str | None = None) -> None:
         """Notify the caller that `done` of `total` items are finished."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mcp_types import Tool as ToolDescription
 from pydantic import BaseModel
@@ -19,10 +19,17 @@ class ToolFailed(Exception):
     of the exception's class, because the message may repeat an argument.
     """
 
-    def __init__(self, message: str, *, reason: str | None = None, remediation: str | None = None) -> None:
+    outcome: ClassVar = "failed"
+    """The outcome in the audit log."""
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, remediation: str | None = None, code: int | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.remediation = remediation
+        self.code = code
+        """The code of a JSON-RPC error, which replaces a result with `isError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Tool:
     limit: Rate | None = None
     """How often one client may call it; None for the default of the settings."""
     described: ToolDescription | None = None
-    """The SDK server's description of a forwarded tool; None for a tool that was declared here."""
+    """The description of a forwarded tool by its own server; None for a tool that was declared here."""
 
     @property
     def needs_context(self) -> bool:

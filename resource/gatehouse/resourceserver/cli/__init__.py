@@ -22,12 +22,12 @@ _COMMANDS = {
 def _catalogue_commands(ctx: click.Context) -> Mapping[str, click.Command]:
     """Return the command of the configured catalogue. Raises Refusal if the catalogue cannot be loaded."""
     # These modules import the MCP SDK, which most commands do not need.
-    from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_command  # noqa: PLC0415
+    from gatehouse.resourceserver.cli.catalogue_loading import load_command, load_served  # noqa: PLC0415
     from gatehouse.resourceserver.cli.installation import settings_of  # noqa: PLC0415
     from gatehouse.shared.service.settings import InvalidSettings  # noqa: PLC0415
 
     try:
-        command = load_command(load_catalogue(settings_of(ctx).tools))
+        command = load_command(load_served(settings_of(ctx)))
     except InvalidSettings as error:
         raise Refusal(str(error)) from None
     return {} if command is None or command.name is None else {command.name: command}

@@ -8,15 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.catalogue import Catalogue
+from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy, PolicyFile
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.settings import Settings
+from gatehouse.resourceserver.upstream.policy_watch import read_policy
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.migrations import Schema
+from gatehouse.shared.service.settings import InvalidSettings
 
 LoadedT = TypeVar("LoadedT")
 
@@ -24,6 +29,54 @@ _PLACED = re.compile(r"\S+\.py:\d+: ")
 """The start of a message that names a file and a line."""
 
 _FORM = 'CATALOGUE = Catalogue("NAME", scopes=[Scope(...)], groups=[tools])'
+
+
+def load_served(settings: Settings) -> Catalogue:
+    """Return the catalogue of the settings. That of an upstream serves no tool until the upstream has listed them.
+
+    Raises:
+        Refusal: the module or the policy file cannot be used.
+    """
+    if settings.upstream is None:
+        return load_catalogue(settings.tools)
+    # It imports the MCP SDK, which commands for a module import with the module.
+    from gatehouse.resourceserver.upstream.serving import join  # noqa: PLC0415
+
+    return join(load_policy(settings.upstream), None, None)[0]
+
+
+def load_document(settings: Settings) -> dict[str, Any]:
+    """Return the catalogue file of the settings. That of an upstream has what its policy says. Raises Refusal."""
+    document = load_served(settings).document(settings.resource)
+    if settings.upstream is not None:
+        document["tools"] = [
+            {"name": tool.name, "description": "", "scopes": sorted(tool.scopes), "streaming": True}
+            for tool in load_policy(settings.upstream).tools.values()
+        ]
+    return document
+
+
+def check_policy(settings: Settings, policy: PolicyFile) -> None:
+    """Check that a valid policy belongs to the settings. Raises InvalidPolicy."""
+    from gatehouse.resourceserver.upstream.serving import join  # noqa: PLC0415 - as in load_served
+
+    if policy.resource not in {None, settings.resource}:
+        raise InvalidPolicy(
+            f"The policy is for the resource {policy.resource}, and the server is {settings.resource}. Set "
+            "RESOURCESERVER_RESOURCE to the resource of the policy, or correct `resource` in the policy."
+        )
+    try:
+        baseline_scopes(settings, join(policy, None, None)[0])
+    except (InvalidCatalogue, InvalidSettings) as error:
+        raise InvalidPolicy(str(error)) from None
+
+
+def load_policy(path: Path) -> PolicyFile:
+    """Read a policy file. Raises Refusal if it cannot be used."""
+    try:
+        return read_policy(path)
+    except InvalidPolicy as error:
+        raise Refusal(str(error)) from None
 
 
 def load_catalogue(module_name: str) -> Catalogue:

@@ -1,14 +1,15 @@
 """`resourceserver check`: reports everything that would stop the server from starting or serving."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import click
 
 from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema, read_resources
-from gatehouse.resourceserver.cli.installation import tool_settings, tools_option
+from gatehouse.resourceserver.cli.catalogue_loading import load_schema, load_served, read_resources
+from gatehouse.resourceserver.cli.installation import given, served_options
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
@@ -29,12 +30,12 @@ from gatehouse.shared.service.cli import example, output_option
 
 
 @click.command()
-@tools_option
+@served_options
 @explain_option
 @output_option
 @click.pass_context
 @example("resourceserver check\nresourceserver check --tools mypackage.mytools\nresourceserver check --explain")
-def check(ctx: click.Context, tools_module: str | None, explain: bool, output: str) -> None:
+def check(ctx: click.Context, tools: str | None, upstream: Path | None, explain: bool, output: str) -> None:
     """Check settings, address, catalogue, database, audit keys, limits, and the keys and metadata of the issuer.
 
     Exit code 1 if a check fails. The server also starts without the issuer's keys, and waits for them; and without the
@@ -49,13 +50,13 @@ def check(ctx: click.Context, tools_module: str | None, explain: bool, output: s
         explain=explain,
         output=output,
         expected=(FetchFailed, InvalidKeySet),
-        **tool_settings(tools_module),
+        **given({"tools": tools, "upstream": upstream}),
     )
 
 
 def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     def catalogue() -> str:
-        found = load_catalogue(settings.tools)
+        found = load_served(settings)
         database.catalogue_schema = load_schema(found)
         read_resources(found, settings.resource)
         return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"

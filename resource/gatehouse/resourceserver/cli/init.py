@@ -1,9 +1,11 @@
 """`resourceserver init`: audit keys, and the tables of the gateway and of its catalogue."""
 
+from pathlib import Path
+
 import click
 
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue, load_schema
-from gatehouse.resourceserver.cli.installation import settings_of, tools_option
+from gatehouse.resourceserver.cli.catalogue_loading import load_schema, load_served
+from gatehouse.resourceserver.cli.installation import served_options, settings_of
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.cli import example, output_option
@@ -12,14 +14,14 @@ from gatehouse.shared.service.output import print_record
 
 
 @click.command()
-@tools_option
+@served_options
 @output_option
 @click.pass_context
 @example("resourceserver init\nresourceserver init --tools mypackage.mytools")
-def init(ctx: click.Context, tools_module: str | None, output: str) -> None:
+def init(ctx: click.Context, tools: str | None, upstream: Path | None, output: str) -> None:
     """Create an audit key, and create or upgrade the gateway's tables and those of the catalogue. Safe to repeat."""
-    settings = settings_of(ctx, tools_module)
-    with Database(settings.database, load_schema(load_catalogue(settings.tools))) as database:
+    settings = settings_of(ctx, tools=tools, upstream=upstream)
+    with Database(settings.database, load_schema(load_served(settings))) as database:
         database.migrate()
     created = create_audit_keys(settings.audit_keys)
     print_record(

@@ -1,7 +1,9 @@
-"""What most commands share: `--tools`, the settings, and an open database."""
+"""What most commands share: `--tools` and `--upstream`, the settings, and an open database."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -11,22 +13,32 @@ from gatehouse.shared.service.cli import env_file_of
 from gatehouse.shared.service.migrations import Schema
 from gatehouse.shared.service.settings_reading import load_settings
 
-tools_option = click.option(
-    "--tools",
-    "tools_module",
-    metavar="MODULE",
-    help="Use the CATALOGUE of this module. Overrides RESOURCESERVER_TOOLS.",
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+upstream_option = click.option(
+    "--upstream",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Use the MCP server of this policy file. Overrides RESOURCESERVER_UPSTREAM.",
 )
 
 
-def settings_of(ctx: click.Context, tools_module: str | None = None) -> Settings:
-    """Read the settings of a command. Raises InvalidSettings."""
-    return load_settings(Settings, env_file_of(ctx), **tool_settings(tools_module))
+def served_options(command: CommandT) -> CommandT:
+    """Add `--tools` and `--upstream`: what the server serves. The command gets `tools` and `upstream`."""
+    tools = click.option(
+        "--tools", metavar="MODULE", help="Use the CATALOGUE of this module. Overrides RESOURCESERVER_TOOLS."
+    )
+    return tools(upstream_option(command))
 
 
-def tool_settings(tools_module: str | None) -> dict[str, str]:
-    """Return the settings that `--tools` overrides."""
-    return {} if tools_module is None else {"tools": tools_module}
+def settings_of(ctx: click.Context, **options: Any) -> Settings:
+    """Read the settings of a command. `options` that are not None take precedence. Raises InvalidSettings."""
+    return load_settings(Settings, env_file_of(ctx), **given(options))
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that a command was called with."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextmanager

@@ -1,24 +1,28 @@
 """`resourceserver tools`: prints the catalogue."""
 
 import json
+from pathlib import Path
 
 import click
 
-from gatehouse.resourceserver.cli.catalogue_loading import load_catalogue
-from gatehouse.resourceserver.cli.installation import settings_of, tools_option
+from gatehouse.resourceserver.cli.catalogue_loading import load_document
+from gatehouse.resourceserver.cli.installation import served_options, settings_of
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_records
 
 
 @click.command()
-@tools_option
+@served_options
 @output_option
 @click.pass_context
 @example("resourceserver tools\nresourceserver tools --output json > catalogue.json")
-def tools(ctx: click.Context, tools_module: str | None, output: str) -> None:
-    """List every tool with the scopes that it needs. As JSON: the file for `authserver resource add --catalogue`."""
-    settings = settings_of(ctx, tools_module)
-    document = load_catalogue(settings.tools).document(settings.resource)
+def tools(ctx: click.Context, tools: str | None, upstream: Path | None, output: str) -> None:
+    """List every tool with the scopes that it needs. As JSON: the file for `authserver resource add --catalogue`.
+
+    With --upstream, the list is that of the policy file; `resourceserver policy check` compares it with the upstream.
+    """
+    settings = settings_of(ctx, tools=tools, upstream=upstream)
+    document = load_document(settings)
     if output == "json":
         click.echo(json.dumps(document, indent=2))
         return

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,6 +41,10 @@ class Failure:
     """The public text if the event cannot be written."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Further members of the audit event."""
+    outcome: str = "failed"
+    """The outcome in the audit log."""
+    code: int | None = None
+    """The code of the JSON-RPC error to answer with; None for a result with `isError`."""
     waits: bool = True
     """The event is on disk before the answer is sent. False if the database may not answer."""
 
@@ -62,7 +66,7 @@ def _explained(tool: Tool, request_id: str, arguments: Mapping[str, Any], error:
     if isinstance(error, InvalidArguments):
         return Failure(str(error), "invalid arguments", f"{NOTHING_CHANGED} {UNAVAILABLE}")
     if isinstance(error, tool.public_errors):
-        return Failure(str(error), *_for_operator(error, unavailable(tool)))
+        return _public(tool, request_id, error)
     if isinstance(error, UnservableAnswer):
         log.error("tool %s: the result cannot be sent: %s", tool.name, error)
         text = f"The result of the tool cannot be sent. {error} {_effect(tool)} Report the request id {request_id}."
@@ -74,6 +78,16 @@ def _explained(tool: Tool, request_id: str, arguments: Mapping[str, Any], error:
         log.error("tool %s: %s", tool.name, type(error).__name__)
         return Failure(unavailable(tool), f"database error: {type(error).__name__}", unavailable(tool), waits=False)
     return _internal(tool, request_id, error)
+
+
+def _public(tool: Tool, request_id: str, error: BaseException) -> Failure:
+    """Return the failure of a call whose exception has a text for the caller."""
+    failure = Failure(str(error), *_for_operator(error, unavailable(tool)))
+    if not isinstance(error, ToolFailed):
+        return failure
+    if error.code is None:
+        return replace(failure, outcome=error.outcome)
+    return replace(failure, message=f"{error} Report the request id {request_id}.", code=error.code)
 
 
 def _internal(tool: Tool, request_id: str, error: BaseException) -> Failure:

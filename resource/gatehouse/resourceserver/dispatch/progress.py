@@ -13,13 +13,13 @@ class CallProgress(Progress):
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
-        self._notified = -1
-        self.done = 0
+        self._notified: float = -1
+        self.done: float = 0
         """Items that the call has finished."""
-        self.total: int | None = None
+        self.total: float | None = None
         """Items in all; None until the tool reports it."""
 
-    async def report(self, done: int, total: int, message: str | None = None) -> None:
+    async def report(self, done: float, total: float | None, message: str | None = None) -> None:
         """Send a notification if `done` has grown: each must exceed the one before (MCP, "Progress")."""
         self.done, self.total = done, total
         if done > self._notified:

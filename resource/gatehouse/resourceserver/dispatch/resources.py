@@ -46,10 +46,8 @@ class ResourceDispatch:
         self._catalogue = catalogue
         self._audit = audit
         self._refuse = refuse
-        self._contents = {
-            uri: TextResourceContents(uri=uri, mime_type=_JSON, text=text)
-            for uri, text in catalogue.contents(identifier).items()
-        }
+        self._identifier = identifier
+        catalogue.contents(identifier)
 
     async def list_resources(self, context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         """List the resources that the caller may read, in a fixed order.
@@ -84,7 +82,9 @@ class ResourceDispatch:
         except AuditUnavailable:
             log.error("a read of %s cannot be recorded", resource.uri)
             raise MCPError(json_rpc.UNAVAILABLE, UNAVAILABLE) from None
-        return ReadResourceResult(contents=[self._contents[resource.uri]], ttl_ms=0, cache_scope="private")
+        text = self._catalogue.contents(self._identifier)[resource.uri]
+        contents = TextResourceContents(uri=resource.uri, mime_type=_JSON, text=text)
+        return ReadResourceResult(contents=[contents], ttl_ms=0, cache_scope="private")
 
     async def _allowed_resource(self, request: VerifiedRequest, uri: str) -> Resource:
         decision = policy.decide_read(self._catalogue, request.claims, uri)

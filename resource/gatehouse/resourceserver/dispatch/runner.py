@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.bearer.verified_request import Context, VerifiedRequest
-from gatehouse.resourceserver.catalogue import Catalogue, Progress, ProviderCall, Tool, Transactions
+from gatehouse.resourceserver.catalogue import Progress, ProviderCall, Tool, Transactions
 from gatehouse.resourceserver.catalogue.signature import IDEMPOTENCY_KEY
 from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.dispatch import idempotency
@@ -86,7 +86,6 @@ class ToolRunner:
 
     def __init__(
         self,
-        catalogue: Catalogue,
         database: RequestDatabase,
         audit: AuditWriter,
         keys: IdempotencyKeys,
@@ -96,7 +95,6 @@ class ToolRunner:
         self._audit = audit
         self._keys = keys
         self._clock = clock
-        self._runners = {tool.name: self._runner(tool) for tool in catalogue.tools.values()}
 
     def _runner(self, tool: Tool) -> Callable[[Call], Awaitable[Ended]]:
         if not tool.transactional:
@@ -114,7 +112,7 @@ class ToolRunner:
             AuditUnavailable: the call cannot be recorded.
             BaseException: whatever the tool, a provider or the database raises.
         """
-        return await self._runners[call.tool.name](call)
+        return await self._runner(call.tool)(call)
 
     async def _run_without_database(self, call: Call) -> Ended:
         """Run a read-only tool that needs no transaction."""

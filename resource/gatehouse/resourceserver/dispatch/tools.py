@@ -59,7 +59,7 @@ class ToolDispatch:
         self._catalogue = catalogue
         self._database = database
         self._audit = audit
-        self._runner = ToolRunner(catalogue, database, audit, keys, clock)
+        self._runner = ToolRunner(database, audit, keys, clock)
 
     def input_schema(self, tool_name: str) -> dict[str, Any] | None:
         """Return the JSON schema of a tool's arguments; None for an unknown tool."""
@@ -97,7 +97,7 @@ class ToolDispatch:
             context: the SDK's context of the request. A tool whose `needs_context` is set cannot be called without it.
 
         Raises:
-            MCPError: the tool is unknown, or the caller's scopes do not suffice.
+            MCPError: the tool is unknown, the caller's scopes do not suffice, or the call ended with such an error.
         """
         tool = await self._allowed_tool(request, tool_name)
         progress = CallProgress(context.session.report_progress) if tool.streaming and context is not None else None
@@ -133,13 +133,17 @@ class ToolDispatch:
         return error_answer(unavailable(call.tool))
 
     async def _fail(self, call: Call, error: BaseException) -> Answer:
-        """Record what ended a call, and return the answer for its caller."""
+        """Record what ended a call, and return the answer for its caller. Raises MCPError if that is an error."""
         failure = failure_of(call.tool, call.request.request_id, call.sent, error)
         if isinstance(error, CommitUnknown) and await self._is_committed(call):
             return error_answer(failure.message)
-        event = call.event("failed", failure.reason, failure.detail)
+        event = call.event(failure.outcome, failure.reason, failure.detail)
         if failure.waits:
-            return error_answer(failure.message if await self._record_end(event) else failure.unrecorded)
+            recorded = await self._record_end(event)
+            if recorded and failure.code is not None:
+                call.request.record()
+                raise MCPError(failure.code, failure.message)
+            return error_answer(failure.message if recorded else failure.unrecorded)
         with contextlib.suppress(AuditUnavailable):
             self._audit.record(event)
         return error_answer(failure.message)

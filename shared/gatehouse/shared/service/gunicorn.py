@@ -8,8 +8,8 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -54,6 +54,18 @@ class _PropagatingLogger(Logger):
         self._access_log_enabled = False
 
 
+class Companion(Protocol):
+    """What the master process does for the workers, besides keeping them running."""
+
+    def supervise(self) -> None:
+        """Do it. Called at the start, once a second, and after a process has ended; it must not block."""
+        ...
+
+    def stop(self) -> None:
+        """End it, after the workers."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server to run: an application that every worker creates after the fork."""
@@ -62,6 +74,8 @@ class Server:
     settings: ServerSettings
     prepare: Callable[[], Callable[[], Any]]
     """Called once, before the fork. Checks what would stop every worker, and returns what creates the application."""
+    companions: list[Companion] = field(default_factory=list)
+    """`prepare` may add to them."""
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; does not return.
@@ -73,6 +87,8 @@ class Server:
         configure_logs(self.settings.log_format, self.settings.log_level)
         # First, because what `prepare` imports may import prometheus_client.
         metrics = self._prepare_metrics()
+        if metrics is not None:
+            self.companions.append(metrics)
         create_app = self.prepare()
         self.tls_context()
         bind_probe(self.settings.bind, f"{self.name.upper()}_BIND={self.settings.bind}")
@@ -94,13 +110,13 @@ class Server:
 
 
 class SupervisingArbiter(Arbiter):
-    """Also keeps the process that serves the metrics running. Overrides a method; gunicorn is pinned exactly."""
+    """Also supervises the server's companions. Overrides a method; gunicorn is pinned exactly."""
 
     def manage_workers(self) -> None:
         """Start what is missing. Called at the start, once a second, and after a process has ended."""
         super().manage_workers()
-        if self.app.metrics is not None:
-            self.app.metrics.supervise()
+        for companion in self.app.companions:
+            companion.supervise()
 
 
 class _Application(BaseApplication):
@@ -110,7 +126,8 @@ class _Application(BaseApplication):
     def __init__(self, server: Server, create_app: Callable[[], Any], metrics: MetricsProcess | None) -> None:
         self._server = server
         self._create_app = create_app
-        self.metrics = metrics
+        self._metrics = metrics
+        self.companions = server.companions
         super().__init__()
 
     def load_config(self) -> None:
@@ -141,12 +158,16 @@ class _Application(BaseApplication):
             # gunicorn believes no proxy: the issuer comes from the settings, and the servers themselves read the
             # address that a trusted proxy claims (source_address.py).
             "forwarded_allow_ips": "",
+            "on_exit": self._stop_companions,
         }
-        if (metrics := self.metrics) is not None:
+        if (metrics := self._metrics) is not None:
             options["child_exit"] = lambda _, worker: metrics.forget(worker.pid)
-            options["on_exit"] = lambda _: metrics.stop()
         for name, value in options.items():
             self.cfg.set(name, value)
+
+    def _stop_companions(self, _: Arbiter) -> None:
+        for companion in self.companions:
+            companion.stop()
 
     def load(self) -> Any:
         app = self._create_app()

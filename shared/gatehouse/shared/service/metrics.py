@@ -119,10 +119,13 @@ class Meter:
         """Return a counter without labels."""
         return self.counters(metric)[()]
 
+    def gauges(self, metric: Metric) -> Series[Gauge]:
+        """Return the time series of a gauge."""
+        return self._series(metric, {})
+
     def gauge(self, metric: Metric) -> Gauge:
         """Return a gauge without labels."""
-        series: Series[Gauge] = self._series(metric, {})
-        return series[()]
+        return self.gauges(metric)[()]
 
     def _series(self, metric: Metric, tables: Mapping[str, Iterable[Value]]) -> Series[Any]:
         complete = {label: [*tables.get(label, table)] for label, table in metric.labels.items()}

@@ -1,0 +1,73 @@
+"""Compares the policy with what the upstream lists: which tools can be served, and why others are withheld.
+
+A tool is served only as an operator confirmed it. An upstream that changes a description, a schema or an annotation
+afterwards could deceive an agent that trusts the old one ("rug pull"; docs/threat-model.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from gatehouse.resourceserver.catalogue.argument_rules import unknown_arguments
+from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, ToolPolicy
+from gatehouse.resourceserver.catalogue.tool_digest import tool_digest
+
+
+class ToolState(StrEnum):
+    """How a tool of the policy or of the upstream stands."""
+
+    SERVED = "served"
+    UNCONFIRMED = "unconfirmed"
+    """The policy has no digest of it."""
+    CHANGED = "changed"
+    """It is not what was confirmed."""
+    GONE = "gone"
+    """The upstream does not have it."""
+    UNUSABLE = "unusable"
+    """It cannot be served: it has no canonical form, requires a task, or a rule is for an argument it does not have."""
+    NEW = "new"
+    """The upstream has it, and the policy does not mention it. It is denied."""
+
+
+REASONS: Mapping[ToolState, str] = {
+    ToolState.UNCONFIRMED: "the tool is not confirmed; run: resourceserver policy confirm {name}",
+    ToolState.CHANGED: "the tool changed after it was confirmed; run: resourceserver policy confirm {name}",
+    ToolState.GONE: "the upstream does not have the tool; run: resourceserver policy check",
+    ToolState.UNUSABLE: "the tool cannot be served as the upstream describes it; run: resourceserver policy check",
+}
+"""Why a tool is withheld, for the operator."""
+
+
+def compare(policy: PolicyFile, listed: Sequence[Mapping[str, Any]]) -> dict[str, ToolState]:
+    """Return the state of every tool of the policy and of the upstream, by its name, without the denied ones.
+
+    `listed` are the tools as the upstream lists them; each has a name.
+    """
+    by_name = {tool["name"]: tool for tool in listed}
+    states = {name: _state(tool, by_name.get(name)) for name, tool in policy.tools.items()}
+    new = by_name.keys() - policy.tools.keys() - policy.denied
+    return states | dict.fromkeys(sorted(new), ToolState.NEW)
+
+
+def _state(tool: ToolPolicy, listed: Mapping[str, Any] | None) -> ToolState:
+    if listed is None:
+        return ToolState.GONE
+    try:
+        digest = tool_digest(listed)
+    except ValueError:
+        return ToolState.UNUSABLE
+    if tool.digest is None:
+        return ToolState.UNCONFIRMED
+    if tool.digest != digest:
+        return ToolState.CHANGED
+    return ToolState.UNUSABLE if problem(tool, listed) is not None else ToolState.SERVED
+
+
+def problem(tool: ToolPolicy, listed: Mapping[str, Any]) -> str | None:
+    """Return why a tool cannot be served although it is confirmed; None if it can."""
+    if unknown := unknown_arguments(tool.arguments, listed.get("inputSchema", {})):
+        return f"the policy has a rule for the argument {unknown[0]}, which the tool does not have"
+    execution = listed.get("execution")
+    if isinstance(execution, Mapping) and execution.get("taskSupport") == "required":
+        return "the tool can only be called as a task, which the gateway does not carry"
+    return None

@@ -1,0 +1,213 @@
+"""Keeps the catalogue of a worker as its policy and its upstream say, while both change."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from pydantic import ValidationError
+
+from gatehouse.resourceserver.catalogue import Catalogue, Tool
+from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, UpstreamSettings
+from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.upstream.drift import REASONS, ToolState, compare
+from gatehouse.resourceserver.upstream.forwarding import forwarded_tool
+from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
+from gatehouse.resourceserver.upstream.upstream import ToolCall, Upstream, UpstreamError
+
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two looks at the accepted policy."""
+
+_NAME: Final = "gateway"
+"""The name of a server whose policy has none."""
+
+_RETRY: Final = 2.0
+"""Seconds after which a list that failed is requested again, until the first has come."""
+
+NOT_LISTED: Final = "the upstream has not listed its tools yet; see the log of the server"
+"""Why a tool is withheld before the first list."""
+
+Open = Callable[[UpstreamSettings], Upstream]
+Report = Callable[[Mapping[str, ToolState]], None]
+"""Called with the state of every tool after each list that the upstream gave."""
+
+log = logging.getLogger(__name__)
+
+
+class OpenUpstream:
+    """An upstream in use. It is closed once it is replaced, and its last call has ended."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._calls = 0
+        self._changed = anyio.Event()
+        self._replaced = False
+
+    async def run(self) -> None:
+        """Keep the upstream open until it is replaced and unused."""
+        try:
+            async with self._upstream.running():
+                while self._calls or not self._replaced:
+                    await self._changed.wait()
+                    self._changed = anyio.Event()
+        except Exception:
+            # The server goes on: its calls fail, and other tasks of the process do not.
+            log.exception("the client of the upstream failed")
+
+    def replace(self) -> None:
+        """Close the upstream after its last call."""
+        self._replaced = True
+        self._changed.set()
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[Upstream]:
+        self._calls += 1
+        try:
+            yield self._upstream
+        finally:
+            self._calls -= 1
+            self._changed.set()
+
+    async def list_tools(self) -> list[dict[str, Any]]:
+        """List the tools. Raises UpstreamError."""
+        async with self._in_use() as upstream:
+            return await upstream.list_tools()
+
+    async def call_tool(self, call: ToolCall) -> dict[str, Any]:
+        """Call a tool. Raises UpstreamError."""
+        async with self._in_use() as upstream:
+            return await upstream.call_tool(call)
+
+
+class ServedUpstream:
+    """The upstream of a worker, and the catalogue that it fills."""
+
+    def __init__(
+        self, watch: PolicyWatch, open_: Open, catalogue: Catalogue, report: Report, poll_interval: float
+    ) -> None:
+        """Create it; `run` does the work.
+
+        Args:
+            watch: the accepted policy.
+            open_: opens an upstream.
+            catalogue: the catalogue that the server serves, and that is replaced whenever something changes.
+            report: receives the state of the tools.
+            poll_interval: seconds between two lists of the upstream's tools.
+        """
+        self._watch = watch
+        self._open = open_
+        self._catalogue = catalogue
+        self._report = report
+        self._poll_interval = poll_interval
+        self._accepted = watch.newest()
+        self._current: OpenUpstream | None = None
+        self._listed: Sequence[Mapping[str, Any]] | None = None
+        self._states: Mapping[str, ToolState] = {}
+        self._renewing = anyio.Lock()
+
+    async def run(self) -> None:
+        """Follow the policy and the upstream until the task is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            polling = self._use(tasks)
+            while True:
+                await anyio.sleep(WATCH_INTERVAL)
+                accepted = self._watch.newest()
+                if accepted.version == self._accepted.version:
+                    continue
+                before, self._accepted = self._accepted.policy.upstream, accepted
+                if accepted.policy.upstream != before:
+                    polling.cancel()
+                    polling = self._use(tasks)
+                await self._renew()
+
+    def _use(self, tasks: TaskGroup) -> anyio.CancelScope:
+        """Open the upstream of the policy in place of the one before. Return what ends the polling of its tools."""
+        if self._current is not None:
+            self._current.replace()
+        opened = self._current = OpenUpstream(self._open(self._accepted.policy.upstream))
+        self._listed = None
+        polling = anyio.CancelScope()
+        tasks.start_soon(opened.run)
+        tasks.start_soon(self._poll, opened, polling)
+        return polling
+
+    async def _poll(self, upstream: OpenUpstream, scope: anyio.CancelScope) -> None:
+        with scope:
+            while True:
+                try:
+                    listed = await upstream.list_tools()
+                except UpstreamError as error:
+                    log.warning("the upstream did not list its tools: %s", error)
+                except Exception:
+                    log.exception("the upstream did not list its tools")
+                else:
+                    await self._use_list(listed)
+                await anyio.sleep(self._poll_interval if self._listed is not None else _RETRY)
+
+    async def _use_list(self, listed: Sequence[Mapping[str, Any]]) -> None:
+        if listed != self._listed:
+            self._listed = listed
+            await self._renew()
+        self._report(self._states)
+
+    async def _renew(self) -> None:
+        """Serve what the policy and the last list allow."""
+        async with self._renewing:
+            # In a thread: the digests of a thousand tools take a moment.
+            catalogue, states = await anyio.to_thread.run_sync(join, self._accepted.policy, self._listed, self._current)
+            for name, state in states.items():
+                if self._states.get(name) != state:
+                    level = logging.INFO if state is ToolState.SERVED else logging.WARNING
+                    log.log(level, "tool %s: %s", name, REASONS.get(state, state).format(name=name))
+            self._states = states
+            self._catalogue.adopt(catalogue)
+
+
+def join(
+    policy: PolicyFile, listed: Sequence[Mapping[str, Any]] | None, upstream: OpenUpstream | None
+) -> tuple[Catalogue, dict[str, ToolState]]:
+    """Return the catalogue that serves the confirmed tools, and the state of every tool.
+
+    Args:
+        policy: the policy.
+        listed: the tools as the upstream lists them; None before the first list.
+        upstream: where calls go. None only without a list.
+
+    Raises:
+        InvalidCatalogue: the names of the policy cannot be served.
+    """
+    if listed is None or upstream is None:
+        return _catalogue(policy, (), dict.fromkeys(policy.tools, NOT_LISTED)), {}
+    states = compare(policy, listed)
+    by_name = {tool["name"]: tool for tool in listed}
+    tools: list[Tool] = []
+    for name, state in states.items():
+        if state is ToolState.SERVED and (tool := _usable(policy, by_name[name], upstream)) is not None:
+            tools.append(tool)
+        elif state is ToolState.SERVED:
+            states[name] = ToolState.UNUSABLE
+    withheld = {name: REASONS[states[name]].format(name=name) for name in policy.tools if states[name] in REASONS}
+    return _catalogue(policy, tools, withheld), states
+
+
+def _usable(policy: PolicyFile, listed: Mapping[str, Any], upstream: OpenUpstream) -> Tool | None:
+    """Return a tool of the upstream; None if its description cannot be served."""
+    try:
+        tool = forwarded_tool(policy.tools[listed["name"]], listed, upstream.call_tool)
+        _catalogue(policy, [tool], {})
+    except (ValidationError, InvalidCatalogue):
+        return None
+    return tool
+
+
+def _catalogue(policy: PolicyFile, tools: Sequence[Tool], withheld: Mapping[str, str]) -> Catalogue:
+    return Catalogue(
+        policy.name or _NAME,
+        policy.scopes.values(),
+        groups=(),
+        instructions=policy.instructions,
+        forwarded=tools,
+        withheld=withheld,
+    )
