@@ -1,4 +1,4 @@
-"""Breaks the security core in 22 ways, one at a time, and checks that the tests notice (`make mutants`).
+"""Breaks the security core in 27 ways, one at a time, and checks that the tests notice (`make mutants`).
 
 Each mutant changes one line in a copy of the sources and runs the tests named for it. The tests must pass on the
 unchanged copy and fail on every mutant. The exit code is 1 if a mutant survives, or if a line that it changes is not
@@ -185,6 +185,38 @@ MUTANTS = [
         "return hierarchy.minimal(needs - hierarchy.closure(held))",
         "return needs - hierarchy.closure(held)",
         "tests/authserver/test_entitlements.py",
+    ),
+    # An argument rule ignores an alias of the argument, another tenant, another type, or what surrounds a match.
+    Mutant(
+        f"{GATEWAY}/catalogue/argument_rules.py",
+        "if not arguments.keys() <= properties.keys():",
+        "if not properties:",
+        "tests/attacks/test_argument_rules.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/catalogue/argument_rules.py",
+        "if arguments[name] != injected[name]:",
+        "if arguments[name] is None:",
+        "tests/attacks/test_argument_rules.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/catalogue/argument_rules.py",
+        "type(value) is type(allowed) and value == allowed",
+        "value == allowed",
+        "tests/attacks/test_argument_rules.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/catalogue/argument_rules.py",
+        r'(pattern, rf"\A(?:{pattern})\z")',
+        "(pattern,)",
+        "tests/attacks/test_argument_rules.py",
+    ),
+    # The authorization server lists a denied tool as one that any client may call.
+    Mutant(
+        f"{AUTHSERVER}/resources/catalogue.py",
+        "if not _is_denied(name, tool)",
+        "if _is_denied(name, tool) or True",
+        "tests/authserver/test_catalogue_file.py",
     ),
 ]
 
