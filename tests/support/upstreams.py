@@ -85,7 +85,7 @@ class SdkUpstream:
     def build(self) -> ASGIApp:
         """Return the application."""
         server = MCPServer("fixture", version="1")
-        counts: Counter[int] = Counter()
+        counts: Counter[str | None] = Counter()
 
         @server.tool()
         async def echo(text: str) -> dict[str, str]:
@@ -97,10 +97,10 @@ class SdkUpstream:
 
         @server.tool()
         async def count(ctx: Context) -> int:
-            # A session of the SDK is one object for as long as it lives.
-            key = id(ctx.session) if self.kind == "stateful" else 0
-            counts[key] += 1
-            return counts[key]
+            """Count the calls of the session."""
+            session = ctx.headers.get("mcp-session-id") if ctx.headers is not None else None
+            counts[session] += 1
+            return counts[session]
 
         @server.tool()
         async def steps(ctx: Context) -> str:
@@ -412,7 +412,7 @@ class ScriptedUpstream:
             return status(204)
         if method == "initialize":
             return self._initialized()
-        if self.stateful and received.session not in self.sessions:
+        if self.stateful and not modern and received.session not in self.sessions:
             return self.unknown_session
         if received.body is None or "id" not in received.body or method == "answer":
             return status(202)

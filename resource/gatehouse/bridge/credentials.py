@@ -20,6 +20,20 @@ from gatehouse.shared.service.settings import CommandSettings, LogLevel
 CA_FILE_SETTING: Final = "BRIDGE_CA_FILE"
 """The variable of `BridgeSettings.ca_file`, for messages about certificates."""
 
+
+@dataclass(frozen=True, slots=True)
+class SettingNames:
+    """What the settings of a client are called, for messages."""
+
+    credentials: str
+    client_id: str
+    issuer: str
+    ca_file: str | None
+    """None if only SSL_CERT_FILE names the authorities."""
+
+
+BRIDGE: Final = SettingNames("--credentials", "BRIDGE_CLIENT_ID", "--issuer", CA_FILE_SETTING)
+
 _MAX_LENGTH: Final = 16 * 1024
 """Bytes of a credentials file."""
 
@@ -106,9 +120,9 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
     if len(given) > 1:
         raise InvalidCredentials(f"Set either {given[0]} or {given[1]}, not both.")
     if file is not None:
-        return _from_file(file, settings.client_id)
+        return read_credentials_file(file, settings.client_id)
     if key is not None:
-        return _from_key(secret_text(key.get_secret_value().encode()), "BRIDGE_PRIVATE_KEY", settings.client_id)
+        return _from_key(secret_text(key.get_secret_value().encode()), "BRIDGE_PRIVATE_KEY", settings.client_id, BRIDGE)
     if settings.client_id is None or secret is None:
         raise InvalidCredentials(
             "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
@@ -119,11 +133,21 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
     return Credentials(settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=text)
 
 
-def _from_file(file: Path, client_id: str | None) -> Credentials:
+def read_credentials_file(file: Path, client_id: str | None, names: SettingNames = BRIDGE) -> Credentials:
+    """Read the credentials from a file: the output of `authserver client create --output json`, or a private key.
+
+    Args:
+        file: the file.
+        client_id: the client. Needed with a private key, and optional with JSON, which names it.
+        names: for messages.
+
+    Raises:
+        InvalidCredentials: there is no such file, or it is not private or has invalid contents.
+    """
     document = _read_private(file)
     if document.startswith("-----BEGIN"):
-        return _from_key(document, str(file), client_id)
-    return _from_json(document, str(file), client_id)
+        return _from_key(document, str(file), client_id, names)
+    return _from_json(document, str(file), client_id, names)
 
 
 def _read_private(path: Path) -> str:
@@ -139,9 +163,9 @@ def _read_private(path: Path) -> str:
     return secret_text(document)
 
 
-def _from_key(document: str, source: str, client_id: str | None) -> Credentials:
+def _from_key(document: str, source: str, client_id: str | None, names: SettingNames) -> Credentials:
     if client_id is None:
-        raise InvalidCredentials(f"{source} is a private key: set BRIDGE_CLIENT_ID to the client that it belongs to.")
+        raise InvalidCredentials(f"{source} is a private key: set {names.client_id} to the client that it belongs to.")
     try:
         key = load_pem_private_key(document.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -158,7 +182,7 @@ def _from_key(document: str, source: str, client_id: str | None) -> Credentials:
     return Credentials(client_id, source, "private_key_jwt", private_key=document, algorithm=algorithm)
 
 
-def _from_json(document: str, source: str, client_id: str | None) -> Credentials:
+def _from_json(document: str, source: str, client_id: str | None, names: SettingNames) -> Credentials:
     """Parse the output of `authserver client create --output json`."""
     try:
         members = parse_json(document.encode())
@@ -170,11 +194,11 @@ def _from_json(document: str, source: str, client_id: str | None) -> Credentials
             " `authserver client create --output json`."
         )
     if client_id not in {None, members["client_id"]}:
-        raise InvalidCredentials(f"BRIDGE_CLIENT_ID names a different client than {source}. Unset it.")
+        raise InvalidCredentials(f"{names.client_id} names a different client than {source}. Unset it.")
     if not _is_text(members.get("client_secret")):
         raise InvalidCredentials(
-            f"{source} has no client_secret. For a client with a private key, set BRIDGE_CLIENT_ID and pass the file"
-            " that private_key_file names to --credentials."
+            f"{source} has no client_secret. For a client with a private key, set {names.client_id}, and set"
+            f" {names.credentials} to the file that private_key_file names."
         )
     method = members.get("token_endpoint_auth_method", "client_secret_basic")
     if method not in _SECRET_METHODS:

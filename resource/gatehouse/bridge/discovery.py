@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 
+from gatehouse.bridge.credentials import BRIDGE, SettingNames
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
 from gatehouse.bridge.limits import is_compressed
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
@@ -49,13 +50,16 @@ class TokenEndpoint:
     url: str
 
 
-async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Request) -> JsonResponse:
+async def exchange(
+    http: httpx2.AsyncClient, server: str, request: httpx2.Request, names: SettingNames = BRIDGE
+) -> JsonResponse:
     """Send a request and read its JSON response: no redirects, at most 64 KiB, 20 s in all.
 
     Args:
         http: the client to send it with.
         server: `AUTHORIZATION_SERVER` or `MCP_SERVER`, for error messages.
         request: the request.
+        names: for error messages.
 
     Raises:
         BridgeError: the server does not respond, or answers 429 or 503.
@@ -70,7 +74,7 @@ async def exchange(http: httpx2.AsyncClient, server: str, request: httpx2.Reques
             finally:
                 await response.aclose()
     except (httpx2.HTTPError, TimeoutError) as error:
-        raise unreachable(server, url, error) from None
+        raise unreachable(server, url, error, names) from None
     if response.status_code in {429, 503}:
         raise retry_later(server, url, response.status_code, response.headers.get("retry-after"))
     return JsonResponse(response.status_code, document)
@@ -90,28 +94,31 @@ async def _read(response: httpx2.Response) -> Any:
         return None
 
 
-async def find_token_endpoint(http: httpx2.AsyncClient, resource: str, pinned: str | None) -> TokenEndpoint:
+async def find_token_endpoint(
+    http: httpx2.AsyncClient, resource: str, pinned: str | None, names: SettingNames = BRIDGE
+) -> TokenEndpoint:
     """Return the token endpoint of the pinned issuer, or of the issuer that the resource's metadata names.
 
     Raises:
         BridgeError: a metadata document is unavailable or invalid, or the resource names an issuer on another origin.
     """
-    issuer = pinned or _require_trusted(resource, await _advertised_issuer(http, resource))
-    metadata = await _first_document(http, AUTHORIZATION_SERVER, [_well_known(issuer, "oauth-authorization-server")])
+    issuer = pinned or _require_trusted(resource, await _advertised_issuer(http, resource, names))
+    urls = [_well_known(issuer, "oauth-authorization-server")]
+    metadata = await _first_document(http, AUTHORIZATION_SERVER, urls, names)
     url = metadata.get("token_endpoint")
     # Compared exactly: another issuer's document would send the credentials to that issuer (RFC 8414 section 3.3).
     if metadata.get("issuer") != issuer:
         raise BridgeError(
-            f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check --issuer."
+            f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check {names.issuer}."
         )
     if not isinstance(url, str) or not _is_usable(url):
         raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
 
 
-async def _advertised_issuer(http: httpx2.AsyncClient, resource: str) -> str:
+async def _advertised_issuer(http: httpx2.AsyncClient, resource: str, names: SettingNames) -> str:
     """Return the issuer that the protected resource metadata names (RFC 9728 section 3)."""
-    metadata = await _first_document(http, MCP_SERVER, _resource_metadata_urls(resource))
+    metadata = await _first_document(http, MCP_SERVER, _resource_metadata_urls(resource), names)
     issuers = metadata.get("authorization_servers")
     try:
         named = parse_resource_identifier(str(metadata.get("resource")))
@@ -165,12 +172,14 @@ def _well_known(url: str, name: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/.well-known/{name}{parts.path.rstrip('/')}"
 
 
-async def _first_document(http: httpx2.AsyncClient, server: str, urls: list[str]) -> dict[str, Any]:
+async def _first_document(
+    http: httpx2.AsyncClient, server: str, urls: list[str], names: SettingNames
+) -> dict[str, Any]:
     for url in urls:
-        response = await exchange(http, server, http.build_request("GET", url))
+        response = await exchange(http, server, http.build_request("GET", url), names)
         if response.status == httpx2.codes.OK and isinstance(response.document, dict):
             return response.document
     raise BridgeError(
-        f"The {server} has no metadata at {urls[0]} (status {response.status}). Check the URL and --issuer.",
+        f"The {server} has no metadata at {urls[0]} (status {response.status}). Check the URL and {names.issuer}.",
         temporary=response.status >= 500,
     )

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from gatehouse.bridge.credentials import CA_FILE_SETTING
+from gatehouse.bridge.credentials import BRIDGE, SettingNames
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 from gatehouse.shared.service.remediation import grant_command
@@ -42,15 +42,16 @@ class BridgeError(Exception):
         self.outcome_unknown = outcome_unknown
 
 
-def unreachable(server: str, url: str, error: Exception) -> BridgeError:
+def unreachable(server: str, url: str, error: Exception, names: SettingNames = BRIDGE) -> BridgeError:
     """Return the error for a request that was not sent, or that an authorization server did not answer.
 
     Args:
         server: `AUTHORIZATION_SERVER` or `MCP_SERVER`.
         url: its address.
         error: what the HTTP client raised.
+        names: names the setting of the trusted authorities.
     """
-    if (problem := certificate_problem(error, urlsplit(url).netloc, CA_FILE_SETTING)) is not None:
+    if (problem := certificate_problem(error, urlsplit(url).netloc, names.ca_file)) is not None:
         return BridgeError(f"The TLS connection to the {server} failed: {problem}. Nothing was sent.")
     return BridgeError(
         f"The {server} at {url} does not respond ({type(error).__name__}). The request was not executed; try again"

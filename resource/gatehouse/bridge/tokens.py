@@ -16,7 +16,7 @@ import httpx2
 import structlog
 from mcp.client.auth.utils import extract_field_from_www_auth
 
-from gatehouse.bridge.credentials import Credentials, InvalidCredentials
+from gatehouse.bridge.credentials import BRIDGE, Credentials, InvalidCredentials, SettingNames
 from gatehouse.bridge.discovery import JsonResponse, TokenEndpoint, exchange, find_token_endpoint
 from gatehouse.bridge.errors import (
     AUTHORIZATION_SERVER,
@@ -72,6 +72,8 @@ class TokenSource:
         issuer: str | None,
         credentials: Callable[[], Credentials],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        names: SettingNames = BRIDGE,
     ) -> None:
         """Create a source without a token.
 
@@ -81,6 +83,7 @@ class TokenSource:
             issuer: the only issuer that may receive the credentials; None for the one that the resource names.
             credentials: called for each token request, so that a rotated secret needs no restart.
             monotonic: seconds of a monotonic clock.
+            names: what messages call the settings.
         """
         self.resource = resource
         self.secrets = SentSecrets()
@@ -89,6 +92,7 @@ class TokenSource:
         self._issuer = issuer
         self._credentials = credentials
         self._monotonic = monotonic
+        self._names = names
         self._endpoint: TokenEndpoint | None = None
         self._token: Token | None = None
         self._obtaining = anyio.Lock()
@@ -123,7 +127,7 @@ class TokenSource:
             credentials = self._credentials()
         except InvalidCredentials as error:
             raise BridgeError(str(error)) from None
-        endpoint = self._endpoint or await find_token_endpoint(self._http, self.resource, self._issuer)
+        endpoint = self._endpoint or await find_token_endpoint(self._http, self.resource, self._issuer, self._names)
         # Discovered again after any error, because the issuer may have moved its endpoint.
         self._endpoint = None
         parameters, headers = await credentials.authenticate(endpoint.issuer)
@@ -132,7 +136,8 @@ class TokenSource:
         form = {"grant_type": "client_credentials", "resource": self.resource, **parameters}
         started = self._monotonic()
         request = self._http.build_request("POST", endpoint.url, data=form, headers=headers)
-        token = self._parse(await exchange(self._http, AUTHORIZATION_SERVER, request), credentials, endpoint, started)
+        response = await exchange(self._http, AUTHORIZATION_SERVER, request, self._names)
+        token = self._parse(response, credentials, endpoint, started)
         self._endpoint = endpoint
         log.info("token obtained", issuer=endpoint.issuer, scope=self.secrets.mask(token.scope))
         return token

@@ -1,6 +1,6 @@
 """The gateway's own tables. Times are seconds since the epoch."""
 
-from sqlalchemy import BigInteger, LargeBinary, String, Text
+from sqlalchemy import BigInteger, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from gatehouse.shared.service.audit.events import AuditTables
@@ -28,6 +28,26 @@ class IdempotencyKeyRow(Base):
     result: Mapped[str] = mapped_column(Text)
     """JSON. Empty only within the transaction of the call."""
     created_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class UpstreamSessionRow(Base):
+    """The session of a caller with a stateful upstream. All workers and nodes use the same."""
+
+    __tablename__ = "upstream_session"
+    # A session that an upstream gives to a second caller is refused.
+    __table_args__ = (UniqueConstraint("upstream", "session_digest"),)
+    upstream: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the upstream's URL and credential, in hexadecimal digits."""
+    client_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    session: Mapped[bytes] = mapped_column(LargeBinary)
+    """The session id, encrypted. The encryption binds it to the other columns of the key."""
+    session_digest: Mapped[str] = mapped_column(String(64))
+    """Keyed digest of the session id, in hexadecimal digits."""
+    protocol_version: Mapped[str] = mapped_column(String(10))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    last_used_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    """At most TOUCH_INTERVAL seconds older than the last use."""
 
 
 audit_tables = AuditTables.declare(Base.metadata)

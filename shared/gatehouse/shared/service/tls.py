@@ -62,21 +62,22 @@ def _system_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context(trust_env=False)
 
 
-def certificate_problem(error: BaseException | None, host: str, setting: str) -> str | None:
+def certificate_problem(error: BaseException | None, host: str, setting: str | None) -> str | None:
     """Return what is wrong with the TLS of a server, and how to fix it; None if `error` has another cause.
 
     Args:
         error: what the HTTP client raised.
         host: the server, for the message.
-        setting: the variable that names the trusted authorities.
+        setting: the variable that names the trusted authorities; None if only SSL_CERT_FILE does.
     """
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = printable(error.verify_message.rstrip("."))
             if error.verify_code in _UNTRUSTED:
+                settings = "SSL_CERT_FILE" if setting is None else f"{setting} or SSL_CERT_FILE"
                 return (
-                    f"the certificate of {host} is not trusted ({reason}): set {setting} or SSL_CERT_FILE to the "
-                    "certificate file of the authority that issued it"
+                    f"the certificate of {host} is not trusted ({reason}): set {settings} to the certificate file of "
+                    "the authority that issued it"
                 )
             return f"the certificate of {host} is not valid ({reason}): replace it on that server"
         if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""The gateway's tables: the audit log, idempotency keys and the heartbeat."""
+"""The gateway's tables: the audit log, idempotency keys, sessions of callers at an upstream, and the heartbeat."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -71,9 +71,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("static_claims", "client_id", "tool", "key", name=op.f("pk_idempotency_key")),
     )
     op.create_index(op.f("ix_idempotency_key_created_at"), "idempotency_key", ["created_at"], unique=False)
+    op.create_table(
+        "upstream_session",
+        sa.Column("upstream", sa.String(length=64), nullable=False),
+        sa.Column("client_id", sa.String(length=255), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("session", sa.LargeBinary(), nullable=False),
+        sa.Column("session_digest", sa.String(length=64), nullable=False),
+        sa.Column("protocol_version", sa.String(length=10), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("upstream", "client_id", "subject", name=op.f("pk_upstream_session")),
+        sa.UniqueConstraint("upstream", "session_digest", name=op.f("uq_upstream_session_upstream_session_digest")),
+    )
+    op.create_index(op.f("ix_upstream_session_last_used_at"), "upstream_session", ["last_used_at"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_upstream_session_last_used_at"), "upstream_session")
+    op.drop_table("upstream_session")
     op.drop_index(op.f("ix_idempotency_key_created_at"), "idempotency_key")
     op.drop_table("idempotency_key")
     op.drop_table("heartbeat")

@@ -1,0 +1,301 @@
+"""One exchange with an upstream over Streamable HTTP: a POST, and its answer as JSON or as an event stream.
+
+The HTTP transport is used without a client around it, so that nothing follows a redirect, keeps a cookie, or asks the
+environment for a proxy. What the answer proves decides the error: only a request that certainly was not executed ends
+as UpstreamUnavailable, and may be repeated.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+
+from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, UpstreamSettings
+from gatehouse.resourceserver.upstream.credential import Credential, Headers, open_credential
+from gatehouse.resourceserver.upstream.event_stream import EventReader
+from gatehouse.resourceserver.upstream.http_response import (
+    JSON,
+    NoAnswer,
+    Unauthorized,
+    close,
+    drain,
+    media_type,
+    read_all,
+    read_refusal,
+    too_long,
+)
+from gatehouse.resourceserver.upstream.messages import Answer, ProgressNotification, ServerRequest, read_message
+from gatehouse.resourceserver.upstream.upstream import (
+    Notify,
+    OutcomeUnknown,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from gatehouse.shared.service.settings import InvalidSettings
+from gatehouse.shared.service.tls import certificate_problem, tls_context
+
+TOTAL: Final = 10
+"""A call ends after this many times the timeout, whatever progress it makes."""
+
+COURTESY: Final = 2.0
+"""Seconds that a message may take on whose arrival nothing depends, such as a cancellation."""
+
+_CONNECTIONS: Final = 100
+_KEPT_OPEN: Final = 4.0
+"""Seconds that an unused connection is kept: less than the 5 of Node and uvicorn, which would close it in use."""
+
+_MAX_WAIT: Final = 10.0
+"""Seconds that a free connection, the connection and its TLS handshake may each take."""
+
+_MAX_REQUESTS: Final = 16
+"""Requests of the server that are answered during one call."""
+
+_CA_FILE: Final = "upstream.ca_file"
+_EVENTS: Final = "text/event-stream"
+
+log = logging.getLogger(__name__)
+
+
+class Outgoing(NamedTuple):
+    """A request to the upstream."""
+
+    request_id: int
+    body: bytes
+    headers: Headers
+    notify: Notify | None = None
+    """Receives the progress; None if none was requested."""
+    answer: Callable[[bytes], None] | None = None
+    """Sends the answer to a request of the server; None for a protocol version in which it must not send any."""
+    in_session: bool = False
+    """Whether the request names a session."""
+
+
+class Reply(NamedTuple):
+    """The answer to a request."""
+
+    result: dict[str, Any]
+    session_id: str | None
+    """The value of the header Mcp-Session-Id."""
+
+
+class Endpoint:
+    """The MCP endpoint of an upstream, and the connections to it."""
+
+    def __init__(self, settings: UpstreamSettings, credential: Credential | None = None) -> None:
+        """Create it, without a connection. `credential` replaces that of the settings."""
+        transport = cast("HttpTransport", settings.transport)
+        self._ca_file = transport.ca_file
+        self._url = httpx2.URL(transport.url)
+        self._netloc = urlsplit(transport.url).netloc
+        self._timeout = settings.timeout
+        self._max_result = settings.max_result
+        self._credential = credential or open_credential(transport)
+        wait = min(_MAX_WAIT, settings.timeout / 4)
+        self._extensions = {"timeout": {"pool": wait, "connect": wait}}
+        self._transport: httpx2.AsyncHTTPTransport | None = None
+        self._running = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    def _connections(self) -> httpx2.AsyncHTTPTransport:
+        """Raises UpstreamUnavailable: the certificates of the trusted authorities cannot be loaded."""
+        if self._transport is None:
+            verify: Any = False
+            if self._url.scheme == "https":
+                try:
+                    verify = tls_context(self._ca_file, _CA_FILE)
+                except InvalidSettings as error:
+                    raise UpstreamUnavailable(str(error)) from None
+            limits = httpx2.Limits(
+                max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEPT_OPEN
+            )
+            self._transport = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
+        return self._transport
+
+    @asynccontextmanager
+    async def running(self, *loops: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Run functions in the background until the block ends, and then close every connection."""
+        self._running = True
+        tasks = [asyncio.create_task(loop()) for loop in loops]
+        try:
+            yield
+        finally:
+            self._running = False
+            for task in tasks:
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*tasks, *self._background, return_exceptions=True)
+                await self._credential.close()
+                if self._transport is not None:
+                    await self._transport.aclose()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background, within COURTESY seconds. Its failure has no consequence."""
+        if not self._running:
+            work.close()
+            return
+        task = asyncio.create_task(_within_courtesy(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def request(self, outgoing: Outgoing) -> Reply:
+        """Send a request and return the answer. Repeat it once if the upstream wants a new credential.
+
+        Raises:
+            UpstreamError: there is no result.
+        """
+        presented = await self._credential.headers()
+        try:
+            return await self._within_time(outgoing, presented)
+        except Unauthorized:
+            renewed = await self._credential.renewed(presented)
+            if renewed is None:
+                raise
+        return await self._within_time(outgoing, renewed)
+
+    async def send(self, method: str, body: bytes, headers: Headers) -> None:
+        """Send a notification, the answer to a request of the server, or a DELETE, whatever the response.
+
+        Raises:
+            UpstreamError: the upstream did not respond.
+        """
+        presented = await self._credential.headers()
+        with self._explained():
+            async with asyncio.timeout(self._timeout):
+                response = await self._open(method, body, [*headers, *presented])
+                await response.aclose()
+
+    async def _within_time(self, outgoing: Outgoing, presented: Headers) -> Reply:
+        with self._explained():
+            async with asyncio.timeout(self._timeout) as timer:
+                return await self._exchange(outgoing, presented, timer)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the failures of a connection into NoAnswer."""
+        try:
+            yield
+        except TimeoutError:
+            raise NoAnswer(f"the upstream did not answer within {self._timeout:g} s") from None
+        except httpx2.HTTPError as error:
+            raise NoAnswer(f"the connection to the upstream broke ({type(error).__name__})") from None
+
+    async def _exchange(self, outgoing: Outgoing, presented: Headers, timer: asyncio.Timeout) -> Reply:
+        last = asyncio.get_running_loop().time() + TOTAL * self._timeout
+        response = await self._open("POST", outgoing.body, [*outgoing.headers, *presented])
+        chunks = response.aiter_raw()
+        try:
+            answer = await self._read(response, chunks, outgoing, _Deadline(timer, self._timeout, last))
+        except BaseException as error:
+            # In 2026-07-28, closing the connection of an unfinished answer cancels the request.
+            await close(response, chunks)
+            if isinstance(error, OutcomeUnknown):
+                # After an answer to another request, all that follow on the connection may be such.
+                await response.extensions["network_stream"].aclose()
+            raise
+        if not response.is_closed:
+            await self._finish(response, chunks)
+        return Reply(answer.result(), response.headers.get("mcp-session-id"))
+
+    async def _open(self, method: str, body: bytes, headers: Headers) -> httpx2.Response:
+        """Send a request, and return the response once its headers have come. Raises UpstreamUnavailable, HTTPError."""
+        request = httpx2.Request(method, self._url, headers=headers, content=body, extensions=self._extensions)
+        try:
+            return await self._connections().handle_async_request(request)
+        except httpx2.PoolTimeout:
+            raise UpstreamBusy("every connection to the upstream is in use") from None
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            problem = certificate_problem(error, self._netloc, _CA_FILE)
+            raise UpstreamUnavailable(problem or f"no connection to the upstream at {self._netloc}") from None
+
+    async def _read(
+        self,
+        response: httpx2.Response,
+        chunks: AsyncGenerator[bytes, None],
+        outgoing: Outgoing,
+        deadline: "_Deadline",
+    ) -> Answer:
+        if response.status_code != httpx2.codes.OK:
+            raise await read_refusal(response, chunks, outgoing.request_id, in_session=outgoing.in_session)
+        if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise OutcomeUnknown("the upstream sent a compressed answer, which the request does not accept")
+        kind = media_type(response)
+        if kind == JSON:
+            message = read_message(await read_all(chunks, self._max_result))
+            if not isinstance(message, Answer):
+                raise OutcomeUnknown("the upstream sent another message in place of the answer")
+            return _with_id(message, outgoing.request_id)
+        if kind == _EVENTS:
+            return await _read_events(chunks, self._max_result, outgoing, deadline)
+        raise OutcomeUnknown(f"the upstream sent an answer that is neither {JSON} nor {_EVENTS}")
+
+    async def _finish(self, response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
+        """Read the end of an event stream after its answer in the background, so that its connection is used again."""
+        if self._running:
+            self.spawn(drain(response, chunks))
+        else:
+            await close(response, chunks)
+
+
+class _Deadline:
+    """When an exchange ends: counted from the last progress, and in any case TOTAL times as late."""
+
+    def __init__(self, timer: asyncio.Timeout, timeout: float, last: float) -> None:
+        self._timer = timer
+        self._timeout = timeout
+        self._last = last
+
+    def extend(self) -> None:
+        """Count from now."""
+        self._timer.reschedule(min(asyncio.get_running_loop().time() + self._timeout, self._last))
+
+
+async def _read_events(
+    chunks: AsyncGenerator[bytes, None], limit: int, outgoing: Outgoing, deadline: _Deadline
+) -> Answer:
+    """Read up to the answer. The limit is for everything before it, too, and so for the number of notifications."""
+    reader = EventReader()
+    progress = float("-inf")
+    size = requests = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_long(limit)
+        for data in reader.feed(chunk):
+            message = read_message(data)
+            if isinstance(message, Answer):
+                return _with_id(message, outgoing.request_id)
+            if isinstance(message, ServerRequest):
+                requests += 1
+                if outgoing.answer is None or requests > _MAX_REQUESTS:
+                    raise OutcomeUnknown("the upstream sent a request, or too many, in place of the answer")
+                outgoing.answer(message.answer)
+            elif message is not None and _is_progress(message, outgoing, progress) and outgoing.notify is not None:
+                progress = message.progress
+                await outgoing.notify(message.progress, message.total, message.message)
+                deadline.extend()
+    raise NoAnswer("the upstream ended the event stream without an answer")
+
+
+def _is_progress(message: ProgressNotification, outgoing: Outgoing, last: float) -> bool:
+    """Tell whether a notification is of this request, and more than the last one (MCP, "Progress")."""
+    return message.token == outgoing.request_id and message.progress > last
+
+
+def _with_id(answer: Answer, request_id: int) -> Answer:
+    if answer.request_id != request_id:
+        raise OutcomeUnknown("the upstream answered another request")
+    return answer
+
+
+async def _within_courtesy(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(COURTESY):
+            await work
+    except (UpstreamError, httpx2.HTTPError, TimeoutError) as error:
+        log.debug("a message to the upstream was lost: %s", type(error).__name__)
