@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -34,11 +35,14 @@ from gatehouse.resourceserver.dispatch.routing import RequestRouter, direct_tool
 from gatehouse.resourceserver.dispatch.server import build_server
 from gatehouse.resourceserver.dispatch.tools import ToolDispatch
 from gatehouse.resourceserver.health import Serving, livez, readyz
-from gatehouse.resourceserver.metadata import metadata_endpoint, metadata_paths
+from gatehouse.resourceserver.metadata import CALLER_KEYS_PATH, key_set_endpoint, metadata_endpoint, metadata_paths
 from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity
+from gatehouse.resourceserver.upstream.opening import open_upstream
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
-from gatehouse.resourceserver.upstream.serving import ServedUpstream
+from gatehouse.resourceserver.upstream.serving import ServedUpstream, join
+from gatehouse.resourceserver.upstream.sessions import SessionStore
 from gatehouse.resourceserver.upstream.upstream import Upstream
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
@@ -208,8 +212,30 @@ def create_app(settings: Settings, catalogue: Catalogue) -> Application:
     return build_app(create_services(settings, catalogue))
 
 
-def build_app(services: Services) -> Application:
-    """Return the ASGI application of these parts. Its lifespan starts and stops them.
+def create_gateway(settings: Settings, policies: PolicyWatch, owner: Path | None = None) -> Application:
+    """Return the ASGI application of one process that serves the tools of an upstream.
+
+    Args:
+        settings: the settings.
+        policies: the accepted policy.
+        owner: the socket of the process that owns the programs of a stdio upstream.
+
+    Raises:
+        InvalidSettings: as `create_app`, or a key file of `resourceserver init` is missing.
+    """
+    identity = CallerIdentity.read(settings.caller_keys, settings.resource, system_clock)
+
+    def opened(upstream: UpstreamSettings, database: RequestDatabase) -> Upstream:
+        sessions = SessionStore(database, settings.session_key, system_clock)
+        return open_upstream(upstream, sessions=sessions, identity=identity, owner=owner)
+
+    catalogue, _ = join(policies.newest().policy, None, None)
+    services = create_services(settings, catalogue, policies=policies, open_upstream=opened)
+    return build_app(services, {CALLER_KEYS_PATH: Route(key_set_endpoint(identity.key_set))})
+
+
+def build_app(services: Services, routes: Mapping[str, Route] = MappingProxyType({})) -> Application:
+    """Return the ASGI application of these parts. Its lifespan starts and stops them. `routes` are added to its own.
 
     Raises:
         InvalidSettings: a baseline scope is not in the catalogue.
@@ -235,13 +261,13 @@ def build_app(services: Services) -> Application:
         metrics=metrics.gate,
     )
     ready = readyz(services.database, services.keys, services.statuses, services.audit, services.serving)
-    routes = {
+    own = {
         settings.endpoint_path: Route(gate, methods=()),
         **dict.fromkeys(metadata_paths(settings), Route(metadata_endpoint(settings, catalogue))),
         "/livez": Route(livez),
         "/readyz": Route(ready),
     }
-    return Application(settings, routes, services.audit, partial(_lifespan, services))
+    return Application(settings, {**routes, **own}, services.audit, partial(_lifespan, services))
 
 
 def _baseline(settings: Settings, catalogue: Catalogue) -> Callable[[], frozenset[str]]:

@@ -1,12 +1,15 @@
 """The server's protected resource metadata (RFC 9728): its authorization server and its scopes."""
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.http import Endpoint, Request, Response, json_response
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_document, metadata_url
+
+CALLER_KEYS_PATH: Final = "/.well-known/gatehouse-caller/jwks.json"
+"""Where an upstream finds the keys that sign who calls. Not that of an authorization server on the same host."""
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:
@@ -30,5 +33,15 @@ def metadata_endpoint(settings: Settings, catalogue: Catalogue) -> Endpoint:
             document = protected_resource_metadata(settings, catalogue)
             published = catalogue.scopes, json_response(document, headers={"Cache-Control": "public, max-age=300"})
         return published[1]
+
+    return endpoint
+
+
+def key_set_endpoint(document: bytes) -> Endpoint:
+    """Return the endpoint that publishes a key set (RFC 7517 5)."""
+    headers = [(b"content-type", b"application/jwk-set+json"), (b"cache-control", b"public, max-age=300")]
+
+    async def endpoint(_: Request) -> Response:
+        return Response(200, document, headers)
 
     return endpoint

@@ -71,6 +71,10 @@ class Settings(ServerSettings):
         description="File of the key that encrypts the ids of callers' sessions with an upstream, "
         "which nobody else may read.",
     )
+    caller_keys: Path = Field(
+        Path("keys/resourceserver-caller.json"),
+        description="File of the keys that sign for an upstream who calls, which nobody else may read.",
+    )
     baseline_scopes: str | None = Field(
         None,
         description="Scopes that every 401 names, together with the operation's own. Default: all of the catalogue, "

@@ -47,13 +47,18 @@ Call = Callable[[ToolCall], Awaitable[dict[str, Any]]]
 """Calls a tool of the upstream, as `Upstream.call_tool` does."""
 
 
-def forwarded_tool(policy: ToolPolicy, listed: Mapping[str, Any], call: Call) -> Tool:
+Describe = Callable[[AccessClaims], Mapping[str, Any]]
+"""Returns the members of `_meta` that tell a program who calls."""
+
+
+def forwarded_tool(policy: ToolPolicy, listed: Mapping[str, Any], call: Call, describe: Describe) -> Tool:
     """Return a tool whose calls are forwarded.
 
     Args:
         policy: what the policy says of it.
         listed: the tool as the upstream lists it, and as it was confirmed.
         call: sends a call to the upstream.
+        describe: tells it who calls.
 
     Raises:
         ValidationError: it is not a tool of MCP.
@@ -70,7 +75,7 @@ def forwarded_tool(policy: ToolPolicy, listed: Mapping[str, Any], call: Call) ->
         destructive=hints is None or hints.destructive_hint is not False,
         idempotent=read_only or (hints is not None and hints.idempotent_hint is True),
         streaming=True,
-        function=partial(_forward, policy, listed, call),
+        function=partial(_forward, policy, listed, call, describe),
         in_thread=False,
         injected=MappingProxyType({"claims": AccessClaims, "progress": Progress, "request": ServerRequestContext}),
         arguments=_Arguments,
@@ -88,6 +93,7 @@ async def _forward(
     policy: ToolPolicy,
     listed: Mapping[str, Any],
     call: Call,
+    describe: Describe,
     *,
     claims: AccessClaims,
     progress: Progress,
@@ -104,7 +110,7 @@ async def _forward(
     passed = {name: value for name, value in meta.items() if name in TRACE_CONTEXT and isinstance(value, str)}
     notify: Notify | None = progress.report if "progress_token" in meta else None
     try:
-        return _result(await call(ToolCall(claims, listed, arguments, passed, notify)))
+        return _result(await call(ToolCall(claims, listed, arguments, {**passed, **describe(claims)}, notify)))
     except UpstreamError as error:
         raise _failed(error, listed) from error
 

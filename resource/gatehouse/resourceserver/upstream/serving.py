@@ -10,10 +10,11 @@ from anyio.abc import TaskGroup
 from pydantic import ValidationError
 
 from gatehouse.resourceserver.catalogue import Catalogue, Tool
-from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, UpstreamSettings
+from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, StdioTransport, UpstreamSettings
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
+from gatehouse.resourceserver.upstream.caller_identity import caller_meta
 from gatehouse.resourceserver.upstream.drift import REASONS, ToolState, compare
-from gatehouse.resourceserver.upstream.forwarding import forwarded_tool
+from gatehouse.resourceserver.upstream.forwarding import Describe, forwarded_tool
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 from gatehouse.resourceserver.upstream.upstream import ToolCall, Upstream, UpstreamError
 
@@ -195,11 +196,18 @@ def join(
 def _usable(policy: PolicyFile, listed: Mapping[str, Any], upstream: OpenUpstream) -> Tool | None:
     """Return a tool of the upstream; None if its description cannot be served."""
     try:
-        tool = forwarded_tool(policy.tools[listed["name"]], listed, upstream.call_tool)
+        tool = forwarded_tool(policy.tools[listed["name"]], listed, upstream.call_tool, _describe(policy.upstream))
         _catalogue(policy, [tool], {})
     except (ValidationError, InvalidCatalogue):
         return None
     return tool
+
+
+def _describe(upstream: UpstreamSettings) -> Describe:
+    """Return what tells a program who calls. An HTTP server gets a header instead."""
+    if upstream.caller_identity and isinstance(upstream.transport, StdioTransport):
+        return caller_meta
+    return lambda _: {}
 
 
 def _catalogue(policy: PolicyFile, tools: Sequence[Tool], withheld: Mapping[str, str]) -> Catalogue:
