@@ -1,6 +1,7 @@
 """The messages between the gateway and an upstream: what is sent, what is accepted, and the bounds of a list."""
 
 import json
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -63,6 +64,11 @@ async def test_only_a_caller_that_wants_progress_gets_a_token() -> None:
     assert messages.call_params(call_of(), LEGACY, 7) == {"name": "echo", "arguments": {}}
     assert messages.call_params(call_of(notify=notify), LEGACY, 7)["_meta"] == {"progressToken": 7}
     assert messages.call_params(call_of(notify=notify), MODERN, 7)["_meta"]["progressToken"] == 7
+
+
+def test_arguments_may_be_any_mapping() -> None:
+    call = call_of()._replace(arguments=MappingProxyType({"a": 1}))
+    assert b'"arguments":{"a":1}' in messages.write_request(7, "tools/call", messages.call_params(call, LEGACY, 7))
 
 
 def test_a_caller_cannot_replace_what_the_gateway_says_of_itself() -> None:

@@ -83,11 +83,15 @@ def store(database: RequestDatabase, key_file: Path, clock: FakeClock) -> Sessio
 async def workers(
     count: int, server_url: str, store: SessionStore, **changes: Any
 ) -> AsyncIterator[list[HttpUpstream]]:
-    """Run upstreams that share a store, as workers and nodes do."""
+    """Run upstreams that share a database, each with its own connections, as workers and nodes do."""
     async with AsyncExitStack() as stack:
-        upstreams = [HttpUpstream(upstream_settings(server_url, **changes), store) for _ in range(count)]
-        for upstream in upstreams:
-            await stack.enter_async_context(upstream.running())
+        upstreams = []
+        for _ in range(count):
+            database = RequestDatabase(store._database._database.url)
+            stack.callback(database.close)
+            own = SessionStore(database, store._key_file, store._clock)
+            upstreams.append(HttpUpstream(upstream_settings(server_url, **changes), own))
+            await stack.enter_async_context(upstreams[-1].running())
         yield upstreams
 
 
@@ -247,7 +251,7 @@ async def test_a_session_that_cannot_be_stored_is_ended(store: SessionStore, mon
         async def busy(*_: Any) -> Kept:
             raise UpstreamBusy("full")
 
-        monkeypatch.setattr(store, "put", busy)
+        monkeypatch.setattr(SessionStore, "put", busy)
         with pytest.raises(UpstreamBusy):
             await called(upstream)
         assert (await server.until("DELETE"))[0].session == "session-2"

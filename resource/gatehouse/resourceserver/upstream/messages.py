@@ -226,7 +226,7 @@ def negotiated_version(initialized: Mapping[str, Any]) -> str:
 
 def call_params(call: ToolCall, protocol_version: str, request_id: int) -> dict[str, Any]:
     """Return the parameters of `tools/call`. The progress token is the id of the request."""
-    params = {"name": call.tool["name"], "arguments": call.arguments}
+    params = {"name": call.tool["name"], "arguments": dict(call.arguments)}
     meta = call.meta if call.notify is None else {**call.meta, "progressToken": request_id}
     if protocol_version == MODERN_VERSION:
         return modern_params(params, meta)

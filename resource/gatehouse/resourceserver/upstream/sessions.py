@@ -94,7 +94,7 @@ class SessionStore:
             row = session.get(UpstreamSessionRow, (upstream, *owner))
             if row is not None:
                 return self._decrypted(row)
-            self._replaceable(session, upstream, limit)
+            self._replaceable(session, upstream, limit, lock=False)
             return None
 
         with _as_unavailable():
@@ -134,7 +134,7 @@ class SessionStore:
         self._require_unshared(session, upstream, owner, digest)
         ended: list[Connection] = []
         if row is None:
-            for idle in self._replaceable(session, upstream, limit):
+            for idle in self._replaceable(session, upstream, limit, lock=True):
                 ended += filter(None, [self._decrypted(idle)])
                 session.delete(idle)
             row = UpstreamSessionRow(upstream=upstream, client_id=owner.client_id, subject=owner.subject)
@@ -152,7 +152,7 @@ class SessionStore:
         if session.execute(same).first() is not None:
             raise SharedSession
 
-    def _replaceable(self, session: Session, upstream: str, limit: int) -> Sequence[UpstreamSessionRow]:
+    def _replaceable(self, session: Session, upstream: str, limit: int, *, lock: bool) -> Sequence[UpstreamSessionRow]:
         """Return the sessions that must end to make room for one: those that were unused for longest.
 
         On PostgreSQL, sessions that are inserted at the same moment can exceed the limit until the next one is.
@@ -167,7 +167,8 @@ class SessionStore:
             return ()
         idle = row.last_used_at <= int(self._clock()) - IDLE
         oldest = select(row).where(row.upstream == upstream, idle).order_by(row.last_used_at).limit(excess)
-        found = session.scalars(oldest).all()
+        # A session that its caller replaces at this moment is in use.
+        found = session.scalars(oldest.with_for_update(skip_locked=True) if lock else oldest).all()
         if len(found) < excess:
             raise UpstreamBusy(f"all {limit} sessions of the upstream are in use (upstream.max_sessions)")
         return found
