@@ -356,6 +356,21 @@ async def test_the_trace_context_is_passed_on_and_nothing_else_of_the_caller(
         assert token not in repr(call)
 
 
+async def test_a_program_is_told_who_calls_only_if_the_policy_says_so(
+    tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream
+) -> None:
+    program = policy_text(POLICY).replace('url = "http://127.0.0.1:1/mcp"', 'command = ["notes"]')
+    for policy, told in ((program, False), (program.replace("[scopes", "caller_identity = true\n[scopes", 1), True)):
+        async with gateway(tmp_path, resourceserver_template, upstream, policy) as server:
+            body, headers = modern_request("tools/call", name="read", arguments={})
+            body["params"]["_meta"] |= {"io.gatehouse/caller": {"client_id": "root"}}
+            claims = {"jti": "one"}
+            response = await server.post(body, server.issuer.token("notes:read", **claims), headers)
+            assert response.status_code == 200
+            caller = {"client_id": "agent_1", "sub": "agent_1", "jti": "one"}
+            assert upstream.calls.pop().meta == ({"io.gatehouse/caller": caller} if told else {})
+
+
 async def test_the_upstream_says_nothing_of_itself_in_a_result(
     tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream
 ) -> None:
