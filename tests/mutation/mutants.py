@@ -1,4 +1,4 @@
-"""Breaks the security core in 27 ways, one at a time, and checks that the tests notice (`make mutants`).
+"""Breaks the security core, one line at a time, and checks that the tests notice (`make mutants`).
 
 Each mutant changes one line in a copy of the sources and runs the tests named for it. The tests must pass on the
 unchanged copy and fail on every mutant. The exit code is 1 if a mutant survives, or if a line that it changes is not
@@ -210,6 +210,39 @@ MUTANTS = [
         r'(pattern, rf"\A(?:{pattern})\z")',
         "(pattern,)",
         "tests/attacks/test_argument_rules.py",
+    ),
+    # The digest of a tool leaves out its annotations.
+    Mutant(
+        f"{GATEWAY}/catalogue/tool_digest.py",
+        "rfc8785.dumps(dict(tool))",
+        'rfc8785.dumps({name: value for name, value in tool.items() if name != "annotations"})',
+        "tests/resourceserver/test_tool_digest.py",
+    ),
+    # The draft of a policy contains a description as it is, or a name that MCP does not allow.
+    Mutant(
+        f"{GATEWAY}/upstream/drafting.py",
+        "return escape_invisible(text[:_SUMMARY])",
+        "return text[:_SUMMARY]",
+        "tests/attacks/test_policy_drafts.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/upstream/drafting.py",
+        "if TOOL_NAME.fullmatch(name) is None:",
+        "if not name:",
+        "tests/attacks/test_policy_drafts.py",
+    ),
+    # A confirmed policy is written without a second look, or over a file that has changed.
+    Mutant(
+        f"{GATEWAY}/cli/policy_confirm.py",
+        "if edited is None or _parsed(edited, found.path) != expected:",
+        "if edited is None:",
+        "tests/resourceserver/test_policy_commands.py",
+    ),
+    Mutant(
+        "shared/gatehouse/shared/service/files.py",
+        "if target.read_bytes() != old:",
+        "if not old:",
+        "tests/shared/service/test_files.py",
     ),
     # The authorization server lists a denied tool as one that any client may call.
     Mutant(

@@ -14,6 +14,10 @@ _COMMANDS = {
     "bridge": ("gatehouse.resourceserver.cli.bridge:bridge", "Connect a stdio MCP client to a remote MCP server."),
     "check": ("gatehouse.resourceserver.cli.check:check", "Check everything that the server needs to start and serve."),
     "init": ("gatehouse.resourceserver.cli.init:init", "Create or upgrade the database."),
+    "policy": (
+        "gatehouse.resourceserver.cli.policy:policy",
+        "Draft, check and confirm the policy of an MCP server behind the gateway.",
+    ),
     "serve": ("gatehouse.resourceserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
     "tools": ("gatehouse.resourceserver.cli.tools:tools", "List every tool with the scopes that it needs."),
 }
