@@ -77,7 +77,7 @@ test-soak: setup $(if $(SHORT_SOAK),,$(VENV)/.bench) ## Keep both servers under 
 	$(if $(SHORT_SOAK),,mkdir -p docs/performance && cp build/soak.json docs/performance/)
 	$(if $(SHORT_SOAK),,PYTHONPATH=examples:tests $(BIN)/python -m bench --document)
 
-mutants: setup ## Break the security core in 27 ways, and check that the tests notice each
+mutants: setup ## Break the security core, one line at a time, and check that the tests notice each
 	$(BIN)/python tests/mutation/mutants.py
 
 measure: setup ## Measure how long a token stays accepted after a revocation: p50, p99
