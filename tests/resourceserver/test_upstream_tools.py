@@ -426,6 +426,21 @@ async def test_an_event_is_recorded_when_a_caller_disconnects(
         assert outcomes(server, "read")[0][0] == "failed"
 
 
+async def test_a_client_of_the_upstream_that_fails_ends_nothing_else(
+    tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream
+) -> None:
+    async with gateway(tmp_path, resourceserver_template, upstream, upstream_poll_interval=1) as server:
+        upstream.list_failure = RuntimeError("a fault of the client")
+        failed = upstream.lists
+        await until(lambda: upstream.lists > failed)
+        upstream.list_failure = None
+        assert (await server.call("read", server.issuer.token("notes:read"))).status_code == 200
+        upstream.running_failure = RuntimeError("a fault of the client")
+        await server.change_policy(policy_text(POLICY, url="http://127.0.0.1:2/mcp"))
+        await until(lambda: len(upstream.opened) == 2 and bool(server.services.catalogue.tools))
+        assert (await server.call("read", server.issuer.token("notes:read"))).status_code == 200
+
+
 async def test_a_description_that_cannot_be_served_withholds_only_its_tool(
     tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream
 ) -> None:

@@ -35,6 +35,10 @@ class ScriptedUpstream:
     away: bool = False
     opened: list[UpstreamSettings] = field(default_factory=list)
     closed: int = 0
+    list_failure: Exception | None = None
+    """Raised by the next lists."""
+    running_failure: Exception | None = None
+    """Raised when the upstream is opened the next time."""
 
     def open(self, settings: UpstreamSettings, _: object) -> "ScriptedUpstream":
         """Open it. The second argument is the database of the callers' sessions."""
@@ -43,6 +47,8 @@ class ScriptedUpstream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        if self.running_failure is not None:
+            raise self.running_failure
         try:
             yield
         finally:
@@ -50,6 +56,8 @@ class ScriptedUpstream:
 
     async def list_tools(self) -> list[dict[str, Any]]:
         self.lists += 1
+        if self.list_failure is not None:
+            raise self.list_failure
         if self.away:
             raise UpstreamUnavailable("the test's upstream is away")
         return [*self.tools]

@@ -76,7 +76,7 @@ def load_policy(path: Path) -> PolicyFile:
     try:
         return read_policy(path)
     except InvalidPolicy as error:
-        raise Refusal(str(error)) from None
+        raise Refusal(f"{path} cannot be used as a policy:\n{error}") from None
 
 
 def load_catalogue(module_name: str) -> Catalogue:
