@@ -1,0 +1,531 @@
+"""The owner process: all workers use the same programs, and a worker or the owner may go away at any moment."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from support.logs import logging_put_back
+from support.programs import exists, kill, make_call, members, settings, transport, until
+from support.waiting import wait_until
+
+from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, InvalidPolicy
+from gatehouse.resourceserver.upstream import owner, owner_server
+from gatehouse.resourceserver.upstream.frames import (
+    InvalidFrame,
+    read_error,
+    read_frame,
+    read_settings,
+    write_error,
+    write_frame,
+    write_settings,
+)
+from gatehouse.resourceserver.upstream.launch import check_launch, stdio_transport
+from gatehouse.resourceserver.upstream.owner import OwnerUpstream, ProgramOwner
+from gatehouse.resourceserver.upstream.upstream import (
+    OutcomeUnknown,
+    UpstreamBusy,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def members_of(*options: str, **changes: Any) -> dict[str, Any]:
+    """Return settings as the owner process gets them."""
+    return write_settings(settings(transport(*options), **changes), {"PATH": os.defpath})
+
+
+class Owner:
+    """An owner in this process, with the writing end of its settings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source = asyncio.StreamReader()
+        self.stopped = asyncio.Event()
+
+    def change(self, members: dict[str, Any] | None) -> None:
+        self.source.feed_data(json.dumps(members).encode() + b"\n")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        serving = asyncio.create_task(owner_server.run(self.path, self.source, self.stopped))
+        await until(self.path.is_socket)
+        try:
+            yield
+        finally:
+            self.stopped.set()
+            await serving
+
+
+@pytest.fixture
+async def served(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Owner]:
+    owner = Owner(tmp_path / "socket")
+    async with owner.running():
+        owner.change(members_of())
+        yield owner
+
+
+@asynccontextmanager
+async def worker(of: Owner, **changes: Any) -> AsyncIterator[OwnerUpstream]:
+    upstream = OwnerUpstream(of.path, settings(transport(), **changes))
+    async with upstream.running():
+        yield upstream
+
+
+async def pid_of(upstream: OwnerUpstream, caller: str = "alice") -> int:
+    pid: int = (await upstream.call_tool(make_call("describe", caller)))["structuredContent"]["pid"]
+    return pid
+
+
+async def cancelled(upstream: OwnerUpstream) -> list[int]:
+    numbers: list[int] = (await upstream.call_tool(make_call("cancelled")))["structuredContent"]["cancelled"]
+    return numbers
+
+
+# Workers
+
+
+async def test_a_caller_finds_its_program_from_every_worker(served: Owner) -> None:
+    async with worker(served) as one, worker(served) as other:
+        assert await pid_of(one) == await pid_of(other)
+        assert await pid_of(one, "bob") == await pid_of(other, "bob") != await pid_of(one)
+
+
+async def test_calls_lists_progress_and_errors_pass(served: Owner) -> None:
+    seen: list[Any] = []
+
+    async def notify(*progress: Any) -> None:
+        seen.append(progress)
+
+    async with worker(served) as upstream:
+        sent = (await upstream.call_tool(make_call("echo", text="é\u2028😀", number=1e15)))["structuredContent"]
+        assert sent["arguments"] == {"text": "é\u2028😀", "number": 1e15}
+        assert [tool["name"] for tool in await upstream.list_tools()] == ["tool0", "tool1"]
+        await upstream.call_tool(make_call("count", notify=notify))
+        assert seen == [(1, 3, "step 1"), (2, 3, "step 2"), (3, 3, "step 3")]
+        refusal = '{"jsonrpc":"2.0","id":ID,"error":{"code":-32000,"message":"secret"}}\n'
+        with pytest.raises(UpstreamRefused, match="-32000") as raised:
+            await upstream.call_tool(make_call("raw", text=refusal))
+        assert raised.value.code == -32000
+        with pytest.raises(OutcomeUnknown, match="the program ended with status 3"):
+            await upstream.call_tool(make_call("die"))
+        with pytest.raises(UpstreamUnavailable, match="is not started again for"):
+            await pid_of(upstream)
+
+
+async def test_many_calls_share_one_connection(served: Owner) -> None:
+    async with worker(served) as upstream:
+
+        async def use(number: int) -> None:
+            result = await upstream.call_tool(make_call("echo", number=number))
+            assert result["structuredContent"]["arguments"] == {"number": number}
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(use, number)
+
+
+async def test_a_cancelled_call_is_cancelled_in_the_program(served: Owner) -> None:
+    async with worker(served) as upstream:
+        await pid_of(upstream)
+        with anyio.move_on_after(0.1):
+            await upstream.call_tool(make_call("wait"))
+        await until_cancelled(upstream)
+
+
+async def until_cancelled(upstream: OwnerUpstream) -> None:
+    with anyio.fail_after(30):
+        while not await cancelled(upstream):  # noqa: ASYNC110 - another process changes it
+            await anyio.sleep(0.01)
+
+
+async def test_a_worker_that_goes_away_cancels_its_own_calls_only(served: Owner) -> None:
+    async with worker(served) as stays:
+        kept = asyncio.create_task(stays.call_tool(make_call("wait", "bob")))
+        async with worker(served) as goes:
+            await pid_of(goes)
+            lost = asyncio.create_task(goes.call_tool(make_call("wait")))
+            await anyio.sleep(0.05)
+        with pytest.raises(OutcomeUnknown, match="has ended"):
+            await lost
+        await until_cancelled(stays)
+        assert not kept.done()
+        kept.cancel()
+        with pytest.raises(UpstreamUnavailable, match="the gateway is being stopped"):
+            await pid_of(goes)
+
+
+async def test_an_owner_that_goes_away_leaves_sent_calls_unknown(served: Owner) -> None:
+    async with worker(served) as upstream:
+        pid = await pid_of(upstream)
+        waiting = asyncio.create_task(upstream.call_tool(make_call("wait")))
+        await anyio.sleep(0.05)
+        served.stopped.set()
+        with pytest.raises(OutcomeUnknown):
+            await waiting
+        await until(lambda: members(pid) == [])
+        served.path.unlink(missing_ok=True)
+        with pytest.raises(UpstreamUnavailable, match="is not running"):
+            await pid_of(upstream)
+        again = Owner(served.path)
+        async with again.running():
+            again.change(members_of())
+            assert await pid_of(upstream) != pid
+
+
+@asynccontextmanager
+async def answering(path: Path, sent: bytes) -> AsyncIterator[None]:
+    """Listen on a socket, answer with these bytes, and read to the end."""
+    ended = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(sent)
+        if len(sent) == 2:
+            writer.write_eof()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_unix_server(answer, path)
+    yield
+    server.close()
+    await ended.wait()
+
+
+async def test_an_owner_that_does_not_answer_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    upstream = OwnerUpstream(tmp_path / "socket", settings(transport(), timeout=0.01))
+    async with answering(tmp_path / "socket", b""), upstream.running():
+        with pytest.raises(OutcomeUnknown, match="did not answer in time"):
+            await pid_of(upstream)
+
+
+async def test_an_answer_to_a_cancelled_call_is_ignored(tmp_path: Path) -> None:
+    upstream = OwnerUpstream(tmp_path / "socket", settings(transport()))
+    frames = write_frame({"id": 99, "result": {}}) + write_frame({"id": 1, "result": {"content": []}})
+    async with answering(tmp_path / "socket", frames), upstream.running():
+        assert await upstream.call_tool(make_call("echo")) == {"content": []}
+
+
+async def test_a_worker_that_has_just_gone_is_sent_nothing() -> None:
+    class Gone:
+        def write(self, _: bytes) -> None:
+            pass
+
+        async def drain(self) -> None:
+            raise ConnectionResetError
+
+    await owner_server._send(cast("asyncio.StreamWriter", Gone()), {"id": 1, "result": {}})
+
+
+@pytest.mark.parametrize("sent", [b"\0\0\0\2[]", b"\0\0\0\1x", b"\xff\xff\xff\xff", b"\0\0"])
+async def test_an_owner_that_answers_nonsense_is_left(tmp_path: Path, sent: bytes) -> None:
+    upstream = OwnerUpstream(tmp_path / "socket", settings(transport()))
+    async with answering(tmp_path / "socket", sent), upstream.running():
+        with pytest.raises(OutcomeUnknown, match="has ended"):
+            await pid_of(upstream)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\0\0\0\2[]", b"\0\0\0\2{}", write_frame({"id": "1"}), b"\xff\xff\xff\xff", b"\0\0\0\1"]
+)
+async def test_a_worker_that_sends_nonsense_is_left(served: Owner, sent: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(served.path)
+    writer.write(sent)
+    writer.write_eof()
+    assert await reader.read() == b""
+    writer.close()
+    async with worker(served) as upstream:
+        assert await pid_of(upstream)
+
+
+async def test_a_call_that_cannot_be_read_fails_alone(served: Owner, caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = await asyncio.open_unix_connection(served.path)
+    writer.write(write_frame({"id": 1, "call": {}}) + write_frame({"cancel": 7}))
+    answer = await read_frame(reader, 1000)
+    assert answer == {"id": 1, "error": {"name": "OutcomeUnknown", "text": "an internal error"}}
+    writer.close()
+    assert "a call of the upstream failed" in caplog.text
+
+
+@pytest.mark.threat("T-173")
+async def test_no_other_user_is_served_or_trusted(served: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with worker(served) as upstream:
+        assert await pid_of(upstream)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    reader, writer = await asyncio.open_unix_connection(served.path)
+    assert await reader.read() == b""
+    writer.close()
+    async with worker(served) as upstream:
+        with pytest.raises(UpstreamUnavailable, match="is not the gateway's"):
+            await pid_of(upstream)
+
+
+async def test_two_first_calls_make_one_connection(served: Owner) -> None:
+    async with worker(served) as upstream, anyio.create_task_group() as tasks:
+        for caller in ("alice", "bob"):
+            tasks.start_soon(pid_of, upstream, caller)
+
+
+# Settings
+
+
+async def test_without_settings_no_program_is_started(tmp_path: Path) -> None:
+    owner = Owner(tmp_path / "socket")
+    async with owner.running(), worker(owner) as upstream:
+        with pytest.raises(UpstreamUnavailable, match="the upstream is no program"):
+            await pid_of(upstream)
+
+
+async def test_programs_of_an_earlier_policy_end_when_their_calls_are_done(
+    served: Owner, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker(served) as upstream:
+        idle, busy = await pid_of(upstream, "bob"), await pid_of(upstream)
+        waiting = asyncio.create_task(upstream.call_tool(make_call("wait")))
+        await anyio.sleep(0.05)
+        served.change(members_of("new"))
+        with anyio.fail_after(30):
+            while (new := await pid_of(upstream, "bob")) == idle:  # noqa: ASYNC110 - another process changes it
+                await anyio.sleep(0.01)
+        assert new != idle
+        assert members(busy)
+        assert not waiting.done()
+        waiting.cancel()
+        await until(lambda: members(busy) == [] and members(idle) == [])
+        served.change(members_of() | {"user": "no-such-user"})
+        await until(lambda: "the programs of the new policy cannot be started: upstream.user:" in caplog.text)
+        assert await pid_of(upstream, "bob") == new
+        served.change(None)
+        await until(lambda: members(new) == [])
+        with pytest.raises(UpstreamUnavailable, match="the upstream is no program"):
+            await pid_of(upstream)
+
+
+async def test_the_end_of_the_settings_ends_the_owner(served: Owner) -> None:
+    served.source.feed_eof()
+    with anyio.fail_after(30):
+        await served.stopped.wait()
+
+
+async def test_the_socket_is_private(served: Owner) -> None:
+    assert served.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_settings_and_errors_survive_their_transport(tmp_path: Path) -> None:
+    of = transport(environment=("HOME",), directory=tmp_path, user="u", shared=True)
+    sent = json.loads(json.dumps(write_settings(settings(of), {"HOME": "/h", "PATH": "/bin", "TOKEN": "secret"})))
+    named = replace(of, environment=("PATH", "HOME"))
+    assert read_settings(sent) == (settings(named), {"PATH": "/bin", "HOME": "/h"})
+    for error in (UpstreamBusy("a"), UpstreamUnavailable("b"), OutcomeUnknown("c"), UpstreamRefused(-1)):
+        read = read_error(write_error(error))
+        assert (type(read), str(read)) == (type(error), str(error))
+
+
+async def test_a_frame_that_is_too_long_is_not_read() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(write_frame({"a": "b" * 100}))
+    with pytest.raises(InvalidFrame):
+        await read_frame(reader, 50)
+
+
+# The process
+
+
+class Master:
+    """The process that starts the workers: an owner, the settings of the accepted policy, and a clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.current = settings(transport("keep"))
+        self.now = 0.0
+        self.owner = ProgramOwner(lambda: self.current, "json", "INFO", str(folder))
+
+    def supervise(self) -> None:
+        self.owner.supervise(lambda: self.now)
+
+    def change(self, *options: str) -> None:
+        self.current = settings(transport("keep", *options))
+        self.supervise()
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self.owner._owner is not None
+        return self.owner._owner.process
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Master]:
+    master = Master(tmp_path)
+    yield master
+    master.owner.stop()
+    assert not list(tmp_path.iterdir())
+
+
+HTTP = settings(transport())
+HTTP = replace(HTTP, transport=HttpTransport("http://127.0.0.1:9/mcp", None, None))
+
+
+def test_the_folder_is_private(master: Master) -> None:
+    assert master.owner.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_process_serves_until_it_is_stopped(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOURCESERVER_SEALING_KEY", "secret")
+    upstream = OwnerUpstream(master.owner.socket, master.current)
+    async with upstream.running():
+        master.supervise()
+        first = master.process.pid
+        await until(master.owner.socket.is_socket)
+        assert b"SEALING" not in environment(first)
+        program = (await describe(upstream))["pid"]
+        master.supervise()
+        assert master.process.pid == first
+        assert (await describe(upstream))["pid"] == program
+        master.change("later")
+        await until(lambda: members(program) == [])
+        described = await describe(upstream)
+        assert described["arguments"] == ["keep", "later"]
+        kill(first)
+        await until(lambda: members(described["pid"]) == [])
+        master.supervise()
+        assert master.process.pid == first, "not started again within five seconds"
+        master.now = 5.0
+        master.supervise()
+        again = await describe(upstream)
+        assert again["arguments"] == ["keep", "later"]
+        master.current = HTTP
+        master.supervise()
+        await until(lambda: members(again["pid"]) == [])
+        master.change("last")
+        last = await describe(upstream)
+        master.owner.stop()
+        await until(lambda: members(last["pid"]) == [])
+
+
+def environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def describe(upstream: OwnerUpstream) -> dict[str, Any]:
+    """Describe a program of the caller, when the owner has started it."""
+    with anyio.fail_after(60):
+        while True:
+            try:
+                described: dict[str, Any] = (await upstream.call_tool(make_call("describe")))["structuredContent"]
+            except UpstreamUnavailable:
+                await anyio.sleep(0.01)
+            else:
+                return described
+
+
+def test_an_upstream_over_http_needs_no_process(master: Master) -> None:
+    master.current = HTTP
+    master.supervise()
+    assert master.owner._owner is None
+
+
+def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings\n"
+        "from gatehouse.resourceserver.upstream.owner import ProgramOwner\n"
+        "transport = StdioTransport(tuple(sys.argv[2:]), (), None, None, False)\n"
+        "settings = UpstreamSettings(transport, 60, 9999, 9, 600, False)\n"
+        "owner = ProgramOwner(lambda: settings, 'json', 'INFO', sys.argv[1])\n"
+        "owner.supervise()\n"
+        "print(owner.socket, owner._owner.process.pid, flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), *transport("keep").command], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        path, owner_pid = server.stdout.readline().split()
+
+        async def use() -> int:
+            upstream = OwnerUpstream(Path(path), settings(transport()))
+            async with upstream.running():
+                pid: int = (await describe(upstream))["pid"]
+                return pid
+
+        program = asyncio.run(use())
+        server.kill()
+    wait_until(lambda: not exists(int(owner_pid)) and not members(program) and not list(tmp_path.iterdir()))
+
+
+def test_an_owner_that_does_not_end_is_killed(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "_STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(owner, "_PROGRAM", "import time; time.sleep(1000)")
+    # A process inherits what its parent ignores.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        master.supervise()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    process = master.process
+    master.owner.stop()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_server_goes_on_if_the_owner_cannot_be_started(
+    master: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as without_python:
+        without_python.setattr(sys, "executable", str(tmp_path / "no-python"))
+        master.supervise()
+    assert "cannot be started: No such file or directory" in caplog.text
+    monkeypatch.setattr(owner, "_PROGRAM", "")
+    master.now = 5.0
+    master.supervise()
+    os.waitid(os.P_PID, master.process.pid, os.WEXITED | os.WNOWAIT)
+    with monkeypatch.context() as not_noticed_yet:
+        not_noticed_yet.setattr(master.process, "poll", lambda: None)
+        master.change("later")
+    master.now = 10.0
+    master.supervise()
+    assert "has ended; it is started again" in caplog.text
+
+
+def test_an_impossible_user_is_found_when_a_policy_is_checked() -> None:
+    check_launch(HTTP)
+    check_launch(settings(transport()))
+    with pytest.raises(InvalidPolicy, match=r"upstream\.user"):
+        check_launch(settings(transport(user="no-such-user")))
+    with pytest.raises(TypeError):
+        stdio_transport(HTTP)
+
+
+def test_main_serves_until_it_is_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, for the parts that run nowhere else."""
+    ours, theirs = socket.socketpair()
+    path = tmp_path / "owner" / "socket"
+    path.parent.mkdir()
+
+    def run(parent: int, then: Callable[[], None]) -> None:
+        monkeypatch.setattr(sys, "argv", ["owner", str(path), str(parent), "json", "INFO"])
+        monkeypatch.setattr(sys, "stdin", os.fdopen(os.dup(theirs.fileno()), "rb", buffering=0))
+        monkeypatch.setattr(owner_server.OwnerServer, "change", lambda *_: then())
+        ours.sendall(b"{}\n")
+        with logging_put_back():
+            owner_server.main()
+
+    run(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert path.parent.exists()
+    run(os.getppid() + 1, lambda: None)
+    assert not path.parent.exists(), "nobody else removes the folder of a server that was killed"
+    ours.close()
+    theirs.close()
