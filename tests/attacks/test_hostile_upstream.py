@@ -190,6 +190,11 @@ def document(make: Callable[[Any], bytes]) -> Respond:
         pytest.param(status(200, b"{}", "text/html"), id="HTML"),
         pytest.param(status(200, b"{}", None), id="no type"),
         pytest.param(raw(SECRET.encode() + b"\r\n\r\n"), id="no HTTP"),
+        pytest.param(raw(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" + FILLER), id="an upgrade"),
+        pytest.param(raw(b"HTTP/1.1 999 X\r\ncontent-length: 0\r\n\r\n"), id="an unknown status"),
+        pytest.param(
+            raw(http_response(b"{}").replace(b"t-length: 2", b"t-length: 2\r\ncontent-length: 3")), id="two lengths"
+        ),
         pytest.param(raw(b"HTTP/1.1 200 X\r\nx: " + b"y" * 200_000 + b"\r\n\r\n"), id="a huge header"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -565,6 +566,20 @@ async def test_a_certificate_must_come_from_a_trusted_authority(tmp_path: Path) 
             assert "set upstream.ca_file or SSL_CERT_FILE" in str(await refused(upstream))
         async with running(server.url, ca_file=tmp_path / "none.pem") as upstream:
             assert "upstream.ca_file=" in str(await refused(upstream))
+
+
+async def test_an_upstream_that_requires_a_client_certificate_gives_no_answer(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    context = authority.server_context()
+    context.load_verify_locations(authority.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with (
+        scripted_upstream(tls=context) as server,
+        running(server.url, ca_file=authority.file) as upstream,
+    ):
+        failure = await refused(upstream)
+        assert isinstance(failure, UpstreamUnavailable)
+        assert str(failure).startswith("the connection to the upstream broke")
 
 
 def test_the_digest_of_an_upstream_depends_on_url_and_credential(tmp_path: Path) -> None:

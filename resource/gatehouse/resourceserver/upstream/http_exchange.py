@@ -182,7 +182,8 @@ class Endpoint:
             yield
         except TimeoutError:
             raise NoAnswer(f"the upstream did not answer within {self._timeout:g} s") from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError) as error:
+            # The transport does not translate every error of TLS.
             raise NoAnswer(f"the connection to the upstream broke ({type(error).__name__})") from None
 
     async def _exchange(self, outgoing: Outgoing, presented: Headers, timer: asyncio.Timeout) -> Reply:
@@ -297,5 +298,5 @@ async def _within_courtesy(work: Coroutine[Any, Any, None]) -> None:
     try:
         async with asyncio.timeout(COURTESY):
             await work
-    except (UpstreamError, httpx2.HTTPError, TimeoutError) as error:
+    except (UpstreamError, httpx2.HTTPError, OSError) as error:
         log.debug("a message to the upstream was lost: %s", type(error).__name__)
