@@ -1,5 +1,6 @@
 """`resourceserver check`: reports everything that would stop the server from starting or serving."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import click
 
 from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
-from gatehouse.resourceserver.cli.catalogue_loading import load_schema, load_served, read_resources
+from gatehouse.resourceserver.cli.catalogue_loading import load_policy, load_schema, load_served, read_resources
 from gatehouse.resourceserver.cli.installation import given, served_options
+from gatehouse.resourceserver.cli.policy_inputs import list_tools
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.settings import Settings
+from gatehouse.resourceserver.upstream.drift import ToolState, compare
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
@@ -26,7 +29,7 @@ from gatehouse.shared.service.check_command import (
     limits_step,
 )
 from gatehouse.shared.service.checks import Step
-from gatehouse.shared.service.cli import example, output_option
+from gatehouse.shared.service.cli import Refusal, example, output_option
 
 
 @click.command()
@@ -49,7 +52,7 @@ def check(ctx: click.Context, tools: str | None, upstream: Path | None, explain:
         _steps,
         explain=explain,
         output=output,
-        expected=(FetchFailed, InvalidKeySet),
+        expected=(FetchFailed, InvalidKeySet, Refusal),
         **given({"tools": tools, "upstream": upstream}),
     )
 
@@ -59,7 +62,8 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         found = load_served(settings)
         database.catalogue_schema = load_schema(found)
         read_resources(found, settings.resource)
-        return f"{len(found.tools)} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
+        number = len(found.tools) + len(found.withheld)
+        return f"{number} tools; a 401 asks for: {' '.join(sorted(baseline_scopes(settings, found)))}"
 
     def issuer_keys() -> str:
         unused: list[str] = []
@@ -74,6 +78,7 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
     return (
         *address_steps(settings),
         ("catalogue", catalogue),
+        *_upstream_steps(settings),
         *database_steps(settings, database),
         audit_keys_step(settings.audit_keys),
         limits_step(settings),
@@ -81,6 +86,22 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         ("issuer's keys", issuer_keys),
         ("issuer's metadata", issuer_metadata),
     )
+
+
+def _upstream_steps(settings: Settings) -> Sequence[Step]:
+    """Ask the upstream for its tools, and compare them with the policy."""
+    if (path := settings.upstream) is None:
+        return ()
+
+    def upstream() -> str:
+        policy = load_policy(path)
+        states = compare(policy, list(list_tools(policy.upstream).values()))
+        numbers = Counter(state for state in states.values() if state is not ToolState.SERVED)
+        served = len(states) - numbers.total()
+        others = "".join(f", {number} {state}" for state, number in sorted(numbers.items()))
+        return f"{served} tools as confirmed{others}{'; see: resourceserver policy check' if others else ''}"
+
+    return (("upstream", upstream),)
 
 
 def _internal_address_steps(settings: Settings) -> Sequence[Step]:
