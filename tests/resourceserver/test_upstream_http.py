@@ -18,6 +18,8 @@ from support.upstreams import (
     MODERN,
     RESULT,
     TOOL,
+    Received,
+    Respond,
     answered,
     body_of,
     call_of,
@@ -26,6 +28,7 @@ from support.upstreams import (
     hang,
     hang_up,
     progressed,
+    raw,
     result,
     scripted_upstream,
     sdk_upstream,
@@ -468,15 +471,37 @@ async def test_input_that_the_upstream_requires_is_refused_clearly() -> None:
 # Cancellation and time
 
 
-async def test_closing_the_connection_cancels_a_modern_call() -> None:
+@pytest.mark.parametrize("begun", [hang, events(progressed(1), end=False), raw(b"HTTP/1.1 200 X\r\n")])
+async def test_closing_the_connection_cancels_a_modern_call(begun: Respond) -> None:
+    async def unfinished(received: Received, writer: asyncio.StreamWriter) -> None:
+        await begun(received, writer)
+        await hang(received, writer)
+
     async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("tools/call", hang)
+        server.answer("tools/call", unfinished)
         call = asyncio.create_task(upstream.call_tool(call_of()))
         await server.until("tools/call")
+        await anyio.wait_all_tasks_blocked()
         call.cancel()
         with anyio.fail_after(20):
             await server.closed.wait()
         assert not server.of("notifications/cancelled")
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+async def test_a_call_in_a_cancelled_scope_is_cancelled(version: str) -> None:
+    async with scripted_upstream(version) as server, running(server.url) as upstream:
+        server.answer("tools/call", events(progressed(1), end=False))
+        async with anyio.create_task_group() as group:
+            group.start_soon(upstream.call_tool, call_of())
+            await server.until("tools/call")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(20):
+            await server.closed.wait()
+        if version == LEGACY:
+            await server.until("notifications/cancelled")
+        assert await upstream.call_tool(call_of()) == RESULT
 
 
 async def test_a_notification_cancels_a_legacy_call() -> None:
