@@ -147,7 +147,7 @@ def test_a_draft_lists_what_it_guessed(policies: Policies) -> None:
     rows = [line.rstrip().split(None, 2) for line in result.stdout.splitlines()]
     assert rows[0] == ["tool", "scope", "reason"]
     assert rows[1] == ["find_notes", "notes:read", "readOnlyHint is true"]
-    assert rows[4][:2] == ["a/b", "-"]
+    assert rows[4][:2] == ["a/b", "(denied)"]
     assert "resourceserver policy confirm --all --upstream policy.toml" in result.stderr
     assert set(policies.policy.tools) == {"find_notes", "add_note", "delete_notes"}
 

@@ -92,7 +92,7 @@ def draft(prefix: str | None, path: Path, **options: Any) -> None:
 
 def _record(tool: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if (obstacle := unusable_reason(tool)) is not None:
-        return {"tool": tool["name"], "scope": None, "reason": obstacle}
+        return {"tool": tool["name"], "scope": "(denied)", "reason": obstacle}
     level, reason = guess(tool)
     return {"tool": tool["name"], "scope": f"{prefix}:{level}", "reason": reason}
 
