@@ -58,13 +58,14 @@ OIDC = Peer("oidc-provider", "oidc_provider.mjs", ("oidc-provider",))
 OIDC_DUTIES = Peer("oidc-provider with our duties", "oidc_provider.mjs", ("oidc-provider", "better-sqlite3"))
 PYTHON_SDK = Peer("Python SDK + joserfc", "python_sdk.py", ("mcp", "joserfc", "uvicorn", "uvloop", "httptools"))
 
-
 FASTMCP = Peer("FastMCP + JWTVerifier", "fastmcp_server.py", ("fastmcp-slim", "mcp", "joserfc", "uvicorn", "uvloop"))
+FASTMCP_PROXY = Peer("FastMCP's proxy + JWTVerifier", "fastmcp_proxy.py", FASTMCP.packages)
+FASTMCP_SHARED = Peer("FastMCP's proxy with one session", "fastmcp_proxy.py", FASTMCP.packages)
 TYPESCRIPT_1 = Peer(
     "TypeScript SDK 1.x + jose", "typescript_sdk_1.mjs", ("@modelcontextprotocol/sdk", "express", "jose")
 )
 TYPESCRIPT_2 = Peer("TypeScript SDK 2.x + jose", "typescript_sdk_2.mjs", ("@modelcontextprotocol/server", "jose"))
-ALL = (OIDC, OIDC_DUTIES, PYTHON_SDK, FASTMCP, TYPESCRIPT_1, TYPESCRIPT_2)
+ALL = (OIDC, OIDC_DUTIES, PYTHON_SDK, FASTMCP, FASTMCP_PROXY, TYPESCRIPT_1, TYPESCRIPT_2)
 
 
 def _output(command: Sequence[str | Path]) -> str:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from bench import call_rows, document_rows, growth_rows, operation_rows, outage_rows, token_rows
+from bench import call_rows, document_rows, gateway_rows, growth_rows, operation_rows, outage_rows, token_rows
 from bench.database_rows import on_postgresql
 from bench.row import Row
 
@@ -15,6 +15,10 @@ _CALL_ROWS = (
     Row("whoami-2026", "`tools/call` whoami, 2026-07-28", partial(call_rows.whoami, "2026-07-28")),
     Row("whoami-2025", "`tools/call` whoami, 2025-11-25", partial(call_rows.whoami, "2025-11-25")),
     Row("list-environments", "`tools/call` list_environments, which reads the directory", call_rows.list_environments),
+)
+
+_GATEWAY_ROWS = (
+    Row("gateway-http", "`tools/call` through the gateway, to a server over HTTP", gateway_rows.over_http),
 )
 
 _DOCUMENT_ROWS = (
@@ -56,6 +60,7 @@ ROWS = (
     *_CALL_ROWS,
     Row("overhead", "Gate, policy, audit log and log line of a call", call_rows.overhead),
     Row("whoami-tokens", "`tools/call` whoami, 1,000 tokens in turn", growth_rows.many_tokens),
+    *_GATEWAY_ROWS,
     *_DOCUMENT_ROWS,
     *_GROWTH_ROWS,
     Row("audit-delay", "From a request to its visible audit event", operation_rows.audit_delay),
