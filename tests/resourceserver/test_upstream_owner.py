@@ -350,7 +350,7 @@ class Master:
     """The process that starts the workers: an owner, the settings of the accepted policy, and a clock."""
 
     def __init__(self, folder: Path) -> None:
-        self.current = settings(transport())
+        self.current = settings(transport("keep"))
         self.now = 0.0
         self.owner = ProgramOwner(lambda: self.current, "json", "INFO", str(folder))
 
@@ -358,7 +358,7 @@ class Master:
         self.owner.supervise(lambda: self.now)
 
     def change(self, *options: str) -> None:
-        self.current = settings(transport(*options))
+        self.current = settings(transport("keep", *options))
         self.supervise()
 
     @property
@@ -398,7 +398,7 @@ async def test_the_process_serves_until_it_is_stopped(master: Master, monkeypatc
         master.change("later")
         await until(lambda: members(program) == [])
         described = await describe(upstream)
-        assert described["arguments"] == ["later"]
+        assert described["arguments"] == ["keep", "later"]
         kill(first)
         await until(lambda: members(described["pid"]) == [])
         master.supervise()
@@ -406,7 +406,7 @@ async def test_the_process_serves_until_it_is_stopped(master: Master, monkeypatc
         master.now = 5.0
         master.supervise()
         again = await describe(upstream)
-        assert again["arguments"] == ["later"]
+        assert again["arguments"] == ["keep", "later"]
         master.current = HTTP
         master.supervise()
         await until(lambda: members(again["pid"]) == [])

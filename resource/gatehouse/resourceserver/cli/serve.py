@@ -12,11 +12,10 @@ from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
 from gatehouse.resourceserver.cli.catalogue_loading import check_policy, load_schema, load_served, read_resources
 from gatehouse.resourceserver.cli.installation import open_database, served_options, settings_of
 from gatehouse.resourceserver.settings import CA_FILE_SETTING, Settings
-from gatehouse.resourceserver.upstream.owner import ProgramOwner
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.cli import Refusal, example
-from gatehouse.shared.service.gunicorn import Companion, Server, heartbeat_folder
+from gatehouse.shared.service.gunicorn import Companion, Server
 from gatehouse.shared.service.tls import tls_context
 
 
@@ -63,8 +62,5 @@ def _gateway(settings: Settings, path: Path, companions: list[Companion]) -> Cal
         policies = PolicyWatch(path, lambda policy: check_policy(settings, policy))
     except InvalidPolicy as error:
         raise Refusal(str(error)) from None
-    owner = ProgramOwner(
-        lambda: policies.accepted.policy.upstream, settings.log_format, settings.log_level, heartbeat_folder()
-    )
-    companions += [policies, owner]
-    return lambda: create_gateway(settings, policies, owner.socket)
+    companions += [policies]
+    return lambda: create_gateway(settings, policies)

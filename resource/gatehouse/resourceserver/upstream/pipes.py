@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_READ: Final = 16 * 1024
-"""Bytes that are read at a time. If each is a line, the event loop is kept for some milliseconds."""
+_READ: Final = 64 * 1024
+"""Bytes that are read at a time: what a pipe holds."""
 
 
 class Line:
@@ -34,7 +34,6 @@ class LineWriter:
         self._broken = broken
         self._lines: deque[Line] = deque()
         self._open = True
-        self._waiting = False
         self.unsent = 0
         """Bytes that are kept."""
 
@@ -59,7 +58,7 @@ class LineWriter:
         if self._open:
             self._open = False
             # Not again later, when another pipe may have the same descriptor.
-            self._wait(False)
+            self._loop.remove_writer(self._descriptor)
 
     def _flush(self) -> None:
         while self._lines:
@@ -67,7 +66,7 @@ class LineWriter:
             try:
                 count = os.write(self._descriptor, line.rest)
             except BlockingIOError:
-                self._wait(True)
+                self._loop.add_writer(self._descriptor, self._flush)
                 return
             except OSError:
                 self.close()
@@ -78,15 +77,7 @@ class LineWriter:
             self.unsent -= count
             if not line.rest:
                 self._lines.popleft()
-        self._wait(False)
-
-    def _wait(self, waiting: bool) -> None:
-        """Wait until the pipe accepts more, or no longer."""
-        if waiting and not self._waiting:
-            self._loop.add_writer(self._descriptor, self._flush)
-        elif self._waiting and not waiting:
-            self._loop.remove_writer(self._descriptor)
-        self._waiting = waiting
+        self._loop.remove_writer(self._descriptor)
 
 
 class LineReader:
