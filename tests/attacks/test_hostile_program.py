@@ -13,8 +13,8 @@ import anyio
 import pytest
 from support.programs import kill, make_call, members, running, until
 
-from gatehouse.resourceserver.upstream import program as program_module
-from gatehouse.resourceserver.upstream.stdio import StdioUpstream
+from gatehouse.resourceserver.upstream.stdio import program as program_module
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, UpstreamUnavailable
 
 pytestmark = pytest.mark.anyio

@@ -34,7 +34,7 @@ from support.upstreams import (
     upstream_settings,
 )
 
-from gatehouse.resourceserver.upstream.http import HttpUpstream
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, UpstreamError, UpstreamUnavailable
 
 pytestmark = pytest.mark.anyio

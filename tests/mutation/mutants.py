@@ -253,31 +253,31 @@ MUTANTS = [
     ),
     # The answer to another call, a call repeated although it may have run, a session of another caller.
     Mutant(
-        f"{GATEWAY}/upstream/http_exchange.py",
+        f"{GATEWAY}/upstream/http/exchange.py",
         "if answer.request_id != request_id:",
         "if answer.request_id == 0:",
         "tests/attacks/test_hostile_upstream.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/http_response.py",
+        f"{GATEWAY}/upstream/http/response.py",
         "426, 428, 431})",
         "426, 428, 431, 503})",
         "tests/resourceserver/test_upstream_http.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/http.py",
+        f"{GATEWAY}/upstream/http/http_upstream.py",
         "if _era(changed) == _era(connection):",
         "if changed is connection:",
         "tests/resourceserver/test_upstream_http.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/sessions.py",
+        f"{GATEWAY}/upstream/http/session_store.py",
         "            raise SharedSession",
         "            return",
         "tests/resourceserver/test_upstream_sessions.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/session_key.py",
+        f"{GATEWAY}/upstream/http/session_key.py",
         'return compact_json(["gatehouse", "upstream_session", *purpose]).encode()',
         'return b""',
         "tests/resourceserver/test_upstream_sessions.py",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gatehouse.resourceserver.upstream.event_stream import EventReader
+from gatehouse.resourceserver.upstream.http.event_stream import EventReader
 
 STREAM = (
     b": a comment\r\n\r\n"

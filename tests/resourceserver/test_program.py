@@ -18,13 +18,13 @@ from support.clock import FakeClock
 from support.programs import GRACE, exists, kill, members, transport, until
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
-from gatehouse.resourceserver.upstream import launch as launch_module
-from gatehouse.resourceserver.upstream import program as program_module
-from gatehouse.resourceserver.upstream.backoff import Backoff
-from gatehouse.resourceserver.upstream.error_output import Allowance, ErrorOutput, LimitedLog
-from gatehouse.resourceserver.upstream.launch import prepare_launch, program_variables
-from gatehouse.resourceserver.upstream.pipes import LineReader, LineWriter
-from gatehouse.resourceserver.upstream.program import Program
+from gatehouse.resourceserver.upstream.stdio import launch as launch_module
+from gatehouse.resourceserver.upstream.stdio import program as program_module
+from gatehouse.resourceserver.upstream.stdio.error_output import ErrorOutput
+from gatehouse.resourceserver.upstream.stdio.launch import prepare_launch, program_variables
+from gatehouse.resourceserver.upstream.stdio.pipes import LineReader, LineWriter
+from gatehouse.resourceserver.upstream.stdio.program import Program
+from gatehouse.resourceserver.upstream.stdio.throttles import Allowance, Backoff, LimitedLog
 from gatehouse.resourceserver.upstream.upstream import (
     Notify,
     OutcomeUnknown,
@@ -388,8 +388,8 @@ async def test_the_group_ends_when_the_gateway_is_killed(tmp_path: Path) -> None
     code = (
         "import asyncio, json, os, sys\n"
         "from gatehouse.resourceserver.catalogue.policy_file import StdioTransport\n"
-        "from gatehouse.resourceserver.upstream.launch import prepare_launch, program_variables\n"
-        "from gatehouse.resourceserver.upstream.program import Program\n"
+        "from gatehouse.resourceserver.upstream.stdio.launch import prepare_launch, program_variables\n"
+        "from gatehouse.resourceserver.upstream.stdio.program import Program\n"
         "async def main():\n"
         "    transport = StdioTransport(tuple(sys.argv[1:]), (), None, None, False)\n"
         "    program = Program(prepare_launch(transport, program_variables(transport, os.environ)), 9999, print)\n"
@@ -425,9 +425,9 @@ async def test_standard_error_is_logged_printable_and_at_a_rate(start: Start, ca
 
 
 async def test_a_program_that_floods_standard_error_is_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.error_output._BURST", 100_000)
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.error_output._BYTES_A_SECOND", 1)
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.error_output._PAUSE", 0.01)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio.error_output._BURST", 100_000)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio.error_output._BYTES_A_SECOND", 1)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio.error_output._PAUSE", 0.01)
     source, sink = os.pipe()
     os.set_blocking(source, False)
     os.set_blocking(sink, False)

@@ -11,8 +11,8 @@ from support.upstreams import RESULT, call_of, scripted_upstream, status, upstre
 
 from gatehouse.bridge.credentials import InvalidCredentials, read_credentials_file
 from gatehouse.resourceserver.catalogue.policy_file import ClientCredential, HeaderCredential
-from gatehouse.resourceserver.upstream.credential import ClientToken, FileHeader
-from gatehouse.resourceserver.upstream.http import HttpUpstream
+from gatehouse.resourceserver.upstream.http.credential import ClientToken, FileHeader
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
 from gatehouse.resourceserver.upstream.upstream import UpstreamUnavailable
 from gatehouse.shared.service.tls import certificate_problem
 
@@ -79,7 +79,7 @@ async def test_a_header_from_a_file_is_sent_and_read_again(tmp_path: Path) -> No
 async def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = FileHeader("X-Api-Key", private(tmp_path / "key", "first"))
     assert await header.headers() == [("X-Api-Key", "first")]
-    monkeypatch.delattr("gatehouse.resourceserver.upstream.credential.read_private_text")
+    monkeypatch.delattr("gatehouse.resourceserver.upstream.http.credential.read_private_text")
     assert await header.headers() == [("X-Api-Key", "first")]
 
 

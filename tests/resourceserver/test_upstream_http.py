@@ -39,8 +39,8 @@ from support.upstreams import (
 
 from gatehouse.resourceserver.catalogue.policy_file import HeaderCredential
 from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity, create_caller_keys
-from gatehouse.resourceserver.upstream.http import HttpUpstream, upstream_digest
-from gatehouse.resourceserver.upstream.http_response import NOT_EXECUTED
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream, upstream_digest
+from gatehouse.resourceserver.upstream.http.response import NOT_EXECUTED
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     UpstreamBusy,
@@ -409,7 +409,7 @@ async def test_a_connection_is_used_again_after_either_kind_of_answer() -> None:
 async def test_an_event_stream_that_stays_open_after_its_answer_is_closed(
     rest: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.http_exchange.COURTESY", 0.1)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.http.exchange.COURTESY", 0.1)
     async with scripted_upstream() as server:
         async with running(server.url) as upstream:
             server.answer("tools/call", events(answered(RESULT), rest, end=False))
@@ -570,7 +570,7 @@ async def test_an_upstream_that_does_not_listen_is_unavailable() -> None:
 
 
 async def test_calls_beyond_the_connections_are_refused_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.http_exchange._CONNECTIONS", 1)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.http.exchange._CONNECTIONS", 1)
     async with scripted_upstream() as server, running(server.url, timeout=1) as upstream:
         await upstream.list_tools()
         server.answer("tools/call", hang)

@@ -9,6 +9,7 @@ from support.upstreams import LEGACY, MODERN, TOOL, call_of
 
 from gatehouse.resourceserver.upstream import messages
 from gatehouse.resourceserver.upstream.messages import Answer, ProgressNotification, ServerRequest, read_message
+from gatehouse.resourceserver.upstream.tool_list import collect_tools
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     UpstreamError,
@@ -214,7 +215,7 @@ async def collect(*pages: dict[str, Any]) -> list[dict[str, Any]]:
         sent.append(params)
         return left.pop(0)
 
-    tools = await messages.collect_tools(list_page)
+    tools = await collect_tools(list_page)
     assert not left
     assert sent == [{}, *({"cursor": page["nextCursor"]} for page in pages[:-1])]
     return tools
@@ -266,4 +267,4 @@ async def test_an_error_of_a_page_ends_the_list() -> None:
         raise UpstreamRefused(-32603)
 
     with pytest.raises(UpstreamError):
-        await messages.collect_tools(list_page)
+        await collect_tools(list_page)

@@ -20,8 +20,10 @@ from support.programs import exists, kill, make_call, members, settings, transpo
 from support.waiting import wait_until
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, InvalidPolicy
-from gatehouse.resourceserver.upstream import owner, owner_server
-from gatehouse.resourceserver.upstream.frames import (
+from gatehouse.resourceserver.upstream.stdio import owner_process, owner_server
+from gatehouse.resourceserver.upstream.stdio.launch import check_launch, stdio_transport
+from gatehouse.resourceserver.upstream.stdio.owner_client import OwnerUpstream
+from gatehouse.resourceserver.upstream.stdio.owner_messages import (
     InvalidFrame,
     read_error,
     read_frame,
@@ -30,8 +32,7 @@ from gatehouse.resourceserver.upstream.frames import (
     write_frame,
     write_settings,
 )
-from gatehouse.resourceserver.upstream.launch import check_launch, stdio_transport
-from gatehouse.resourceserver.upstream.owner import OwnerUpstream, ProgramOwner
+from gatehouse.resourceserver.upstream.stdio.owner_process import ProgramOwner
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     UpstreamBusy,
@@ -442,7 +443,7 @@ def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings\n"
-        "from gatehouse.resourceserver.upstream.owner import ProgramOwner\n"
+        "from gatehouse.resourceserver.upstream.stdio.owner_process import ProgramOwner\n"
         "transport = StdioTransport(tuple(sys.argv[2:]), (), None, None, False)\n"
         "settings = UpstreamSettings(transport, 60, 9999, 9, 600, False)\n"
         "owner = ProgramOwner(lambda: settings, 'json', 'INFO', sys.argv[1])\n"
@@ -468,8 +469,8 @@ def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
 
 
 def test_an_owner_that_does_not_end_is_killed(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "_STOP_TIMEOUT", 0.01)
-    monkeypatch.setattr(owner, "_PROGRAM", "import time; time.sleep(1000)")
+    monkeypatch.setattr(owner_process, "_STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(owner_process, "_PROGRAM", "import time; time.sleep(1000)")
     # A process inherits what its parent ignores.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -488,7 +489,7 @@ def test_a_server_goes_on_if_the_owner_cannot_be_started(
         without_python.setattr(sys, "executable", str(tmp_path / "no-python"))
         master.supervise()
     assert "cannot be started: No such file or directory" in caplog.text
-    monkeypatch.setattr(owner, "_PROGRAM", "")
+    monkeypatch.setattr(owner_process, "_PROGRAM", "")
     master.now = 5.0
     master.supervise()
     os.waitid(os.P_PID, master.process.pid, os.WEXITED | os.WNOWAIT)

@@ -29,10 +29,10 @@ from support.upstreams import (
 
 from gatehouse.resourceserver.db.models import UpstreamSessionRow
 from gatehouse.resourceserver.db.request_database import RequestDatabase
-from gatehouse.resourceserver.upstream.caller_sessions import CallerSessions
-from gatehouse.resourceserver.upstream.http import HttpUpstream
-from gatehouse.resourceserver.upstream.session_key import SessionKey, create_session_key
-from gatehouse.resourceserver.upstream.sessions import (
+from gatehouse.resourceserver.upstream.http.caller_sessions import CallerSessions
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
+from gatehouse.resourceserver.upstream.http.session_key import SessionKey, create_session_key
+from gatehouse.resourceserver.upstream.http.session_store import (
     IDLE,
     TOUCH_INTERVAL,
     Connection,

@@ -13,7 +13,7 @@ from support.clock import FakeClock
 from support.programs import exists, make_call, members, running, until
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
-from gatehouse.resourceserver.upstream.stdio import StdioUpstream
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     UpstreamBusy,
@@ -74,13 +74,13 @@ async def test_an_older_program_gets_its_handshake(upstream: StdioUpstream) -> N
 
 
 async def test_a_program_that_ignores_the_probe_gets_its_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio._PROBE_LIMIT", 0.05)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio.stdio_upstream._PROBE_LIMIT", 0.05)
     async with running("silent", "legacy") as upstream:
         assert [message["method"] for message in await received(upstream)][1] == "initialize"
 
 
 async def test_a_slow_start_is_not_mistaken_for_an_older_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio._PROBE_LIMIT", 0.05)
+    monkeypatch.setattr("gatehouse.resourceserver.upstream.stdio.stdio_upstream._PROBE_LIMIT", 0.05)
     async with running("silent", "refuse-initialize") as upstream:
         methods = [message["method"] for message in await received(upstream)]
         assert methods == ["server/discover", "initialize", "server/discover", "tools/call"]

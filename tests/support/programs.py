@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings
-from gatehouse.resourceserver.upstream.stdio import StdioUpstream
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.resourceserver.upstream.upstream import Notify, ToolCall
 from gatehouse.shared.protocol.claims import AccessClaims
 

@@ -39,10 +39,10 @@ from gatehouse.resourceserver.metadata import CALLER_KEYS_PATH, key_set_endpoint
 from gatehouse.resourceserver.metrics import Metrics
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity
+from gatehouse.resourceserver.upstream.http.session_store import SessionStore
 from gatehouse.resourceserver.upstream.opening import open_upstream
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 from gatehouse.resourceserver.upstream.serving import ServedUpstream, join
-from gatehouse.resourceserver.upstream.sessions import SessionStore
 from gatehouse.resourceserver.upstream.upstream import Upstream
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url

@@ -8,7 +8,7 @@ from gatehouse.resourceserver.cli.catalogue_loading import load_schema, load_ser
 from gatehouse.resourceserver.cli.installation import served_options, settings_of
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.upstream.caller_identity import create_caller_keys
-from gatehouse.resourceserver.upstream.session_key import create_session_key
+from gatehouse.resourceserver.upstream.http.session_key import create_session_key
 from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.database import shown_url

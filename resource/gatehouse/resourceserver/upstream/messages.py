@@ -4,7 +4,7 @@ Both transports use this module. What an upstream sends is a claim of an untrust
 two parsers read it differently, and error texts contain nothing of it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple, TypeGuard
 
@@ -18,8 +18,7 @@ from gatehouse.resourceserver.upstream.upstream import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from gatehouse.shared.protocol.encoding import InvalidJson, compact_json, format_json, parse_json
-from gatehouse.shared.protocol.visible_text import is_visible
+from gatehouse.shared.protocol.encoding import compact_json, parse_json
 
 MODERN_VERSION: Final = "2026-07-28"
 """The protocol version whose requests are self-contained. There is no handshake."""
@@ -40,26 +39,6 @@ _MAX_ID: Final = 256
 
 _EXACT: Final = 2**53
 """Numbers beyond it are not exact in every parser."""
-
-_MAX_PAGES: Final = 100
-_MAX_TOOLS: Final = 1000
-_MAX_CURSOR: Final = 4096
-"""Characters of a cursor."""
-_MAX_TOOL: Final = 512 * 1024
-"""Bytes of the JSON of one tool, most of which are its schemas. `format_json` bounds the depth."""
-_MAX_LIST: Final = 8 * 1024 * 1024
-"""Bytes of the JSON of all tools."""
-_MAX_NAME: Final = 128
-"""Characters of a tool name (MCP, "Tool Names")."""
-
-_TOOL_MEMBERS: Final[Mapping[str, type]] = {
-    "title": str,
-    "description": str,
-    "outputSchema": dict,
-    "annotations": dict,
-    "_meta": dict,
-}
-"""The types of the members that a tool may have, and that the gateway and its clients read."""
 
 _MALFORMED: Final = "the upstream sent a message that is not valid JSON-RPC"
 
@@ -231,60 +210,3 @@ def call_params(call: ToolCall, protocol_version: str, request_id: int) -> dict[
     if protocol_version == MODERN_VERSION:
         return modern_params(params, meta)
     return {**params, "_meta": meta} if meta else params
-
-
-ListPage = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Sends `tools/list` with these parameters, and returns the result. Raises UpstreamError."""
-
-
-async def collect_tools(list_page: ListPage) -> list[dict[str, Any]]:
-    """Return the tools of all pages, in the order of the upstream.
-
-    Raises:
-        UpstreamError: a page could not be read.
-        OutcomeUnknown: the list is malformed, names a tool twice, or exceeds a bound.
-    """
-    tools: dict[str, dict[str, Any]] = {}
-    cursors: set[str] = set()
-    size = 0
-    params: dict[str, Any] = {}
-    for _ in range(_MAX_PAGES):
-        page = await list_page(params)
-        listed = page.get("tools")
-        if not isinstance(listed, list):
-            raise OutcomeUnknown("the upstream sent a list of tools that is not an array")
-        for tool in listed:
-            size += _check_tool(tool)
-            if tool["name"] in tools:
-                raise OutcomeUnknown("the upstream lists two tools with the same name")
-            tools[tool["name"]] = tool
-        if len(tools) > _MAX_TOOLS or size > _MAX_LIST:
-            raise OutcomeUnknown(f"the upstream lists more than {_MAX_TOOLS} tools, or {_MAX_LIST // 1024**2} MiB")
-        cursor = page.get("nextCursor")
-        if cursor is None:
-            return list(tools.values())
-        if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR or cursor in cursors:
-            raise OutcomeUnknown("the upstream sent a cursor twice, or one that is not a short string")
-        cursors.add(cursor)
-        params = {"cursor": cursor}
-    raise OutcomeUnknown(f"the upstream lists its tools on more than {_MAX_PAGES} pages")
-
-
-def _check_tool(tool: Any) -> int:
-    """Return the bytes of a tool. Raises OutcomeUnknown."""
-    if not isinstance(tool, dict):
-        raise OutcomeUnknown("the upstream lists a tool that is not an object")
-    name = tool.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not is_visible(name):
-        raise OutcomeUnknown(f"the upstream lists a tool without a name of 1 to {_MAX_NAME} visible characters")
-    if not isinstance(tool.get("inputSchema"), dict):
-        raise OutcomeUnknown("the upstream lists a tool whose input schema is not an object")
-    if any(name in tool and not isinstance(tool[name], kind) for name, kind in _TOOL_MEMBERS.items()):
-        raise OutcomeUnknown("the upstream lists a tool with a member of the wrong type")
-    try:
-        size = len(format_json(tool).encode())
-    except InvalidJson:
-        raise OutcomeUnknown("the upstream lists a tool that is nested too deeply") from None
-    if size > _MAX_TOOL:
-        raise OutcomeUnknown(f"the upstream lists a tool of more than {_MAX_TOOL // 1024} KiB")
-    return size

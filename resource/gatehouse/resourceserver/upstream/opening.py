@@ -4,8 +4,8 @@ from pathlib import Path
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, UpstreamSettings
 from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity
-from gatehouse.resourceserver.upstream.http import HttpUpstream
-from gatehouse.resourceserver.upstream.sessions import SessionStore
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
+from gatehouse.resourceserver.upstream.http.session_store import SessionStore
 from gatehouse.resourceserver.upstream.upstream import Upstream, UpstreamUnavailable
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.resourceserver.db.models import UpstreamSessionRow
 from gatehouse.resourceserver.db.request_database import CommitUnknown, RequestDatabase
-from gatehouse.resourceserver.upstream.session_key import SessionKey
+from gatehouse.resourceserver.upstream.http.session_key import SessionKey
 from gatehouse.resourceserver.upstream.upstream import UpstreamBusy, UpstreamUnavailable
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.settings import InvalidSettings

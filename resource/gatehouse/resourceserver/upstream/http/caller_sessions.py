@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 import anyio
 
 from gatehouse.resourceserver.catalogue.policy_file import UpstreamSettings
-from gatehouse.resourceserver.upstream.http_response import NotAccepted
-from gatehouse.resourceserver.upstream.sessions import (
+from gatehouse.resourceserver.upstream.http.response import NotAccepted
+from gatehouse.resourceserver.upstream.http.session_store import (
     IDLE,
     TOUCH_INTERVAL,
     Connection,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings
-from gatehouse.resourceserver.upstream.launch import program_variables, stdio_transport
+from gatehouse.resourceserver.upstream.stdio.launch import program_variables, stdio_transport
 from gatehouse.resourceserver.upstream.upstream import (
     Notify,
     OutcomeUnknown,

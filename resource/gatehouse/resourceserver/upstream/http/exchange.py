@@ -16,9 +16,9 @@ import anyio
 import httpx2
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, UpstreamSettings
-from gatehouse.resourceserver.upstream.credential import Credential, Headers, open_credential
-from gatehouse.resourceserver.upstream.event_stream import EventReader
-from gatehouse.resourceserver.upstream.http_response import (
+from gatehouse.resourceserver.upstream.http.credential import Credential, Headers, open_credential
+from gatehouse.resourceserver.upstream.http.event_stream import EventReader
+from gatehouse.resourceserver.upstream.http.response import (
     JSON,
     NoAnswer,
     Unauthorized,

@@ -1,8 +1,8 @@
 """An upstream that is a program, and speaks MCP over its standard input and output.
 
 Each caller has a process of its own, because a program may keep something of its callers, unless the policy says that
-it does not. This class starts the processes as children of the process that uses it; `owner.py` lets several workers
-use the same ones.
+it does not. This class starts the processes as children of the process that uses it; `owner_server.py` lets several
+workers use the same ones.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from typing import Any, Final
 import anyio
 
 from gatehouse.resourceserver.catalogue.policy_file import UpstreamSettings
-from gatehouse.resourceserver.upstream.backoff import Backoff
-from gatehouse.resourceserver.upstream.launch import prepare_launch, program_variables, stdio_transport
 from gatehouse.resourceserver.upstream.messages import (
     MODERN_VERSION,
     call_params,
-    collect_tools,
     initialize_params,
     is_modern,
     modern_params,
     negotiated_version,
 )
-from gatehouse.resourceserver.upstream.program import GRACE, Program
+from gatehouse.resourceserver.upstream.stdio.launch import prepare_launch, program_variables, stdio_transport
+from gatehouse.resourceserver.upstream.stdio.program import GRACE, Program
+from gatehouse.resourceserver.upstream.stdio.throttles import Backoff
+from gatehouse.resourceserver.upstream.tool_list import collect_tools
 from gatehouse.resourceserver.upstream.upstream import (
     ToolCall,
     UpstreamBusy,

@@ -1,15 +1,12 @@
 """The standard error of a program, which goes to the log at a limited rate."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
-from gatehouse.resourceserver.upstream.pipes import LineReader
+from gatehouse.resourceserver.upstream.stdio.pipes import LineReader
+from gatehouse.resourceserver.upstream.stdio.throttles import Allowance, LimitedLog
 from gatehouse.shared.protocol.redaction import printable
-
-_LINES_A_SECOND: Final = 10
-"""Lines that are logged. More are counted."""
 
 _MAX_LINE: Final = 500
 """Characters of a line that are logged."""
@@ -20,58 +17,6 @@ _BYTES_A_SECOND: Final = 256 * 1024
 
 _PAUSE: Final = 1.0
 """Seconds without reading after a program wrote too much."""
-
-
-class Allowance:
-    """How much of something is allowed: a burst, and then an amount a second."""
-
-    def __init__(self, burst: int, rate: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._monotonic = monotonic
-        self._left = float(burst)
-        self._at = monotonic()
-
-    def spend(self, amount: int = 1) -> bool:
-        """Count an amount. Return whether it is allowed."""
-        now = self._monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
-        self._at = now
-        return self._left >= 0
-
-
-class LimitedLog:
-    """Writes some lines a second to the log, and then how many more there were."""
-
-    def __init__(
-        self,
-        write: Callable[[str], None],
-        lines_a_second: int = _LINES_A_SECOND,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._write = write
-        self._lines_a_second = lines_a_second
-        self._monotonic = monotonic
-        self._second = monotonic()
-        self._written = self._dropped = 0
-
-    def add(self, line: str) -> None:
-        """Write a line, or count it."""
-        now = self._monotonic()
-        if now - self._second >= 1:
-            self.report()
-            self._second, self._written = now, 0
-        if self._written < self._lines_a_second:
-            self._written += 1
-            self._write(line)
-        else:
-            self._dropped += 1
-
-    def report(self) -> None:
-        """Write how many lines were only counted, if any."""
-        if self._dropped:
-            self._write(f"({self._dropped} more lines, which are not logged)")
-            self._dropped = 0
 
 
 class ErrorOutput:

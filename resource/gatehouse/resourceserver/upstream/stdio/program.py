@@ -14,8 +14,6 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from gatehouse.resourceserver.upstream.error_output import Allowance, ErrorOutput, LimitedLog
-from gatehouse.resourceserver.upstream.launch import Launch
 from gatehouse.resourceserver.upstream.messages import (
     Answer,
     ProgressNotification,
@@ -25,8 +23,11 @@ from gatehouse.resourceserver.upstream.messages import (
     write_notification,
     write_request,
 )
-from gatehouse.resourceserver.upstream.pending import PendingRequest
-from gatehouse.resourceserver.upstream.pipes import Line, LineReader, LineWriter
+from gatehouse.resourceserver.upstream.stdio.error_output import ErrorOutput
+from gatehouse.resourceserver.upstream.stdio.launch import Launch
+from gatehouse.resourceserver.upstream.stdio.pending import PendingRequest
+from gatehouse.resourceserver.upstream.stdio.pipes import Line, LineReader, LineWriter
+from gatehouse.resourceserver.upstream.stdio.throttles import Allowance, LimitedLog
 from gatehouse.resourceserver.upstream.upstream import Notify, OutcomeUnknown, UpstreamUnavailable
 
 GRACE: Final = 2.0

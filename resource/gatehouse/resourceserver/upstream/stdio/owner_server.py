@@ -1,8 +1,8 @@
 """The owner process of a node: it runs the programs of a stdio upstream, and serves them to all workers.
 
-So a caller finds its session whichever worker it reaches. `owner.py` starts it. Its standard input brings the settings
-of the upstream, first once and then whenever the policy changes, and ends with the server. It has neither keys nor a
-database, and sees no token.
+So a caller finds its session whichever worker it reaches. `owner_process.py` starts it. Its standard input brings the
+settings of the upstream, first once and then whenever the policy changes, and ends with the server. It has neither keys
+nor a database, and sees no token.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from typing import Any, Final
 import uvloop
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
-from gatehouse.resourceserver.upstream.frames import (
+from gatehouse.resourceserver.upstream.stdio.owner_messages import (
     EXPANSION,
     InvalidFrame,
     is_same_user,
@@ -32,7 +32,7 @@ from gatehouse.resourceserver.upstream.frames import (
     write_error,
     write_frame,
 )
-from gatehouse.resourceserver.upstream.stdio import StdioUpstream
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, UpstreamError, UpstreamUnavailable
 from gatehouse.shared.service.logs import configure_logs
 

@@ -12,13 +12,14 @@ from mcp.shared.inbound import find_invalid_x_mcp_header
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, UpstreamSettings
 from gatehouse.resourceserver.upstream.caller_identity import CALLER_HEADER, CallerIdentity
-from gatehouse.resourceserver.upstream.caller_sessions import CallerSessions
-from gatehouse.resourceserver.upstream.credential import Credential, Headers
-from gatehouse.resourceserver.upstream.http_client import HttpClient, Identify
-from gatehouse.resourceserver.upstream.http_exchange import Endpoint
-from gatehouse.resourceserver.upstream.http_response import NotAccepted
-from gatehouse.resourceserver.upstream.messages import MODERN_VERSION, collect_tools
-from gatehouse.resourceserver.upstream.sessions import Connection, Owner, SessionStore, SharedSession
+from gatehouse.resourceserver.upstream.http.caller_sessions import CallerSessions
+from gatehouse.resourceserver.upstream.http.client import HttpClient, Identify
+from gatehouse.resourceserver.upstream.http.credential import Credential, Headers
+from gatehouse.resourceserver.upstream.http.exchange import Endpoint
+from gatehouse.resourceserver.upstream.http.response import NotAccepted
+from gatehouse.resourceserver.upstream.http.session_store import Connection, Owner, SessionStore, SharedSession
+from gatehouse.resourceserver.upstream.messages import MODERN_VERSION
+from gatehouse.resourceserver.upstream.tool_list import collect_tools
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, ToolCall, UpstreamError, UpstreamUnavailable
 from gatehouse.shared.protocol.claims import AccessClaims
 

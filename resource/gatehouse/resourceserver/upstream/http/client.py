@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from mcp.shared.inbound import encode_header_value, find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 
-from gatehouse.resourceserver.upstream.credential import Headers
-from gatehouse.resourceserver.upstream.http_exchange import Endpoint, Outgoing, Reply
-from gatehouse.resourceserver.upstream.http_response import NoAnswer, NotAccepted, UnexpectedStatus
+from gatehouse.resourceserver.upstream.http.credential import Headers
+from gatehouse.resourceserver.upstream.http.exchange import Endpoint, Outgoing, Reply
+from gatehouse.resourceserver.upstream.http.response import NoAnswer, NotAccepted, UnexpectedStatus
+from gatehouse.resourceserver.upstream.http.session_store import Connection
 from gatehouse.resourceserver.upstream.messages import (
     MODERN_VERSION,
     UNSUPPORTED_VERSION,
@@ -25,7 +26,6 @@ from gatehouse.resourceserver.upstream.messages import (
     write_notification,
     write_request,
 )
-from gatehouse.resourceserver.upstream.sessions import Connection
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     ToolCall,
