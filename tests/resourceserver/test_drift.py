@@ -7,7 +7,7 @@ import pytest
 from support.scripted_upstream import policy_text, tool
 
 from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, parse_policy
-from gatehouse.resourceserver.upstream.drift import ToolState, compare, problem
+from gatehouse.resourceserver.upstream.drift import ToolState, compare, problem, withheld_reason
 
 READ = tool("read", annotations={"readOnlyHint": True})
 
@@ -76,3 +76,14 @@ def test_a_tool_that_requires_a_task_is_unusable() -> None:
 def test_a_tool_without_an_argument_that_has_a_rule_is_unusable() -> None:
     more = "[tools.read.arguments.owner]\nmax_length = 5\n"
     assert compare(policy(more), [READ]) == {"read": ToolState.UNUSABLE}
+
+
+@pytest.mark.threat("T-195")
+def test_no_command_for_an_operator_has_a_name_as_its_option() -> None:
+    """CWE-88: an upstream may name a tool --all, and `policy confirm --all` would confirm every other tool."""
+    assert withheld_reason("read", ToolState.CHANGED) == (
+        "the tool changed after it was confirmed; run: resourceserver policy confirm read"
+    )
+    for state in (ToolState.CHANGED, ToolState.UNCONFIRMED):
+        assert str(withheld_reason("--all", state)).endswith("run: resourceserver policy confirm -- --all")
+    assert withheld_reason("read", ToolState.SERVED) is None

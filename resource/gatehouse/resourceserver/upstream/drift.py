@@ -6,7 +6,7 @@ afterwards could deceive an agent that trusts the old one ("rug pull"; docs/thre
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from gatehouse.resourceserver.catalogue.argument_rules import unknown_arguments
 from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, ToolPolicy
@@ -29,13 +29,19 @@ class ToolState(StrEnum):
     """The upstream has it, and the policy does not mention it. It is denied."""
 
 
-REASONS: Mapping[ToolState, str] = {
+_REASONS: Final[Mapping[ToolState, str]] = {
     ToolState.UNCONFIRMED: "the tool is not confirmed; run: resourceserver policy confirm {name}",
     ToolState.CHANGED: "the tool changed after it was confirmed; run: resourceserver policy confirm {name}",
     ToolState.GONE: "the upstream does not have the tool; run: resourceserver policy check",
     ToolState.UNUSABLE: "the tool cannot be served as the upstream describes it; run: resourceserver policy check",
 }
-"""Why a tool is withheld, for the operator."""
+
+
+def withheld_reason(name: str, state: ToolState) -> str | None:
+    """Return why a tool of the policy is withheld, for the operator; None if it is not."""
+    reason = _REASONS.get(state)
+    # The upstream chooses the name, and --all would confirm every tool.
+    return None if reason is None else reason.format(name=f"-- {name}" if name.startswith("-") else name)
 
 
 def compare(policy: PolicyFile, listed: Sequence[Mapping[str, Any]]) -> dict[str, ToolState]:

@@ -36,6 +36,9 @@ _CODES: Final = {json_rpc.INVALID_PARAMS: json_rpc.INVALID_PARAMS}
 """The JSON-RPC errors of an upstream that mean the same to a caller of the gateway. Others are an internal error."""
 
 
+_MAX_CONTENT: Final = 1000
+"""Blocks of content in a result. Each is validated several times, in all protocol versions that it passes."""
+
 _SERIALIZER: Final = strict_serializer(CallToolResult)
 
 
@@ -117,6 +120,9 @@ async def _forward(
 
 def _result(answer: Mapping[str, Any]) -> CallToolResult:
     """Return a result without what the upstream says of itself. Raises OutcomeUnknown if it is not a result."""
+    content = answer.get("content")
+    if isinstance(content, list) and len(content) > _MAX_CONTENT:
+        raise OutcomeUnknown(f"the upstream's answer has more than {_MAX_CONTENT} blocks of content")
     try:
         result = CallToolResult.model_validate(answer, by_name=False)
     except ValidationError as error:

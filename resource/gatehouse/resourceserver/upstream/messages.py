@@ -4,6 +4,7 @@ Both transports use this module. What an upstream sends is a claim of an untrust
 two parsers read it differently, and error texts contain nothing of it.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -33,6 +34,12 @@ _CLIENT_INFO: Final = {"name": "gatehouse", "version": version("gatehouse")}
 
 _MAX_PROGRESS_MESSAGE: Final = 1000
 """Characters of the message of a progress notification that are passed on."""
+
+_MAX_VALUES: Final = 100_000
+"""Members and elements of a message. To read a million small ones would stop every other call for seconds."""
+
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string of JSON. It matches at every quotation mark, so that it reads each byte once."""
 
 _MAX_ID: Final = 256
 """Characters of the id of a request of the server, which is sent back."""
@@ -96,6 +103,8 @@ def read_message(document: bytes) -> Answer | ProgressNotification | ServerReque
     Raises:
         OutcomeUnknown: it is not a message, or not one that every parser reads in the same way.
     """
+    if _values(document) > _MAX_VALUES and _values(_STRING.sub(b"", document)) > _MAX_VALUES:
+        raise OutcomeUnknown(f"the upstream sent a message of more than {_MAX_VALUES} values")
     try:
         message = parse_json(document)
     except ValueError:
@@ -108,6 +117,11 @@ def read_message(document: bytes) -> Answer | ProgressNotification | ServerReque
     if type(request_id) is not int or ("result" in message) == ("error" in message):
         raise OutcomeUnknown(_MALFORMED)
     return Answer(request_id, _read_error(message["error"]) if "error" in message else _read_result(message["result"]))
+
+
+def _values(document: bytes) -> int:
+    """Return at least the number of members and elements. Strings also count by what is in them."""
+    return document.count(b",") + document.count(b"[") + document.count(b"{")
 
 
 def _read_result(result: Any) -> dict[str, Any] | UpstreamError:

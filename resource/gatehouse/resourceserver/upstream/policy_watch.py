@@ -7,6 +7,9 @@ worker that starts later has the same policy as the others, whatever the file co
 import hashlib
 import logging
 import mmap
+import os
+import shlex
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -115,15 +118,31 @@ def _parse(path: Path, text: bytes) -> PolicyFile:
 
 
 def read_policy_text(path: Path) -> bytes:
-    """Return the content of a policy file. Raises InvalidPolicy if it cannot be read or is too large."""
+    """Return the content of a policy file, which decides who may call what, and which program runs.
+
+    Raises:
+        InvalidPolicy: it cannot be read, is too large or no regular file, or every user of the machine can change it.
+    """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_LENGTH + 1)
+        # A named pipe would stop the master process until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _check_file(path, os.fstat(descriptor).st_mode)
+            text = os.read(descriptor, MAX_LENGTH + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InvalidPolicy(f"{path}: {error.strerror}.") from None
     if len(text) > MAX_LENGTH:
         raise InvalidPolicy(f"{path} is larger than {MAX_LENGTH // 1024} KiB.")
     return text
+
+
+def _check_file(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise InvalidPolicy(f"{path} is not a regular file.")
+    if mode & stat.S_IWOTH:
+        raise InvalidPolicy(f"Every user can change {path}. Run: {shlex.join(['chmod', 'o-w', str(path)])}")
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -13,10 +13,11 @@ from gatehouse.resourceserver.catalogue import Catalogue, Tool
 from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, StdioTransport, UpstreamSettings
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.upstream.caller_identity import caller_meta
-from gatehouse.resourceserver.upstream.drift import REASONS, ToolState, compare
+from gatehouse.resourceserver.upstream.drift import ToolState, compare, withheld_reason
 from gatehouse.resourceserver.upstream.forwarding import Describe, forwarded_tool
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 from gatehouse.resourceserver.upstream.upstream import ToolCall, Upstream, UpstreamError
+from gatehouse.shared.protocol.encoding import compact_json
 
 WATCH_INTERVAL: Final = 1.0
 """Seconds between two looks at the accepted policy."""
@@ -114,12 +115,15 @@ class ServedUpstream:
             polling = self._use(tasks)
             while True:
                 await anyio.sleep(WATCH_INTERVAL)
-                accepted = self._watch.newest()
+                # In a thread: a large policy, or one with many patterns, takes a moment.
+                accepted = await anyio.to_thread.run_sync(self._watch.newest)
                 if accepted.version == self._accepted.version:
                     continue
                 before, self._accepted = self._accepted.policy.upstream, accepted
                 if accepted.policy.upstream != before:
                     polling.cancel()
+                    if accepted.policy.upstream.transport != before.transport:
+                        self._listed = None
                     polling = self._use(tasks)
                 await self._renew()
 
@@ -128,7 +132,6 @@ class ServedUpstream:
         if self._current is not None:
             self._current.replace()
         opened = self._current = OpenUpstream(self._open(self._accepted.policy.upstream))
-        self._listed = None
         polling = anyio.CancelScope()
         tasks.start_soon(opened.run)
         tasks.start_soon(self._poll, opened, polling)
@@ -144,11 +147,15 @@ class ServedUpstream:
                 except Exception:
                     log.exception("the upstream did not list its tools")
                 else:
-                    await self._use_list(listed)
+                    await self._use_list(upstream, listed)
                 await anyio.sleep(self._poll_interval if self._listed is not None else _RETRY)
 
-    async def _use_list(self, listed: Sequence[Mapping[str, Any]]) -> None:
-        if listed != self._listed:
+    async def _use_list(self, upstream: OpenUpstream, listed: Sequence[Mapping[str, Any]]) -> None:
+        if upstream is not self._current:
+            # It was replaced while its list arrived.
+            return
+        # To Python, 1 equals true and 1.0.
+        if listed != self._listed or compact_json(listed) != compact_json(self._listed):
             self._listed = listed
             await self._renew()
         self._report(self._states)
@@ -157,13 +164,24 @@ class ServedUpstream:
         """Serve what the policy and the last list allow."""
         async with self._renewing:
             # In a thread: the digests of a thousand tools take a moment.
-            catalogue, states = await anyio.to_thread.run_sync(join, self._accepted.policy, self._listed, self._current)
-            for name, state in states.items():
-                if self._states.get(name) != state:
-                    level = logging.INFO if state is ToolState.SERVED else logging.WARNING
-                    log.log(level, "tool %s: %s", name, REASONS.get(state, state).format(name=name))
+            policy = self._accepted.policy
+            catalogue, states = await anyio.to_thread.run_sync(join, policy, self._listed, self._current)
+            _log_changes(policy, self._states, states)
             self._states = states
             self._catalogue.adopt(catalogue)
+
+
+def _log_changes(policy: PolicyFile, before: Mapping[str, ToolState], after: Mapping[str, ToolState]) -> None:
+    """Log the tools of the policy by name, and the number of others, whose names are the upstream's."""
+    for name in policy.tools:
+        if name in after and before.get(name) != after[name]:
+            reason = withheld_reason(name, after[name])
+            log.log(logging.INFO if reason is None else logging.WARNING, "tool %s: %s", name, reason or after[name])
+    new = {name for name, state in after.items() if state is ToolState.NEW}
+    if not new <= before.keys():
+        log.warning(
+            "the policy does not mention %d of the upstream's tools; run: resourceserver policy check", len(new)
+        )
 
 
 def join(
@@ -189,7 +207,8 @@ def join(
             tools.append(tool)
         elif state is ToolState.SERVED:
             states[name] = ToolState.UNUSABLE
-    withheld = {name: REASONS[states[name]].format(name=name) for name in policy.tools if states[name] in REASONS}
+    reasons = {name: withheld_reason(name, states[name]) for name in policy.tools}
+    withheld = {name: reason for name, reason in reasons.items() if reason is not None}
     return _catalogue(policy, tools, withheld), states
 
 
