@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run docs test test-interop test-availability test-deployment test-kill test-soak test-all mutants measure bench walk check format clean
+.PHONY: help setup demo demo-gateway run docs test test-interop test-availability test-deployment test-kill test-soak test-all mutants measure bench walk check format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,6 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: setup ## Show both servers and an agent at work, step by step; VERBOSE=1 shows the requests
 	@$(BIN)/python examples/demo.py
+
+demo-gateway: setup ## Show two MCP servers without OAuth behind the gateway; needs Node.js
+	@$(BIN)/python examples/demo_gateway.py
 
 run: setup ## Keep both servers running with a registered client, and print commands to try; Ctrl-C stops them
 	@$(BIN)/python examples/demo.py --keep-running

@@ -142,13 +142,13 @@ async def test_a_flood_of_standard_error_delays_no_other_caller(
 ) -> None:
     caplog.set_level("INFO")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(upstream.call_tool, make_call("complain", text="\x1b[2J spam\n", times=1_000_000))
+        tasks.start_soon(upstream.call_tool, make_call("complain", text="\x1b[2J spam\n", times=300_000))
         await anyio.lowlevel.checkpoint()
         for _ in range(20):
             assert await pid_of(upstream, "bob")
         tasks.cancel_scope.cancel()
     assert "\x1b" not in caplog.text
-    assert len(caplog.records) < 10_000, "of a million"
+    assert len(caplog.records) < 10_000, "of 300,000"
 
 
 @pytest.mark.threat("T-172")

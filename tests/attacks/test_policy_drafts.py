@@ -50,8 +50,8 @@ def assert_harmless(policies: Policies, drafted: set[str]) -> None:
     assert set(parsed) == {"upstream", "scopes", "tools"}
     assert set(parsed["tools"]) == drafted
     for declared in parsed["tools"].values():
-        assert set(declared) == {"scopes"}
-        assert set(declared["scopes"]) <= set(parsed["scopes"])
+        assert set(declared) in ({"scopes"}, {"deny"})
+        assert set(declared.get("scopes", [])) <= set(parsed["scopes"])
     # Also for a reader that ends lines at other characters, no line begins with a text of the server.
     assert text.splitlines() == text.split("\n")[:-1]
     assert text.replace("\n", "").isprintable()
@@ -72,7 +72,7 @@ def test_a_description_stays_in_its_comment(policies: Policies, before: str) -> 
 @pytest.mark.parametrize("description", [None, 1, ["\n[tools.evil]"], {"\n": "[tools.evil]"}], ids=repr)
 def test_a_description_that_is_no_text_is_not_shown(policies: Policies, description: Any) -> None:
     policies.tools.append(tool("share") | {"description": description})
-    assert_harmless(policies, NAMES | ({"share"} if description is None else set()))
+    assert_harmless(policies, NAMES | {"share"})
     assert "evil" not in policies.text
 
 
@@ -82,7 +82,7 @@ def test_other_members_do_not_reach_the_draft(policies: Policies, end: str) -> N
     evil = f"{end}{INJECTED}"
     policies.tools.append(tool("share", title=evil, x=evil) | {"title": evil, "_meta": {evil: evil}, evil: 1})
     policies.tools.append(tool("shout", readOnlyHint=evil, destructiveHint=[evil]))
-    assert_harmless(policies, NAMES | {"share"})
+    assert_harmless(policies, NAMES | {"share", "shout"})
     assert "evil" not in policies.text
 
 
@@ -93,7 +93,7 @@ def test_a_tool_with_another_name_than_mcp_allows_is_only_a_comment(policies: Po
     names += ["\u0430dd_note", "add_note\u200b", "add_note\ufe01", "a" * 129, "a\ud800"]
     policies.tools += map(tool, names)
     assert_harmless(policies, NAMES)
-    comments = policies.text.partition("# These tools cannot be served, and are denied:\n")[2].splitlines()
+    comments = policies.text.partition("# Denied, because MCP does not allow such names:\n")[2].splitlines()
     assert len(comments) == len(names)
 
 

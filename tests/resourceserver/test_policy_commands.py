@@ -218,25 +218,33 @@ def test_a_draft_replaces_no_file(policies: Policies) -> None:
     assert policies.opened == []
 
 
-def test_a_tool_that_cannot_be_served_is_not_drafted(policies: Policies) -> None:
-    policies.tools += [
-        tool("a/b"),
-        {**tool("large"), "limit": 2**60},
-        {**tool("slow"), "execution": {"taskSupport": "required"}},
-        {**tool("ugly"), "icons": "none"},
-    ]
+def test_a_draft_denies_a_tool_that_cannot_be_served(policies: Policies) -> None:
+    others = {
+        "large": {"limit": 2**60},
+        "slow": {"execution": {"taskSupport": "required"}},
+        "ugly": {"icons": "none"},
+    }
+    policies.tools += [tool("a/b"), *(tool(name) | members for name, members in others.items())]
     text = policies.draft()
     assert set(policies.policy.tools) == {"find_notes", "add_note", "delete_notes"}
-    for reason in (
-        "a/b: its name has",
-        "large: the tool has no canonical JSON",
-        "slow: the tool can only be called as",
-    ):
-        assert f"\n#   {reason}" in text
-    differences = policies.differences()
-    assert "a/b" not in differences
-    assert (differences["slow"]["state"], differences["slow"]["fix"]) == ("new", "deny it: [tools.slow] deny = true")
-    assert differences["large"]["detail"].startswith("the tool has no canonical JSON")
+    assert policies.policy.denied == others.keys()
+    for reason in ("the tool has no canonical JSON", "the tool can only be called as", "its description is not what"):
+        assert f"\ndeny = true  # {reason}" in text
+    assert text.endswith("\n# Denied, because MCP does not allow such names:\n#   a/b\n")
+    policies.confirm("--all", "--yes")
+    assert policies.differences() == {}
+
+
+def test_a_new_tool_that_cannot_be_served_should_be_denied(confirmed: Policies) -> None:
+    confirmed.tools += [tool("a/b"), tool("slow") | {"execution": {"taskSupport": "required"}}]
+    assert confirmed.differences() == {
+        "slow": {
+            "tool": "slow",
+            "state": "new",
+            "detail": "the tool can only be called as a task, which the gateway does not carry",
+            "fix": "deny it: [tools.slow] deny = true",
+        }
+    }
 
 
 @pytest.mark.parametrize("command", ["draft", "check", "confirm"])

@@ -351,7 +351,7 @@ class Master:
     """The process that starts the workers: an owner, the settings of the accepted policy, and a clock."""
 
     def __init__(self, folder: Path) -> None:
-        self.current = settings(transport("keep"))
+        self.current = settings(transport())
         self.now = 0.0
         self.owner = ProgramOwner(lambda: self.current, "json", "INFO", str(folder))
 
@@ -359,7 +359,7 @@ class Master:
         self.owner.supervise(lambda: self.now)
 
     def change(self, *options: str) -> None:
-        self.current = settings(transport("keep", *options))
+        self.current = settings(transport(*options))
         self.supervise()
 
     @property
@@ -399,7 +399,7 @@ async def test_the_process_serves_until_it_is_stopped(master: Master, monkeypatc
         master.change("later")
         await until(lambda: members(program) == [])
         described = await describe(upstream)
-        assert described["arguments"] == ["keep", "later"]
+        assert described["arguments"] == ["later"]
         kill(first)
         await until(lambda: members(described["pid"]) == [])
         master.supervise()
@@ -407,7 +407,7 @@ async def test_the_process_serves_until_it_is_stopped(master: Master, monkeypatc
         master.now = 5.0
         master.supervise()
         again = await describe(upstream)
-        assert again["arguments"] == ["keep", "later"]
+        assert again["arguments"] == ["later"]
         master.current = HTTP
         master.supervise()
         await until(lambda: members(again["pid"]) == [])

@@ -97,7 +97,7 @@ class UpstreamSettings:
     max_result: int
     """Bytes of an answer."""
     max_sessions: int
-    """Sessions of callers at once, in all workers of a node."""
+    """Sessions of callers at once: of a program in all workers of a node, of a server in all nodes of a database."""
     idle_timeout: float
     """Seconds after which an unused session ends."""
     caller_identity: bool

@@ -13,9 +13,10 @@ from gatehouse.resourceserver.cli.catalogue_loading import check_policy, load_sc
 from gatehouse.resourceserver.cli.installation import open_database, served_options, settings_of
 from gatehouse.resourceserver.settings import CA_FILE_SETTING, Settings
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
+from gatehouse.resourceserver.upstream.stdio.owner_process import ProgramOwner
 from gatehouse.shared.service.audit.keys import AuditKeys
 from gatehouse.shared.service.cli import Refusal, example
-from gatehouse.shared.service.gunicorn import Companion, Server
+from gatehouse.shared.service.gunicorn import Companion, Server, heartbeat_folder
 from gatehouse.shared.service.tls import tls_context
 
 
@@ -62,5 +63,8 @@ def _gateway(settings: Settings, path: Path, companions: list[Companion]) -> Cal
         policies = PolicyWatch(path, lambda policy: check_policy(settings, policy))
     except InvalidPolicy as error:
         raise Refusal(str(error)) from None
-    companions += [policies]
-    return lambda: create_gateway(settings, policies)
+    owner = ProgramOwner(
+        lambda: policies.accepted.policy.upstream, settings.log_format, settings.log_level, heartbeat_folder()
+    )
+    companions += [policies, owner]
+    return lambda: create_gateway(settings, policies, owner.socket)

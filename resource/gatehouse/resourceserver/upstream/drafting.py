@@ -67,15 +67,16 @@ def draft_policy(section: str, prefix: str, tools: Mapping[str, Mapping[str, Any
         prefix: the start of the scopes.
         tools: the tools as the upstream lists them, by name.
     """
-    unusable = {name: reason for name, tool in tools.items() if (reason := unusable_reason(tool)) is not None}
-    drafted = [tool for name, tool in tools.items() if name not in unusable]
+    reasons = {name: unusable_reason(tool) for name, tool in tools.items() if TOOL_NAME.fullmatch(name)}
     # A policy declares at least one scope.
-    levels = {guess(tool)[0] for tool in drafted} or {"read"}
-    parts = [_HEAD, section, scope_tables(prefix, levels), *(tool_table(tool, prefix) for tool in drafted)]
-    if unusable:
-        lines = [f"#   {_shown(name)}: {reason}" for name, reason in unusable.items()]
-        parts.append("\n".join(["# These tools cannot be served, and are denied:", *lines, ""]))
-    return "\n".join(part for part in parts if part)
+    levels = {guess(tools[name])[0] for name, reason in reasons.items() if reason is None} or {"read"}
+    tables = [
+        tool_table(tools[name], prefix) if reason is None else _denied_table(tools[name], reason)
+        for name, reason in reasons.items()
+    ]
+    text = "\n".join([_HEAD, section, scope_tables(prefix, levels), *tables])
+    unnamed = [f"#   {_shown(name)}\n" for name in tools if name not in reasons]
+    return "".join([text, "\n# Denied, because MCP does not allow such names:\n", *unnamed]) if unnamed else text
 
 
 def upstream_section(members: Mapping[str, Any]) -> str:
@@ -104,6 +105,10 @@ def tool_table(tool: Mapping[str, Any], prefix: str) -> str:
         f"# {summary(tool)}\n"
         f"scopes = {_value([f'{prefix}:{level}'])}  {TO_BE_CONFIRMED} {reason}\n"
     )
+
+
+def _denied_table(tool: Mapping[str, Any], reason: str) -> str:
+    return f"[tools.{toml_key(tool['name'])}]\n# {summary(tool)}\ndeny = true  # {reason}\n"
 
 
 def guess(tool: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,7 +6,9 @@ from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, Upstre
 from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity
 from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
 from gatehouse.resourceserver.upstream.http.session_store import SessionStore
-from gatehouse.resourceserver.upstream.upstream import Upstream, UpstreamUnavailable
+from gatehouse.resourceserver.upstream.stdio.owner_client import OwnerUpstream
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
+from gatehouse.resourceserver.upstream.upstream import Upstream
 
 
 def open_upstream(
@@ -26,4 +28,4 @@ def open_upstream(
     """
     if isinstance(settings.transport, HttpTransport):
         return HttpUpstream(settings, sessions, identity=identity)
-    raise UpstreamUnavailable("programs are not supported yet")
+    return StdioUpstream(settings) if owner is None else OwnerUpstream(owner, settings)

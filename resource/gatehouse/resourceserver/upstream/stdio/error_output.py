@@ -15,8 +15,8 @@ _BURST: Final = 1024 * 1024
 _BYTES_A_SECOND: Final = 256 * 1024
 """How much is read. A program that writes more than this waits, and does not keep the gateway busy."""
 
-_PAUSE: Final = 1.0
-"""Seconds without reading after a program wrote too much."""
+_LINE_COST: Final = 100
+"""Bytes that a line counts as, besides those that it has: short lines take more time."""
 
 
 class ErrorOutput:
@@ -33,6 +33,7 @@ class ErrorOutput:
         # Four bytes are the longest character of UTF-8.
         self._lines = LineReader(descriptor, 4 * _MAX_LINE, self._add, self._add_start, 4 * _MAX_LINE)
         self._allowance = Allowance(_BURST, _BYTES_A_SECOND)
+        self._cost = 0
         self._paused: asyncio.TimerHandle | None = None
         self._resume()
 
@@ -54,11 +55,13 @@ class ErrorOutput:
         count = self._lines.read()
         if count == 0:
             self._pause()
-        elif count is not None and not self._allowance.spend(count):
+        elif count is not None and not self._allowance.spend(count + self._cost):
             self._pause()
-            self._paused = self._loop.call_later(_PAUSE, self._resume)
+            self._paused = self._loop.call_later(self._allowance.due_in, self._resume)
+        self._cost = 0
 
     def _add(self, line: bytes) -> None:
+        self._cost += _LINE_COST
         self._log.add(printable(line.decode(errors="replace").rstrip()[:_MAX_LINE])[:_MAX_LINE])
 
     def _add_start(self, start: bytes, _: bytes) -> None:

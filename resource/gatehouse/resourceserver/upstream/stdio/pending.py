@@ -51,14 +51,16 @@ class PendingRequest(Generic[ResultT]):
             UpstreamError: as the outcome.
             TimeoutError: a limit is over.
         """
-        async with asyncio.timeout(_TOTAL * limit):
-            while self._outcome is None:
-                async with asyncio.timeout(limit):
-                    await self._changed.wait()
-                self._changed.clear()
-                while self._progress:
-                    progress = self._progress.popleft()
-                    if notify is not None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _TOTAL * limit
+        while self._outcome is None:
+            async with asyncio.timeout_at(min(end, loop.time() + limit)):
+                await self._changed.wait()
+            self._changed.clear()
+            while self._progress:
+                progress = self._progress.popleft()
+                if notify is not None:
+                    async with asyncio.timeout_at(end):
                         await notify(*progress)
         if isinstance(self._outcome, UpstreamError):
             raise self._outcome

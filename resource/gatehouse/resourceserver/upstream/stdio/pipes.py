@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_READ: Final = 64 * 1024
-"""Bytes that are read at a time: what a pipe holds."""
+_READ: Final = 16 * 1024
+"""Bytes that are read at a time. If each is a line, the event loop is kept for some milliseconds."""
 
 
 class Line:
@@ -34,6 +34,7 @@ class LineWriter:
         self._broken = broken
         self._lines: deque[Line] = deque()
         self._open = True
+        self._waiting = False
         self.unsent = 0
         """Bytes that are kept."""
 
@@ -58,7 +59,7 @@ class LineWriter:
         if self._open:
             self._open = False
             # Not again later, when another pipe may have the same descriptor.
-            self._loop.remove_writer(self._descriptor)
+            self._wait(False)
 
     def _flush(self) -> None:
         while self._lines:
@@ -66,7 +67,7 @@ class LineWriter:
             try:
                 count = os.write(self._descriptor, line.rest)
             except BlockingIOError:
-                self._loop.add_writer(self._descriptor, self._flush)
+                self._wait(True)
                 return
             except OSError:
                 self.close()
@@ -77,7 +78,15 @@ class LineWriter:
             self.unsent -= count
             if not line.rest:
                 self._lines.popleft()
-        self._loop.remove_writer(self._descriptor)
+        self._wait(False)
+
+    def _wait(self, waiting: bool) -> None:
+        """Wait until the pipe accepts more, or no longer."""
+        if waiting and not self._waiting:
+            self._loop.add_writer(self._descriptor, self._flush)
+        elif self._waiting and not waiting:
+            self._loop.remove_writer(self._descriptor)
+        self._waiting = waiting
 
 
 class LineReader:

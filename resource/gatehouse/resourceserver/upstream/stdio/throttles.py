@@ -58,6 +58,11 @@ class Allowance:
         self._at = now
         return self._left >= 0
 
+    @property
+    def due_in(self) -> float:
+        """Seconds after which more is allowed, counted from the last `spend`."""
+        return max(0.0, -self._left / self._rate)
+
 
 class LimitedLog:
     """Writes some lines a second to the log, and then how many more there were."""
