@@ -68,7 +68,7 @@ def test_an_empty_update_is_a_usage_error(shell: Shell) -> None:
 
 def test_a_client_without_a_workspace_causes_a_warning(shell: Shell) -> None:
     """Other claim names are allowed, so a misspelt name can only cause a warning."""
-    note = "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_..."
+    note = "If the resource serves the bundled directory, its tools need --claim workspace_id=wks_..."
     made = shell.run(*CREATE, "--claim", "workspace=wks_1", "--output", "json")
     assert note in made.stderr
     client_id = json.loads(made.stdout)["client_id"]

@@ -71,7 +71,7 @@ def note_workspace(registered: Client) -> None:
     """Warn about a client without a workspace. A misspelt claim name is a legal claim and would not be noticed."""
     if "workspace_id" not in registered.claims:
         click.echo(
-            "This client has no workspace. The tools of the bundled catalogue need --claim workspace_id=wks_... "
-            "See: resourceserver workspace list",
+            "This client has no workspace. If the resource serves the bundled directory, its tools need "
+            "--claim workspace_id=wks_... See: resourceserver workspace list",
             err=True,
         )

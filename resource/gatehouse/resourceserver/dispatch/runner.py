@@ -69,8 +69,13 @@ class Call(NamedTuple):
 
     def event(self, outcome: str, reason: str | None = None, objects: Mapping[str, Any] | None = None) -> AuditEvent:
         """Return the event of the call's end. For a streaming tool, it has the progress that the call made."""
-        progress = {"done": self.progress.done, "of": self.progress.total} if self.progress is not None else {}
-        return event_of(self.request, ACTION, self.tool.name, outcome, reason, {**progress, **(objects or {})})
+        return event_of(self.request, ACTION, self.tool.name, outcome, reason, {**self._progress(), **(objects or {})})
+
+    def _progress(self) -> dict[str, Any]:
+        # Most calls of an upstream's tools report no progress, and all of these tools can.
+        if self.progress is None or (self.tool.described is not None and not self.progress.done):
+            return {}
+        return {"done": self.progress.done, "of": self.progress.total}
 
     def event_of_transaction(self, detail: Mapping[str, Any]) -> AuditEvent:
         """Return the event that commits with one transaction of a streaming tool."""

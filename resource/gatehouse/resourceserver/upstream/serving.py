@@ -1,6 +1,7 @@
 """Keeps the catalogue of a worker as its policy and its upstream say, while both change."""
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -173,8 +174,12 @@ class ServedUpstream:
 
 def _log_changes(policy: PolicyFile, before: Mapping[str, ToolState], after: Mapping[str, ToolState]) -> None:
     """Log the tools of the policy by name, and the number of others, whose names are the upstream's."""
+    served = Counter(after.values())[ToolState.SERVED]
+    if not before:
+        log.info("the upstream listed its tools: %d of the policy's %d are served", served, len(policy.tools))
     for name in policy.tools:
-        if name in after and before.get(name) != after[name]:
+        expected = before.get(name, ToolState.SERVED)
+        if name in after and expected != after[name]:
             reason = withheld_reason(name, after[name])
             log.log(logging.INFO if reason is None else logging.WARNING, "tool %s: %s", name, reason or after[name])
     new = {name for name, state in after.items() if state is ToolState.NEW}
