@@ -100,6 +100,8 @@ class ToolRunner:
         self._audit = audit
         self._keys = keys
         self._clock = clock
+        self._runners: dict[str, tuple[Tool, Callable[[Call], Awaitable[Ended]]]] = {}
+        """How each tool runs, by its name."""
 
     def _runner(self, tool: Tool) -> Callable[[Call], Awaitable[Ended]]:
         if not tool.transactional:
@@ -117,7 +119,11 @@ class ToolRunner:
             AuditUnavailable: the call cannot be recorded.
             BaseException: whatever the tool, a provider or the database raises.
         """
-        return await self._runner(call.tool)(call)
+        known = self._runners.get(call.tool.name)
+        if known is None or known[0] is not call.tool:
+            # An upstream's tool is another one after its policy or its description has changed.
+            known = self._runners[call.tool.name] = (call.tool, self._runner(call.tool))
+        return await known[1](call)
 
     async def _run_without_database(self, call: Call) -> Ended:
         """Run a read-only tool that needs no transaction."""
