@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.clock import FakeClock
@@ -12,7 +11,6 @@ from gatehouse.resourceserver.upstream.caller_identity import (
     CallerIdentity,
     caller_meta,
     create_caller_keys,
-    without_caller,
 )
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.jws import InvalidToken, SigningKey, read_header, verify
@@ -106,9 +104,3 @@ def test_a_malformed_key_file_is_refused(path: Path, clock: FakeClock, document:
 
 def test_a_program_gets_members_of_meta() -> None:
     assert caller_meta(CLAIMS) == {"io.gatehouse/caller": {"client_id": "agent", "sub": "agent", "jti": "j1"}}
-
-
-@pytest.mark.parametrize("name", ["io.gatehouse/caller", "io.gatehouse/other", "IO.Gatehouse/Caller"])
-def test_what_a_caller_sends_under_the_same_names_is_removed(name: str) -> None:
-    kept: dict[str, Any] = {"traceparent": "00-1", "io.gatehouses/caller": 1, "caller": 2}
-    assert without_caller({name: {"client_id": "other"}, **kept}) == kept

@@ -273,7 +273,7 @@ def test_a_url_that_does_not_answer_is_named(policies: Policies) -> None:
     [
         ("", [], {}, "RESOURCESERVER_UPSTREAM"),
         ("", ["--upstream", "missing.toml"], {}, "missing.toml"),
-        ("[upstream", ["--upstream", "policy.toml"], {}, "line 1"),
+        ("[upstream", ["--upstream", "policy.toml"], {}, "policy.toml cannot be used as a policy:\nline 1"),
         ("[upstream]\nport = 3", ["--upstream", "policy.toml"], {}, "port"),
         ("", ["--upstream", "policy.toml"], {"RESOURCESERVER_BIND": "nowhere"}, "RESOURCESERVER_BIND"),
     ],

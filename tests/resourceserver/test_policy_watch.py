@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support.scripted_upstream import policy_text
 
-from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy, PolicyFile
-from gatehouse.resourceserver.upstream.policy_watch import MAX_LENGTH, PolicyWatch
+from gatehouse.resourceserver.catalogue.policy_file import MAX_LENGTH, InvalidPolicy, PolicyFile
+from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 
 READ = {"read": {"scopes": '["notes:read"]'}}
 BOTH = {**READ, "write": {"scopes": '["notes:write"]'}}

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from support.scripted_upstream import policy_text, tool
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
+from gatehouse.resourceserver.catalogue.policy_reading import read_policy
 from gatehouse.resourceserver.cli import main
 from gatehouse.resourceserver.cli.catalogue_loading import check_policy
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.resourceserver.upstream.policy_watch import read_policy
 
 POLICY = policy_text(
     {

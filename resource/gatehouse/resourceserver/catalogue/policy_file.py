@@ -39,7 +39,7 @@ _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class InvalidPolicy(Exception):
-    """A policy file cannot be used. The text names every problem with its line and how to fix it."""
+    """A policy file cannot be used. The text has every problem, with its line and how to fix it, and not the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +136,14 @@ class PolicyFile:
 
 
 def parse_policy(text: str, folder: Path) -> PolicyFile:
-    """Read a policy file. Its relative paths are relative to `folder`, the folder that it is in.
+    """Parse a policy file. Its relative paths are relative to `folder`, the folder that it is in.
 
-    No other file is read.
+    No file is read.
 
     Raises:
         InvalidPolicy: with every problem of the file, not only the first. A file that is not TOML has one problem.
     """
-    if len(text.encode()) > MAX_LENGTH:
-        raise InvalidPolicy(f"the file is larger than {MAX_LENGTH // 1024} KiB; remove what it does not need")
+    check_length(len(text.encode()))
     try:
         document = parse_toml(text)
     except InvalidToml as error:
@@ -166,6 +165,12 @@ def parse_policy(text: str, folder: Path) -> PolicyFile:
         tools=MappingProxyType(tools),
         denied=frozenset(table.tools.keys() - tools.keys()),
     )
+
+
+def check_length(length: int) -> None:
+    """Raise InvalidPolicy for a file of too many bytes."""
+    if length > MAX_LENGTH:
+        raise InvalidPolicy(f"the file is larger than {MAX_LENGTH // 1024} KiB; remove what it does not need")
 
 
 def _describe(error: ValidationError, document: TomlDocument) -> str:

@@ -15,9 +15,9 @@ import click
 from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.catalogue import Catalogue
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy, PolicyFile
+from gatehouse.resourceserver.catalogue.policy_reading import read_policy
 from gatehouse.resourceserver.catalogue.signature import InvalidCatalogue
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.resourceserver.upstream.policy_watch import read_policy
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.cli import Refusal
 from gatehouse.shared.service.migrations import Schema
@@ -76,7 +76,12 @@ def load_policy(path: Path) -> PolicyFile:
     try:
         return read_policy(path)
     except InvalidPolicy as error:
-        raise Refusal(f"{path} cannot be used as a policy:\n{error}") from None
+        raise Refusal(unusable(path, error)) from None
+
+
+def unusable(path: Path, error: InvalidPolicy) -> str:
+    """Return what a command says of a policy file that cannot be used."""
+    return f"{path} cannot be used as a policy:\n{error}"
 
 
 def load_catalogue(module_name: str) -> Catalogue:

@@ -17,9 +17,10 @@ from gatehouse.resourceserver.catalogue.policy_file import (
     UpstreamSettings,
     parse_policy,
 )
+from gatehouse.resourceserver.catalogue.policy_reading import read_policy_text
+from gatehouse.resourceserver.cli.catalogue_loading import unusable
 from gatehouse.resourceserver.cli.installation import settings_of
 from gatehouse.resourceserver.upstream.opening import open_upstream
-from gatehouse.resourceserver.upstream.policy_watch import read_policy_text
 from gatehouse.resourceserver.upstream.upstream import UpstreamError
 from gatehouse.shared.service.cli import Refusal
 
@@ -76,8 +77,11 @@ def read_inputs(ctx: click.Context, upstream: Path | None) -> PolicyInputs:
         path = settings_of(ctx, upstream=upstream).upstream
         if path is None:
             raise NoInput("Which policy file? Name it with --upstream, or set RESOURCESERVER_UPSTREAM.")
-        text = read_policy_text(path).decode()
-        policy = parse_policy(text, path.parent)
+        try:
+            text = read_policy_text(path)
+            policy = parse_policy(text, path.parent)
+        except InvalidPolicy as error:
+            raise NoInput(unusable(path, error)) from None
         tools = list_tools(policy.upstream)
     option = () if upstream is None else ("--upstream", str(upstream))
     return PolicyInputs(path, text, policy, tools, option)

@@ -8,7 +8,7 @@ can know a key before it signs.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +30,6 @@ CALLER_META: Final = "io.gatehouse/caller"
 
 LIFETIME: Final = 60
 """Seconds. The JWT is sent immediately; the rest allows for clock differences."""
-
-_OWN_META: Final = CALLER_META.partition("/")[0] + "/"
 
 _ALGORITHM: Final = "ES256"
 _MAX_FILE: Final = 64 * 1024
@@ -70,11 +68,6 @@ class CallerIdentity:
 def caller_meta(claims: AccessClaims) -> dict[str, Any]:
     """Return the members of `_meta` that name a caller."""
     return {CALLER_META: _caller(claims)}
-
-
-def without_caller(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a caller's `_meta` without the members that only the gateway writes, in upper or lower case."""
-    return {name: value for name, value in meta.items() if not name.casefold().startswith(_OWN_META)}
 
 
 def create_caller_keys(path: Path) -> bool:

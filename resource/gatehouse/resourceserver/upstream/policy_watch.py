@@ -7,18 +7,13 @@ worker that starts later has the same policy as the others, whatever the file co
 import hashlib
 import logging
 import mmap
-import os
-import shlex
-import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy, PolicyFile, parse_policy
-
-MAX_LENGTH: Final = 1024 * 1024
-"""Bytes of a policy file."""
+from gatehouse.resourceserver.catalogue.policy_file import MAX_LENGTH, InvalidPolicy, PolicyFile, parse_policy
+from gatehouse.resourceserver.catalogue.policy_reading import read_policy_text
 
 _HEADER: Final = struct.Struct("<QQ32s")
 """Number of the version, length of the text, its SHA-256 digest."""
@@ -53,7 +48,7 @@ class PolicyWatch:
         self._seen: tuple[int, ...] = ()
         self._pending: tuple[int, ...] | None = None
         text = read_policy_text(path)
-        self.accepted = Accepted(1, self._read(text))
+        self.accepted = Accepted(1, self._parse(text))
         """The last policy that this process knows."""
         self._seen = _state(path)
         self._publish(1, text)
@@ -73,7 +68,7 @@ class PolicyWatch:
         self._seen, self._pending = state, None
         try:
             text = read_policy_text(self._path)
-            policy = self._read(text)
+            policy = self._parse(text)
         except InvalidPolicy as error:
             log.error("the policy file has changed, and cannot be used; the previous policy stays in force: %s", error)
             return
@@ -95,54 +90,15 @@ class PolicyWatch:
             self.accepted = Accepted(version, parse_policy(text.decode(), self._path.parent))
         return self.accepted
 
-    def _read(self, text: bytes) -> PolicyFile:
-        policy = _parse(self._path, text)
+    def _parse(self, text: str) -> PolicyFile:
+        policy = parse_policy(text, self._path.parent)
         self._check(policy)
         return policy
 
-    def _publish(self, version: int, text: bytes) -> None:
+    def _publish(self, version: int, policy: str) -> None:
+        text = policy.encode()
         self._memory[_HEADER.size : _HEADER.size + len(text)] = text
         _HEADER.pack_into(self._memory, 0, version, len(text), hashlib.sha256(text).digest())
-
-
-def read_policy(path: Path) -> PolicyFile:
-    """Read a policy file. Raises InvalidPolicy if it cannot be read or is not valid."""
-    return _parse(path, read_policy_text(path))
-
-
-def _parse(path: Path, text: bytes) -> PolicyFile:
-    try:
-        return parse_policy(text.decode(), path.parent)
-    except UnicodeDecodeError:
-        raise InvalidPolicy(f"{path} is not UTF-8.") from None
-
-
-def read_policy_text(path: Path) -> bytes:
-    """Return the content of a policy file, which decides who may call what, and which program runs.
-
-    Raises:
-        InvalidPolicy: it cannot be read, is too large or no regular file, or every user of the machine can change it.
-    """
-    try:
-        # A named pipe would stop the master process until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            _check_file(path, os.fstat(descriptor).st_mode)
-            text = os.read(descriptor, MAX_LENGTH + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise InvalidPolicy(f"{path}: {error.strerror}.") from None
-    if len(text) > MAX_LENGTH:
-        raise InvalidPolicy(f"{path} is larger than {MAX_LENGTH // 1024} KiB.")
-    return text
-
-
-def _check_file(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise InvalidPolicy(f"{path} is not a regular file.")
-    if mode & stat.S_IWOTH:
-        raise InvalidPolicy(f"Every user can change {path}. Run: {shlex.join(['chmod', 'o-w', str(path)])}")
 
 
 def _state(path: Path) -> tuple[int, ...]:
