@@ -134,7 +134,7 @@ async def test_the_names_of_other_tools_stay_out_of_the_log(
     """CWE-117: an upstream chooses them, and could name a thousand others in each list."""
     caplog.set_level(logging.INFO, "gatehouse.resourceserver.upstream.serving")
     async with gateway(tmp_path, resourceserver_template, upstream, upstream_poll_interval=1) as server:
-        assert "tool write: served" in caplog.messages
+        assert "the upstream listed its tools: 2 of the policy's 2 are served" in caplog.messages
         upstream.tools += [tool("tool write: served; all is well")]
         listed = upstream.lists
         await until(lambda: upstream.lists > listed + 1)
