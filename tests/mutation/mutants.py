@@ -282,6 +282,37 @@ MUTANTS = [
         'return b""',
         "tests/resourceserver/test_upstream_sessions.py",
     ),
+    # A program of two callers, one that outlives the gateway or gets its variables, an outcome that seems known.
+    Mutant(
+        f"{GATEWAY}/upstream/stdio.py",
+        "self._session(None if self._shared else key)",
+        "self._session(None)",
+        "tests/resourceserver/test_upstream_stdio.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/upstream/launcher.py",
+        "os.kill(0, signal.SIGKILL)",
+        "os._exit(0)",
+        "tests/resourceserver/test_program.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/upstream/launch.py",
+        'return {"PATH": variables.get("PATH", os.defpath), **named}',
+        'return {"PATH": os.defpath, **variables}',
+        "tests/resourceserver/test_program.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/upstream/program.py",
+        "OutcomeUnknown(reason) if request.line.begun else UpstreamUnavailable(reason)",
+        "UpstreamUnavailable(reason)",
+        "tests/resourceserver/test_program.py",
+    ),
+    Mutant(
+        f"{GATEWAY}/upstream/frames.py",
+        "return bool(user == os.geteuid())",
+        "return True",
+        "tests/resourceserver/test_upstream_owner.py",
+    ),
 ]
 
 
