@@ -1,5 +1,6 @@
-"""A gateway with two workers before a program that speaks stdio."""
+"""A gateway with two workers before an upstream that keeps something of its callers: a program, or an HTTP server."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +13,12 @@ import pytest
 from local_stack import child_processes
 from support.limits import VARIABLES
 from support.prepared_stack import PreparedStack
+from support.upstreams import sdk_upstream
 
 PROGRAM = Path(__file__).parents[1] / "support" / "counting_program.py"
 POLICY = """
 [upstream]
-command = ["{python}", "{program}"]
-shared = {shared}
+{upstream}
 [scopes."count"]
 description = "Count"
 [tools.count]
@@ -29,17 +30,22 @@ scopes = ["count"]
 def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PreparedStack]:
     """A running installation. The parameter tells whether all callers share one process."""
     stack = PreparedStack(tmp_path, settings={**VARIABLES, "RESOURCESERVER_UPSTREAM": "policy.toml"})
-    policy = POLICY.format(python=sys.executable, program=PROGRAM, shared=str(request.param).lower())
-    (tmp_path / "policy.toml").write_text(policy)
+    command = json.dumps([sys.executable, str(PROGRAM)])
+    try:
+        start(stack, f"command = {command}\nshared = {str(request.param).lower()}")
+        yield stack
+    finally:
+        stack.stop()
+
+
+def start(stack: PreparedStack, upstream: str) -> None:
+    """Start both servers, with a confirmed policy."""
+    (stack.folder / "policy.toml").write_text(POLICY.format(upstream=upstream))
     stack.run("authserver", "init")
     stack.run("resourceserver", "init")
     stack.run("resourceserver", "policy", "confirm", "--all", "--yes")
     stack.run("authserver", "resource", "add", stack.resource, "--name", "counter", "--catalogue", "policy.toml")
-    try:
-        stack.start_all()
-        yield stack
-    finally:
-        stack.stop()
+    stack.start_all()
 
 
 class Caller:
@@ -53,8 +59,8 @@ class Caller:
         self.headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
         self.resource = stack.resource
 
-    async def count(self, name: str) -> dict[str, Any]:
-        params = {"name": "count", "arguments": {"name": name}}
+    async def count(self, **arguments: str) -> dict[str, Any]:
+        params = {"name": "count", "arguments": arguments}
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
             answer = (await http.post(self.resource, json=body, headers=self.headers)).json()
@@ -81,7 +87,7 @@ async def test_two_callers_of_a_program_never_meet_whichever_worker_serves_them(
     await callers[0].wait_until_listed()
     processes: list[set[int]] = []
     for caller in callers:
-        counted = [await caller.count(f"call {number}") for number in range(8)]
+        counted = [await caller.count(name=f"call {number}") for number in range(8)]
         assert [each["calls"] for each in counted] == [1, 2, 3, 4, 5, 6, 7, 8]
         processes.append({each["process"] for each in counted})
     assert [len(own) for own in processes] == [1, 1]
@@ -96,7 +102,7 @@ async def test_a_hundred_callers_share_a_program_and_each_gets_its_own_answer(ga
     answers: list[dict[str, Any]] = []
 
     async def call(number: int) -> None:
-        answer = await callers[number % len(callers)].count(f"caller {number}")
+        answer = await callers[number % len(callers)].count(name=f"caller {number}")
         assert answer["name"] == f"caller {number}"
         answers.append(answer)
 
@@ -106,3 +112,19 @@ async def test_a_hundred_callers_share_a_program_and_each_gets_its_own_answer(ga
     assert len({answer["process"] for answer in answers}) == 1
     assert Counter(answer["calls"] for answer in answers) == Counter(range(1, 101))
     assert len(child_processes(gateway.pid("resourceserver"))) >= 3
+
+
+@pytest.mark.anyio
+async def test_two_callers_of_a_stateful_server_keep_their_sessions_on_both_workers(tmp_path: Path) -> None:
+    stack = PreparedStack(tmp_path, settings={**VARIABLES, "RESOURCESERVER_UPSTREAM": "policy.toml"})
+    async with sdk_upstream("stateful") as upstream:
+        try:
+            await anyio.to_thread.run_sync(start, stack, f'url = "{upstream.url}"')
+            callers = [await anyio.to_thread.run_sync(Caller, stack, name) for name in ("alice", "bob")]
+            await callers[0].wait_until_listed()
+            for number in range(1, 9):
+                for caller in callers:
+                    # The server counts the calls of each of its sessions.
+                    assert await caller.count() == {"result": number}
+        finally:
+            await anyio.to_thread.run_sync(stack.stop)
