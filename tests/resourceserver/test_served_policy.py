@@ -72,3 +72,15 @@ def test_a_policy_belongs_to_one_resource_and_has_the_baseline_scopes(path: Path
     path.write_text(f'resource = "https://other.example.com/mcp"\n{POLICY}')
     with pytest.raises(InvalidPolicy, match=r"for the resource https://other\.example\.com/mcp"):
         check_policy(Settings(), read_policy(path))
+
+
+@pytest.mark.threat("T-171")
+def test_a_policy_with_an_impossible_user_changes_nothing(path: Path) -> None:
+    """CWE-636: the programs of the previous policy would go on, as a user that the operator no longer wants."""
+    program = POLICY.replace('url = "http://127.0.0.1:1/mcp"', 'command = ["notes"]')
+    assert program != POLICY
+    path.write_text(program)
+    check_policy(Settings(), read_policy(path))
+    path.write_text(program.replace("[scopes", 'user = "no-such-user"\n[scopes', 1))
+    with pytest.raises(InvalidPolicy, match='this machine has no user "no-such-user"'):
+        check_policy(Settings(), read_policy(path))

@@ -20,7 +20,7 @@ from support.programs import exists, kill, make_call, members, settings, transpo
 from support.waiting import wait_until
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, InvalidPolicy
-from gatehouse.resourceserver.upstream.stdio import owner_process, owner_server
+from gatehouse.resourceserver.upstream.stdio import owner_client, owner_process, owner_server
 from gatehouse.resourceserver.upstream.stdio.launch import check_launch, stdio_transport
 from gatehouse.resourceserver.upstream.stdio.owner_client import OwnerUpstream
 from gatehouse.resourceserver.upstream.stdio.owner_messages import (
@@ -88,6 +88,14 @@ async def worker(of: Owner, **changes: Any) -> AsyncIterator[OwnerUpstream]:
 async def pid_of(upstream: OwnerUpstream, caller: str = "alice") -> int:
     pid: int = (await upstream.call_tool(make_call("describe", caller)))["structuredContent"]["pid"]
     return pid
+
+
+async def is_served(upstream: OwnerUpstream) -> bool:
+    try:
+        await pid_of(upstream)
+    except UpstreamUnavailable:
+        return False
+    return True
 
 
 async def cancelled(upstream: OwnerUpstream) -> list[int]:
@@ -286,6 +294,24 @@ async def test_two_first_calls_make_one_connection(served: Owner) -> None:
 # Settings
 
 
+@pytest.mark.threat("T-173")
+@pytest.mark.parametrize("character", ["x", "\x7f"])
+async def test_an_answer_of_any_characters_leaves_the_calls_of_others_alone(
+    served: Owner, character: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-130: DEL is one byte of JSON, and six once it is escaped. A longer message ends the worker's connection."""
+    monkeypatch.setattr(owner_client, "MAX_LIST", 0)
+    longest = 60_000
+    fine = '{"jsonrpc":"2.0","id":ID,"result":{"content":[],"x":"' + character * (longest // len(character.encode()))
+    async with worker(served, max_result=longest + 100) as upstream:
+        waiting = asyncio.create_task(upstream.call_tool(make_call("wait", "bob")))
+        result = await upstream.call_tool(make_call("raw", text=fine + '"}}\n'))
+        assert set(result["x"]) == {character}
+        await anyio.sleep(0.05)
+        assert not waiting.done()
+        waiting.cancel()
+
+
 async def test_without_settings_no_program_is_started(tmp_path: Path) -> None:
     owner = Owner(tmp_path / "socket")
     async with owner.running(), worker(owner) as upstream:
@@ -311,11 +337,17 @@ async def test_programs_of_an_earlier_policy_end_when_their_calls_are_done(
         await until(lambda: members(busy) == [] and members(idle) == [])
         served.change(members_of() | {"user": "no-such-user"})
         await until(lambda: "the programs of the new policy cannot be started: upstream.user:" in caplog.text)
-        assert await pid_of(upstream, "bob") == new
-        served.change(None)
+        with pytest.raises(UpstreamUnavailable, match="its policy cannot be used"):
+            await pid_of(upstream, "bob")
         await until(lambda: members(new) == [])
-        with pytest.raises(UpstreamUnavailable, match="the upstream is no program"):
-            await pid_of(upstream)
+        served.change(members_of())
+        with anyio.fail_after(30):
+            while not await is_served(upstream):  # noqa: ASYNC110 - another process changes it
+                await anyio.sleep(0.01)
+        served.change(None)
+        with anyio.fail_after(30):
+            while await is_served(upstream):  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.01)
 
 
 async def test_the_end_of_the_settings_ends_the_owner(served: Owner) -> None:

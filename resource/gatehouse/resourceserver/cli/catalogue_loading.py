@@ -57,14 +57,16 @@ def load_document(settings: Settings) -> dict[str, Any]:
 
 
 def check_policy(settings: Settings, policy: PolicyFile) -> None:
-    """Check that a valid policy belongs to the settings. Raises InvalidPolicy."""
+    """Check that a valid policy belongs to the settings, and can be enforced here. Raises InvalidPolicy."""
     from gatehouse.resourceserver.upstream.serving import join  # noqa: PLC0415 - as in load_served
+    from gatehouse.resourceserver.upstream.stdio.launch import check_launch  # noqa: PLC0415
 
     if policy.resource not in {None, settings.resource}:
         raise InvalidPolicy(
             f"The policy is for the resource {policy.resource}, and the server is {settings.resource}. Set "
             "RESOURCESERVER_RESOURCE to the resource of the policy, or correct `resource` in the policy."
         )
+    check_launch(policy.upstream)
     try:
         baseline_scopes(settings, join(policy, None, None)[0])
     except (InvalidCatalogue, InvalidSettings) as error:

@@ -28,9 +28,9 @@ from gatehouse.resourceserver.upstream.upstream import (
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.encoding import compact_json, parse_json
 
-EXPANSION: Final = 4
-"""A message that was parsed is at most so many times as long when it is written again: `1e15` becomes a number with 18
-characters, and a character of two bytes an escape of six."""
+EXPANSION: Final = 6
+"""A message that was parsed is at most so many times as long when it is written again: DEL, one byte, becomes an escape
+of six. `1e15` becomes a number with 18 characters."""
 
 _LENGTH: Final = 4
 """Bytes of the length of a message, the most significant one first."""

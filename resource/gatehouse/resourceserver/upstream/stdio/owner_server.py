@@ -36,8 +36,8 @@ from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, UpstreamError, UpstreamUnavailable
 from gatehouse.shared.service.logs import configure_logs
 
-MAX_REQUEST: Final = EXPANSION * 4 * 1024 * 1024 + 64 * 1024
-"""Bytes of a message of a worker: callers send at most 4 MiB (MAX_BODY of the gateway)."""
+MAX_REQUEST: Final = EXPANSION * 1024 * 1024 + 64 * 1024
+"""Bytes of a message of a worker: callers send at most 1 MiB (MAX_BODY of the gate)."""
 
 _MAX_SETTINGS: Final = 1024 * 1024
 """Bytes of the settings."""
@@ -103,8 +103,9 @@ class OwnerServer:
         try:
             upstream = None if members is None else StdioUpstream(*read_settings(members))
         except InvalidPolicy as error:
+            # The previous programs may run as another user than the policy says now.
             log.error("the programs of the new policy cannot be started: %s", error)
-            return
+            upstream = None
         if self._current is not None:
             self._current.replace()
         self._current = None if upstream is None else self._begin(upstream)
