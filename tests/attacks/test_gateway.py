@@ -75,6 +75,25 @@ async def test_a_result_of_very_many_blocks_is_refused(
 
 
 @pytest.mark.anyio
+@pytest.mark.threat("T-190")
+@pytest.mark.parametrize("depth", [46, 47, 48])
+async def test_a_deep_schema_of_one_tool_does_not_break_the_catalogue(
+    tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream, depth: int
+) -> None:
+    """CWE-674: it is deeper in the catalogue than in the list of tools."""
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(depth - 1):
+        schema = {"not": schema}
+    listed = upstream.tools[0] = {**tool("read"), "inputSchema": {"type": "object", **schema}}
+    policy = policy_text({**POLICY, "read": {"listed": listed, "scopes": '["notes:read"]'}})
+    async with gateway(tmp_path, resourceserver_template, upstream, policy) as server:
+        body = {"jsonrpc": "2.0", "id": 7, "method": "resources/read", "params": {"uri": "gatehouse://catalogue"}}
+        read = await server.post(body, server.issuer.token("notes:read"))
+        (content,) = read.json()["result"]["contents"]
+        assert [found["name"] for found in json.loads(content["text"])["tools"]] == await server.names()
+
+
+@pytest.mark.anyio
 @pytest.mark.threat("T-195")
 @pytest.mark.parametrize(("confirmed", "changed"), [(True, 1), (1, 1.5), (0, False)])
 async def test_a_member_of_another_type_changes_a_tool(

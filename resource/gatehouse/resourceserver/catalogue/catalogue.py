@@ -137,7 +137,8 @@ class Catalogue:
         for tool in self.tools.values():
             described = self.descriptions[tool.name].model_dump(mode="json", by_alias=True, exclude_none=True)
             schemas = [dict(tool.input_schema), dict(tool.output_schema)]
-            _check_json([described, *schemas], f"{tool.source}: the description of {tool.name}")
+            # In two arrays, because `document` has the schemas at this depth.
+            _check_json([[described, *schemas]], f"{tool.source}: the description of {tool.name}")
         for scope in self.scopes.values():
             _check_json([scope.scope, scope.description], f"The scope {scope.scope}")
         for resource in self.resources.values():
