@@ -19,6 +19,7 @@ _CALL_ROWS = (
 
 _GATEWAY_ROWS = (
     Row("gateway-http", "`tools/call` through the gateway, to a server over HTTP", gateway_rows.over_http),
+    Row("gateway-stdio", "`tools/call` through the gateway, to a program on stdio", gateway_rows.over_stdio),
 )
 
 _DOCUMENT_ROWS = (

@@ -1,6 +1,7 @@
 """Servers of other projects behind the gateway, and clients of other projects that call their tools."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from local_stack import LocalStack
 from support.gateway import PREFIX, gateway
-from support.interop import SCOPES, Session, call_until_granted, serving, session
+from support.interop import NODE_MODULES, SCOPES, Session, call_until_granted, serving, session
 
 READ, WRITE = f"{PREFIX}:read", f"{PREFIX}:write"
 CLIENTS = [
@@ -39,13 +40,26 @@ class Upstream:
 
     name: str
     program: str
-    """In tests/interop/servers."""
+    """In tests/interop/servers for a server over HTTP, otherwise a package that is started on stdio."""
     read: Call
     write: Call
 
 
 NOTES = Call("read_notes", " notes: "), Call("add_note", "Added milk", {"text": "milk"})
+MILK = {"name": "milk", "entityType": "drink", "observations": ["white"]}
 UPSTREAMS = [
+    Upstream(
+        "server-everything",
+        "@modelcontextprotocol/server-everything",
+        Call("echo", "Echo: hello", {"message": "hello"}),
+        Call("toggle-simulated-logging", " simulated"),
+    ),
+    Upstream(
+        "server-memory",
+        "@modelcontextprotocol/server-memory",
+        Call("read_graph", '"entities"'),
+        Call("create_entities", "[", {"entities": [MILK]}),
+    ),
     Upstream("TypeScript SDK 2.x", "typescript_sdk_2.mjs", *NOTES),
     Upstream("FastMCP", "fastmcp_server.py", *NOTES),
 ]
@@ -53,16 +67,19 @@ UPSTREAMS = [
 
 @pytest.fixture(scope="module", params=UPSTREAMS, ids=lambda upstream: upstream.name)
 def behind(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, node: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LocalStack, Upstream]]:
     """A gateway in front of an upstream."""
     upstream: Upstream = request.param
     folder = tmp_path_factory.mktemp("upstream")
-    with (
-        serving(upstream.program, log=folder / "server.log") as url,
-        gateway(folder / "gateway", "--url", url) as stack,
-    ):
-        yield stack, upstream
+    with ExitStack() as stack:
+        if upstream.program.startswith("@"):
+            program = NODE_MODULES / upstream.program / "dist" / "index.js"
+            drafted = ["--environment", "MEMORY_FILE_PATH", "--", node, str(program)]
+        else:
+            drafted = ["--url", stack.enter_context(serving(upstream.program, log=folder / "server.log"))]
+        memory = str(folder / "memory.jsonl")
+        yield stack.enter_context(gateway(folder / "gateway", *drafted, MEMORY_FILE_PATH=memory)), upstream
 
 
 @pytest.mark.parametrize(("program", "protocol"), CLIENTS)

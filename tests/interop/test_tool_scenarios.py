@@ -1,5 +1,6 @@
 """The suite's tool scenarios: on its fixture server, and behind the gateway. docs/conformance.md has the results."""
 
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -14,7 +15,7 @@ from support.conformance import (
     run_tool_scenarios,
 )
 from support.gateway import gateway
-from support.interop import serving
+from support.interop import FOLDER, serving
 
 ENOUGH = 0.9
 """The share of the tool scenarios that the fixture server must pass, so that a gateway in front of it can be judged."""
@@ -23,6 +24,7 @@ UPSTREAMS = {
     "2026-07-28 over HTTP": ["--only", "2026-07-28"],
     "2025-11-25 over HTTP, with sessions": ["--only", "2025-11-25"],
     "2025-11-25 over HTTP, without sessions": ["--only", "2025-11-25", "--stateless"],
+    "both versions on stdio": None,
 }
 """The options of the fixture server behind the gateway."""
 
@@ -73,8 +75,12 @@ def behind(node: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     for name, options in UPSTREAMS.items():
         folder = tmp_path_factory.mktemp("behind")
         with ExitStack() as stack:
-            server = stack.enter_context(serving("fixture_server.py", *options, log=folder / "server.log"))
-            url = stack.enter_context(admitted(stack.enter_context(gateway(folder / "gateway", "--url", server))))
+            if options is None:
+                upstream = ["--", sys.executable, str(FOLDER / "servers" / "fixture_server.py"), "stdio"]
+            else:
+                server = serving("fixture_server.py", *options, log=folder / "server.log")
+                upstream = ["--url", stack.enter_context(server)]
+            url = stack.enter_context(admitted(stack.enter_context(gateway(folder / "gateway", *upstream))))
             runs[name] = {
                 version: run_tool_scenarios(node, url, version, tmp_path_factory.mktemp(version))
                 for version in TOOL_SCENARIOS

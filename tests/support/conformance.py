@@ -11,7 +11,7 @@ from pathlib import Path
 from local_stack import LocalStack
 
 from support.bearer_proxy import bearer_proxy
-from support.interop import DOCUMENT, NODE_MODULES, run
+from support.interop import DOCUMENT, NODE_MODULES, run, unlimited_token
 
 SUITE = NODE_MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 
@@ -81,10 +81,7 @@ def admitted(stack: LocalStack, *options: str) -> Iterator[str]:
 
     `options` are those of `authserver client create`.
     """
-    declared = stack.run_json("resourceserver", "tools")["scopes"]
-    client = stack.create_client("conformance", " ".join(each["scope"] for each in declared), *options)
-    issue = ("token", "issue", "--client", client["client_id"], "--resource", stack.resource)
-    with bearer_proxy(stack.resource, stack.run_json("authserver", *issue)["access_token"]) as url:
+    with bearer_proxy(stack.resource, unlimited_token(stack, *options)) as url:
         yield url
 
 

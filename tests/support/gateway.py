@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
+
+from support.interop import unlimited_token
 from support.prepared_stack import PreparedStack, running
+from support.waiting import wait_until
 
 PREFIX = "upstream"
 """The start of the scopes: a tool that only reads needs `upstream:read`, and others another one."""
@@ -26,4 +30,13 @@ def gateway(folder: Path, *upstream: str, **settings: str) -> Iterator[PreparedS
     operator.run("resourceserver", "policy", "draft", "--output-file", str(policy), "--scope-prefix", PREFIX, *upstream)
     operator.run("resourceserver", "policy", "confirm", "--all", "--yes")
     with running(folder / "stack", **settings) as stack:
+        token = unlimited_token(stack)
+        # The server is ready before its workers know the tools. The system chooses the worker of each connection.
+        wait_until(lambda: all(_lists_tools(stack.resource, token) for _ in range(10)))
         yield stack
+
+
+def _lists_tools(resource: str, token: str) -> bool:
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
+    listed = httpx2.post(resource, headers=headers, json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    return bool(listed.json()["result"]["tools"])

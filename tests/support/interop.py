@@ -55,6 +55,15 @@ def node() -> str:
     return str(found)
 
 
+def unlimited_token(stack: LocalStack, *options: str) -> str:
+    """Return a token of a new client with every scope. `options` are those of `authserver client create`."""
+    declared = stack.run_json("resourceserver", "tools")["scopes"]
+    client = stack.create_client("unlimited", " ".join(each["scope"] for each in declared), *options)
+    issue = ("token", "issue", "--client", client["client_id"], "--resource", stack.resource)
+    issued: str = stack.run_json("authserver", *issue)["access_token"]
+    return issued
+
+
 def run(command: list[str], home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command-line client with `home` as its home and working directory, and with further variables."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_COLOR": "1", **variables}

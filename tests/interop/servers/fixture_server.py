@@ -8,6 +8,7 @@ It serves 2025-11-25 and 2026-07-28. With `--only` it refuses the other one, lik
 
 import argparse
 import io
+import logging
 import wave
 from base64 import b64decode
 from typing import Annotated, Any
@@ -385,6 +386,8 @@ def main() -> None:
     parser.add_argument("--stateless", action="store_true", help="2025-11-25 without sessions")
     options = parser.parse_args()
     if options.port == "stdio":
+        # The gateway logs standard error, and its log must have no traceback, such as of a tool that fails on purpose.
+        logging.disable()
         server.run("stdio")
         return
     resumable = {} if options.stateless else {"event_store": Events(), "retry_interval": RETRY_MS}
