@@ -253,7 +253,7 @@ MUTANTS = [
     ),
     # The answer to another call, a call repeated although it may have run, a session of another caller.
     Mutant(
-        f"{GATEWAY}/upstream/http/exchange.py",
+        f"{GATEWAY}/upstream/http/answer.py",
         "if answer.request_id != request_id:",
         "if answer.request_id == 0:",
         "tests/attacks/test_hostile_upstream.py",

@@ -37,11 +37,11 @@ from gatehouse.resourceserver.upstream.http.session_store import (
     TOUCH_INTERVAL,
     Connection,
     Kept,
-    Owner,
     SessionStore,
     SharedSession,
 )
 from gatehouse.resourceserver.upstream.upstream import (
+    Caller,
     OutcomeUnknown,
     UpstreamBusy,
     UpstreamUnavailable,
@@ -51,7 +51,7 @@ from gatehouse.shared.service.settings import InvalidSettings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
-ALICE, BOB, CAROL = Owner("alice", "alice"), Owner("bob", "bob"), Owner("carol", "carol")
+ALICE, BOB, CAROL = Caller("alice", "alice"), Caller("bob", "bob"), Caller("carol", "carol")
 UPSTREAM = "u" * 64
 
 
@@ -99,8 +99,8 @@ async def called(upstream: HttpUpstream, client_id: str = "alice", **arguments: 
     return await upstream.call_tool(call_of(client_id=client_id, **arguments))
 
 
-async def ids(store: SessionStore, *owners: Owner, limit: int = 10) -> list[str | None]:
-    found = [await store.find(UPSTREAM, owner, limit) for owner in owners]
+async def ids(store: SessionStore, *callers: Caller, limit: int = 10) -> list[str | None]:
+    found = [await store.find(UPSTREAM, caller, limit) for caller in callers]
     return [None if connection is None else connection.session_id for connection in found]
 
 
@@ -351,8 +351,8 @@ async def test_two_inserts_at_the_same_moment_end_with_one_session(
 
 
 async def test_an_idle_session_makes_room_for_another_caller(store: SessionStore, clock: FakeClock) -> None:
-    for owner, number in ((ALICE, 1), (BOB, 2)):
-        await store.put(UPSTREAM, owner, session(number), None, 2)
+    for caller, number in ((ALICE, 1), (BOB, 2)):
+        await store.put(UPSTREAM, caller, session(number), None, 2)
         clock.advance(1)
     with pytest.raises(UpstreamBusy, match=r"all 2 sessions of the upstream are in use \(upstream.max_sessions\)"):
         await store.find(UPSTREAM, CAROL, 2)
@@ -420,17 +420,17 @@ class FakeStore:
     """Records what is touched and pruned."""
 
     def __init__(self) -> None:
-        self.touched: list[set[Owner]] = []
+        self.touched: list[set[Caller]] = []
         self.pruned: list[Connection] = []
         self.failing = False
 
-    async def find(self, upstream: str, owner: Owner, limit: int) -> Connection | None:
-        return Connection(LEGACY, f"of-{owner.client_id}")
+    async def find(self, upstream: str, caller: Caller, limit: int) -> Connection | None:
+        return Connection(LEGACY, f"of-{caller.client_id}")
 
-    async def touch(self, upstream: str, owners: set[Owner]) -> None:
+    async def touch(self, upstream: str, callers: set[Caller]) -> None:
         if self.failing:
             raise UpstreamUnavailable("database error")
-        self.touched.append(owners)
+        self.touched.append(callers)
 
     async def prune(self, upstream: str, idle_timeout: float) -> list[Connection]:
         return self.pruned

@@ -2,12 +2,22 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from gatehouse.shared.protocol.claims import AccessClaims
 
+MAX_TIMEOUTS: Final = 10
+"""A call ends after so many times the timeout of the policy, whatever progress it makes."""
+
 Notify = Callable[[float, float | None, str | None], Awaitable[None]]
 """Forwards the progress of a call to its caller: progress, total, message."""
+
+
+class Caller(NamedTuple):
+    """Who calls. A session of a stateful upstream belongs to one caller."""
+
+    client_id: str
+    subject: str
 
 
 class ToolCall(NamedTuple):
@@ -22,6 +32,11 @@ class ToolCall(NamedTuple):
     """Members of the caller's `_meta` that are passed on: the trace context, and no identity."""
     notify: Notify | None
     """None for a caller that requested no progress."""
+
+    @property
+    def caller(self) -> Caller:
+        """The caller, by its claims."""
+        return Caller(self.claims.client_id, self.claims.sub)
 
 
 class Upstream(Protocol):

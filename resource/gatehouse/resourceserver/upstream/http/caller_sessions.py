@@ -17,11 +17,10 @@ from gatehouse.resourceserver.upstream.http.session_store import (
     IDLE,
     TOUCH_INTERVAL,
     Connection,
-    Owner,
     SessionStore,
     SharedSession,
 )
-from gatehouse.resourceserver.upstream.upstream import UpstreamError
+from gatehouse.resourceserver.upstream.upstream import Caller, UpstreamError
 
 ResultT = TypeVar("ResultT")
 
@@ -77,66 +76,66 @@ class CallerSessions:
         self._end = end
         self._is_known = is_known
         self._monotonic = monotonic
-        self._cache: dict[Owner, _Cached] = {}
-        self._calls: Counter[Owner] = Counter()
-        self._opening: WeakValueDictionary[Owner, asyncio.Lock] = WeakValueDictionary()
+        self._cache: dict[Caller, _Cached] = {}
+        self._calls: Counter[Caller] = Counter()
+        self._opening: WeakValueDictionary[Caller, asyncio.Lock] = WeakValueDictionary()
         self._touched_at = monotonic()
 
-    async def run(self, owner: Owner, send: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
+    async def run(self, caller: Caller, send: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         """Call `send` with the session of a caller. Call it once more if the upstream has ended that session.
 
         Raises:
             UpstreamError: `send` raised it, or there is no session.
         """
-        self._calls[owner] += 1
+        self._calls[caller] += 1
         try:
-            connection = await self._session(owner, None)
+            connection = await self._session(caller, None)
             try:
                 return await send(connection)
             except NotAccepted as error:
                 if not await self._has_ended(connection, error.status):
                     raise
-            return await send(await self._session(owner, connection))
+            return await send(await self._session(caller, connection))
         finally:
-            self._calls[owner] -= 1
-            if not self._calls[owner]:
-                del self._calls[owner]
+            self._calls[caller] -= 1
+            if not self._calls[caller]:
+                del self._calls[caller]
 
     async def _has_ended(self, connection: Connection, status: int) -> bool:
         return status == _UNKNOWN_SESSION or (status == _BAD_REQUEST and not await self._is_known(connection))
 
-    async def _session(self, owner: Owner, ended: Connection | None) -> Connection:
+    async def _session(self, caller: Caller, ended: Connection | None) -> Connection:
         """Return the session of a caller, other than one that has ended."""
-        cached = self._cache.get(owner)
+        cached = self._cache.get(caller)
         if cached is None or cached.connection is ended:
             # The dictionary forgets a lock that no call holds or waits for.
-            async with self._opening.setdefault(owner, asyncio.Lock()):
-                cached = await self._opened_once(owner, ended)
+            async with self._opening.setdefault(caller, asyncio.Lock()):
+                cached = await self._opened_once(caller, ended)
         cached.used_at = self._monotonic()
         return cached.connection
 
-    async def _opened_once(self, owner: Owner, ended: Connection | None) -> _Cached:
+    async def _opened_once(self, caller: Caller, ended: Connection | None) -> _Cached:
         """Return what another call has opened while this one waited, or open it."""
-        cached = self._cache.get(owner)
+        cached = self._cache.get(caller)
         if cached is None or cached.connection is ended:
-            cached = self._cache[owner] = _Cached(await self._find_or_open(owner, ended), self._monotonic())
+            cached = self._cache[caller] = _Cached(await self._find_or_open(caller, ended), self._monotonic())
         return cached
 
-    async def _find_or_open(self, owner: Owner, ended: Connection | None) -> Connection:
-        found = await self._store.find(self._upstream, owner, self._limit)
+    async def _find_or_open(self, caller: Caller, ended: Connection | None) -> Connection:
+        found = await self._store.find(self._upstream, caller, self._limit)
         if found is not None:
             if ended is None:
                 return found
             # Another worker has replaced the session, perhaps before the upstream ended that one too.
             if found.session_id != ended.session_id and await self._is_known(found):
                 return found
-        return await self._replace(owner, found)
+        return await self._replace(caller, found)
 
-    async def _replace(self, owner: Owner, stale: Connection | None) -> Connection:
+    async def _replace(self, caller: Caller, stale: Connection | None) -> Connection:
         opened = await self._open()
         try:
             stale_id = None if stale is None else stale.session_id
-            kept = await self._store.put(self._upstream, owner, opened, stale_id, self._limit)
+            kept = await self._store.put(self._upstream, caller, opened, stale_id, self._limit)
         except SharedSession:
             # It is the session of another caller, who still uses it.
             raise
@@ -158,7 +157,7 @@ class CallerSessions:
     async def tend(self) -> None:
         """Write which sessions were used, and end those that nobody used. A failure is logged."""
         now = self._monotonic()
-        used = [owner for owner, cached in self._cache.items() if cached.used_at >= self._touched_at]
+        used = [caller for caller, cached in self._cache.items() if cached.used_at >= self._touched_at]
         try:
             await self._store.touch(self._upstream, {*used, *self._calls})
             ended = await self._store.prune(self._upstream, self._idle_timeout)
@@ -171,7 +170,7 @@ class CallerSessions:
             self._end(connection)
         unused_since = now - max(self._idle_timeout, IDLE)
         self._cache = {
-            owner: cached
-            for owner, cached in self._cache.items()
-            if cached.used_at > unused_since or owner in self._calls
+            caller: cached
+            for caller, cached in self._cache.items()
+            if cached.used_at > unused_since or caller in self._calls
         }

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from mcp.shared.inbound import encode_header_value, find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 
+from gatehouse.resourceserver.upstream.http.answer import Outgoing
 from gatehouse.resourceserver.upstream.http.credential import Headers
-from gatehouse.resourceserver.upstream.http.exchange import Endpoint, Outgoing, Reply
+from gatehouse.resourceserver.upstream.http.exchange import Endpoint, Reply
 from gatehouse.resourceserver.upstream.http.response import NoAnswer, NotAccepted, UnexpectedStatus
 from gatehouse.resourceserver.upstream.http.session_store import Connection
 from gatehouse.resourceserver.upstream.messages import (

@@ -16,22 +16,11 @@ import anyio
 import httpx2
 
 from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, UpstreamSettings
+from gatehouse.resourceserver.upstream.http.answer import Deadline, Outgoing, read_answer
 from gatehouse.resourceserver.upstream.http.credential import Credential, Headers, open_credential
-from gatehouse.resourceserver.upstream.http.event_stream import EventReader
-from gatehouse.resourceserver.upstream.http.response import (
-    JSON,
-    NoAnswer,
-    Unauthorized,
-    close,
-    drain,
-    media_type,
-    read_all,
-    read_refusal,
-    too_long,
-)
-from gatehouse.resourceserver.upstream.messages import Answer, ProgressNotification, ServerRequest, read_message
+from gatehouse.resourceserver.upstream.http.response import NoAnswer, Unauthorized, close, drain
 from gatehouse.resourceserver.upstream.upstream import (
-    Notify,
+    MAX_TIMEOUTS,
     OutcomeUnknown,
     UpstreamBusy,
     UpstreamError,
@@ -39,9 +28,6 @@ from gatehouse.resourceserver.upstream.upstream import (
 )
 from gatehouse.shared.service.settings import InvalidSettings
 from gatehouse.shared.service.tls import certificate_problem, tls_context
-
-TOTAL: Final = 10
-"""A call ends after this many times the timeout, whatever progress it makes."""
 
 COURTESY: Final = 2.0
 """Seconds that a message may take on whose arrival nothing depends, such as a cancellation."""
@@ -53,27 +39,9 @@ _KEPT_OPEN: Final = 4.0
 _MAX_WAIT: Final = 10.0
 """Seconds that a free connection, the connection and its TLS handshake may each take."""
 
-_MAX_REQUESTS: Final = 16
-"""Requests of the server that are answered during one call."""
-
 _CA_FILE: Final = "upstream.ca_file"
-_EVENTS: Final = "text/event-stream"
 
 log = logging.getLogger(__name__)
-
-
-class Outgoing(NamedTuple):
-    """A request to the upstream."""
-
-    request_id: int
-    body: bytes
-    headers: Headers
-    notify: Notify | None = None
-    """Receives the progress; None if none was requested."""
-    answer: Callable[[bytes], None] | None = None
-    """Sends the answer to a request of the server; None for a protocol version in which it must not send any."""
-    in_session: bool = False
-    """Whether the request names a session."""
 
 
 class Reply(NamedTuple):
@@ -187,11 +155,13 @@ class Endpoint:
             raise NoAnswer(f"the connection to the upstream broke ({type(error).__name__})") from None
 
     async def _exchange(self, outgoing: Outgoing, presented: Headers, timer: asyncio.Timeout) -> Reply:
-        last = asyncio.get_running_loop().time() + TOTAL * self._timeout
+        last = asyncio.get_running_loop().time() + MAX_TIMEOUTS * self._timeout
         response = await self._open("POST", outgoing.body, [*outgoing.headers, *presented])
         chunks = response.aiter_raw()
         try:
-            answer = await self._read(response, chunks, outgoing, _Deadline(timer, self._timeout, last))
+            answer = await read_answer(
+                response, chunks, outgoing, self._max_result, Deadline(timer, self._timeout, last)
+            )
         except BaseException as error:
             # In 2026-07-28, closing the connection of an unfinished answer cancels the request.
             await close(response, chunks)
@@ -214,84 +184,12 @@ class Endpoint:
             problem = certificate_problem(error, self._netloc, _CA_FILE)
             raise UpstreamUnavailable(problem or f"no connection to the upstream at {self._netloc}") from None
 
-    async def _read(
-        self,
-        response: httpx2.Response,
-        chunks: AsyncGenerator[bytes, None],
-        outgoing: Outgoing,
-        deadline: "_Deadline",
-    ) -> Answer:
-        if response.status_code != httpx2.codes.OK:
-            raise await read_refusal(response, chunks, outgoing.request_id, in_session=outgoing.in_session)
-        if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise OutcomeUnknown("the upstream sent a compressed answer, which the request does not accept")
-        kind = media_type(response)
-        if kind == JSON:
-            message = read_message(await read_all(chunks, self._max_result))
-            if not isinstance(message, Answer):
-                raise OutcomeUnknown("the upstream sent another message in place of the answer")
-            return _with_id(message, outgoing.request_id)
-        if kind == _EVENTS:
-            return await _read_events(chunks, self._max_result, outgoing, deadline)
-        raise OutcomeUnknown(f"the upstream sent an answer that is neither {JSON} nor {_EVENTS}")
-
     async def _finish(self, response: httpx2.Response, chunks: AsyncGenerator[bytes, None]) -> None:
         """Read the end of an event stream after its answer in the background, so that its connection is used again."""
         if self._running:
             self.spawn(drain(response, chunks))
         else:
             await close(response, chunks)
-
-
-class _Deadline:
-    """When an exchange ends: counted from the last progress, and in any case TOTAL times as late."""
-
-    def __init__(self, timer: asyncio.Timeout, timeout: float, last: float) -> None:
-        self._timer = timer
-        self._timeout = timeout
-        self._last = last
-
-    def extend(self) -> None:
-        """Count from now."""
-        self._timer.reschedule(min(asyncio.get_running_loop().time() + self._timeout, self._last))
-
-
-async def _read_events(
-    chunks: AsyncGenerator[bytes, None], limit: int, outgoing: Outgoing, deadline: _Deadline
-) -> Answer:
-    """Read up to the answer. The limit is for everything before it, too, and so for the number of notifications."""
-    reader = EventReader()
-    progress = float("-inf")
-    size = requests = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise too_long(limit)
-        for data in reader.feed(chunk):
-            message = read_message(data)
-            if isinstance(message, Answer):
-                return _with_id(message, outgoing.request_id)
-            if isinstance(message, ServerRequest):
-                requests += 1
-                if outgoing.answer is None or requests > _MAX_REQUESTS:
-                    raise OutcomeUnknown("the upstream sent a request, or too many, in place of the answer")
-                outgoing.answer(message.answer)
-            elif message is not None and _is_progress(message, outgoing, progress) and outgoing.notify is not None:
-                progress = message.progress
-                await outgoing.notify(message.progress, message.total, message.message)
-                deadline.extend()
-    raise NoAnswer("the upstream ended the event stream without an answer")
-
-
-def _is_progress(message: ProgressNotification, outgoing: Outgoing, last: float) -> bool:
-    """Tell whether a notification is of this request, and more than the last one (MCP, "Progress")."""
-    return message.token == outgoing.request_id and message.progress > last
-
-
-def _with_id(answer: Answer, request_id: int) -> Answer:
-    if answer.request_id != request_id:
-        raise OutcomeUnknown("the upstream answered another request")
-    return answer
 
 
 async def _within_courtesy(work: Coroutine[Any, Any, None]) -> None:

@@ -17,7 +17,7 @@ from gatehouse.resourceserver.upstream.http.client import HttpClient, Identify
 from gatehouse.resourceserver.upstream.http.credential import Credential, Headers
 from gatehouse.resourceserver.upstream.http.exchange import Endpoint
 from gatehouse.resourceserver.upstream.http.response import NotAccepted
-from gatehouse.resourceserver.upstream.http.session_store import Connection, Owner, SessionStore, SharedSession
+from gatehouse.resourceserver.upstream.http.session_store import Connection, SessionStore, SharedSession
 from gatehouse.resourceserver.upstream.messages import MODERN_VERSION
 from gatehouse.resourceserver.upstream.tool_list import collect_tools
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown, ToolCall, UpstreamError, UpstreamUnavailable
@@ -111,8 +111,7 @@ class HttpUpstream:
             return await self._client.call(call, connection)
         if self._sessions is None:
             raise UpstreamUnavailable("the upstream is stateful, and a command has no sessions of callers")
-        owner = Owner(call.claims.client_id, call.claims.sub)
-        return await self._sessions.run(owner, partial(self._client.call, call))
+        return await self._sessions.run(call.caller, partial(self._client.call, call))
 
     async def _open_callers_session(self) -> Connection:
         opened = await self._client.open_session()

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from gatehouse.resourceserver.db.models import UpstreamSessionRow
 from gatehouse.resourceserver.db.request_database import CommitUnknown, RequestDatabase
 from gatehouse.resourceserver.upstream.http.session_key import SessionKey
-from gatehouse.resourceserver.upstream.upstream import UpstreamBusy, UpstreamUnavailable
+from gatehouse.resourceserver.upstream.upstream import Caller, UpstreamBusy, UpstreamUnavailable
 from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -38,13 +38,6 @@ class Connection:
 
     protocol_version: str
     session_id: str | None = field(default=None, repr=False)
-
-
-class Owner(NamedTuple):
-    """The caller that a session belongs to."""
-
-    client_id: str
-    subject: str
 
 
 class Kept(NamedTuple):
@@ -82,7 +75,7 @@ class SessionStore:
                 raise UpstreamUnavailable(str(error)) from None
         return self._read_key
 
-    async def find(self, upstream: str, owner: Owner, limit: int) -> Connection | None:
+    async def find(self, upstream: str, caller: Caller, limit: int) -> Connection | None:
         """Return the session of a caller; None if there is none, and room for one.
 
         Raises:
@@ -91,7 +84,7 @@ class SessionStore:
         """
 
         def read(session: Session) -> Connection | None:
-            row = session.get(UpstreamSessionRow, (upstream, *owner))
+            row = session.get(UpstreamSessionRow, (upstream, *caller))
             if row is not None:
                 return self._decrypted(row)
             self._replaceable(session, upstream, limit, lock=False)
@@ -100,12 +93,12 @@ class SessionStore:
         with _as_unavailable():
             return await self._database.run_read(read)
 
-    async def put(self, upstream: str, owner: Owner, opened: Connection, stale: str | None, limit: int) -> Kept:
+    async def put(self, upstream: str, caller: Caller, opened: Connection, stale: str | None, limit: int) -> Kept:
         """Store a session, unless the caller has another than the stale one, which ended.
 
         Args:
             upstream: the digest of the upstream.
-            owner: the caller.
+            caller: whose session it is.
             opened: the new session.
             stale: the id of the session that it replaces, if any.
             limit: sessions of all callers, at most.
@@ -115,7 +108,7 @@ class SessionStore:
             SharedSession: another caller has a session with the same id.
             UpstreamUnavailable: the database or the key cannot be read, or the session was not stored.
         """
-        put = partial(self._put, upstream, owner, opened, stale, limit)
+        put = partial(self._put, upstream, caller, opened, stale, limit)
         with _as_unavailable():
             try:
                 return await self._database.run_write(put)
@@ -124,30 +117,30 @@ class SessionStore:
                 return await self._database.run_write(put)
 
     def _put(
-        self, upstream: str, owner: Owner, opened: Connection, stale: str | None, limit: int, session: Session
+        self, upstream: str, caller: Caller, opened: Connection, stale: str | None, limit: int, session: Session
     ) -> Kept:
-        row = session.get(UpstreamSessionRow, (upstream, *owner), with_for_update=True)
+        row = session.get(UpstreamSessionRow, (upstream, *caller), with_for_update=True)
         current = None if row is None else self._decrypted(row)
         if current is not None and current.session_id != stale:
             return Kept(current, ())
         digest = self._key.digest(str(opened.session_id))
-        self._require_unshared(session, upstream, owner, digest)
+        self._require_unshared(session, upstream, caller, digest)
         ended: list[Connection] = []
         if row is None:
             for idle in self._replaceable(session, upstream, limit, lock=True):
                 ended += filter(None, [self._decrypted(idle)])
                 session.delete(idle)
-            row = UpstreamSessionRow(upstream=upstream, client_id=owner.client_id, subject=owner.subject)
+            row = UpstreamSessionRow(upstream=upstream, client_id=caller.client_id, subject=caller.subject)
             session.add(row)
-        row.session = self._key.encrypt(str(opened.session_id), upstream, *owner)
+        row.session = self._key.encrypt(str(opened.session_id), upstream, *caller)
         row.session_digest = digest
         row.protocol_version = opened.protocol_version
         row.created_at = row.last_used_at = int(self._clock())
         return Kept(opened, ended)
 
-    def _require_unshared(self, session: Session, upstream: str, owner: Owner, digest: str) -> None:
+    def _require_unshared(self, session: Session, upstream: str, caller: Caller, digest: str) -> None:
         row = UpstreamSessionRow
-        of_another = or_(row.client_id != owner.client_id, row.subject != owner.subject)
+        of_another = or_(row.client_id != caller.client_id, row.subject != caller.subject)
         same = select(row.client_id).where(row.upstream == upstream, row.session_digest == digest, of_another)
         if session.execute(same).first() is not None:
             raise SharedSession
@@ -173,21 +166,21 @@ class SessionStore:
             raise UpstreamBusy(f"all {limit} sessions of the upstream are in use (upstream.max_sessions)")
         return found
 
-    async def touch(self, upstream: str, owners: Collection[Owner]) -> None:
+    async def touch(self, upstream: str, callers: Collection[Caller]) -> None:
         """Record that the sessions of callers were in use until now. Raises UpstreamUnavailable."""
-        if not owners:
+        if not callers:
             return
         table = inspect(UpstreamSessionRow).local_table
         used = (
             update(UpstreamSessionRow.__table__)  # type: ignore[arg-type]
             .where(
                 table.c.upstream == upstream,
-                table.c.client_id == bindparam("owner_client_id"),
-                table.c.subject == bindparam("owner_subject"),
+                table.c.client_id == bindparam("caller_client_id"),
+                table.c.subject == bindparam("caller_subject"),
             )
             .values(last_used_at=int(self._clock()))
         )
-        parameters = [{"owner_client_id": owner.client_id, "owner_subject": owner.subject} for owner in owners]
+        parameters = [{"caller_client_id": caller.client_id, "caller_subject": caller.subject} for caller in callers]
         with _as_unavailable():
             await self._database.run_write(lambda session: session.connection().execute(used, parameters))
 

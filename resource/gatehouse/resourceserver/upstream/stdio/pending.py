@@ -4,13 +4,10 @@ import asyncio
 from collections import deque
 from typing import Final, Generic, TypeVar
 
-from gatehouse.resourceserver.upstream.upstream import Notify, UpstreamError
+from gatehouse.resourceserver.upstream.upstream import MAX_TIMEOUTS, Notify, UpstreamError
 
 _MAX_PROGRESS: Final = 100
 """Progress notifications that are kept for a slow caller. Older ones are dropped."""
-
-_TOTAL: Final = 10
-"""A request ends after so many times its limit, whatever progress it makes."""
 
 ResultT = TypeVar("ResultT")
 
@@ -44,7 +41,7 @@ class PendingRequest(Generic[ResultT]):
         """Forward progress in order until there is an outcome, and return it.
 
         Args:
-            limit: seconds without progress. The whole request may last ten times as long.
+            limit: seconds without progress. The whole request may last MAX_TIMEOUTS times as long.
             notify: forwards progress; None if the caller requested none.
 
         Raises:
@@ -52,7 +49,7 @@ class PendingRequest(Generic[ResultT]):
             TimeoutError: a limit is over.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + _TOTAL * limit
+        end = loop.time() + MAX_TIMEOUTS * limit
         while self._outcome is None:
             async with asyncio.timeout_at(min(end, loop.time() + limit)):
                 await self._changed.wait()

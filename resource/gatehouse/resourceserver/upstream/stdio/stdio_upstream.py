@@ -29,6 +29,7 @@ from gatehouse.resourceserver.upstream.stdio.program import GRACE, Program
 from gatehouse.resourceserver.upstream.stdio.throttles import Backoff
 from gatehouse.resourceserver.upstream.tool_list import collect_tools
 from gatehouse.resourceserver.upstream.upstream import (
+    Caller,
     ToolCall,
     UpstreamBusy,
     UpstreamError,
@@ -43,9 +44,8 @@ know."""
 _SWEEP: Final = 10.0
 """Seconds between two searches for idle sessions, at most the idle timeout."""
 
-_Key = tuple[str, str] | None
-"""Of a session: `client_id` and `sub` of its callers. None for the session of the gateway itself, and of all callers of
-a shared program."""
+_Key = Caller | None
+"""Of a session: its caller. None for the session of the gateway itself, and of all callers of a shared program."""
 
 
 class _EndedAtProbe(Exception):
@@ -136,7 +136,7 @@ class StdioUpstream:
             OutcomeUnknown: the program ended during the call, or did not answer in time.
             UpstreamRefused: it answered with an error.
         """
-        async with self._use((call.claims.client_id, call.claims.sub)) as (program, version):
+        async with self._use(call.caller) as (program, version):
             params = partial(call_params, call, version)
             return await program.request("tools/call", params, self._settings.timeout, notify=call.notify)
 
