@@ -7,7 +7,7 @@ import pytest
 from support.scripted_upstream import policy_text, tool
 
 from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, parse_policy
-from gatehouse.resourceserver.upstream.drift import ToolState, compare, problem, withheld_reason
+from gatehouse.resourceserver.upstream.drift import ToolState, compare, unusable_reason, withheld_reason
 
 READ = tool("read", annotations={"readOnlyHint": True})
 
@@ -69,8 +69,9 @@ def test_a_tool_that_requires_a_task_is_unusable() -> None:
     listed = {**READ, "execution": {"taskSupport": "required"}}
     confirmed = policy(listed=listed)
     assert compare(confirmed, [listed]) == {"read": ToolState.UNUSABLE}
-    assert problem(confirmed.tools["read"], listed) is not None
-    assert problem(confirmed.tools["read"], {**READ, "execution": {"taskSupport": "optional"}}) is None
+    assert unusable_reason(listed, confirmed.tools["read"]) is not None
+    optional = {**READ, "execution": {"taskSupport": "optional"}}
+    assert unusable_reason(optional, confirmed.tools["read"]) is None
 
 
 def test_a_tool_without_an_argument_that_has_a_rule_is_unusable() -> None:

@@ -10,7 +10,7 @@ import httpx2
 
 from gatehouse.resourceserver.app import build_app, create_services
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
-from gatehouse.resourceserver.upstream.serving import join
+from gatehouse.resourceserver.upstream.serving import unlisted_catalogue
 from support.clock import FakeClock
 from support.databases import Template
 from support.resourceserver import Issuer, ResourceServer, lifespan, settings_in
@@ -63,7 +63,7 @@ async def gateway(
     issuer = Issuer(FakeClock())
     services = create_services(
         settings,
-        join(policies.newest().policy, None, None)[0],
+        unlisted_catalogue(policies.newest().policy),
         issuer.clock,
         issuer.fetch_from,
         monotonic=issuer.clock,

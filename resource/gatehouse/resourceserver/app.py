@@ -42,7 +42,7 @@ from gatehouse.resourceserver.upstream.caller_identity import CallerIdentity
 from gatehouse.resourceserver.upstream.http.session_store import SessionStore
 from gatehouse.resourceserver.upstream.opening import open_upstream
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
-from gatehouse.resourceserver.upstream.serving import ServedUpstream, join
+from gatehouse.resourceserver.upstream.serving import ServedUpstream, unlisted_catalogue
 from gatehouse.resourceserver.upstream.upstream import Upstream
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.resource_metadata import metadata_url
@@ -229,7 +229,7 @@ def create_gateway(settings: Settings, policies: PolicyWatch, owner: Path | None
         sessions = SessionStore(database, settings.session_key, system_clock)
         return open_upstream(upstream, sessions=sessions, identity=identity, owner=owner)
 
-    catalogue, _ = join(policies.newest().policy, None, None)
+    catalogue = unlisted_catalogue(policies.newest().policy)
     services = create_services(settings, catalogue, policies=policies, open_upstream=opened)
     return build_app(services, {CALLER_KEYS_PATH: Route(key_set_endpoint(identity.key_set))})
 

@@ -40,9 +40,9 @@ def load_served(settings: Settings) -> Catalogue:
     if settings.upstream is None:
         return load_catalogue(settings.tools)
     # It imports the MCP SDK, which commands for a module import with the module.
-    from gatehouse.resourceserver.upstream.serving import join  # noqa: PLC0415
+    from gatehouse.resourceserver.upstream.serving import unlisted_catalogue  # noqa: PLC0415
 
-    return join(load_policy(settings.upstream), None, None)[0]
+    return unlisted_catalogue(load_policy(settings.upstream))
 
 
 def load_document(settings: Settings) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def load_document(settings: Settings) -> dict[str, Any]:
 
 def check_policy(settings: Settings, policy: PolicyFile) -> None:
     """Check that a valid policy belongs to the settings, and can be enforced here. Raises InvalidPolicy."""
-    from gatehouse.resourceserver.upstream.serving import join  # noqa: PLC0415 - as in load_served
+    from gatehouse.resourceserver.upstream.serving import unlisted_catalogue  # noqa: PLC0415 - as in load_served
     from gatehouse.resourceserver.upstream.stdio.launch import check_launch  # noqa: PLC0415
 
     if policy.resource not in {None, settings.resource}:
@@ -68,7 +68,7 @@ def check_policy(settings: Settings, policy: PolicyFile) -> None:
         )
     check_launch(policy.upstream)
     try:
-        baseline_scopes(settings, join(policy, None, None)[0])
+        baseline_scopes(settings, unlisted_catalogue(policy))
     except (InvalidCatalogue, InvalidSettings) as error:
         raise InvalidPolicy(str(error)) from None
 

@@ -9,8 +9,8 @@ import click
 from gatehouse.resourceserver.catalogue.catalogue import TOOL_NAME
 from gatehouse.resourceserver.cli.installation import upstream_option
 from gatehouse.resourceserver.cli.policy_inputs import PolicyInputs, read_inputs
-from gatehouse.resourceserver.upstream.drafting import summary, toml_key, unusable_reason
-from gatehouse.resourceserver.upstream.drift import ToolState, compare, problem
+from gatehouse.resourceserver.upstream.drafting import summary, toml_key
+from gatehouse.resourceserver.upstream.drift import ToolState, compare, unusable_reason
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_records
 
@@ -57,11 +57,9 @@ def _differences(found: PolicyInputs) -> Iterator[dict[str, Any]]:
 
 def _obstacle(found: PolicyInputs, name: str) -> str | None:
     """Return why a tool of the upstream cannot be served; None if it can, or is gone."""
-    tool = found.tools.get(name)
-    if tool is None:
+    if (tool := found.tools.get(name)) is None:
         return None
-    declared = found.policy.tools.get(name)
-    return unusable_reason(tool) or (None if declared is None else problem(declared, tool))
+    return unusable_reason(tool, found.policy.tools.get(name))
 
 
 def _fix(found: PolicyInputs, name: str, state: ToolState, obstacle: str | None) -> str:

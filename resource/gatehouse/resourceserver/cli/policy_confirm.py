@@ -19,9 +19,8 @@ from gatehouse.resourceserver.upstream.drafting import (
     scope_tables,
     toml_key,
     tool_table,
-    unusable_reason,
 )
-from gatehouse.resourceserver.upstream.drift import ToolState, compare, problem
+from gatehouse.resourceserver.upstream.drift import ToolState, compare, unusable_reason
 from gatehouse.shared.protocol.scopes import ScopeHierarchy, format_scope
 from gatehouse.shared.protocol.visible_text import escape_invisible
 from gatehouse.shared.service.cli import Refusal, example, output_option
@@ -87,7 +86,7 @@ def _digest(found: PolicyInputs, name: str) -> str:
         raise Refusal(f"The upstream has no tool {name}. To see what differs, run: {found.command('check')}")
     if name not in found.policy.tools:
         raise Refusal(_lines_to_add(found, tool))
-    if (reason := unusable_reason(tool) or problem(found.policy.tools[name], tool)) is not None:
+    if (reason := unusable_reason(tool, found.policy.tools[name])) is not None:
         raise Refusal(f"{name} cannot be served: {reason}. Correct its rules, or deny it, in {found.path}.")
     return tool_digest(tool)
 

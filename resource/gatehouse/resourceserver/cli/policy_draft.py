@@ -13,9 +13,9 @@ from gatehouse.resourceserver.upstream.drafting import (
     draft_policy,
     guess,
     scope_prefix,
-    unusable_reason,
     upstream_section,
 )
+from gatehouse.resourceserver.upstream.drift import unusable_reason
 from gatehouse.shared.service.cli import Refusal, example
 from gatehouse.shared.service.output import print_records
 

@@ -12,13 +12,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import tomlkit
-from mcp_types import Tool as ToolDescription
-from pydantic import ValidationError
 
 from gatehouse.resourceserver.catalogue.catalogue import TOOL_NAME
-from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, StdioTransport, ToolPolicy
-from gatehouse.resourceserver.catalogue.tool_digest import tool_digest
-from gatehouse.resourceserver.upstream.drift import problem
+from gatehouse.resourceserver.catalogue.policy_file import HttpTransport, StdioTransport
+from gatehouse.resourceserver.upstream.drift import unusable_reason
 from gatehouse.shared.protocol.visible_text import escape_invisible
 
 TO_BE_CONFIRMED: Final = "# to be confirmed:"
@@ -132,21 +129,6 @@ def summary(tool: Mapping[str, Any]) -> str:
     description = tool.get("description")
     text = description.strip().partition("\n")[0] if isinstance(description, str) else ""
     return _shown(text) or "(no description)"
-
-
-def unusable_reason(tool: Mapping[str, Any]) -> str | None:
-    """Return why a tool cannot be served at all; None if it can. The text contains nothing that the upstream wrote."""
-    name = tool["name"]
-    if TOOL_NAME.fullmatch(name) is None:
-        return "its name has characters other than A-Z, a-z, 0-9, _, - and ., or more than 128"
-    try:
-        tool_digest(tool)
-        ToolDescription.model_validate(tool, by_name=False)
-    except ValidationError:
-        return "its description is not what MCP specifies for a tool"
-    except ValueError as error:
-        return str(error)
-    return problem(ToolPolicy(name, frozenset(), None, {}, None), tool)
 
 
 def scope_prefix(transport: HttpTransport | StdioTransport) -> str:

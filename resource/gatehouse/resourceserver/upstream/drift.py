@@ -1,4 +1,4 @@
-"""Compares the policy with what the upstream lists: which tools can be served, and why others are withheld.
+"""Compares the policy with what the upstream lists: which tools can be served, and why others cannot.
 
 A tool is served only as an operator confirmed it. An upstream that changes a description, a schema or an annotation
 afterwards could deceive an agent that trusts the old one ("rug pull"; docs/threat-model.md).
@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
+from mcp_types import Tool as ToolDescription
+from pydantic import ValidationError
+
 from gatehouse.resourceserver.catalogue.argument_rules import unknown_arguments
+from gatehouse.resourceserver.catalogue.catalogue import TOOL_NAME
 from gatehouse.resourceserver.catalogue.policy_file import PolicyFile, ToolPolicy
 from gatehouse.resourceserver.catalogue.tool_digest import tool_digest
 
@@ -66,12 +70,30 @@ def _state(tool: ToolPolicy, listed: Mapping[str, Any] | None) -> ToolState:
         return ToolState.UNCONFIRMED
     if tool.digest != digest:
         return ToolState.CHANGED
-    return ToolState.UNUSABLE if problem(tool, listed) is not None else ToolState.SERVED
+    return ToolState.UNUSABLE if _obstacle(listed, tool) is not None else ToolState.SERVED
 
 
-def problem(tool: ToolPolicy, listed: Mapping[str, Any]) -> str | None:
-    """Return why a tool cannot be served although it is confirmed; None if it can."""
-    if unknown := unknown_arguments(tool.arguments, listed.get("inputSchema", {})):
+def unusable_reason(listed: Mapping[str, Any], tool: ToolPolicy | None = None) -> str | None:
+    """Return why a tool of the upstream cannot be served, even if it is confirmed; None if it can.
+
+    The text contains nothing that the upstream wrote. `tool` is what the policy says of it, if it mentions it.
+    """
+    if TOOL_NAME.fullmatch(listed["name"]) is None:
+        return "its name has characters other than A-Z, a-z, 0-9, _, - and ., or more than 128"
+    try:
+        tool_digest(listed)
+    except ValueError as error:
+        return str(error)
+    return _obstacle(listed, tool)
+
+
+def _obstacle(listed: Mapping[str, Any], tool: ToolPolicy | None) -> str | None:
+    """Return why a tool with a valid name and a digest cannot be served."""
+    try:
+        ToolDescription.model_validate(listed, by_name=False)
+    except ValidationError:
+        return "its description is not what MCP specifies for a tool"
+    if tool is not None and (unknown := unknown_arguments(tool.arguments, listed.get("inputSchema", {}))):
         return f"the policy has a rule for the argument {unknown[0]}, which the tool does not have"
     execution = listed.get("execution")
     if isinstance(execution, Mapping) and execution.get("taskSupport") == "required":

@@ -164,9 +164,12 @@ class ServedUpstream:
     async def _renew(self) -> None:
         """Serve what the policy and the last list allow."""
         async with self._renewing:
-            # In a thread: the digests of a thousand tools take a moment.
-            policy = self._accepted.policy
-            catalogue, states = await anyio.to_thread.run_sync(join, policy, self._listed, self._current)
+            policy, listed, upstream = self._accepted.policy, self._listed, self._current
+            if listed is None or upstream is None:
+                catalogue, states = unlisted_catalogue(policy), dict[str, ToolState]()
+            else:
+                # In a thread: the digests of a thousand tools take a moment.
+                catalogue, states = await anyio.to_thread.run_sync(_listed_catalogue, policy, listed, upstream)
             _log_changes(policy, self._states, states)
             self._states = states
             self._catalogue.adopt(catalogue)
@@ -189,21 +192,25 @@ def _log_changes(policy: PolicyFile, before: Mapping[str, ToolState], after: Map
         )
 
 
-def join(
-    policy: PolicyFile, listed: Sequence[Mapping[str, Any]] | None, upstream: OpenUpstream | None
+def unlisted_catalogue(policy: PolicyFile) -> Catalogue:
+    """Return the catalogue of a policy whose upstream has not listed its tools yet. All are withheld.
+
+    Raises:
+        InvalidCatalogue: the scopes of the policy cannot be served.
+    """
+    return _catalogue(policy, (), dict.fromkeys(policy.tools, NOT_LISTED))
+
+
+def _listed_catalogue(
+    policy: PolicyFile, listed: Sequence[Mapping[str, Any]], upstream: OpenUpstream
 ) -> tuple[Catalogue, dict[str, ToolState]]:
     """Return the catalogue that serves the confirmed tools, and the state of every tool.
 
     Args:
         policy: the policy.
-        listed: the tools as the upstream lists them; None before the first list.
-        upstream: where calls go. None only without a list.
-
-    Raises:
-        InvalidCatalogue: the names of the policy cannot be served.
+        listed: the tools as the upstream lists them.
+        upstream: where calls go.
     """
-    if listed is None or upstream is None:
-        return _catalogue(policy, (), dict.fromkeys(policy.tools, NOT_LISTED)), {}
     states = compare(policy, listed)
     by_name = {tool["name"]: tool for tool in listed}
     tools: list[Tool] = []
