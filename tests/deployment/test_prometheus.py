@@ -109,7 +109,7 @@ def test_the_rules_and_their_tests_name_the_same_alerts() -> None:
     tested = re.findall(
         r"alertname: (\w+)\n +exp_alerts", RULES.with_name("alerts_test.yaml").read_text(encoding="utf-8")
     )
-    assert len(alerts) == 12
+    assert len(alerts) == 14
     assert set(alerts) == set(tested)
 
 

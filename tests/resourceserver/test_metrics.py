@@ -13,7 +13,7 @@ from support.resourceserver import LIST, PING, ResourceServer, call_of, modern_r
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.bearer.refusal import Cause
 from gatehouse.resourceserver.catalogue import Catalogue, Scope, ToolFailed, ToolGroup
-from gatehouse.resourceserver.metrics import METRICS
+from gatehouse.resourceserver.metrics import METRICS, UPSTREAM_LISTED, UPSTREAM_TOOLS
 from gatehouse.shared.protocol import claims, jws, token_validation
 from gatehouse.shared.service.metrics import OTHER
 
@@ -266,4 +266,8 @@ async def test_every_metric_is_listed_for_the_documentation(measured: ResourceSe
     registry = measured.services.metrics.registry
     assert registry is not None
     created = {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
-    assert created == {metric.name for metric in METRICS}
+    measured.services.metrics.report_upstream(measured.issuer.clock)
+    of_a_gateway = {UPSTREAM_TOOLS.name, UPSTREAM_LISTED.name}
+    assert of_a_gateway <= {family.name for family in registry.collect()}
+    assert created | of_a_gateway == {metric.name for metric in METRICS}
+    assert created & of_a_gateway == set()

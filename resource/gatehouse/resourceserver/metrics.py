@@ -108,7 +108,7 @@ class Metrics(ServerMetrics):
     """The time series of one process."""
 
     def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
-        meter = Meter(enabled=settings.metrics_bind is not None)
+        self._meter = meter = Meter(enabled=settings.metrics_bind is not None)
         super().__init__(meter, settings.metrics_clients)
         self.gate = GateMetrics(
             meter.counters(GATE_DECISIONS, client_id=self.clients.values()),
@@ -121,8 +121,6 @@ class Metrics(ServerMetrics):
         self.key_set_fetched = meter.gauge(KEY_SET_FETCHED)
         self._status_lists_fetched = meter.gauge(STATUS_LISTS_FETCHED)
         self._status_lists = meter.gauge(STATUS_LISTS)
-        self._upstream_tools = meter.gauges(UPSTREAM_TOOLS)
-        self._upstream_listed = meter.gauge(UPSTREAM_LISTED)
 
     def report_status_lists(self, clock: Clock) -> Callable[[int], None]:
         """Return what is called with the number of status lists after each poll in which every fetch succeeded."""
@@ -134,12 +132,16 @@ class Metrics(ServerMetrics):
         return report
 
     def report_upstream(self, clock: Clock) -> Callable[[Mapping[str, ToolState]], None]:
-        """Return what is called with the state of each tool after each list that the upstream gave."""
+        """Return what is called with the state of each tool after each list that the upstream gave.
+
+        Other servers have no metrics of an upstream, which would look like one that never answers.
+        """
+        tools, listed = self._meter.gauges(UPSTREAM_TOOLS), self._meter.gauge(UPSTREAM_LISTED)
 
         def report(states: Mapping[str, ToolState]) -> None:
             numbers = Counter(states.values())
             for state in ToolState:
-                self._upstream_tools[(state,)].set(numbers[state])
-            self._upstream_listed.set(clock())
+                tools[(state,)].set(numbers[state])
+            listed.set(clock())
 
         return report
