@@ -284,31 +284,31 @@ MUTANTS = [
     ),
     # A program of two callers, one that outlives the gateway or gets its variables, an outcome that seems known.
     Mutant(
-        f"{GATEWAY}/upstream/stdio.py",
+        f"{GATEWAY}/upstream/stdio/stdio_upstream.py",
         "self._session(None if self._shared else key)",
         "self._session(None)",
         "tests/resourceserver/test_upstream_stdio.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/launcher.py",
+        f"{GATEWAY}/upstream/stdio/launcher.py",
         "os.kill(0, signal.SIGKILL)",
         "os._exit(0)",
         "tests/resourceserver/test_program.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/launch.py",
+        f"{GATEWAY}/upstream/stdio/launch.py",
         'return {"PATH": variables.get("PATH", os.defpath), **named}',
         'return {"PATH": os.defpath, **variables}',
         "tests/resourceserver/test_program.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/program.py",
+        f"{GATEWAY}/upstream/stdio/program.py",
         "OutcomeUnknown(reason) if request.line.begun else UpstreamUnavailable(reason)",
         "UpstreamUnavailable(reason)",
         "tests/resourceserver/test_program.py",
     ),
     Mutant(
-        f"{GATEWAY}/upstream/frames.py",
+        f"{GATEWAY}/upstream/stdio/owner_messages.py",
         "return bool(user == os.geteuid())",
         "return True",
         "tests/resourceserver/test_upstream_owner.py",

@@ -81,6 +81,7 @@ async def test_a_program_gets_only_the_named_variables_and_no_descriptor(start: 
     assert seen["arguments"] == ["a b", "$HOME;`id`"], "no shell reads them"
     assert seen["pid"] == seen["pgid"] == seen["sid"] == program.pid
     assert seen["core"] == [0, 0]
+    assert seen["limit"] <= 1024
     assert seen["children"] == []
     assert not seen["ignored"] & (1 << (signal.SIGTERM - 1))
 
@@ -355,6 +356,19 @@ async def test_stopping_ends_the_whole_process_group(start: Start) -> None:
     assert exists(grandchild)
     await program.wait()
     await until(lambda: members(program.pid) == [])
+
+
+async def test_no_signal_is_sent_once_another_process_may_have_the_id(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = start()
+    await call(program, "echo")
+    program.stop()
+    await program.wait()
+    sent: list[Any] = []
+    monkeypatch.setattr(os, "killpg", lambda *signalled: sent.append(signalled))
+    program._signal_group(signal.SIGTERM)
+    assert sent == []
 
 
 @pytest.mark.parametrize("descriptor", [0, 1])

@@ -149,9 +149,20 @@ async def test_many_calls_share_one_connection(served: Owner) -> None:
 async def test_a_cancelled_call_is_cancelled_in_the_program(served: Owner) -> None:
     async with worker(served) as upstream:
         await pid_of(upstream)
-        with anyio.move_on_after(0.1):
-            await upstream.call_tool(make_call("wait"))
+        waiting = asyncio.create_task(upstream.call_tool(make_call("wait")))
+        await until_received(upstream)
+        waiting.cancel()
         await until_cancelled(upstream)
+
+
+async def until_received(upstream: OwnerUpstream) -> None:
+    """Wait until the program of the caller has received a call of `wait`."""
+    with anyio.fail_after(30):
+        while True:
+            result = await upstream.call_tool(make_call("received"))
+            if any(message["params"].get("name") == "wait" for message in result["structuredContent"]["received"]):
+                return
+            await anyio.sleep(0.01)
 
 
 async def until_cancelled(upstream: OwnerUpstream) -> None:
@@ -166,7 +177,7 @@ async def test_a_worker_that_goes_away_cancels_its_own_calls_only(served: Owner)
         async with worker(served) as goes:
             await pid_of(goes)
             lost = asyncio.create_task(goes.call_tool(make_call("wait")))
-            await anyio.sleep(0.05)
+            await until_received(goes)
         with pytest.raises(OutcomeUnknown, match="has ended"):
             await lost
         await until_cancelled(stays)
@@ -180,7 +191,7 @@ async def test_an_owner_that_goes_away_leaves_sent_calls_unknown(served: Owner) 
     async with worker(served) as upstream:
         pid = await pid_of(upstream)
         waiting = asyncio.create_task(upstream.call_tool(make_call("wait")))
-        await anyio.sleep(0.05)
+        await until_received(upstream)
         served.stopped.set()
         with pytest.raises(OutcomeUnknown):
             await waiting
@@ -325,7 +336,7 @@ async def test_programs_of_an_earlier_policy_end_when_their_calls_are_done(
     async with worker(served) as upstream:
         idle, busy = await pid_of(upstream, "bob"), await pid_of(upstream)
         waiting = asyncio.create_task(upstream.call_tool(make_call("wait")))
-        await anyio.sleep(0.05)
+        await until_received(upstream)
         served.change(members_of("new"))
         with anyio.fail_after(30):
             while (new := await pid_of(upstream, "bob")) == idle:  # noqa: ASYNC110 - another process changes it

@@ -52,6 +52,7 @@ def describe() -> dict[str, Any]:
         "folder": str(Path.cwd()),
         "ids": [*os.getresuid(), *os.getresgid(), *os.getgroups()],
         "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
+        "limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         # Without the one that lists them.
         "descriptors": sorted(int(path.name) for path in (own / "fd").iterdir())[:-1],
         "ignored": int(status["SigIgn"], 16),

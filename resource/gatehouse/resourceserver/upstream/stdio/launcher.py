@@ -15,6 +15,9 @@ import resource
 import signal
 import sys
 
+_DESCRIPTORS = 1024
+"""How many descriptors a program may have, unless it raises the limit itself."""
+
 
 def _start_keeper(gateway: int) -> None:
     """Start the keeper as an orphan, because a program that waits for its children does not expect another one."""
@@ -39,6 +42,9 @@ def main() -> None:
     _start_keeper(int(gateway))
     # A core dump would write what callers sent to a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The gateway may have a higher limit, with which programs that use select() break.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, most), most))
     if user:
         uid, gid, *groups = map(int, user.split(","))
         os.setgroups(groups)

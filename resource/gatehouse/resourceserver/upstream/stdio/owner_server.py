@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -245,5 +246,8 @@ def main() -> None:
     The arguments are the path of the socket, the process id of the parent, and the format and the level of the log.
     """
     path, parent, log_format, log_level = sys.argv[1:]
+    # Each program needs five descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     configure_logs(log_format, log_level)  # type: ignore[arg-type]  # as the server has validated them
     uvloop.run(_main(Path(path), int(parent)))
