@@ -434,6 +434,43 @@ async def test_a_call_is_validated_once_but_for_its_arguments_and_progress_token
     assert len(validated) == validations
 
 
+async def test_only_the_last_valid_combinations_are_cached(
+    server: ResourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "_MAX_VALID", 2)
+    validated = []
+
+    def validate(method: str, version: str, params: Any) -> None:
+        validated.append(params["_meta"]["io.example/test"])
+        validate_client_request(method, version, params)
+
+    monkeypatch.setattr(routing, "validate_client_request", validate)
+    for name in ("a", "b", "a", "c", "b", "a"):
+        body, headers = request_of(MODERN)
+        body["params"]["_meta"] |= {"io.example/test": name}
+        response = await server.post(body, server.issuer.token("a:b"), headers)
+        assert "result" in response.json()
+    assert validated == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, True), (1, 1.0), ("1", 1), (0.0, -0.0)])
+async def test_a_cached_validation_is_not_that_of_another_value(
+    server: ResourceServer, monkeypatch: pytest.MonkeyPatch, first: object, second: object
+) -> None:
+    validated = []
+
+    def validate(method: str, version: str, params: Any) -> None:
+        validated.append(method)
+        validate_client_request(method, version, params)
+
+    monkeypatch.setattr(routing, "validate_client_request", validate)
+    for value in (first, second):
+        body, headers = request_of(MODERN)
+        body["params"]["_meta"] |= {"io.example/test": value}
+        await server.post(body, server.issuer.token("a:b"), headers)
+    assert len(validated) == 2
+
+
 # The end of a call
 
 

@@ -1,7 +1,6 @@
 """Refusals: their public text, their private reason for the audit log, and the response rendered from them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 
 import structlog
@@ -131,7 +130,7 @@ def render(error: OAuthError, request_id: str) -> Response:
     """Return the response to a refused request."""
     content = {"error": error.error, "error_description": error.description, "request_id": request_id}
     response = json_response(content, error.status, {**NO_STORE, **error.headers})
-    return replace(response, error=error.error, cause=error.cause or "")
+    return response._replace(error=error.error, cause=error.cause or "")
 
 
 async def refuse(

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapp
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, ParamSpec, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 from werkzeug.http import parse_etags, unquote_etag
@@ -163,6 +164,8 @@ class RequestBody:
         """
         if len(self._length) > _MAX_LENGTH_DIGITS or int(self._length or "0") > MAX_BODY:
             raise _too_large()
+        if not self._more:
+            return b""
         body = bytearray()
         while self._more:
             message = await self._receive()
@@ -257,13 +260,12 @@ def _check_form_type(request: Request) -> None:
         raise BadRequest(f"A percent-encoded byte is above 7F, and the label is {charset}. The character set is UTF-8.")
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """One HTTP response."""
 
     status: int
     body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     error: str = ""
     """The error code of a refusal (RFC 6749 5.2), for metrics."""
     cause: str = ""
@@ -285,8 +287,12 @@ def conditional_response(request: Request, body: bytes, etag: str, headers: Mapp
 
     A header of more than 1024 characters is ignored.
     """
-    tag, _ = unquote_etag(etag)
     known = request.headers.get("if-none-match", "")
-    if len(known) <= _MAX_IF_NONE_MATCH and parse_etags(known).contains_weak(tag):
-        return Response(304, headers=headers)
-    return Response(200, body, headers)
+    return Response(304, headers=headers) if _has_etag(known, etag) else Response(200, body, headers)
+
+
+def _has_etag(known: str, etag: str) -> bool:
+    # Most clients send no tag, or the one that they got.
+    if not known or known == etag:
+        return bool(known)
+    return len(known) <= _MAX_IF_NONE_MATCH and parse_etags(known).contains_weak(unquote_etag(etag)[0])

@@ -3,17 +3,25 @@
 import asyncio
 import inspect
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import gunicorn
 import pytest
 from gunicorn.arbiter import Arbiter
+from gunicorn.asgi import protocol
 from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 from gunicorn.workers.gasgi import ASGIWorker
 from support.clock import FakeClock
 from support.worker import GET, POST, Client, MakeWorker, refusing
 
-from gatehouse.shared.service.connection import READ_AHEAD, Connection, has_unread_data
+from gatehouse.shared.service.connection import (
+    READ_AHEAD,
+    Connection,
+    gunicorn_scan,
+    has_unread_data,
+    scan_response_headers,
+)
 from gatehouse.shared.service.connections import BODY_TIMEOUT, DRAIN_IDLE
 from gatehouse.shared.service.gunicorn import SupervisingArbiter
 from gatehouse.shared.service.worker import Worker
@@ -58,6 +66,32 @@ def test_gunicorn_has_the_internals_that_we_override() -> None:
     }
     gone = sorted(f"{base.__name__}.{name}" for base, name in ours if name not in own and not hasattr(base, name))
     assert not gone, f"gunicorn {gunicorn.__version__} does not call what connection.py and worker.py override: {gone}"
+
+
+_HEADERS = (
+    [],
+    [(b"content-type", b"text/plain"), (b"Content-Length", b"5"), (b"vary", b"Origin")],
+    [(b"content-length", b"5"), (b"content-length", b"6")],
+    [(b"transfer-encoding", b"chunked"), (b"x", b"")],
+    [(b"x", b"a\tb"), (b"x", b"\xff")],
+    [(b"x", b"a\r\nset-cookie: b")],
+    [(b"x", b"a\x00")],
+    [(b"a b", b"c"), (b"x", b"\n")],
+    [(b"", b"c")],
+)
+
+
+@pytest.mark.parametrize("headers", _HEADERS)
+def test_response_headers_are_judged_as_gunicorn_judges_them(headers: list[tuple[bytes, bytes]]) -> None:
+    def outcome(scan: Callable[[list[tuple[bytes, bytes]]], object]) -> object:
+        try:
+            return scan(headers)
+        except Exception as error:  # noqa: BLE001 - whatever gunicorn raises
+            return type(error), str(error)
+
+    expected = outcome(gunicorn_scan)
+    # The second time, from the cache.
+    assert [outcome(scan_response_headers), outcome(protocol._scan_response_headers)] == [expected, expected]
 
 
 async def test_gunicorn_has_the_attributes_that_we_read(worker: MakeWorker) -> None:

@@ -180,7 +180,7 @@ def read_message(body: bytes) -> Message:
     name, arguments = params.get("name"), params.get("arguments")
     if not isinstance(name, str):
         raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.name must be the name of a tool.", request_id)
-    if not isinstance(arguments, dict | None):
+    if arguments is not None and not isinstance(arguments, dict):
         raise InvalidMessage(json_rpc.INVALID_PARAMS, "params.arguments must be an object.", request_id)
     return Message(request_id, method, params, name, progress_token)
 

@@ -87,7 +87,7 @@ class Verifier:
             StatusUnavailable: no recent status list is known, so it may have been revoked.
         """
         digest = hashlib.sha256(token.encode()).digest()
-        verified = self._cached(digest)
+        cached = verified = self._cached(digest)
         if verified is None:
             self._misses.inc()
             verified = await self._verify_signature(token)
@@ -100,7 +100,8 @@ class Verifier:
                 token_validation.check_time(verified.claims, now)
         except InvalidClaims as error:
             raise TokenRefused(Cause(error.cause), str(error), verified.claims) from None
-        self._cache[digest] = verified
+        if cached is None:
+            self._cache[digest] = verified
         # Last, as in section 8.3 of the draft, and on every request, because a cached token can be revoked.
         if (reason := await self._statuses.refusal(verified.claims.status)) is not None:
             cause = Cause.REVOKED if reason == REVOKED else Cause.STATUS

@@ -8,7 +8,6 @@ client would fail to read the answer.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from mcp_types import CallToolResult, TextContent
@@ -133,7 +132,7 @@ def declared_answer(tool: Tool, value: object) -> Answer:
     if not isinstance(value, tool.result):
         raise UnservableAnswer("It is not what the output schema says.")
     content, text = _serialize(tool, value, warnings="error")
-    if not isinstance(content, dict) or not all(name in content for name in tool.output_schema.get("required", ())):
+    if not isinstance(content, dict) or not all(map(content.__contains__, tool.output_schema.get("required", ()))):
         raise UnservableAnswer("It lacks a member that the output schema requires.")
     return Answer(text, content)
 
@@ -160,12 +159,12 @@ def forwarded_answer(tool: Tool, result: CallToolResult, version: str) -> Answer
 
 def _serialize(tool: Tool, value: object, **options: Any) -> tuple[Any, str]:
     """Return a result as JSON, and its text. Raises UnservableAnswer."""
-    serialize = partial(tool.serializer.to_python, value, by_alias=True, **options)
+    serialize = tool.serializer.to_python
     try:
-        content = serialize(mode="json")
+        content = serialize(value, mode="json", by_alias=True, **options)
         text = _text(content)
         if _REPLACEMENT in text:
-            _check_names(content, serialize(mode="python"))
+            _check_names(content, serialize(value, mode="python", by_alias=True, **options))
     except UnservableAnswer:
         raise
     except Exception as error:

@@ -43,16 +43,8 @@ def event_of(
     detail: Mapping[str, Any] | None = None,
 ) -> AuditEvent:
     """Return an audit event of the caller about a tool or a resource."""
-    return AuditEvent(
-        action,
-        outcome,
-        actor=request.claims.client_id,
-        object=object_,
-        jti=request.claims.jti,
-        request_id=request.request_id,
-        reason=reason,
-        detail=detail or {},
-    )
+    claims = request.claims
+    return AuditEvent(action, outcome, claims.client_id, object_, claims.jti, request.request_id, reason, detail or {})
 
 
 class Call(NamedTuple):

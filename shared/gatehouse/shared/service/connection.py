@@ -8,8 +8,11 @@ import array
 import asyncio
 import fcntl
 import termios
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
+from gunicorn.asgi import protocol
 from gunicorn.asgi.parser import UnsupportedTransferCoding
 from gunicorn.asgi.protocol import ASGIProtocol
 
@@ -31,6 +34,42 @@ _STATUSES: Final = {
 # gunicorn writes whether the parser in C is installed to the class that asks, but reads it from its own. It would ask
 # at the first connection, when there may be no file descriptor to import the parser with.
 ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001 - of gunicorn
+
+
+# Python looks up a member of an Enum by way of a function of its class, and one request takes six of them.
+_REQUEST, _HEADER, _BODY, _NEXT_REQUEST = Wait.REQUEST, Wait.HEADER, Wait.BODY, Wait.NEXT_REQUEST
+
+Scanned = tuple[bool, bytes | None, bool]
+"""Whether response headers have a Content-Length, its value, and whether they have a Transfer-Encoding."""
+
+_ORDINARY: Final[Scanned] = (False, None, False)
+
+gunicorn_scan: Final[Callable[[Iterable[tuple[bytes, bytes]]], Scanned]] = protocol._scan_response_headers  # noqa: SLF001 - of gunicorn
+"""gunicorn's function, which matches each name and each value against an expression."""
+
+
+# Most headers are those of an earlier response. An exception is not cached.
+@lru_cache(maxsize=1024)
+def _scan_one(name: bytes, value: bytes) -> Scanned:
+    return gunicorn_scan([(name, value)])
+
+
+def scan_response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Scanned:
+    """Validate response headers, and find those that frame the body, as gunicorn's function does, which this replaces.
+
+    Raises:
+        InvalidResponseHeader, InvalidResponseHeaderName: a name or a value has a character that it must not have.
+    """
+    result = _ORDINARY
+    for name, value in headers:
+        scanned = _scan_one(name, value)
+        if scanned != _ORDINARY:
+            has_length, length, has_encoding = scanned
+            result = result[0] or has_length, length if has_length else result[1], result[2] or has_encoding
+    return result
+
+
+protocol._scan_response_headers = scan_response_headers  # noqa: SLF001 - of gunicorn
 
 
 class ConnectionOwner(Protocol):
@@ -75,14 +114,14 @@ class Connection(ASGIProtocol):
         """Serve the connection."""
         self._connections.open.add(self)
         super().connection_made(transport)
-        self._wait(Wait.REQUEST)
+        self._wait(_REQUEST)
 
     def data_received(self, data: bytes) -> None:
         """Parse data, or discard it if the connection has been closed on this side."""
         if self._closed:
             return
-        if self.waits_for is Wait.REQUEST:
-            self.waits_for = Wait.HEADER
+        if self.waits_for is _REQUEST:
+            self.waits_for = _HEADER
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,8 +165,8 @@ class Connection(ASGIProtocol):
         self._unparsed = data[start:]
         if self._unparsed:
             self._pause_reading()
-        if self._current_request is None and self.waits_for is not Wait.HEADER:
-            self._wait(Wait.HEADER)
+        if self._current_request is None and self.waits_for is not _HEADER:
+            self._wait(_HEADER)
         return True
 
     def _http1_buffered(self) -> int:
@@ -142,19 +181,19 @@ class Connection(ASGIProtocol):
             if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 raise UnsupportedTransferCoding
         skips_body: bool = super()._on_headers_complete()
-        self._wait(Wait.BODY)
+        self._wait(_BODY)
         return skips_body
 
     def _on_message_complete(self) -> None:
         super()._on_message_complete()
         self._known = True
-        if self.waits_for is Wait.BODY:
+        if self.waits_for is _BODY:
             self._wait(None)
 
     def _arm_keepalive_timer(self) -> None:
         """Wait for the next request, unless a part of it was received together with the previous one."""
         if self.waits_for is None:
-            self._wait(Wait.NEXT_REQUEST)
+            self._wait(_NEXT_REQUEST)
 
     def _is_websocket_upgrade(self, request: Any) -> bool:
         """Treat a WebSocket handshake as the request that it also is (RFC 9110 7.8): the application answers it."""
@@ -168,7 +207,7 @@ class Connection(ASGIProtocol):
 
     def _send_response_start(self, *args: Any, **kwargs: Any) -> None:
         self._responding = True
-        if self.waits_for is Wait.BODY:
+        if self.waits_for is _BODY:
             # The response closes the connection, so nothing more is expected of the client.
             self._wait(None)
         super()._send_response_start(*args, **kwargs)
@@ -210,9 +249,9 @@ class Connection(ASGIProtocol):
         wait = self.waits_for
         if wait is None or now - self.since < self._allowed(wait):
             return
-        if wait in {Wait.HEADER, Wait.BODY}:
+        if wait in {_HEADER, _BODY}:
             self._refuse(408, f"{wait.value[0]} incomplete after {wait.seconds:.0f} s")
-        elif wait in {Wait.REQUEST, Wait.NEXT_REQUEST}:
+        elif wait in {_REQUEST, _NEXT_REQUEST}:
             self.close_unless_received()
         else:
             self.abort()
@@ -220,7 +259,7 @@ class Connection(ASGIProtocol):
     def _allowed(self, wait: Wait) -> float:
         if wait is Wait.CLOSE and self.transport.get_write_buffer_size():
             return WRITE_TIMEOUT
-        if wait is Wait.BODY and self._reading_paused:
+        if wait is _BODY and self._reading_paused:
             # The application has not read what was received: the client is not late.
             return float("inf")
         return wait.seconds

@@ -53,7 +53,13 @@ log = structlog.stdlib.get_logger(__name__)
 
 def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Return headers as ASGI has them."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return [_raw_header(name, value) for name, value in headers.items()]
+
+
+# Most responses have the headers of an earlier one.
+@lru_cache(maxsize=256)
+def _raw_header(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.lower().encode("latin-1"), value.encode("latin-1")
 
 
 _RAW_SECURITY_HEADERS: Final = raw_headers(SECURITY_HEADERS)
@@ -122,10 +128,10 @@ class RequestLog:
         # Without a response, the client has disconnected, or the process shuts down.
         outcome = outcome_of(status) if status else "aborted"
         seconds = time.perf_counter() - self._started
-        milliseconds = round(seconds * 1000, 1)
+        milliseconds = seconds * 1000
         handler = self._direct_handler(method, path) if outcome == "allowed" else None
         if handler is None:
-            log.info("request", method=method, path=path, status=status, outcome=outcome, ms=milliseconds)
+            log.info("request", method=method, path=path, status=status, outcome=outcome, ms=round(milliseconds, 1))
         elif _logger.isEnabledFor(logging.INFO):
             handler.write(handler.render_request(self._fields, method, path, status, milliseconds))
         _current.set(None)
@@ -172,9 +178,9 @@ def _render_json(fields: dict[str, str | None], method: str, path: str, status: 
     caller = f'"client_id": "{client_id}", ' if client_id is not None else ""
     caller += f'"jti": "{jti}", ' if jti is not None else ""
     return (
-        f'{{"method": "{method}", "path": "{path}", "status": {status}, "outcome": "allowed", "ms": {milliseconds}, '
-        f'"event": "request", "request_id": "{fields["request_id"]}", {caller}"level": "info", '
-        f'"timestamp": "{_timestamp()}"}}'
+        f'{{"method": "{method}", "path": "{path}", "status": {status}, "outcome": "allowed", '
+        f'"ms": {milliseconds:.1f}, "event": "request", "request_id": "{fields["request_id"]}", {caller}'
+        f'"level": "info", "timestamp": "{_timestamp()}"}}'
     )
 
 
@@ -183,7 +189,7 @@ def _render_for_console(fields: dict[str, str | None], method: str, path: str, s
     caller = f"client_id={client_id} " if client_id is not None else ""
     caller += f"jti={jti} " if jti is not None else ""
     return (
-        f"{_timestamp()} [info     ] {'request':<30} {caller}method={method} ms={milliseconds} outcome=allowed "
+        f"{_timestamp()} [info     ] {'request':<30} {caller}method={method} ms={milliseconds:.1f} outcome=allowed "
         f"path={path} request_id={fields['request_id']} status={status}"
     )
 
