@@ -16,13 +16,14 @@ from typing import Any
 
 from bench import peers
 from bench.call_rows import call_request, result_of
-from bench.contest import Contestant, medians
+from bench.contest import Contestant, exchange, medians
 from bench.load import Load, write_requests
 from bench.measuring import processes, started_apart
 from bench.row import Bench, Outcome
 from bench.servers import Server, Stack, running
 from bench.verdicts import Figure, Target
 from local_stack import BIN, free_port
+from support.waiting import wait_until
 
 PROGRAM = [sys.executable, str(Path(__file__).parent / "upstream_server.py")]
 TOOL, SCOPE, TEXT = "echo", "bench:echo", "an echo of the benchmark"
@@ -78,7 +79,15 @@ def _gateway(bench: Bench, upstream: str) -> tuple[Stack, dict[str, Any]]:
     subprocess.run(confirm, cwd=bench.folder, capture_output=True, check=True)
     settings = {**bench.settings, "RESOURCESERVER_UPSTREAM": str(policy)}
     ours = replace(bench, settings=settings).installation("authserver", "resourceserver")
-    return ours, ours.create_client("bench", SCOPE)
+    client = ours.create_client("bench", SCOPE)
+    request = _request(ours.resource, ours.tokens(client)[0])
+    # The server is ready before it knows the tools of the upstream.
+    wait_until(lambda: exchange(ours.resource, request)[0] == 200)
+    return ours, client
+
+
+def _request(url: str, token: str) -> bytes:
+    return call_request(url, token, TOOL, "2026-07-28", {"text": TEXT})
 
 
 def _proxy(
@@ -91,7 +100,7 @@ def _proxy(
 def _calls(ours: Stack, client: Mapping[str, Any], name: str, server: Server, behind: Any = None) -> Contestant:
     def prepare(file: Path, _: int) -> Load:
         (token,) = ours.tokens(client)
-        write_requests(file, [call_request(server.url, token, TOOL, "2026-07-28", {"text": TEXT})])
+        write_requests(file, [_request(server.url, token)])
         return Load(server.url, file, TEXT)
 
     return Contestant(name, server, prepare, result_of, behind or tuple)
