@@ -227,8 +227,8 @@ MUTANTS = [
     ),
     Mutant(
         f"{GATEWAY}/upstream/drafting.py",
-        "if TOOL_NAME.fullmatch(name) is None:",
-        "if not name:",
+        "for name, tool in tools.items() if TOOL_NAME.fullmatch(name)}",
+        "for name, tool in tools.items() if name}",
         "tests/attacks/test_policy_drafts.py",
     ),
     # A confirmed policy is written without a second look, or over a file that has changed.
