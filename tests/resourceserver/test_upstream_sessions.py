@@ -436,7 +436,7 @@ class FakeStore:
         return self.pruned
 
 
-def tended(store: FakeStore, clock: Callable[[], float], ended: list[Connection]) -> CallerSessions:
+def maintained(store: FakeStore, clock: Callable[[], float], ended: list[Connection]) -> CallerSessions:
     async def unused(*_: Any) -> Any:
         raise AssertionError
 
@@ -456,7 +456,7 @@ async def nothing(_: Connection) -> None: ...
 
 async def test_use_is_written_once_a_minute_and_not_for_each_call(clock: FakeClock) -> None:
     store, slept = FakeStore(), []
-    sessions = tended(store, clock, [])
+    sessions = maintained(store, clock, [])
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
@@ -468,7 +468,7 @@ async def test_use_is_written_once_a_minute_and_not_for_each_call(clock: FakeClo
             await sessions.run(ALICE, nothing)
 
     with pytest.raises(asyncio.CancelledError):
-        await sessions.tend_regularly(sleep)
+        await sessions.maintain_regularly(sleep)
     assert slept == [TOUCH_INTERVAL] * 4
     assert store.touched[0] == {ALICE}
     assert store.touched[2] == set()
@@ -476,7 +476,7 @@ async def test_use_is_written_once_a_minute_and_not_for_each_call(clock: FakeClo
 
 async def test_the_session_of_a_long_call_stays_in_use(clock: FakeClock) -> None:
     store, release = FakeStore(), asyncio.Event()
-    sessions = tended(store, clock, [])
+    sessions = maintained(store, clock, [])
 
     async def wait(_: Connection) -> None:
         await release.wait()
@@ -485,26 +485,26 @@ async def test_the_session_of_a_long_call_stays_in_use(clock: FakeClock) -> None
     await anyio.wait_all_tasks_blocked()
     for _ in range(20):
         clock.advance(TOUCH_INTERVAL)
-        await sessions.tend()
+        await sessions.maintain()
     assert store.touched == [{ALICE}] * 20
     release.set()
     await call
     clock.advance(TOUCH_INTERVAL)
-    await sessions.tend()
+    await sessions.maintain()
     assert store.touched[-1] == set()
 
 
 async def test_a_failure_to_tend_is_logged_and_made_up_for(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     store, ended = FakeStore(), list[Connection]()
-    sessions = tended(store, clock, ended)
+    sessions = maintained(store, clock, ended)
     await sessions.run(ALICE, nothing)
     store.failing = True
     clock.advance(TOUCH_INTERVAL)
-    await sessions.tend()
-    assert "the sessions of the upstream were not tended: database error" in caplog.text
+    await sessions.maintain()
+    assert "the sessions of the upstream were not maintained: database error" in caplog.text
     store.failing, store.pruned = False, [session(9)]
     clock.advance(TOUCH_INTERVAL)
-    await sessions.tend()
+    await sessions.maintain()
     assert store.touched == [{ALICE}]
     assert ended == store.pruned
 
@@ -523,7 +523,7 @@ async def test_idle_sessions_end_at_the_upstream(store: SessionStore, clock: Fak
         assert ended.session == server.of("tools/call")[0].session
         clock.advance(601)
         assert first._sessions is not None
-        await first._sessions.tend()
+        await first._sessions.maintain()
         [_, ended] = await server.until("DELETE", 2)
         assert ended.session == server.of("tools/call")[1].session
 

@@ -1,4 +1,4 @@
-"""The server's protected resource metadata (RFC 9728): its authorization server and its scopes."""
+"""What the server publishes: its protected resource metadata (RFC 9728), and the keys that sign who calls."""
 
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from gatehouse.resourceserver.settings import Settings
 from gatehouse.shared.protocol.resource_metadata import WELL_KNOWN, metadata_document, metadata_url
 
 CALLER_KEYS_PATH: Final = "/.well-known/gatehouse-caller/jwks.json"
-"""Where an upstream finds the keys that sign who calls. Not that of an authorization server on the same host."""
+"""Where an upstream finds the keys that sign who calls. An authorization server on the same host has another path."""
 
 
 def metadata_paths(settings: Settings) -> tuple[str, ...]:

@@ -64,16 +64,16 @@ class Settings(ServerSettings):
         30,
         ge=1,
         le=3600,
-        description="Seconds between two lists of the upstream's tools: for so long, a changed tool may stay in use.",
+        description="Seconds between two lists of the upstream's tools. A changed tool may stay in use for that long.",
     )
     session_key: Path = Field(
         Path("keys/resourceserver-session.json"),
-        description="File of the key that encrypts the ids of callers' sessions with an upstream, "
+        description="File of the key that encrypts the ids of callers' sessions at an upstream, "
         "which nobody else may read.",
     )
     caller_keys: Path = Field(
         Path("keys/resourceserver-caller.json"),
-        description="File of the keys that sign for an upstream who calls, which nobody else may read.",
+        description="File of the keys that sign the identity of callers for an upstream, which nobody else may read.",
     )
     baseline_scopes: str | None = Field(
         None,

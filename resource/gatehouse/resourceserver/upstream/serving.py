@@ -21,7 +21,7 @@ from gatehouse.resourceserver.upstream.upstream import ToolCall, Upstream, Upstr
 from gatehouse.shared.protocol.encoding import compact_json
 
 WATCH_INTERVAL: Final = 1.0
-"""Seconds between two looks at the accepted policy."""
+"""Seconds between two checks of the accepted policy."""
 
 _NAME: Final = "gateway"
 """The name of a server whose policy has none."""

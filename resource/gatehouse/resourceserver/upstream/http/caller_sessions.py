@@ -148,22 +148,22 @@ class CallerSessions:
             self._end(idle)
         return kept.connection
 
-    async def tend_regularly(self, sleep: Callable[[float], Awaitable[Any]] = anyio.sleep) -> None:
-        """Tend once a minute, forever."""
+    async def maintain_regularly(self, sleep: Callable[[float], Awaitable[Any]] = anyio.sleep) -> None:
+        """Maintain the sessions once a minute, forever."""
         while True:
             await sleep(TOUCH_INTERVAL)
-            await self.tend()
+            await self.maintain()
 
-    async def tend(self) -> None:
+    async def maintain(self) -> None:
         """Write which sessions were used, and end those that nobody used. A failure is logged."""
         now = self._monotonic()
         used = [caller for caller, cached in self._cache.items() if cached.used_at >= self._touched_at]
         try:
             await self._store.touch(self._upstream, {*used, *self._calls})
             ended = await self._store.prune(self._upstream, self._idle_timeout)
-        except Exception as error:  # noqa: BLE001 - any exception would end the loop, and no session would be tended
+        except Exception as error:  # noqa: BLE001 - any exception would end the loop, and no session would be maintained
             reason = str(error) if isinstance(error, UpstreamError) else type(error).__name__
-            log.error("the sessions of the upstream were not tended: %s", reason)
+            log.error("the sessions of the upstream were not maintained: %s", reason)
             return
         self._touched_at = now
         for connection in ended:

@@ -30,7 +30,7 @@ from gatehouse.shared.service.settings import InvalidSettings
 from gatehouse.shared.service.tls import certificate_problem, tls_context
 
 COURTESY: Final = 2.0
-"""Seconds that a message may take on whose arrival nothing depends, such as a cancellation."""
+"""Seconds for a message whose loss has no consequence, such as a cancellation."""
 
 _CONNECTIONS: Final = 100
 _KEPT_OPEN: Final = 4.0

@@ -57,7 +57,7 @@ class HttpUpstream:
                 sessions, digest, settings, open_=open_, end=client.end, is_known=client.is_known
             )
         self._own: Connection | None = None
-        """How the upstream is spoken to, with the gateway's own session. None until it is negotiated."""
+        """How to speak to the upstream, with the gateway's own session. None until it is negotiated."""
         self._negotiating = anyio.Lock()
         self._failures = 0
         self._failure = ""
@@ -65,7 +65,7 @@ class HttpUpstream:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Return the context in which the upstream can be used. It does not wait for the upstream to answer."""
-        loops = [] if self._sessions is None else [self._sessions.tend_regularly]
+        loops = [] if self._sessions is None else [self._sessions.maintain_regularly]
         async with self._endpoint.running(*loops):
             try:
                 yield

@@ -34,7 +34,7 @@ _FORGOTTEN: Final = 86400
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
-    """How the upstream is spoken to: by a protocol version, and in a session if it is stateful."""
+    """How to speak to the upstream: the protocol version, and the session if the upstream is stateful."""
 
     protocol_version: str
     session_id: str | None = field(default=None, repr=False)

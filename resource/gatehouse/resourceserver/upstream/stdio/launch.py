@@ -104,7 +104,7 @@ def stdio_transport(settings: UpstreamSettings) -> StdioTransport:
 
 
 def check_launch(settings: UpstreamSettings) -> None:
-    """Check what no later change of the upstream can repair.
+    """Check that the programs can be started as the user that the policy names.
 
     Raises:
         InvalidPolicy: there is no such user, or this process may not start a program as it.

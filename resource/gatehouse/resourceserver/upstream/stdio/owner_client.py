@@ -25,7 +25,7 @@ from gatehouse.resourceserver.upstream.tool_list import MAX_LIST
 from gatehouse.resourceserver.upstream.upstream import Notify, OutcomeUnknown, ToolCall, UpstreamUnavailable
 
 _PATIENCE: Final = 3
-"""The owner has ended a request long before so many times the timeout, which it needs for its start and its answer."""
+"""The owner ends a request before this many timeouts: it needs one for the start of a program, one for the answer."""
 
 log = logging.getLogger(__name__)
 

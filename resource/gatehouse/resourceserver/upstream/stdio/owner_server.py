@@ -44,7 +44,7 @@ _MAX_SETTINGS: Final = 1024 * 1024
 """Bytes of the settings."""
 
 _PARENT_CHECK: Final = 1.0
-"""Seconds between two looks at whether the parent process still exists. Its workers also hold the standard input."""
+"""Seconds between two checks that the parent process still exists. Its workers also hold the standard input."""
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ MAX_UNSENT: Final = 8 * 1024 * 1024
 """Bytes of messages that are kept for a program that does not read them. The longest request has half of them."""
 
 _ENDLESS: Final = 8
-"""A line of so many times the maximum length has no end."""
+"""A line that is longer than this many times the maximum length is treated as endless."""
 
 _UNEXPECTED_BURST: Final = 10_000
 _UNEXPECTED_A_SECOND: Final = 1_000
