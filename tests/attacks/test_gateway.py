@@ -7,6 +7,7 @@ CWE-400, CWE-407, CWE-367, CWE-732, CWE-88, CWE-117.
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.waiting import until
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
 from gatehouse.resourceserver.catalogue.policy_reading import read_policy
+from gatehouse.resourceserver.upstream import serving
 from gatehouse.resourceserver.upstream.messages import Answer, read_message
 from gatehouse.resourceserver.upstream.upstream import OutcomeUnknown
 
@@ -143,6 +145,30 @@ async def test_other_bounds_of_the_same_upstream_keep_its_tools_in_use(
         assert await server.names() == ["read", "write"]
         upstream.away = False
         assert (await server.call("read", server.issuer.token("notes:read"))).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_call_that_begins_while_the_upstream_is_replaced_is_served(
+    tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-367: the new catalogue is made in a thread, and until then tools call the previous upstream."""
+    started, proceed = threading.Event(), threading.Event()
+
+    made = serving._listed_catalogue
+
+    def made_slowly(*arguments: Any) -> Any:
+        started.set()
+        proceed.wait(30)
+        return made(*arguments)
+
+    async with gateway(tmp_path, resourceserver_template, upstream) as server:
+        monkeypatch.setattr(serving, "_listed_catalogue", made_slowly)
+        await server.change_policy(policy_text(POLICY).replace("[scopes", "timeout = 7\n[scopes", 1))
+        await until(started.is_set)
+        assert (await server.call("read", server.issuer.token("notes:read"))).status_code == 200
+        assert upstream.closed == 0
+        proceed.set()
+        await until(lambda: upstream.closed == 1)
 
 
 @pytest.mark.anyio

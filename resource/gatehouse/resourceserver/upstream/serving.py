@@ -121,17 +121,19 @@ class ServedUpstream:
                 if accepted.version == self._accepted.version:
                     continue
                 before, self._accepted = self._accepted.policy.upstream, accepted
+                previous = self._current
                 if accepted.policy.upstream != before:
                     polling.cancel()
                     if accepted.policy.upstream.transport != before.transport:
                         self._listed = None
                     polling = self._use(tasks)
                 await self._renew()
+                if previous is not None and previous is not self._current:
+                    # Until now, calls began with it.
+                    previous.replace()
 
     def _use(self, tasks: TaskGroup) -> anyio.CancelScope:
-        """Open the upstream of the policy in place of the one before. Return what ends the polling of its tools."""
-        if self._current is not None:
-            self._current.replace()
+        """Open the upstream of the policy. Return what ends the polling of its tools."""
         opened = self._current = OpenUpstream(self._open(self._accepted.policy.upstream))
         polling = anyio.CancelScope()
         tasks.start_soon(opened.run)
