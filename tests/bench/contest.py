@@ -36,6 +36,8 @@ class Contestant:
     """Writes at most this number of requests to a file, and returns the load. Called before each round."""
     answer: Callable[[bytes], Any]
     """Returns from the body of a response what must be the same for all contestants. Raises KeyError if it is wrong."""
+    helpers: Callable[[], Sequence[int]] = tuple
+    """Returns the processes of the server that are in other process groups."""
     behind: Callable[[], Sequence[int]] = tuple
     """Returns the processes of the server behind a gateway, on the same CPU. Their time is not the gateway's."""
 
@@ -152,7 +154,8 @@ def _round(one: Contestant, file: Path, seconds: int, enough: int) -> Round:
 
 
 def _usages(one: Contestant) -> tuple[Usage, Usage]:
-    return usage(processes(one.server.group), SERVER_CPU), usage(one.behind(), SERVER_CPU)
+    own = [*processes(one.server.group), *one.helpers()]
+    return usage(own, SERVER_CPU), usage(one.behind(), SERVER_CPU)
 
 
 def _named(one: Contestant, do: Callable[[], ResultT]) -> ResultT:

@@ -1,14 +1,14 @@
 """Rows of `tools/call` through a gateway, compared with FastMCP's proxy in front of the same server.
 
-The CPU time is that of the gateway's process group, with the process that owns the programs on stdio. The server behind
-it runs in another process group, and its time is told apart.
+The CPU time is that of the gateway, with the process that owns its programs on stdio. The time of the server behind it
+is told apart.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,15 @@ from bench import peers
 from bench.call_rows import call_request, result_of
 from bench.contest import Contestant, exchange, medians
 from bench.load import Load, write_requests
-from bench.measuring import processes, started_apart
+from bench.measuring import processes, runs, started_apart
 from bench.row import Bench, Outcome
 from bench.servers import Server, Stack, running
 from bench.verdicts import Figure, Target
 from local_stack import BIN, free_port
 from support.waiting import wait_until
 
-PROGRAM = [sys.executable, str(Path(__file__).parent / "upstream_server.py")]
+UPSTREAM = Path(__file__).parent / "upstream_server.py"
+PROGRAM = [sys.executable, str(UPSTREAM)]
 TOOL, SCOPE, TEXT = "echo", "bench:echo", "an echo of the benchmark"
 PROXIES = (peers.FASTMCP_PROXY, peers.FASTMCP_SHARED)
 TARGETS: Mapping[str, Target | None] = {peer.name: Target(0.5, 0.6) for peer in PROXIES}
@@ -63,12 +64,20 @@ def over_stdio(bench: Bench) -> Outcome:
     command = [*PROGRAM, "stdio"]
     ours, client = _gateway(bench, f"command = {json.dumps(command)}\nshared = true")
     call = partial(_calls, ours, client)
-    contestants = [call("ours", ours.resourceserver, partial(started_apart, ours.resourceserver.group))]
+    contestants = [call("ours", ours.resourceserver)]
     contestants += [
-        call(peers.FASTMCP_SHARED.name, proxy, partial(started_apart, proxy.group))
-        for proxy in _proxy(bench, ours, peers.FASTMCP_SHARED, command)
+        call(peers.FASTMCP_SHARED.name, proxy) for proxy in _proxy(bench, ours, peers.FASTMCP_SHARED, command)
     ]
-    return _outcome(bench, contestants)
+    return _outcome(bench, [_with_program(one) for one in contestants])
+
+
+def _with_program(one: Contestant) -> Contestant:
+    """Return a gateway with the program behind it told apart from the gateway's own processes."""
+
+    def started(behind: bool) -> list[int]:
+        return [pid for pid in started_apart(one.server.group) if runs(pid, UPSTREAM) == behind]
+
+    return replace(one, helpers=partial(started, False), behind=partial(started, True))
 
 
 def _gateway(bench: Bench, upstream: str) -> tuple[Stack, dict[str, Any]]:
@@ -97,13 +106,19 @@ def _proxy(
     return bench.peer(peer, options, at_mcp=True)
 
 
-def _calls(ours: Stack, client: Mapping[str, Any], name: str, server: Server, behind: Any = None) -> Contestant:
+def _calls(
+    ours: Stack,
+    client: Mapping[str, Any],
+    name: str,
+    server: Server,
+    behind: Callable[[], Sequence[int]] = tuple,
+) -> Contestant:
     def prepare(file: Path, _: int) -> Load:
         (token,) = ours.tokens(client)
         write_requests(file, [_request(server.url, token)])
         return Load(server.url, file, TEXT)
 
-    return Contestant(name, server, prepare, result_of, behind or tuple)
+    return Contestant(name, server, prepare, result_of, behind=behind)
 
 
 def _outcome(bench: Bench, contestants: list[Contestant]) -> Outcome:

@@ -29,6 +29,11 @@ def started_apart(group: int) -> list[int]:
     return sorted(found - within)
 
 
+def runs(pid: int, program: Path) -> bool:
+    """Return whether a process was started with a program among its arguments."""
+    return str(program) in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+
+
 def _parents_and_groups() -> dict[int, tuple[int, int]]:
     """Return the parent and the process group of every process."""
     found = {}

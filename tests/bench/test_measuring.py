@@ -6,9 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from bench.measuring import Round, Usage, cpu_seconds, median, percentile, processes, started_apart, worker_memory
+from bench.measuring import Round, Usage, cpu_seconds, median, percentile, processes, runs, started_apart, worker_memory
 from bench.verdicts import P99, Figure, Target, ratios
 
 
@@ -73,6 +74,8 @@ def test_a_process_in_a_group_of_its_own_is_told_apart(group: int) -> None:
     found = started_apart(own)
     assert set(processes(group)) <= set(found)
     assert not set(processes(own)) & set(found)
+    assert runs(group, Path(sys.executable))
+    assert not runs(group, Path(__file__))
 
 
 def test_a_process_that_was_replaced_fails_the_round() -> None:
