@@ -14,11 +14,14 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from gatehouse.resourceserver.catalogue.tool import ToolFailed
 from gatehouse.shared.protocol.claims import AccessClaims
 from gatehouse.shared.protocol.encoding import format_json
-from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.protocol.redaction import printable, quoted
 from gatehouse.shared.service.remediation import client_command
 
 CALLER_CLAIMS: Final = frozenset({"client_id", "sub"})
 """Claims of every token that a rule can name, besides those that an admin sets on a client."""
+
+_MAX_NAMED: Final = 50
+"""Arguments that a refusal names. A caller could fill the audit log with the names of thousands."""
 
 _PATTERNS: Final = 4096
 """Compiled patterns that are kept: more than one policy file has."""
@@ -123,7 +126,8 @@ def _problems(
 ) -> Iterator[str]:
     """Say what is wrong with the arguments. A name that is not in the schema comes from the caller, and is omitted."""
     if not arguments.keys() <= properties.keys():
-        yield f"unknown argument; the arguments are: {', '.join(map(printable, properties))}"
+        more = ", ..." if len(properties) > _MAX_NAMED else ""
+        yield f"unknown argument; the arguments are: {', '.join(map(quoted, [*properties][:_MAX_NAMED]))}{more}"
     for name, rule in rules.items():
         if name not in arguments:
             if rule.required:
