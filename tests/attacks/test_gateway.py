@@ -191,11 +191,11 @@ async def test_the_names_of_other_tools_stay_out_of_the_log(
 
 
 @pytest.mark.anyio
-@pytest.mark.threat("T-150")
-async def test_a_refused_call_of_a_tool_with_many_arguments_leaves_a_short_event(
+@pytest.mark.threat("T-190")
+async def test_a_refused_call_of_a_tool_with_many_arguments_has_a_short_answer(
     tmp_path: Path, resourceserver_template: Template, upstream: ScriptedUpstream
 ) -> None:
-    """CWE-779: the refusal names the arguments of the tool, and each call would write half a megabyte."""
+    """CWE-405: the refusal names the arguments of the tool, and the answer to a short call would be half a megabyte."""
     properties = {f"{number}{'x' * 1000}": {"type": "string"} for number in range(400)}
     listed = upstream.tools[0] = tool("read", inputSchema={"type": "object", "properties": {"a": {}, **properties}})
     policy = policy_text({"read": {"listed": listed, "scopes": '["notes:read"]'}})
@@ -203,10 +203,10 @@ async def test_a_refused_call_of_a_tool_with_many_arguments_leaves_a_short_event
     async with gateway(tmp_path, resourceserver_template, upstream, policy + rule) as server:
         token = server.issuer.token("notes:read")
         assert (await server.call("read", token, a="1")).json()["result"]["content"]
-        assert "unknown argument; the arguments are: a, 0xxx" in await server.failure("read", token, a="1", b="2")
-        (_, (outcome, reason)) = outcomes(server, "read")
-        assert outcome == "refused"
-        assert len(str(reason)) < 6000
+        told = await server.failure("read", token, a="1", b="2")
+        assert "unknown argument; the arguments are: a, 0xxx" in told
+        assert len(told) < 6000
+        assert [outcome for outcome, _ in outcomes(server, "read")] == ["allowed", "refused"]
 
 
 @pytest.mark.threat("T-196")

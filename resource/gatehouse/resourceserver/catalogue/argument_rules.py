@@ -21,7 +21,7 @@ CALLER_CLAIMS: Final = frozenset({"client_id", "sub"})
 """Claims of every token that a rule can name, besides those that an admin sets on a client."""
 
 _MAX_NAMED: Final = 50
-"""Arguments that a refusal names. A caller could fill the audit log with the names of thousands."""
+"""Arguments that a refusal names. An upstream may have thousands, with long names."""
 
 _PATTERNS: Final = 4096
 """Compiled patterns that are kept: more than one policy file has."""
