@@ -26,8 +26,8 @@ WATCH_INTERVAL: Final = 1.0
 _NAME: Final = "gateway"
 """The name of a server whose policy has none."""
 
-_RETRY: Final = 2.0
-"""Seconds after which a list that failed is requested again, until the first has come."""
+_RETRY: Final = 0.5
+"""Seconds after which the first list is requested again if it failed, and twice as long after each further failure."""
 
 NOT_LISTED: Final = "the upstream has not listed its tools yet; see the log of the server"
 """Why a tool is withheld before the first list."""
@@ -141,6 +141,7 @@ class ServedUpstream:
         return polling
 
     async def _poll(self, upstream: OpenUpstream, scope: anyio.CancelScope) -> None:
+        pause = _RETRY
         with scope:
             while True:
                 try:
@@ -151,7 +152,8 @@ class ServedUpstream:
                     log.exception("the upstream did not list its tools")
                 else:
                     await self._use_list(upstream, listed)
-                await anyio.sleep(self._poll_interval if self._listed is not None else _RETRY)
+                await anyio.sleep(self._poll_interval if self._listed is not None else min(pause, self._poll_interval))
+                pause *= 2
 
     async def _use_list(self, upstream: OpenUpstream, listed: Sequence[Mapping[str, Any]]) -> None:
         if upstream is not self._current:

@@ -114,9 +114,10 @@ class SupervisingArbiter(Arbiter):
 
     def manage_workers(self) -> None:
         """Start what is missing. Called at the start, once a second, and after a process has ended."""
-        super().manage_workers()
+        # First, because workers may use what they start.
         for companion in self.app.companions:
             companion.supervise()
+        super().manage_workers()
 
 
 class _Application(BaseApplication):
