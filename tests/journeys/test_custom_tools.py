@@ -56,7 +56,8 @@ async def test_custom_tools_need_no_directory_table(tmp_path: Path) -> None:
         stack.stop()
     with closing(sqlite3.connect(tmp_path / "var" / "resourceserver.db")) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"alembic_version", "audit_checkpoint", "audit_event", "heartbeat", "idempotency_key"}
+    own = {"alembic_version", "audit_checkpoint", "audit_event", "heartbeat", "idempotency_key", "upstream_session"}
+    assert tables == own
     events = stack.run_json("resourceserver", "audit", "--action", "tool.call")
     assert (events[-1]["object"], events[-1]["outcome"]) == ("add_note", "allowed")
 

@@ -10,10 +10,15 @@ from support.scripted_upstream import policy_text, tool
 from support.upstreams import sdk_upstream
 
 from gatehouse.resourceserver.app import create_gateway
+from gatehouse.resourceserver.catalogue.policy_file import parse_policy
 from gatehouse.resourceserver.metadata import CALLER_KEYS_PATH
 from gatehouse.resourceserver.settings import Settings
 from gatehouse.resourceserver.upstream.caller_identity import create_caller_keys
+from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
+from gatehouse.resourceserver.upstream.opening import open_upstream
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
+from gatehouse.resourceserver.upstream.stdio.owner_client import OwnerUpstream
+from gatehouse.resourceserver.upstream.stdio.stdio_upstream import StdioUpstream
 from gatehouse.shared.protocol.resource_metadata import metadata_url
 from gatehouse.shared.service.settings import InvalidSettings
 
@@ -57,3 +62,10 @@ async def test_a_gateway_publishes_its_scopes_and_the_keys_that_sign_who_calls(
 def test_a_gateway_without_its_key_file_does_not_start(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(InvalidSettings, match="resourceserver init"):
         create_gateway(settings, policies(tmp_path, "http://127.0.0.1:1/mcp"))
+
+
+def test_each_transport_has_its_own_client() -> None:
+    program = parse_policy(policy_text({}).replace('url = "http://127.0.0.1:1/mcp"', 'command = ["notes"]'), Path())
+    assert isinstance(open_upstream(parse_policy(policy_text({}), Path()).upstream), HttpUpstream)
+    assert isinstance(open_upstream(program.upstream), StdioUpstream)
+    assert isinstance(open_upstream(program.upstream, owner=Path("socket")), OwnerUpstream)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -413,11 +414,18 @@ class Master:
 
 
 @pytest.fixture
-def master(tmp_path: Path) -> Iterator[Master]:
-    master = Master(tmp_path)
+def folder() -> Iterator[Path]:
+    """A folder with a short path: that of a Unix socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gh-") as created:
+        yield Path(created)
+
+
+@pytest.fixture
+def master(folder: Path) -> Iterator[Master]:
+    master = Master(folder)
     yield master
     master.owner.stop()
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 HTTP = settings(transport())
@@ -483,7 +491,7 @@ def test_an_upstream_over_http_needs_no_process(master: Master) -> None:
     assert master.owner._owner is None
 
 
-def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
+def test_the_owner_and_its_programs_end_with_the_server(folder: Path) -> None:
     code = (
         "import sys, time\n"
         "from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings\n"
@@ -496,7 +504,7 @@ def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
         "time.sleep(1000)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), *transport("keep").command], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder), *transport("keep").command], stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         path, owner_pid = server.stdout.readline().split()
@@ -509,7 +517,7 @@ def test_the_owner_and_its_programs_end_with_the_server(tmp_path: Path) -> None:
 
         program = asyncio.run(use())
         server.kill()
-    wait_until(lambda: not exists(int(owner_pid)) and not members(program) and not list(tmp_path.iterdir()))
+    wait_until(lambda: not exists(int(owner_pid)) and not members(program) and not list(folder.iterdir()))
 
 
 def test_an_owner_that_does_not_end_is_killed(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

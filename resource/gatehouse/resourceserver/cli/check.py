@@ -11,10 +11,8 @@ from gatehouse.resourceserver.bearer.challenge import baseline_scopes
 from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_policy, load_schema, load_served, read_resources
 from gatehouse.resourceserver.cli.installation import given, served_options
-from gatehouse.resourceserver.cli.policy_inputs import list_tools
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.settings import Settings
-from gatehouse.resourceserver.upstream.drift import ToolState, compare
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.key_sets import parse_key_set
@@ -94,6 +92,10 @@ def _upstream_steps(settings: Settings) -> Sequence[Step]:
         return ()
 
     def upstream() -> str:
+        # These import the MCP SDK, which the check of a module's catalogue does not need.
+        from gatehouse.resourceserver.cli.policy_inputs import list_tools  # noqa: PLC0415
+        from gatehouse.resourceserver.upstream.drift import ToolState, compare  # noqa: PLC0415
+
         policy = load_policy(path)
         states = compare(policy, list(list_tools(policy.upstream).values()))
         numbers = Counter(state for state in states.values() if state is not ToolState.SERVED)
