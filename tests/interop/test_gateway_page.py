@@ -26,7 +26,7 @@ for _ in $(seq 100); do
     sleep 0.5
 done
 resourceserver audit --action tool.call
-kill $(jobs -p)
+CLIENT_ID=$(field agent.json client_id)
 """
 
 
@@ -34,14 +34,19 @@ def test_a_server_of_npm_is_called_after_five_commands(tmp_path: Path) -> None:
     link_working_copy(tmp_path)
     # Where npx finds the version that the tests have installed.
     (tmp_path / "node_modules").symlink_to(NODE_MODULES)
-    page = commands((ROOT / "docs" / "gateway.md").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    first, _, rest = text.partition("## How a call is decided")
+    page, catalogue = commands(first), commands(rest)
     assert len(page.strip().splitlines()) == 5
     serve = "resourceserver serve --upstream policy.toml"
     assert page.rstrip().endswith(serve)
     script = BEFORE + page.replace(serve, f"{serve} 2> resourceserver.log &") + AFTER
+    script += catalogue.replace("https://tools.example.com/mcp", "http://127.0.0.1:8000/mcp")
+    script += "\nkill $(jobs -p)\n"
     done = typed(script, PreparedStack(tmp_path), tmp_path)
     logs = [path.read_text(encoding="utf-8") for path in tmp_path.glob("*.log")]
     assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
     assert "Echo: milk" in done.stdout
+    assert "toggle-simulated-logging" in done.stdout
     assert "allowed" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
