@@ -1,13 +1,16 @@
 """The order in which the threads of a process write to SQLite."""
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 from support.waiting import wait_until
 
 from gatehouse.shared.service import sqlite
-from gatehouse.shared.service.sqlite import Turns
+from gatehouse.shared.service.sqlite import SqliteConnection, Turns
 
 
 def test_turns_begin_in_the_order_in_which_they_were_asked_for() -> None:
@@ -53,3 +56,30 @@ def test_a_turn_that_begins_right_after_the_wait_is_not_lost(monkeypatch: pytest
     monkeypatch.setattr(sqlite, "threading", SimpleNamespace(Event=EndsTheTurnAfterTheWait))
     assert turns.begin(0.01)
     assert not turns._waiting
+
+
+def test_connections_that_create_a_file_at_the_same_time_all_get_it(tmp_path: Path) -> None:
+    """SQLite refuses most of those that switch it to WAL together, although they would wait for a lock."""
+    failures: list[Exception] = []
+
+    def connect(path: Path, start: threading.Barrier) -> None:
+        engine = create_engine(f"sqlite:///{path}", connect_args={"factory": SqliteConnection})
+        sqlite.listen(engine, references=True, lock_timeout=5000)
+        start.wait()
+        try:
+            engine.connect().close()
+        except OperationalError as error:
+            failures.append(error)
+        finally:
+            engine.dispose()
+
+    for number in range(60):
+        path = tmp_path / f"{number}.db"
+        path.touch()
+        start = threading.Barrier(4)
+        threads = [threading.Thread(target=connect, args=(path, start)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []

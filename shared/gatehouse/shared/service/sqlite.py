@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from gatehouse.shared.service.deadline import remaining
 
 _BUSY_STEP = 250
 """Milliseconds. SQLite's limit is rounded down to this step, so that most transactions need not change it."""
+
+
+_WAL_PAUSE = 0.01
+"""Seconds between two attempts to switch a file to WAL."""
 
 
 class Turns:
@@ -113,8 +118,12 @@ def listen(engine: Engine, *, references: bool, lock_timeout: int, read_only: bo
         connection.isolation_level = None
         cursor = connection.cursor()
         # Changing the journal mode waits for locks, too.
-        cursor.execute(f"PRAGMA busy_timeout={_busy_timeout(lock_timeout)}")
-        cursor.execute("PRAGMA query_only=ON" if read_only else "PRAGMA journal_mode=WAL")
+        wait = _busy_timeout(lock_timeout)
+        cursor.execute(f"PRAGMA busy_timeout={wait}")
+        if read_only:
+            cursor.execute("PRAGMA query_only=ON")
+        else:
+            _use_wal(cursor, time.monotonic() + wait / 1000)
         # There may be no temporary folder, as in a container with a read-only root file system.
         cursor.execute("PRAGMA temp_store=MEMORY")
         cursor.execute(f"PRAGMA foreign_keys={'ON' if references else 'OFF'}")
@@ -144,6 +153,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _use_wal(cursor: sqlite3.Cursor, until: float) -> None:
+    """Switch a file to WAL, which stays with it. Raises sqlite3.OperationalError if it is locked until then.
+
+    Of the connections that switch a new file at the same time, SQLite refuses all but one at once: if they waited for
+    each other, none would get on.
+    """
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_WAL_PAUSE)
+        else:
+            return
 
 
 def _busy_timeout(limit: int) -> int:
