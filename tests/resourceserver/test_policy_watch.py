@@ -120,3 +120,17 @@ def test_a_worker_ignores_a_text_that_is_partly_written(path: Path) -> None:
     assert worker.newest().version == 1
     master._memory[:] = whole
     assert worker.newest().version == 2
+
+
+def test_a_change_while_the_server_starts_is_not_missed(path: Path) -> None:
+    contents = [policy_text(BOTH)]
+
+    def change(_: PolicyFile) -> None:
+        if contents:
+            path.write_text(contents.pop())
+
+    watch = PolicyWatch(path, change)
+    assert [*watch.newest().policy.tools] == ["read"]
+    watch.supervise()
+    watch.supervise()
+    assert [*watch.newest().policy.tools] == ["read", "write"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from gatehouse.resourceserver.app import build_app, create_services
+from gatehouse.resourceserver.app import UpstreamSource, build_app, create_services
 from gatehouse.resourceserver.upstream.policy_watch import PolicyWatch
 from gatehouse.resourceserver.upstream.serving import unlisted_catalogue
 from support.clock import FakeClock
@@ -67,8 +67,7 @@ async def gateway(
         issuer.clock,
         issuer.fetch_from,
         monotonic=issuer.clock,
-        policies=policies,
-        open_upstream=upstream.open,
+        upstream=UpstreamSource(policies, upstream.open),
     )
     app = build_app(services)
     async with AsyncExitStack() as stack:

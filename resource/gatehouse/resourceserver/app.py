@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import httpx2
@@ -60,8 +60,14 @@ from gatehouse.shared.service.source_address import SourceAddresses
 FetchFrom = Callable[[str], Fetch]
 """Returns the function that fetches one URL of the issuer."""
 
-OpenUpstreamWith = Callable[[UpstreamSettings, RequestDatabase], Upstream]
-"""Opens an upstream, which keeps the sessions of its callers in the database."""
+
+class UpstreamSource(NamedTuple):
+    """What a gateway gets its tools from."""
+
+    policies: PolicyWatch
+    """The accepted policy."""
+    open: Callable[[UpstreamSettings, RequestDatabase], Upstream]
+    """Opens the upstream of a policy, which keeps the sessions of its callers in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,7 @@ def create_services(
     lock_timeout: int = LOCK_TIMEOUT,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-    policies: PolicyWatch | None = None,
-    open_upstream: OpenUpstreamWith | None = None,
+    upstream: UpstreamSource | None = None,
 ) -> Services:
     """Make the parts of the server.
 
@@ -113,8 +118,7 @@ def create_services(
         fetch_from: replaces fetching from the issuer over HTTP.
         lock_timeout: milliseconds that a call that writes waits for another.
         monotonic: seconds, for the windows of the limits.
-        policies: the accepted policy of an upstream, whose tools the catalogue gets; None for any other catalogue.
-        open_upstream: opens that upstream.
+        upstream: whose tools the catalogue gets; None for any other catalogue.
 
     Raises:
         InvalidSettings: the trusted certificate authorities or the audit keys cannot be loaded.
@@ -176,15 +180,15 @@ def create_services(
         metrics=metrics,
         clock=clock,
         serving=Serving(),
-        upstream=None
-        if policies is None or open_upstream is None
-        else ServedUpstream(
-            policies,
-            lambda upstream: open_upstream(upstream, database),
+        upstream=ServedUpstream(
+            upstream.policies,
+            lambda of_policy: upstream.open(of_policy, database),
             catalogue,
             metrics.report_upstream(clock),
             settings.upstream_poll_interval,
-        ),
+        )
+        if upstream is not None
+        else None,
     )
 
 
@@ -230,7 +234,7 @@ def create_gateway(settings: Settings, policies: PolicyWatch, owner: Path | None
         return open_upstream(upstream, sessions=sessions, identity=identity, owner=owner)
 
     catalogue = unlisted_catalogue(policies.newest().policy)
-    services = create_services(settings, catalogue, policies=policies, open_upstream=opened)
+    services = create_services(settings, catalogue, upstream=UpstreamSource(policies, opened))
     return build_app(services, {CALLER_KEYS_PATH: Route(key_set_endpoint(identity.key_set))})
 
 

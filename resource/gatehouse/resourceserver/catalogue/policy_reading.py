@@ -4,6 +4,7 @@ import os
 import shlex
 import stat
 from pathlib import Path
+from typing import Final
 
 from gatehouse.resourceserver.catalogue.policy_file import (
     MAX_LENGTH,
@@ -12,6 +13,8 @@ from gatehouse.resourceserver.catalogue.policy_file import (
     check_length,
     parse_policy,
 )
+
+_NO_FILE: Final = "the file is not a regular file"
 
 
 def read_policy(path: Path) -> PolicyFile:
@@ -27,13 +30,12 @@ def read_policy_text(path: Path) -> str:
             change it.
     """
     try:
-        # A named pipe would stop the process until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            _check_file(path, os.fstat(descriptor).st_mode)
-            text = os.read(descriptor, MAX_LENGTH + 1)
-        finally:
-            os.close(descriptor)
+        # To its end: a part of a policy could be valid, and allow more.
+        with open(path, "rb", opener=_open) as file:
+            _check_file(path, os.fstat(file.fileno()).st_mode)
+            text = file.read(MAX_LENGTH + 1)
+    except IsADirectoryError:
+        raise InvalidPolicy(_NO_FILE) from None
     except OSError as error:
         raise InvalidPolicy(f"the file cannot be read: {error.strerror}") from None
     check_length(len(text))
@@ -43,8 +45,13 @@ def read_policy_text(path: Path) -> str:
         raise InvalidPolicy("the file is not UTF-8") from None
 
 
+def _open(path: str, flags: int) -> int:
+    # A named pipe would stop the process until somebody writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _check_file(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise InvalidPolicy("the file is not a regular file")
+        raise InvalidPolicy(_NO_FILE)
     if mode & stat.S_IWOTH:
         raise InvalidPolicy(f"every user can change the file; run: {shlex.join(['chmod', 'o-w', str(path)])}")

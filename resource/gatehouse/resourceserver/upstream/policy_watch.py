@@ -45,12 +45,12 @@ class PolicyWatch:
         self._path = path
         self._check = check
         self._memory = mmap.mmap(-1, _HEADER.size + MAX_LENGTH)
-        self._seen: tuple[int, ...] = ()
+        # Before the file is read: a change during that is seen afterwards.
+        self._seen = _state(path)
         self._pending: tuple[int, ...] | None = None
         text = read_policy_text(path)
         self.accepted = Accepted(1, self._parse(text))
         """The last policy that this process knows."""
-        self._seen = _state(path)
         self._publish(1, text)
 
     def supervise(self) -> None:
