@@ -280,7 +280,7 @@ MUTANTS = [
         f"{GATEWAY}/upstream/http/session_key.py",
         'return compact_json(["gatehouse", "upstream_session", *purpose]).encode()',
         'return b""',
-        "tests/resourceserver/test_upstream_sessions.py",
+        "tests/resourceserver/test_session_key.py",
     ),
     # A program of two callers, one that outlives the gateway or gets its variables, an outcome that seems known.
     Mutant(

@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 import pytest
-from support.clock import FakeClock
 from support.programs import GRACE, SCRIPT, exists, kill, members, transport, until
 
 from gatehouse.resourceserver.catalogue.policy_file import InvalidPolicy
@@ -23,9 +22,7 @@ from gatehouse.resourceserver.upstream.stdio import launch as launch_module
 from gatehouse.resourceserver.upstream.stdio import program as program_module
 from gatehouse.resourceserver.upstream.stdio.error_output import ErrorOutput
 from gatehouse.resourceserver.upstream.stdio.launch import prepare_launch, program_variables
-from gatehouse.resourceserver.upstream.stdio.pipes import LineReader, LineWriter
 from gatehouse.resourceserver.upstream.stdio.program import Program
-from gatehouse.resourceserver.upstream.stdio.throttles import Allowance, Backoff, LimitedLog
 from gatehouse.resourceserver.upstream.upstream import (
     Notify,
     OutcomeUnknown,
@@ -475,119 +472,3 @@ async def test_the_end_of_standard_error_is_noticed() -> None:
     output.close()
     os.close(source)
     assert written == ["one"]
-
-
-def test_an_allowance_is_a_burst_and_then_a_rate() -> None:
-    clock = FakeClock()
-    allowance = Allowance(3, 1, clock)
-    assert [allowance.spend() for _ in range(3)] == [True, True, True]
-    assert allowance.due_in == 0
-    assert not allowance.spend()
-    assert allowance.due_in == 1
-    clock.advance(2)
-    assert [allowance.spend() for _ in range(2)] == [True, False]
-    clock.advance(1000)
-    assert not allowance.spend(4), "more than the burst"
-
-
-def test_a_log_is_limited_and_says_how_much_is_missing() -> None:
-    clock, written = FakeClock(), list[str]()
-    log = LimitedLog(written.append, 2, clock)
-    for text in "abcd":
-        log.add(text)
-    assert written == ["a", "b"]
-    clock.advance(1)
-    log.add("e")
-    assert written == ["a", "b", "(2 more lines, which are not logged)", "e"]
-    log.report()
-    assert len(written) == 4
-
-
-def test_a_backoff_doubles_up_to_a_minute_and_starts_again_after_a_long_run() -> None:
-    clock = FakeClock()
-    backoff, pauses = Backoff(clock), []
-    for _ in range(9):
-        backoff.check()
-        backoff.fail()
-        start = clock.now
-        while True:
-            try:
-                backoff.check()
-            except UpstreamUnavailable:
-                clock.advance(1)
-            else:
-                break
-        pauses.append(clock.now - start)
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    clock.advance(61)
-    backoff.fail()
-    clock.advance(0.5)
-    with pytest.raises(UpstreamUnavailable, match="the program failed, and is not started again for"):
-        backoff.check()
-    clock.advance(0.5)
-    backoff.check()
-    backoff.fail()
-    backoff.succeed()
-    backoff.fail()
-    clock.advance(1)
-    backoff.check()
-
-
-def lines_of(*chunks: bytes, max_length: int = 10, kept: int = 4) -> list[Any]:
-    source, sink = os.pipe()
-    delivered: list[Any] = []
-    reader = LineReader(source, max_length, delivered.append, lambda *ends: delivered.append(ends), kept)
-    for chunk in chunks:
-        os.write(sink, chunk)
-        reader.read()
-    os.close(sink)
-    reader.drain(100)
-    assert reader.read() == 0
-    os.close(source)
-    return delivered
-
-
-def test_lines_are_split_wherever_the_pipe_splits_them() -> None:
-    assert lines_of(b"a\nb", b"c\n\nd", b"\n", b"rest") == [b"a", b"bc", b"", b"d"]
-    assert lines_of(b"0123456789\n") == [b"0123456789"]
-    assert lines_of(b"0123456789", b"a\nb\n") == [(b"0123", b"789a"), b"b"]
-    assert lines_of(b"01", b"23456789", b"abcdef", b"ghi\nb\n") == [(b"0123", b"fghi"), b"b"]
-
-
-def test_a_discarded_reader_delivers_nothing_more() -> None:
-    source, sink = os.pipe()
-    delivered: list[Any] = []
-    reader = LineReader(source, 3, lambda _: reader.discard(), lambda *ends: delivered.append(ends))
-    os.write(sink, b"a\nb\nlong line\n")
-    reader.read()
-    assert delivered == []
-    os.close(source)
-    os.close(sink)
-
-
-async def test_lines_that_do_not_fit_are_kept_and_can_be_withdrawn() -> None:
-    source, sink = os.pipe()
-    for descriptor in (source, sink):
-        os.set_blocking(descriptor, False)
-    broken: list[bool] = []
-    writer = LineWriter(sink, lambda: broken.append(True))
-    large = writer.write(b"x" * 200_000)
-    kept, last = writer.write(b"kept"), writer.write(b"last")
-    assert (large.begun, kept.begun, last.begun) == (True, False, False)
-    writer.withdraw(kept)
-    data = b""
-    with anyio.fail_after(30):
-        while not data.endswith(b"last\n"):
-            with suppress(BlockingIOError):
-                data += os.read(source, 65536)
-            await anyio.lowlevel.checkpoint()
-    assert data == b"x" * 200_000 + b"\nlast\n"
-    assert writer.unsent == 0
-    os.close(source)
-    lost = writer.write(b"lost")
-    assert broken == [True]
-    assert not lost.begun
-    writer.close()
-    writer.close()
-    assert not writer.write(b"after").begun
-    os.close(sink)

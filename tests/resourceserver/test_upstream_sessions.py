@@ -31,7 +31,7 @@ from gatehouse.resourceserver.db.models import UpstreamSessionRow
 from gatehouse.resourceserver.db.request_database import RequestDatabase
 from gatehouse.resourceserver.upstream.http.caller_sessions import CallerSessions
 from gatehouse.resourceserver.upstream.http.http_upstream import HttpUpstream
-from gatehouse.resourceserver.upstream.http.session_key import SessionKey, create_session_key
+from gatehouse.resourceserver.upstream.http.session_key import create_session_key
 from gatehouse.resourceserver.upstream.http.session_store import (
     IDLE,
     TOUCH_INTERVAL,
@@ -47,7 +47,6 @@ from gatehouse.resourceserver.upstream.upstream import (
     UpstreamUnavailable,
 )
 from gatehouse.shared.service.database import parse_database_url
-from gatehouse.shared.service.settings import InvalidSettings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -526,53 +525,3 @@ async def test_idle_sessions_end_at_the_upstream(store: SessionStore, clock: Fak
         await first._sessions.maintain()
         [_, ended] = await server.until("DELETE", 2)
         assert ended.session == server.of("tools/call")[1].session
-
-
-# The key file
-
-
-def test_a_session_key_is_created_once(tmp_path: Path) -> None:
-    path = tmp_path / "keys" / "sessions.json"
-    assert create_session_key(path)
-    content = path.read_bytes()
-    assert not create_session_key(path)
-    assert path.read_bytes() == content
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_of_two_processes_one_creates_the_session_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "sessions.json"
-    create_session_key(path)
-    monkeypatch.setattr(Path, "exists", lambda _: False)
-    assert not create_session_key(path)
-
-
-def test_a_text_is_encrypted_for_one_purpose(key_file: Path) -> None:
-    key = SessionKey.read(key_file)
-    encrypted = key.encrypt("id", "upstream", "alice")
-    assert encrypted != key.encrypt("id", "upstream", "alice")
-    assert key.decrypt(encrypted, "upstream", "alice") == "id"
-    for purpose in (("upstream", "bob"), ("upstream",), ("upstreamalice",)):
-        assert key.decrypt(encrypted, *purpose) is None
-    for altered in (b"", encrypted[:10], encrypted[:-1] + bytes([encrypted[-1] ^ 1])):
-        assert key.decrypt(altered, "upstream", "alice") is None
-    assert key.digest("id") == key.digest("id") != key.digest("other")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"[]", b"{}", b'{"kty":"oct"}', b'{"kty":"oct","k":"AAAA"}', b'{"kty":"EC","k":"' + b"A" * 43 + b'"}'],
-)
-def test_a_malformed_session_key_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "sessions.json"
-    path.touch(mode=0o600)
-    path.write_bytes(content)
-    with pytest.raises(InvalidSettings, match="not a JWK with kty oct"):
-        SessionKey.read(path)
-
-
-def test_a_session_key_that_others_can_read_is_refused(key_file: Path) -> None:
-    key_file.chmod(0o644)
-    with pytest.raises(InvalidSettings, match="accessible to others"):
-        SessionKey.read(key_file)
