@@ -13,7 +13,7 @@ import pytest
 from local_stack import child_processes
 from support.limits import VARIABLES
 from support.prepared_stack import PreparedStack
-from support.upstreams import sdk_upstream
+from support.sdk_upstream import sdk_upstream
 
 PROGRAM = Path(__file__).parents[1] / "support" / "counting_program.py"
 POLICY = """

@@ -7,7 +7,7 @@ import pytest
 from support.databases import Template
 from support.resourceserver import PING, RESOURCE, lifespan, settings_in
 from support.scripted_upstream import policy_text, tool
-from support.upstreams import sdk_upstream
+from support.sdk_upstream import sdk_upstream
 
 from gatehouse.resourceserver.app import create_gateway
 from gatehouse.resourceserver.catalogue.policy_file import parse_policy

@@ -13,6 +13,7 @@ import pytest
 from local_stack import free_port
 from support.certificates import Authority
 from support.clock import FakeClock
+from support.sdk_upstream import sdk_upstream
 from support.upstreams import (
     LEGACY,
     MODERN,
@@ -31,7 +32,6 @@ from support.upstreams import (
     raw,
     result,
     scripted_upstream,
-    sdk_upstream,
     slow_events,
     status,
     upstream_settings,

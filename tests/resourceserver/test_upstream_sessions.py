@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from support.clock import FakeClock
 from support.databases import Template, everything_in, take_away
+from support.sdk_upstream import sdk_upstream
 from support.upstreams import (
     LEGACY,
     MODERN,
@@ -22,7 +23,6 @@ from support.upstreams import (
     hang_up,
     result,
     scripted_upstream,
-    sdk_upstream,
     status,
     upstream_settings,
 )
