@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-import uvicorn
 from local_stack import free_port
 from mcp import Client
 from mcp.client._transport import TransportStreams
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gatehouse.bridge.remote import RemoteServer
 from gatehouse.bridge.server import Bridge, create_http, create_server, initialization
 from gatehouse.bridge.tokens import BearerAuth, TokenSource
+from support.asgi_server import listening
 from support.fake_servers import CLIENT
 
 OWN = Implementation(name="gatehouse-bridge", version="1")
@@ -148,17 +148,8 @@ async def running() -> AsyncIterator[NotesServer]:
     """Serve until the end of the context."""
     port = free_port()
     notes = NotesServer(f"http://127.0.0.1:{port}/mcp")
-    config = uvicorn.Config(notes.around(notes.build()), port=port, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    async with anyio.create_task_group() as group:
-        group.start_soon(server._serve)
-        with anyio.fail_after(20):
-            while not server.started:
-                await anyio.lowlevel.checkpoint()
-        try:
-            yield notes
-        finally:
-            server.should_exit = True
+    async with listening(notes.around(notes.build()), port):
+        yield notes
 
 
 @asynccontextmanager

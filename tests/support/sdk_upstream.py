@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import anyio
-import uvicorn
 from local_stack import free_port
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import SamplingMessage, TextContent
@@ -16,6 +15,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from support.asgi_server import listening
 from support.upstreams import MODERN
 
 
@@ -99,13 +99,5 @@ async def sdk_upstream(kind: Literal["modern", "stateless", "stateful"], port: i
     """Serve until the end of the block. The kind `stateful` has sessions of the version 2025-11-25."""
     port = port or free_port()
     upstream = SdkUpstream(f"http://127.0.0.1:{port}/mcp", kind)
-    server = uvicorn.Server(uvicorn.Config(upstream.build(), port=port, log_config=None, timeout_graceful_shutdown=1))
-    async with anyio.create_task_group() as group:
-        group.start_soon(server._serve)
-        with anyio.fail_after(20):
-            while not server.started:
-                await anyio.lowlevel.checkpoint()
-        try:
-            yield upstream
-        finally:
-            server.should_exit = True
+    async with listening(upstream.build(), port):
+        yield upstream
