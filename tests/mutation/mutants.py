@@ -236,7 +236,7 @@ MUTANTS = [
         f"{GATEWAY}/cli/policy_confirm.py",
         "if edited is None or _parsed(edited, found.path) != expected:",
         "if edited is None:",
-        "tests/resourceserver/test_policy_commands.py",
+        "tests/resourceserver/test_policy_confirm.py",
     ),
     Mutant(
         "shared/gatehouse/shared/service/files.py",
