@@ -47,13 +47,16 @@ def load_served(settings: Settings) -> Catalogue:
 
 def load_document(settings: Settings) -> dict[str, Any]:
     """Return the catalogue file of the settings. That of an upstream has what its policy says. Raises Refusal."""
-    document = load_served(settings).document(settings.resource)
-    if settings.upstream is not None:
-        document["tools"] = [
-            {"name": tool.name, "description": "", "scopes": sorted(tool.scopes), "streaming": True}
-            for tool in load_policy(settings.upstream).tools.values()
-        ]
-    return document
+    if settings.upstream is None:
+        return load_catalogue(settings.tools).document(settings.resource)
+    from gatehouse.resourceserver.upstream.serving import unlisted_catalogue  # noqa: PLC0415 - as in load_served
+
+    policy = load_policy(settings.upstream)
+    tools = [
+        {"name": tool.name, "description": "", "scopes": sorted(tool.scopes), "streaming": True}
+        for tool in policy.tools.values()
+    ]
+    return {**unlisted_catalogue(policy).document(settings.resource), "tools": tools}
 
 
 def check_policy(settings: Settings, policy: PolicyFile) -> None:
