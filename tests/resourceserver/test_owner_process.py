@@ -129,7 +129,7 @@ def test_an_upstream_over_http_needs_no_process(master: Master) -> None:
 
 def test_the_owner_and_its_programs_end_with_the_server(folder: Path) -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys\n"
         "from gatehouse.resourceserver.catalogue.policy_file import StdioTransport, UpstreamSettings\n"
         "from gatehouse.resourceserver.upstream.stdio.owner_process import ProgramOwner\n"
         "transport = StdioTransport(tuple(sys.argv[2:]), (), None, None, False)\n"
@@ -137,7 +137,7 @@ def test_the_owner_and_its_programs_end_with_the_server(folder: Path) -> None:
         "owner = ProgramOwner(lambda: settings, 'json', 'INFO', sys.argv[1])\n"
         "owner.supervise()\n"
         "print(owner.socket, owner._owner.process.pid, flush=True)\n"
-        "time.sleep(1000)\n"
+        "signal.pause()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder), *transport("keep").command], stdout=subprocess.PIPE, text=True
@@ -158,7 +158,7 @@ def test_the_owner_and_its_programs_end_with_the_server(folder: Path) -> None:
 
 def test_an_owner_that_does_not_end_is_killed(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner_process, "_STOP_TIMEOUT", 0.01)
-    monkeypatch.setattr(owner_process, "_PROGRAM", "import time; time.sleep(1000)")
+    monkeypatch.setattr(owner_process, "_PROGRAM", "import signal; signal.pause()")
     # A process inherits what its parent ignores.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

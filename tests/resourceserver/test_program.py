@@ -152,7 +152,7 @@ async def test_a_program_runs_as_the_user_of_its_policy(start: Start) -> None:
 def _readable_python() -> str:
     """Return an interpreter that any user can execute."""
     if not (path := next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(path).exists()), "")):
-        pytest.skip("needs an interpreter of the system")
+        pytest.skip("there is no Python that another user can execute: none in /usr/bin or /usr/local/bin")
     return path
 
 

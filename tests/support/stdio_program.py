@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def fork(*, leave: bool = False) -> int:
     if leave:
         os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(1000)
+    signal.pause()
     os._exit(0)
 
 
@@ -107,7 +106,7 @@ def ask(_: int, __: dict[str, Any]) -> None:
 
 def read_no_more(number: int, _: dict[str, Any]) -> None:
     answer(number, {"content": []})
-    time.sleep(1000)
+    signal.pause()
 
 
 def close(number: int, params: dict[str, Any]) -> None:
@@ -115,7 +114,7 @@ def close(number: int, params: dict[str, Any]) -> None:
     os.close(descriptor)
     if descriptor == 0:
         answer(number, {"content": []})
-    time.sleep(1000)
+    signal.pause()
 
 
 TOOLS: dict[str, Callable[[int, dict[str, Any]], None]] = {
@@ -174,7 +173,7 @@ def main() -> None:
         if "mute" not in OPTIONS:
             handle(json.loads(line))
     if "keep" in OPTIONS:
-        time.sleep(1000)
+        signal.pause()
 
 
 if __name__ == "__main__":
