@@ -1,6 +1,8 @@
 """The order in which the threads of a process write to SQLite."""
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,3 +85,16 @@ def test_connections_that_create_a_file_at_the_same_time_all_get_it(tmp_path: Pa
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_a_file_that_stays_locked_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "locked.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        engine = create_engine(f"sqlite:///{path}", connect_args={"factory": SqliteConnection})
+        sqlite.listen(engine, references=True, lock_timeout=0)
+        with pytest.raises(OperationalError, match="database is locked"):
+            engine.connect()
+        other.execute("ROLLBACK")
+        engine.connect().close()
+        engine.dispose()
