@@ -246,7 +246,7 @@ def test_the_types_of_a_client_assertion_are_accepted(client: KeyClient, typ: st
 @pytest.mark.threat("T-065")
 def test_an_access_token_is_not_an_assertion(authserver: AuthServer, client: KeyClient) -> None:
     token = client.post(client.assertion()).json["access_token"]
-    client.refused(client.post(token), "assertion: typ is not that of a client assertion")
+    client.refused(client.post(token), "platform token: no trusted issuer has the iss https://as.example.com")
 
 
 @pytest.mark.parametrize("kind", [None, "", "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"])

@@ -20,11 +20,11 @@ from support.resourceserver import (
 )
 
 from gatehouse.resourceserver.app import create_services
-from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.resourceserver.bearer.verifier import Verifier
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.resourceserver.db.models import audit_tables
 from gatehouse.shared.service.audit.keys import AuditKeys
+from gatehouse.shared.service.fetch import Fetch
 
 pytestmark = pytest.mark.anyio
 

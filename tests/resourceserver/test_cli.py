@@ -15,11 +15,11 @@ from support.logs import logging_put_back
 
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.directory.workspaces import create_workspace
-from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched
 from gatehouse.resourceserver.cli import main
 from gatehouse.resourceserver.db.database import Database
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.database import parse_database_url
+from gatehouse.shared.service.fetch import Fetch, Fetched
 
 Run = Callable[..., Result]
 

@@ -13,9 +13,10 @@ import pytest
 from support.clock import FakeClock
 from support.key_sets import GOOD, KEY, OTHER_KEY, key_set
 
-from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed, http_fetch
+from gatehouse.resourceserver.bearer.fetch import http_fetch
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, KeySource
 from gatehouse.shared.service import deadline
+from gatehouse.shared.service.fetch import Fetched, FetchFailed
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 from support.clock import FakeClock
 from support.key_sets import GOOD, KEY, OTHER_KEY, key_set
 
-from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import COOLDOWN, FIRST_COOLDOWN, KeySource, KeysUnavailable
+from gatehouse.shared.service.fetch import Fetched, FetchFailed
 
 pytestmark = pytest.mark.anyio
 

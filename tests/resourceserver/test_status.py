@@ -10,7 +10,6 @@ from support.clock import FakeClock
 from support.resourceserver import ISSUER, LIST, RESOURCE, Issuer
 
 from gatehouse.resourceserver.bearer import status, status_names
-from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import COOLDOWN, FIRST_RETRY, StatusLists, StatusUnavailable
 from gatehouse.resourceserver.bearer.verifier import TokenRefused, Verifier
@@ -18,6 +17,7 @@ from gatehouse.shared.protocol.claims import MAX_LIFETIME, StatusReference
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import SigningKey, read_unverified_claims
 from gatehouse.shared.protocol.status_list import LIST_SIZE, encode
+from gatehouse.shared.service.fetch import Fetched, FetchFailed
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.directory.workspaces import create_workspace
 from gatehouse.resourceserver.app import Services, build_app, create_services
-from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched, FetchFailed
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.status import StatusLists
 from gatehouse.resourceserver.catalogue import Catalogue
@@ -26,6 +25,7 @@ from gatehouse.shared.protocol.status_list import LIST_SIZE, encode, set_bits
 from gatehouse.shared.service.audit.events import find_events
 from gatehouse.shared.service.audit.keys import create_audit_keys
 from gatehouse.shared.service.database import LOCK_TIMEOUT
+from gatehouse.shared.service.fetch import Fetch, Fetched, FetchFailed
 from support.clock import FakeClock
 from support.databases import Template
 from support.limits import RESOURCESERVER

@@ -21,6 +21,7 @@ from gatehouse.authserver.endpoints import introspection, jwks, metadata, revoca
 from gatehouse.authserver.endpoints.authorization import authorization
 from gatehouse.authserver.endpoints.health import livez, readyz
 from gatehouse.authserver.endpoints.introspection import IntrospectionEndpoint
+from gatehouse.authserver.endpoints.metadata import MetadataEndpoint
 from gatehouse.authserver.endpoints.revocation import RevocationEndpoint
 from gatehouse.authserver.endpoints.token import TokenEndpoint
 from gatehouse.authserver.keys.encryption import load_sealing_key
@@ -33,6 +34,13 @@ from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.issue import StatusIndexAllocator, TokenIssuer
 from gatehouse.authserver.tokens.status_lists import StatusListPublisher
 from gatehouse.authserver.tokens.validation import TokenReader
+from gatehouse.authserver.workloads import authentication as workload_authentication
+from gatehouse.authserver.workloads import key_refresher
+from gatehouse.authserver.workloads.authentication import WorkloadAuthenticator
+from gatehouse.authserver.workloads.key_fetching import KeyFetcher, fetch_keys
+from gatehouse.authserver.workloads.key_refresher import KeyRefresher
+from gatehouse.authserver.workloads.registry import KeyLocation, find_issuers, find_rules
+from gatehouse.authserver.workloads.verifier import WorkloadVerifier
 from gatehouse.authserver.wsgi import FlaskApplication
 from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.status_list import PATH as STATUS_LISTS
@@ -40,7 +48,7 @@ from gatehouse.shared.service.audit.keys import AuditKeyFile
 from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
-from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache
+from gatehouse.shared.service.cache import MAX_AGE, GroupLoadingCache, LoadingCache
 from gatehouse.shared.service.cors import CorsPolicy
 from gatehouse.shared.service.limits import Limits, create_limits
 from gatehouse.shared.service.origins import parse_origins
@@ -60,6 +68,8 @@ class Services:
     database: Database
     threads: ThreadPoolExecutor
     authenticator: ClientAuthenticator
+    key_refresher: KeyRefresher
+    metadata: MetadataEndpoint
     resource_authenticator: ResourceAuthenticator
     keys: KeyStore
     authlib: AuthlibServer
@@ -96,7 +106,7 @@ def create_routes(parts: Services) -> dict[str, Route]:
         "/revoke": Route("POST", flask.add("POST", "/revoke", revoke), revocation.ACTION),
         "/introspect": Route("POST", flask.add("POST", "/introspect", introspect), introspection.ACTION),
         "/authorize": Route("GET", flask.add("GET", "/authorize", authorization)),
-        metadata.PATH: Route("GET", partial(metadata.metadata, issuer)),
+        metadata.PATH: Route("GET", parts.metadata),
         jwks.PATH: Route("GET", partial(jwks.jwks, keys)),
         STATUS_LISTS: Route("GET", partial(status_lists.status_lists, keys, lists)),
         f"{STATUS_LISTS}/<list_id>": Route("GET", partial(status_lists.status_list, issuer, keys, lists)),
@@ -111,18 +121,21 @@ def create_services(
     *,
     monotonic: Callable[[], float] = time.monotonic,
     cache_age: float = MAX_AGE,
+    fetch_issuer_keys: Callable[[str, KeyLocation], bytes] = fetch_keys,
 ) -> Services:
     """Create the parts of the server.
 
     Clients, keys and resource credentials are read again `cache_age` seconds after they were last read, measured by
-    `monotonic`, which also measures the windows of the limits.
+    `monotonic`, which also measures the windows of the limits. `fetch_issuer_keys` fetches the key set of a trusted
+    issuer.
 
     Raises:
         InvalidSettings: there is no usable sealing key, or there are no usable audit keys.
     """
     # One connection for each thread, and one each for the audit writer, the upkeep of the audit log, the maintenance
-    # and the two group commits.
-    database = Database(settings.database, pool_size=settings.threads + 5)
+    # and the two group commits, and one for each thread that workloads wait for.
+    workload_threads = workload_authentication.THREADS + key_refresher.THREADS
+    database = Database(settings.database, pool_size=settings.threads + 5 + workload_threads)
     audit_keys = AuditKeyFile(settings.audit_keys)
     audit_keys.reload()
     audit_rows = AuditRows(audit_tables.events, audit_keys.current, clock)
@@ -134,6 +147,9 @@ def create_services(
     replay = ReplayStore(database, clock)
     indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
+    issuers = LoadingCache(partial(find_issuers, database), max_age=cache_age, monotonic=monotonic)
+    refresher = KeyRefresher(issuers, KeyFetcher(database, clock, fetch_issuer_keys))
+    metadata_endpoint = MetadataEndpoint(settings.issuer)
     audit = AuditWriter(database.engine, audit_rows, report=metrics.report_writes(clock, database.pool))
     return Services(
         settings=settings,
@@ -142,9 +158,18 @@ def create_services(
         authenticator=ClientAuthenticator(
             GroupLoadingCache(partial(find_clients, database), max_age=cache_age, monotonic=monotonic),
             AssertionVerifier(settings.issuer),
+            WorkloadAuthenticator(
+                issuers,
+                GroupLoadingCache(partial(find_rules, database), max_age=cache_age, monotonic=monotonic),
+                WorkloadVerifier(settings.issuer),
+                refresher,
+                ThreadPoolExecutor(workload_authentication.THREADS, thread_name_prefix="workload"),
+            ),
             replay,
             last_use,
         ),
+        key_refresher=refresher,
+        metadata=metadata_endpoint,
         keys=KeyStore(database, sealed_keys, rotation, max_age=cache_age, monotonic=monotonic),
         maintenance=Maintenance(
             database,
@@ -152,10 +177,15 @@ def create_services(
             {
                 "keys": rotation.run,
                 "spent assertions": replay.prune,
+                "issuer keys": refresher.refresh_due,
                 "status lists": indices.prune,
                 "credentials": partial(prune_credentials, database, clock),
             },
-            own={"last uses": last_use.write, "restore mark": RestoreMark(database, settings).update},
+            own={
+                "last uses": last_use.write,
+                "restore mark": RestoreMark(database, settings).update,
+                "metadata": lambda: metadata_endpoint.renew(find_issuers(database)),
+            },
         ),
         authlib=AuthlibServer(settings.issuer),
         indices=indices,
@@ -224,6 +254,8 @@ def close_services(services: Services) -> None:
     """Stop the background work, write what is still in memory, and close the database."""
     services.maintenance.stop()
     services.threads.shutdown(cancel_futures=True)
+    services.key_refresher.close()
+    services.authenticator.workloads.close()
     services.authenticator.replay.close()
     services.indices.close()
     services.last_use.close()

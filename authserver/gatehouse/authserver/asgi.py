@@ -216,6 +216,7 @@ class Application:
             action=action,
             actor=request.actor,
             target=target,
+            external=request.external,
             address=self._address(request) if refusal.exceeded is not None else "",
         )
 
@@ -225,7 +226,7 @@ class Application:
         The credential has been checked by now, so a right one always passes. Clients that do not exist are counted
         like others, by the client_id that the request claims.
         """
-        if error.error != "invalid_client":
+        if error.cause is None:
             return error
         exceeded = await self._refusing.failures.hit(f"{request.actor} {self._address(request)}")
         return error if exceeded is None else too_many_requests(exceeded, error)

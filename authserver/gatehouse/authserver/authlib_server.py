@@ -11,6 +11,7 @@ from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Request
 from authlib.oauth2.rfc6749.errors import UnsupportedGrantTypeError
 from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
+from authlib.oauth2.rfc7523 import JWTBearerGrant
 
 from gatehouse.authserver.errors import OAuthError, invalid_request
 
@@ -24,6 +25,7 @@ class AuthlibServer(AuthorizationServer):
         # An exception is not remembered, so the cache holds registered grant types only.
         self._find_grant = lru_cache(self._ask_registry)
         self.register_grant(ClientCredentialsGrant)
+        self.register_grant(JWTBearerGrant)
 
     def find_grant(self, form: Mapping[str, str]) -> str:
         """Return the grant type of a token request.
@@ -37,7 +39,8 @@ class AuthlibServer(AuthorizationServer):
             return self._find_grant(form["grant_type"])
         except UnsupportedGrantTypeError:
             raise OAuthError(
-                "unsupported_grant_type", "This server supports one grant: send grant_type=client_credentials."
+                "unsupported_grant_type",
+                "Send grant_type=client_credentials, or another of grant_types_supported.",
             ) from None
 
     def _ask_registry(self, grant_type: str) -> str:

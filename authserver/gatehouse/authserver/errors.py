@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import structlog
 
@@ -16,7 +17,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 ERRORS = (
-    *("invalid_request", "invalid_client", "invalid_scope", "invalid_target"),
+    *("invalid_request", "invalid_client", "invalid_grant", "invalid_scope", "invalid_target"),
     *("unsupported_grant_type", "unsupported_response_type", "temporarily_unavailable", "server_error"),
 )
 """The error codes of this server."""
@@ -41,6 +42,10 @@ class AuthFailure(StrEnum):
     ASSERTION_CLAIMS = "assertion_claims"
     """It names another party, or its times or its jti are not accepted."""
     ASSERTION_REPLAYED = "assertion_replayed"
+    UNTRUSTED_ISSUER = "untrusted_issuer"
+    """No trusted issuer has the `iss` of the platform token."""
+    UNTRUSTED_WORKLOAD = "untrusted_workload"
+    """The platform token is valid, and no trust rule maps it to one client."""
 
 
 class OAuthError(Exception):
@@ -97,6 +102,20 @@ def invalid_client(cause: AuthFailure, reason: str, remediation: str) -> OAuthEr
     )
 
 
+def invalid_grant(failed: OAuthError) -> OAuthError:
+    """Return the refusal of an assertion that is the grant (RFC 7521 4.1), with the reason of a failed authentication.
+
+    The response is the same for every reason.
+    """
+    return OAuthError(
+        "invalid_grant",
+        "The assertion is not accepted. Check its issuer, audience and lifetime, and that this workload is registered.",
+        reason=failed.reason,
+        remediation=failed.remediation,
+        cause=failed.cause,
+    )
+
+
 def temporarily_unavailable(reason: str) -> OAuthError:
     """Return the refusal of a request that cannot be decided during an outage. The client may try again."""
     return OAuthError(
@@ -141,6 +160,7 @@ async def refuse(
     action: AuditAction = AuditAction.HTTP_REQUEST,
     actor: str | None = None,
     target: str | None = None,
+    external: Mapping[str, str] = MappingProxyType({}),
     address: str = "",
 ) -> Response:
     """Record a refusal, then return its response; return 503 if it cannot be recorded.
@@ -156,7 +176,11 @@ async def refuse(
         object=target,
         request_id=request_id,
         reason=error.reason,
-        detail={"error": error.error, **({"remediation": error.remediation} if error.remediation else {})},
+        detail={
+            "error": error.error,
+            **({"remediation": error.remediation} if error.remediation else {}),
+            **external,
+        },
     )
     try:
         await refusals.record(event, error.exceeded, address)

@@ -84,6 +84,8 @@ class Request:
     """The authenticated client or credential, or `claimed:` and the client_id that the request claims."""
     target: str | None = None
     """What the request is about, such as a resource."""
+    external: Mapping[str, str] = field(default_factory=dict)
+    """The issuer and the subject of a platform token, for audit events. Proven like the `actor`."""
     grant_type: str = ""
     """As it was sent. For metrics, as the next field."""
     auth_method: str = ""

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from gatehouse.authserver.clients.registry import AUTH_METHODS
+from gatehouse.authserver.clients.registry import REGISTERED_METHODS
 from gatehouse.authserver.errors import ERRORS, AuthFailure
-from gatehouse.authserver.grants.client_credentials import GRANT_TYPE
+from gatehouse.authserver.grants import client_credentials, jwt_bearer
 from gatehouse.authserver.settings import Settings
 from gatehouse.shared.service.metrics import SERVER_METRICS, Meter, Metric, ServerMetrics, rate_limited
 
@@ -16,8 +16,8 @@ TOKEN_REQUESTS: Final = Metric(
     "gatehouse_token_requests_total",
     "Requests to /token.",
     {
-        "grant_type": (GRANT_TYPE,),
-        "auth_method": AUTH_METHODS,
+        "grant_type": (client_credentials.GRANT_TYPE, jwt_bearer.GRANT_TYPE),
+        "auth_method": REGISTERED_METHODS,
         "outcome": OUTCOMES,
         "error": ERRORS,
         # Of AUTHSERVER_METRICS_CLIENTS.

@@ -18,7 +18,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from gatehouse.resourceserver.asgi import Application, Route
 from gatehouse.resourceserver.bearer.challenge import Challenge, baseline_scopes
-from gatehouse.resourceserver.bearer.fetch import Fetch, create_http, http_fetch
+from gatehouse.resourceserver.bearer.fetch import create_http, http_fetch
 from gatehouse.resourceserver.bearer.gate import CallLimits, Gate
 from gatehouse.resourceserver.bearer.jwks import KeySource
 from gatehouse.resourceserver.bearer.mcp_request import MAX_BODY
@@ -51,6 +51,7 @@ from gatehouse.shared.service.audit.rows import AuditRows
 from gatehouse.shared.service.audit.upkeep import AuditUpkeep
 from gatehouse.shared.service.audit.writer import AuditWriter
 from gatehouse.shared.service.database import LOCK_TIMEOUT
+from gatehouse.shared.service.fetch import Fetch
 from gatehouse.shared.service.limits import InFlight, Limit, Limits, create_limits
 from gatehouse.shared.service.metrics import stamp
 from gatehouse.shared.service.rates import Rate, parse_rate

@@ -50,6 +50,8 @@ PART_OF: Mapping[str, Part] = {
     "spent_assertion": Part.ALWAYS,
     "status_block": Part.ALWAYS,
     "status_list": Part.ALWAYS,
+    "trust_rule": Part.ALWAYS,
+    "trusted_issuer": Part.ALWAYS,
     "unaccepted_restore": Part.NEVER,
 }
 """Every table of the schema. A table is exported with all of its columns."""

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Integer, LargeBinary, String, Table
 
 from gatehouse.authserver.clients.registration import check_values
-from gatehouse.authserver.clients.registry import AUTH_METHODS
+from gatehouse.authserver.clients.registry import REGISTERED_METHODS
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys, parse_client_keys
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.keys.sealed_keys import STATES
@@ -269,7 +269,7 @@ def _client(row: Row) -> None:
     claims = row["claims"]
     are_strings = isinstance(claims, dict) and all(isinstance(value, str) for value in claims.values())
     _require(are_strings, "client.claims is not an object of strings")
-    _require(row["token_endpoint_auth_method"] in AUTH_METHODS, "client.token_endpoint_auth_method is unknown")
+    _require(row["token_endpoint_auth_method"] in REGISTERED_METHODS, "client.token_endpoint_auth_method is unknown")
     check_values(row["client_name"], row["token_ttl"], claims)
 
 

@@ -38,6 +38,7 @@ from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
 from gatehouse.authserver.tokens.status_lists import close_lists
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
@@ -322,4 +323,6 @@ def _record(
 def _count_without_credentials(session: Session) -> int:
     has_secret = select(ClientSecretRow.client_id).where(ClientSecretRow.client_id == ClientRow.client_id).exists()
     has_key = select(ClientKeyRow.client_id).where(ClientKeyRow.client_id == ClientRow.client_id).exists()
-    return session.scalar(select(func.count()).select_from(ClientRow).where(~has_key, ~has_secret)) or 0
+    needs_one = ClientRow.token_endpoint_auth_method != WORKLOAD_IDENTITY
+    without = select(func.count()).select_from(ClientRow).where(~has_key, ~has_secret, needs_one)
+    return session.scalar(without) or 0

@@ -15,7 +15,7 @@ from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND, shown_once
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
-from gatehouse.authserver.clients.registry import AUTH_METHODS, existing_client, load_clients
+from gatehouse.authserver.clients.registry import REGISTERED_METHODS, existing_client, load_clients
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records
@@ -63,7 +63,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
 @click.option(
     "--auth-method",
     "auth_method",
-    type=click.Choice(AUTH_METHODS),
+    type=click.Choice(REGISTERED_METHODS),
     help="How the client authenticates.  [default: private_key_jwt with a key, else client_secret_basic]",
 )
 @key_file_options

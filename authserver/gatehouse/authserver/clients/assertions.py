@@ -21,6 +21,13 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.group_commit import GroupCommit, WriteAgain
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client
+from gatehouse.authserver.workloads.kinds import HEADER_MEMBERS
+from gatehouse.authserver.workloads.platform_token import (
+    JWT_SPIFFE,
+    PlatformCredentials,
+    Presented,
+    is_platform_token,
+)
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY, Clock
@@ -37,8 +44,8 @@ MAX_LIFETIME = 300
 MAX_JTI = 256
 """Characters."""
 
-_PURPOSE = "token_endpoint"
-"""What a `jti` is spent for; part of the primary key in the database."""
+CLIENT_ASSERTION = "token_endpoint"
+"""What the assertion of a client is spent for."""
 
 _INSERT_UNUSED = (
     "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) VALUES {} ON CONFLICT DO NOTHING"
@@ -63,25 +70,37 @@ class AssertionCredentials:
     method: str = "private_key_jwt"
 
 
-def read_assertion(form: Mapping[str, str]) -> AssertionCredentials:
-    """Read the assertion of a request, and the client from its `sub` (RFC 7523 3, item 2).
+def read_assertion(form: Mapping[str, str]) -> AssertionCredentials | PlatformCredentials:
+    """Read the assertion of a request: one that the client signed, or a platform token.
+
+    A client that signs its own assertions is named by their `sub` (RFC 7523 3, item 2).
 
     Raises:
         OAuthError: `invalid_client`: another assertion type, a malformed assertion, or one without `sub`.
     """
-    if form.get("client_assertion_type") != ASSERTION_TYPE:
+    assertion_type = form.get("client_assertion_type")
+    if assertion_type not in {ASSERTION_TYPE, JWT_SPIFFE}:
         remediation = f"Send client_assertion_type={ASSERTION_TYPE}."
         raise invalid_client(AuthFailure.ASSERTION_MALFORMED, "client_assertion_type is not jwt-bearer", remediation)
     assertion = form.get("client_assertion", "")
-    try:
-        header = jws.read_header(assertion)
-        claims = jws.read_unverified_claims(assertion)
-    except jws.InvalidToken as error:
-        raise _refuse(error.reason, _WELL_FORMED, AuthFailure.ASSERTION_MALFORMED) from None
+    header, claims = read_jwt(assertion)
+    if is_platform_token(claims, assertion_type):
+        presented = Presented.SPIFFE_ASSERTION if assertion_type == JWT_SPIFFE else Presented.CLIENT_ASSERTION
+        return PlatformCredentials(assertion, header, claims, presented, form.get("client_id", ""))
+    if header.others:
+        raise _refuse("header member refused: unknown", _WELL_FORMED, AuthFailure.ASSERTION_MALFORMED)
     subject = claims.get("sub")
     if not isinstance(subject, str) or not subject:
         raise _refuse("sub is missing", "Set iss and sub to the client_id.")
     return AssertionCredentials(subject, assertion, header, claims)
+
+
+def read_jwt(assertion: str) -> tuple[jws.Header, dict[str, Any]]:
+    """Read an assertion, of a client or of a platform. Raises OAuthError: `invalid_client`: it is malformed."""
+    try:
+        return jws.read_header(assertion, also_allowed=HEADER_MEMBERS), jws.read_unverified_claims(assertion)
+    except jws.InvalidToken as error:
+        raise _refuse(error.reason, _WELL_FORMED, AuthFailure.ASSERTION_MALFORMED) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +142,15 @@ def verify_signature(
 
 @dataclass(frozen=True, slots=True, order=True)
 class AcceptedAssertion:
-    """A valid assertion of a client, if its `jti` is unused."""
+    """A valid assertion that stands for a client, if it is unused."""
 
     client_id: str
     jti_digest: bytes
-    """SHA-256."""
+    """SHA-256 of what identifies it: its `jti`, or the whole of a platform token."""
     expires_at: float
     """Its `exp`, in seconds since the epoch."""
+    purpose: str = CLIENT_ASSERTION
+    """What it is spent for; part of the primary key in the database."""
 
 
 class ReplayStore:
@@ -165,7 +186,7 @@ class ReplayStore:
             OAuthError: `invalid_client`: it was used before.
             SQLAlchemyError: the database is unavailable.
         """
-        key = (_PURPOSE, accepted.client_id, accepted.jti_digest)
+        key = (accepted.purpose, accepted.client_id, accepted.jti_digest)
         with self._database.read() as session:
             _refuse_used(session.get(SpentAssertionRow, key) is None)
 
@@ -194,12 +215,14 @@ def _insert_and_compare(connection: Connection, assertions: Sequence[AcceptedAss
     A client that repeats assertions costs the others of its group one more transaction.
     """
     values = _values(assertions)
-    statement = f"{_INSERT_UNUSED.format(', '.join([_row(connection)] * len(values)))} RETURNING client_id, jti_digest"
+    statement = (
+        f"{_INSERT_UNUSED.format(', '.join([_row(connection)] * len(values)))} RETURNING purpose, client_id, jti_digest"
+    )
     inserted = connection.exec_driver_sql(statement, tuple(chain.from_iterable(values)))
-    unused = {(client_id, jti_digest) for client_id, jti_digest in inserted}
+    unused = {tuple(row) for row in inserted}
     results = []
     for accepted in assertions:
-        key = accepted.client_id, accepted.jti_digest
+        key = accepted.purpose, accepted.client_id, accepted.jti_digest
         results.append(key in unused)
         # A group may hold the same assertion twice.
         unused.discard(key)
@@ -213,7 +236,7 @@ def _row(connection: Connection) -> str:
 def _values(assertions: Sequence[AcceptedAssertion]) -> list[tuple[Any, ...]]:
     # An assertion is accepted until its leeway ends, and by a node with a slower clock until another one has ended.
     return [
-        (_PURPOSE, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
+        (accepted.purpose, accepted.client_id, accepted.jti_digest, math.ceil(accepted.expires_at) + 2 * LEEWAY)
         # The order of all processes: an INSERT waits for another transaction that inserts the same key.
         for accepted in sorted(assertions)
     ]

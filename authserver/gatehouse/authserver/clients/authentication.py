@@ -1,7 +1,7 @@
 """Client authentication (RFC 6749 2.3; RFC 7523 2.2; MCP client-credentials extension).
 
-Each client has one method, the registered one. Every failure gets the same response after the same work; only the
-audit log names the failed check.
+Each client has one method, the registered one: a secret, a key, or the tokens of its platform. Every failure gets the
+same response after the same work; only the audit log names the failed check.
 """
 
 import base64
@@ -9,6 +9,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from gatehouse.authserver.clients.assertions import (
@@ -23,10 +24,21 @@ from gatehouse.authserver.clients.assertions import (
 from gatehouse.authserver.clients.registry import Client, ClientCache
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
-from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow
-from gatehouse.authserver.errors import AuthFailure, OAuthError, invalid_client, invalid_request, too_many_requests
+from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, TrustRuleRow
+from gatehouse.authserver.errors import (
+    AuthFailure,
+    OAuthError,
+    invalid_client,
+    invalid_grant,
+    invalid_request,
+    too_many_requests,
+)
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.workloads.authentication import IdentifiedClient, WorkloadAuthenticator
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
+from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
+from gatehouse.authserver.workloads.verifier import WorkloadRefused
 from gatehouse.shared.service.audit.events import CLAIMED
 from gatehouse.shared.service.limits import Exceeded, Limit
 from gatehouse.shared.service.remediation import client_command
@@ -50,7 +62,7 @@ class SecretCredentials:
     method: str
 
 
-Credentials = SecretCredentials | AssertionCredentials
+Credentials = SecretCredentials | AssertionCredentials | PlatformCredentials
 
 Proof = SignatureResult | StoredSecret | None
 """The outcome of checking a credential: the signature of an assertion, or the secret that was found."""
@@ -69,7 +81,7 @@ class _Accepted:
 
     client: Client
     used: tuple[CredentialTable, *tuple[str, ...]]
-    """The table and the primary key of the credential."""
+    """The table and the primary key of the credential, or of the trust rule."""
     assertion: AcceptedAssertion | None = None
 
 
@@ -79,6 +91,7 @@ class ClientAuthenticator:
 
     clients: ClientCache
     assertions: AssertionVerifier
+    workloads: WorkloadAuthenticator
     replay: ReplayStore
     last_use: LastUse
 
@@ -95,9 +108,12 @@ class ClientAuthenticator:
         assertion would suffice to use up the client's rate.
 
         Raises:
-            OAuthError: `invalid_client`, with the failed check as private reason; 429 past the limit.
+            OAuthError: `invalid_client`, or `invalid_grant` if the platform token is the grant, with the failed check
+                as private reason; 429 past the limit.
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
+        if isinstance(credentials, PlatformCredentials):
+            return await self._authenticate_workload(request, credentials, now, limit)
         client = await self.clients.get_async(credentials.client_id, request.pool)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -122,6 +138,8 @@ class ClientAuthenticator:
         self, request: Request, credentials: Credentials, keys: KeyRing, now: float, limit: Limit
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
+        if isinstance(credentials, PlatformCredentials):
+            return request.on_loop(self._authenticate_workload(request, credentials, now, limit))
         client = self.clients.get(credentials.client_id)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -140,7 +158,39 @@ class ClientAuthenticator:
         _require(exceeded or request.on_loop(limit.hit(accepted.client.client_id)))
         return authenticated
 
-    def _accept(self, credentials: Credentials, proof: Proof, client: Client | None, now: float) -> _Accepted:
+    async def _authenticate_workload(
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit
+    ) -> AuthenticatedClient:
+        """Authenticate the client that a platform token stands for. Uses no thread of requests."""
+        try:
+            return await self._identify_workload(request, credentials, now, limit)
+        except WorkloadRefused as refused:
+            refusal = invalid_client(refused.cause, refused.reason, refused.remediation)
+        except OAuthError as error:
+            if error.error != "invalid_client":
+                raise
+            refusal = error
+        raise invalid_grant(refusal) if credentials.presented is Presented.GRANT else refusal
+
+    async def _identify_workload(
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit
+    ) -> AuthenticatedClient:
+        identified = await self.workloads.identify(credentials, now)
+        client = await self.clients.get_async(identified.rule.client_id, self.workloads.threads)
+        accepted, exceeded = _accept_workload(identified, client), None
+        if accepted.assertion is not None:
+            exceeded = await limit.peek(accepted.client.client_id)
+            if exceeded is None:
+                await self.replay.spend_async(accepted.assertion)
+            else:
+                await self.workloads.in_thread(partial(self.replay.check_unused, accepted.assertion))
+        authenticated = self._complete(request, accepted, now)
+        _require(exceeded or await limit.hit(accepted.client.client_id))
+        return authenticated
+
+    def _accept(
+        self, credentials: SecretCredentials | AssertionCredentials, proof: Proof, client: Client | None, now: float
+    ) -> _Accepted:
         """Decide about a client, after the same work for every client. Raises OAuthError."""
         if client is None:
             raise invalid_client(AuthFailure.UNKNOWN_CLIENT, "unknown client", "authserver client list")
@@ -155,9 +205,7 @@ class ClientAuthenticator:
             accepted = _Accepted(client, (ClientKeyRow, client.client_id, key.thumbprint), assertion)
         else:
             accepted = _Accepted(client, (ClientSecretRow, _accept_secret(proof, client, now).secret_id))
-        if client.disabled:
-            remediation = client_command("enable", client.client_id)
-            raise invalid_client(AuthFailure.DISABLED_CLIENT, "client is disabled", remediation)
+        _require_enabled(client)
         return accepted
 
     def _complete(self, request: Request, accepted: _Accepted, now: float) -> AuthenticatedClient:
@@ -170,6 +218,27 @@ def _require(exceeded: Exceeded | None) -> None:
     """Refuse a request past the limit. Raises OAuthError."""
     if exceeded is not None:
         raise too_many_requests(exceeded)
+
+
+def _accept_workload(identified: IdentifiedClient, client: Client | None) -> _Accepted:
+    """Decide about the client that a platform token stands for. Raises OAuthError."""
+    rule = identified.rule
+    if client is None:
+        raise invalid_client(AuthFailure.UNKNOWN_CLIENT, "client was deleted meanwhile", "authserver client list")
+    if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
+        raise invalid_client(
+            AuthFailure.WRONG_METHOD,
+            f"used a platform token, registered for {client.token_endpoint_auth_method}",
+            client_command("show", client.client_id),
+        )
+    _require_enabled(client)
+    return _Accepted(client, (TrustRuleRow, rule.rule_id), identified.assertion_to_spend())
+
+
+def _require_enabled(client: Client) -> None:
+    if client.disabled:
+        remediation = client_command("enable", client.client_id)
+        raise invalid_client(AuthFailure.DISABLED_CLIENT, "client is disabled", remediation)
 
 
 def _prove_secret(
@@ -205,6 +274,8 @@ def _use_newer_secret(client_id: str) -> str:
 def read_credentials(request: Request, form: Form) -> Credentials:
     """Read the one credential of a request. Sets its `auth_method`, and `actor` to the client that it claims to be.
 
+    For a platform token without `client_id`, the `actor` is its subject.
+
     Raises:
         OAuthError: `invalid_request` for two methods at once, `invalid_client` for none or a malformed one.
     """
@@ -212,9 +283,20 @@ def read_credentials(request: Request, form: Form) -> Credentials:
     if authorization is None and "client_id" in parameters:
         _claim(request, parameters["client_id"])
     credentials = _read(authorization, parameters)
-    _claim(request, credentials.client_id)
-    request.auth_method = credentials.method
+    if isinstance(credentials, PlatformCredentials):
+        claim_workload(request, credentials)
+    else:
+        _claim(request, credentials.client_id)
+        request.auth_method = credentials.method
     return credentials
+
+
+def claim_workload(request: Request, credentials: PlatformCredentials) -> None:
+    """Set what is recorded of a request with a platform token, as far as it claims it."""
+    _claim(request, credentials.client_id or credentials.subject)
+    request.auth_method = credentials.method
+    external = {"external_issuer": credentials.issuer, "external_subject": credentials.subject}
+    request.external = {name: text[:MAX_CREDENTIAL] for name, text in external.items()}
 
 
 def read_claimed_client(request: Request) -> None:

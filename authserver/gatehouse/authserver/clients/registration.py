@@ -8,7 +8,13 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.registry import AUTH_METHODS, Client, existing_client, lock_client, locked_client
+from gatehouse.authserver.clients.registry import (
+    REGISTERED_METHODS,
+    Client,
+    existing_client,
+    lock_client,
+    locked_client,
+)
 from gatehouse.authserver.credentials.client_keys import add_keys, parse_keys
 from gatehouse.authserver.credentials.client_secrets import add_secret
 from gatehouse.authserver.db.models import ClientGrantRow, ClientRow
@@ -16,6 +22,7 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import check_name, lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.tokens.status_lists import revoke_client
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
@@ -41,7 +48,7 @@ class Registration:
 def create_client(
     session: Session, admin: Administrator, keys: KeyRing, registration: Registration
 ) -> tuple[Client, str | None]:
-    """Register a client. Return it and, unless it has keys, its secret, which cannot be shown again.
+    """Register a client. Return it and, if it has one, its secret, which cannot be shown again.
 
     Raises:
         CommandRefused: an unknown resource or scope, a reserved claim, or a value out of bounds.
@@ -65,10 +72,10 @@ def create_client(
     )
     session.flush()
     secret = None
-    if registration.jwks is None:
-        _, secret = add_secret(session, admin, keys, client_id)
-    else:
+    if registration.jwks is not None:
         add_keys(session, admin, client_id, parse_keys(registration.jwks))
+    elif registration.auth_method != WORKLOAD_IDENTITY:
+        _, secret = add_secret(session, admin, keys, client_id)
     admin.record(
         session,
         AuditAction.CLIENT_CREATE,
@@ -83,8 +90,8 @@ def create_client(
 
 
 def _check(registration: Registration) -> None:
-    if registration.auth_method not in AUTH_METHODS:
-        raise CommandRefused(f"The method must be one of: {', '.join(AUTH_METHODS)}.")
+    if registration.auth_method not in REGISTERED_METHODS:
+        raise CommandRefused(f"The method must be one of: {', '.join(REGISTERED_METHODS)}.")
     if (registration.auth_method == "private_key_jwt") != (registration.jwks is not None):
         raise CommandRefused(
             "private_key_jwt needs public keys, and no other method has any: give --jwks FILE or --generate-key FILE."

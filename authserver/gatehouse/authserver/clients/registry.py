@@ -24,13 +24,17 @@ from gatehouse.authserver.db.models import (
     CredentialRow,
     ResourceScopeRow,
 )
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cache import GroupLoadingCache
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
-"""What a client can be registered for (`token_endpoint_auth_method`, RFC 7591 2)."""
+"""What a client can be registered for that has credentials of its own (`token_endpoint_auth_method`, RFC 7591 2)."""
+
+REGISTERED_METHODS = (*AUTH_METHODS, WORKLOAD_IDENTITY)
+"""What a client can be registered for. One without credentials of its own is identified by trust rules."""
 
 
 @dataclass(frozen=True, slots=True)

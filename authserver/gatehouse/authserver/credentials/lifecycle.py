@@ -15,7 +15,13 @@ from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, CredentialRow, ResourceCredentialRow
+from gatehouse.authserver.db.models import (
+    ClientKeyRow,
+    ClientSecretRow,
+    CredentialRow,
+    ResourceCredentialRow,
+    TrustRuleRow,
+)
 from gatehouse.shared.protocol.clock import Clock, iso_time
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.remediation import client_command
@@ -191,7 +197,10 @@ def prune_credentials(database: Database, clock: Clock) -> None:
             session.execute(delete(row).where(row.expires_at < before))
 
 
-CredentialTable: TypeAlias = type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow]
+CredentialTable: TypeAlias = (
+    type[ClientSecretRow] | type[ClientKeyRow] | type[ResourceCredentialRow] | type[TrustRuleRow]
+)
+"""What has a `last_used_at`."""
 _Credential: TypeAlias = tuple[CredentialTable, tuple[str, ...]]
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     String,
+    Text,
     false,
     text,
     true,
@@ -86,8 +87,46 @@ class ClientKeyRow(CredentialRow, Base):
     jwk: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class TrustedIssuerRow(Base):
+    """A platform whose tokens identify workloads, with its last good key set."""
+
+    __tablename__ = "trusted_issuer"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    issuer: Mapped[str] = mapped_column(String(512))
+    kind: Mapped[str] = mapped_column(String(16))
+    audience: Mapped[str | None] = mapped_column(String(512))
+    token_endpoint_audience: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    algorithms: Mapped[list[str]] = mapped_column(JSON)
+    max_lifetime: Mapped[int] = mapped_column(Integer)
+    one_time: Mapped[bool] = mapped_column(Boolean)
+    discovery: Mapped[bool] = mapped_column(Boolean)
+    jwks_uri: Mapped[str | None] = mapped_column(String(2048))
+    ca_file: Mapped[str | None] = mapped_column(String(1024))
+    bearer_token_file: Mapped[str | None] = mapped_column(String(1024))
+    disabled: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    jwks: Mapped[str | None] = mapped_column(Text)
+    fetched_at: Mapped[int | None] = mapped_column(BigInteger)
+    attempted_at: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    failure: Mapped[str | None] = mapped_column(String(512))
+
+
+class TrustRuleRow(Base):
+    """Conditions under which a token of a trusted issuer identifies a client."""
+
+    __tablename__ = "trust_rule"
+    rule_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    client_id: Mapped[str] = mapped_column(ForeignKey("client.client_id", ondelete=_CASCADE), index=True)
+    issuer: Mapped[str] = mapped_column(ForeignKey("trusted_issuer.name", ondelete=_CASCADE), index=True)
+    anchor: Mapped[bytes] = mapped_column(LargeBinary(32), index=True)
+    """The digest of the identifying conditions and their values, by which the rules of a token are found."""
+    conditions: Mapped[dict[str, str]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
 class SpentAssertionRow(Base):
-    """A client assertion that was used. The primary key prevents its second use."""
+    """An assertion that was used. The primary key prevents its second use."""
 
     __tablename__ = "spent_assertion"
     purpose: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -6,9 +6,15 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.authentication import ClientAuthenticator, read_credentials
+from gatehouse.authserver.clients.authentication import (
+    ClientAuthenticator,
+    Credentials,
+    claim_workload,
+    read_credentials,
+)
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.grants import jwt_bearer
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
     choose_resource,
@@ -16,7 +22,7 @@ from gatehouse.authserver.grants.client_credentials import (
     read_resource,
 )
 from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
-from gatehouse.authserver.http import NO_STORE, Request, Response, json_response, parse_form
+from gatehouse.authserver.http import NO_STORE, Form, Request, Response, json_response, parse_form
 from gatehouse.authserver.keys.store import KeyStore
 from gatehouse.authserver.resources.registry import declared_scopes, list_identifiers
 from gatehouse.authserver.tokens.issue import IssuedToken, StatusIndexAllocator, TokenIssuer
@@ -54,7 +60,7 @@ class TokenEndpoint:
         request.grant_type = form.parameters.get("grant_type", "")
         requested = read_resource(form.resources)
         request.target = requested.identifier
-        credentials = read_credentials(request, form)
+        credentials = _read_credentials(request, form)
         keys, now = await request.load(self.keys.ring), self.clock()
         client = await self.authenticator.authenticate_async(request, credentials, keys, now, self.limit)
         self.authlib.find_grant(form.parameters)
@@ -87,7 +93,7 @@ class TokenEndpoint:
     def _record(self, request: Request, granted: GrantedRequest, issued: IssuedToken) -> None:
         """Record an issued token. The event is written with others, at most 100 ms later."""
         claims = issued.claims
-        detail = {"scope": issued.scope, "exp": claims.exp, "kid": issued.kid}
+        detail = {"scope": issued.scope, "exp": claims.exp, "kid": issued.kid, **request.external}
         if granted.scope_not_granted:
             detail["scope_not_granted"] = cut_scope(granted.scope_not_granted)
         add_to_log(client_id=claims.client_id, jti=claims.jti)
@@ -102,6 +108,15 @@ class TokenEndpoint:
                 detail=detail,
             )
         )
+
+
+def _read_credentials(request: Request, form: Form) -> Credentials:
+    """Read what authenticates the client. Raises OAuthError."""
+    if request.grant_type != jwt_bearer.GRANT_TYPE:
+        return read_credentials(request, form)
+    credentials = jwt_bearer.read_grant_assertion(request, form)
+    claim_workload(request, credentials)
+    return credentials
 
 
 def _respond(issued: IssuedToken) -> Response:

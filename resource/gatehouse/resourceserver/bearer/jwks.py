@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
-from gatehouse.resourceserver.bearer.fetch import Fetch, Fetched
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.key_sets import parse_key_set
+from gatehouse.shared.service.fetch import Fetch, Fetched
 
 POLL_INTERVAL = 5.0
 """Seconds between two polls. A key that was removed from the set is trusted until the next successful one."""

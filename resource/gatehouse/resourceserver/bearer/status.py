@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from gatehouse.resourceserver.bearer.fetch import Fetch
 from gatehouse.resourceserver.bearer.jwks import KeySource, KeysUnavailable
 from gatehouse.resourceserver.bearer.status_names import read_names
 from gatehouse.shared.protocol import jws
@@ -28,6 +27,7 @@ from gatehouse.shared.protocol.status_list import (
     is_set,
     parse_list_uri,
 )
+from gatehouse.shared.service.fetch import Fetch
 
 REVOKED = "revoked"
 """The reason of a refusal if the bit of the token is set."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gatehouse.resourceserver.bearer.fetch import Fetched, FetchFailed
 from gatehouse.shared.protocol.encoding import parse_json
 from gatehouse.shared.protocol.status_list import MAX_LISTS, parse_list_uri
+from gatehouse.shared.service.fetch import Fetched, FetchFailed
 
 
 def read_names(fetched: Fetched | None, issuer: str) -> Mapping[str, str | None]:

@@ -8,7 +8,7 @@ import anyio
 import click
 
 from gatehouse.resourceserver.bearer.challenge import baseline_scopes
-from gatehouse.resourceserver.bearer.fetch import FetchFailed, create_http, http_fetch
+from gatehouse.resourceserver.bearer.fetch import create_http, http_fetch
 from gatehouse.resourceserver.cli.catalogue_loading import load_policy, load_schema, load_served, read_resources
 from gatehouse.resourceserver.cli.installation import given, served_options
 from gatehouse.resourceserver.db.database import Database
@@ -28,6 +28,7 @@ from gatehouse.shared.service.check_command import (
 )
 from gatehouse.shared.service.checks import Step
 from gatehouse.shared.service.cli import Refusal, example, output_option
+from gatehouse.shared.service.fetch import FetchFailed
 
 
 @click.command()

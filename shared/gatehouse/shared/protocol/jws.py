@@ -4,7 +4,8 @@ joserfc reads and writes keys, and computes the signatures of every algorithm ex
 
 `SigningKey` signs. Verification takes three steps: `read_header`, the caller's choice of a key, and `verify`. Each
 refuses input that it cannot prove valid. No part of a token is decoded before its length and alphabet are checked, and
-no header member can point at a key: `alg`, `kid` and `typ` are the only members allowed.
+no header member can point at a key: `alg`, `kid` and `typ` are the only members allowed, and those that the caller
+allows, whose values are never read.
 """
 
 import json
@@ -122,6 +123,8 @@ class Header:
     """One of KEY_TYPES: the algorithm, under whichever of its names the header has it."""
     kid: str | None
     typ: str | None
+    others: frozenset[str] = frozenset()
+    """The names of further members, which the caller of `read_header` allowed. Their values are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +220,13 @@ def _decode_segment(segment: str) -> bytes:
         _refuse(f"a segment is {error}")
 
 
-def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
+def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH, also_allowed: frozenset[str] = frozenset()) -> Header:
     """Read the protected header of a compact JWS. Nothing in it is proven.
 
     Raises:
         InvalidToken: longer than `max_length`; not three canonical base64url segments; a header that is not one JSON
-            object, names an algorithm outside ALLOWED_ALGORITHMS, or has a member other than `alg`, `kid` and `typ`
-            (such as `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
+            object, names an algorithm outside ALLOWED_ALGORITHMS, or has a member other than `alg`, `kid`, `typ` and
+            those `also_allowed` (such as `crit`, `jku`, `jwk`, `x5u`, `x5c`, `b64`, `zip`).
     """
     if len(token) > max_length:
         _refuse(f"longer than {max_length // 1024} KiB")
@@ -235,7 +238,8 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
         _refuse(f"header: {error}")
     if not isinstance(header, dict):
         _refuse("header is not an object")
-    if surplus := sorted(name for name in header if name not in _HEADER_MEMBERS):
+    others = frozenset(header) - _HEADER_MEMBERS
+    if surplus := sorted(others - also_allowed):
         known = [name for name in surplus if name in {"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip"}]
         _refuse(f"header member refused: {known[0] if known else 'unknown'}")
     alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
@@ -245,7 +249,7 @@ def read_header(token: str, max_length: int = MAX_TOKEN_LENGTH) -> Header:
         _refuse("kid is not a string of 1 to 128 characters")
     if "typ" in header and not isinstance(typ, str):
         _refuse("typ is not a string")
-    return Header(alg=ALGORITHM_NAMES[alg], kid=kid, typ=typ)
+    return Header(alg=ALGORITHM_NAMES[alg], kid=kid, typ=typ, others=others)
 
 
 def verify(token: str, header: Header, key: VerificationKey, claims: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class LoadingCache(Generic[KeyT, ValueT]):
             self._loads[key] = load
         return load.result.result() if joined else self._run(key, load)
 
+    def forget(self, key: KeyT) -> None:
+        """Load a key again at its next use. A load that runs may still be remembered."""
+        with self._lock:
+            self._values.pop(key, None)
+
     def _run(self, key: KeyT, load: _Load[ValueT]) -> ValueT:
         try:
             value = self._load(key)

@@ -128,6 +128,28 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_spent_assertion_expires_at"), "spent_assertion", ["expires_at"])
     op.create_table(
+        "trusted_issuer",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("issuer", sa.String(length=512), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("audience", sa.String(length=512), nullable=True),
+        sa.Column("token_endpoint_audience", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("algorithms", sa.JSON(), nullable=False),
+        sa.Column("max_lifetime", sa.Integer(), nullable=False),
+        sa.Column("one_time", sa.Boolean(), nullable=False),
+        sa.Column("discovery", sa.Boolean(), nullable=False),
+        sa.Column("jwks_uri", sa.String(length=2048), nullable=True),
+        sa.Column("ca_file", sa.String(length=1024), nullable=True),
+        sa.Column("bearer_token_file", sa.String(length=1024), nullable=True),
+        sa.Column("disabled", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("jwks", sa.Text(), nullable=True),
+        sa.Column("fetched_at", sa.BigInteger(), nullable=True),
+        sa.Column("attempted_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("failure", sa.String(length=512), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_trusted_issuer")),
+    )
+    op.create_table(
         "status_list",
         sa.Column("list_id", sa.String(length=12), nullable=False),
         sa.Column("next_index", sa.Integer(), nullable=False),
@@ -136,6 +158,26 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("list_id", name=op.f("pk_status_list")),
     )
+    op.create_table(
+        "trust_rule",
+        sa.Column("rule_id", sa.String(length=32), nullable=False),
+        sa.Column("client_id", sa.String(length=64), nullable=False),
+        sa.Column("issuer", sa.String(length=64), nullable=False),
+        sa.Column("anchor", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("conditions", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["client_id"], ["client.client_id"], name=op.f("fk_trust_rule_client_id_client"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["issuer"], ["trusted_issuer.name"], name=op.f("fk_trust_rule_issuer_trusted_issuer"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("rule_id", name=op.f("pk_trust_rule")),
+    )
+    op.create_index(op.f("ix_trust_rule_anchor"), "trust_rule", ["anchor"])
+    op.create_index(op.f("ix_trust_rule_client_id"), "trust_rule", ["client_id"])
+    op.create_index(op.f("ix_trust_rule_issuer"), "trust_rule", ["issuer"])
     op.create_table(
         "client_key",
         sa.Column("client_id", sa.String(length=64), nullable=False),
@@ -260,8 +302,10 @@ def downgrade() -> None:
     op.drop_table("resource_scope")
     op.drop_table("resource_credential")
     op.drop_table("client_secret")
+    op.drop_table("trust_rule")
     op.drop_table("client_key")
     op.drop_table("status_list")
+    op.drop_table("trusted_issuer")
     op.drop_table("spent_assertion")
     op.drop_table("signing_key")
     op.drop_table("resource")

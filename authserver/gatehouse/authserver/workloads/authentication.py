@@ -1,0 +1,131 @@
+"""Identifies the client of a platform token: verifies it, and matches the trust rules of its issuer."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from gatehouse.authserver.clients.assertions import AcceptedAssertion
+from gatehouse.authserver.errors import AuthFailure
+from gatehouse.authserver.workloads.issuer_keys import REFETCH_INTERVAL
+from gatehouse.authserver.workloads.key_refresher import KeyRefresher
+from gatehouse.authserver.workloads.platform_token import PlatformCredentials
+from gatehouse.authserver.workloads.registry import IssuerCache, RuleCache, RuleKey, TrustedIssuers
+from gatehouse.authserver.workloads.rules import NoClient, Rule, matching_rule, token_anchors
+from gatehouse.authserver.workloads.verifier import (
+    Candidate,
+    Workload,
+    WorkloadRefused,
+    WorkloadVerifier,
+    verify_signature,
+)
+from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.service.cache import MustWait
+from gatehouse.shared.service.deadline import before_deadline
+
+T = TypeVar("T")
+
+PURPOSE: Final = "platform_token"
+"""What a token for one use is spent for."""
+
+THREADS: Final = 2
+"""For what must be waited for. Not those of requests: all of them may wait for this."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedClient:
+    """The client that a platform token stands for, by a trust rule. It may be disabled, or deleted by now."""
+
+    workload: Workload
+    rule: Rule
+    token_digest: bytes = field(repr=False)
+    """SHA-256 of what the issuer signed. The signature is left out: some algorithms have several for one text."""
+
+    def assertion_to_spend(self) -> AcceptedAssertion | None:
+        """Return what must be spent before anything is granted; None if the token may be used again."""
+        if not self.workload.issuer.one_time:
+            return None
+        return AcceptedAssertion(self.rule.client_id, self.token_digest, self.workload.expires_at, PURPOSE)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadAuthenticator:
+    """Identifies the client of a platform token. For use on the event loop only."""
+
+    issuers: IssuerCache
+    rules: RuleCache
+    verifier: WorkloadVerifier
+    refresher: KeyRefresher
+    threads: ThreadPoolExecutor
+
+    async def identify(self, credentials: PlatformCredentials, now: float) -> IdentifiedClient:
+        """Return the client of a token at a time, in seconds since the epoch.
+
+        One signature is verified on the event loop, the others in a thread.
+
+        Raises:
+            WorkloadRefused: the token is not accepted, or identifies no client; the reason names the failed check.
+            DeadlineExceeded, SQLAlchemyError: the database is unavailable.
+        """
+        issuers, candidates = await self._candidates(credentials, now)
+        first, *others = candidates
+        verified = verify_signature(credentials, [first])
+        if not verified.issuers or (others and others[0].issuer is not None):
+            verified = await self.in_thread(lambda: verify_signature(credentials, others, verified))
+        workload = self.verifier.accept(credentials, verified, issuers, now)
+        rule = await self._rule(workload)
+        if credentials.client_id not in {"", rule.client_id}:
+            raise WorkloadRefused(
+                f"client_id is {quoted(credentials.client_id)}, and the token stands for {rule.client_id}",
+                "Leave client_id out, or send that of the client.",
+            )
+        signed = credentials.token.rpartition(".")[0]
+        return IdentifiedClient(workload, rule, hashlib.sha256(signed.encode()).digest())
+
+    async def _candidates(self, credentials: PlatformCredentials, now: float) -> tuple[TrustedIssuers, list[Candidate]]:
+        """Return the trusted issuers and the keys to try, after a fetch of the keys if none has the token's `kid`."""
+        issuers = await self._load_issuers()
+        candidates = self.verifier.candidates(credentials, issuers, now)
+        if candidates[0].issuer is None and await self._refetch(credentials, issuers, now):
+            issuers = await self._load_issuers()
+            candidates = self.verifier.candidates(credentials, issuers, now)
+        return issuers, candidates
+
+    async def _refetch(self, credentials: PlatformCredentials, issuers: TrustedIssuers, now: float) -> bool:
+        """Fetch the keys of the issuers that may have signed a token with a new one. Return whether any were."""
+        due = [
+            issuer
+            for issuer in issuers.named(credentials.issuer)
+            if issuer.location.is_fetched
+            and credentials.header.alg in issuer.algorithms
+            and now - issuer.attempted_at >= REFETCH_INTERVAL
+        ]
+        if due:
+            await asyncio.gather(*map(self.refresher.refetch, due))
+        return bool(due)
+
+    async def _load_issuers(self) -> TrustedIssuers:
+        try:
+            return self.issuers.get(None, wait=False)
+        except MustWait:
+            return await self.in_thread(lambda: self.issuers.get(None))
+
+    async def _rule(self, workload: Workload) -> Rule:
+        """Return the rule that a workload matches. Raises WorkloadRefused."""
+        issuer, claims = workload.issuer, workload.claims
+        rules = await self.rules.get_async(RuleKey(issuer.name, token_anchors(issuer.kind, claims)), self.threads)
+        try:
+            return matching_rule(rules, claims)
+        except NoClient as none:
+            remediation = f"authserver client trust add CLIENT_ID --issuer {issuer.name} --claim sub=..."
+            raise WorkloadRefused(str(none), remediation, AuthFailure.UNTRUSTED_WORKLOAD) from None
+
+    def close(self) -> None:
+        """End the threads."""
+        self.threads.shutdown(cancel_futures=True)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call a function that may wait, in a thread that no request occupies. Raises DeadlineExceeded."""
+        return await before_deadline(asyncio.get_running_loop().run_in_executor(self.threads, function))

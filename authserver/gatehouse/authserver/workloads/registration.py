@@ -1,0 +1,306 @@
+"""Adds, changes and removes trusted issuers and trust rules. Every change commits together with its audit event."""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from gatehouse.authserver.clients.registry import locked_client
+from gatehouse.authserver.db.models import TrustedIssuerRow, TrustRuleRow
+from gatehouse.authserver.workloads.issuer_keys import parse_issuer_keys
+from gatehouse.authserver.workloads.kinds import KINDS, SPIFFE_SCHEME, Kind
+from gatehouse.authserver.workloads.platform_token import METHOD
+from gatehouse.authserver.workloads.registry import (
+    MAX_SHARED,
+    KeyLocation,
+    TrustedIssuer,
+    load_issuers,
+    rules_of_client,
+    shared_keys,
+)
+from gatehouse.authserver.workloads.rules import InvalidRule, Rule, check_conditions, rule_anchor
+from gatehouse.shared.protocol.jws import InvalidKeySet
+from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
+from gatehouse.shared.protocol.visible_text import is_visible
+from gatehouse.shared.service.administrator import Administrator, CommandRefused
+from gatehouse.shared.service.audit.events import AuditAction
+
+MAX_ISSUERS: Final = 256
+"""All of them are read at once."""
+
+MAX_RULES: Final = 64
+"""Of one client."""
+
+MAX_LIFETIME: Final = 24 * 3600
+"""Seconds. The highest `max_lifetime`."""
+
+DEFAULT_CLUSTER_ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
+"""The issuer of every cluster that was not given one of its own."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?", re.ASCII)
+_TRUST_DOMAIN = re.compile(r"spiffe://[a-z0-9._-]{1,255}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerRegistration:
+    """A trusted issuer to add. None stands for the default of its kind."""
+
+    name: str
+    issuer: str
+    kind: str
+    location: KeyLocation
+    jwks: bytes | None = None
+    """The key set, given by the admin or fetched just now."""
+    audience: str | None = None
+    token_endpoint_audience: bool = False
+    algorithms: Sequence[str] = ()
+    max_lifetime: int | None = None
+    one_time: bool | None = None
+
+
+def add_issuer(session: Session, admin: Administrator, registration: IssuerRegistration) -> TrustedIssuer:
+    """Add a trusted issuer.
+
+    Raises:
+        CommandRefused: the name is taken, a value is malformed or out of bounds, a key is that of another issuer, or
+            the issuer cannot be told from others.
+    """
+    kind, algorithms = _check(registration)
+    present = load_issuers(session.connection())
+    if any(issuer.name == registration.name for issuer in present):
+        raise CommandRefused(f"There is a trusted issuer {registration.name}. See: authserver issuer list")
+    if len(present) >= MAX_ISSUERS:
+        raise CommandRefused(f"There are {MAX_ISSUERS} trusted issuers, which is the limit.")
+    if sum(issuer.issuer == registration.issuer for issuer in present) >= MAX_SHARED:
+        raise CommandRefused(
+            f"{MAX_SHARED} trusted issuers have the iss {registration.issuer}, which is the limit. Give clusters"
+            " issuers of their own (--service-account-issuer of the API server)."
+        )
+    now, max_lifetime = admin.now(), registration.max_lifetime or kind.max_lifetime
+    one_time = kind.one_time if registration.one_time is None else registration.one_time
+    session.add(
+        TrustedIssuerRow(
+            name=registration.name,
+            issuer=registration.issuer,
+            kind=kind.name,
+            audience=registration.audience,
+            token_endpoint_audience=registration.token_endpoint_audience,
+            algorithms=list(algorithms),
+            max_lifetime=max_lifetime,
+            one_time=one_time,
+            discovery=registration.location.discovery,
+            jwks_uri=registration.location.jwks_uri,
+            ca_file=registration.location.ca_file,
+            bearer_token_file=registration.location.bearer_token_file,
+            created_at=now,
+            **_stored_keys(registration, kind, algorithms, now),
+        )
+    )
+    session.flush()
+    issuers = load_issuers(session.connection())
+    added = next(issuer for issuer in issuers if issuer.name == registration.name)
+    _refuse_shared_keys(added, issuers)
+    admin.record(
+        session,
+        AuditAction.ISSUER_ADD,
+        added.name,
+        issuer=added.issuer,
+        kind=kind.name,
+        audience=added.audience,
+        token_endpoint_audience=added.token_endpoint_audience,
+        algorithms=list(algorithms),
+        max_lifetime=max_lifetime,
+        one_time=one_time,
+        jwks_uri=added.location.jwks_uri,
+        thumbprints=_thumbprints(added),
+    )
+    return added
+
+
+def _check(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...]]:
+    """Check the values of a registration. Return the kind and the algorithms. Raises CommandRefused."""
+    if _NAME.fullmatch(registration.name) is None:
+        raise CommandRefused("The name has 1 to 64 lower-case letters, digits, dots, dashes and underscores.")
+    kind = KINDS.get(registration.kind)
+    if kind is None:
+        raise CommandRefused(f"The kind must be one of: {', '.join(KINDS)}.")
+    _check_issuer(kind, registration.issuer)
+    location = registration.location
+    if not location.is_fetched and registration.jwks is None:
+        raise CommandRefused("Give the keys of the issuer: --jwks-file FILE or --jwks-uri URL.")
+    if location.jwks_uri is not None and not _is_url(location.jwks_uri):
+        raise CommandRefused("The jwks_uri must be an https URL.")
+    if location.discovery and kind.name == "spiffe":
+        raise CommandRefused("A trust domain has no metadata. Give the bundle: --jwks-uri URL or --jwks-file FILE.")
+    if location.discovery and registration.issuer == DEFAULT_CLUSTER_ISSUER:
+        raise CommandRefused(
+            f"{DEFAULT_CLUSTER_ISSUER} names every cluster that has no issuer of its own. Bind this one to its keys:"
+            " --jwks-file FILE with the output of `kubectl get --raw /openid/v1/jwks`, or --jwks-uri URL."
+        )
+    if registration.audience is not None and not (
+        0 < len(registration.audience) <= 512 and is_visible(registration.audience)
+    ):
+        raise CommandRefused("The audience has 1 to 512 visible characters.")
+    if registration.max_lifetime is not None and not 1 <= registration.max_lifetime <= MAX_LIFETIME:
+        raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds.")
+    algorithms = tuple(registration.algorithms) or kind.algorithms
+    if unknown := sorted(set(algorithms) - set(KINDS["oidc"].algorithms)):
+        raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KINDS['oidc'].algorithms)} are.")
+    return kind, algorithms
+
+
+def _check_issuer(kind: Kind, issuer: str) -> None:
+    if kind.name == "spiffe":
+        if _TRUST_DOMAIN.fullmatch(issuer) is None:
+            raise CommandRefused(
+                f"The issuer of the kind spiffe is its trust domain, such as {SPIFFE_SCHEME}example.org."
+            )
+    elif len(issuer) > 512 or not _is_url(issuer):
+        raise CommandRefused("The issuer must be the exact iss of the platform's tokens, an https URL.")
+
+
+def _is_url(url: str) -> bool:
+    return url.isascii() and url.isprintable() and " " not in url and is_protected_transport(url)
+
+
+def _stored_keys(registration: IssuerRegistration, kind: Kind, algorithms: Sequence[str], now: int) -> dict[str, Any]:
+    if registration.jwks is None:
+        return {}
+    try:
+        parse_issuer_keys(registration.jwks, kind.name, algorithms)
+    except InvalidKeySet as error:
+        raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
+    attempted_at = now if registration.location.is_fetched else 0
+    return {"jwks": registration.jwks.decode(), "fetched_at": now, "attempted_at": attempted_at}
+
+
+def _refuse_shared_keys(added: TrustedIssuer, issuers: Sequence[TrustedIssuer]) -> None:
+    """Refuse an issuer with a key of another one: no signature would tell them apart. Raises CommandRefused."""
+    shared = shared_keys(issuers) & set(_thumbprints(added))
+    for other in issuers:
+        if other.name != added.name and shared & set(_thumbprints(other)):
+            raise CommandRefused(f"The trusted issuer {other.name} has a key of this key set. One of the two is wrong.")
+
+
+def _thumbprints(issuer: TrustedIssuer) -> list[str]:
+    return sorted(keys[0].thumbprint for keys in issuer.keys.values())
+
+
+def existing_issuer(session: Session, name: str) -> TrustedIssuer:
+    """Read one trusted issuer, with the changes of this transaction. Raises CommandRefused if there is none."""
+    session.flush()
+    for issuer in load_issuers(session.connection()):
+        if issuer.name == name:
+            return issuer
+    raise CommandRefused(f"There is no trusted issuer {name}. List them with: authserver issuer list")
+
+
+def _lock_issuer(session: Session, name: str) -> TrustedIssuerRow:
+    """Keep other transactions from changing an issuer until this one ends. Raises CommandRefused if there is none."""
+    row = session.scalar(select(TrustedIssuerRow).where(TrustedIssuerRow.name == name).with_for_update())
+    if row is None:
+        raise CommandRefused(f"There is no trusted issuer {name}. List them with: authserver issuer list")
+    return row
+
+
+def replace_keys(session: Session, admin: Administrator, name: str, jwks: bytes) -> TrustedIssuer:
+    """Replace the key set of an issuer whose keys an admin gives.
+
+    Raises:
+        CommandRefused: no such issuer, its keys are fetched, or the key set cannot be used.
+    """
+    row = _lock_issuer(session, name)
+    if row.discovery or row.jwks_uri is not None:
+        raise CommandRefused(f"The keys of {name} are fetched. Remove and add it to give them yourself.")
+    try:
+        parse_issuer_keys(jwks, row.kind, row.algorithms)
+    except InvalidKeySet as error:
+        raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
+    row.jwks, row.fetched_at = jwks.decode(), admin.now()
+    changed = existing_issuer(session, name)
+    _refuse_shared_keys(changed, load_issuers(session.connection()))
+    admin.record(session, AuditAction.ISSUER_UPDATE, name, thumbprints=_thumbprints(changed))
+    return changed
+
+
+def set_issuer_disabled(session: Session, admin: Administrator, name: str, *, disabled: bool) -> TrustedIssuer:
+    """Disable or enable a trusted issuer. Tokens that were issued stay valid. Raises CommandRefused."""
+    row = _lock_issuer(session, name)
+    row.disabled = disabled
+    changed = existing_issuer(session, name)
+    if not disabled:
+        _refuse_shared_keys(changed, load_issuers(session.connection()))
+    admin.record(session, AuditAction.ISSUER_DISABLE if disabled else AuditAction.ISSUER_ENABLE, name)
+    return changed
+
+
+def remove_issuer(session: Session, admin: Administrator, name: str) -> int:
+    """Remove a trusted issuer and its trust rules. Return the number of rules. Raises CommandRefused."""
+    row = _lock_issuer(session, name)
+    number = session.scalar(select(func.count()).select_from(TrustRuleRow).where(TrustRuleRow.issuer == name)) or 0
+    session.delete(row)
+    session.flush()
+    admin.record(session, AuditAction.ISSUER_REMOVE, name, issuer=row.issuer, rules=number)
+    return number
+
+
+def add_rule(
+    session: Session, admin: Administrator, client_id: str, issuer_name: str, conditions: Mapping[str, str]
+) -> Rule:
+    """Let tokens of a trusted issuer with these claims authenticate a client.
+
+    Raises:
+        CommandRefused: an unknown client or issuer, a client with credentials of its own, or claims that do not
+            identify a workload, or that identify another client.
+    """
+    client = locked_client(session, client_id)
+    if client.token_endpoint_auth_method != METHOD:
+        raise CommandRefused(
+            f"The client authenticates by {client.token_endpoint_auth_method}, and a client has one method."
+            f" Register one for its platform: authserver client create --auth-method {METHOD}"
+        )
+    issuer = existing_issuer(session, issuer_name)
+    try:
+        checked = check_conditions(issuer.kind, issuer.issuer, conditions)
+        anchor = rule_anchor(issuer.kind, checked)
+    except InvalidRule as error:
+        raise CommandRefused(str(error)) from None
+    own = rules_of_client(session.connection(), client_id)
+    if len(own) >= MAX_RULES:
+        raise CommandRefused(f"A client has at most {MAX_RULES} trust rules.")
+    for row in session.scalars(
+        select(TrustRuleRow).where(TrustRuleRow.issuer == issuer.name, TrustRuleRow.anchor == anchor)
+    ):
+        if row.conditions == checked:
+            raise CommandRefused(f"The rule {row.rule_id} of {row.client_id} has the same claims.")
+    rule_id = f"rule_{secrets.token_hex(8)}"
+    session.add(
+        TrustRuleRow(
+            rule_id=rule_id,
+            client_id=client_id,
+            issuer=issuer.name,
+            anchor=anchor,
+            conditions=checked,
+            created_at=admin.now(),
+        )
+    )
+    session.flush()
+    admin.record(session, AuditAction.CLIENT_TRUST_ADD, client_id, rule=rule_id, issuer=issuer.name, conditions=checked)
+    return Rule(rule_id, client_id, checked)
+
+
+def remove_rule(session: Session, admin: Administrator, client_id: str, rule_id: str) -> None:
+    """Remove a trust rule of a client. Raises CommandRefused if the client has no such rule."""
+    locked_client(session, client_id)
+    row = session.get(TrustRuleRow, rule_id)
+    if row is None or row.client_id != client_id:
+        raise CommandRefused(f"The client has no rule {rule_id}. See: authserver client trust list {client_id}")
+    session.delete(row)
+    session.flush()
+    admin.record(
+        session, AuditAction.CLIENT_TRUST_REMOVE, client_id, rule=rule_id, issuer=row.issuer, conditions=row.conditions
+    )

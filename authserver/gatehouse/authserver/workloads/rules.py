@@ -1,0 +1,163 @@
+"""Trust rules: which claims of a platform token identify which client. Pure: no I/O.
+
+A condition is the name of a claim and the exact text that it must have. All conditions of a rule must hold. There are
+no patterns: `prod` must not match `prod-evil`, and the tenants of a platform choose branch names.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gatehouse.authserver.workloads.kinds import Kind
+from gatehouse.shared.protocol.encoding import compact_json
+from gatehouse.shared.protocol.visible_text import is_visible
+
+MAX_CONDITIONS: Final = 16
+MAX_TEXT: Final = 512
+"""Characters of the name or the value of a claim."""
+
+_BAD_ESCAPE = re.compile(r"~(?![01])")
+
+
+class InvalidRule(ValueError):
+    """The conditions are not a rule that can be trusted. The message says why, and how to fix it."""
+
+
+class NoClient(Exception):
+    """A token does not identify one client. The message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The conditions under which a token of one issuer identifies a client."""
+
+    rule_id: str
+    client_id: str
+    conditions: Mapping[str, str]
+    """The value of each claim, by its name or JSON Pointer."""
+
+
+def find_claim(claims: Mapping[str, Any], name: str) -> str | None:
+    """Return the text of a claim; None if it is missing or not a text.
+
+    `name` is that of a member, or a JSON Pointer (RFC 6901) such as `/kubernetes.io/namespace`. Arrays are not
+    entered: which of several values counts would depend on their order.
+    """
+    value: Any = claims
+    for member in _members(name):
+        if not isinstance(value, Mapping) or member not in value:
+            return None
+        value = value[member]
+    return value if isinstance(value, str) else None
+
+
+def _members(name: str) -> list[str]:
+    if not name.startswith("/"):
+        return [name]
+    return [member.replace("~1", "/").replace("~0", "~") for member in name[1:].split("/")]
+
+
+def check_conditions(kind: Kind, issuer: str, conditions: Mapping[str, str]) -> dict[str, str]:
+    """Return the conditions of a rule in a normal form, in which `/sub` is `sub`.
+
+    Raises:
+        InvalidRule: a name or value is malformed, or the conditions do not identify a workload. Everybody whom the
+            platform serves shares the issuer, so a weaker rule would trust all of them.
+    """
+    normal: dict[str, str] = {}
+    for given, value in conditions.items():
+        if not _is_text(given) or not _is_text(value):
+            raise InvalidRule(f"A claim and its value have 1 to {MAX_TEXT} visible characters.")
+        if given.startswith("/") and _BAD_ESCAPE.search(given):
+            raise InvalidRule(f"{given} is not a JSON Pointer: write ~0 for ~, and ~1 for / (RFC 6901).")
+        name = given[1:] if given.count("/") == 1 and given.startswith("/") and "~" not in given else given
+        if name in normal or not all(_members(name)):
+            raise InvalidRule(f"The claim {given} is empty or named twice.")
+        normal[name] = value
+    if not 0 < len(normal) <= MAX_CONDITIONS:
+        raise InvalidRule(f"A rule has 1 to {MAX_CONDITIONS} claims.")
+    if _identification(kind, normal) is None:
+        raise InvalidRule(f"These claims do not identify a workload. Add {_identifying(kind)}.")
+    if kind.name == "spiffe" and not normal["sub"].startswith(f"{issuer}/"):
+        raise InvalidRule(f"The sub must be a SPIFFE ID of the trust domain, such as {issuer}/ns/prod/sa/agent.")
+    return normal
+
+
+def _is_text(text: str) -> bool:
+    return 0 < len(text) <= MAX_TEXT and is_visible(text)
+
+
+def _identifying(kind: Kind) -> str:
+    choices = []
+    for identification in kind.identifications:
+        names = " and ".join(identification.claims)
+        further = f" with {' or '.join(identification.with_one_of)}" if identification.with_one_of else ""
+        choices.append(f"{names}{further}")
+    return ", or ".join(choices)
+
+
+def _identification(kind: Kind, conditions: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the identifying claims that the conditions contain; None if they identify no workload."""
+    for identification in kind.identifications:
+        required, one_of = identification.claims, identification.with_one_of
+        if all(name in conditions for name in required) and (not one_of or any(name in conditions for name in one_of)):
+            return required
+    return None
+
+
+def rule_anchor(kind: Kind, conditions: Mapping[str, str]) -> bytes:
+    """Return the digest by which a rule is found: of its identifying claims and their values.
+
+    Raises:
+        InvalidRule: the conditions do not identify a workload.
+    """
+    names = _identification(kind, conditions)
+    if names is None:
+        raise InvalidRule(f"the claims do not identify a workload of the kind {kind.name}")
+    return _anchor(names, [conditions[name] for name in names])
+
+
+def token_anchors(kind: Kind, claims: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """Return the digests of all rules that a token with these claims could match."""
+    return tuple(_token_anchors(kind, claims))
+
+
+def _token_anchors(kind: Kind, claims: Mapping[str, Any]) -> Iterator[bytes]:
+    for identification in kind.identifications:
+        values = [find_claim(claims, name) for name in identification.claims]
+        if None not in values:
+            yield _anchor(identification.claims, values)
+
+
+def _anchor(names: Sequence[str], values: Sequence[str | None]) -> bytes:
+    return hashlib.sha256(compact_json([names, values]).encode()).digest()
+
+
+def unmet_conditions(rule: Rule, claims: Mapping[str, Any]) -> list[str]:
+    """Return the names of the claims that do not have the value that a rule requires."""
+    return [name for name, value in rule.conditions.items() if find_claim(claims, name) != value]
+
+
+def matching_rule(rules: Sequence[Rule], claims: Mapping[str, Any]) -> Rule:
+    """Return a rule whose conditions all hold.
+
+    Raises:
+        NoClient: there is none, or there are rules of two clients.
+    """
+    matching = [rule for rule in rules if not unmet_conditions(rule, claims)]
+    clients = sorted({rule.client_id for rule in matching})
+    if not matching:
+        raise NoClient(_why_none(rules, claims))
+    if len(clients) > 1:
+        raise NoClient(f"rules of several clients match: {', '.join(clients)}")
+    return matching[0]
+
+
+def _why_none(rules: Sequence[Rule], claims: Mapping[str, Any]) -> str:
+    if not rules:
+        return "no rule of this issuer names this workload"
+    closest = min(rules, key=lambda rule: len(unmet_conditions(rule, claims)))
+    unmet = ", ".join(unmet_conditions(closest, claims))
+    return f"no rule matches; the rule {closest.rule_id} of {closest.client_id} requires another {unmet}"

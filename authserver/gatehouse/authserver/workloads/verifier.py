@@ -1,0 +1,216 @@
+"""Verifies platform tokens: which trusted issuer signed one, and whether it is made for this server. Pure: no I/O."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gatehouse.authserver.credentials.client_jwks import decoy_key
+from gatehouse.authserver.errors import AuthFailure
+from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
+from gatehouse.authserver.workloads.registry import MAX_SHARED, TrustedIssuer, TrustedIssuers, find_key
+from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.claims import is_fractional_date
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.redaction import quoted
+
+_LIST = "authserver issuer list"
+_SHOW = "authserver issuer show {}"
+
+
+class WorkloadRefused(Exception):
+    """A platform token is refused. The reason and the remediation are for the operator."""
+
+    def __init__(self, reason: str, remediation: str, cause: AuthFailure = AuthFailure.ASSERTION_CLAIMS) -> None:
+        super().__init__(reason)
+        self.reason = f"platform token: {reason}"
+        self.remediation = remediation
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key to verify a platform token with."""
+
+    verification: jws.VerificationKey
+    issuer: TrustedIssuer | None
+    """Whose key it is; None for a decoy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The trusted issuers among the candidates that signed a token, and why others did not."""
+
+    issuers: tuple[TrustedIssuer, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload whose platform token passed every check. Only `WorkloadVerifier.accept` creates one."""
+
+    issuer: TrustedIssuer
+    subject: str
+    claims: Mapping[str, Any] = field(repr=False)
+    expires_at: float
+    """Of its platform token, in seconds since the epoch."""
+
+
+def verify_signature(
+    credentials: PlatformCredentials, candidates: Sequence[Candidate], before: Verified = Verified()
+) -> Verified:
+    """Find the issuers that signed a token. `before` is the result of the candidates tried before."""
+    issuers, failure = list(before.issuers), before.failure
+    for candidate in candidates:
+        if candidate.issuer is None and issuers:
+            break
+        try:
+            jws.verify(credentials.token, credentials.header, candidate.verification, credentials.claims)
+        except jws.InvalidToken as error:
+            failure = failure or error.reason
+        else:
+            # A signature that matches a decoy proves nothing.
+            if candidate.issuer is not None:
+                issuers.append(candidate.issuer)
+    return Verified(tuple(issuers), failure)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadVerifier:
+    """Verifies platform tokens made for one authorization server."""
+
+    issuer: str
+    """The identifier of this server."""
+    decoys: dict[str, jws.VerificationKey] = field(
+        default_factory=lambda: {alg: decoy_key(alg) for alg in jws.KEY_TYPES}
+    )
+    """For each algorithm, a key that belongs to no issuer."""
+
+    def candidates(self, credentials: PlatformCredentials, issuers: TrustedIssuers, now: float) -> list[Candidate]:
+        """Return the keys to verify a token with: those with its `kid`, of every trusted issuer with its `iss`.
+
+        Decoys make up MAX_SHARED, so that a token of an unknown issuer takes as long as one with a wrong signature.
+        """
+        header = credentials.header
+        fitting = [
+            Candidate(key, issuer)
+            for issuer in issuers.named(credentials.issuer)
+            if header.alg in issuer.algorithms
+            and (key := find_key(issuer.usable_keys(now), header.kid, header.alg)) is not None
+        ]
+        decoys = [Candidate(self.decoys[header.alg], None)] * MAX_SHARED
+        return [*fitting, *decoys][: max(MAX_SHARED, len(fitting))]
+
+    def accept(
+        self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
+    ) -> Workload:
+        """Accept a token, unless it was used before and may be used only once.
+
+        Raises:
+            WorkloadRefused: the reason names the failed check.
+        """
+        issuer = self._issuer(credentials, verified, issuers, now)
+        _check_header(credentials, issuer)
+        if not credentials.subject:
+            raise WorkloadRefused("sub is missing", "Request a token with a subject from the platform.")
+        self._check_audience(credentials, issuer)
+        return Workload(issuer, credentials.subject, credentials.claims, _check_time(credentials.claims, issuer, now))
+
+    def _issuer(
+        self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
+    ) -> TrustedIssuer:
+        """Return the one trusted issuer that signed a token. Raises WorkloadRefused."""
+        named = issuers.named(credentials.issuer)
+        if not named:
+            raise WorkloadRefused(
+                f"no trusted issuer has the iss {quoted(credentials.issuer)}", _LIST, AuthFailure.UNTRUSTED_ISSUER
+            )
+        if len(verified.issuers) > 1:
+            names = ", ".join(issuer.name for issuer in verified.issuers)
+            raise WorkloadRefused(f"several trusted issuers signed it: {names}", _LIST, AuthFailure.ASSERTION_SIGNATURE)
+        if verified.issuers:
+            return verified.issuers[0]
+        header, remediation = credentials.header, _SHOW.format(named[0].name)
+        if not any(header.alg in issuer.algorithms for issuer in named):
+            reason = f"the issuer may not use the algorithm {header.alg}"
+        elif not any(issuer.usable_keys(now) for issuer in named):
+            reason = "no key of the issuer is known, or the key set is too old"
+        elif not any(find_key(issuer.usable_keys(now), header.kid, header.alg) for issuer in named):
+            reason = f"the issuer has no key with the kid {quoted(header.kid or '')} for {header.alg}"
+        else:
+            reason = verified.failure
+        raise WorkloadRefused(reason, remediation, AuthFailure.ASSERTION_SIGNATURE)
+
+    def _check_audience(self, credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
+        """Require one audience, as a text or as the only element of an array (RFC 7519 4.1.3).
+
+        With several, each of the servers that it is for could use the token at the others.
+        """
+        audience = credentials.claims.get("aud")
+        if isinstance(audience, list) and len(audience) == 1:
+            audience = audience[0]
+        expected = self.audiences(issuer, credentials.presented)
+        if not isinstance(audience, str) or audience not in expected:
+            raise WorkloadRefused(
+                f"aud is {quoted(str(audience))}, not {expected[0]} alone",
+                f"Request a token for the audience {expected[0]} from the platform.",
+            )
+
+    def audiences(self, issuer: TrustedIssuer, presented: Presented) -> list[str]:
+        """Return the audiences of which a token must have one; the first is the one to request."""
+        if issuer.audience is not None:
+            return [issuer.audience]
+        if presented is not Presented.GRANT:
+            return [self.issuer]
+        # SDKs write the issuer with a slash; the draft of SEP-1933 names the token endpoint.
+        token_endpoint = [f"{self.issuer}/token"] if issuer.token_endpoint_audience else []
+        return [self.issuer, f"{self.issuer}/", *token_endpoint]
+
+
+def _check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
+    """Check what the header says besides the key. Raises WorkloadRefused."""
+    kind, header = issuer.kind, credentials.header
+    if surplus := sorted(header.others - kind.header_members):
+        raise WorkloadRefused(f"header member refused: {surplus[0]}", _SHOW.format(issuer.name))
+    if header.typ not in kind.types:
+        raise WorkloadRefused(
+            f"typ is {quoted(str(header.typ))}, not that of a platform token",
+            "Present the token of the platform itself, not one that was made from it.",
+        )
+    if credentials.presented is Presented.SPIFFE_ASSERTION and kind.name != "spiffe":
+        raise WorkloadRefused(
+            "client_assertion_type is for SPIFFE, and the issuer is of another kind",
+            "Send client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer.",
+        )
+
+
+def _check_time(claims: Mapping[str, Any], issuer: TrustedIssuer, now: float) -> float:
+    """Check `exp`, and `nbf` and `iat` where they are. Return `exp`. Raises WorkloadRefused."""
+    expires_at = _numeric_date(claims, "exp")
+    if expires_at is None:
+        raise WorkloadRefused("exp is missing", "Request a token that expires from the platform.")
+    if now >= expires_at + LEEWAY:
+        raise WorkloadRefused(
+            f"expired {math.floor(now - expires_at)} s ago",
+            "Read the token again for each request: the platform replaces it before it expires.",
+        )
+    if expires_at > now + issuer.max_lifetime + LEEWAY:
+        raise WorkloadRefused(
+            f"valid for longer than {issuer.max_lifetime} s from now",
+            "Request a shorter token from the platform, or raise --max-lifetime of the trusted issuer.",
+        )
+    for name in ("iat", "nbf"):
+        begin = _numeric_date(claims, name)
+        # kubelet's tokens can be a little ahead.
+        if begin is not None and begin > now + LEEWAY:
+            raise WorkloadRefused(f"{name} is in the future", "Compare the platform's clock with this server's.")
+    return expires_at
+
+
+def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
+    if name not in claims:
+        return None
+    value = claims[name]
+    if not is_fractional_date(value):
+        raise WorkloadRefused(f"{name} is not a number of seconds", "Report it to the operator of the platform.")
+    return value

@@ -1,0 +1,117 @@
+"""Fetches documents from addresses that an administrator configured: key sets, metadata, status lists.
+
+No redirects, no proxies of the environment, and limits on the time and the size of every response.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+
+from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.service.deadline import remaining
+from gatehouse.shared.service.tls import certificate_problem
+
+TIMEOUT = 5.0
+"""Seconds for one request and its whole response."""
+
+_MAX_ETAG = 256
+"""Characters of an entity tag that is sent back."""
+
+
+class FetchFailed(Exception):
+    """The document could not be fetched. The message is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A document, and its entity tag."""
+
+    document: bytes
+    etag: str | None
+
+
+Fetch = Callable[[str | None], Awaitable[Fetched | None]]
+"""Takes the last known entity tag. Returns the document, or None if it has not changed. Raises FetchFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is known of the server of a document, and what is accepted from it."""
+
+    content_types: Collection[str]
+    """The last one is named in messages."""
+    max_length: int
+    """Bytes of a response."""
+    ca_setting: str
+    """What sets the trusted authorities, for messages."""
+    server: str
+    """What the server is, for messages."""
+
+
+def http_client(context: ssl.SSLContext) -> httpx2.AsyncClient:
+    """Return an HTTP client that uses no proxy of the environment, which would learn what this server trusts."""
+    return httpx2.AsyncClient(trust_env=False, verify=context)
+
+
+def http_fetch(
+    client: httpx2.AsyncClient, url: str, source: Source, *, timeout: float = TIMEOUT, authorization: str | None = None
+) -> Fetch:
+    """Return a fetch over HTTP: no redirects, no compression, and only what the source allows.
+
+    It takes at most `timeout` seconds in all, and within a request no longer than its deadline.
+    """
+
+    async def fetch(etag: str | None) -> Fetched | None:
+        headers = {
+            "Accept": ", ".join(source.content_types),
+            # A small compressed response can unpack to a very large one.
+            "Accept-Encoding": "identity",
+            # A cache in between must revalidate: it might still hold a revoked key (RFC 9111 5.2.1.4).
+            "Cache-Control": "no-cache",
+        }
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        limit = remaining(timeout)
+        try:
+            with anyio.fail_after(limit):
+                async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+                    return await _read(response, url, source)
+        except TimeoutError:
+            raise FetchFailed(f"{url}: no answer within {limit:.3g} s") from None
+        except httpx2.ConnectError as error:
+            problem = certificate_problem(error, urlsplit(url).netloc, source.ca_setting)
+            raise FetchFailed(f"{url}: {problem or f'no connection; is {source.server} up?'}") from None
+        except httpx2.HTTPError as error:
+            raise FetchFailed(f"{url}: {type(error).__name__}") from None
+
+    return fetch
+
+
+def _content_type(response: httpx2.Response) -> str | None:
+    try:
+        return parse_media_type(response.headers.get("content-type", "")).name
+    except InvalidMediaType:
+        return None
+
+
+async def _read(response: httpx2.Response, url: str, source: Source) -> Fetched | None:
+    if response.status_code == httpx2.codes.NOT_MODIFIED:
+        return None
+    if response.status_code != httpx2.codes.OK or _content_type(response) not in source.content_types:
+        raise FetchFailed(f"{url}: status {response.status_code} or not {list(source.content_types)[-1]}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise FetchFailed(f"{url}: compressed, although the request does not accept that")
+    document = bytearray()
+    async for chunk in response.aiter_bytes():
+        document += chunk
+        if len(document) > source.max_length:
+            raise FetchFailed(f"{url}: larger than {source.max_length // 1024} KiB")
+    etag = response.headers.get("etag", "")
+    # It is sent back in a request header, which the client library encodes as ASCII.
+    return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)
