@@ -97,7 +97,7 @@ class WorkloadAuthenticator:
         """Fetch the keys of the issuers that may have signed a token with a new one. Return whether any were."""
         due = [
             issuer
-            for issuer in issuers.named(credentials.issuer)
+            for issuer in issuers.possible(credentials.issuer, credentials.trust_domain)
             if issuer.location.is_fetched
             and credentials.header.alg in issuer.algorithms
             and now - issuer.attempted_at >= REFETCH_INTERVAL

@@ -39,8 +39,13 @@ class PlatformCredentials:
 
     @property
     def issuer(self) -> str:
-        """The `iss`; for a JWT-SVID, which may have none or another one, the trust domain of its subject."""
-        return trust_domain(self.subject) or _text(self.claims.get("iss"))
+        """The `iss`; for a token without one, as some JWT-SVIDs are, the trust domain of its subject."""
+        return _text(self.claims.get("iss")) or self.trust_domain or ""
+
+    @property
+    def trust_domain(self) -> str | None:
+        """The trust domain of a SPIFFE ID as subject."""
+        return trust_domain(self.subject)
 
     @property
     def subject(self) -> str:

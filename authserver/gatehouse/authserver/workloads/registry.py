@@ -83,9 +83,13 @@ class TrustedIssuers:
         self.any = bool(enabled)
         self.spiffe = any(issuer.kind.name == "spiffe" for issuer in enabled)
 
-    def named(self, issuer: str) -> Sequence[TrustedIssuer]:
-        """Return the issuers whose tokens have this `iss`, or this trust domain."""
-        return self._by_issuer.get(issuer, ())
+    def possible(self, issuer: str, trust_domain: str | None) -> list[TrustedIssuer]:
+        """Return the issuers that a token with this `iss` and this trust domain in its `sub` may come from.
+
+        A JWT-SVID is recognised by its trust domain alone, because its `iss` says nothing (JWT-SVID 3).
+        """
+        by_iss = [one for one in self._by_issuer.get(issuer, ()) if one.kind.name != "spiffe"]
+        return [*by_iss, *(self._by_issuer.get(trust_domain, ()) if trust_domain is not None else ())]
 
 
 def shared_keys(issuers: Sequence[TrustedIssuer]) -> frozenset[str]:

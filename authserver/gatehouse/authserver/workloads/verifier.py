@@ -94,7 +94,7 @@ class WorkloadVerifier:
         header = credentials.header
         fitting = [
             Candidate(key, issuer)
-            for issuer in issuers.named(credentials.issuer)
+            for issuer in issuers.possible(credentials.issuer, credentials.trust_domain)
             if header.alg in issuer.algorithms
             and (key := find_key(issuer.usable_keys(now), header.kid, header.alg)) is not None
         ]
@@ -120,7 +120,7 @@ class WorkloadVerifier:
         self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
     ) -> TrustedIssuer:
         """Return the one trusted issuer that signed a token. Raises WorkloadRefused."""
-        named = issuers.named(credentials.issuer)
+        named = issuers.possible(credentials.issuer, credentials.trust_domain)
         if not named:
             raise WorkloadRefused(
                 f"no trusted issuer has the iss {quoted(credentials.issuer)}", _LIST, AuthFailure.UNTRUSTED_ISSUER
