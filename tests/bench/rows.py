@@ -2,7 +2,16 @@
 
 from functools import partial
 
-from bench import call_rows, document_rows, gateway_rows, growth_rows, operation_rows, outage_rows, token_rows
+from bench import (
+    call_rows,
+    document_rows,
+    gateway_rows,
+    growth_rows,
+    operation_rows,
+    outage_rows,
+    platform_rows,
+    token_rows,
+)
 from bench.database_rows import on_postgresql
 from bench.row import Row
 
@@ -57,6 +66,8 @@ _GROWTH_ROWS = (
 
 ROWS = (
     *_TOKEN_ROWS,
+    Row("token-platform", "`/token`, the token of a cluster", platform_rows.reusable),
+    Row("token-platform-once", "`/token`, a new token of a CI job each", platform_rows.single_use),
     Row("token-clients", "`/token`, 20,000 of 100,000 clients in turn", growth_rows.many_clients),
     *_CALL_ROWS,
     Row("overhead", "Gate, policy, audit log and log line of a call", call_rows.overhead),
