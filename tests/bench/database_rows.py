@@ -20,7 +20,8 @@ def _run(run: Callable[[Bench], Outcome], bench: Bench) -> Outcome:
     locks = bench.folder / "locks"
     locks.mkdir(mode=0o700)
     server = bench.exits.enter_context(running_postgresql(locks, _DURABLE))
-    bench.settings = {
+    # Installations share no database.
+    bench.settings = lambda: {
         f"{name}_DATABASE_URL": server.create_database().render_as_string(hide_password=False)
         for name in ("AUTHSERVER", "RESOURCESERVER")
     }

@@ -86,8 +86,8 @@ def _gateway(bench: Bench, upstream: str) -> tuple[Stack, dict[str, Any]]:
     policy.write_text(POLICY.format(upstream=upstream), encoding="utf-8")
     confirm = [BIN / "resourceserver", "policy", "confirm", "--all", "--yes", "--upstream", policy]
     subprocess.run(confirm, cwd=bench.folder, capture_output=True, check=True)
-    settings = {**bench.settings, "RESOURCESERVER_UPSTREAM": str(policy)}
-    ours = replace(bench, settings=settings).installation("authserver", "resourceserver")
+    with_upstream = replace(bench, settings=lambda: {**bench.settings(), "RESOURCESERVER_UPSTREAM": str(policy)})
+    ours = with_upstream.installation("authserver", "resourceserver")
     client = ours.create_client("bench", SCOPE)
     request = _request(ours.resource, ours.tokens(client)[0])
     # The server is ready before it knows the tools of the upstream.

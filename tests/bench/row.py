@@ -34,14 +34,14 @@ class Bench:
     schedule: Schedule
     exits: ExitStack
     progress: Callable[[str], None]
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Settings of every installation, in place of the defaults."""
+    settings: Callable[[], Mapping[str, str]] = dict
+    """Returns the settings of the next installation, in place of the defaults."""
     missing: list[str] = field(default_factory=list)
     """The peers that are not installed, with the reason."""
 
     def installation(self, *servers: str, name: str = "ours", counts: bool = True) -> Stack:
         """Create an installation, and start these of its servers. `counts` is that of `Stack`."""
-        stack = Stack(self.folder / name.replace(" ", "-"), counts=counts, **self.settings)
+        stack = Stack(self.folder / name.replace(" ", "-"), counts=counts, **self.settings())
         # The catalogue file goes there. Without an SQLite file, nothing else creates the folder.
         (stack.folder / "var").mkdir(parents=True, mode=0o700)
         stack.init()
