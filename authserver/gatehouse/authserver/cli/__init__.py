@@ -13,6 +13,10 @@ _COMMANDS = {
     "export": ("gatehouse.authserver.cli.backup:export", "Export this installation to a file."),
     "import": ("gatehouse.authserver.cli.backup:import_", "Import an exported installation into an empty database."),
     "init": ("gatehouse.authserver.cli.init:init", "Create the keys, and create or upgrade the database."),
+    "issuer": (
+        "gatehouse.authserver.cli.issuer:issuer",
+        "Trust platforms whose tokens authenticate workloads: Kubernetes, GitHub, GitLab, SPIFFE, OpenID Connect.",
+    ),
     "key": ("gatehouse.authserver.cli.key:key", "List, rotate and revoke signing keys."),
     "resource": (
         "gatehouse.authserver.cli.resource:resource",

@@ -11,6 +11,8 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.workloads.key_state import key_problem, old_keys
+from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, shared_keys
 from gatehouse.shared.service.administrator import CommandRefused, administrator
 from gatehouse.shared.service.check_command import (
     address_steps,
@@ -30,10 +32,11 @@ from gatehouse.shared.service.cli import Refusal, example, output_option
 @click.pass_context
 @example("authserver check\nauthserver check --explain")
 def check(ctx: click.Context, explain: bool, output: str) -> None:
-    """Check settings, address, keys, database and limits.
+    """Check settings, address, keys, database, limits and the keys of trusted issuers.
 
     Exit code 1 if a check fails. The server also starts without the server of AUTHSERVER_LIMITS_URL, and applies its
-    limits in each worker. An address in use is not a failure, because the server itself may be running.
+    limits in each worker; and without the keys of a trusted issuer, whose tokens it then refuses. An address in use is
+    not a failure, because the server itself may be running.
     """
     check_server(ctx, Settings, Database, _steps, explain=explain, output=output)
 
@@ -65,6 +68,11 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
             )
         return f"the database holds the newest event in {mark.path}" if mark.path.exists() else "no event seen yet"
 
+    def trusted_issuers() -> str:
+        database.require_current()
+        with database.read() as session:
+            return _describe_issuers(load_issuers(session.connection()), installation.admin.now())
+
     return (
         *address_steps(settings),
         ("sealing key", sealing_key),
@@ -73,4 +81,18 @@ def _steps(settings: Settings, database: Database) -> Sequence[Step]:
         ("restored backup", restored),
         limits_step(settings),
         ("signing key", signing_key),
+        ("trusted issuers", trusted_issuers),
     )
+
+
+def _describe_issuers(issuers: Sequence[TrustedIssuer], now: int) -> str:
+    """Return the state of the keys of all enabled issuers. Raises Refusal if one has none that can be used."""
+    enabled = [issuer for issuer in issuers if not issuer.disabled]
+    shared = shared_keys(enabled)
+    notes = [f"{issuer.name}: {note}" for issuer in enabled if (note := old_keys(issuer, now)) is not None]
+    problems = [
+        f"{issuer.name}: {problem}" for issuer in enabled if (problem := key_problem(issuer, shared, now)) is not None
+    ]
+    if problems:
+        raise Refusal(f"{'; '.join(problems)}. See: authserver issuer list")
+    return "; ".join([f"{len(enabled)} enabled, {len(issuers) - len(enabled)} disabled", *notes])

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from gatehouse.authserver.cli.claims import parse_claims
 from gatehouse.authserver.cli.client_record import (
     ENDS_TOKENS,
     client_record,
@@ -16,6 +17,8 @@ from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
 from gatehouse.authserver.clients.registry import REGISTERED_METHODS, existing_client, load_clients
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
+from gatehouse.authserver.workloads.registry import rules_of_client
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records
@@ -28,6 +31,10 @@ _COMMANDS = {
     "grant": ("gatehouse.authserver.cli.client_grant:grant", "Add and remove the scopes that a client may have."),
     "key": ("gatehouse.authserver.cli.client_key:client_key", "Manage the public keys of private_key_jwt clients."),
     "secret": ("gatehouse.authserver.cli.client_secret:secret", "Rotate, list and revoke client secrets."),
+    "trust": (
+        "gatehouse.authserver.cli.client_trust:trust",
+        "Manage which platform tokens authenticate workload_identity clients.",
+    ),
 }
 
 
@@ -35,18 +42,6 @@ _COMMANDS = {
 @example("authserver client list\nauthserver client explain agent_0123456789abcdef0123 --catalogue catalogue.json")
 def client() -> None:
     """Register clients, and manage their grants and credentials."""
-
-
-def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    claims: dict[str, str] = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or name in claims:
-            raise click.BadParameter("write NAME=VALUE, each name once")
-        if value.endswith(("...", "\N{HORIZONTAL ELLIPSIS}")):
-            raise click.BadParameter(f"replace the dots in {name} with the whole value")
-        claims[name] = value
-    return claims
 
 
 @client.command()
@@ -72,7 +67,7 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     "claims",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_parse_claims,
+    callback=parse_claims,
     help="A claim to add to its tokens, such as workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t; repeatable.",
 )
 @click.option(
@@ -91,7 +86,9 @@ def _parse_claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     'authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope "env:read org:read"'
     " --claim workspace_id=wks_01k5v3j8qz7m2x9c4d6f8g0h1t\n"
     "authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope env:read"
-    " --generate-key ci-agent.pem"
+    " --generate-key ci-agent.pem\n"
+    "authserver client create --name ci-agent --resource https://mcp.example.com/mcp --scope env:read"
+    " --auth-method workload_identity"
 )
 def create(
     ctx: click.Context,
@@ -102,7 +99,10 @@ def create(
     output: str,
     **values: Any,
 ) -> None:
-    """Register a client. Without a key, it gets a secret, which is shown only once."""
+    """Register a client. Without a key, it gets a secret, which is shown only once.
+
+    A client with the method workload_identity has neither: it authenticates with tokens of its platform.
+    """
     chosen = ChosenKeys.of(jwks, generate_key)
     if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
         raise click.UsageError(
@@ -122,6 +122,12 @@ def create(
         print_client(created, now, output, **chosen.record())
     chosen.note_ignored()
     note_workspace(created)
+    if method == WORKLOAD_IDENTITY:
+        click.echo(
+            "No platform token authenticates this client yet. Add a rule with: "
+            f"authserver client trust add {created.client_id} --issuer NAME --claim NAME=VALUE",
+            err=True,
+        )
 
 
 @client.command("list")
@@ -142,10 +148,12 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver client show agent_0123456789abcdef0123")
 def show(ctx: click.Context, client_id: str, output: str) -> None:
-    """Show a client and its grants."""
+    """Show a client and its grants, and the trust rules of a client that authenticates with platform tokens."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = existing_client(session, client_id)
-    print_client(registered, installation.admin.now(), output)
+        is_workload = registered.token_endpoint_auth_method == WORKLOAD_IDENTITY
+        rules = rules_of_client(session.connection(), client_id) if is_workload else None
+    print_client(registered, installation.admin.now(), output, rules)
 
 
 @client.command()
@@ -195,7 +203,7 @@ def _set_disabled(ctx: click.Context, client_id: str, output: str, *, disabled: 
     "claims",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_parse_claims,
+    callback=parse_claims,
     help="Set a claim of its tokens; repeatable.",
 )
 @click.option(

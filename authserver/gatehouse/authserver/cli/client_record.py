@@ -1,11 +1,13 @@
 """Prints a client, for every command that shows or changes one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from gatehouse.authserver.cli.credentials import lifetime_record
 from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.workloads.registry import ClientRule
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import format_scope
@@ -48,11 +50,26 @@ def key_records(registered: Client, now: int) -> list[dict[str, Any]]:
     ]
 
 
-def print_client(registered: Client, now: int, output: str, **first: str) -> None:
-    """Print a client, after the members that are shown only once."""
+def rule_record(owned: ClientRule) -> dict[str, Any]:
+    """Return a trust rule as it is printed."""
+    used = owned.last_used_at
+    return {
+        "rule_id": owned.rule.rule_id,
+        "issuer": owned.issuer,
+        "claims": dict(owned.rule.conditions),
+        "created_at": iso_time(owned.created_at),
+        "last_used_at": None if used is None else iso_time(used),
+    }
+
+
+def print_client(
+    registered: Client, now: int, output: str, rules: Sequence[ClientRule] | None = None, **first: str
+) -> None:
+    """Print a client, after the members that are shown only once. `rules` are its trust rules, if it can have any."""
     record = client_record(registered, now)
+    trusted = [rule_record(owned) for owned in rules or ()]
     if output == "json":
-        print_record({**first, **record}, output)
+        print_record({**first, **record, **({} if rules is None else {"trust_rules": trusted})}, output)
         return
     grants, keys = record.pop("grants"), record.pop("keys")
     record["client_id_issued_at"] = iso_time(registered.created_at)
@@ -65,6 +82,13 @@ def print_client(registered: Client, now: int, output: str, **first: str) -> Non
         click.echo("No grants. Add one with: authserver client grant add")
     for entry in grants:
         click.echo(f'granted "{entry["scope"]}" at {entry["resource"]}')
+    for rule in trusted:
+        claims = printable(" ".join(f"{name}={value}" for name, value in rule["claims"].items()))
+        click.echo(
+            f"trusts {rule['issuer']} where {claims}: {rule['rule_id']}, last used {rule['last_used_at'] or 'never'}"
+        )
+    if rules == []:
+        click.echo("No trust rules. Add one with: authserver client trust add")
 
 
 def note_workspace(registered: Client) -> None:

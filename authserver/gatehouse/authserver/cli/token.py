@@ -1,6 +1,7 @@
 """`authserver token`: issue, inspect and revoke access tokens."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import click
@@ -10,6 +11,7 @@ from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client, existing_client, load_client
+from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
 from gatehouse.authserver.grants.entitlements import ScopeNotGranted, explain
@@ -21,12 +23,16 @@ from gatehouse.authserver.tokens.reservations import reserve_block
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
+from gatehouse.authserver.workloads.authentication import PURPOSE
+from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
+from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
+from gatehouse.authserver.workloads.verifier import WorkloadVerifier
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
-from gatehouse.shared.service.checks import passed
+from gatehouse.shared.service.checks import Check, passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
@@ -34,7 +40,7 @@ from gatehouse.shared.service.output import print_record, print_records
 @click.group()
 @example("authserver token inspect < token.txt")
 def token() -> None:
-    """Issue, inspect and revoke access tokens."""
+    """Issue, inspect and revoke access tokens; inspect tokens of platforms."""
 
 
 @token.command()
@@ -122,28 +128,50 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 @click.pass_context
 @example("authserver token inspect < token.txt")
 def inspect(ctx: click.Context, output: str) -> None:
-    """Check an access token from standard input.
+    """Check an access token, or a token of a platform, from standard input.
 
-    Makes the checks of a resource server, and prints the result of each. Exit code 1 if one fails. The token itself
-    is not printed.
+    For an access token, makes the checks of a resource server. For a token of a trusted issuer, makes those of the
+    token endpoint: which trust rule matches it, or which of its claims differ from the closest rules. A token for one
+    use stays unused. Prints the result of each check. Exit code 1 if one fails. The token itself is not printed.
     """
     text = _read_token()
     with open_installation(ctx) as installation:
-        keys = parse_key_set(installation.keys().jwks)
         with installation.database.read() as session:
-            inspection = Inspection(
-                token=text,
-                issuer=installation.settings.issuer,
-                keys=keys,
-                find_client=partial(load_client, session.connection()),
-                resources=frozenset(list_identifiers(session)),
-                clock=installation.admin.clock,
-                is_active=lambda index: is_active(session, index.list_id, index.idx),
-            )
-            checks = inspection.run()
+            issuers = load_issuers(session.connection())
+        if why_not_a_token(text) is None and looks_like_platform_token(text, installation.settings.issuer, issuers):
+            checks = _inspect_platform_token(installation, issuers, text)
+        else:
+            checks = _inspect_access_token(installation, text)
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
     if not passed(checks):
         ctx.exit(1)
+
+
+def _inspect_access_token(installation: Installation, text: str) -> list[Check]:
+    keys = parse_key_set(installation.keys().jwks)
+    with installation.database.read() as session:
+        return Inspection(
+            token=text,
+            issuer=installation.settings.issuer,
+            keys=keys,
+            find_client=partial(load_client, session.connection()),
+            resources=frozenset(list_identifiers(session)),
+            clock=installation.admin.clock,
+            is_active=lambda index: is_active(session, index.list_id, index.idx),
+        ).run()
+
+
+def _inspect_platform_token(installation: Installation, issuers: Sequence[TrustedIssuer], text: str) -> list[Check]:
+    with installation.database.read() as session:
+        return PlatformInspection(
+            token=text,
+            verifier=WorkloadVerifier(installation.settings.issuer),
+            issuers=issuers,
+            find_rules=partial(rules_of_issuer, session.connection()),
+            find_client=partial(load_client, session.connection()),
+            is_spent=lambda client_id, digest: session.get(SpentAssertionRow, (PURPOSE, client_id, digest)) is not None,
+            now=installation.admin.clock(),
+        ).run()
 
 
 @token.command()

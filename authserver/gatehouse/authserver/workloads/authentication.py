@@ -41,13 +41,20 @@ class IdentifiedClient:
     workload: Workload
     rule: Rule
     token_digest: bytes = field(repr=False)
-    """SHA-256 of what the issuer signed. The signature is left out: some algorithms have several for one text."""
 
     def assertion_to_spend(self) -> AcceptedAssertion | None:
         """Return what must be spent before anything is granted; None if the token may be used again."""
         if not self.workload.issuer.one_time:
             return None
         return AcceptedAssertion(self.rule.client_id, self.token_digest, self.workload.expires_at, PURPOSE)
+
+
+def token_digest(token: str) -> bytes:
+    """Return by what a token for one use is known: SHA-256 of what the issuer signed.
+
+    The signature is left out: some algorithms have several for one text.
+    """
+    return hashlib.sha256(token.rpartition(".")[0].encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,7 @@ class WorkloadAuthenticator:
                 f"client_id is {quoted(credentials.client_id)}, and the token stands for {rule.client_id}",
                 "Leave client_id out, or send that of the client.",
             )
-        signed = credentials.token.rpartition(".")[0]
-        return IdentifiedClient(workload, rule, hashlib.sha256(signed.encode()).digest())
+        return IdentifiedClient(workload, rule, token_digest(credentials.token))
 
     async def _candidates(self, credentials: PlatformCredentials, now: float) -> tuple[TrustedIssuers, list[Candidate]]:
         """Return the trusted issuers and the keys to try, after a fetch of the keys if none has the token's `kid`."""

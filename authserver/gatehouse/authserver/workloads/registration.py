@@ -69,7 +69,7 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
         CommandRefused: the name is taken, a value is malformed or out of bounds, a key is that of another issuer, or
             the issuer cannot be told from others.
     """
-    kind, algorithms = _check(registration)
+    kind, algorithms = check_issuer(registration)
     present = load_issuers(session.connection())
     if any(issuer.name == registration.name for issuer in present):
         raise CommandRefused(f"There is a trusted issuer {registration.name}. See: authserver issuer list")
@@ -121,14 +121,29 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
     return added
 
 
-def _check(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...]]:
-    """Check the values of a registration. Return the kind and the algorithms. Raises CommandRefused."""
+def check_issuer(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...]]:
+    """Check the values of a registration, as far as they are there. Return the kind and the algorithms.
+
+    Raises:
+        CommandRefused: a value is malformed or out of bounds, or the keys cannot be found.
+    """
     if _NAME.fullmatch(registration.name) is None:
         raise CommandRefused("The name has 1 to 64 lower-case letters, digits, dots, dashes and underscores.")
     kind = KINDS.get(registration.kind)
     if kind is None:
         raise CommandRefused(f"The kind must be one of: {', '.join(KINDS)}.")
-    _check_issuer(kind, registration.issuer)
+    _check_identifier(kind, registration.issuer)
+    _check_location(kind, registration)
+    _check_audience(registration)
+    if registration.max_lifetime is not None and not 1 <= registration.max_lifetime <= MAX_LIFETIME:
+        raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds.")
+    algorithms = tuple(registration.algorithms) or kind.algorithms
+    if unknown := sorted(set(algorithms) - set(KINDS["oidc"].algorithms)):
+        raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KINDS['oidc'].algorithms)} are.")
+    return kind, algorithms
+
+
+def _check_location(kind: Kind, registration: IssuerRegistration) -> None:
     location = registration.location
     if not location.is_fetched and registration.jwks is None:
         raise CommandRefused("Give the keys of the issuer: --jwks-file FILE or --jwks-uri URL.")
@@ -141,19 +156,18 @@ def _check(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...]]:
             f"{DEFAULT_CLUSTER_ISSUER} names every cluster that has no issuer of its own. Bind this one to its keys:"
             " --jwks-file FILE with the output of `kubectl get --raw /openid/v1/jwks`, or --jwks-uri URL."
         )
+
+
+def _check_audience(registration: IssuerRegistration) -> None:
     if registration.audience is not None and not (
         0 < len(registration.audience) <= 512 and is_visible(registration.audience)
     ):
         raise CommandRefused("The audience has 1 to 512 visible characters.")
-    if registration.max_lifetime is not None and not 1 <= registration.max_lifetime <= MAX_LIFETIME:
-        raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds.")
-    algorithms = tuple(registration.algorithms) or kind.algorithms
-    if unknown := sorted(set(algorithms) - set(KINDS["oidc"].algorithms)):
-        raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KINDS['oidc'].algorithms)} are.")
-    return kind, algorithms
+    if registration.audience is not None and registration.token_endpoint_audience:
+        raise CommandRefused("An issuer with an audience of its own accepts no other one: leave out one of the two.")
 
 
-def _check_issuer(kind: Kind, issuer: str) -> None:
+def _check_identifier(kind: Kind, issuer: str) -> None:
     if kind.name == "spiffe":
         if _TRUST_DOMAIN.fullmatch(issuer) is None:
             raise CommandRefused(

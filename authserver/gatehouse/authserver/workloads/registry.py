@@ -163,9 +163,30 @@ def find_rules(database: Database, keys: Sequence[RuleKey]) -> Mapping[RuleKey, 
     return {key: [rule for anchor in key.anchors for rule in found[key.issuer, anchor]] for key in keys}
 
 
-def rules_of_client(connection: Connection, client_id: str) -> list[tuple[str, Rule]]:
-    """Read the rules of a client, the oldest first, each with the name of its trusted issuer."""
+@dataclass(frozen=True, slots=True)
+class ClientRule:
+    """A trust rule of a client. Times are seconds since the epoch."""
+
+    issuer: str
+    """The name of the trusted issuer."""
+    rule: Rule
+    created_at: int
+    last_used_at: int | None
+
+
+def rules_of_client(connection: Connection, client_id: str) -> list[ClientRule]:
+    """Read the rules of a client, the oldest first."""
     row = TrustRuleRow
-    query = select(row.issuer, row.rule_id, row.client_id, row.conditions).where(row.client_id == client_id)
+    query = select(*row.__table__.columns).where(row.client_id == client_id).order_by(row.created_at, row.rule_id)
+    return [
+        ClientRule(one.issuer, Rule(one.rule_id, one.client_id, one.conditions), one.created_at, one.last_used_at)
+        for one in connection.execute(query)
+    ]
+
+
+def rules_of_issuer(connection: Connection, name: str) -> list[Rule]:
+    """Read all rules of a trusted issuer, the oldest first."""
+    row = TrustRuleRow
+    query = select(row.rule_id, row.client_id, row.conditions).where(row.issuer == name)
     rows = connection.execute(query.order_by(row.created_at, row.rule_id))
-    return [(one.issuer, Rule(one.rule_id, one.client_id, one.conditions)) for one in rows]
+    return [Rule(one.rule_id, one.client_id, one.conditions) for one in rows]

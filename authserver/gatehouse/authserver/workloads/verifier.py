@@ -109,14 +109,13 @@ class WorkloadVerifier:
         Raises:
             WorkloadRefused: the reason names the failed check.
         """
-        issuer = self._issuer(credentials, verified, issuers, now)
-        _check_header(credentials, issuer)
-        if not credentials.subject:
-            raise WorkloadRefused("sub is missing", "Request a token with a subject from the platform.")
-        self._check_audience(credentials, issuer)
-        return Workload(issuer, credentials.subject, credentials.claims, _check_time(credentials.claims, issuer, now))
+        issuer = self.signer(credentials, verified, issuers, now)
+        check_header(credentials, issuer)
+        subject = check_subject(credentials)
+        self.check_audience(credentials, issuer)
+        return Workload(issuer, subject, credentials.claims, check_time(credentials.claims, issuer, now))
 
-    def _issuer(
+    def signer(
         self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
     ) -> TrustedIssuer:
         """Return the one trusted issuer that signed a token. Raises WorkloadRefused."""
@@ -141,10 +140,13 @@ class WorkloadVerifier:
             reason = verified.failure
         raise WorkloadRefused(reason, remediation, AuthFailure.ASSERTION_SIGNATURE)
 
-    def _check_audience(self, credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
+    def check_audience(self, credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
         """Require one audience, as a text or as the only element of an array (RFC 7519 4.1.3).
 
         With several, each of the servers that it is for could use the token at the others.
+
+        Raises:
+            WorkloadRefused: it has another one, or several.
         """
         audience = credentials.claims.get("aud")
         if isinstance(audience, list) and len(audience) == 1:
@@ -167,7 +169,7 @@ class WorkloadVerifier:
         return [self.issuer, f"{self.issuer}/", *token_endpoint]
 
 
-def _check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
+def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
     """Check what the header says besides the key. Raises WorkloadRefused."""
     kind, header = issuer.kind, credentials.header
     if surplus := sorted(header.others - kind.header_members):
@@ -184,7 +186,14 @@ def _check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> No
         )
 
 
-def _check_time(claims: Mapping[str, Any], issuer: TrustedIssuer, now: float) -> float:
+def check_subject(credentials: PlatformCredentials) -> str:
+    """Return the `sub`. Raises WorkloadRefused if it is missing."""
+    if not credentials.subject:
+        raise WorkloadRefused("sub is missing", "Request a token with a subject from the platform.")
+    return credentials.subject
+
+
+def check_time(claims: Mapping[str, Any], issuer: TrustedIssuer, now: float) -> float:
     """Check `exp`, and `nbf` and `iat` where they are. Return `exp`. Raises WorkloadRefused."""
     expires_at = _numeric_date(claims, "exp")
     if expires_at is None:

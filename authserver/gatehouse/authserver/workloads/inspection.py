@@ -1,0 +1,244 @@
+"""Explains which client a platform token stands for, or why it is refused, check by check."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any, Final
+
+from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.workloads.authentication import token_digest
+from gatehouse.authserver.workloads.key_state import describe_age, key_age
+from gatehouse.authserver.workloads.kinds import HEADER_MEMBERS
+from gatehouse.authserver.workloads.platform_token import (
+    METHOD,
+    PlatformCredentials,
+    Presented,
+    is_platform_token,
+    trust_domain,
+)
+from gatehouse.authserver.workloads.presets import PRESETS
+from gatehouse.authserver.workloads.registry import TrustedIssuer, TrustedIssuers
+from gatehouse.authserver.workloads.rules import MAX_TEXT, NoClient, Rule, find_claim, matching_rule, unmet_conditions
+from gatehouse.authserver.workloads.verifier import (
+    WorkloadRefused,
+    WorkloadVerifier,
+    check_header,
+    check_subject,
+    check_time,
+    verify_signature,
+)
+from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE
+from gatehouse.shared.protocol.clock import LEEWAY
+from gatehouse.shared.protocol.redaction import mask, printable, quoted
+from gatehouse.shared.service.checks import Check, passed, run_checks
+
+MAX_CLOSEST: Final = 3
+"""Rules that are shown if none matches."""
+
+
+class _Failed(Exception):
+    """A check of the inspection failed."""
+
+
+def looks_like_platform_token(token: str, issuer: str, trusted: Sequence[TrustedIssuer]) -> bool:
+    """Tell a platform token from an access token of this server, the `issuer`, by `iss` and `typ`.
+
+    `token` has two dots. Nothing in it is proven, and it may be malformed.
+    """
+    try:
+        claims = jws.read_unverified_claims(token)
+    except jws.InvalidToken:
+        return False
+    iss = claims.get("iss")
+    if iss == issuer:
+        return False
+    names = {str(iss), trust_domain(str(claims.get("sub")))}
+    return any(one.issuer in names for one in trusted) or (
+        _type_of(token) != ACCESS_TOKEN_TYPE and is_platform_token(claims, None)
+    )
+
+
+def _type_of(token: str) -> str | None:
+    try:
+        return jws.read_header(token, also_allowed=HEADER_MEMBERS).typ
+    except jws.InvalidToken:
+        return None
+
+
+@dataclass(slots=True)
+class PlatformInspection:
+    """The checks of one platform token. No key set is fetched, and a token for one use is not used."""
+
+    token: str = field(repr=False)
+    verifier: WorkloadVerifier
+    issuers: Sequence[TrustedIssuer]
+    """All of them, the disabled ones too."""
+    find_rules: Callable[[str], Sequence[Rule]]
+    """Returns all trust rules of the trusted issuer of a name."""
+    find_client: Callable[[str], Client | None]
+    is_spent: Callable[[str, bytes], bool]
+    """Tells whether a client has used the token of a digest."""
+    now: float
+    credentials: PlatformCredentials = field(init=False)
+    signer: TrustedIssuer = field(init=False)
+    rules: Sequence[Rule] = field(init=False, default=())
+
+    def run(self) -> list[Check]:
+        """Run every check. The claims of a token that no trusted issuer signed are not checked.
+
+        If no rule matches, the closest ones follow, each with the claims that differ.
+        """
+        reading = (("header", self._header), ("issuer", self._issuer), ("signature", self._signature))
+        judging = (
+            ("typ", self._typ),
+            ("sub", self._subject),
+            ("aud", self._audience),
+            ("time", self._time),
+            ("rule", self._rule),
+            ("use", self._use),
+            ("client", self._client),
+        )
+        expected = (_Failed, jws.InvalidToken)
+        read = run_checks(((name, _explained(check)) for name, check in reading), expected, stop=True)
+        if not passed(read):
+            return [*read, *(Check(name, "not checked") for name, _ in judging)]
+        judged = run_checks(((name, _explained(check)) for name, check in judging), expected)
+        return [*read, *judged, *self._closest()]
+
+    def _header(self) -> str:
+        header = jws.read_header(self.token, also_allowed=HEADER_MEMBERS)
+        claims = jws.read_unverified_claims(self.token)
+        self.credentials = PlatformCredentials(self.token, header, claims, Presented.CLIENT_ASSERTION)
+        return f"alg {header.alg}, kid {header.kid}"
+
+    def _issuer(self) -> str:
+        iss, domain = self.credentials.issuer, self.credentials.trust_domain
+        named = [one for one in self.issuers if one.issuer == (domain if one.kind.name == "spiffe" else iss)]
+        if not named:
+            raise _Failed(f"no trusted issuer has the iss {quoted(iss)}. Run: authserver issuer list")
+        if all(one.disabled for one in named):
+            name = named[0].name
+            raise _Failed(f"the trusted issuer {name} is disabled. Run: authserver issuer enable {name}")
+        enabled = [one for one in named if not one.disabled]
+        return f"{enabled[0].issuer}: {', '.join(f'{one.name} ({one.kind.name})' for one in enabled)}"
+
+    def _signature(self) -> str:
+        trusted, now = TrustedIssuers(self.issuers), self.now
+        candidates = self.verifier.candidates(self.credentials, trusted, now)
+        verified = verify_signature(self.credentials, candidates)
+        self.signer = self.verifier.signer(self.credentials, verified, trusted, now)
+        self.rules = self.find_rules(self.signer.name)
+        age = describe_age(key_age(self.signer, now) or 0)
+        origin = "fetched" if self.signer.location.is_fetched else "given"
+        return f"by a key of {self.signer.name}, {origin} {age} ago"
+
+    def _typ(self) -> str:
+        check_header(self.credentials, self.signer)
+        return self.credentials.header.typ or "none, which is allowed"
+
+    def _subject(self) -> str:
+        return _shown(check_subject(self.credentials))
+
+    def _audience(self) -> str:
+        """Check the audience for both ways to present the token. Where a client assertion is accepted, a grant is."""
+        as_grant = replace(self.credentials, presented=Presented.GRANT)
+        self.verifier.check_audience(as_grant, self.signer)
+        try:
+            self.verifier.check_audience(self.credentials, self.signer)
+        except WorkloadRefused as refused:
+            return f"accepted as assertion of the JWT bearer grant only; as client_assertion, {refused}"
+        return "accepted as client_assertion, and as assertion of the JWT bearer grant"
+
+    def _time(self) -> str:
+        expires_at = check_time(self.credentials.claims, self.signer, self.now)
+        return f"accepted for {math.ceil(expires_at + LEEWAY - self.now)} s more"
+
+    def _rule(self) -> str:
+        rule = self._matching()
+        return f"{rule.rule_id}: {_conditions(rule.conditions)}"
+
+    def _matching(self) -> Rule:
+        name, kind, claims = self.signer.name, self.signer.kind.name, self.credentials.claims
+        if not self.rules:
+            raise _Failed(f"{name} has no rules. The claims to use: authserver issuer claims {kind}")
+        try:
+            return matching_rule(self.rules, claims)
+        except NoClient:
+            matching = [rule for rule in self.rules if not unmet_conditions(rule, claims)]
+        if matching:
+            raise _Failed("; ".join(f"{rule.rule_id} of {rule.client_id} matches" for rule in matching))
+        known = {preset.claim: find_claim(claims, preset.claim) for preset in PRESETS[kind].claims}
+        stated = _conditions({claim: value for claim, value in known.items() if value is not None})
+        raise _Failed(f"no rule of {name} matches {stated or 'its claims'}")
+
+    def _use(self) -> str:
+        client_id = self._matching().client_id
+        if not self.signer.one_time:
+            return "accepted again until it expires"
+        if self.is_spent(client_id, token_digest(self.token)):
+            raise _Failed(f"used before; tokens of {self.signer.name} are accepted once. Request a new one.")
+        return "accepted once, and not used yet"
+
+    def _client(self) -> str:
+        client_id = self._matching().client_id
+        client = self.find_client(client_id)
+        if client is None:
+            raise _Failed(f"{client_id} does not exist")
+        if client.token_endpoint_auth_method != METHOD:
+            raise _Failed(f"{client_id} is registered for {client.token_endpoint_auth_method}, not for {METHOD}")
+        if client.disabled:
+            raise _Failed(f"{client_id} is disabled. Run: authserver client enable {client_id}")
+        return f"{client_id} ({client.client_name})"
+
+    def _closest(self) -> list[Check]:
+        """Return the rules that come closest, if none matches, each with the claims that differ."""
+        claims = self.credentials.claims
+
+        def closeness(rule: Rule) -> tuple[int, int, int]:
+            unmet = unmet_conditions(rule, claims)
+            alike = sum(_common(rule.conditions[name], find_claim(claims, name)) for name in unmet)
+            return len(unmet) - len(rule.conditions), len(unmet), -alike
+
+        if any(not unmet_conditions(rule, claims) for rule in self.rules):
+            return []
+        closest = sorted(self.rules, key=closeness)[:MAX_CLOSEST]
+        return [Check(rule.rule_id, "failed", f"of {rule.client_id}: {_differences(rule, claims)}") for rule in closest]
+
+
+def _explained(check: Callable[[], str]) -> Callable[[], str]:
+    """Return a check whose failure says how to fix it."""
+
+    def explained() -> str:
+        try:
+            return check()
+        except WorkloadRefused as refused:
+            command = "Run: " if refused.remediation.startswith("authserver ") else ""
+            raise _Failed(f"{refused}. {command}{refused.remediation}") from None
+
+    return explained
+
+
+def _differences(rule: Rule, claims: Mapping[str, Any]) -> str:
+    differences = []
+    for name in unmet_conditions(rule, claims):
+        found = find_claim(claims, name)
+        stated = "missing, or not a text" if found is None else _shown(found)
+        differences.append(f"{name} is {stated}, not {_shown(rule.conditions[name])}")
+    return "; ".join(differences)
+
+
+def _common(one: str, other: str | None) -> int:
+    """Return the number of characters that two texts begin with alike."""
+    pairs = zip(one, other or "", strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _conditions(conditions: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={_shown(value)}" for name, value in conditions.items())
+
+
+def _shown(text: str) -> str:
+    """Return a claim that the administrator must read as a whole, without secrets. Its text may be of anybody."""
+    return printable(mask(text)[:MAX_TEXT])
