@@ -35,6 +35,8 @@ TRUST_DOMAIN = "spiffe://example.org"
 LOGIN_ISSUER = "https://login.example.com/tenant/v2.0"
 
 _NUMBERS = itertools.count(1)
+_CERTIFICATES: dict[str, x509.Certificate] = {}
+"""By the `kid` of their keys."""
 
 Json = dict[str, Any]
 
@@ -278,13 +280,9 @@ def _jwk(platform: Platform, key: SigningKey) -> Json:
 def _document(platform: Platform, keys: list[Json]) -> bytes:
     if platform.kind != "spiffe":
         return json.dumps({"keys": keys}).encode()
-    certificate = _certificate(_key("spiffe", f"{platform.name} X.509", "ES256"))
-    authority = {
-        **_key("spiffe", f"{platform.name} X.509", "ES256").public_jwk(),
-        "use": "x509-svid",
-        "x5c": [_der(certificate)],
-    }
-    authority = {name: value for name, value in authority.items() if name not in {"alg", "kid"}}
+    key = _key("spiffe", f"{platform.name} X.509", "ES256")
+    members = {name: value for name, value in key.public_jwk().items() if name not in {"alg", "kid"}}
+    authority = {**members, "use": "x509-svid", "x5c": [_der(_certificate(key))]}
     bundle = {"keys": [authority, *keys], "spiffe_sequence": platform.sequence, "spiffe_refresh_hint": 300}
     return json.dumps(bundle).encode()
 
@@ -298,15 +296,20 @@ def _key(kind: str, name: str, alg: str) -> SigningKey:
     key = SigningKey.generate(alg)
     match kind:
         case "github":
-            return replace(key, kid=_uid(key.kid).upper())
+            return replace(key, kid=_uid(key.kid))
         case "spiffe":
             return replace(key, kid=key.kid[:32])
     return key
 
 
-@cache
 def _certificate(key: SigningKey) -> x509.Certificate:
-    """Return a certificate of a key by itself."""
+    """Return the certificate of a key by itself, always the same one."""
+    if key.kid not in _CERTIFICATES:
+        _CERTIFICATES[key.kid] = _new_certificate(key)
+    return _CERTIFICATES[key.kid]
+
+
+def _new_certificate(key: SigningKey) -> x509.Certificate:
     private_key = key.key.private_key
     assert isinstance(private_key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokens.example.com")])
