@@ -52,11 +52,18 @@ ACTIONS = {
     "client.key.rotate": "An admin replaced the public keys of a client.",
     "client.secret.revoke": "An admin revoked a secret of a client.",
     "client.secret.rotate": "An admin replaced the secret of a client.",
+    "client.trust.add": "An admin added a trust rule: platform tokens with these claims authenticate a client.",
+    "client.trust.remove": "An admin removed a trust rule of a client.",
     "client.update": "An admin changed a client.",
     "http.request": "A request was refused before an endpoint handled it: unknown path, wrong method, wrong host.",
     "installation.export": "An admin exported the installation.",
     "installation.import": "An admin imported an installation.",
     "installation.restore": "An admin accepted a restored backup; all tokens are revoked.",
+    "issuer.add": "An admin added a trusted issuer: a platform whose tokens authenticate workloads.",
+    "issuer.disable": "An admin disabled a trusted issuer; its tokens are refused.",
+    "issuer.enable": "An admin enabled a trusted issuer.",
+    "issuer.remove": "An admin removed a trusted issuer and its trust rules.",
+    "issuer.update": "An admin replaced the keys of a trusted issuer.",
     "key.activate": "A published signing key began to sign.",
     "key.create": "A signing key was created and published.",
     "key.remove": "A retired signing key was removed from the key set.",
@@ -81,9 +88,13 @@ ACTIONS = {
 OAUTH_ERRORS = {
     "invalid_request": "400, 405, 413, 415. The request is malformed. `error_description` says what to send.",
     "invalid_client": "401. Client authentication failed. The audit log names the check that failed.",
+    "invalid_grant": "400. A platform token is refused as a grant. The audit log names the check that failed.",
     "invalid_scope": "400. None of the requested scopes is granted, or a strict client requested one that is not.",
     "invalid_target": "400. The resource is unknown, not granted to the client, or ambiguous (RFC 8707).",
-    "unsupported_grant_type": "400. Send `grant_type=client_credentials`.",
+    "unsupported_grant_type": (
+        "400. Send `grant_type=client_credentials`, or, with a platform token, "
+        "`grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer`."
+    ),
     "unsupported_response_type": "400. The authorization code grant is not supported. Use client credentials.",
     "temporarily_unavailable": (
         "503 with `Retry-After`: the database cannot be reached. 429 with `Retry-After`: too many requests. Retry."
