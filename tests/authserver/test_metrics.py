@@ -12,12 +12,16 @@ from support.authserver import AuthServer, basic_header, token_form
 from support.clock import FakeClock
 from support.databases import Template
 from support.http_client import http_client
+from support.platforms import github, kubernetes, oidc
+from support.workloads import trust
 
 import gatehouse.authserver
 from gatehouse.authserver.app import build_app, close_services, create_services
 from gatehouse.authserver.errors import ERRORS, AuthFailure
 from gatehouse.authserver.keys.lifecycle import KeyLifecycle, Policy, next_rotation
 from gatehouse.authserver.metrics import METRICS
+from gatehouse.authserver.workloads.registration import set_issuer_disabled
+from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.metrics import OTHER
 
@@ -158,6 +162,23 @@ def test_the_process_that_rotates_keys_reports_when_the_next_one_is_due(measured
     assert series(measured, name) == {}
     assert measured.services.maintenance.run_once()
     assert series(measured, name) == {(): measured.clock() + 30 * 86400}
+
+
+def test_the_age_of_the_oldest_keys_of_a_trusted_issuer_is_reported(measured: AuthServer, clock: FakeClock) -> None:
+    name, fetched = "gatehouse_issuer_keys_timestamp_seconds", KeyLocation(True, None, None, None)
+    trust(measured, github(clock))
+    measured.services.maintenance.run_once()
+    assert series(measured, name) == {}, "given by an admin, not fetched"
+    begin = clock()
+    trust(measured, oidc(clock), location=fetched)
+    clock.advance(1)
+    trust(measured, kubernetes(clock), issuer="https://cluster.example.com", location=fetched)
+    measured.services.maintenance.run_once()
+    assert series(measured, name) == {(): begin}
+    with measured.services.database.write() as session:
+        set_issuer_disabled(session, measured.admin, "login", disabled=True)
+    measured.services.maintenance.run_once()
+    assert series(measured, name) == {(): begin + 1}
 
 
 def test_the_next_rotation_is_that_of_the_next_key_once_there_is_one() -> None:

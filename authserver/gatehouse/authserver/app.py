@@ -150,6 +150,12 @@ def create_services(
     issuers = LoadingCache(partial(find_issuers, database), max_age=cache_age, monotonic=monotonic)
     refresher = KeyRefresher(issuers, KeyFetcher(database, clock, fetch_issuer_keys))
     metadata_endpoint = MetadataEndpoint(settings.issuer)
+
+    def note_issuers() -> None:
+        trusted = find_issuers(database)
+        metadata_endpoint.renew(trusted)
+        metrics.issuer_keys.set(trusted.keys_fetched_at)
+
     audit = AuditWriter(database.engine, audit_rows, report=metrics.report_writes(clock, database.pool))
     return Services(
         settings=settings,
@@ -184,7 +190,7 @@ def create_services(
             own={
                 "last uses": last_use.write,
                 "restore mark": RestoreMark(database, settings).update,
-                "metadata": lambda: metadata_endpoint.renew(find_issuers(database)),
+                "trusted issuers": note_issuers,
             },
         ),
         authlib=AuthlibServer(settings.issuer),

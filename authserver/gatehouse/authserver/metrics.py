@@ -46,6 +46,12 @@ KEY_ROTATION: Final = Metric(
     "When the next signing key is published, or begins to sign if it is published. 0 unless a worker rotates keys.",
     merged="max",
 )
+ISSUER_KEYS: Final = Metric(
+    "gauge",
+    "gatehouse_issuer_keys_timestamp_seconds",
+    "When the keys of trusted issuers were last fetched: the oldest of all enabled issuers. 0 if none are fetched.",
+    merged="livemin",
+)
 
 RATE_LIMITED: Final = rate_limited("token_requests", "authentication_failures", "revocations", "introspections")
 
@@ -56,6 +62,7 @@ METRICS: Final = (
     REPLAYS,
     RATE_LIMITED,
     KEY_ROTATION,
+    ISSUER_KEYS,
     *SERVER_METRICS,
 )
 
@@ -72,3 +79,4 @@ class Metrics(ServerMetrics):
         self.replays = meter.counter(REPLAYS)
         self.rate_limited = meter.counters(RATE_LIMITED)
         self.key_rotation = meter.gauge(KEY_ROTATION)
+        self.issuer_keys = meter.gauge(ISSUER_KEYS)

@@ -80,6 +80,9 @@ class TrustedIssuers:
         for issuer in enabled:
             own = {kid: keys for kid, keys in issuer.keys.items() if keys[0].thumbprint not in shared}
             self._by_issuer[issuer.issuer].append(replace(issuer, keys=own))
+        fetched = [issuer.fetched_at or issuer.created_at for issuer in enabled if issuer.location.is_fetched]
+        self.keys_fetched_at = min(fetched, default=0)
+        """When the oldest key set of them was fetched, in seconds since the epoch; 0 if none is fetched."""
         self.any = bool(enabled)
         self.spiffe = any(issuer.kind.name == "spiffe" for issuer in enabled)
 
