@@ -63,7 +63,7 @@ def rule_record(owned: ClientRule) -> dict[str, Any]:
 
 
 def print_client(
-    registered: Client, now: int, output: str, rules: Sequence[ClientRule] | None = None, **first: str
+    registered: Client, now: int, output: str, rules: Sequence[ClientRule] | None = None, /, **first: str
 ) -> None:
     """Print a client, after the members that are shown only once. `rules` are its trust rules, if it can have any."""
     record = client_record(registered, now)
