@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE
+from support.clock import FakeClock
+from support.platforms import kubernetes
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.db.database import Database
@@ -283,3 +286,22 @@ def test_a_catalogue_without_tools_explains_nothing(shell: Shell) -> None:
     empty = write(shell.folder / "empty.json", tools=[])
     for command in (["client", "explain", client_id], ["access-matrix"]):
         assert "has no tools. Write it with" in shell.refusal(*command, "--catalogue", empty)
+
+
+def test_a_client_of_a_workload_gets_no_token_without_a_trust_rule(shell: Shell, file: str) -> None:
+    client_id = created(shell, "--auth-method", "workload_identity")
+    reason = "the client has no trust rule; add one with client trust add"
+    explained = shell.json("client", "explain", client_id, "--catalogue", file)
+    assert explained["obstacles"] == [{"reason": reason, "remediation": None}]
+    assert f"no token: {reason}" in shell.text("client", "explain", client_id)
+    assert reason in shell.text("access-matrix", "--catalogue", file, "--output", "csv")
+    platform = kubernetes(FakeClock(time.time()))
+    keys = shell.folder / "jwks.json"
+    keys.write_bytes(platform.jwks())
+    shell.text(
+        "issuer", "add", "cluster", "--kind", "kubernetes", "--issuer", platform.issuer, "--jwks-file", str(keys)
+    )
+    conditions = [option for name, value in platform.conditions.items() for option in ("--claim", f"{name}={value}")]
+    shell.text("client", "trust", "add", client_id, "--issuer", "cluster", *conditions)
+    assert tools_of(shell, client_id, file)["get"]["allowed"]
+    assert reason not in shell.text("access-matrix", "--catalogue", file, "--output", "csv")

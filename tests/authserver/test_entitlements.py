@@ -291,6 +291,14 @@ def test_a_client_without_a_usable_key_has_no_remediation() -> None:
     assert "no usable key" in access.reasons[0]
 
 
+def test_a_client_of_a_workload_needs_a_trust_rule_and_no_secret() -> None:
+    world = world_of(client_of("a:read", token_endpoint_auth_method="workload_identity", secrets=()), get=frozenset())
+    assert world.access("get").allowed
+    access = tool_access(world.client, world.served, "get", has_rules=False)
+    assert access.reasons == ("the client has no trust rule; add one with client trust add",)
+    assert (access.allowed, access.remediation) == (False, None)
+
+
 def test_obstacles_are_listed_before_missing_grants() -> None:
     access = world_of(client_of("a:read", disabled=True, secrets=()), set=frozenset({"a:write"})).access("set")
     assert access.reasons == ("the client is disabled", "the client has no secret", "needs a:write")

@@ -20,10 +20,14 @@ from gatehouse.authserver.grants.entitlements import (
 )
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
+from gatehouse.authserver.workloads.registry import clients_with_rules, rules_of_client
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_csv, print_record, print_table
+
+_Row = tuple[Client, Sequence[Obstacle], Sequence[ToolAccess]]
+"""A client, why it gets no token, and its access to each tool."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FILE_HELP = "The output of `resourceserver tools --output json`, or a policy file (TOML)."
@@ -54,15 +58,15 @@ def explain(
         raise click.UsageError("--tool and --resource need --catalogue.")
     with open_installation(ctx) as installation, installation.database.read() as session:
         client = existing_client(session, client_id).as_of(installation.admin.now())
+        has_rules = bool(rules_of_client(session.connection(), client_id))
         served = _load_served(session, file, resource) if file is not None else None
-        tools = (
-            [tool_access(client, served, name) for name in _chosen(served, [tool] if tool else [])] if served else []
-        )
-    warnings = _warnings(served)
+        names = _chosen(served, [tool] if tool else []) if served else []
+        tools = [tool_access(client, served, name, has_rules=has_rules) for name in names] if served else []
+    blocking, warnings = obstacles(client, has_rules=has_rules), _warnings(served)
     if output == "json":
-        print_record(_explanation(client, warnings, tools), output)
+        print_record(_explanation(client, blocking, warnings, tools), output)
     else:
-        _print_explanation(client, warnings, tools)
+        _print_explanation(client, blocking, warnings, tools)
     if tool is not None and not tools[0].allowed:
         ctx.exit(1)
 
@@ -86,10 +90,11 @@ def access_matrix(ctx: click.Context, file: Path, resource: str | None, chosen: 
         served = _load_served(session, file, resource)
         names = _chosen(served, chosen)
         clients = [client.as_of(installation.admin.now()) for client in load_clients(session.connection())]
-    rows = [(client, [tool_access(client, served, name) for name in names]) for client in clients]
+        with_rules = clients_with_rules(session.connection())
+    rows = [_row(client, served, names, has_rules=client.client_id in with_rules) for client in clients]
     warnings = _warnings(served)
     if output == "json":
-        records = [_matrix_record(client, tools) for client, tools in rows]
+        records = [_matrix_record(*row) for row in rows]
         print_record(
             {"resource": served.catalogue.resource, "warnings": _records(warnings), "clients": records}, output
         )
@@ -101,15 +106,20 @@ def access_matrix(ctx: click.Context, file: Path, resource: str | None, chosen: 
         [
             client.client_name,
             client.client_id,
-            "; ".join(obstacle.reason for obstacle in obstacles(client)) or None,
+            "; ".join(obstacle.reason for obstacle in blocking) or None,
             *(tool.allowed for tool in tools),
         ]
-        for client, tools in rows
+        for client, blocking, tools in rows
     ]
     if output == "csv":
         print_csv(columns, values)
     else:
         print_table(columns, values)
+
+
+def _row(client: Client, served: Served, names: Sequence[str], *, has_rules: bool) -> _Row:
+    tools = [tool_access(client, served, name, has_rules=has_rules) for name in names]
+    return client, obstacles(client, has_rules=has_rules), tools
 
 
 def _load_served(session: Session, file: Path, resource: str | None) -> Served:
@@ -137,11 +147,13 @@ def _records(found: Sequence[Obstacle]) -> list[dict[str, str | None]]:
     return [{"reason": obstacle.reason, "remediation": obstacle.remediation} for obstacle in found]
 
 
-def _explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> dict[str, Any]:
+def _explanation(
+    client: Client, blocking: Sequence[Obstacle], warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]
+) -> dict[str, Any]:
     return {
         "client_id": client.client_id,
         "client_name": client.client_name,
-        "obstacles": _records(obstacles(client)),
+        "obstacles": _records(blocking),
         "warnings": _records(warnings),
         "claims": dict(client.claims),
         "scopes": [
@@ -164,18 +176,20 @@ def _tool_record(access: ToolAccess) -> dict[str, Any]:
     }
 
 
-def _matrix_record(client: Client, tools: Sequence[ToolAccess]) -> dict[str, Any]:
+def _matrix_record(client: Client, blocking: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> dict[str, Any]:
     return {
         "client_id": client.client_id,
         "client_name": client.client_name,
-        "obstacles": _records(obstacles(client)),
+        "obstacles": _records(blocking),
         "tools": {access.tool: access.allowed for access in tools},
     }
 
 
-def _print_explanation(client: Client, warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]) -> None:
+def _print_explanation(
+    client: Client, blocking: Sequence[Obstacle], warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]
+) -> None:
     """Print what blocks every call first, and the commands last, each on its own line so that it can be pasted."""
-    for obstacle in obstacles(client):
+    for obstacle in blocking:
         click.echo(_line("no token", obstacle))
     for warning in warnings:
         click.echo(_line("warning", warning))

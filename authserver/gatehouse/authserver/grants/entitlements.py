@@ -14,6 +14,7 @@ from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.resources.catalogue import Catalogue
 from gatehouse.authserver.resources.registration import MAX_NAME
 from gatehouse.authserver.resources.registry import Resource
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.scopes import cut_scope, format_scope, separator_hint
 from gatehouse.shared.service.remediation import catalogue_command, client_command, grant_command
 
@@ -151,17 +152,21 @@ def grantable(client: Client, resource: str) -> frozenset[str]:
     return client.hierarchies[resource].closure(granted) if granted else frozenset()
 
 
-def obstacles(client: Client) -> list[Obstacle]:
+def obstacles(client: Client, *, has_rules: bool = True) -> list[Obstacle]:
     """Return why the token endpoint refuses this client every token; empty if it does not.
 
-    The client is given as of now, with its active credentials only.
+    Args:
+        client: as of now, with its active credentials only.
+        has_rules: whether it has trust rules, if platform tokens authenticate it.
     """
     found, method = [], client.token_endpoint_auth_method
     if client.disabled:
         found.append(Obstacle("the client is disabled", client_command("enable", client.client_id)))
     if method == "private_key_jwt" and not client.keys:
         found.append(Obstacle("the client has no usable key; add one with client key rotate", None))
-    if method != "private_key_jwt" and not client.secrets:
+    if method == WORKLOAD_IDENTITY and not has_rules:
+        found.append(Obstacle("the client has no trust rule; add one with client trust add", None))
+    if method not in {"private_key_jwt", WORKLOAD_IDENTITY} and not client.secrets:
         found.append(Obstacle("the client has no secret", client_command("secret rotate --yes", client.client_id)))
     return found
 
@@ -175,9 +180,9 @@ def scope_accesses(client: Client) -> list[ScopeAccess]:
     ]
 
 
-def tool_access(client: Client, served: Served, tool: str) -> ToolAccess:
-    """Decide whether a client can call one tool of the catalogue."""
-    catalogue, blocking = served.catalogue, obstacles(client)
+def tool_access(client: Client, served: Served, tool: str, *, has_rules: bool = True) -> ToolAccess:
+    """Decide whether a client can call one tool of the catalogue. `has_rules` is for `obstacles`."""
+    catalogue, blocking = served.catalogue, obstacles(client, has_rules=has_rules)
     needs, resource = catalogue.tools[tool], catalogue.resource
     wanted = _to_grant(served, needs, grantable(client, resource))
     missing = wanted if needs else frozenset()

@@ -187,6 +187,11 @@ def rules_of_client(connection: Connection, client_id: str) -> list[ClientRule]:
     ]
 
 
+def clients_with_rules(connection: Connection) -> frozenset[str]:
+    """Return the ids of the clients that have trust rules."""
+    return frozenset(connection.scalars(select(TrustRuleRow.client_id).distinct()))
+
+
 def rules_of_issuer(connection: Connection, name: str) -> list[Rule]:
     """Read all rules of a trusted issuer, the oldest first."""
     row = TrustRuleRow
