@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from local_stack import LocalStack, free_port
 from support import interop
+from support.platform_server import SystemClock
+from support.platforms import kubernetes
 from support.prepared_stack import running
 
 
@@ -55,11 +57,28 @@ def catalogue(stack: LocalStack) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def readers(stack: LocalStack, workspace_id: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Credentials of a client with env:read, for each authentication method."""
-    claim, key = ("--claim", f"workspace_id={workspace_id}"), tmp_path_factory.mktemp("keys") / "reader.pem"
+    claim, folder = ("--claim", f"workspace_id={workspace_id}"), tmp_path_factory.mktemp("keys")
     return {
         "secret": stack.create_client("reader", "env:read", *claim),
-        "private_key_jwt": stack.create_client("key-reader", "env:read", *claim, "--generate-key", str(key)),
+        "private_key_jwt": stack.create_client(
+            "key-reader", "env:read", *claim, "--generate-key", str(folder / "reader.pem")
+        ),
+        "workload_identity": _workload(stack, folder, *claim),
     }
+
+
+def _workload(stack: LocalStack, folder: Path, *claim: str) -> dict[str, Any]:
+    """Return a client of a service account, with the file that holds its token."""
+    platform = kubernetes(SystemClock())
+    keys, token = folder / "cluster-keys.json", folder / "token"
+    keys.write_bytes(platform.jwks())
+    token.write_text(platform.token(aud=[stack.issuer]), encoding="ascii")
+    issuer = ("--kind", "kubernetes", "--issuer", platform.issuer, "--jwks-file", str(keys))
+    stack.run("authserver", "issuer", "add", platform.name, *issuer)
+    client = stack.create_client("pod-reader", "env:read", *claim, "--auth-method", "workload_identity")
+    conditions = [option for name, value in platform.conditions.items() for option in ("--claim", f"{name}={value}")]
+    stack.run("authserver", "client", "trust", "add", client["client_id"], "--issuer", platform.name, *conditions)
+    return {**client, "token_file": str(token)}
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ every_client = pytest.mark.parametrize(
     ("program", "protocol"), [(program, protocol) for program, spoken in PROTOCOLS.items() for protocol in spoken]
 )
 both_methods = pytest.mark.parametrize("method", ["secret", "private_key_jwt"])
+every_method = pytest.mark.parametrize("method", ["secret", "private_key_jwt", "workload_identity"])
 
 _names = (f"env-{number}" for number in itertools.count())
 
@@ -43,7 +44,7 @@ def _statuses(exchanges: list[tuple[str, str, int]], *paths: str) -> list[tuple[
 
 
 @every_client
-@both_methods
+@every_method
 def test_a_client_obtains_a_token_and_calls_its_tools(
     stack: LocalStack,
     readers: dict[str, Any],

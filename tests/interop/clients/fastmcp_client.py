@@ -12,7 +12,7 @@ from session import assertions, read_agent, record, serve
 
 def credentials_provider(agent: dict[str, Any]) -> httpx2.Auth:
     client_id, issuer = agent["client_id"], agent["issuer"]
-    if "private_key_file" in agent:
+    if "client_secret" not in agent:
         return PrivateKeyJWTOAuthProvider(client_id=client_id, assertion_provider=assertions(agent), issuer=issuer)
     return ClientCredentialsOAuthProvider(client_id=client_id, client_secret=agent["client_secret"], issuer=issuer)
 

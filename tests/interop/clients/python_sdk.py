@@ -31,7 +31,7 @@ class MemoryStorage(TokenStorage):
 
 def credentials_provider(agent: dict[str, Any]) -> OAuthClientProvider:
     resource, client_id, issuer = agent["resource"], agent["client_id"], agent["issuer"]
-    if "private_key_file" in agent:
+    if "client_secret" not in agent:
         return PrivateKeyJWTOAuthProvider(
             resource, MemoryStorage(), client_id=client_id, assertion_provider=assertions(agent), issuer=issuer
         )

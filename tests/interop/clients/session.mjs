@@ -17,8 +17,15 @@ export async function readAgent() {
 }
 
 // Return the provider for the agent's credentials. Versions 1 and 2 of the SDK use the same names.
-export function credentialsProvider({ ClientCredentialsProvider, PrivateKeyJwtProvider }, agent) {
+export function credentialsProvider(
+    { ClientCredentialsProvider, PrivateKeyJwtProvider, StaticPrivateKeyJwtProvider },
+    agent
+) {
     const options = { clientId: agent.client_id, expectedIssuer: agent.issuer };
+    if (agent.token_file) {
+        const jwtBearerAssertion = readFileSync(agent.token_file, 'ascii');
+        return new StaticPrivateKeyJwtProvider({ ...options, jwtBearerAssertion });
+    }
     if (agent.private_key_file) {
         const privateKey = readFileSync(agent.private_key_file, 'ascii');
         return new PrivateKeyJwtProvider({ ...options, privateKey, algorithm: 'ES256' });

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import httpx2
-from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+from mcp.client.auth.extensions.client_credentials import SignedJWTParameters, static_assertion_provider
 from mcp.shared.exceptions import MCPError
 
 CallTool = Callable[[str, dict[str, Any]], Awaitable[tuple[bool, Any, list[Any]]]]
@@ -34,7 +34,9 @@ async def record(response: httpx2.Response) -> None:
 
 
 def assertions(agent: dict[str, Any]) -> Callable[[str], Awaitable[str]]:
-    """Return a function that signs assertions with the agent's key."""
+    """Return a function that signs assertions with the agent's key, or reads the token of its platform."""
+    if "token_file" in agent:
+        return static_assertion_provider(Path(agent["token_file"]).read_text(encoding="ascii"))
     return SignedJWTParameters(
         issuer=agent["client_id"],
         subject=agent["client_id"],
