@@ -20,6 +20,7 @@ from gatehouse.authserver.credentials.lifecycle import (
     lifetime_of,
 )
 from gatehouse.authserver.db.models import ClientKeyRow
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
@@ -53,13 +54,19 @@ def rotate_keys(session: Session, admin: Administrator, client_id: str, jwks: by
     longer expires. An inactive key cannot become active again.
 
     Raises:
-        CommandRefused: an unknown client, one that authenticates with a secret, keys that cannot be used, a grace
-            period that is too long, or more than 8 active keys.
+        CommandRefused: an unknown client, one that has no keys of its own, keys that cannot be used, a grace period
+            that is too long, or more than 8 active keys.
     """
     check_grace_period(grace_period)
     wanted = parse_keys(jwks)
     client = locked_client(session, client_id)
-    if (method := client.token_endpoint_auth_method) != "private_key_jwt":
+    method = client.token_endpoint_auth_method
+    if method == WORKLOAD_IDENTITY:
+        raise CommandRefused(
+            f"The client authenticates by {method}: it has no keys of its own. See its trust rules: "
+            + client_command("trust list", client_id)
+        )
+    if method != "private_key_jwt":
         raise CommandRefused(
             f"The client authenticates by {method}: it has a secret and no keys. Rotate that: "
             + client_command("secret rotate", client_id)

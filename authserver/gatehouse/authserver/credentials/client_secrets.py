@@ -18,6 +18,7 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.credentials.secrets import MAX_ACTIVE, MAX_INACTIVE, digest, generate_secret, secret_prefix
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
+from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.remediation import client_command
@@ -58,8 +59,8 @@ def rotate_secret(
     Without a grace period, the others are revoked at once.
 
     Raises:
-        CommandRefused: an unknown client, one that authenticates with keys, a grace period that is too long, or a grace
-            period for a client that has two active secrets already.
+        CommandRefused: an unknown client, one that authenticates without a secret, a grace period that is too long, or
+            a grace period for a client that has two active secrets already.
     """
     check_grace_period(grace_period)
     client = locked_client(session, client_id)
@@ -68,6 +69,11 @@ def rotate_secret(
         raise CommandRefused(
             "The client authenticates by private_key_jwt: it has keys and no secret. Rotate those: "
             f"{client_command('key rotate', client_id)} --jwks FILE"
+        )
+    if method == WORKLOAD_IDENTITY:
+        raise CommandRefused(
+            f"The client authenticates by {method}: it has no secret. See its trust rules: "
+            + client_command("trust list", client_id)
         )
     stored = _stored(session, client_id, admin.now())
     if grace_period and len(stored.active) >= MAX_ACTIVE:

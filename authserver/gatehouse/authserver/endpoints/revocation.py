@@ -59,11 +59,18 @@ class RevocationEndpoint:
                 jti=inactive.jti,
                 request_id=request.request_id,
                 reason=inactive.reason,
+                detail=request.external,
             )
             self.audit.commit_and_wait(event)
             return
         event = AuditEvent(
-            ACTION, "allowed", actor=actor, object=claims.aud, jti=claims.jti, request_id=request.request_id
+            ACTION,
+            "allowed",
+            actor=actor,
+            object=claims.aud,
+            jti=claims.jti,
+            request_id=request.request_id,
+            detail=request.external,
         )
         with self.database.write() as session:
             revoke_token(session, index.list_id, index.idx)

@@ -13,6 +13,8 @@ class Identification:
     claims: tuple[str, ...]
     with_one_of: tuple[str, ...] = ()
     """Claims of which a rule must have at least one, too."""
+    prefixes: tuple[str, ...] = ("",)
+    """What the first claim must begin with in a rule. Otherwise others could have the same value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,12 @@ KINDS: Final = {
             ("RS256",),
             max_lifetime=600,
             one_time=True,
-            # Names of owners and repositories can be taken over after a rename; the id cannot.
-            identifications=(_SUBJECT, Identification(("repository_id",), with_one_of=("environment", "ref"))),
+            identifications=(
+                # Any repository can compose its subject of other claims, such as the environment or the workflow.
+                Identification(("sub",), prefixes=("repo:", "repository:", "repository_id:")),
+                # Names of owners and repositories can be taken over after a rename; the id cannot.
+                Identification(("repository_id",), with_one_of=("environment", "ref")),
+            ),
             header_members=_THUMBPRINT,
         ),
         # A job gets one token, and no second one.

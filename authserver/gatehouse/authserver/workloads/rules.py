@@ -93,8 +93,9 @@ def _identifying(kind: Kind) -> str:
     choices = []
     for identification in kind.identifications:
         names = " and ".join(identification.claims)
+        begin = f" that begins with {' or '.join(identification.prefixes)}" if any(identification.prefixes) else ""
         further = f" with {' or '.join(identification.with_one_of)}" if identification.with_one_of else ""
-        choices.append(f"{names}{further}")
+        choices.append(f"{names}{begin}{further}")
     return ", or ".join(choices)
 
 
@@ -102,7 +103,11 @@ def _identification(kind: Kind, conditions: Mapping[str, str]) -> tuple[str, ...
     """Return the identifying claims that the conditions contain; None if they identify no workload."""
     for identification in kind.identifications:
         required, one_of = identification.claims, identification.with_one_of
-        if all(name in conditions for name in required) and (not one_of or any(name in conditions for name in one_of)):
+        if not all(name in conditions for name in required) or not conditions[required[0]].startswith(
+            identification.prefixes
+        ):
+            continue
+        if not one_of or any(name in conditions for name in one_of):
             return required
     return None
 

@@ -187,9 +187,15 @@ def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> Non
 
 
 def check_subject(credentials: PlatformCredentials) -> str:
-    """Return the `sub`. Raises WorkloadRefused if it is missing."""
+    """Return the `sub`, if the token alone proves it.
+
+    Raises:
+        WorkloadRefused: it is missing, or the holder would have to prove a key as well (RFC 7800).
+    """
     if not credentials.subject:
         raise WorkloadRefused("sub is missing", "Request a token with a subject from the platform.")
+    if "cnf" in credentials.claims:
+        raise WorkloadRefused("it is bound to a key (cnf)", "Request a bearer token from the platform.")
     return credentials.subject
 
 
