@@ -176,6 +176,7 @@ class ClientAuthenticator:
         self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit
     ) -> AuthenticatedClient:
         identified = await self.workloads.identify(credentials, now)
+        request.external = _proven(identified)
         client = await self.clients.get_async(identified.rule.client_id, self.workloads.threads)
         accepted, exceeded = _accept_workload(identified, client), None
         if accepted.assertion is not None:
@@ -218,6 +219,19 @@ def _require(exceeded: Exceeded | None) -> None:
     """Refuse a request past the limit. Raises OAuthError."""
     if exceeded is not None:
         raise too_many_requests(exceeded)
+
+
+def _proven(identified: IdentifiedClient) -> Mapping[str, str]:
+    """Return what is recorded of a workload whose token was verified.
+
+    Its trusted issuer is named, too: several clusters can have one `iss`, and that of a JWT-SVID says nothing.
+    """
+    issuer, subject = identified.workload.issuer, identified.workload.subject
+    return {
+        "external_issuer": issuer.issuer,
+        "external_subject": subject[:MAX_CREDENTIAL],
+        "trusted_issuer": issuer.name,
+    }
 
 
 def _accept_workload(identified: IdentifiedClient, client: Client | None) -> _Accepted:
