@@ -1,0 +1,524 @@
+"""Attacks on trust rules: weak rules, workloads that look like a trusted one, and workloads of two clients.
+
+Each test first sends a faultless token of the trusted workload.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+from support.assertions import KeyClient, jwks, public_jwk
+from support.attacked_workloads import in_both_forms, workload
+from support.authserver import AuthServer
+from support.platforms import CLUSTER_ISSUER, TRUST_DOMAIN, Platform, github, gitlab, kubernetes, spiffe
+from support.workloads import FORMS, WorkloadClient, add_trust, trust
+
+from gatehouse.authserver.clients.registration import delete_client, set_disabled
+from gatehouse.authserver.credentials.client_keys import rotate_keys
+from gatehouse.authserver.credentials.client_secrets import rotate_secret
+from gatehouse.authserver.db.models import TrustRuleRow
+from gatehouse.authserver.workloads.kinds import KINDS
+from gatehouse.authserver.workloads.registration import remove_issuer, remove_rule, set_issuer_disabled
+from gatehouse.authserver.workloads.rules import rule_anchor
+from gatehouse.shared.protocol.jws import SigningKey
+from gatehouse.shared.service.administrator import CommandRefused
+
+NO_RULE = "platform token: no rule of this issuer names this workload"
+
+NAMESPACE, ACCOUNT = "/kubernetes.io/namespace", "/kubernetes.io/serviceaccount/name"
+SUBJECT = "system:serviceaccount:prod:agent"
+JOB = "repo:acme/ops:ref:refs/heads/main"
+SHARED_WORKFLOW = "job_workflow_ref:acme/shared/.github/workflows/agent.yml@refs/heads/main"
+
+
+def refused(client: WorkloadClient, form: str, token: str, unmet: str | None) -> None:
+    """Check that a token matches no rule, because none names it or because of these claims."""
+    rule = client.rule
+    reason = f"platform token: no rule matches; the rule {rule.rule_id} of {rule.client_id} requires another {unmet}"
+    client.refused(form, token, NO_RULE if unmet is None else reason)
+
+
+def pod(**changes: Any) -> dict[str, Any]:
+    """Return the private claims of the trusted pod with changes."""
+    members = {"namespace": "prod", "serviceaccount": {"name": "agent"}}
+    return {"kubernetes.io": {**members, **changes}}
+
+
+# Weak rules.
+
+
+@pytest.mark.threat("T-202")
+@pytest.mark.parametrize(
+    ("kind", "conditions"),
+    [
+        ("kubernetes", {}),
+        ("kubernetes", {NAMESPACE: "prod"}),
+        ("kubernetes", {ACCOUNT: "agent"}),
+        ("kubernetes", {"kubernetes.io/namespace": "prod", "kubernetes.io/serviceaccount/name": "agent"}),
+        ("kubernetes", {"iss": CLUSTER_ISSUER, "aud": "https://as.example.com"}),
+        ("github", {"repository": "acme/ops"}),
+        ("github", {"repository": "acme/ops", "ref": "refs/heads/main"}),
+        ("github", {"repository_owner": "acme"}),
+        ("github", {"repository_owner_id": "1", "environment": "production"}),
+        ("github", {"repository_id": "1"}),
+        ("github", {"repository_id": "1", "workflow": "deploy"}),
+        ("github", {"repository_id": "1", "event_name": "push"}),
+        ("github", {"environment": "production"}),
+        ("github", {"ref": "refs/heads/main", "environment": "production"}),
+        ("github", {"job_workflow_ref": "acme/shared/.github/workflows/agent.yml@refs/heads/main"}),
+        ("github", {"actor_id": "583231"}),
+        ("github", {"sub": "environment:production"}),
+        ("github", {"sub": SHARED_WORKFLOW}),
+        ("github", {"sub": "repository_owner:acme:environment:production", "repository_owner": "acme"}),
+        ("github", {"sub": "pull_request", "repository_id": "1"}),
+        ("gitlab", {"project_path": "acme/ops"}),
+        ("gitlab", {"project_id": "20", "ref": "main"}),
+        ("gitlab", {"user_login": "sample-user"}),
+        ("oidc", {"email": "agent@example.com"}),
+        ("oidc", {"azp": "2d7e9c14-6d1c-4d6b-8f0a-7c1d9f3e5b22", "tid": "tenant"}),
+        ("spiffe", {"iss": TRUST_DOMAIN}),
+        ("spiffe", {"/sub/0": f"{TRUST_DOMAIN}/ns/prod/sa/agent"}),
+    ],
+)
+def test_a_rule_that_does_not_identify_a_workload_is_refused(
+    authserver: AuthServer, kind: str, conditions: dict[str, str]
+) -> None:
+    """Unit 42, "OIDC Misconfigurations in CI/CD" (DEF CON 32, "OH-MY-DC"): everybody on a platform shares its issuer.
+
+    GitHub, "Customizing the subject claims": any repository can compose a subject without the name of a repository.
+    """
+    client = workload(authserver, kind)
+    client.accepted("grant")
+    with pytest.raises(CommandRefused, match=r"These claims do not identify a workload\. Add |A rule has 1 to 16"):
+        add_trust(authserver, client.client, client.issuer.name, conditions)
+
+
+@pytest.mark.threat("T-202")
+def test_a_composed_subject_identifies_a_job_only_together_with_its_repository(authserver: AuthServer) -> None:
+    """Every repository can call a public reusable workflow, and compose its subject of that alone."""
+    ours = github(authserver.clock)
+    ours.workload["sub"] = SHARED_WORKFLOW
+    conditions = {"sub": SHARED_WORKFLOW, **ours.conditions}
+    client = WorkloadClient(authserver, ours, conditions)
+    client.accepted("grant")
+    theirs = github(authserver.clock, repository="mallory/ops")
+    refused(client, "grant", theirs.token(sub=SHARED_WORKFLOW), None)
+
+
+@pytest.mark.threat("T-202")
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "spiffe://evil.org/agent",
+        "spiffe://example.org.evil/agent",
+        TRUST_DOMAIN,
+        "spiffe://example.org@evil/x",
+        "agent",
+    ],
+)
+def test_a_rule_cannot_trust_a_workload_of_another_trust_domain(authserver: AuthServer, subject: str) -> None:
+    """SPIFFE-ID 2.1."""
+    client = workload(authserver, "spiffe")
+    client.accepted("grant")
+    with pytest.raises(CommandRefused, match="The sub must be a SPIFFE ID of the trust domain"):
+        add_trust(authserver, client.client, client.issuer.name, {"sub": subject})
+
+
+@pytest.mark.threat("T-202")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("/sub", SUBJECT),
+        ("//", "x"),
+        ("/a//b", "x"),
+        ("/", "x"),
+        ("", "x"),
+        ("/a~2b", "x"),
+        ("/a~", "x"),
+        ("a" * 513, "x"),
+        ("ref", ""),
+        ("ref", "x" * 513),
+        ("ref", "main\x00"),
+        ("ref", "main\u200b"),
+        ("ref", "main\u202e"),
+        ("re\u00adf", "main"),
+    ],
+)
+def test_a_condition_that_is_malformed_or_repeated_is_refused(authserver: AuthServer, name: str, value: str) -> None:
+    """RFC 6901; Unicode TR 36: a person must see what a rule trusts."""
+    client = workload(authserver)
+    client.accepted("grant")
+    with pytest.raises(CommandRefused):
+        add_trust(authserver, client.client, client.issuer.name, {"sub": SUBJECT, name: value})
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        ("kubernetes", "system:serviceaccount:prod:*"),
+        ("kubernetes", "system:serviceaccount:prod:agen?"),
+        ("kubernetes", "system:serviceaccount:.*"),
+        ("github", "repo:acme/ops:*"),
+        ("github", "repo:acme/*"),
+        ("gitlab", "project_path:acme/ops:ref_type:branch:ref:%"),
+        ("spiffe", f"{TRUST_DOMAIN}/*"),
+        ("oidc", "^.+$"),
+    ],
+)
+def test_a_pattern_in_a_rule_is_a_plain_text(authserver: AuthServer, form: str, kind: str, subject: str) -> None:
+    """Tinder Security Labs and Datadog on GitHub's roles at AWS: `StringLike` with a wildcard trusts too many."""
+    trusted = workload(authserver, kind)
+    trusted.accepted(form)
+    with authserver.services.database.write() as session:
+        remove_rule(session, authserver.admin, trusted.client.client_id, trusted.rule.rule_id)
+    add_trust(authserver, trusted.client, trusted.issuer.name, {"sub": subject})
+    authserver.clock.advance(1)
+    refused(trusted, form, trusted.platform.token(), None)
+
+
+# Workloads that look like the trusted one.
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize(
+    "subject",
+    [
+        pytest.param(f"{SUBJECT}-evil", id="suffix"),
+        pytest.param(f"x{SUBJECT}", id="prefix"),
+        pytest.param(SUBJECT[:-1], id="shorter"),
+        pytest.param("system:serviceaccount:prod-evil:agent", id="longer-namespace"),
+        pytest.param("system:serviceaccount:agent:prod", id="swapped"),
+        pytest.param("system:serviceaccount:prod", id="namespace-only"),
+        pytest.param(SUBJECT.upper(), id="case"),
+        pytest.param(f"{SUBJECT} ", id="space"),
+        pytest.param(f"{SUBJECT}\n", id="newline"),
+        pytest.param(f"{SUBJECT}\x00", id="nul"),
+        pytest.param(f"{SUBJECT}\u200b", id="invisible"),
+        pytest.param(SUBJECT.replace("a", "\u0430"), id="cyrillic"),
+        pytest.param(SUBJECT.replace(":", "\uff1a"), id="full-width"),
+        pytest.param(SUBJECT.replace(":", "%3A"), id="percent"),
+        pytest.param(f"{SUBJECT},system:serviceaccount:prod:other", id="list-in-a-text"),
+    ],
+)
+def test_a_subject_that_resembles_the_trusted_one_is_refused(authserver: AuthServer, form: str, subject: str) -> None:
+    """CWE-185, CWE-187: a comparison of a part, or after a normalization, trusts what a tenant can register."""
+    client = WorkloadClient(authserver, kubernetes(authserver.clock), {"sub": SUBJECT})
+    client.accepted(form)
+    refused(client, form, client.platform.token(sub=subject), None)
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize("subject", [None, [SUBJECT], {SUBJECT: True}, 0, True, ""])
+def test_a_subject_that_is_no_text_is_refused(authserver: AuthServer, form: str, subject: Any) -> None:
+    """RFC 7519 4.1.2; CWE-843: an array that holds the trusted subject is not that subject."""
+    client = WorkloadClient(authserver, kubernetes(authserver.clock), {"sub": SUBJECT})
+    client.accepted(form)
+    client.refused(form, client.platform.token(sub=subject), "platform token: sub is missing")
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(pod(namespace="prod-evil"), id="longer-namespace"),
+        pytest.param(pod(serviceaccount={"name": "agent-evil"}), id="longer-name"),
+        pytest.param(pod(namespace="agent", serviceaccount={"name": "prod"}), id="swapped"),
+        pytest.param(pod(namespace=["prod"]), id="namespace-in-an-array"),
+        pytest.param(pod(namespace={"prod": 1}), id="namespace-in-an-object"),
+        pytest.param(pod(serviceaccount=[{"name": "agent"}]), id="account-in-an-array"),
+        pytest.param(pod(serviceaccount="agent"), id="account-as-text"),
+        pytest.param(pod(serviceaccount={"name": ["agent"]}), id="name-in-an-array"),
+        pytest.param({"kubernetes.io": [{"namespace": "prod", "serviceaccount": {"name": "agent"}}]}, id="array"),
+        pytest.param({"kubernetes.io": '{"namespace": "prod"}'}, id="text"),
+        pytest.param({"kubernetes.io": None, NAMESPACE: "prod", ACCOUNT: "agent"}, id="pointers-as-names"),
+        pytest.param(
+            {"kubernetes.io": None, NAMESPACE[1:]: "prod", ACCOUNT[1:]: "agent", "kubernetes": {"io": {}}},
+            id="flat-names",
+        ),
+        pytest.param({"kubernetes.io": None, "ext": pod()}, id="elsewhere"),
+        pytest.param(pod(namespace='prod","agent'), id="a-text-that-ends-the-json"),
+    ],
+)
+def test_a_nested_claim_that_resembles_the_trusted_one_is_refused(
+    authserver: AuthServer, form: str, changes: dict[str, Any]
+) -> None:
+    """CWE-843 and CWE-706: the place and the type of a claim count, and arrays are not searched."""
+    client = workload(authserver)
+    client.accepted(form, client.platform.token(**pod()))
+    refused(client, form, client.platform.token(**changes), None)
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+def test_a_job_of_a_forks_pull_request_is_refused(authserver: AuthServer, form: str) -> None:
+    """GitHub Security Lab, "Preventing pwn requests": whoever opens a pull request decides what its job does."""
+    for number, conditions in enumerate(({"sub": JOB}, github(authserver.clock).conditions)):
+        platform = github(authserver.clock, name=f"github{number}")
+        client = WorkloadClient(authserver, platform, conditions)
+        client.accepted(form)
+        inside = github(authserver.clock, ref="refs/pull/7/merge", name=platform.name)
+        fork = github(authserver.clock, repository="mallory/ops", name=platform.name)
+        refused(client, form, inside.token(), None if "sub" in conditions else "ref")
+        refused(client, form, fork.token(), None)
+        with authserver.services.database.write() as session:
+            remove_issuer(session, authserver.admin, platform.name)
+        authserver.clock.advance(1)
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize(
+    ("changes", "unmet"),
+    [
+        pytest.param({"ref": "refs/tags/main"}, "ref", id="tag-of-the-same-name"),
+        pytest.param({"ref": "refs/heads/main-evil"}, "ref", id="longer-branch"),
+        pytest.param({"ref": "refs/heads/refs/heads/main"}, "ref", id="branch-named-like-a-ref"),
+        pytest.param({"ref": "main"}, "ref", id="short-name"),
+        pytest.param({"ref": ["refs/heads/main"]}, "ref", id="array"),
+        pytest.param({"ref": None}, "ref", id="missing"),
+        pytest.param({"ref": None, "environment": "refs/heads/main"}, "ref", id="environment-of-that-name"),
+        pytest.param({"repository_id": "1"}, None, id="other-repository"),
+        pytest.param({"repository_id": 4_012_345}, None, id="id-as-number"),
+        pytest.param({"repository_id": None}, None, id="no-id"),
+    ],
+)
+def test_a_job_that_resembles_the_trusted_one_is_refused(
+    authserver: AuthServer, form: str, changes: dict[str, Any], unmet: str | None
+) -> None:
+    """GitHub, "About security hardening with OpenID Connect": tenants choose the names of branches and tags."""
+    client = workload(authserver, "github")
+    client.accepted(form)
+    refused(client, form, client.platform.token(**changes), unmet)
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+def test_a_recycled_name_does_not_get_what_its_former_owner_had(authserver: AuthServer, form: str) -> None:
+    """Astrix, "Sub:jugation"; Boost Security, "Sleeper Squats" (2026): names pass to others, and ids do not."""
+    job = github(authserver.clock)
+    client = WorkloadClient(authserver, job, {"sub": JOB, "repository_id": job.workload["repository_id"]})
+    project = workload(authserver, "gitlab")
+    account = kubernetes(authserver.clock)
+    uid = account.workload["kubernetes.io"]["serviceaccount"]["uid"]
+    agent = WorkloadClient(authserver, account, {"sub": SUBJECT, "/kubernetes.io/serviceaccount/uid": uid})
+    for trusted, changes, unmet in (
+        (client, {"repository_id": "9"}, "repository_id"),
+        (project, {"project_id": "9"}, "project_id"),
+        (agent, pod(serviceaccount={"name": "agent", "uid": "9"}), "/kubernetes.io/serviceaccount/uid"),
+    ):
+        trusted.accepted(form)
+        refused(trusted, form, trusted.platform.token(**changes), unmet)
+
+
+@in_both_forms
+@pytest.mark.threat("T-203")
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        ("github", "repo:acme/ops-evil:ref:refs/heads/main"),
+        ("github", "repo:acme-1/ops-2:ref:refs/heads/main"),
+        ("github", "repo:Acme/Ops:ref:refs/heads/main"),
+        ("github", "repo:acme/ops:pull_request"),
+        ("github", "repo:acme/ops:environment:ref:refs/heads/main"),
+        ("github", "environment:repo:acme/ops:ref:refs/heads/main"),
+        ("gitlab", "project_path:acme/ops:ref_type:tag:ref:main"),
+        ("gitlab", "project_path:acme/ops:ref_type:branch:ref:main-evil"),
+        ("gitlab", "project_path:acme/ops/sub:ref_type:branch:ref:main"),
+        ("spiffe", f"{TRUST_DOMAIN}/ns/prod/sa/agent/"),
+        ("spiffe", f"{TRUST_DOMAIN}/ns/prod/sa/agent/evil"),
+        ("spiffe", f"{TRUST_DOMAIN}/ns/test/../prod/sa/agent"),
+        ("spiffe", f"{TRUST_DOMAIN}//ns/prod/sa/agent"),
+        ("spiffe", f"{TRUST_DOMAIN}/ns/prod/sa/%61gent"),
+        ("spiffe", f"{TRUST_DOMAIN}/ns/prod/sa/Agent"),
+    ],
+)
+def test_a_subject_of_another_platform_that_resembles_the_trusted_one_is_refused(
+    authserver: AuthServer, form: str, kind: str, subject: str
+) -> None:
+    """SPIFFE-ID 2.2 forbids normalization; GitHub and GitLab compose subjects of names that tenants choose."""
+    makers: dict[str, Platform] = {
+        "github": github(authserver.clock),
+        "gitlab": gitlab(authserver.clock),
+        "spiffe": spiffe(authserver.clock),
+    }
+    platform = makers[kind]
+    client = WorkloadClient(authserver, platform, {"sub": platform.workload["sub"]})
+    client.accepted(form)
+    refused(client, form, platform.token(sub=subject), None)
+
+
+# Two clients, and two issuers of one name.
+
+
+@in_both_forms
+@pytest.mark.threat("T-204")
+def test_a_token_that_matches_rules_of_two_clients_is_refused(authserver: AuthServer, form: str) -> None:
+    """CWE-694: which of the two it stands for must not depend on an order."""
+    first = workload(authserver)
+    first.accepted(form)
+    second = WorkloadClient(authserver, first.platform, {"sub": SUBJECT}, issuer=first.issuer)
+    authserver.clock.advance(1)
+    names = ", ".join(sorted([first.client.client_id, second.client.client_id]))
+    for client in (first, second):
+        token = first.platform.token()
+        client.refused(form, token, f"platform token: rules of several clients match: {names}")
+        named = {"client_id": client.client.client_id}
+        client.refused(form, token, f"platform token: rules of several clients match: {names}", **named)
+    with authserver.services.database.write() as session:
+        remove_rule(session, authserver.admin, second.client.client_id, second.rule.rule_id)
+    authserver.clock.advance(1)
+    first.accepted(form)
+
+
+@in_both_forms
+@pytest.mark.divergence("D-72")
+@pytest.mark.threat("T-204")
+def test_a_client_id_beside_the_token_of_another_client_is_refused(authserver: AuthServer, form: str) -> None:
+    """RFC 7521 4.2: it must identify the same client."""
+    client, other = workload(authserver), workload(authserver, "gitlab")
+    client_id = client.client.client_id
+    assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200
+    for named in (other.client.client_id, client_id.upper(), f"{client_id} ", SUBJECT, "x" * 400):
+        response = client.post(form, client.platform.token(), client_id=named)
+        reason = f"platform token: client_id is {named[:100]}, and the token stands for {client_id}"
+        client.check_refusal(form, response, reason)
+
+
+@in_both_forms
+@pytest.mark.threat("T-201")
+@pytest.mark.parametrize("same_kid", [False, True])
+def test_two_clusters_of_one_name_do_not_stand_for_each_other(
+    authserver: AuthServer, form: str, same_kid: bool
+) -> None:
+    """Kubernetes, "Service Account Issuer Discovery": every cluster has one default issuer, and its own keys."""
+    first, second = kubernetes(authserver.clock, name="one"), kubernetes(authserver.clock, name="two")
+    if same_kid:
+        second.keys[0] = replace(second.key, kid=first.key.kid)
+    one, two = WorkloadClient(authserver, first), WorkloadClient(authserver, second)
+    authserver.clock.advance(1)
+    one.accepted(form)
+    two.accepted(form)
+    with authserver.services.database.write() as session:
+        remove_rule(session, authserver.admin, two.client.client_id, two.rule.rule_id)
+    authserver.clock.advance(1)
+    one.accepted(form)
+    two.refused(form, second.token(), NO_RULE)
+    with authserver.services.database.write() as session:
+        remove_issuer(session, authserver.admin, "two")
+    authserver.clock.advance(1)
+    one.accepted(form)
+    kid = quoted_kid(second)
+    reason = "signature does not match" if same_kid else f"the issuer has no key with the kid {kid} for RS256"
+    two.refused(form, second.token(), f"platform token: {reason}")
+
+
+def quoted_kid(platform: Platform) -> str:
+    return platform.key.kid[:100]
+
+
+@pytest.mark.threat("T-201")
+@pytest.mark.parametrize("issuer", [CLUSTER_ISSUER, "https://cluster.example.com"])
+def test_a_key_of_another_trusted_issuer_is_refused(authserver: AuthServer, issuer: str) -> None:
+    """One of the two key sets is wrong, and no signature would say which."""
+    first = workload(authserver)
+    first.accepted("grant")
+    second = kubernetes(authserver.clock, issuer, name="two")
+    document = second.jwks(second.key, replace(first.platform.key, kid="another-kid"))
+    with pytest.raises(CommandRefused, match="The trusted issuer cluster has a key of this key set"):
+        trust(authserver, second, jwks=document)
+    WorkloadClient(authserver, second)
+    authserver.clock.advance(1)
+    first.accepted("grant")
+
+
+# Clients that authenticate otherwise, or no longer.
+
+
+@pytest.mark.threat("T-210")
+def test_a_client_with_a_secret_accepts_no_platform_token(authserver: AuthServer) -> None:
+    """RFC 7523 3: one method for each client, even if somebody who can write to the database adds a rule."""
+    client = workload(authserver)
+    other, secret = authserver.create_client()
+    with pytest.raises(CommandRefused, match="authenticates by client_secret_basic, and a client has one method"):
+        add_trust(authserver, other, client.issuer.name, {"sub": SUBJECT})
+    for form in FORMS:
+        client.accepted(form)
+    conditions = {"sub": "system:serviceaccount:prod:forged"}
+    with authserver.services.database.engine.begin() as connection:
+        anchor = rule_anchor(KINDS["kubernetes"], conditions)
+        row = {"rule_id": "rule_forged", "client_id": other.client_id, "issuer": client.issuer.name, "created_at": 0}
+        connection.execute(insert(TrustRuleRow).values(**row, anchor=anchor, conditions=conditions))
+    assert authserver.post_token(basic=(other.client_id, secret)).status_code == 200
+    for form in FORMS:
+        token = client.platform.token(sub=conditions["sub"], **{"kubernetes.io": None})
+        client.refused(form, token, "used a platform token, registered for client_secret_basic")
+
+
+@pytest.mark.threat("T-210")
+def test_a_client_of_a_workload_has_no_other_credential(authserver: AuthServer) -> None:
+    """OAuth 2.0 Security BCP 2.5: a second credential is one more to leak, and nobody rotates it."""
+    client = workload(authserver)
+    client.accepted("assertion")
+    key, client_id = SigningKey.generate("ES256"), client.client.client_id
+    services, admin = authserver.services, authserver.admin
+    with services.database.write() as session, pytest.raises(CommandRefused, match="it has no secret"):
+        rotate_secret(session, admin, services.keys.ring(), client_id)
+    with services.database.write() as session, pytest.raises(CommandRefused, match="it has no keys of its own"):
+        rotate_keys(session, admin, client_id, jwks(public_jwk(key)))
+    signer = KeyClient(authserver, key)
+    signer.accepted()
+    response = signer.post(signer.assertion(signer.claims(iss=client_id, sub=client_id)))
+    signer.refused(response, "used private_key_jwt, registered for workload_identity")
+    basic = authserver.post_token(basic=(client_id, "gths_guess"))
+    signer.refused(basic, "used client_secret_basic, registered for workload_identity")
+
+
+@in_both_forms
+@pytest.mark.threat("T-211")
+@pytest.mark.parametrize("change", ["client disabled", "client deleted", "rule removed", "issuer disabled", "removed"])
+def test_what_an_admin_revokes_ends_within_a_second(authserver: AuthServer, form: str, change: str) -> None:
+    """RFC 7009 and the revocation of trust: no cache of tokens, rules or keys may last longer."""
+    client = workload(authserver)
+    client.accepted(form)
+    client_id, name, admin = client.client.client_id, client.issuer.name, authserver.admin
+    unknown = f"platform token: no trusted issuer has the iss {CLUSTER_ISSUER}"
+    with authserver.services.database.write() as session:
+        match change:
+            case "client disabled":
+                set_disabled(session, admin, client_id, disabled=True)
+                reason = "client is disabled"
+            case "client deleted":
+                delete_client(session, admin, client_id)
+                reason = NO_RULE
+            case "rule removed":
+                remove_rule(session, admin, client_id, client.rule.rule_id)
+                reason = NO_RULE
+            case "issuer disabled":
+                set_issuer_disabled(session, admin, name, disabled=True)
+                reason = unknown
+            case _:
+                remove_issuer(session, admin, name)
+                reason = unknown
+    authserver.clock.advance(1)
+    client.refused(form, client.platform.token(), reason)
+
+
+@pytest.mark.threat("T-211")
+def test_a_new_issuer_does_not_inherit_the_rules_of_a_removed_one(authserver: AuthServer) -> None:
+    """CWE-672: neither under the same name, nor with the same `iss`."""
+    client = workload(authserver)
+    client.accepted("grant")
+    with authserver.services.database.write() as session:
+        remove_issuer(session, authserver.admin, client.issuer.name)
+    trust(authserver, client.platform)
+    authserver.clock.advance(1)
+    client.refused("grant", client.platform.token(), NO_RULE)
+    add_trust(authserver, client.client, client.issuer.name, client.platform.conditions)
+    authserver.clock.advance(1)
+    client.accepted("grant")
