@@ -97,7 +97,7 @@ def hostile_sets() -> Iterator[Any]:
 
 
 @pytest.mark.threat("T-207")
-@pytest.mark.parametrize("make", hostile_sets())
+@pytest.mark.parametrize("make", list(hostile_sets()))
 def test_a_hostile_key_set_replaces_no_good_one(authserver: AuthServer, publisher: DocumentServer, make: Any) -> None:
     """RFC 7517 5, RFC 8725 3.5, CWE-409, CWE-601: the keys in use stay in use, and none of the new ones is."""
     client = published(authserver, publisher, kubernetes(authserver.clock))

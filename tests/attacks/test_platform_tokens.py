@@ -167,7 +167,7 @@ def test_a_dpop_proof_is_refused(authserver: AuthServer, form: str) -> None:
 @pytest.mark.threat("T-198")
 @pytest.mark.parametrize("confirmation", [{"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}, {}, "key"])
 def test_a_token_that_is_bound_to_a_key_is_refused(authserver: AuthServer, form: str, confirmation: Any) -> None:
-    """RFC 7800 3.1, RFC 8705: whoever accepts it without a proof makes a stolen one useful."""
+    """RFC 7800 3.1, RFC 8705: to accept it without a proof makes a stolen one useful."""
     client = workload(authserver)
     client.accepted(form)
     client.refused(form, client.platform.token(cnf=confirmation), "platform token: it is bound to a key (cnf)")

@@ -257,7 +257,7 @@ def test_a_nested_claim_that_resembles_the_trusted_one_is_refused(
 @in_both_forms
 @pytest.mark.threat("T-203")
 def test_a_job_of_a_forks_pull_request_is_refused(authserver: AuthServer, form: str) -> None:
-    """GitHub Security Lab, "Preventing pwn requests": whoever opens a pull request decides what its job does."""
+    """GitHub Security Lab, "Preventing pwn requests": anyone who opens a pull request decides what its job does."""
     for number, conditions in enumerate(({"sub": JOB}, github(authserver.clock).conditions)):
         platform = github(authserver.clock, name=f"github{number}")
         client = WorkloadClient(authserver, platform, conditions)
