@@ -19,6 +19,7 @@ from support.shell import CREATE, Shell
 from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads.issuer_keys import MAX_AGE
 from gatehouse.authserver.workloads.key_fetching import METADATA
+from gatehouse.authserver.workloads.key_state import describe_age
 
 
 @pytest.fixture
@@ -343,6 +344,13 @@ def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServe
     )
     shell.json("issuer", "disable", "cluster")
     assert trusted_issuers(shell) == ("ok", "0 enabled, 1 disabled")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (86400, "24 h")]
+)
+def test_an_age_is_given_in_a_suitable_unit(seconds: int, text: str) -> None:
+    assert describe_age(seconds) == text
 
 
 def test_check_fails_for_an_issuer_without_keys_of_its_own(shell: Shell, cluster: Platform) -> None:

@@ -111,6 +111,14 @@ def test_a_token_without_a_rule_shows_the_closest_one(
     assert {checks[name][0] for name in NAMES[:7]} == {"ok"}
 
 
+def test_a_token_without_a_rule_shows_the_claims_that_one_should_require(shell: Shell) -> None:
+    inspected = Inspected(shell, github(now()))
+    checks = inspected.inspect(inspected.platform.token(ref="refs/heads/dev"))
+    repository_id = inspected.platform.conditions["repository_id"]
+    told = f"no rule of github matches repository_id={repository_id} ref=refs/heads/dev"
+    assert checks["rule"] == ("failed", told)
+
+
 def test_only_the_closest_rules_are_shown(shell: Shell) -> None:
     inspected = Inspected(shell, github(now()))
     repository_id = inspected.platform.conditions["repository_id"]

@@ -169,8 +169,8 @@ class PlatformInspection:
             matching = [rule for rule in self.rules if not unmet_conditions(rule, claims)]
         if matching:
             raise _Failed("; ".join(f"{rule.rule_id} of {rule.client_id} matches" for rule in matching))
-        known = {preset.claim: find_claim(claims, preset.claim) for preset in PRESETS[kind].claims}
-        stated = _conditions({claim: value for claim, value in known.items() if value is not None})
+        known = {name: find_claim(claims, name) for name in PRESETS[kind].rule}
+        stated = _conditions({name: value for name, value in known.items() if value is not None})
         raise _Failed(f"no rule of {name} matches {stated or 'its claims'}")
 
     def _use(self) -> str:
