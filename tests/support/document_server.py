@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import chain, repeat
 from typing import Any
 
 JSON = {"Content-Type": "application/json"}
@@ -30,7 +29,7 @@ NOT_FOUND = Answer(status=404)
 
 def slowly(start: bytes, end: bytes = b"") -> Answer:
     """Return an answer that takes three seconds between its start and its end: a byte now and then."""
-    return Answer(raw=chain([start], repeat(b"a", 300), [end]))
+    return Answer(raw=[start, *[b"a"] * 300, end])
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,22 @@ No redirects, no proxies of the environment, and limits on the time and the size
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.tls import certificate_problem
 
 TIMEOUT = 5.0
 """Seconds for one request and its whole response."""
+
+MAX_URL: Final = 2048
+"""Characters of a URL that a command or a document names."""
 
 _MAX_ETAG = 256
 """Characters of an entity tag that is sent back."""
@@ -50,6 +55,22 @@ class Source:
     """What sets the trusted authorities, for messages."""
     server: str
     """What the server is, for messages."""
+
+
+def is_fetchable(url: str) -> bool:
+    """Tell whether a URL that a command or a document names may be fetched: https, or http on this machine.
+
+    It is printable ASCII, without user information, which messages would repeat, and without a fragment.
+    """
+    if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts, read = urlsplit(url), httpx2.URL(url)
+        is_address = not read.userinfo and not read.fragment and parts.port != 0
+    except (httpx2.InvalidURL, ValueError):
+        return False
+    # The checks are about the host that is asked.
+    return is_address and parts.hostname == read.host != "" and is_protected_transport(url)
 
 
 def http_client(context: ssl.SSLContext) -> httpx2.AsyncClient:
@@ -87,7 +108,10 @@ def http_fetch(
         except httpx2.ConnectError as error:
             problem = certificate_problem(error, urlsplit(url).netloc, source.ca_setting)
             raise FetchFailed(f"{url}: {problem or f'no connection; is {source.server} up?'}") from None
-        except httpx2.HTTPError as error:
+        except FetchFailed:
+            raise
+        # Errors of TLS after the handshake, and those of a malformed host or port, are none of the library's own.
+        except Exception as error:  # noqa: BLE001 - callers go on after a FetchFailed only
             raise FetchFailed(f"{url}: {type(error).__name__}") from None
 
     return fetch
