@@ -188,3 +188,32 @@ def test_a_caller_that_must_not_wait_gets_only_what_is_in_memory(source: Source,
     with pytest.raises(MustWait):
         cache.get("a", wait=False)
     assert source.loads == ["a", "unknown"]
+
+
+def test_a_forgotten_value_is_loaded_again(source: Source, clock: FakeClock) -> None:
+    cache = LoadingCache(source.load, monotonic=clock)
+    source.values["a"] = "old"
+    assert cache.get("a") == "old"
+    source.values["a"] = "new"
+    cache.forget("a")
+    cache.forget("unknown")
+    assert cache.get("a") == "new"
+
+
+def test_a_load_that_began_before_its_key_was_forgotten_is_not_remembered(
+    clock: FakeClock, in_thread: Callable[..., Future[str]]
+) -> None:
+    """It may have read what was there before the change."""
+    load = Gated()
+    cache = LoadingCache(load, monotonic=clock)
+    first = in_thread(cache.get, "a")
+    assert load.started.acquire(timeout=10)
+    cache.forget("a")
+    second = in_thread(cache.get, "a")
+    assert load.started.acquire(timeout=10)
+    load.outcomes[0].set_result("old")
+    assert first.result(10) == "old"
+    load.outcomes[1].set_result("new")
+    assert second.result(10) == "new"
+    assert cache.get("a") == "new"
+    assert len(load.outcomes) == 2

@@ -81,9 +81,10 @@ class LoadingCache(Generic[KeyT, ValueT]):
         return load.result.result() if joined else self._run(key, load)
 
     def forget(self, key: KeyT) -> None:
-        """Load a key again at its next use. A load that runs may still be remembered."""
+        """Load a key again at its next use. What a running load returns is not remembered."""
         with self._lock:
             self._values.pop(key, None)
+            self._loads.pop(key, None)
 
     def _run(self, key: KeyT, load: _Load[ValueT]) -> ValueT:
         try:
@@ -98,10 +99,11 @@ class LoadingCache(Generic[KeyT, ValueT]):
 
     def _finish(self, key: KeyT, load: _Load[ValueT], entry: tuple[float, ValueT] | None = None) -> None:
         with self._lock:
+            # Another load may have taken its place, because this one took too long or the key was forgotten.
             if self._loads.get(key) is load:
                 del self._loads[key]
-            if entry is not None:
-                self._keep(key, entry)
+                if entry is not None:
+                    self._keep(key, entry)
 
     def _keep(self, key: KeyT, entry: tuple[float, ValueT]) -> None:
         known = self._values.get(key)
