@@ -7,7 +7,7 @@ import pytest
 from support.certificates import Authority
 
 from gatehouse.shared.service.settings import InvalidSettings
-from gatehouse.shared.service.tls import certificate_problem, tls_context
+from gatehouse.shared.service.tls import certificate_problem, current_tls_context, tls_context
 
 SETTING = "RESOURCESERVER_CA_FILE"
 
@@ -41,6 +41,23 @@ def handshake(context: ssl.SSLContext, authority: Authority, host: str = "localh
 def test_the_setting_names_the_trusted_authorities(authority: Authority) -> None:
     handshake(tls_context(authority.file, SETTING), authority)
     assert tls_context(authority.file, SETTING) is tls_context(authority.file, SETTING)
+
+
+def test_an_authority_that_is_replaced_is_read_again_where_that_is_asked_for(
+    authority: Authority, tmp_path: Path
+) -> None:
+    file = tmp_path / "mounted.pem"
+    file.write_bytes(authority.file.read_bytes())
+    handshake(current_tls_context(file, SETTING), authority)
+    following = Authority(tmp_path)
+    file.write_bytes(following.file.read_bytes())
+    handshake(current_tls_context(file, SETTING), following)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(current_tls_context(file, SETTING), authority)
+
+
+def test_the_authorities_of_the_system_are_read_once() -> None:
+    assert current_tls_context(None, SETTING) is tls_context(None, SETTING)
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

@@ -33,14 +33,21 @@ def tls_context(ca_file: Path | None, setting: str) -> ssl.SSLContext:
         InvalidSettings: the file or folder cannot be read, or holds no certificate.
     """
     if ca_file is not None:
-        return _load(setting, str(ca_file))
+        return _load_once(setting, str(ca_file))
     for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if location := os.environ.get(variable):
-            return _load(variable, location)
+            return _load_once(variable, location)
     return _system_context()
 
 
-@cache
+def current_tls_context(ca_file: Path | None, setting: str) -> ssl.SSLContext:
+    """Return the context of `tls_context`, with the authorities that `ca_file` holds now.
+
+    A cluster replaces its authority, and the file, while the server runs. Raises InvalidSettings.
+    """
+    return tls_context(None, setting) if ca_file is None else _load(setting, str(ca_file))
+
+
 def _load(variable: str, location: str) -> ssl.SSLContext:
     # OpenSSL reads a folder only when it verifies a certificate, and reports a missing one as an untrusted certificate.
     in_folder = variable == "SSL_CERT_DIR"
@@ -55,6 +62,9 @@ def _load(variable: str, location: str) -> ssl.SSLContext:
     except OSError as error:
         problem = error.strerror or "cannot be read"
     raise InvalidSettings(f"{variable}={quoted(location)}: {problem}")
+
+
+_load_once = cache(_load)
 
 
 @cache
