@@ -194,7 +194,7 @@ def test_the_audit_writer_reports_its_writes(measured: AuthServer) -> None:
     measured.post_token()
     measured.audit()
     assert series(measured, "gatehouse_audit_written_timestamp_seconds") == {(): measured.clock()}
-    assert series(measured, "gatehouse_db_pool_size") == {(): measured.settings.threads + 9}
+    assert series(measured, "gatehouse_db_pool_size") == {(): measured.settings.threads + 10}
 
 
 def test_the_upkeep_reports_until_when_checkpoints_list_the_events(measured: AuthServer) -> None:

@@ -37,8 +37,9 @@ from gatehouse.authserver.tokens.validation import TokenReader
 from gatehouse.authserver.workloads import authentication as workload_authentication
 from gatehouse.authserver.workloads import key_refresher
 from gatehouse.authserver.workloads.authentication import WorkloadAuthenticator
-from gatehouse.authserver.workloads.key_fetching import KeyFetcher, fetch_keys
+from gatehouse.authserver.workloads.key_fetching import KeySetClient
 from gatehouse.authserver.workloads.key_refresher import KeyRefresher
+from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registry import KeyLocation, find_issuers, find_rules
 from gatehouse.authserver.workloads.verifier import WorkloadVerifier
 from gatehouse.authserver.wsgi import FlaskApplication
@@ -121,13 +122,13 @@ def create_services(
     *,
     monotonic: Callable[[], float] = time.monotonic,
     cache_age: float = MAX_AGE,
-    fetch_issuer_keys: Callable[[str, KeyLocation], bytes] = fetch_keys,
+    fetch_issuer_keys: Callable[[str, KeyLocation], bytes] | None = None,
 ) -> Services:
     """Create the parts of the server.
 
     Clients, keys and resource credentials are read again `cache_age` seconds after they were last read, measured by
     `monotonic`, which also measures the windows of the limits. `fetch_issuer_keys` fetches the key set of a trusted
-    issuer.
+    issuer, by default over HTTP.
 
     Raises:
         InvalidSettings: there is no usable sealing key, or there are no usable audit keys.
@@ -148,7 +149,9 @@ def create_services(
     indices = StatusIndexAllocator(database, clock)
     last_use = LastUse(database, clock)
     issuers = LoadingCache(partial(find_issuers, database), max_age=cache_age, monotonic=monotonic)
-    refresher = KeyRefresher(issuers, KeyFetcher(database, clock, fetch_issuer_keys))
+    key_sets = KeySetClient()
+    renewal = KeyRenewal(database, clock, fetch_issuer_keys or key_sets.fetch, key_sets.stop)
+    refresher = KeyRefresher(issuers, renewal)
     metadata_endpoint = MetadataEndpoint(settings.issuer)
 
     def note_issuers() -> None:
@@ -260,11 +263,12 @@ def close_services(services: Services) -> None:
     """Stop the background work, write what is still in memory, and close the database."""
     services.maintenance.stop()
     services.threads.shutdown(cancel_futures=True)
-    services.key_refresher.close()
     services.authenticator.workloads.close()
     services.authenticator.replay.close()
     services.indices.close()
     services.last_use.close()
     services.audit.close()
     services.audit_upkeep.close()
+    # After the audit log: while a name is resolved, a fetch cannot be ended.
+    services.key_refresher.close()
     services.database.close()

@@ -9,7 +9,6 @@ from typing import Final, TypeVar
 
 from gatehouse.authserver.clients.assertions import AcceptedAssertion
 from gatehouse.authserver.errors import AuthFailure
-from gatehouse.authserver.workloads.issuer_keys import REFETCH_INTERVAL
 from gatehouse.authserver.workloads.key_refresher import KeyRefresher
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials
 from gatehouse.authserver.workloads.registry import IssuerCache, RuleCache, RuleKey, TrustedIssuers
@@ -104,9 +103,7 @@ class WorkloadAuthenticator:
         due = [
             issuer
             for issuer in issuers.possible(credentials.issuer, credentials.trust_domain)
-            if issuer.location.is_fetched
-            and credentials.header.alg in issuer.algorithms
-            and now - issuer.attempted_at >= REFETCH_INTERVAL
+            if credentials.header.alg in issuer.algorithms and issuer.may_have_new_keys(now)
         ]
         if due:
             await asyncio.gather(*map(self.refresher.refetch, due))

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from gatehouse.authserver.workloads.kinds import KINDS
+from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.jws import InvalidKeySet, VerificationKey
 from gatehouse.shared.protocol.key_sets import UnusableKey, read_public_jwks, verification_keys
 
@@ -12,10 +13,13 @@ MAX_LENGTH: Final = 64 * 1024
 """Bytes of a key set."""
 
 REFRESH_INTERVAL: Final = 600
-"""Seconds after which a key set is fetched again."""
+"""Seconds after which a key set is fetched again. A bundle of SPIFFE may name a shorter time."""
 
 REFETCH_INTERVAL: Final = 60
-"""Seconds after a fetch during which an unknown `kid` causes no other one, on any node."""
+"""Seconds after a fetch during which nothing causes another one, on any node: no failure, and no unknown `kid`."""
+
+FETCH_LIMIT: Final = 10
+"""Seconds that a fetch takes at most: 5 s for each of two documents."""
 
 MAX_AGE: Final = 24 * 3600
 """Seconds for which the last key set is used while the issuer does not answer."""
@@ -80,3 +84,43 @@ def parse_stored_keys(document: str, kind: str, algorithms: tuple[str, ...]) -> 
         return parse_issuer_keys(document.encode(), KINDS[kind].name, algorithms)
     except InvalidKeySet:
         return {}
+
+
+def is_unsettled(attempted_at: int, fetched_at: int | None, failure: str | None) -> bool:
+    """Tell whether the last fetch has no result: it is under way on some node, or the node was stopped."""
+    return failure is None and (fetched_at or 0) < attempted_at
+
+
+def is_under_way(now: float, attempted_at: int, fetched_at: int | None, failure: str | None) -> bool:
+    """Tell whether a node fetches the keys now. While an issuer does not answer, this is not known, and False."""
+    return is_unsettled(attempted_at, fetched_at, failure) and abs(now - attempted_at) < FETCH_LIMIT
+
+
+def refresh_interval(bundle: bytes) -> int:
+    """Return the seconds until a bundle of SPIFFE is fetched again (SPIFFE Trust Domain and Bundle 4.1.2).
+
+    Its `spiffe_refresh_hint`, but at least REFETCH_INTERVAL and at most REFRESH_INTERVAL.
+    """
+    hint = _number(bundle, "spiffe_refresh_hint")
+    return REFRESH_INTERVAL if hint is None else min(max(hint, REFETCH_INTERVAL), REFRESH_INTERVAL)
+
+
+def check_sequence(bundle: bytes, stored: bytes) -> None:
+    """Refuse a bundle of SPIFFE that is older than the stored one, as from a cache or a server that was left behind.
+
+    `spiffe_sequence` grows with every change (SPIFFE Trust Domain and Bundle 4.1.1). A bundle without one is older
+    than every bundle with one. Raises InvalidKeySet.
+    """
+    found, known = (_number(one, "spiffe_sequence") or 0 for one in (bundle, stored))
+    if found < known:
+        raise InvalidKeySet(f"its spiffe_sequence is {found}, lower than {known} of the last bundle")
+
+
+def _number(bundle: bytes, name: str) -> int | None:
+    """Return a member of a bundle that is a number; None if there is none."""
+    try:
+        read = parse_json(bundle)
+    except InvalidJson:
+        return None
+    value = read.get(name) if isinstance(read, dict) else None
+    return value if type(value) is int else None

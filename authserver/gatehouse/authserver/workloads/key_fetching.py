@@ -1,46 +1,37 @@
-"""Fetches the key sets of trusted issuers, and stores them for all nodes. Runs in threads, outside of requests.
+"""Fetches the key sets of trusted issuers over HTTP. Runs in threads, outside of requests.
 
 Only addresses that an administrator configured are fetched, and those that the metadata of such an issuer names on the
 issuer's own host.
 """
 
-import logging
+import re
 import ssl
-from collections.abc import Callable
+import threading
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import anyio
-from sqlalchemy import select, update
+import httpx2
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.db.models import TrustedIssuerRow
-from gatehouse.authserver.workloads.issuer_keys import (
-    MAX_LENGTH,
-    REFETCH_INTERVAL,
-    REFRESH_INTERVAL,
-    parse_issuer_keys,
-)
+from gatehouse.authserver.workloads.issuer_keys import MAX_LENGTH
 from gatehouse.authserver.workloads.registry import KeyLocation
-from gatehouse.shared.protocol.clock import Clock
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
-from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
-from gatehouse.shared.service.fetch import FetchFailed, Source, http_client, http_fetch
+from gatehouse.shared.service.fetch import FetchFailed, Source, http_client, http_fetch, is_fetchable
 from gatehouse.shared.service.settings import InvalidSettings
-from gatehouse.shared.service.tls import tls_context
+from gatehouse.shared.service.tls import current_tls_context
 
 METADATA: Final = "/.well-known/openid-configuration"
 """Where an issuer publishes its metadata (OpenID Connect Discovery 4)."""
 
-_MAX_URL: Final = 2048
 _MAX_TOKEN: Final = 16 * 1024
 """Bytes of a file with a bearer token."""
 
-_MAX_FAILURE: Final = 512
-"""Characters of a stored failure."""
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750 2.1."""
 
 _SOURCE: Final = Source(
     content_types=("application/jwk-set+json", "application/json"),
@@ -49,44 +40,88 @@ _SOURCE: Final = Source(
     server="the issuer",
 )
 
-log = logging.getLogger(__name__)
+
+class FetchStopped(Exception):
+    """The server stops, and a fetch was not completed."""
+
+
+class KeySetClient:
+    """Fetches key sets in the threads that call it, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[Future[bytes]] = set()
+        self._stopped = False
+
+    def fetch(self, issuer: str, location: KeyLocation) -> bytes:
+        """Fetch the key set of an issuer. Waits up to 5 s for each of at most two documents.
+
+        Raises:
+            FetchFailed: it cannot be fetched. The message is for the operator.
+            FetchStopped: `stop` was called.
+        """
+        with start_blocking_portal() as portal:
+            fetching = self._begin(portal, issuer, location)
+            try:
+                return fetching.result()
+            except CancelledError:
+                raise FetchStopped from None
+            finally:
+                with self._lock:
+                    self._running.remove(fetching)
+
+    def _begin(self, portal: BlockingPortal, issuer: str, location: KeyLocation) -> "Future[bytes]":
+        with self._lock:
+            if self._stopped:
+                raise FetchStopped
+            fetching = portal.start_task_soon(_fetch, issuer, location)
+            self._running.add(fetching)
+            return fetching
+
+    def stop(self) -> None:
+        """End the fetches that run, and begin no other one."""
+        with self._lock:
+            self._stopped = True
+            for fetching in self._running:
+                fetching.cancel()
 
 
 def fetch_keys(issuer: str, location: KeyLocation) -> bytes:
-    """Fetch the key set of an issuer. Waits up to 5 s for each of at most two documents.
-
-    Raises:
-        FetchFailed: it cannot be fetched. The message is for the operator.
-    """
-    return anyio.run(_fetch_keys, issuer, location)
+    """Fetch the key set of an issuer, as a command does. Raises FetchFailed."""
+    return KeySetClient().fetch(issuer, location)
 
 
-async def _fetch_keys(issuer: str, location: KeyLocation) -> bytes:
+async def _fetch(issuer: str, location: KeyLocation) -> bytes:
     authorization = _authorization(location)
     async with http_client(_context(location)) as client:
-
-        async def document(url: str) -> bytes:
-            fetched = await http_fetch(client, url, _SOURCE, authorization=authorization)(None)
-            if fetched is None:
-                raise FetchFailed(f"{url}: status 304, although the request has no entity tag")
-            return fetched.document
-
+        fetch = partial(_document, client, authorization)
         url = location.jwks_uri
         if url is None:
             metadata = f"{issuer.rstrip('/')}{METADATA}"
-            url = _jwks_uri(await document(metadata), issuer, metadata)
-        return await document(url)
+            url = _jwks_uri(await fetch(metadata), issuer, metadata)
+        return await fetch(url)
+
+
+async def _document(client: httpx2.AsyncClient, authorization: str | None, url: str) -> bytes:
+    fetched = await http_fetch(client, url, _SOURCE, authorization=authorization)(None)
+    if fetched is None:
+        raise FetchFailed(f"{url}: status 304, although the request has no entity tag")
+    return fetched.document
 
 
 def _context(location: KeyLocation) -> ssl.SSLContext:
+    """Return the TLS context for an issuer. Raises FetchFailed."""
     try:
-        return tls_context(None if location.ca_file is None else Path(location.ca_file), "--ca-file")
+        return current_tls_context(None if location.ca_file is None else Path(location.ca_file), "--ca-file")
     except InvalidSettings as error:
         raise FetchFailed(str(error)) from None
 
 
 def _authorization(location: KeyLocation) -> str | None:
-    """Return the header value for an issuer that requires a token for its keys. Raises FetchFailed."""
+    """Return the header value for an issuer that requires a token for its keys. Raises FetchFailed.
+
+    The file is read for each fetch, because a cluster replaces the token in it.
+    """
     if location.bearer_token_file is None:
         return None
     try:
@@ -94,7 +129,7 @@ def _authorization(location: KeyLocation) -> str | None:
             token = file.read(_MAX_TOKEN + 1).strip()
     except OSError as error:
         raise FetchFailed(f"{location.bearer_token_file}: {error.strerror or 'cannot be read'}") from None
-    if not 0 < len(token) <= _MAX_TOKEN or not token.isascii() or not token.decode("ascii").isprintable():
+    if len(token) > _MAX_TOKEN or _TOKEN.fullmatch(token) is None:
         raise FetchFailed(f"{location.bearer_token_file}: not one line with a token")
     return f"Bearer {token.decode('ascii')}"
 
@@ -110,64 +145,8 @@ def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
     if found.get("issuer") != issuer:
         raise FetchFailed(f"{url}: its issuer is {quoted(str(found.get('issuer')))}, not {issuer}")
     jwks_uri = found.get("jwks_uri")
-    if not isinstance(jwks_uri, str) or len(jwks_uri) > _MAX_URL or not is_protected_transport(jwks_uri):
+    if not isinstance(jwks_uri, str) or not is_fetchable(jwks_uri):
         raise FetchFailed(f"{url}: its jwks_uri is not an https URL")
     if urlsplit(jwks_uri)[:2] != urlsplit(issuer)[:2]:
         raise FetchFailed(f"{url}: its jwks_uri {quoted(jwks_uri)} is on another host; if it is right, set --jwks-uri")
     return jwks_uri
-
-
-class KeyFetcher:
-    """Renews the stored key sets."""
-
-    def __init__(
-        self, database: Database, clock: Clock, fetch: Callable[[str, KeyLocation], bytes] = fetch_keys
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._fetch = fetch
-
-    def due(self) -> list[str]:
-        """Return the names of the enabled issuers whose keys must be fetched. Raises SQLAlchemyError."""
-        now, row = int(self._clock()), TrustedIssuerRow
-        with self._database.read() as session:
-            rows = session.scalars(select(row).where(~row.disabled, row.discovery | row.jwks_uri.is_not(None)))
-            return [one.name for one in rows if now - one.attempted_at >= _interval(one)]
-
-    def renew(self, name: str) -> None:
-        """Fetch and store the keys of an issuer, unless another node did a moment ago. Never raises.
-
-        A key set that cannot be used replaces none.
-        """
-        try:
-            self._renew(name)
-        except Exception as error:  # noqa: BLE001 - whatever fails, the stored keys stay in use
-            log.error("the keys of the trusted issuer %s were not renewed: %s", name, type(error).__name__)
-
-    def _renew(self, name: str) -> None:
-        now, row = int(self._clock()), TrustedIssuerRow
-        claim = update(row).where(row.name == name, ~row.disabled, row.attempted_at <= now - REFETCH_INTERVAL)
-        with self._database.write() as session:
-            if session.execute(claim.values(attempted_at=now).returning(row.name)).first() is None:
-                return
-            issuer = session.get_one(row, name)
-            location = KeyLocation(issuer.discovery, issuer.jwks_uri, issuer.ca_file, issuer.bearer_token_file)
-            session.expunge(issuer)
-        try:
-            document = self._fetch(issuer.issuer, location)
-            parse_issuer_keys(document, issuer.kind, issuer.algorithms)
-            changes: dict[str, Any] = {"jwks": document.decode(), "fetched_at": now, "failure": None}
-        except (FetchFailed, InvalidKeySet) as error:
-            changes = {"failure": str(error)[:_MAX_FAILURE]}
-            # One line for an outage, however long it lasts.
-            if changes["failure"] != issuer.failure:
-                log.warning("the keys of the trusted issuer %s were not renewed: %s", name, error)
-        # Not if an admin changed where the keys come from meanwhile.
-        same = (row.name == name, row.issuer == issuer.issuer, row.jwks_uri.is_not_distinct_from(issuer.jwks_uri))
-        with self._database.write() as session:
-            session.execute(update(row).where(*same).values(**changes))
-
-
-def _interval(row: TrustedIssuerRow) -> int:
-    """Return the seconds from one fetch of an issuer's keys to the next."""
-    return REFRESH_INTERVAL if row.failure is None else REFETCH_INTERVAL

@@ -1,56 +1,76 @@
-"""Decides when the key sets of trusted issuers are fetched. They are stored, so one node fetches for all."""
+"""Decides when the key sets of trusted issuers are fetched, outside of requests."""
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from gatehouse.authserver.workloads.key_fetching import KeyFetcher
+from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registry import IssuerCache, TrustedIssuer
 from gatehouse.shared.service.deadline import before_deadline
 
-THREADS: Final = 2
-"""Fetches of one process at a time. Each takes at most 10 s."""
+THREADS: Final = 3
+"""Fetches of one process at a time: one of what is due, and the others for requests. Each takes at most 10 s."""
 
 
 class KeyRefresher:
     """Fetches the key sets that are due, and that of an issuer that signed with an unknown key."""
 
-    def __init__(self, issuers: IssuerCache, fetcher: KeyFetcher) -> None:
+    def __init__(self, issuers: IssuerCache, renewal: KeyRenewal) -> None:
         self._issuers = issuers
-        self._fetcher = fetcher
+        self._renewal = renewal
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="issuer-keys")
+        self._round: Future[None] | None = None
         self._running: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
 
     def refresh_due(self) -> None:
-        """Begin to fetch every key set that is due. Raises SQLAlchemyError."""
-        for name in self._fetcher.due():
-            self._begin(name)
+        """Begin to fetch the key sets that are due, one after the other, unless an earlier call still does that.
+
+        One thread is enough for this: an issuer that does not answer delays only others that are due, and the last key
+        sets stay in use. Raises SQLAlchemyError.
+        """
+        if self._round is None or self._round.done():
+            self._round = self._threads.submit(self._refresh, self._renewal.due())
+
+    def _refresh(self, names: Sequence[str]) -> None:
+        for name in names:
+            fetch, is_new = self._join(name)
+            if is_new:
+                self._run(name, fetch)
 
     async def refetch(self, issuer: TrustedIssuer) -> None:
-        """Fetch the keys of an issuer, or wait for another request that does.
+        """Fetch the keys of an issuer, or wait for the fetch that runs.
 
         Raises:
             DeadlineExceeded: the request can wait no longer. The fetch goes on.
         """
-        await before_deadline(asyncio.shield(asyncio.wrap_future(self._begin(issuer.name))))
+        fetch, is_new = self._join(issuer.name)
+        if is_new:
+            self._threads.submit(self._run, issuer.name, fetch)
+        await before_deadline(asyncio.shield(asyncio.wrap_future(fetch)))
 
-    def _begin(self, name: str) -> "Future[None]":
+    def _join(self, name: str) -> "tuple[Future[None], bool]":
+        """Return the result of the fetch of an issuer, and whether the caller must run it."""
         with self._lock:
             running = self._running.get(name)
-            if running is None:
-                running = self._running[name] = self._threads.submit(self._run, name)
-            return running
+            if running is not None:
+                return running, False
+            fetch = self._running[name] = Future[None]()
+            # It cannot be cancelled: others may wait for it, too.
+            fetch.set_running_or_notify_cancel()
+            return fetch, True
 
-    def _run(self, name: str) -> None:
-        try:
-            self._fetcher.renew(name)
-        finally:
-            self._issuers.forget(None)
-            with self._lock:
-                del self._running[name]
+    def _run(self, name: str, fetch: "Future[None]") -> None:
+        self._renewal.renew(name)
+        # The requests that wait read the new keys.
+        self._issuers.forget(None)
+        with self._lock:
+            del self._running[name]
+        fetch.set_result(None)
 
     def close(self) -> None:
-        """Stop. Waits for the fetches that run."""
+        """Stop. A fetch that runs ends without a result."""
+        self._renewal.stop()
         self._threads.shutdown(cancel_futures=True)

@@ -24,10 +24,10 @@ from gatehouse.authserver.workloads.registry import (
 )
 from gatehouse.authserver.workloads.rules import InvalidRule, Rule, check_conditions, rule_anchor
 from gatehouse.shared.protocol.jws import InvalidKeySet
-from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.protocol.visible_text import is_visible
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
+from gatehouse.shared.service.fetch import is_fetchable
 
 MAX_ISSUERS: Final = 256
 """All of them are read at once."""
@@ -147,7 +147,7 @@ def _check_location(kind: Kind, registration: IssuerRegistration) -> None:
     location = registration.location
     if not location.is_fetched and registration.jwks is None:
         raise CommandRefused("Give the keys of the issuer: --jwks-file FILE or --jwks-uri URL.")
-    if location.jwks_uri is not None and not _is_url(location.jwks_uri):
+    if location.jwks_uri is not None and not is_fetchable(location.jwks_uri):
         raise CommandRefused("The jwks_uri must be an https URL.")
     if location.discovery and kind.name == "spiffe":
         raise CommandRefused("A trust domain has no metadata. Give the bundle: --jwks-uri URL or --jwks-file FILE.")
@@ -173,12 +173,8 @@ def _check_identifier(kind: Kind, issuer: str) -> None:
             raise CommandRefused(
                 f"The issuer of the kind spiffe is its trust domain, such as {SPIFFE_SCHEME}example.org."
             )
-    elif len(issuer) > 512 or not _is_url(issuer):
+    elif len(issuer) > 512 or not is_fetchable(issuer):
         raise CommandRefused("The issuer must be the exact iss of the platform's tokens, an https URL.")
-
-
-def _is_url(url: str) -> bool:
-    return url.isascii() and url.isprintable() and " " not in url and is_protected_transport(url)
 
 
 def _stored_keys(registration: IssuerRegistration, kind: Kind, algorithms: Sequence[str], now: int) -> dict[str, Any]:

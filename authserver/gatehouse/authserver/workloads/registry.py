@@ -9,7 +9,13 @@ from sqlalchemy import Connection, bindparam, select
 
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import TrustedIssuerRow, TrustRuleRow
-from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, IssuerKeys, parse_stored_keys
+from gatehouse.authserver.workloads.issuer_keys import (
+    MAX_AGE,
+    REFETCH_INTERVAL,
+    IssuerKeys,
+    is_under_way,
+    parse_stored_keys,
+)
 from gatehouse.authserver.workloads.kinds import KINDS, Kind
 from gatehouse.authserver.workloads.rules import Rule
 from gatehouse.shared.protocol.jws import VerificationKey
@@ -68,6 +74,13 @@ class TrustedIssuer:
         """Return the keys; none if the last good key set was fetched too long ago."""
         is_stale = self.location.is_fetched and now - (self.fetched_at or 0) > MAX_AGE
         return {} if is_stale else self.keys
+
+    def may_have_new_keys(self, now: float) -> bool:
+        """Tell whether it is worth to wait for a fetch: one may begin now, or a node has one under way."""
+        return self.location.is_fetched and (
+            now - self.attempted_at >= REFETCH_INTERVAL
+            or is_under_way(now, self.attempted_at, self.fetched_at, self.failure)
+        )
 
 
 class TrustedIssuers:
