@@ -84,7 +84,7 @@ def test_a_pinned_address_is_fetched_alone_and_may_be_on_another_host(issuer: Do
     ids=["another", "slash", "path", "case", "missing", "number", "array"],
 )
 def test_metadata_of_another_issuer_are_refused(issuer: DocumentServer, other: Any) -> None:
-    """RFC 8414 3.3 (mix-up): whoever serves a document at this address would name the keys of another issuer."""
+    """RFC 8414 3.3 (mix-up): a document of another issuer names the keys of that one."""
     assert fetch_keys(issuer.url, location()) == KEYS
     if isinstance(other, str):
         other = other.format(url=issuer.url, rest=issuer.url.removeprefix("http"))
