@@ -56,6 +56,10 @@ _TYPES = frozenset({None, "JWT", "client-authentication+jwt"})
 
 _WELL_FORMED = "Send a compact JWT of at most 8 KiB, whose header holds alg, kid and typ only (RFC 7523 3)."
 _NEW_ASSERTION = "Make a new assertion, with a new jti, for each request."
+_ASK_AGAIN = (
+    "Request a new token from the platform for each token request. If the platform hands out the same one again, add"
+    " the trusted issuer with --one-time no."
+)
 _CLOCKS = "Compare the client's clock with this server's."
 
 
@@ -173,11 +177,11 @@ class ReplayStore:
             OAuthError: `invalid_client`: it was used before.
             DeadlineExceeded, SQLAlchemyError: it may be used now, or not.
         """
-        _refuse_used(self._group.write_and_wait(accepted))
+        _require_unused(accepted, is_unused=self._group.write_and_wait(accepted))
 
     async def spend_async(self, accepted: AcceptedAssertion) -> None:
         """Mark the `jti` of an assertion as used, without blocking the event loop. Raises as `spend_and_wait`."""
-        _refuse_used(await self._group.write_async(accepted))
+        _require_unused(accepted, is_unused=await self._group.write_async(accepted))
 
     def check_unused(self, accepted: AcceptedAssertion) -> None:
         """Refuse an assertion whose `jti` was used before, and leave it unused otherwise. Not for use on an event loop.
@@ -188,7 +192,7 @@ class ReplayStore:
         """
         key = (accepted.purpose, accepted.client_id, accepted.jti_digest)
         with self._database.read() as session:
-            _refuse_used(session.get(SpentAssertionRow, key) is None)
+            _require_unused(accepted, is_unused=session.get(SpentAssertionRow, key) is None)
 
     def prune(self) -> None:
         """Delete the identifiers of expired assertions. Raises SQLAlchemyError."""
@@ -242,9 +246,12 @@ def _values(assertions: Sequence[AcceptedAssertion]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _refuse_used(is_unused: bool) -> None:
-    if not is_unused:
+def _require_unused(accepted: AcceptedAssertion, *, is_unused: bool) -> None:
+    if is_unused:
+        return
+    if accepted.purpose == CLIENT_ASSERTION:
         raise _refuse("jti was used before", _NEW_ASSERTION, AuthFailure.ASSERTION_REPLAYED)
+    raise invalid_client(AuthFailure.ASSERTION_REPLAYED, "platform token: it was used before", _ASK_AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
