@@ -7,7 +7,7 @@ same response after the same work; only the audit log names the failed check.
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -64,6 +64,8 @@ class SecretCredentials:
 
 Credentials = SecretCredentials | AssertionCredentials | PlatformCredentials
 
+_LoadClient = Callable[[str], Awaitable[Client | None]]
+
 Proof = SignatureResult | StoredSecret | None
 """The outcome of checking a credential: the signature of an assertion, or the secret that was found."""
 
@@ -113,7 +115,8 @@ class ClientAuthenticator:
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
         if isinstance(credentials, PlatformCredentials):
-            return await self._authenticate_workload(request, credentials, now, limit)
+            load = partial(self.clients.get_async, pool=self.workloads.threads)
+            return await self._authenticate_workload(request, credentials, now, limit, load)
         client = await self.clients.get_async(credentials.client_id, request.pool)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -139,7 +142,9 @@ class ClientAuthenticator:
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
         if isinstance(credentials, PlatformCredentials):
-            return request.on_loop(self._authenticate_workload(request, credentials, now, limit))
+            # Not in a group of clients, which may wait for a thread of requests: all of them may be here.
+            load = partial(self.workloads.load, self.clients.get)
+            return request.on_loop(self._authenticate_workload(request, credentials, now, limit, load))
         client = self.clients.get(credentials.client_id)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -159,11 +164,11 @@ class ClientAuthenticator:
         return authenticated
 
     async def _authenticate_workload(
-        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, load: _LoadClient
     ) -> AuthenticatedClient:
-        """Authenticate the client that a platform token stands for. Uses no thread of requests."""
+        """Authenticate the client that a platform token stands for. Uses no thread of requests, unless `load` does."""
         try:
-            return await self._identify_workload(request, credentials, now, limit)
+            return await self._identify_workload(request, credentials, now, limit, load)
         except WorkloadRefused as refused:
             refusal = invalid_client(refused.cause, refused.reason, refused.remediation)
         except OAuthError as error:
@@ -173,11 +178,11 @@ class ClientAuthenticator:
         raise invalid_grant(refusal) if credentials.presented is Presented.GRANT else refusal
 
     async def _identify_workload(
-        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, load: _LoadClient
     ) -> AuthenticatedClient:
         identified = await self.workloads.identify(credentials, now)
         request.external = _proven(identified)
-        client = await self.clients.get_async(identified.rule.client_id, self.workloads.threads)
+        client = await load(identified.rule.client_id)
         accepted, exceeded = _accept_workload(identified, client), None
         if accepted.assertion is not None:
             exceeded = await limit.peek(accepted.client.client_id)

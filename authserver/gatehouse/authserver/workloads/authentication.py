@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from gatehouse.authserver.clients.assertions import AcceptedAssertion
@@ -91,10 +92,10 @@ class WorkloadAuthenticator:
 
     async def _candidates(self, credentials: PlatformCredentials, now: float) -> tuple[TrustedIssuers, list[Candidate]]:
         """Return the trusted issuers and the keys to try, after a fetch of the keys if none has the token's `kid`."""
-        issuers = await self._load_issuers()
+        issuers = await self.load(self.issuers.get, None)
         candidates = self.verifier.candidates(credentials, issuers, now)
         if candidates[0].issuer is None and await self._refetch(credentials, issuers, now):
-            issuers = await self._load_issuers()
+            issuers = await self.load(self.issuers.get, None)
             candidates = self.verifier.candidates(credentials, issuers, now)
         return issuers, candidates
 
@@ -109,12 +110,6 @@ class WorkloadAuthenticator:
             await asyncio.gather(*map(self.refresher.refetch, due))
         return bool(due)
 
-    async def _load_issuers(self) -> TrustedIssuers:
-        try:
-            return self.issuers.get(None, wait=False)
-        except MustWait:
-            return await self.in_thread(lambda: self.issuers.get(None))
-
     async def _rule(self, workload: Workload) -> Rule:
         """Return the rule that a workload matches. Raises WorkloadRefused."""
         issuer, claims = workload.issuer, workload.claims
@@ -128,6 +123,17 @@ class WorkloadAuthenticator:
     def close(self) -> None:
         """End the threads."""
         self.threads.shutdown(cancel_futures=True)
+
+    async def load(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.
+
+        Raises:
+            DeadlineExceeded: as for `in_thread`.
+        """
+        try:
+            return function(*args, wait=False)
+        except MustWait:
+            return await self.in_thread(partial(function, *args))
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call a function that may wait, in a thread that no request occupies. Raises DeadlineExceeded."""
