@@ -177,6 +177,30 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
     ("status_block", {"start": LIST_SIZE}, "indices within the list"),
     ("status_block", {"size": 0}, "indices within the list"),
     ("revoked_token", {"idx": LIST_SIZE}, "is beyond the list"),
+    ("trusted_issuer", {"name": "Two Words"}, "The name has 1 to 64"),
+    ("trusted_issuer", {"kind": "saml"}, "The kind must be one of"),
+    ("trusted_issuer", {"kind": "spiffe"}, "is its trust domain"),
+    ("trusted_issuer", {"issuer": "http://platform.example.com"}, "an https URL"),
+    ("trusted_issuer", {"jwks_uri": "http://platform.example.com/jwks"}, "The jwks_uri must be an https URL"),
+    ("trusted_issuer", {"audience": ""}, "The audience has 1 to 512"),
+    ("trusted_issuer", {"max_lifetime": 0}, "The maximum lifetime is"),
+    ("trusted_issuer", {"max_lifetime": 86401}, "The maximum lifetime is"),
+    ("trusted_issuer", {"algorithms": []}, "is not a list of algorithms"),
+    ("trusted_issuer", {"algorithms": "RS256"}, "is not a list of algorithms"),
+    ("trusted_issuer", {"algorithms": [256]}, "is not a list of algorithms"),
+    ("trusted_issuer", {"algorithms": ["HS256"]}, "The algorithm HS256 is not supported"),
+    ("trusted_issuer", {"algorithms": ["ES256"]}, "the set holds no usable key"),
+    ("trusted_issuer", {"jwks": None, "fetched_at": None}, "Give the keys of the issuer"),
+    ("trusted_issuer", {"jwks": None}, "fetched_at is not that of a key set"),
+    ("trusted_issuer", {"fetched_at": None}, "fetched_at is not that of a key set"),
+    ("trusted_issuer", {"jwks": '{"keys":[]}'}, "the set holds no usable key"),
+    ("trusted_issuer", {"jwks": '{"keys":[{"kty":"oct","k":"AAAA"}]}'}, "private or symmetric"),
+    ("trust_rule", {"rule_id": "rule_1"}, "trust_rule.rule_id is not an identifier that"),
+    ("trust_rule", {"anchor": "AAAA"}, "is not 32 bytes long"),
+    ("trust_rule", {"conditions": ["sub"]}, "is not an object of strings"),
+    ("trust_rule", {"conditions": {"sub": 1}}, "is not an object of strings"),
+    ("trust_rule", {"issuer": "elsewhere"}, "refers to a row that is not in the export"),
+    ("trust_rule", {"client_id": "agent_" + "0" * 20}, "refers to a row that is not in the export"),
     ("audit_event", {"id": 2**53}, "not a whole number"),
     ("audit_event", {"id": 1}, "is a duplicate"),
     ("audit_event", {"time": 2**53 - 1}, "after the year 9999"),
@@ -201,6 +225,10 @@ ALTERED: list[tuple[str, dict[str, Any], str]] = [
         ("signing_key", {"alg": "RS256"}, "These do not decrypt with this sealing key"),
         ("pepper", {"pepper_id": "pep_" + "0" * 16}, "refers to a row that is not in the export"),
         ("pepper", {"sealed": ""}, "sealed with another sealing key"),
+        ("trust_rule", {"conditions": {"repository_id": "1"}}, "do not identify a workload"),
+        ("trust_rule", {"conditions": {"sub": "repo:acme/ops:ref:main"}}, "not one that registration would create"),
+        ("trust_rule", {"conditions": {"/sub": "repo:acme/ops:ref:main"}}, "not one that registration would create"),
+        ("trust_rule", {"anchor": "A" * 43}, "not one that registration would create"),
     ],
 )
 def test_rows_that_contradict_each_other_are_refused(
@@ -210,6 +238,24 @@ def test_rows_that_contradict_each_other_are_refused(
     record = json.loads(lines[at])
     record["row"] |= changes
     assert text in target.refusal(with_trailer([*lines[:at], json.dumps(record).encode() + b"\n", *lines[at + 1 :]]))
+    assert is_empty(target.url)
+    target.accepts(with_trailer(lines))
+
+
+@pytest.mark.threat("T-093")
+def test_a_trust_rule_of_a_client_with_a_secret_is_refused(lines: list[bytes], target: Target) -> None:
+    """A client has one method: otherwise a rule would be a second credential that no command shows."""
+    rule = json.loads(lines[number_of(lines, "trust_rule")])["row"]
+    [at] = [
+        number
+        for number, line in enumerate(lines)
+        if line.startswith(b'{"table":"client"') and rule["client_id"].encode() in line
+    ]
+    record = json.loads(lines[at])
+    record["row"]["token_endpoint_auth_method"] = "client_secret_basic"
+    altered_row = json.dumps(record).encode() + b"\n"
+    refusal = target.refusal(with_trailer([*lines[:at], altered_row, *lines[at + 1 :]]))
+    assert f"the trust rule {rule['rule_id']} is not one that registration would create" in refusal
     assert is_empty(target.url)
     target.accepts(with_trailer(lines))
 

@@ -129,6 +129,8 @@ def test_with_keys_credentials_work_and_revoked_tokens_stay_revoked(
     assert moved.issue(moved.disabled).status_code == 401
     moved.keyed.accepted()
     moved.keyed.refused(moved.keyed.post(moved.assertion), "assertion: jti was used before")
+    moved.workload.accepted("grant")
+    moved.workload.refused("assertion", moved.platform_token, "platform token: it was used before")
 
 
 def test_with_keys_an_earlier_token_verifies_with_the_published_keys(
@@ -172,6 +174,8 @@ def test_an_export_holds_private_material_only_on_request(full: FullInstallation
 def test_without_keys_only_clients_with_a_secret_need_a_new_one(
     full: FullInstallation, without_keys: FullInstallation
 ) -> None:
+    without_keys.workload.accepted("grant")
+    without_keys.workload.refused("grant", without_keys.platform_token, "platform token: it was used before")
     without_keys.keyed.accepted()
     without_keys.keyed.refused(without_keys.keyed.post(without_keys.assertion), "assertion: jti was used before")
     assert without_keys.issue().status_code == 401

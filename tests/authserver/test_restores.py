@@ -329,7 +329,7 @@ def test_accepting_a_restore_revokes_every_token(authserver: AuthServer, disable
         kids = set(session.scalars(select(SigningKeyRow.kid)))
         accepted = accept_restore(session, authserver.admin, rotation, None, disable_clients=disable_clients)
     assert set(accepted.revoked_keys) == kids
-    assert accepted.disabled_clients == (2 if disable_clients else 0)
+    assert accepted.disabled_clients == (3 if disable_clients else 0)
     authserver.clock.advance(2)
     assert not full.is_active(full.token)
     with authserver.services.database.read() as session:

@@ -25,6 +25,8 @@ from support.assertions import KeyClient
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, administrator, basic_header, settings_in
 from support.clock import FakeClock
 from support.keys import rotation_of
+from support.platforms import github
+from support.workloads import WorkloadClient
 
 
 def export_of(
@@ -131,6 +133,9 @@ class FullInstallation:
         self.keyed = KeyClient(server, SigningKey.generate("ES256"))
         self.assertion = self.keyed.assertion()
         assert self.keyed.post(self.assertion).status_code == 200
+        self.workload = WorkloadClient(server, github(server.clock))
+        self.platform_token = self.workload.platform.token()
+        self.workload.accepted("assertion", self.platform_token)
         gone, gone_secret = server.create_client()
         self.disabled = (gone.client_id, gone_secret)
         assert self.issue(self.disabled).status_code == 200
@@ -148,6 +153,8 @@ class FullInstallation:
         moved.__dict__ = {**self.__dict__, "server": server}
         moved.keyed = object.__new__(KeyClient)
         moved.keyed.__dict__ = {**self.keyed.__dict__, "server": server}
+        moved.workload = object.__new__(WorkloadClient)
+        moved.workload.__dict__ = {**self.workload.__dict__, "server": server}
         return moved
 
     def issue(self, basic: tuple[str, str] | None = None) -> TestResponse:

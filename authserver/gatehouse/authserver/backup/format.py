@@ -25,6 +25,9 @@ from gatehouse.authserver.keys.sealed_keys import STATES
 from gatehouse.authserver.resources.catalogue import read_declaration
 from gatehouse.authserver.resources.registration import check_name, parse_resource
 from gatehouse.authserver.tokens.reservations import MAX_BLOCK
+from gatehouse.authserver.workloads.issuer_keys import parse_issuer_keys
+from gatehouse.authserver.workloads.registration import IssuerRegistration, check_issuer
+from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.protocol.claims import MAX_NUMERIC_DATE
 from gatehouse.shared.protocol.encoding import InvalidBase64url, decode_base64url, encode_base64url, parse_json
 from gatehouse.shared.protocol.jws import SIGNING_ALGORITHMS
@@ -241,6 +244,7 @@ _NAMES = {
     "credential_id": re.compile(r"rsc_[0-9a-f]{16}", re.ASCII),
     "prefix": re.compile(r"gt[hr]s_[A-Za-z0-9_-]{4}", re.ASCII),
     "list_id": re.compile(r"[0-9a-f]{12}", re.ASCII),
+    "rule_id": re.compile(r"rule_[0-9a-f]{16}", re.ASCII),
 }
 """The form of identifiers that the server generates, by column, in every table."""
 
@@ -304,6 +308,33 @@ def _revoked_token(row: Row) -> None:
     _require(row["idx"] < LIST_SIZE, "revoked_token.idx is beyond the list")
 
 
+def _trusted_issuer(row: Row) -> None:
+    algorithms, jwks = row["algorithms"], row["jwks"]
+    are_names = isinstance(algorithms, list) and bool(algorithms) and all(isinstance(name, str) for name in algorithms)
+    _require(are_names, "trusted_issuer.algorithms is not a list of algorithms")
+    _require((jwks is None) == (row["fetched_at"] is None), "trusted_issuer.fetched_at is not that of a key set")
+    location = KeyLocation(row["discovery"], row["jwks_uri"], row["ca_file"], row["bearer_token_file"])
+    registration = IssuerRegistration(
+        name=row["name"],
+        issuer=row["issuer"],
+        kind=row["kind"],
+        location=location,
+        jwks=None if jwks is None else jwks.encode(),
+        audience=row["audience"],
+        algorithms=algorithms,
+        max_lifetime=row["max_lifetime"],
+    )
+    kind, _ = check_issuer(registration)
+    if registration.jwks is not None:
+        parse_issuer_keys(registration.jwks, kind.name, algorithms)
+
+
+def _trust_rule(row: Row) -> None:
+    conditions = row["conditions"]
+    are_strings = isinstance(conditions, dict) and all(isinstance(value, str) for value in conditions.values())
+    _require(are_strings, "trust_rule.conditions is not an object of strings")
+
+
 def _audit_event(row: Row) -> None:
     _require(row["time"] < (MAX_NUMERIC_DATE + 1) * 1000, "audit_event.time is after the year 9999")
     _require(isinstance(row["detail"], dict), "audit_event.detail is not an object")
@@ -327,4 +358,6 @@ _RULES: Mapping[str, Callable[[Row], object]] = {
     "signing_key": _signing_key,
     "status_block": _status_block,
     "status_list": _status_list,
+    "trust_rule": _trust_rule,
+    "trusted_issuer": _trusted_issuer,
 }

@@ -13,6 +13,7 @@ from sqlalchemy import Table, func, insert, inspect, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
+from gatehouse.authserver.backup.consistency import check_across_rows
 from gatehouse.authserver.backup.exporting import BATCH, PART_OF, Part, Progress, exported_tables
 from gatehouse.authserver.backup.format import MAX_LINE, Header, dump_trailer, read_row
 from gatehouse.authserver.db.database import Database
@@ -21,9 +22,6 @@ from gatehouse.authserver.db.models import (
     ClientKeyRow,
     ClientRow,
     ClientSecretRow,
-    ResourceScopeRow,
-    StatusBlockRow,
-    StatusListRow,
     UnacceptedRestoreRow,
 )
 from gatehouse.authserver.keys.encryption import (
@@ -186,7 +184,7 @@ def import_installation(
         _lock_tables(session)
         _require_no_rows(session, database)
         _insert_all(session, reader, progress)
-        _check_across_rows(session)
+        check_across_rows(session)
         _advance_sequences(session)
         if reader.header.keys:
             _require_decryptable(session, settings, sealing_key)
@@ -253,23 +251,6 @@ def _insert(session: Session, batch: Sequence[ImportedRow]) -> None:
         half = len(batch) // 2
         _insert(session, batch[:half])
         _insert(session, batch[half:])
-
-
-def _check_across_rows(session: Session) -> None:
-    """Check what no single row shows and no constraint of the database enforces."""
-    rows = session.execute(select(ResourceScopeRow.resource, ResourceScopeRow.scope, ResourceScopeRow.implies)).all()
-    scopes = {(row.resource, row.scope) for row in rows}
-    for resource, scope, implies in rows:
-        if any((resource, implied) not in scopes for implied in implies):
-            raise CommandRefused(
-                f"In the export, {scope} of {resource} implies an unknown scope. Nothing was imported."
-            )
-    of_list = StatusListRow.list_id == StatusBlockRow.list_id
-    is_free = StatusBlockRow.start + StatusBlockRow.size > StatusListRow.next_index
-    if session.scalar(select(StatusBlockRow.list_id).join(StatusListRow, of_list).where(is_free).limit(1)):
-        raise CommandRefused(
-            "In the export, a client's block has status list indices that are free. Nothing was imported."
-        )
 
 
 def _advance_sequences(session: Session) -> None:
