@@ -3,7 +3,11 @@
 import pytest
 from support.assertions import KeyClient
 from support.authserver import ISSUER, AuthServer
+from support.platforms import PLATFORMS
+from support.workloads import trust
 
+from gatehouse.authserver.grants.jwt_bearer import GRANT_TYPE as JWT_BEARER
+from gatehouse.authserver.workloads.registration import set_issuer_disabled
 from gatehouse.shared.protocol.jws import SigningKey
 
 PATH = "/.well-known/oauth-authorization-server"
@@ -56,6 +60,29 @@ def test_every_published_authentication_method_works(authserver: AuthServer) -> 
         else:
             form |= {"client_id": client.client_id, "client_secret": secret}
             assert authserver.post_token(form).status_code == 200
+
+
+@pytest.mark.parametrize(("kind", "further"), [("kubernetes", []), ("spiffe", ["spiffe_jwt"])])
+def test_platform_tokens_are_named_only_while_an_issuer_is_trusted(
+    authserver: AuthServer, kind: str, further: list[str]
+) -> None:
+    """RFC 8414 2. `none` is the method of the grant, and good for the token endpoint only."""
+    before = authserver.http.get(PATH).json
+    methods = before["token_endpoint_auth_methods_supported"]
+    authserver.services.maintenance.run_once()
+    assert authserver.http.get(PATH).json == before
+    issuer = trust(authserver, PLATFORMS[kind](authserver.clock))
+    authserver.services.maintenance.run_once()
+    assert authserver.http.get(PATH).json == {
+        **before,
+        "grant_types_supported": ["client_credentials", JWT_BEARER],
+        "token_endpoint_auth_methods_supported": [*methods, *further, "none"],
+        "revocation_endpoint_auth_methods_supported": [*methods, *further],
+    }
+    with authserver.services.database.write() as session:
+        set_issuer_disabled(session, authserver.admin, issuer.name, disabled=True)
+    authserver.services.maintenance.run_once()
+    assert authserver.http.get(PATH).json == before
 
 
 def test_the_metadata_is_cacheable_and_not_readable_cross_origin(authserver: AuthServer) -> None:

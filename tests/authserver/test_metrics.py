@@ -13,11 +13,12 @@ from support.clock import FakeClock
 from support.databases import Template
 from support.http_client import http_client
 from support.platforms import github, kubernetes, oidc
-from support.workloads import trust
+from support.workloads import FORMS, WorkloadClient, trust
 
 import gatehouse.authserver
 from gatehouse.authserver.app import build_app, close_services, create_services
 from gatehouse.authserver.errors import ERRORS, AuthFailure
+from gatehouse.authserver.grants.jwt_bearer import GRANT_TYPE as JWT_BEARER
 from gatehouse.authserver.keys.lifecycle import KeyLifecycle, Policy, next_rotation
 from gatehouse.authserver.metrics import METRICS
 from gatehouse.authserver.workloads.registration import set_issuer_disabled
@@ -113,6 +114,34 @@ def test_a_resource_that_fails_to_authenticate_is_counted_as_well(measured: Auth
     assert measured.http.post("/introspect", data={"token": "x"}, headers=headers).status_code == 401
     assert series(measured, "gatehouse_client_auth_failures_total") == {(AuthFailure.UNKNOWN_CLIENT,): 1}
     assert series(measured, "gatehouse_token_requests_total") == {}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_requests_with_platform_tokens_are_counted_by_grant_and_reason(measured: AuthServer, form: str) -> None:
+    job = WorkloadClient(measured, github(measured.clock))
+    token = job.platform.token()
+    job.accepted(form, token)
+    job.refused(form, token, "platform token: it was used before")
+    refused = {
+        AuthFailure.UNTRUSTED_ISSUER: job.platform.token(iss="https://elsewhere.example.com"),
+        AuthFailure.ASSERTION_SIGNATURE: job.platform.token(header={"kid": "another"}),
+        AuthFailure.ASSERTION_CLAIMS: job.platform.token(aud="https://elsewhere.example.com"),
+        AuthFailure.UNTRUSTED_WORKLOAD: job.platform.token(repository_id="1", sub="repo:acme/ops:pull_request"),
+        AuthFailure.ASSERTION_MALFORMED: "a.b.c",
+    }
+    for each in refused.values():
+        assert job.post(form, each).status_code in {400, 401}
+    counted = {str(cause): 1.0 for cause in (*refused, AuthFailure.ASSERTION_REPLAYED)}
+    failures = series(measured, "gatehouse_client_auth_failures_total")
+    assert failures == {(cause,): number for cause, number in counted.items()}
+    assert series(measured, "gatehouse_replay_rejections_total") == {(): 1}
+    grant = JWT_BEARER if form == "grant" else "client_credentials"
+    error = "invalid_grant" if form == "grant" else "invalid_client"
+    assert series(measured, "gatehouse_token_requests_total") == {
+        (grant, "workload_identity", "allowed", "", ""): 1,
+        (grant, "workload_identity", "refused", error, ""): 5,
+        (grant, "", "refused", error, ""): 1,
+    }
 
 
 def test_a_replayed_assertion_is_counted(measured: AuthServer) -> None:

@@ -25,6 +25,7 @@ from gatehouse.authserver.keys.encryption import create_sealing_key, load_sealin
 from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.authserver.settings import Settings
+from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.protocol.jws import Header, read_header, verify
 from gatehouse.shared.protocol.key_sets import parse_key_set
 from gatehouse.shared.service.administrator import Administrator
@@ -95,11 +96,19 @@ def register_resource(
 class AuthServer:
     """One installation and the application on it."""
 
-    def __init__(self, folder: Path, template: Template, clock: FakeClock, **changes: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        template: Template,
+        clock: FakeClock,
+        *,
+        fetch_issuer_keys: Callable[[str, KeyLocation], bytes] | None = None,
+        **changes: Any,
+    ) -> None:
         self.folder = folder
         self.clock = clock
         self.settings = settings_in(folder, **{"database_url": template.install(folder), **changes})
-        self.services = create_services(self.settings, clock, monotonic=clock)
+        self.services = create_services(self.settings, clock, monotonic=clock, fetch_issuer_keys=fetch_issuer_keys)
         self.app = build_app(self.services)
         self.http = http_client(self.app)
         self.admin = administrator(self.settings, clock)

@@ -1,0 +1,206 @@
+"""When the key set of a trusted issuer is fetched: for its first token, for a new key, and before either is needed."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.authserver import AuthServer, basic_header, token_form
+from support.clock import FakeClock
+from support.databases import Template
+from support.http_client import http_client
+from support.key_sets import OTHER_KEY
+from support.platforms import GITHUB_ISSUER, Platform, github
+from support.waiting import wait_until
+from support.workloads import FORMS, WorkloadClient
+
+from gatehouse.authserver.app import build_app
+from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
+from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL, REFRESH_INTERVAL
+from gatehouse.authserver.workloads.registry import KeyLocation
+from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
+from gatehouse.shared.service.fetch import FetchFailed
+
+DISCOVERY = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=None)
+NO_KEYS = "platform token: no key of the issuer is known, or the key set is too old"
+
+
+class Publisher:
+    """The key set of GitHub at its address, while it is up."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.platform = github(clock)
+        self.is_up = True
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.fetches: list[tuple[str, KeyLocation]] = []
+
+    def fetch(self, issuer: str, location: KeyLocation) -> bytes:
+        self.fetches.append((issuer, location))
+        self.may_answer.wait()
+        if not self.is_up:
+            raise FetchFailed("no connection")
+        return self.platform.jwks()
+
+
+@pytest.fixture
+def publisher(clock: FakeClock) -> Publisher:
+    return Publisher(clock)
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, authserver_template: Template, clock: FakeClock, publisher: Publisher
+) -> Iterator[AuthServer]:
+    """A server that fetches the keys of issuers from the publisher."""
+    fetching = AuthServer(tmp_path / "fetching", authserver_template, clock, fetch_issuer_keys=publisher.fetch)
+    with closing(fetching):
+        yield fetching
+
+
+@pytest.fixture
+def job(server: AuthServer, publisher: Publisher) -> WorkloadClient:
+    """A job of GitHub Actions. The keys of GitHub are found by discovery, and are not known yet."""
+    return WorkloadClient(server, publisher.platform, location=DISCOVERY, jwks=None)
+
+
+def unknown_kid(platform: Platform) -> str:
+    return f"platform token: the issuer has no key with the kid {platform.key.kid} for RS256"
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("form", FORMS)
+def test_keys_are_fetched_for_the_first_token_of_an_issuer(
+    job: WorkloadClient, publisher: Publisher, form: str
+) -> None:
+    job.accepted(form)
+    job.accepted(form)
+    assert publisher.fetches == [(GITHUB_ISSUER, DISCOVERY)]
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("form", FORMS)
+def test_an_unknown_kid_causes_one_fetch_a_minute(
+    job: WorkloadClient, publisher: Publisher, clock: FakeClock, form: str
+) -> None:
+    job.accepted(form)
+    publisher.platform.rotate()
+    clock.advance(REFETCH_INTERVAL - 1)
+    job.refused(form, job.platform.token(), unknown_kid(job.platform))
+    assert len(publisher.fetches) == 1
+    clock.advance(1)
+    job.accepted(form)
+    assert len(publisher.fetches) == 2
+    for number in range(20):
+        kid = f"unknown-{number}"
+        reason = f"platform token: the issuer has no key with the kid {kid} for RS256"
+        job.refused(form, job.platform.token(header={"kid": kid}), reason)
+    assert len(publisher.fetches) == 2
+
+
+def test_a_token_that_no_new_key_could_verify_causes_no_fetch(
+    job: WorkloadClient, publisher: Publisher, clock: FakeClock
+) -> None:
+    job.accepted("grant")
+    clock.advance(REFETCH_INTERVAL)
+    refused = {
+        "the issuer may not use the algorithm ES256": job.platform.token(key=OTHER_KEY),
+        "no trusted issuer has the iss https://elsewhere.example.com": job.platform.token(
+            iss="https://elsewhere.example.com", header={"kid": "unknown"}
+        ),
+        "aud is elsewhere, not https://as.example.com alone": job.platform.token(aud="elsewhere"),
+    }
+    for reason, token in refused.items():
+        job.refused("grant", token, f"platform token: {reason}")
+    assert len(publisher.fetches) == 1
+
+
+def test_keys_that_an_admin_gave_are_never_fetched(server: AuthServer, publisher: Publisher, clock: FakeClock) -> None:
+    job = WorkloadClient(server, publisher.platform)
+    job.accepted("grant")
+    publisher.platform.rotate()
+    clock.advance(2 * MAX_AGE)
+    job.refused("grant", job.platform.token(), unknown_kid(job.platform))
+    job.accepted("grant", job.platform.token(key=job.platform.keys[1]))
+    assert publisher.fetches == []
+
+
+@pytest.mark.both_databases
+def test_the_last_keys_are_used_for_a_day_while_the_issuer_is_down(
+    job: WorkloadClient, publisher: Publisher, clock: FakeClock
+) -> None:
+    """Outages of GitHub last for hours. A key that it withdrew must not be good forever."""
+    job.accepted("grant")
+    publisher.is_up = False
+    clock.advance(MAX_AGE)
+    job.accepted("grant")
+    clock.advance(CACHE_AGE)
+    job.refused("grant", job.platform.token(), NO_KEYS)
+    publisher.is_up = True
+    clock.advance(REFETCH_INTERVAL)
+    job.accepted("grant")
+
+
+def test_an_issuer_that_never_answered_has_no_keys(job: WorkloadClient, publisher: Publisher) -> None:
+    publisher.is_up = False
+    for form in FORMS:
+        job.refused(form, job.platform.token(), NO_KEYS)
+    assert len(publisher.fetches) == 1
+
+
+def test_maintenance_fetches_keys_before_they_are_needed(
+    job: WorkloadClient, server: AuthServer, publisher: Publisher, clock: FakeClock
+) -> None:
+    def is_accepted() -> bool:
+        return job.post("grant", job.platform.token()).status_code == 200
+
+    server.services.maintenance.run_once()
+    wait_until(is_accepted)
+    assert len(publisher.fetches) == 1
+    publisher.platform.rotate()
+    clock.advance(REFRESH_INTERVAL)
+    server.services.maintenance.run_once()
+    wait_until(is_accepted)
+    assert len(publisher.fetches) == 2
+
+
+class CountingThreads(ThreadPoolExecutor):
+    """One thread for requests, and how many calls it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.calls = 0
+
+    def submit(self, *arguments: Any, **keywords: Any) -> Any:
+        self.calls += 1
+        return super().submit(*arguments, **keywords)
+
+
+def test_a_revocation_by_a_workload_waits_for_no_thread_of_requests(
+    job: WorkloadClient, server: AuthServer, publisher: Publisher, clock: FakeClock
+) -> None:
+    """All threads of requests may be in such a revocation. The client must then not wait to be loaded by one of them,
+    in a group with the clients of other requests.
+    """
+    other, secret = server.create_client()
+    clock.advance(CACHE_AGE)
+    with CountingThreads() as threads, ThreadPoolExecutor(2) as senders:
+        http = http_client(build_app(replace(server.services, threads=threads)))
+        # The keys of the server are in memory.
+        assert (
+            http.post("/token", data=token_form(), headers={"Authorization": basic_header("a", "b")}).status_code == 401
+        )
+        publisher.may_answer.clear()
+        form = {"token": "x", "client_assertion_type": ASSERTION_TYPE, "client_assertion": job.platform.token()}
+        revocation = senders.submit(http.post, "/revoke", data=form)
+        wait_until(lambda: bool(publisher.fetches))
+        known = threads.calls
+        header = {"Authorization": basic_header(other.client_id, secret)}
+        token = senders.submit(http.post, "/token", data=token_form(), headers=header)
+        wait_until(lambda: threads.calls > known)
+        publisher.may_answer.set()
+        assert (revocation.result().status_code, token.result().status_code) == (200, 200)
