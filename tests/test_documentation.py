@@ -11,6 +11,7 @@ import generate_reference
 import generate_scale
 import pytest
 from click.testing import CliRunner
+from support.key_sets import GOOD
 from support.policies import Policies
 
 from gatehouse.authserver.cli import main as authserver_command
@@ -115,6 +116,9 @@ class Incidents:
         Path("catalogue.json").write_text(catalogue)
         self.done("authserver", "resource", "add", RESOURCE, "--name", "directory", "--catalogue", "catalogue.json")
         self.done("resourceserver", "workspace", "create", "--name", "acme")
+        Path("jwks.json").write_bytes(GOOD)
+        cluster = ("--issuer", "https://cluster.example.com", "--kind", "kubernetes", "--jwks-file", "jwks.json")
+        self.done("authserver", "issuer", "add", "cluster", *cluster)
         for server in ("authserver", "resourceserver"):
             rows = AuditRows(audit_event, AuditKeyFile(Path("keys", f"{server}-audit.json")).current)
             with Database(parse_database_url(f"sqlite:///var/{server}.db")) as database, database.write() as session:
@@ -143,6 +147,7 @@ class Incidents:
             "CREDENTIAL": self.json("resource", "credential", "create", RESOURCE)["credential_id"],
             "FILE": "catalogue.json" if "--catalogue" in command else f"{agent['client_id']}.pem",
             "JTI": self.json("audit", "--client", agent["client_id"], "--action", "token.issue")[-1]["jti"],
+            "ISSUER": "cluster",
             "KID": self.json("key", "list")[-1]["kid"],
             "REQUEST": REQUEST,
             "URL": "sqlite:///var/resourceserver.db" if "--audit-database" in command else RESOURCE,

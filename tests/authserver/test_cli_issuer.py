@@ -61,7 +61,8 @@ def test_a_platform_of_each_kind_is_added_and_shown(shell: Shell, kind: str) -> 
     assert [key["kid"] for key in added["keys"]] == [platform.key.kid]
     assert added["one_time"] == (kind == "github")
     assert added["keys_problem"] is None
-    assert {**shell.json("issuer", "show", platform.name), "keys_age": 0} == {**added, "keys_age": 0}
+    shown = shell.json("issuer", "show", platform.name)
+    assert {**shown, "keys_age": 0} == {**added, "keys_age": 0, "trust_rules": []}
     [listed] = shell.json("issuer", "list")
     assert {**listed, "keys_age": 0} == {**added, "keys_age": 0}
     [event] = shell.json("audit", "--action", "issuer.add")
@@ -264,6 +265,17 @@ def test_an_issuer_is_removed_with_its_rules_after_a_confirmation(shell: Shell, 
     assert removed == {"name": cluster.name, "removed": True, "rules": 1}
     assert shell.json("client", "trust", "list", client_id) == shell.json("issuer", "list") == []
     assert shell.json("client", "show", client_id)["trust_rules"] == []
+
+
+def test_an_issuer_shows_whom_its_tokens_authenticate(shell: Shell, cluster: Platform) -> None:
+    add(shell, cluster)
+    assert "rule_id" not in shell.text("issuer", "show", cluster.name)
+    client_id = shell.json(*CREATE, "--auth-method", "workload_identity")["client_id"]
+    claims = [part for item in cluster.conditions.items() for part in ("--claim", "=".join(item))]
+    added = shell.json("client", "trust", "add", client_id, "--issuer", cluster.name, *claims)
+    rule = {"rule_id": added["rule_id"], "client_id": client_id, "claims": cluster.conditions}
+    assert shell.json("issuer", "show", cluster.name)["trust_rules"] == [rule]
+    assert client_id in shell.text("issuer", "show", cluster.name)
 
 
 @pytest.mark.parametrize("command", ["show", "disable", "enable", "remove", "update"])

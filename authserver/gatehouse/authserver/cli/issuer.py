@@ -24,7 +24,13 @@ from gatehouse.authserver.workloads.registration import (
     replace_keys,
     set_issuer_disabled,
 )
-from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer, load_issuers, shared_keys
+from gatehouse.authserver.workloads.registry import (
+    KeyLocation,
+    TrustedIssuer,
+    load_issuers,
+    rules_of_issuer,
+    shared_keys,
+)
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import confirm, example, join_scopes, output_option, parse_duration
 from gatehouse.shared.service.fetch import FetchFailed
@@ -212,10 +218,11 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver issuer show github")
 def show(ctx: click.Context, name: str, output: str) -> None:
-    """Show a trusted issuer, its keys, and how old they are."""
+    """Show a trusted issuer, its keys and how old they are, and the trust rules of every client."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         record = _record(installation, session, existing_issuer(session, name))
-    print_issuer(record, output)
+        rules = rules_of_issuer(session.connection(), name)
+    print_issuer(record, output, rules)
 
 
 @issuer.command()

@@ -1,15 +1,16 @@
 """Prints trusted issuers, for every command that shows or changes one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
 
 from gatehouse.authserver.workloads.key_state import describe_age, key_age, key_problem, old_keys
 from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer
+from gatehouse.authserver.workloads.rules import Rule
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
-from gatehouse.shared.service.output import print_record
+from gatehouse.shared.service.output import print_record, print_records
 
 
 def issuer_record(issuer: TrustedIssuer, own: str, shared: Collection[str], now: int) -> dict[str, Any]:
@@ -46,10 +47,13 @@ def _origin(location: KeyLocation) -> str:
     return location.jwks_uri or ("discovery" if location.discovery else "file")
 
 
-def print_issuer(record: dict[str, Any], output: str) -> None:
-    """Print a record of `issuer_record`."""
+def print_issuer(record: dict[str, Any], output: str, rules: Sequence[Rule] | None = None) -> None:
+    """Print a record of `issuer_record`, with its trust rules if they are given."""
+    listed = [
+        {"rule_id": rule.rule_id, "client_id": rule.client_id, "claims": dict(rule.conditions)} for rule in rules or ()
+    ]
     if output == "json":
-        print_record(record, output)
+        print_record({**record, **({} if rules is None else {"trust_rules": listed})}, output)
         return
     shown = {name: value for name, value in record.items() if name != "keys"}
     if shown["keys_age"] is not None:
@@ -57,3 +61,5 @@ def print_issuer(record: dict[str, Any], output: str) -> None:
     print_record(shown, output)
     for key in record["keys"]:
         click.echo(f"key {printable(key['kid'])} for {' '.join(key['algs'])}, thumbprint {key['thumbprint']}")
+    if listed:
+        print_records(listed, ("rule_id", "client_id", "claims"), output)
