@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from gatehouse.authserver.cli import main as authserver
 from gatehouse.authserver.metrics import METRICS as AUTHSERVER_METRICS
 from gatehouse.authserver.settings import Settings as AuthServerSettings
-from gatehouse.bridge.credentials import BridgeSettings
+from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.directory.catalogue import CATALOGUE
 from gatehouse.resourceserver import json_rpc
 from gatehouse.resourceserver.cli import main as resourceserver
@@ -36,7 +36,7 @@ WIDTH = 100
 SETTINGS = (
     ("authserver", AuthServerSettings),
     ("resourceserver", ResourceServerSettings),
-    ("resourceserver bridge", BridgeSettings),
+    ("resourceserver bridge and resourceserver token", BridgeSettings),
 )
 
 ACTIONS = {

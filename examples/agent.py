@@ -7,6 +7,12 @@ scope. The SDK obtains the token with the new scope.
     AGENT_CLIENT_ID=... AGENT_CLIENT_SECRET=... python examples/agent.py
     AGENT_CLIENT_ID=... AGENT_PRIVATE_KEY_FILE=agent.pem python examples/agent.py
 
+An agent that its platform identifies has no secret. It sends the token in a file that the platform keeps current, or
+that of a job of GitHub Actions:
+
+    AGENT_TOKEN_FILE=/var/run/secrets/gatehouse/token python examples/agent.py
+    AGENT_GITHUB_OIDC=1 python examples/agent.py
+
 With VERBOSE=1 it prints every HTTP request.
 """
 
@@ -15,6 +21,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +71,42 @@ class MemoryStorage(TokenStorage):
         """Do nothing: the client does not register itself."""
 
 
+async def token_of_file(audience: str) -> str:
+    """Return the token of the platform. It is read again for each request, because the platform replaces it."""
+    document = await asyncio.to_thread(Path(os.environ["AGENT_TOKEN_FILE"]).read_bytes)
+    return document.decode("ascii").strip()
+
+
+async def token_of_github(audience: str) -> str:
+    """Return a new token of this job of GitHub Actions. The job needs the permission `id-token: write`."""
+    url = httpx2.URL(os.environ["ACTIONS_ID_TOKEN_REQUEST_URL"]).copy_add_param("audience", audience)
+    headers = {"Authorization": f"Bearer {os.environ['ACTIONS_ID_TOKEN_REQUEST_TOKEN']}"}
+    async with httpx2.AsyncClient(timeout=20) as http:
+        response = await http.get(url, headers=headers)
+        return str(response.raise_for_status().json()["value"])
+
+
+def platform_token() -> Callable[[str], Awaitable[str]] | None:
+    """Return what reads the token of the platform for an audience; None for an agent with credentials of its own."""
+    if "AGENT_TOKEN_FILE" in os.environ:
+        return token_of_file
+    return token_of_github if "AGENT_GITHUB_OIDC" in os.environ else None
+
+
 def credentials_provider(resource: str, issuer: str) -> OAuthClientProvider:
     """Return the SDK's provider for the credentials in the environment.
 
     Raises:
         KeyError: a variable is missing.
     """
-    client_id, storage = os.environ["AGENT_CLIENT_ID"], MemoryStorage()
+    storage = MemoryStorage()
+    if (provider := platform_token()) is not None:
+        # The token says which client this is, so the client_id is not needed, and the SDK does not send it.
+        client_id = os.environ.get("AGENT_CLIENT_ID", "")
+        return PrivateKeyJWTOAuthProvider(
+            resource, storage, client_id=client_id, assertion_provider=provider, issuer=issuer
+        )
+    client_id = os.environ["AGENT_CLIENT_ID"]
     if key_file := os.environ.get("AGENT_PRIVATE_KEY_FILE"):
         parameters = SignedJWTParameters(
             issuer=client_id,

@@ -3,15 +3,18 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from gatehouse.bridge.credentials import BridgeSettings, InvalidCredentials, read_credentials
+from gatehouse.bridge.credentials import Credentials, InvalidCredentials, read_credentials
+from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.resourceserver.cli import main
 from gatehouse.shared.protocol.jws import SigningKey, read_header, verify
 from gatehouse.shared.protocol.key_sets import verification_keys
@@ -23,6 +26,9 @@ REGISTERED = {
     "token_endpoint_auth_method": "client_secret_basic",
     "grants": [],
 }
+
+NO_HTTP = httpx2.AsyncClient()
+"""These credentials need no request."""
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +58,7 @@ def pem(key: Any, passphrase: bytes | None = None) -> bytes:
 
 async def test_the_secret_is_read_from_the_environment() -> None:
     credentials = read_credentials(settings(client_id="agent 1", client_secret="a:b"), None)
-    parameters, headers = await credentials.authenticate("https://as.example.com")
+    parameters, headers = await credentials.authenticate("https://as.example.com", NO_HTTP)
     assert parameters == {}
     # RFC 6749 2.3.1: agent%201:a%3Ab
     assert headers == {"Authorization": "Basic YWdlbnQlMjAxOmElM0Fi"}
@@ -61,7 +67,7 @@ async def test_the_secret_is_read_from_the_environment() -> None:
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_the_secret_is_read_from_the_registration_output(file: Callable[[Any], Path], method: str) -> None:
     credentials = read_credentials(settings(), file({**REGISTERED, "token_endpoint_auth_method": method}))
-    parameters, headers = await credentials.authenticate("https://as.example.com")
+    parameters, headers = await credentials.authenticate("https://as.example.com", NO_HTTP)
     assert bool(headers) == (method == "client_secret_basic")
     assert parameters == ({} if headers else {"client_id": "agent_1", "client_secret": SECRET})
 
@@ -74,13 +80,17 @@ async def test_assertions_are_addressed_only_to_the_issuer(file: Callable[[Any],
     in_environment = {"private_key": key.private_pem().decode()} if place == "environment" else {}
     in_file = file(key.private_pem()) if place == "file" else None
     credentials = read_credentials(settings(client_id="agent_1", **in_environment), in_file)
-    parameters, headers = await credentials.authenticate("https://as.example.com")
+    parameters, headers = await credentials.authenticate("https://as.example.com", NO_HTTP)
     assert headers == {}
     assert set(parameters) == {"client_assertion", "client_assertion_type"}
     [verifier] = verification_keys({**key.public_jwk(), "alg": alg})
     assertion = parameters["client_assertion"]
     claims = verify(assertion, read_header(assertion), verifier)
     assert (claims["iss"], claims["sub"], claims["aud"]) == ("agent_1", "agent_1", "https://as.example.com")
+    # The authorization server may know the key by any name.
+    assert read_header(assertion).kid is None
+    again, _ = await credentials.authenticate("https://as.example.com", NO_HTTP)
+    assert again["client_assertion"] != assertion
     assert 0 < claims["exp"] - claims["iat"] <= 60
 
 
@@ -180,6 +190,22 @@ async def test_incomplete_or_conflicting_credentials_are_rejected(file: Callable
             read_credentials(settings(client_id="agent_1", **several), file(REGISTERED))
     with pytest.raises(InvalidCredentials, match="Set either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
         read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
+    with pytest.raises(InvalidCredentials, match="Set either --credentials or --token-file, not both"):
+        read_credentials(settings(token_file=Path("token")), file(REGISTERED))
+    with pytest.raises(InvalidCredentials, match="Set either --token-file or --github-oidc, not both"):
+        read_credentials(settings(token_file=Path("token")), None, github=True)
+
+
+def test_the_digest_differs_for_every_client_and_credential() -> None:
+    credentials = [
+        Credentials("agent_1", "a", "client_secret_basic", secret=SECRET),
+        Credentials("agent_2", "a", "client_secret_basic", secret=SECRET),
+        Credentials("agent_1", "a", "client_secret_post", secret=SECRET),
+        Credentials("agent_1", "a", "client_secret_basic", secret=f"{SECRET}x"),
+        Credentials("agent_1", "a", "private_key_jwt", private_key=SECRET),
+    ]
+    assert len({each.digest() for each in credentials}) == len(credentials)
+    assert credentials[0].digest() == replace(credentials[0], source="b").digest()
 
 
 @pytest.mark.threat("T-120")

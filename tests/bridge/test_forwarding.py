@@ -13,10 +13,12 @@ from support.bridge import error_text
 from support.fake_servers import CLIENT
 from support.notes_server import Disturbance, NotesServer, break_after_running, bridged, garble, refuse
 
+from gatehouse.bridge.bearer_auth import BearerAuth
 from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.http_client import create_http
 from gatehouse.bridge.remote import RemoteServer
-from gatehouse.bridge.server import Bridge, create_http, create_server, is_repeatable
-from gatehouse.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.bridge.server import Bridge, create_server, is_repeatable
+from gatehouse.bridge.tokens import TokenSource
 
 pytestmark = pytest.mark.anyio
 both_versions = pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])

@@ -21,7 +21,7 @@ from support.fake_servers import (
 
 from gatehouse.bridge.credentials import InvalidCredentials
 from gatehouse.bridge.errors import BridgeError
-from gatehouse.bridge.server import create_http
+from gatehouse.bridge.http_client import create_http
 from gatehouse.bridge.tokens import TokenSource
 
 pytestmark = pytest.mark.anyio

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import demo
+import httpx2
 import pytest
 from local_stack import LocalStack
 from mcp import Client, StdioServerParameters
@@ -15,8 +16,11 @@ from support.documents import ROOT, commands, link_working_copy, typed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
-CONTINUING = ("access.md", "operations.md")
+CONTINUING = ("token-command.md", "access.md", "operations.md")
 """Pages whose commands use the servers and clients of the tutorial."""
+
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+WHOAMI = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "whoami", "arguments": {}}}
 
 CREDENTIALS = f"""
 printf 'AGENT_CLIENT_ID=%s\\nAGENT_CLIENT_SECRET=%s\\n' \\
@@ -57,6 +61,7 @@ def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> Non
         "\nenv:read\n",
         "agent: created:",
         "client.grant.add",
+        '"result":{"content":[{"type":"text","text":"{\\"client_id\\":',
     ):
         assert expected in printed, expected
     assert re.search(r"tool\.call +create_environment +allowed", printed)
@@ -98,6 +103,26 @@ async def test_the_desktop_configurations_work_as_they_stand(
             result = await assistant.call_tool("whoami")
         assert result.structured_content is not None
         assert result.structured_content["client_id"] == client["client_id"]
+
+
+def test_the_commands_for_headers_work_as_they_stand(stack: LocalStack, workspace_id: str, tmp_path: Path) -> None:
+    link_working_copy(tmp_path)
+    (tmp_path / "var").mkdir()
+    client = stack.create_client("assistant", "env:read", "--claim", f"workspace_id={workspace_id}")
+    private_file(tmp_path / "var" / "client.json", client)
+    text = DOCS["token-command.md"].replace("/opt/gatehouse", str(tmp_path))
+    text = text.replace("http://127.0.0.1:8000/mcp", stack.resource).replace("http://127.0.0.1:9000", stack.issuer)
+    for_claude, for_crush = map(json.loads, re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL))
+    helper = for_claude["mcpServers"]["gatehouse"]["headersHelper"]
+    header = for_crush["mcp"]["gatehouse"]["headers"]["Authorization"]
+    environment = {**stack.environment, "XDG_CACHE_HOME": str(tmp_path)}
+    printed = [
+        subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+        for script in (helper, f'printf %s "{header}"')
+    ]
+    assert json.loads(printed[0]) == {"Authorization": printed[1]}
+    answer = httpx2.post(stack.resource, json=WHOAMI, headers={**ACCEPT, "Authorization": printed[1]}, trust_env=False)
+    assert answer.json()["result"]["structuredContent"]["client_id"] == client["client_id"]
 
 
 def test_the_demo_tells_the_whole_story_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def typed(script: str, stack: LocalStack, folder: Path, **environment: str) -> s
         # `timeout` also ends the servers; killing the shell alone would leave them running.
         ["timeout", TIMEOUT, "bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env={**stack.environment, **environment},
+        env={**stack.environment, "XDG_CACHE_HOME": str(folder / "cache"), **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl
 import httpx2
 import pytest
 
+from gatehouse.bridge.bearer_auth import BearerAuth
 from gatehouse.bridge.credentials import Credentials
 from gatehouse.bridge.errors import BridgeError
-from gatehouse.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.bridge.tokens import TokenSource
 from support.clock import FakeClock
 
 RESOURCE = "https://mcp.example.com/mcp"
@@ -92,9 +93,9 @@ class FakeServers:
             return httpx2.Response(403, headers={"WWW-Authenticate": challenge, "X-Request-Id": "req_1"})
         return httpx2.Response(200, json={"token": authorization})
 
-    def tokens(self, issuer: str | None = ISSUER, credentials: Credentials = CLIENT) -> TokenSource:
+    def tokens(self, issuer: str | None = ISSUER, credentials: Credentials = CLIENT, *, scope: str = "") -> TokenSource:
         http = httpx2.AsyncClient(transport=httpx2.MockTransport(self.serve))
-        return TokenSource(http, RESOURCE, issuer, lambda: credentials, self.clock)
+        return TokenSource(http, RESOURCE, issuer, lambda: credentials, self.clock, scope=scope)
 
     @asynccontextmanager
     async def client(self, issuer: str | None = ISSUER) -> AsyncIterator[httpx2.AsyncClient]:

@@ -17,9 +17,11 @@ from mcp_types import Implementation, ToolAnnotations
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gatehouse.bridge.bearer_auth import BearerAuth
+from gatehouse.bridge.http_client import create_http
 from gatehouse.bridge.remote import RemoteServer
-from gatehouse.bridge.server import Bridge, create_http, create_server, initialization
-from gatehouse.bridge.tokens import BearerAuth, TokenSource
+from gatehouse.bridge.server import Bridge, create_server, initialization
+from gatehouse.bridge.tokens import TokenSource
 from support.asgi_server import listening
 from support.fake_servers import CLIENT
 

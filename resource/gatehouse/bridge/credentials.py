@@ -1,69 +1,31 @@
-"""The client's credentials, from the environment or from a file that only its owner can read."""
+"""The client's credentials: from the environment, from a file that only its owner can read, or of its platform."""
 
+import hashlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
-from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
 
+from gatehouse.bridge.platform_token import ASSERTION_TYPE, MAX_PLATFORM_TOKEN, is_compact_jwt, read_token_file
+from gatehouse.bridge.settings import BRIDGE, BridgeSettings, SettingNames
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.service.files import UnsafeFile, read_private_file, secret_text
-from gatehouse.shared.service.settings import CommandSettings, LogLevel
 
-CA_FILE_SETTING: Final = "BRIDGE_CA_FILE"
-"""The variable of `BridgeSettings.ca_file`, for messages about certificates."""
-
-
-@dataclass(frozen=True, slots=True)
-class SettingNames:
-    """What the settings of a client are called, for messages."""
-
-    credentials: str
-    client_id: str
-    issuer: str
-    ca_file: str | None
-    """None if only SSL_CERT_FILE names the authorities."""
-
-
-BRIDGE: Final = SettingNames("--credentials", "BRIDGE_CLIENT_ID", "--issuer", CA_FILE_SETTING)
+if TYPE_CHECKING:
+    import httpx2
 
 _MAX_LENGTH: Final = 16 * 1024
 """Bytes of a credentials file."""
-
-_ASSERTION_LIFETIME: Final = 60
-"""Seconds. An assertion is sent immediately; the rest allows for clock differences."""
 
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 """Marks bytes of a file that are not text."""
 
 _SECRET_METHODS: Final = frozenset({"client_secret_basic", "client_secret_post"})
-
-
-class BridgeSettings(CommandSettings):
-    """Settings of the bridge. Each field is read from the variable `BRIDGE_` plus its name in upper case."""
-
-    model_config = SettingsConfigDict(env_prefix="BRIDGE_", env_ignore_empty=True)
-
-    confidential = frozenset({"client_secret", "private_key"})
-
-    client_id: str | None = Field(None, description="The client_id. Not needed with a JSON credentials file.")
-    client_secret: SecretStr | None = Field(None, description="The client secret, in place of a credentials file.")
-    private_key: SecretStr | None = Field(None, description="A private key in PEM, in place of a credentials file.")
-    ca_file: Path | None = Field(
-        None,
-        description="File with the certificates (PEM) of the authorities to trust. Default: those of SSL_CERT_FILE or "
-        "SSL_CERT_DIR, otherwise those of the operating system.",
-    )
-    log_level: LogLevel = Field(
-        "WARNING", description="Minimum level of log messages on standard error: DEBUG, INFO or WARNING."
-    )
 
 
 class InvalidCredentials(ValueError):
@@ -72,53 +34,73 @@ class InvalidCredentials(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A client_id, and the secret or private key that authenticates it."""
+    """What authenticates a client: a secret, a private key, or a token of its platform."""
 
     client_id: str
+    """Empty if only the platform token says who the client is."""
     source: str
     """The file or variable that the credential was read from, for messages."""
     method: str
-    """`client_secret_basic`, `client_secret_post` or `private_key_jwt`."""
+    """`client_secret_basic`, `client_secret_post`, `private_key_jwt` or `workload_identity`."""
     secret: str = field(default="", repr=False)
+    """The client secret or the platform token."""
     private_key: str = field(default="", repr=False)
     """PEM."""
     algorithm: str = ""
 
-    async def authenticate(self, issuer: str) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the form parameters and headers that authenticate a token request to the issuer."""
-        if self.method == "private_key_jwt":
-            signed = SignedJWTParameters(
-                issuer=self.client_id,
-                subject=self.client_id,
-                signing_key=self.private_key,
-                signing_algorithm=self.algorithm,
-                lifetime_seconds=_ASSERTION_LIFETIME,
-            )
-            return {
-                "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-                "client_assertion": await signed.create_assertion_provider()(issuer),
-            }, {}
-        if self.method == "client_secret_post":
-            return {"client_id": self.client_id, "client_secret": self.secret}, {}
-        # Both parts are form-encoded before they are joined (RFC 6749 section 2.3.1).
-        pair = f"{quote(self.client_id, safe='')}:{quote(self.secret, safe='')}"
-        return {}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+    async def authenticate(self, issuer: str, http: "httpx2.AsyncClient") -> tuple[dict[str, str], dict[str, str]]:
+        """Return the form parameters and headers that authenticate a token request to the issuer.
+
+        `http` is for a credential that must be requested first. Raises BridgeError: it was not issued.
+        """
+        match self.method:
+            case "private_key_jwt":
+                # It imports what verifies tokens, which a secret does not need.
+                from gatehouse.bridge.assertions import sign_assertion  # noqa: PLC0415
+
+                signed = sign_assertion(self.client_id, self.private_key, self.algorithm, issuer)
+                return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": signed}, {}
+            case "workload_identity":
+                return self.platform_parameters(self.secret), {}
+            case "client_secret_post":
+                return {"client_id": self.client_id, "client_secret": self.secret}, {}
+            case _:
+                # Both parts are form-encoded before they are joined (RFC 6749 section 2.3.1).
+                pair = f"{quote(self.client_id, safe='')}:{quote(self.secret, safe='')}"
+                return {}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+    def platform_parameters(self, token: str) -> dict[str, str]:
+        """Return the form parameters with a platform token. It identifies the client, and a client_id must agree."""
+        client_id = {"client_id": self.client_id} if self.client_id else {}
+        return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": token, **client_id}
+
+    def digest(self) -> str:
+        """Return a SHA-256 that differs for every client and credential, in hexadecimal."""
+        parts = (self.client_id, self.method, self.secret, self.private_key)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials:
-    """Read the credentials from the settings or from a file.
+def read_credentials(settings: BridgeSettings, file: Path | None, *, github: bool = False) -> Credentials:
+    """Read the credentials from the settings or from a file, or those of a job of GitHub Actions.
 
     Raises:
         InvalidCredentials: there are none or several, or the file is not private or has invalid contents.
     """
     secret, key = settings.client_secret, settings.private_key
-    given = [
-        name
-        for name, value in (("BRIDGE_CLIENT_SECRET", secret), ("BRIDGE_PRIVATE_KEY", key), ("--credentials", file))
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise InvalidCredentials(f"Set either {given[0]} or {given[1]}, not both.")
+    _refuse_several(
+        BRIDGE_CLIENT_SECRET=secret,
+        BRIDGE_PRIVATE_KEY=key,
+        credentials=file,
+        token_file=settings.token_file,
+        github_oidc=github or None,
+    )
+    if github:
+        # It imports the HTTP client, which other credentials do not need.
+        from gatehouse.bridge.github import read_github_job  # noqa: PLC0415
+
+        return read_github_job(settings.client_id)
+    if settings.token_file is not None:
+        return _from_token_file(settings.token_file, settings.client_id)
     if file is not None:
         return read_credentials_file(file, settings.client_id)
     if key is not None:
@@ -127,10 +109,35 @@ def read_credentials(settings: BridgeSettings, file: Path | None) -> Credentials
         raise InvalidCredentials(
             "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
             " --credentials FILE with the output of `authserver client create --output json` or a private key in PEM."
+            " A workload with a token of its platform uses --token-file FILE; a job of GitHub Actions, --github-oidc."
         )
     # A variable from a mounted file often ends with a line break.
     text = secret_text(secret.get_secret_value().encode())
     return Credentials(settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=text)
+
+
+def _refuse_several(**given: object) -> None:
+    """Refuse more than one kind of credentials. Raises InvalidCredentials."""
+    names = [
+        name if name.isupper() else f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None
+    ]
+    if len(names) > 1:
+        raise InvalidCredentials(f"Set either {names[0]} or {names[1]}, not both.")
+
+
+def _from_token_file(path: Path, client_id: str | None) -> Credentials:
+    """Read the platform token in a file. Raises InvalidCredentials."""
+    try:
+        token = read_token_file(path).decode("ascii", "replace").strip()
+    except OSError as error:
+        reason = error.strerror or "input/output"
+        raise InvalidCredentials(f"The token file {path} cannot be read ({reason}).") from None
+    if not is_compact_jwt(token):
+        raise InvalidCredentials(
+            f"The token file {path} holds no platform token: it must be a JWT of at most"
+            f" {MAX_PLATFORM_TOKEN // 1024} KiB."
+        )
+    return Credentials(client_id or "", str(path), "workload_identity", secret=token)
 
 
 def read_credentials_file(file: Path, client_id: str | None, names: SettingNames = BRIDGE) -> Credentials:

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 
-from gatehouse.bridge.credentials import BRIDGE, SettingNames
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
 from gatehouse.bridge.limits import is_compressed
+from gatehouse.bridge.settings import BRIDGE, SettingNames
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
@@ -22,7 +22,7 @@ from gatehouse.shared.protocol.resource_identifiers import (
     parse_resource_identifier,
 )
 
-_TIMEOUT: Final = 20
+TIMEOUT: Final = 20
 """Seconds for one request and its whole response."""
 
 _MAX_LENGTH: Final = 64 * 1024
@@ -57,7 +57,7 @@ async def exchange(
 
     Args:
         http: the client to send it with.
-        server: `AUTHORIZATION_SERVER` or `MCP_SERVER`, for error messages.
+        server: what the server is, such as `AUTHORIZATION_SERVER`, for error messages.
         request: the request.
         names: for error messages.
 
@@ -67,7 +67,7 @@ async def exchange(
     url = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
     request.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
     try:
-        with anyio.fail_after(_TIMEOUT):
+        with anyio.fail_after(TIMEOUT):
             response = await http.send(request, stream=True, follow_redirects=False)
             try:
                 document = await _read(response)
@@ -111,7 +111,7 @@ async def find_token_endpoint(
         raise BridgeError(
             f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check {names.issuer}."
         )
-    if not isinstance(url, str) or not _is_usable(url):
+    if not isinstance(url, str) or not is_usable(url):
         raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
 
@@ -125,9 +125,7 @@ async def _advertised_issuer(http: httpx2.AsyncClient, resource: str, names: Set
     except InvalidResourceIdentifier:
         named = ""
     if named != resource:
-        raise BridgeError(
-            f"The MCP server at {resource} is registered under another URL. Start the bridge with that URL."
-        )
+        raise BridgeError(f"The MCP server at {resource} is registered under another URL. Use that one.")
     if not isinstance(issuers, list) or not issuers or not isinstance(issuers[0], str):
         raise BridgeError(f"The MCP server at {resource} names no authorization server. Set it with --issuer URL.")
     return issuers[0]
@@ -135,11 +133,11 @@ async def _advertised_issuer(http: httpx2.AsyncClient, resource: str, names: Set
 
 def _require_trusted(resource: str, issuer: str) -> str:
     """Return the issuer if the resource may name it: same origin, or both on loopback. Raises BridgeError."""
-    if not _is_usable(issuer) or not _is_on_the_same_host(issuer, resource):
+    if not is_usable(issuer) or not _is_on_the_same_host(issuer, resource):
         raise BridgeError(
             f"The MCP server at {resource} names the authorization server {issuer[:200]}, which is on another host."
             " No credential was sent, because an MCP server must not decide where credentials go. If that server"
-            " issued them, restart the bridge with --issuer URL."
+            " issued them, name it with --issuer URL."
         )
     return issuer
 
@@ -148,7 +146,7 @@ def _is_on_the_same_host(issuer: str, resource: str) -> bool:
     return urlsplit(issuer)[:2] == urlsplit(resource)[:2] or (is_loopback(issuer) and is_loopback(resource))
 
 
-def _is_usable(url: str) -> bool:
+def is_usable(url: str) -> bool:
     """Return whether a URL from a metadata document can be used in a request, and is https or on loopback."""
     if len(url) > _MAX_URL or not url.isascii() or not url.isprintable():
         return False

@@ -1,4 +1,4 @@
-"""The bridge's one error type, and its messages: what happened, and how to fix it."""
+"""The one error type of the bridge, and its messages: what happened, and how to fix it."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from gatehouse.bridge.credentials import BRIDGE, SettingNames
+from gatehouse.bridge.settings import BRIDGE, SettingNames
 from gatehouse.shared.protocol.redaction import mask, printable
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 from gatehouse.shared.service.remediation import grant_command
@@ -91,14 +91,17 @@ def redirected(url: str, status: int) -> BridgeError:
 
 
 def missing_scope(client_id: str, resource: str, needed: str | None, request_id: str | None) -> BridgeError:
-    """Return the error for a client without the scopes that the server's challenge names."""
+    """Return the error for a client without the scopes that the server's challenge names.
+
+    `client_id` is empty if only a platform token says who the client is.
+    """
     try:
         scope = format_scope(parse_scope(needed or ""))
     except InvalidScopeSyntax:
         return BridgeError(
             f"This client is not allowed to do that. Ask the admin of {resource}.{_reference(request_id)}"
         )
-    command = grant_command(client_id, resource, scope)
+    command = grant_command(client_id or "CLIENT_ID", resource, scope)
     return BridgeError(
         f"This client lacks the scope {scope}. Ask the admin to run `{command}`, then repeat the call."
         f"{_reference(request_id)}"
@@ -114,11 +117,14 @@ def token_rejected(issuer: str, resource: str, request_id: str | None) -> Bridge
 
 
 def token_refused(
-    issuer: str, client_id: str, source: str, resource: str, code: str, request_id: str | None
+    issuer: str, client_id: str, source: str, resource: str, scope: str, code: str, request_id: object
 ) -> BridgeError:
-    """Return the error for a refused token request, by its error code (RFC 6749 section 5.2, RFC 8707 section 2)."""
+    """Return the error for a refused token request, by its error code (RFC 6749 section 5.2, RFC 8707 section 2).
+
+    `client_id` is empty if only a platform token says who the client is, and `scope` if none was requested.
+    """
     reference = _reference(request_id)
-    audit = shlex.join(["authserver", "audit", "--client", client_id])
+    audit = _audit_command(client_id)
     match code:
         case "invalid_client":
             return BridgeError(
@@ -127,9 +133,11 @@ def token_refused(
                 f" to run `{audit}`.{reference}"
             )
         case "invalid_scope" | "invalid_target" | "unauthorized_client":
-            command = grant_command(client_id, resource, "SCOPE")
+            command = grant_command(client_id or "CLIENT_ID", resource, scope or "SCOPE")
+            client = f"client {client_id}" if client_id else "client of this platform token"
+            missing = f"is not granted {scope} at" if scope else "has no grants at"
             return BridgeError(
-                f"The client {client_id} has no grants at {resource}. Ask the admin to run `{command}`."
+                f"The {client} {missing} {resource}. Ask the admin to run `{command}`."
                 f" The URL must be the one that the server is registered with.{reference}"
             )
         case _:
@@ -137,6 +145,21 @@ def token_refused(
                 f"The authorization server {issuer} refused to issue a token ({code}). Ask the admin to run"
                 f" `{audit}`.{reference}"
             )
+
+
+def platform_token_refused(issuer: str, token: str, request_id: object) -> BridgeError:
+    """Return the error for a platform token that the authorization server refused. `token` says what it is."""
+    return BridgeError(
+        f"The authorization server {issuer} did not accept the platform token from {token}. It may be expired, used"
+        " before, or made for another audience, or match no trust rule, or its client may be disabled. Ask the admin"
+        " to run `authserver token inspect` with such a token: it names the check that fails."
+        f"{_reference(request_id)}"
+    )
+
+
+def _audit_command(client_id: str) -> str:
+    selection = ["--client", client_id] if client_id else ["--action", "token.issue"]
+    return shlex.join(["authserver", "audit", *selection])
 
 
 def _reference(request_id: object) -> str:

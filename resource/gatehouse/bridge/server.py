@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
-import httpx2
 import structlog
 from mcp.server import InitializationOptions, NotificationOptions, Server
 from mcp.server.context import ServerRequestContext
@@ -42,19 +41,17 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ValidationError
 
-from gatehouse.bridge.credentials import CA_FILE_SETTING, Credentials
+from gatehouse.bridge.bearer_auth import BearerAuth
+from gatehouse.bridge.credentials import Credentials
 from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.http_client import create_http
 from gatehouse.bridge.remote import PROTOCOL_VERSION, RemoteServer
 from gatehouse.bridge.stdio import standard_streams, stdio_transport
-from gatehouse.bridge.tokens import BearerAuth, TokenSource
-from gatehouse.shared.service.tls import tls_context
+from gatehouse.bridge.tokens import TokenSource
 
 Context = ServerRequestContext[Any, Any]
 ParamsT = TypeVar("ParamsT", bound=RequestParams)
 ResultT = TypeVar("ResultT", bound=BaseModel)
-
-_RESPONSE_TIMEOUT: Final = 300
-"""Seconds without a byte from the remote server before a call fails."""
 
 _DISCOVERY_TIMEOUT: Final = 10
 """Seconds that discovery of the remote server may take at start."""
@@ -99,21 +96,6 @@ async def serve(
             with standard_streams() as (source, sink):
                 async with stdio_transport(source, sink, tokens.secrets) as (incoming, outgoing):
                     await server.run(incoming, outgoing, initialization(server))
-
-
-def create_http(auth: httpx2.Auth | None = None, ca_file: Path | None = None) -> httpx2.AsyncClient:
-    """Return an HTTP client that uses the environment's proxies for https only.
-
-    Plain http is allowed only on loopback, and a proxy would carry it to another machine. Raises InvalidSettings if the
-    trusted certificate authorities cannot be loaded.
-    """
-    context = tls_context(ca_file, CA_FILE_SETTING)
-    return httpx2.AsyncClient(
-        auth=auth,
-        verify=context,
-        timeout=httpx2.Timeout(10, read=_RESPONSE_TIMEOUT),
-        mounts={"http://": httpx2.AsyncHTTPTransport(verify=context, trust_env=False)},
-    )
 
 
 async def _discover(remote: RemoteServer, tokens: TokenSource) -> DiscoverResult | None:

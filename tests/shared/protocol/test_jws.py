@@ -88,6 +88,32 @@ def test_a_private_key_survives_a_round_trip(alg: str) -> None:
 
 
 @pytest.mark.parametrize("alg", SIGNING_ALGORITHMS)
+def test_a_key_in_pem_signs_without_a_kid(alg: str) -> None:
+    key = KEYS[alg]
+    token = SigningKey.from_private_pem(alg, key.private_pem()).sign("JWT", CLAIMS)
+    assert read_header(token) == Header(alg=alg, kid=None, typ="JWT")
+    assert verify_with(token, key) == CLAIMS
+
+
+@pytest.mark.parametrize(
+    ("alg", "document"),
+    [
+        ("ES256", b""),
+        ("ES256", b"not PEM"),
+        ("ES256", KEYS["RS256"].private_pem()),
+        ("ES256", ES256.key.as_pem(private=False)),
+        ("ES256", ECKey.generate_key("P-384").as_pem(private=True)),
+        ("HS256", ES256.private_pem()),
+    ],
+    ids=["nothing", "text", "another-type", "public", "another-curve", "symmetric-algorithm"],
+)
+def test_a_pem_document_that_is_not_a_private_key_is_refused(alg: str, document: bytes) -> None:
+    SigningKey.from_private_pem("ES256", ES256.private_pem())
+    with pytest.raises(InvalidKeySet):
+        SigningKey.from_private_pem(alg, document)
+
+
+@pytest.mark.parametrize("alg", SIGNING_ALGORITHMS)
 def test_the_public_half_contains_no_private_member(alg: str) -> None:
     public = KEYS[alg].public_jwk()
     assert public.keys() <= {"kty", "crv", "x", "y", "n", "e", "kid", "alg", "use"}

@@ -7,7 +7,7 @@ from support.settings import problems_of
 
 from gatehouse.authserver.keys.encryption import load_sealing_key
 from gatehouse.authserver.settings import Settings as AuthServerSettings
-from gatehouse.bridge.credentials import BridgeSettings
+from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.resourceserver.settings import Settings as ResourceServerSettings
 from gatehouse.shared.service.settings import InvalidSettings
 from gatehouse.shared.service.settings_reading import explain_settings, load_settings

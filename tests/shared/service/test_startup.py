@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support.databases import Template
+
+from gatehouse.bridge.credentials import Credentials
+from gatehouse.bridge.token_cache import StoredToken, TokenCache, cache_key
 
 HEAVY = frozenset(
     {"alembic", "anyio", "flask", "gunicorn", "httpx2", "mako", "mcp", "psycopg", "rich", "starlette", "structlog"}
@@ -67,6 +71,26 @@ def test_the_bridge_does_not_import_what_only_servers_need() -> None:
     imported = imported_by("resourceserver", "bridge", "--help")
     assert "gatehouse.bridge.server" in imported
     assert imported.isdisjoint({"alembic", "flask", "gunicorn", "joserfc", "psycopg", "sqlalchemy"})
+
+
+def test_a_token_that_was_kept_is_printed_without_the_sdk_and_an_http_client(tmp_path: Path) -> None:
+    resource, secret = "http://127.0.0.1:1/mcp", "gths_0123456789abcdefghij"
+    credentials = Credentials("agent_1", "", "client_secret_basic", secret=secret)
+    key = cache_key(None, resource, "agent_1", "", credentials.digest())
+    kept = StoredToken("a.b.c", "", time.time() + 300)
+    TokenCache(tmp_path / "gatehouse" / "tokens", pytest.fail).put(key, kept)
+    environment = {"BRIDGE_CLIENT_ID": "agent_1", "BRIDGE_CLIENT_SECRET": secret, "XDG_CACHE_HOME": str(tmp_path)}
+    imported = imported_by("resourceserver", "token", resource, **environment)
+    assert "gatehouse.bridge.token_cache" in imported
+    assert imported.isdisjoint({*HEAVY, "joserfc", "sqlalchemy"})
+
+
+def test_a_token_is_requested_without_the_sdk() -> None:
+    code = "import sys, gatehouse.bridge.one_token; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(run.stdout.split())
+    assert "httpx2" in imported
+    assert imported.isdisjoint({"alembic", "flask", "gunicorn", "joserfc", "mcp", "psycopg", "sqlalchemy"})
 
 
 def test_the_process_that_serves_metrics_imports_no_part_of_a_server() -> None:

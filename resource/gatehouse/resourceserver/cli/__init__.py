@@ -19,6 +19,7 @@ _COMMANDS = {
         "Draft, check and confirm the policy of an MCP server behind the gateway.",
     ),
     "serve": ("gatehouse.resourceserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
+    "token": ("gatehouse.resourceserver.cli.token:token", "Print an access token for an MCP server."),
     "tools": ("gatehouse.resourceserver.cli.tools:tools", "List every tool with the scopes that it needs."),
 }
 

@@ -61,6 +61,8 @@ _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 AsymmetricKey = ECKey | OKPKey | RSAKey
 """A key to sign with. Its public half can be published."""
 
+_KEY_CLASSES: dict[str, type[AsymmetricKey]] = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}
+
 
 class _Algorithm(Protocol):
     """Computes and verifies signatures. Its keys have the right type and curve: that is checked on import."""
@@ -143,6 +145,7 @@ class SigningKey:
     """A private key, named by its RFC 7638 thumbprint and bound to one algorithm."""
 
     kid: str
+    """Empty for the key of a client, which the authorization server may know by another name."""
     alg: str
     key: AsymmetricKey
 
@@ -173,11 +176,20 @@ class SigningKey:
             key = import_key(json.loads(document))
         except (JoseError, ValueError, TypeError):
             raise InvalidKeySet("not a private JWK") from None
-        if isinstance(key, OctKey) or key.key_type != KEY_TYPES.get(alg) or not key.is_private:
-            raise InvalidKeySet(f"not a private key for {alg}")
-        if not isinstance(key, RSAKey) and key.curve_name != CURVES[key.key_type]:
-            raise InvalidKeySet(f"not on the curve of {alg}")
-        return cls._named(alg, key)
+        return cls._named(alg, _private_key(alg, key))
+
+    @classmethod
+    def from_private_pem(cls, alg: str, document: bytes) -> "SigningKey":
+        """Read a client's key in PEM, to sign assertions with. They carry no `kid`.
+
+        Raises:
+            InvalidKeySet: the document is not a private key of the algorithm's type.
+        """
+        try:
+            key = _KEY_CLASSES[KEY_TYPES[alg]].import_key(document)
+        except (JoseError, ValueError, TypeError, KeyError):
+            raise InvalidKeySet(f"not a private key for {alg} in PEM") from None
+        return cls(kid="", alg=alg, key=_private_key(alg, key))
 
     @classmethod
     def _named(cls, alg: str, key: AsymmetricKey) -> "SigningKey":
@@ -203,10 +215,20 @@ class SigningKey:
         return f"{message}.{encode_base64url(signature)}"
 
 
+def _private_key(alg: str, key: Key) -> AsymmetricKey:
+    """Return a key that can sign with an algorithm. Raises InvalidKeySet for any other."""
+    if isinstance(key, OctKey) or key.key_type != KEY_TYPES.get(alg) or not key.is_private:
+        raise InvalidKeySet(f"not a private key for {alg}")
+    if not isinstance(key, RSAKey) and key.curve_name != CURVES[key.key_type]:
+        raise InvalidKeySet(f"not on the curve of {alg}")
+    return key
+
+
 # One server signs with a few keys, for a few types.
 @lru_cache(maxsize=32)
 def _header_segment(alg: str, kid: str, typ: str) -> str:
-    return encode_base64url(compact_json({"alg": alg, "kid": kid, "typ": typ}).encode())
+    name = {"kid": kid} if kid else {}
+    return encode_base64url(compact_json({"alg": alg, **name, "typ": typ}).encode())
 
 
 def _refuse(reason: str) -> NoReturn:

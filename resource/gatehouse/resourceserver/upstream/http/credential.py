@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 import httpx2
 
-from gatehouse.bridge.credentials import SettingNames, read_credentials_file
+from gatehouse.bridge.credentials import read_credentials_file
 from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.settings import SettingNames
 from gatehouse.bridge.tokens import Token, TokenSource
 from gatehouse.resourceserver.catalogue.policy_file import ClientCredential, HeaderCredential, HttpTransport
 from gatehouse.resourceserver.upstream.upstream import UpstreamUnavailable

@@ -1,0 +1,88 @@
+"""The argument and the options of the commands that are clients of an MCP server: `bridge` and `token`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gatehouse.bridge.credentials import Credentials, InvalidCredentials
+from gatehouse.bridge.settings import BridgeSettings
+from gatehouse.shared.protocol.resource_identifiers import InvalidResourceIdentifier, parse_resource_identifier
+from gatehouse.shared.service.cli import Refusal, env_file_of
+from gatehouse.shared.service.setting_values import check_public_url
+from gatehouse.shared.service.settings_reading import load_settings
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def _check_url(_: click.Context, __: click.Parameter, value: str) -> str:
+    try:
+        return check_public_url(parse_resource_identifier(value))
+    except (InvalidResourceIdentifier, ValueError) as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _check_issuer(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        # Not normalized, because issuers are compared exactly (RFC 8414 section 3.3).
+        return None if value is None else check_public_url(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def client_options(function: FunctionT) -> FunctionT:
+    """Add URL, --issuer, --credentials, --token-file and --github-oidc to a command."""
+    for decorate in reversed(
+        (
+            click.argument("url", callback=_check_url),
+            click.option(
+                "--issuer",
+                metavar="URL",
+                callback=_check_issuer,
+                help="Issuer URL of the authorization server. The credentials are sent only to it.",
+            ),
+            click.option(
+                "--credentials",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="Output of `authserver client create --output json`, or a private key in PEM. Mode 0600.",
+            ),
+            click.option(
+                "--token-file",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="The token that the platform issues to this workload, such as a projected token of Kubernetes.",
+            ),
+            click.option(
+                "--github-oidc",
+                is_flag=True,
+                help="Request the token of this job of GitHub Actions for each token request.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def client_settings(ctx: click.Context, token_file: Path | None) -> BridgeSettings:
+    """Return the settings of a client. `token_file` is that of the option, which takes precedence.
+
+    Raises:
+        click.UsageError: `--env-file` is given.
+        InvalidSettings: a variable is unusable.
+    """
+    if env_file_of(ctx) is not None:
+        raise click.UsageError(
+            f"`{ctx.info_name}` does not read --env-file. Use --credentials FILE, or environment variables."
+        )
+    given = {} if token_file is None else {"token_file": token_file}
+    return load_settings(BridgeSettings, **given)
+
+
+def read_or_refuse(read: Callable[[], Credentials]) -> Credentials:
+    """Read the credentials. Raises Refusal."""
+    try:
+        return read()
+    except InvalidCredentials as error:
+        raise Refusal(str(error)) from None
