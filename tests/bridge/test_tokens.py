@@ -37,6 +37,16 @@ async def test_a_token_request_names_the_resource_and_no_scope() -> None:
     assert [seen.authorization for seen in servers.requests_to(RESOURCE)] == ["Bearer token-1"]
 
 
+async def test_a_token_request_can_name_scopes() -> None:
+    servers = FakeServers()
+    tokens = servers.tokens(scope="env:read org:read")
+    await tokens.current()
+    assert servers.requests_to(TOKEN_ENDPOINT)[0].form["scope"] == "env:read org:read"
+    servers.respond(TOKEN_ENDPOINT, oauth_error(400, "invalid_scope"))
+    with pytest.raises(BridgeError, match="is not granted env:read org:read at https://mcp"):
+        await tokens.replace(await tokens.current())
+
+
 async def test_a_token_is_reused_and_renewed_before_it_expires() -> None:
     servers = FakeServers(lifetime=300)
     async with servers.client() as http:

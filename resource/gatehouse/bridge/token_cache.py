@@ -140,9 +140,9 @@ class TokenCache:
         members = {"access_token": token.value, "scope": token.scope, "expires_at": token.expires_at}
         try:
             replace_file(self._folder / key, compact_json(members).encode())
+            self._prune()
         except OSError as error:
             self._warn(f"The token is not kept: {error.strerror or 'input/output'}.")
-        self._prune()
 
     def _prune(self) -> None:
         """Delete the files that nobody has used for a day: each credential has files of its own, and some are short."""
