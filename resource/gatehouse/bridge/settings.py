@@ -61,5 +61,5 @@ class GitHubSettings(CommandSettings):
 
     confidential = frozenset({"token"})
 
-    url: str | None = Field(None, description="Where the job requests its token.")
-    token: SecretStr | None = Field(None, description="The bearer token of that request.")
+    url: str | None = Field(default=None, description="Where the job requests its token.")
+    token: SecretStr | None = Field(default=None, description="The bearer token of that request.")
