@@ -101,10 +101,9 @@ def credentials_provider(resource: str, issuer: str) -> OAuthClientProvider:
     """
     storage = MemoryStorage()
     if (provider := platform_token()) is not None:
-        # The token says which client this is, so the client_id is not needed, and the SDK does not send it.
-        client_id = os.environ.get("AGENT_CLIENT_ID", "")
+        # The token says which client this is. The SDK needs a client_id, but does not send it.
         return PrivateKeyJWTOAuthProvider(
-            resource, storage, client_id=client_id, assertion_provider=provider, issuer=issuer
+            resource, storage, client_id="workload", assertion_provider=provider, issuer=issuer
         )
     client_id = os.environ["AGENT_CLIENT_ID"]
     if key_file := os.environ.get("AGENT_PRIVATE_KEY_FILE"):

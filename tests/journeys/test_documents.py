@@ -61,7 +61,7 @@ def test_the_tutorial_and_the_pages_that_continue_it_work(tmp_path: Path) -> Non
         "\nenv:read\n",
         "agent: created:",
         "client.grant.add",
-        '"result":{"content":[{"type":"text","text":"{\\"client_id\\":',
+        '"structuredContent":{"client_id":',
     ):
         assert expected in printed, expected
     assert re.search(r"tool\.call +create_environment +allowed", printed)
