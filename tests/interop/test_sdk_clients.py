@@ -76,6 +76,19 @@ def test_a_client_obtains_a_token_and_calls_its_tools(
     assert _statuses(agent.exchanges, "/token") == [("/token", 200)]
 
 
+@pytest.mark.parametrize("program", ["typescript_sdk_1.mjs", "typescript_sdk_2.mjs"])
+def test_a_client_sends_the_token_of_its_platform_as_the_grant(
+    stack: LocalStack, readers: dict[str, Any], program: str, tmp_path: Path
+) -> None:
+    """The SDK reads from the metadata that `none` is a method, and so sends no client authentication."""
+    credentials = {**readers["workload_identity"], "as_grant": True}
+    with session(program, stack, credentials, PROTOCOLS[program][0], tmp_path / "errors") as agent:
+        assert agent.result("whoami")["client_id"] == credentials["client_id"]
+    issued = stack.run_json("authserver", "audit", "--client", credentials["client_id"], "--action", "token.issue")
+    assert issued[-1]["outcome"] == "allowed"
+    assert _statuses(agent.exchanges, "/token") == [("/token", 200)]
+
+
 @every_client
 @both_methods
 def test_a_forbidden_call_fails_after_one_step_up(

@@ -16,6 +16,17 @@ export async function readAgent() {
     return JSON.parse((await lines.next()).value);
 }
 
+// Let a provider send the token of the platform as the grant, without client authentication: the draft extension of MCP
+// for workload identity (SEP-1933), for which the SDK has no provider yet.
+function asGrant(provider, assertion) {
+    provider.addClientAuthentication = undefined;
+    provider.prepareTokenRequest = (scope) => {
+        const grant = { grant_type: 'urn:ietf:params:oauth:grant-type:jwt-bearer', assertion };
+        return new URLSearchParams(scope ? { ...grant, scope } : grant);
+    };
+    return provider;
+}
+
 // Return the provider for the agent's credentials. Versions 1 and 2 of the SDK use the same names.
 export function credentialsProvider(
     { ClientCredentialsProvider, PrivateKeyJwtProvider, StaticPrivateKeyJwtProvider },
@@ -24,7 +35,8 @@ export function credentialsProvider(
     const options = { clientId: agent.client_id, expectedIssuer: agent.issuer };
     if (agent.token_file) {
         const jwtBearerAssertion = readFileSync(agent.token_file, 'ascii');
-        return new StaticPrivateKeyJwtProvider({ ...options, jwtBearerAssertion });
+        const provider = new StaticPrivateKeyJwtProvider({ ...options, jwtBearerAssertion });
+        return agent.as_grant ? asGrant(provider, jwtBearerAssertion) : provider;
     }
     if (agent.private_key_file) {
         const privateKey = readFileSync(agent.private_key_file, 'ascii');
