@@ -235,6 +235,25 @@ def test_an_issuer_that_is_down_is_trusted_for_a_day(
         refused(client, old)
 
 
+@pytest.mark.threat("T-084", "T-207")
+def test_a_clock_jump_does_not_prolong_the_trust_in_a_key(authserver: AuthServer, publisher: DocumentServer) -> None:
+    """CWE-672: a key set that was fetched in the year of a wrong clock would not be stale for years."""
+    client = published(authserver, publisher, kubernetes(authserver.clock))
+    client.accepted("grant")
+    authserver.clock.advance(1000 * HOUR)
+    refused(client, attacker(authserver.clock))
+    client.accepted("grant")
+    authserver.clock.advance(-999 * HOUR)
+    refused(client, attacker(authserver.clock))
+    client.accepted("grant")
+    assert publisher.paths() == ["/jwks"] * 2
+    authserver.clock.advance(1000 * HOUR)
+    refused(client, attacker(authserver.clock))
+    authserver.clock.advance(-999 * HOUR)
+    publisher.answers.clear()
+    client.refused("grant", client.platform.token(), STALE)
+
+
 @pytest.mark.threat("T-207")
 def test_a_key_that_the_issuer_withdraws_is_refused(authserver: AuthServer, publisher: DocumentServer) -> None:
     """RFC 8725 3.10; a platform replaces a stolen key. No node may keep it for longer than ten minutes."""

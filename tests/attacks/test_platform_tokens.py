@@ -15,6 +15,7 @@ from support.attacked_workloads import attacker, in_both_forms, workload
 from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.forging import forge, hs256, part, signer
 from support.platforms import PLATFORMS, Platform, oidc
+from support.resourceserver import ResourceServer
 from support.workloads import WorkloadClient
 
 from gatehouse.shared.protocol.jws import SigningKey
@@ -188,6 +189,19 @@ def test_an_access_token_of_this_server_is_no_platform_token(authserver: AuthSer
     authserver.clock.advance(1)
     client.accepted(form)
     itself.refused(form, token, "platform token: typ is at+jwt, not that of a platform token")
+
+
+@pytest.mark.anyio
+@pytest.mark.threat("T-003", "T-198")
+async def test_a_platform_token_is_no_access_token(resourceserver: ResourceServer) -> None:
+    """RFC 9068 2.1: a resource accepts what its authorization server issued for it, and no proof of an identity."""
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    assert (await resourceserver.post(call, resourceserver.issuer.token())).status_code == 200
+    for make in PLATFORMS.values():
+        platform = make(resourceserver.issuer.clock)
+        for audience in (ISSUER, RESOURCE):
+            response = await resourceserver.post(call, platform.token(aud=audience))
+            assert response.status_code == 401
 
 
 @pytest.mark.threat("T-198")

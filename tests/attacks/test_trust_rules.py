@@ -107,6 +107,20 @@ def test_a_composed_subject_identifies_a_job_only_together_with_its_repository(a
 
 
 @pytest.mark.threat("T-202")
+@pytest.mark.parametrize("kind", ["kubernetes", "gitlab", "oidc"])
+@pytest.mark.parametrize("below", ["", "/", "/enterprise"])
+def test_an_issuer_of_github_is_trusted_as_github_only(authserver: AuthServer, kind: str, below: str) -> None:
+    """Under another kind, a rule could require a subject that every repository can compose."""
+    client = workload(authserver, "github")
+    client.accepted("grant")
+    platform = github(authserver.clock, name="other")
+    issuer = f"{platform.issuer}{below}"
+    with pytest.raises(CommandRefused, match="is an issuer of GitHub: add it with --kind github"):
+        trust(authserver, platform, kind=kind, issuer=issuer)
+    trust(authserver, platform, issuer=issuer)
+
+
+@pytest.mark.threat("T-202")
 @pytest.mark.parametrize(
     "subject",
     [

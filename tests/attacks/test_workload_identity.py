@@ -4,6 +4,7 @@ Each test first sends a faultless token of the same platform, in the same way.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from support.platforms import CLUSTER_ISSUER, PLATFORMS, kubernetes, oidc
 from support.workloads import FORMS, REFUSALS, WorkloadClient, add_trust
 
 from gatehouse.authserver.grants.jwt_bearer import GRANT_TYPE as JWT_BEARER
+from gatehouse.authserver.workloads.registry import MAX_SHARED
+from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.redaction import quoted
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -314,6 +317,20 @@ def malleated(token: str) -> str:
 
 
 @pytest.mark.threat("T-205")
+@pytest.mark.both_databases
+def test_one_of_eight_concurrent_uses_is_accepted(authserver: AuthServer) -> None:
+    """CWE-367: the requests arrive before any of them has been answered, in both forms."""
+    client = workload(authserver, "github")
+    client.accepted("grant")
+    token = client.platform.token()
+    with ThreadPoolExecutor(8) as pool:
+        responses = pool.map(client.post, [*FORMS] * 4, [token] * 8)
+        statuses = [response.status_code for response in responses]
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 400, 401}
+
+
+@pytest.mark.threat("T-205")
 def test_a_refused_token_is_not_used_up(authserver: AuthServer) -> None:
     """CWE-841: someone who saw the token must not be able to use it up without what else it takes."""
     client = workload(authserver, "github")
@@ -434,6 +451,35 @@ def test_every_refusal_of_a_token_has_the_same_response(authserver: AuthServer, 
         del body["request_id"]
         bodies.add((response.status_code, json.dumps(body)))
     assert len(bodies) == 1
+
+
+@in_both_forms
+@pytest.mark.threat("T-061")
+def test_a_refused_token_costs_the_same_for_every_issuer(
+    authserver: AuthServer, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CWE-208: the time of a refusal must not say which issuers are trusted, or which keys they have."""
+    client, platform = workload(authserver), kubernetes(authserver.clock)
+    evil, verify = attacker(authserver.clock), jws.verify
+    verified: list[object] = []
+
+    def counted(*arguments: Any) -> dict[str, Any]:
+        verified.append(arguments)
+        return verify(*arguments)
+
+    client.accepted(form)
+    monkeypatch.setattr(jws, "verify", counted)
+    assert client.post(form, platform.token()).status_code == 200
+    assert len(verified) == 1
+    for token in (
+        platform.token(iss="https://evil.example"),
+        platform.token(key=evil),
+        platform.token(key=evil, header={"kid": platform.key.kid}),
+        platform.token(iss="https://evil.example", key=evil),
+    ):
+        verified.clear()
+        assert client.post(form, token).status_code == REFUSALS[form][0]
+        assert len(verified) == MAX_SHARED
 
 
 @pytest.mark.threat("T-212")

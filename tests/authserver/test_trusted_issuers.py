@@ -9,7 +9,7 @@ from support.platforms import TRUST_DOMAIN, github, gitlab, kubernetes, oidc, sp
 from support.workloads import GIVEN_KEYS, WorkloadClient, add_trust, trust
 
 from gatehouse.authserver.db.models import TrustedIssuerRow
-from gatehouse.authserver.workloads.issuer_keys import MAX_AGE
+from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL
 from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.registry import (
     KeyLocation,
@@ -62,6 +62,8 @@ def test_fetched_keys_are_usable_for_a_day(issuer: TrustedIssuer, clock: FakeClo
         fetched = replace(issuer, location=location, fetched_at=int(now))
         assert fetched.usable_keys(now + MAX_AGE) == issuer.keys
         assert fetched.usable_keys(now + MAX_AGE + 1) == {}
+        assert fetched.usable_keys(now - REFETCH_INTERVAL) == issuer.keys
+        assert fetched.usable_keys(now - REFETCH_INTERVAL - 1) == {}
         assert replace(fetched, fetched_at=None).usable_keys(now) == {}
     assert issuer.usable_keys(now + 365 * MAX_AGE) == issuer.keys
 

@@ -91,6 +91,14 @@ def is_unsettled(attempted_at: int, fetched_at: int | None, failure: str | None)
     return failure is None and (fetched_at or 0) < attempted_at
 
 
+def is_fresh(now: float, fetched_at: int | None) -> bool:
+    """Tell whether a key set that was fetched at a time may be used.
+
+    A time that lies further ahead was written by a wrong clock: nobody knows how old the set is.
+    """
+    return fetched_at is not None and -REFETCH_INTERVAL <= now - fetched_at <= MAX_AGE
+
+
 def is_under_way(now: float, attempted_at: int, fetched_at: int | None, failure: str | None) -> bool:
     """Tell whether a node fetches the keys now. While an issuer does not answer, this is not known, and False."""
     return is_unsettled(attempted_at, fetched_at, failure) and abs(now - attempted_at) < FETCH_LIMIT

@@ -10,10 +10,10 @@ from sqlalchemy import case, or_, select, update
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads.issuer_keys import (
-    MAX_AGE,
     REFETCH_INTERVAL,
     REFRESH_INTERVAL,
     check_sequence,
+    is_fresh,
     is_under_way,
     is_unsettled,
     parse_issuer_keys,
@@ -152,8 +152,7 @@ def _check(document: bytes, issuer: TrustedIssuerRow, now: int) -> None:
     """Refuse a key set that must not replace the stored one. Raises InvalidKeySet."""
     parse_issuer_keys(document, issuer.kind, issuer.algorithms)
     # A stored set that is too old is not used any more, so a trust domain that begins again is accepted after that.
-    is_usable = now - (issuer.fetched_at or 0) <= MAX_AGE
-    if issuer.kind == "spiffe" and issuer.jwks is not None and is_usable:
+    if issuer.kind == "spiffe" and issuer.jwks is not None and is_fresh(now, issuer.fetched_at):
         check_sequence(document, issuer.jwks.encode())
 
 

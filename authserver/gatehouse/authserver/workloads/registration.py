@@ -41,6 +41,9 @@ MAX_LIFETIME: Final = 24 * 3600
 DEFAULT_CLUSTER_ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
 """The issuer of every cluster that was not given one of its own."""
 
+GITHUB_ISSUER: Final = "https://token.actions.githubusercontent.com"
+"""The issuer of GitHub Actions. An enterprise can have one of its own below it."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"spiffe://[a-z0-9._-]{1,255}", re.ASCII)
 
@@ -175,6 +178,9 @@ def _check_identifier(kind: Kind, issuer: str) -> None:
             )
     elif len(issuer) > 512 or not is_fetchable(issuer):
         raise CommandRefused("The issuer must be the exact iss of the platform's tokens, an https URL.")
+    elif kind.name != "github" and f"{issuer}/".startswith(f"{GITHUB_ISSUER}/"):
+        # Under another kind, a rule could do without the repository.
+        raise CommandRefused(f"{issuer} is an issuer of GitHub: add it with --kind github.")
 
 
 def _stored_keys(registration: IssuerRegistration, kind: Kind, algorithms: Sequence[str], now: int) -> dict[str, Any]:

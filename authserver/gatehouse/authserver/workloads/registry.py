@@ -10,9 +10,9 @@ from sqlalchemy import Connection, bindparam, select
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import TrustedIssuerRow, TrustRuleRow
 from gatehouse.authserver.workloads.issuer_keys import (
-    MAX_AGE,
     REFETCH_INTERVAL,
     IssuerKeys,
+    is_fresh,
     is_under_way,
     parse_stored_keys,
 )
@@ -72,13 +72,13 @@ class TrustedIssuer:
 
     def usable_keys(self, now: float) -> IssuerKeys:
         """Return the keys; none if the last good key set was fetched too long ago."""
-        is_stale = self.location.is_fetched and now - (self.fetched_at or 0) > MAX_AGE
+        is_stale = self.location.is_fetched and not is_fresh(now, self.fetched_at)
         return {} if is_stale else self.keys
 
     def may_have_new_keys(self, now: float) -> bool:
         """Tell whether it is worth to wait for a fetch: one may begin now, or a node has one under way."""
         return self.location.is_fetched and (
-            now - self.attempted_at >= REFETCH_INTERVAL
+            not -REFETCH_INTERVAL <= now - self.attempted_at < REFETCH_INTERVAL
             or is_under_way(now, self.attempted_at, self.fetched_at, self.failure)
         )
 
