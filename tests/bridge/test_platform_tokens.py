@@ -16,6 +16,8 @@ from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.bridge.tokens import TokenSource
 
 WORKLOAD = {"iss": "https://cluster.example", "sub": "system:serviceaccount:prod:agent", "aud": [ISSUER], "exp": 2}
+UNREADABLE = "a.b.c"
+"""It has the form of a JWT, and holds no JSON."""
 JOB_URL = "https://run.actions.example/197//idtoken/1?api-version=2.0"
 JOB_TOKEN = "actions-request-token-0123456789"
 
@@ -131,14 +133,15 @@ async def test_a_refused_platform_token_is_described_and_not_repeated(file: Call
         ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"(iss a\x1b[2J, sub " + "x" * 100 + ", aud b, c)"),
         ({}, "(iss missing, sub missing, aud missing)"),
         ([], "token. It may be"),
+        (UNREADABLE, "token. It may be"),
     ],
-    ids=["hostile", "empty", "not-an-object"],
+    ids=["hostile", "empty", "not-an-object", "unreadable"],
 )
 async def test_a_described_platform_token_is_printable(
     file: Callable[[Any], Path], claims: Any, described: str
 ) -> None:
     """CWE-150."""
-    servers, path = FakeServers(), file(jwt(claims))
+    servers, path = FakeServers(), file(jwt(claims) if claims != UNREADABLE else UNREADABLE)
     servers.respond(TOKEN_ENDPOINT, oauth_error(401, "invalid_client"))
     with pytest.raises(BridgeError) as caught:
         await request_token(servers, lambda: from_file(path))

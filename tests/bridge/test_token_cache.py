@@ -117,7 +117,8 @@ def test_a_file_that_others_can_read_is_not_trusted_and_replaced(cache: Cache) -
     cache.value()
     cache.file.chmod(0o644)
     assert cache.value() == "token-2"
-    assert any("accessible to others" in warning for warning in cache.warnings)
+    (warning,) = cache.warnings
+    assert "accessible to others" in warning
     assert "token-" not in str(cache.warnings)
     assert stat.S_IMODE(cache.file.stat().st_mode) == 0o600
     assert cache.value() == "token-2"
@@ -269,6 +270,15 @@ def test_the_folder_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_pat
     # XDG Base Directory Specification: all paths must be absolute.
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_folder() == tmp_path / ".cache" / "gatehouse" / "tokens"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a user that its image does not know."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    with pytest.raises(CacheUnusable, match=r"has no home folder\. Set XDG_CACHE_HOME"):
+        default_folder()
 
 
 @pytest.mark.threat("T-120")

@@ -32,6 +32,8 @@ _MAX_LENGTH: Final = 16 * 1024
 _POLL: Final = 0.02
 """Seconds between two attempts to lock a file."""
 
+_ELSEWHERE: Final = "Set XDG_CACHE_HOME to a folder of your own, or use --no-cache."
+
 _OWN_FILE = re.compile(r"[0-9a-f]{64}(?:\.lock)?|\.unfinished-.*", re.ASCII)
 
 
@@ -56,7 +58,7 @@ def default_folder() -> Path:
         # A relative path in the variable is invalid and ignored.
         root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     except RuntimeError:
-        raise CacheUnusable("This user has no home folder.") from None
+        raise CacheUnusable(f"This user has no home folder. {_ELSEWHERE}") from None
     return root / "gatehouse" / "tokens"
 
 
@@ -95,7 +97,8 @@ class TokenCache:
             folder.mkdir(exist_ok=True, mode=0o700)
             status = folder.lstat()
         except OSError as error:
-            raise CacheUnusable(f"{folder} cannot be used: {error.strerror or 'input/output'}.") from None
+            reason = error.strerror or "input/output"
+            raise CacheUnusable(f"{folder} cannot be used: {reason}. {_ELSEWHERE}") from None
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise CacheUnusable(f"{folder} is not a folder that you own. Remove it.")
         if stat.S_IMODE(status.st_mode) & 0o077:
@@ -109,7 +112,7 @@ class TokenCache:
             request: obtains a new token. What it raises is raised.
             timeout: seconds to wait for another process, before this one makes a request of its own.
         """
-        if (kept := self.get(key)) is not None:
+        if (kept := self.get(key, quiet=True)) is not None:
             return kept
         with self._locked(key, timeout) as is_locked:
             if (kept := self.get(key)) is not None:
@@ -119,15 +122,19 @@ class TokenCache:
                 self.put(key, token)
             return token
 
-    def get(self, key: str) -> StoredToken | None:
-        """Return the token of a key; None if there is none that can be used for another RESERVE seconds."""
+    def get(self, key: str, *, quiet: bool = False) -> StoredToken | None:
+        """Return the token of a key; None if there is none that can be used for another RESERVE seconds.
+
+        Unless `quiet`, the user is warned of a file that others can access.
+        """
         try:
             document = read_private_file(self._folder / key, "cached token", limit=_MAX_LENGTH)
             token = _parse(parse_json(document))
         except (FileNotFoundError, InvalidJson):
             return None
         except UnsafeFile as error:
-            self._warn(f"{error}.")
+            if not quiet:
+                self._warn(f"{error}.")
             return None
         # A token that expires in the far future was not written by this clock.
         is_usable = token is not None and RESERVE < token.expires_at - self._now() <= _MAX_AGE
