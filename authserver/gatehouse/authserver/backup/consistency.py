@@ -3,6 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY
 from gatehouse.authserver.db.models import (
     ClientRow,
     ResourceScopeRow,
@@ -12,7 +13,6 @@ from gatehouse.authserver.db.models import (
     TrustRuleRow,
 )
 from gatehouse.authserver.workloads.kinds import KINDS
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.authserver.workloads.rules import InvalidRule, check_conditions, rule_anchor
 from gatehouse.shared.service.administrator import CommandRefused
 

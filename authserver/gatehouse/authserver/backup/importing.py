@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from gatehouse.authserver.backup.consistency import check_across_rows
 from gatehouse.authserver.backup.exporting import BATCH, PART_OF, Part, Progress, exported_tables
 from gatehouse.authserver.backup.format import MAX_LINE, Header, dump_trailer, read_row
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import (
     Base,
@@ -36,7 +37,6 @@ from gatehouse.authserver.keys.store import ensure_keys
 from gatehouse.authserver.settings import Settings
 from gatehouse.authserver.tokens.reservations import ensure_list
 from gatehouse.authserver.tokens.status_lists import close_lists
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.administrator import Administrator, CommandRefused

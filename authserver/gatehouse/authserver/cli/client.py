@@ -16,8 +16,7 @@ from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND, shown_once
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.key_files import ChosenKeys, key_file_options
 from gatehouse.authserver.clients import registration
-from gatehouse.authserver.clients.registry import REGISTERED_METHODS, existing_client, load_clients
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
+from gatehouse.authserver.clients.registry import REGISTERED_METHODS, WORKLOAD_IDENTITY, existing_client, load_clients
 from gatehouse.authserver.workloads.registry import rules_of_client
 from gatehouse.shared.protocol.claims import MAX_LIFETIME
 from gatehouse.shared.service.cli import LazyGroup, confirm, example, join_scopes, output_option

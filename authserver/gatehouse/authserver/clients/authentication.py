@@ -21,7 +21,7 @@ from gatehouse.authserver.clients.assertions import (
     read_assertion,
     verify_signature,
 )
-from gatehouse.authserver.clients.registry import Client, ClientCache
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client, ClientCache
 from gatehouse.authserver.credentials.lifecycle import CredentialTable, LastUse, by_last_use, inactive_reason
 from gatehouse.authserver.credentials.secrets import StoredSecret, find_secret
 from gatehouse.authserver.db.models import ClientKeyRow, ClientSecretRow, TrustRuleRow
@@ -36,7 +36,6 @@ from gatehouse.authserver.errors import (
 from gatehouse.authserver.http import Form, Request
 from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.workloads.authentication import IdentifiedClient, WorkloadAuthenticator
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
 from gatehouse.authserver.workloads.verifier import WorkloadRefused
 from gatehouse.shared.service.audit.events import CLAIMED

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registry import (
     REGISTERED_METHODS,
+    WORKLOAD_IDENTITY,
     Client,
     existing_client,
     lock_client,
@@ -22,7 +23,6 @@ from gatehouse.authserver.keys.store import KeyRing
 from gatehouse.authserver.resources.registration import check_name, lock_resource, parse_resource
 from gatehouse.authserver.resources.registry import list_resources, load_resource
 from gatehouse.authserver.tokens.status_lists import revoke_client
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, MAX_STATIC_CLAIMS, InvalidClaims, check_static_claim
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, parse_scope, separator_hint
 from gatehouse.shared.service.administrator import Administrator, CommandRefused

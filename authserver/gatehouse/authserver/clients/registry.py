@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Executable, Label, Row, Text, and_, bindparam, cast, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -24,7 +24,6 @@ from gatehouse.authserver.db.models import (
     CredentialRow,
     ResourceScopeRow,
 )
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.jws import VerificationKey
 from gatehouse.shared.protocol.scopes import ScopeHierarchy
 from gatehouse.shared.service.administrator import CommandRefused
@@ -33,8 +32,11 @@ from gatehouse.shared.service.cache import GroupLoadingCache
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 """What a client can be registered for that has credentials of its own (`token_endpoint_auth_method`, RFC 7591 2)."""
 
+WORKLOAD_IDENTITY: Final = "workload_identity"
+"""The method of a client without credentials of its own: trust rules say which platform tokens authenticate it."""
+
 REGISTERED_METHODS = (*AUTH_METHODS, WORKLOAD_IDENTITY)
-"""What a client can be registered for. One without credentials of its own is identified by trust rules."""
+"""What a client can be registered for."""
 
 
 @dataclass(frozen=True, slots=True)

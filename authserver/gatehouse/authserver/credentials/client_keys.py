@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.client_jwks import (
     MAX_CLIENT_KEYS,
     client_verification_keys,
@@ -20,7 +20,6 @@ from gatehouse.authserver.credentials.lifecycle import (
     lifetime_of,
 )
 from gatehouse.authserver.db.models import ClientKeyRow
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.jws import InvalidKeySet
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction

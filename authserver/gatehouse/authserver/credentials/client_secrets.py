@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.registry import Client, existing_client, lock_client, locked_client
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client, existing_client, lock_client, locked_client
 from gatehouse.authserver.credentials.lifecycle import (
     CredentialKind,
     Lifetime,
@@ -18,7 +18,6 @@ from gatehouse.authserver.credentials.lifecycle import (
 from gatehouse.authserver.credentials.secrets import MAX_ACTIVE, MAX_INACTIVE, digest, generate_secret, secret_prefix
 from gatehouse.authserver.db.models import ClientSecretRow
 from gatehouse.authserver.keys.store import KeyRing
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.remediation import client_command

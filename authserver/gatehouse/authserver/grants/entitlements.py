@@ -9,12 +9,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.resources.catalogue import Catalogue
 from gatehouse.authserver.resources.registration import MAX_NAME
 from gatehouse.authserver.resources.registry import Resource
-from gatehouse.authserver.workloads.platform_token import METHOD as WORKLOAD_IDENTITY
 from gatehouse.shared.protocol.scopes import cut_scope, format_scope, separator_hint
 from gatehouse.shared.service.remediation import catalogue_command, client_command, grant_command
 

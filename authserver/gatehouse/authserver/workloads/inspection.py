@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Final
 
-from gatehouse.authserver.clients.registry import Client
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client
 from gatehouse.authserver.workloads.authentication import token_digest
 from gatehouse.authserver.workloads.key_state import describe_age, key_age
 from gatehouse.authserver.workloads.kinds import HEADER_MEMBERS
 from gatehouse.authserver.workloads.platform_token import (
-    METHOD,
     PlatformCredentials,
     Presented,
     is_platform_token,
@@ -186,8 +185,10 @@ class PlatformInspection:
         client = self.find_client(client_id)
         if client is None:
             raise _Failed(f"{client_id} does not exist")
-        if client.token_endpoint_auth_method != METHOD:
-            raise _Failed(f"{client_id} is registered for {client.token_endpoint_auth_method}, not for {METHOD}")
+        if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
+            raise _Failed(
+                f"{client_id} is registered for {client.token_endpoint_auth_method}, not for {WORKLOAD_IDENTITY}"
+            )
         if client.disabled:
             raise _Failed(f"{client_id} is disabled. Run: authserver client enable {client_id}")
         return f"{client_id} ({client.client_name})"

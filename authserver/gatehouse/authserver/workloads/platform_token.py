@@ -4,14 +4,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY
 from gatehouse.authserver.workloads.kinds import SPIFFE_SCHEME
 from gatehouse.shared.protocol import jws
 
 JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 """The type of a client assertion that is a JWT-SVID (draft-ietf-oauth-spiffe-client-auth)."""
-
-METHOD: Final = "workload_identity"
-"""What a client is registered for that authenticates with platform tokens."""
 
 
 class Presented(Enum):
@@ -35,7 +33,7 @@ class PlatformCredentials:
     presented: Presented
     client_id: str = ""
     """As it was sent; empty if it was not. The token identifies the client, and must agree."""
-    method: str = METHOD
+    method: str = WORKLOAD_IDENTITY
 
     @property
     def issuer(self) -> str:

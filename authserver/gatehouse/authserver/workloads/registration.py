@@ -9,11 +9,10 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.registry import locked_client
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, locked_client
 from gatehouse.authserver.db.models import TrustedIssuerRow, TrustRuleRow
 from gatehouse.authserver.workloads.issuer_keys import parse_issuer_keys
 from gatehouse.authserver.workloads.kinds import KINDS, SPIFFE_SCHEME, Kind
-from gatehouse.authserver.workloads.platform_token import METHOD
 from gatehouse.authserver.workloads.registry import (
     MAX_SHARED,
     KeyLocation,
@@ -274,10 +273,10 @@ def add_rule(
             identify a workload, or that identify another client.
     """
     client = locked_client(session, client_id)
-    if client.token_endpoint_auth_method != METHOD:
+    if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
         raise CommandRefused(
             f"The client authenticates by {client.token_endpoint_auth_method}, and a client has one method."
-            f" Register one for its platform: authserver client create --auth-method {METHOD}"
+            f" Register one for its platform: authserver client create --auth-method {WORKLOAD_IDENTITY}"
         )
     issuer = existing_issuer(session, issuer_name)
     try:
