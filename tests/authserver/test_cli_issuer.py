@@ -354,6 +354,9 @@ def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServe
         "failed",
         "cluster: the keys are 25 h old, and are used for 24 h: status 503. See: authserver issuer list",
     )
+    change(shell, fetched_at=int(time.time()) + 3600, failure=None)
+    told = "cluster: a server whose clock is ahead fetched the keys. See: authserver issuer list"
+    assert trusted_issuers(shell, code=1) == ("failed", told)
     shell.json("issuer", "disable", "cluster")
     assert trusted_issuers(shell) == ("ok", "0 enabled, 1 disabled")
 

@@ -13,8 +13,11 @@ _MINUTE, _HOUR = 60, 3600
 
 
 def key_age(issuer: TrustedIssuer, now: float) -> int | None:
-    """Return the seconds since the keys were fetched, or given by an admin; None if there are none."""
-    return None if issuer.fetched_at is None or not issuer.keys else max(0, int(now) - issuer.fetched_at)
+    """Return the seconds since the keys were fetched, or given by an admin; None if there are none.
+
+    Below 0 if that was on a server whose clock is ahead.
+    """
+    return None if issuer.fetched_at is None or not issuer.keys else int(now) - issuer.fetched_at
 
 
 def key_problem(issuer: TrustedIssuer, shared: Collection[str], now: float) -> str | None:
@@ -26,7 +29,10 @@ def key_problem(issuer: TrustedIssuer, shared: Collection[str], now: float) -> s
     age = key_age(issuer, now)
     if age is None:
         return f"no keys are known{_failure(issuer)}"
-    if issuer.failure is not None and not issuer.usable_keys(now):
+    is_usable = bool(issuer.usable_keys(now))
+    if age < 0 and not is_usable:
+        return "a server whose clock is ahead fetched the keys"
+    if issuer.failure is not None and not is_usable:
         return f"the keys are {describe_age(age)} old, and are used for {describe_age(MAX_AGE)}{_failure(issuer)}"
     if all(keys[0].thumbprint in shared for keys in issuer.keys.values()):
         return "another trusted issuer has the same keys"
