@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from gatehouse.shared.service.database import Database, parse_database_url
 ROOT = Path(__file__).parents[1]
 RESOURCE = "http://127.0.0.1:8000/mcp"
 REQUEST = "req_0123456789abcdef01234567"
+ATTACKS_ON_WORKLOADS = ("issuer_key_sets", "platform_tokens", "trust_rules", "workload_identity")
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -66,6 +69,19 @@ def test_the_reference_describes_only_existing_actions_and_errors() -> None:
 def test_every_threat_and_divergence_is_covered_by_a_test(marker: str, entries: dict[str, str]) -> None:
     assert len(entries) > 60
     assert generate_reference.covering_tests(marker).keys() == entries.keys()
+
+
+def test_the_table_of_attacks_on_workload_identity_counts_their_cases() -> None:
+    files = [f"tests/attacks/test_{name}.py" for name in ATTACKS_ON_WORKLOADS]
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "--no-header", *files]
+    listed = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    cases = Counter(line.partition("[")[0] for line in listed.splitlines() if "::" in line)
+    tests = generate_reference.covering_tests("threat")
+    counted = {threat: str(sum(cases[test] for test in found)) for threat, found in tests.items()}
+    page = (ROOT / "docs" / "workload-identity.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| (T-\d{3}) \| .* \| (\d+) \|$", page, re.MULTILINE))
+    assert table.keys() >= {f"T-{number}" for number in range(197, 213)}
+    assert table == {threat: counted[threat] for threat in table}
 
 
 def test_the_readme_is_short() -> None:
