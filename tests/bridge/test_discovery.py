@@ -163,3 +163,10 @@ async def test_an_untrusted_certificate_is_reported() -> None:
     error = await error_of(servers)
     assert "as.example.com is not trusted (self-signed certificate): set BRIDGE_CA_FILE or SSL_CERT_FILE" in str(error)
     assert not error.temporary
+
+
+async def test_tls_that_fails_after_the_handshake_is_reported() -> None:
+    """The library passes that error on as it is."""
+    servers = FakeServers()
+    servers.respond(METADATA, ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]"))
+    assert str(await error_of(servers)).startswith("The TLS connection to the authorization server failed")

@@ -18,19 +18,15 @@ from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
-    is_protected_transport,
     parse_resource_identifier,
 )
+from gatehouse.shared.service.fetch import is_fetchable
 
 TIMEOUT: Final = 20
 """Seconds for one request and its whole response."""
 
 _MAX_LENGTH: Final = 64 * 1024
 """Bytes of a response."""
-
-
-_MAX_URL: Final = 2048
-"""Characters of a URL in a metadata document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ async def exchange(
                 document = await _read(response)
             finally:
                 await response.aclose()
-    except (httpx2.HTTPError, TimeoutError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise unreachable(server, url, error, names) from None
     if response.status_code in {429, 503}:
         raise retry_later(server, url, response.status_code, response.headers.get("retry-after"))
@@ -111,7 +107,7 @@ async def find_token_endpoint(
         raise BridgeError(
             f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check {names.issuer}."
         )
-    if not isinstance(url, str) or not is_usable(url):
+    if not isinstance(url, str) or not is_fetchable(url):
         raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
 
@@ -133,7 +129,7 @@ async def _advertised_issuer(http: httpx2.AsyncClient, resource: str, names: Set
 
 def _require_trusted(resource: str, issuer: str) -> str:
     """Return the issuer if the resource may name it: same origin, or both on loopback. Raises BridgeError."""
-    if not is_usable(issuer) or not _is_on_the_same_host(issuer, resource):
+    if not is_fetchable(issuer) or not _is_on_the_same_host(issuer, resource):
         raise BridgeError(
             f"The MCP server at {resource} names the authorization server {issuer[:200]}, which is on another host."
             " No credential was sent, because an MCP server must not decide where credentials go. If that server"
@@ -144,18 +140,6 @@ def _require_trusted(resource: str, issuer: str) -> str:
 
 def _is_on_the_same_host(issuer: str, resource: str) -> bool:
     return urlsplit(issuer)[:2] == urlsplit(resource)[:2] or (is_loopback(issuer) and is_loopback(resource))
-
-
-def is_usable(url: str) -> bool:
-    """Return whether a URL from a metadata document can be used in a request, and is https or on loopback."""
-    if len(url) > _MAX_URL or not url.isascii() or not url.isprintable():
-        return False
-    try:
-        parsed = httpx2.URL(url)
-        has_only_an_address = parsed.host != "" and not parsed.userinfo and not parsed.fragment
-        return has_only_an_address and is_protected_transport(url) and urlsplit(url).port != 0
-    except (httpx2.InvalidURL, ValueError):
-        return False
 
 
 def _resource_metadata_urls(resource: str) -> list[str]:

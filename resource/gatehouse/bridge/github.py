@@ -6,10 +6,11 @@ from typing import Final
 import httpx2
 
 from gatehouse.bridge.credentials import Credentials, InvalidCredentials
-from gatehouse.bridge.discovery import exchange, is_usable
+from gatehouse.bridge.discovery import exchange
 from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.platform_token import is_compact_jwt
 from gatehouse.bridge.settings import GitHubSettings
+from gatehouse.shared.service.fetch import is_fetchable
 
 _SERVER: Final = "token service of GitHub Actions"
 
@@ -50,7 +51,7 @@ def read_github_job(client_id: str | None) -> GitHubCredentials:
             f"--github-oidc works in a job of GitHub Actions: {_URL} or ACTIONS_ID_TOKEN_REQUEST_TOKEN is not set."
             f" {_PERMISSION}"
         )
-    if not is_usable(job.url):
+    if not is_fetchable(job.url):
         raise InvalidCredentials(f"{_URL} is not an https URL. Nothing was sent.")
     secret = job.token.get_secret_value()
     return GitHubCredentials(client_id or "", "GitHub Actions", "workload_identity", secret=secret, url=job.url)
