@@ -6,7 +6,7 @@ import pytest
 from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.platforms import TRUST_DOMAIN, github, gitlab, kubernetes, oidc, spiffe
-from support.workloads import GIVEN_KEYS, WorkloadClient, add_trust, trust
+from support.workloads import DISCOVERY, GIVEN_KEYS, WorkloadClient, add_trust, trust
 
 from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL
@@ -25,7 +25,6 @@ from gatehouse.authserver.workloads.registry import (
 )
 from gatehouse.authserver.workloads.rules import rule_anchor, token_anchors
 
-DISCOVERY = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=None)
 PINNED = KeyLocation(False, "https://platform.example.com/jwks", None, None)
 
 

@@ -16,7 +16,7 @@ from support.http_client import http_client
 from support.key_sets import OTHER_KEY
 from support.platforms import GITHUB_ISSUER, Platform, github
 from support.waiting import wait_until
-from support.workloads import FORMS, WorkloadClient
+from support.workloads import DISCOVERY, FORMS, WorkloadClient
 
 from gatehouse.authserver.app import build_app
 from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
@@ -25,7 +25,6 @@ from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
 from gatehouse.shared.service.fetch import FetchFailed
 
-DISCOVERY = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=None)
 NO_KEYS = "platform token: no key of the issuer is known, or the key set is too old"
 
 

@@ -11,7 +11,7 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.key_sets import key_set
 from support.platforms import CLUSTER_ISSUER, PLATFORMS, Platform, github, kubernetes, oidc, spiffe
-from support.workloads import GIVEN_KEYS, add_trust, trust
+from support.workloads import DISCOVERY, GIVEN_KEYS, add_trust, trust
 
 from gatehouse.authserver.clients.registration import delete_client
 from gatehouse.authserver.clients.registry import Client
@@ -21,7 +21,6 @@ from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.registration import MAX_ISSUERS, MAX_LIFETIME, MAX_RULES, IssuerRegistration
 from gatehouse.authserver.workloads.registry import (
     MAX_SHARED,
-    KeyLocation,
     TrustedIssuer,
     load_issuers,
     rules_of_client,
@@ -29,8 +28,6 @@ from gatehouse.authserver.workloads.registry import (
 )
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import CommandRefused
-
-DISCOVERY = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=None)
 
 
 def stored(server: AuthServer) -> list[TrustedIssuer]:

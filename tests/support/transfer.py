@@ -25,8 +25,8 @@ from support.assertions import KeyClient
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, administrator, basic_header, settings_in
 from support.clock import FakeClock
 from support.keys import rotation_of
-from support.platforms import github
-from support.workloads import WorkloadClient
+from support.platforms import github, gitlab
+from support.workloads import DISCOVERY, WorkloadClient, trust
 
 
 def export_of(
@@ -135,6 +135,7 @@ class FullInstallation:
         assert self.keyed.post(self.assertion).status_code == 200
         self.workload = WorkloadClient(server, github(server.clock))
         self.platform_token = self.workload.platform.token()
+        trust(server, gitlab(server.clock, name="another-not-fetched"), location=DISCOVERY, jwks=None)
         self.workload.accepted("assertion", self.platform_token)
         gone, gone_secret = server.create_client()
         self.disabled = (gone.client_id, gone_secret)

@@ -18,6 +18,9 @@ from support.platforms import Platform
 GIVEN_KEYS = KeyLocation(discovery=False, jwks_uri=None, ca_file=None, bearer_token_file=None)
 """The keys of a trusted issuer, as an admin gives them in a file."""
 
+DISCOVERY = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=None)
+"""Keys that the metadata of the issuer names."""
+
 REFUSALS = {"assertion": (401, "invalid_client"), "grant": (400, "invalid_grant")}
 """The status and the error code of a refused token, by the form of the request."""
 
