@@ -19,7 +19,8 @@ from gatehouse.authserver.credentials.client_keys import rotate_keys
 from gatehouse.authserver.credentials.client_secrets import rotate_secret
 from gatehouse.authserver.db.models import TrustRuleRow
 from gatehouse.authserver.workloads.kinds import KINDS
-from gatehouse.authserver.workloads.registration import remove_issuer, remove_rule, set_issuer_disabled
+from gatehouse.authserver.workloads.registration import remove_issuer, set_issuer_disabled
+from gatehouse.authserver.workloads.rule_registration import remove_rule
 from gatehouse.authserver.workloads.rules import rule_anchor
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service.administrator import CommandRefused

@@ -8,7 +8,8 @@ from support.workloads import FORMS, WorkloadClient, add_trust, trust
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.db.models import ClientRow, TrustRuleRow
-from gatehouse.authserver.workloads.registration import remove_issuer, remove_rule, set_issuer_disabled
+from gatehouse.authserver.workloads.registration import remove_issuer, set_issuer_disabled
+from gatehouse.authserver.workloads.rule_registration import remove_rule
 from gatehouse.shared.service.cache import MAX_AGE
 
 NO_RULE = "platform token: no rule of this issuer names this workload"

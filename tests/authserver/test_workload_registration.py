@@ -16,9 +16,9 @@ from support.workloads import DISCOVERY, GIVEN_KEYS, add_trust, trust
 from gatehouse.authserver.clients.registration import delete_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.models import TrustedIssuerRow
-from gatehouse.authserver.workloads import registration
+from gatehouse.authserver.workloads import registration, rule_registration
 from gatehouse.authserver.workloads.kinds import KINDS
-from gatehouse.authserver.workloads.registration import MAX_ISSUERS, MAX_LIFETIME, MAX_RULES, IssuerRegistration
+from gatehouse.authserver.workloads.registration import MAX_ISSUERS, MAX_LIFETIME, IssuerRegistration
 from gatehouse.authserver.workloads.registry import (
     MAX_SHARED,
     TrustedIssuer,
@@ -265,7 +265,7 @@ def test_a_rule_that_could_not_be_trusted_is_refused(authserver: AuthServer) -> 
         (client.client_id, "nobody", good, "There is no trusted issuer nobody"),
         (client.client_id, "github", {"repository_id": "74"}, "These claims do not identify a workload"),
     ):
-        assert reason in refusal(authserver, registration.add_rule, client_id, issuer, conditions)
+        assert reason in refusal(authserver, rule_registration.add_rule, client_id, issuer, conditions)
     add_trust(authserver, client, "github", good)
 
 
@@ -275,7 +275,7 @@ def test_the_same_claims_identify_one_client(authserver: AuthServer) -> None:
     conditions = {"repository_id": "74", "ref": "refs/heads/main"}
     rule = add_trust(authserver, first, "github", conditions)
     told = f"The rule {rule.rule_id} of {first.client_id} has the same claims"
-    assert told in refusal(authserver, registration.add_rule, second.client_id, "github", conditions)
+    assert told in refusal(authserver, rule_registration.add_rule, second.client_id, "github", conditions)
     add_trust(authserver, second, "github", {**conditions, "ref": "refs/heads/dev"})
 
 
@@ -284,12 +284,12 @@ def test_the_number_of_rules_is_limited(authserver: AuthServer) -> None:
     client = workload_client(authserver)
 
     def fill(session: Session) -> None:
-        for number in range(MAX_RULES):
-            registration.add_rule(session, authserver.admin, client.client_id, "login", {"sub": f"{number}"})
+        for number in range(rule_registration.MAX_RULES):
+            rule_registration.add_rule(session, authserver.admin, client.client_id, "login", {"sub": f"{number}"})
 
     with authserver.services.database.write() as session:
         fill(session)
-    told = refusal(authserver, registration.add_rule, client.client_id, "login", {"sub": "another"})
+    told = refusal(authserver, rule_registration.add_rule, client.client_id, "login", {"sub": "another"})
     assert "A client has at most 64 trust rules" in told
     add_trust(authserver, workload_client(authserver), "login", {"sub": "another"})
 
@@ -304,8 +304,8 @@ def test_a_client_removes_only_its_own_rules(authserver: AuthServer) -> None:
         (client.client_id, "rule_no", "The client has no rule rule_no"),
         ("agent_no", rule.rule_id, "There is no client agent_no"),
     ):
-        assert reason in refusal(authserver, registration.remove_rule, client_id, rule_id)
-    change(authserver, registration.remove_rule, client.client_id, rule.rule_id)
+        assert reason in refusal(authserver, rule_registration.remove_rule, client_id, rule_id)
+    change(authserver, rule_registration.remove_rule, client.client_id, rule.rule_id)
     [event] = authserver.audit(action="client.trust.remove")
     assert event["detail"] == {"rule": rule.rule_id, "issuer": "login", "conditions": {"sub": "a"}}
 

@@ -9,8 +9,9 @@ from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.grants.jwt_bearer import GRANT_TYPE as JWT_BEARER
 from gatehouse.authserver.workloads.platform_token import JWT_SPIFFE
-from gatehouse.authserver.workloads.registration import IssuerRegistration, add_issuer, add_rule
+from gatehouse.authserver.workloads.registration import IssuerRegistration, add_issuer
 from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer
+from gatehouse.authserver.workloads.rule_registration import add_rule
 from gatehouse.authserver.workloads.rules import Rule
 from support.authserver import AuthServer, token_form
 from support.platforms import Platform

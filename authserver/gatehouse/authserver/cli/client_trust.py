@@ -12,8 +12,9 @@ from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND, list_credentia
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients.registry import existing_client
 from gatehouse.authserver.workloads.presets import audience_warnings, rule_warnings
-from gatehouse.authserver.workloads.registration import add_rule, existing_issuer, remove_rule
+from gatehouse.authserver.workloads.registration import existing_issuer
 from gatehouse.authserver.workloads.registry import rules_of_client
+from gatehouse.authserver.workloads.rule_registration import add_rule, remove_rule
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_record
 

@@ -1,15 +1,13 @@
-"""Adds, changes and removes trusted issuers and trust rules. Every change commits together with its audit event."""
+"""Adds, changes and removes trusted issuers. Every change commits together with its audit event."""
 
 import re
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, locked_client
 from gatehouse.authserver.db.models import TrustedIssuerRow, TrustRuleRow
 from gatehouse.authserver.workloads.issuer_keys import parse_issuer_keys
 from gatehouse.authserver.workloads.kinds import KINDS, SPIFFE_SCHEME, Kind
@@ -18,11 +16,9 @@ from gatehouse.authserver.workloads.registry import (
     KeyLocation,
     TrustedIssuer,
     load_issuers,
-    rules_of_client,
     shared_keys,
 )
-from gatehouse.authserver.workloads.rules import InvalidRule, Rule, check_conditions, rule_anchor
-from gatehouse.shared.protocol.jws import InvalidKeySet
+from gatehouse.shared.protocol.jws import KEY_TYPES, InvalidKeySet
 from gatehouse.shared.protocol.visible_text import is_visible
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
@@ -30,9 +26,6 @@ from gatehouse.shared.service.fetch import is_fetchable
 
 MAX_ISSUERS: Final = 256
 """All of them are read at once."""
-
-MAX_RULES: Final = 64
-"""Of one client."""
 
 MAX_LIFETIME: Final = 24 * 3600
 """Seconds. The highest `max_lifetime`."""
@@ -140,8 +133,8 @@ def check_issuer(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...
     if registration.max_lifetime is not None and not 1 <= registration.max_lifetime <= MAX_LIFETIME:
         raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds.")
     algorithms = tuple(registration.algorithms) or kind.algorithms
-    if unknown := sorted(set(algorithms) - set(KINDS["oidc"].algorithms)):
-        raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KINDS['oidc'].algorithms)} are.")
+    if unknown := sorted(set(algorithms) - set(KEY_TYPES)):
+        raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KEY_TYPES)} are.")
     return kind, algorithms
 
 
@@ -185,12 +178,17 @@ def _check_identifier(kind: Kind, issuer: str) -> None:
 def _stored_keys(registration: IssuerRegistration, kind: Kind, algorithms: Sequence[str], now: int) -> dict[str, Any]:
     if registration.jwks is None:
         return {}
-    try:
-        parse_issuer_keys(registration.jwks, kind.name, algorithms)
-    except InvalidKeySet as error:
-        raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
+    _check_keys(registration.jwks, kind.name, algorithms)
     attempted_at = now if registration.location.is_fetched else 0
     return {"jwks": registration.jwks.decode(), "fetched_at": now, "attempted_at": attempted_at}
+
+
+def _check_keys(jwks: bytes, kind: str, algorithms: Sequence[str]) -> None:
+    """Raise CommandRefused for a key set without a usable key."""
+    try:
+        parse_issuer_keys(jwks, kind, algorithms)
+    except InvalidKeySet as error:
+        raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
 
 
 def _refuse_shared_keys(added: TrustedIssuer, issuers: Sequence[TrustedIssuer]) -> None:
@@ -231,10 +229,7 @@ def replace_keys(session: Session, admin: Administrator, name: str, jwks: bytes)
     row = _lock_issuer(session, name)
     if row.discovery or row.jwks_uri is not None:
         raise CommandRefused(f"The keys of {name} are fetched. Remove and add it to give them yourself.")
-    try:
-        parse_issuer_keys(jwks, row.kind, row.algorithms)
-    except InvalidKeySet as error:
-        raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
+    _check_keys(jwks, row.kind, row.algorithms)
     row.jwks, row.fetched_at = jwks.decode(), admin.now()
     changed = existing_issuer(session, name)
     _refuse_shared_keys(changed, load_issuers(session.connection()))
@@ -261,61 +256,3 @@ def remove_issuer(session: Session, admin: Administrator, name: str) -> int:
     session.flush()
     admin.record(session, AuditAction.ISSUER_REMOVE, name, issuer=row.issuer, rules=number)
     return number
-
-
-def add_rule(
-    session: Session, admin: Administrator, client_id: str, issuer_name: str, conditions: Mapping[str, str]
-) -> Rule:
-    """Let tokens of a trusted issuer with these claims authenticate a client.
-
-    Raises:
-        CommandRefused: an unknown client or issuer, a client with credentials of its own, or claims that do not
-            identify a workload, or that identify another client.
-    """
-    client = locked_client(session, client_id)
-    if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
-        raise CommandRefused(
-            f"The client authenticates by {client.token_endpoint_auth_method}, and a client has one method."
-            f" Register one for its platform: authserver client create --auth-method {WORKLOAD_IDENTITY}"
-        )
-    issuer = existing_issuer(session, issuer_name)
-    try:
-        checked = check_conditions(issuer.kind, issuer.issuer, conditions)
-        anchor = rule_anchor(issuer.kind, checked)
-    except InvalidRule as error:
-        raise CommandRefused(str(error)) from None
-    own = rules_of_client(session.connection(), client_id)
-    if len(own) >= MAX_RULES:
-        raise CommandRefused(f"A client has at most {MAX_RULES} trust rules.")
-    for row in session.scalars(
-        select(TrustRuleRow).where(TrustRuleRow.issuer == issuer.name, TrustRuleRow.anchor == anchor)
-    ):
-        if row.conditions == checked:
-            raise CommandRefused(f"The rule {row.rule_id} of {row.client_id} has the same claims.")
-    rule_id = f"rule_{secrets.token_hex(8)}"
-    session.add(
-        TrustRuleRow(
-            rule_id=rule_id,
-            client_id=client_id,
-            issuer=issuer.name,
-            anchor=anchor,
-            conditions=checked,
-            created_at=admin.now(),
-        )
-    )
-    session.flush()
-    admin.record(session, AuditAction.CLIENT_TRUST_ADD, client_id, rule=rule_id, issuer=issuer.name, conditions=checked)
-    return Rule(rule_id, client_id, checked)
-
-
-def remove_rule(session: Session, admin: Administrator, client_id: str, rule_id: str) -> None:
-    """Remove a trust rule of a client. Raises CommandRefused if the client has no such rule."""
-    locked_client(session, client_id)
-    row = session.get(TrustRuleRow, rule_id)
-    if row is None or row.client_id != client_id:
-        raise CommandRefused(f"The client has no rule {rule_id}. See: authserver client trust list {client_id}")
-    session.delete(row)
-    session.flush()
-    admin.record(
-        session, AuditAction.CLIENT_TRUST_REMOVE, client_id, rule=rule_id, issuer=row.issuer, conditions=row.conditions
-    )
