@@ -16,7 +16,7 @@ from support.workloads import FORMS, REFUSALS, WorkloadClient
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.models import SpentAssertionRow
-from gatehouse.authserver.workloads.authentication import PURPOSE
+from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
 from gatehouse.authserver.workloads.rules import Rule
@@ -269,7 +269,7 @@ def inspection(server: AuthServer, token: str, **changes: Any) -> PlatformInspec
         "issuers": issuers,
         "find_rules": rules.__getitem__,
         "find_client": server.services.authenticator.clients.get,
-        "is_spent": lambda client_id, digest: (PURPOSE, client_id, digest) in spent,
+        "is_spent": lambda client_id, digest: (PLATFORM_TOKEN, client_id, digest) in spent,
         "now": server.clock(),
         **changes,
     }

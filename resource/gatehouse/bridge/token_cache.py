@@ -161,7 +161,7 @@ class TokenCache:
 
     @contextmanager
     def _locked(self, key: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of a key for the block. Yields False if it could not be had."""
+        """Hold the lock of a key for the block. Yields False if it could not be acquired."""
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             descriptor = os.open(self._folder / f"{key}.lock", flags, 0o600)

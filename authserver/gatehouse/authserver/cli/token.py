@@ -23,7 +23,7 @@ from gatehouse.authserver.tokens.reservations import reserve_block
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
-from gatehouse.authserver.workloads.authentication import PURPOSE
+from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
 from gatehouse.authserver.workloads.verifier import WorkloadVerifier
@@ -169,7 +169,9 @@ def _inspect_platform_token(installation: Installation, issuers: Sequence[Truste
             issuers=issuers,
             find_rules=partial(rules_of_issuer, session.connection()),
             find_client=partial(load_client, session.connection()),
-            is_spent=lambda client_id, digest: session.get(SpentAssertionRow, (PURPOSE, client_id, digest)) is not None,
+            is_spent=lambda client_id, digest: (
+                session.get(SpentAssertionRow, (PLATFORM_TOKEN, client_id, digest)) is not None
+            ),
             now=installation.admin.clock(),
         ).run()
 

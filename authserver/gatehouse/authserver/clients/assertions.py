@@ -45,7 +45,7 @@ MAX_JTI = 256
 """Characters."""
 
 CLIENT_ASSERTION = "token_endpoint"
-"""What the assertion of a client is spent for."""
+"""The purpose that the assertion of a client is spent for."""
 
 _INSERT_UNUSED = (
     "INSERT INTO spent_assertion (purpose, client_id, jti_digest, expires_at) VALUES {} ON CONFLICT DO NOTHING"
@@ -150,7 +150,7 @@ class AcceptedAssertion:
 
     client_id: str
     jti_digest: bytes
-    """SHA-256 of what identifies it: its `jti`, or the whole of a platform token."""
+    """SHA-256 of what identifies it: its `jti`, or what the issuer of a platform token signed."""
     expires_at: float
     """Its `exp`, in seconds since the epoch."""
     purpose: str = CLIENT_ASSERTION

@@ -27,8 +27,8 @@ from gatehouse.shared.service.deadline import before_deadline
 
 T = TypeVar("T")
 
-PURPOSE: Final = "platform_token"
-"""What a token for one use is spent for."""
+PLATFORM_TOKEN: Final = "platform_token"  # noqa: S105 - a purpose
+"""The purpose that a token for one use is spent for."""
 
 THREADS: Final = 2
 """For what must be waited for. Not those of requests: all of them may wait for this."""
@@ -46,7 +46,7 @@ class IdentifiedClient:
         """Return what must be spent before anything is granted; None if the token may be used again."""
         if not self.workload.issuer.one_time:
             return None
-        return AcceptedAssertion(self.rule.client_id, self.token_digest, self.workload.expires_at, PURPOSE)
+        return AcceptedAssertion(self.rule.client_id, self.token_digest, self.workload.expires_at, PLATFORM_TOKEN)
 
 
 def token_digest(token: str) -> bytes:

@@ -185,10 +185,9 @@ class PlatformInspection:
         client = self.find_client(client_id)
         if client is None:
             raise _Failed(f"{client_id} does not exist")
-        if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
-            raise _Failed(
-                f"{client_id} is registered for {client.token_endpoint_auth_method}, not for {WORKLOAD_IDENTITY}"
-            )
+        method = client.token_endpoint_auth_method
+        if method != WORKLOAD_IDENTITY:
+            raise _Failed(f"{client_id} is registered for {method}, not for {WORKLOAD_IDENTITY}")
         if client.disabled:
             raise _Failed(f"{client_id} is disabled. Run: authserver client enable {client_id}")
         return f"{client_id} ({client.client_name})"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
 from gatehouse.authserver.credentials.client_jwks import decoy_key
 from gatehouse.authserver.errors import AuthFailure
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
@@ -104,7 +105,7 @@ class WorkloadVerifier:
     def accept(
         self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
     ) -> Workload:
-        """Accept a token, unless it was used before and may be used only once.
+        """Return the workload of a token after every check but one: whether a token for one use was used before.
 
         Raises:
             WorkloadRefused: the reason names the failed check.
@@ -119,16 +120,16 @@ class WorkloadVerifier:
         self, credentials: PlatformCredentials, verified: Verified, issuers: TrustedIssuers, now: float
     ) -> TrustedIssuer:
         """Return the one trusted issuer that signed a token. Raises WorkloadRefused."""
+        if len(verified.issuers) == 1:
+            return verified.issuers[0]
+        if verified.issuers:
+            names = ", ".join(issuer.name for issuer in verified.issuers)
+            raise WorkloadRefused(f"several trusted issuers signed it: {names}", _LIST, AuthFailure.ASSERTION_SIGNATURE)
         named = issuers.possible(credentials.issuer, credentials.trust_domain)
         if not named:
             raise WorkloadRefused(
                 f"no trusted issuer has the iss {quoted(credentials.issuer)}", _LIST, AuthFailure.UNTRUSTED_ISSUER
             )
-        if len(verified.issuers) > 1:
-            names = ", ".join(issuer.name for issuer in verified.issuers)
-            raise WorkloadRefused(f"several trusted issuers signed it: {names}", _LIST, AuthFailure.ASSERTION_SIGNATURE)
-        if verified.issuers:
-            return verified.issuers[0]
         header, remediation = credentials.header, _SHOW.format(named[0].name)
         if not any(header.alg in issuer.algorithms for issuer in named):
             reason = f"the issuer may not use the algorithm {header.alg}"
@@ -182,7 +183,7 @@ def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> Non
     if credentials.presented is Presented.SPIFFE_ASSERTION and kind.name != "spiffe":
         raise WorkloadRefused(
             "client_assertion_type is for SPIFFE, and the issuer is of another kind",
-            "Send client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer.",
+            f"Send client_assertion_type={ASSERTION_TYPE}.",
         )
 
 
