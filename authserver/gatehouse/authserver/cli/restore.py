@@ -25,9 +25,9 @@ def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) ->
     """Revoke every token, and let the server start with a restored database.
 
     A backup does not contain what was revoked after it was made. This command revokes all signing keys, and with them
-    all tokens. It cannot know which clients were disabled, and which secrets, keys, grants and resource credentials
-    were revoked: repeat those changes first, from the copy of the audit log in your log collector. Without such a copy,
-    use --disable-clients.
+    all tokens. It cannot know which clients and trusted issuers were disabled, and which secrets, keys, trust rules,
+    grants and resource credentials were revoked: repeat those changes first, from the copy of the audit log in your log
+    collector. Without such a copy, use --disable-clients.
 
     One run is enough for all nodes.
     """
