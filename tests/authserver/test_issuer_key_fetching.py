@@ -78,6 +78,7 @@ def test_a_pinned_address_is_fetched_alone_and_may_be_on_another_host(issuer: Do
     assert issuer.paths() == [JWKS]
 
 
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize(
     "other",
     ["https://other.example.com", "{url}/", "{url}/tenant", "HTTP{rest}", None, 7, ["{url}"]],
@@ -102,6 +103,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize("address", ELSEWHERE)
 def test_keys_on_another_host_are_refused_unless_pinned(issuer: DocumentServer, address: str) -> None:
     """The certificate of the issuer's host speaks for the issuer, and no other."""
@@ -164,6 +166,7 @@ BAD_ANSWERS = {
 }
 
 
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize("path", [METADATA, JWKS])
 @pytest.mark.parametrize("bad", BAD_ANSWERS)
 def test_a_bad_response_is_a_failure(issuer: DocumentServer, path: str, bad: str) -> None:
@@ -179,6 +182,7 @@ def test_64_kib_of_keys_are_read(issuer: DocumentServer) -> None:
     assert fetch_keys(issuer.url, location()) == KEYS.ljust(64 * KIB)
 
 
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize("path", [METADATA, JWKS])
 def test_a_slow_response_is_a_failure(issuer: DocumentServer, path: str) -> None:
     assert fetch_keys(issuer.url, location()) == KEYS
@@ -273,6 +277,7 @@ def test_an_unusable_token_file_is_a_failure(issuer: DocumentServer, tmp_path: P
     assert issuer.requests == []
 
 
+@pytest.mark.threat("T-207")
 def test_the_token_goes_nowhere_else(issuer: DocumentServer, tmp_path: Path) -> None:
     """Neither to where a redirect leads, nor to another host that the metadata name."""
     file = tmp_path / "token"

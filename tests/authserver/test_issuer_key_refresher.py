@@ -94,7 +94,7 @@ def test_a_new_key_of_a_platform_is_fetched_for_its_first_token(
     assert cluster.fetches == 1
 
 
-@pytest.mark.threat("T-018")
+@pytest.mark.threat("T-208")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_flood_of_unknown_kids_costs_one_fetch_a_minute(
     cluster: FetchedIssuer, agent: WorkloadClient, clock: FakeClock, form: str
@@ -139,7 +139,7 @@ async def refetch(services: Services, issuer: FetchedIssuer, times: int = 1) -> 
     await asyncio.gather(*(services.key_refresher.refetch(stored) for _ in range(times)))
 
 
-@pytest.mark.threat("T-018")
+@pytest.mark.threat("T-208")
 def test_requests_that_wait_for_one_issuer_share_a_fetch(
     authserver: AuthServer, cluster: FetchedIssuer, other: FetchedIssuer, documents: DocumentServer, clock: FakeClock
 ) -> None:

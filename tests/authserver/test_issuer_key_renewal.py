@@ -140,6 +140,7 @@ def test_the_keys_of_a_disabled_issuer_are_not_fetched(
     assert renewal.due() == [cluster.name]
 
 
+@pytest.mark.threat("T-208")
 def test_keys_are_fetched_once_a_minute_at_most(cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock) -> None:
     for fetches in range(3):
         clock.advance(REFETCH_INTERVAL - 1)
@@ -171,6 +172,7 @@ def test_an_issuer_that_is_down_is_asked_again_after_a_minute(
     assert renewal.due() == []
 
 
+@pytest.mark.threat("T-207")
 def test_keys_are_used_for_a_day_while_the_issuer_is_down(
     cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -244,7 +246,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.threat("T-019")
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_key_set_that_cannot_be_used_replaces_none(
     case: str, cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
@@ -530,6 +532,7 @@ def test_only_a_bundle_says_when_it_is_fetched_again(
     assert cluster.kids() == {OTHER.kid}
 
 
+@pytest.mark.threat("T-207")
 @pytest.mark.parametrize(("sequence", "shown"), [(6, "6"), (None, "0"), ("8", "0"), (-1, "-1")])
 def test_a_bundle_that_is_older_than_the_stored_one_is_refused(
     trust_domain: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock, sequence: Any, shown: str
