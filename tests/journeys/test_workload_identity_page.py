@@ -57,7 +57,7 @@ VARYING = {
     r"req_[0-9a-f]{24}": "REQUEST_ID",
     r"\b\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)": "TIME",
     r"(?<![\w-])[\w-]{43}(?![\w-])": "THUMBPRINT",
-    r"\b\d+ s\b": "SECONDS",
+    r"\b\d+ (s|min)\b": "DURATION",
     r"\s+": " ",
 }
 """What differs from run to run in the output of commands, and what it is compared as."""
