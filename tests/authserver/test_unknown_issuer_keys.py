@@ -3,16 +3,18 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from support.authserver import AuthServer, basic_header, token_form
 from support.clock import FakeClock
 from support.databases import Template
 from support.http_client import http_client
+from support.issuers import LOOK_FOR_ISSUERS
 from support.key_sets import OTHER_KEY
 from support.platforms import GITHUB_ISSUER, Platform, github
 from support.waiting import wait_until
@@ -20,6 +22,7 @@ from support.workloads import DISCOVERY, FORMS, WorkloadClient
 
 from gatehouse.authserver.app import build_app
 from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
+from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL, REFRESH_INTERVAL
 from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
@@ -179,13 +182,64 @@ class CountingThreads(ThreadPoolExecutor):
         return super().submit(*arguments, **keywords)
 
 
-def test_a_revocation_by_a_workload_waits_for_no_thread_of_requests(
+@contextmanager
+def reading_issuers_blocked(database: Database) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Let statements that read trusted issuers wait.
+
+    Yield an event that the first of them sets, and one that ends the wait. It must be set before the block ends.
+    """
+    is_read, may_read = threading.Event(), threading.Event()
+
+    def wait(_connection: Any, _cursor: Any, executed: str, *_: Any) -> None:
+        if executed.startswith(LOOK_FOR_ISSUERS):
+            is_read.set()
+            may_read.wait()
+
+    event.listen(database.engine, "before_cursor_execute", wait)
+    try:
+        yield is_read, may_read
+    finally:
+        event.remove(database.engine, "before_cursor_execute", wait)
+
+
+@pytest.mark.threat("T-208")
+def test_revocations_that_need_new_keys_hold_no_thread_of_requests(
     job: WorkloadClient, server: AuthServer, publisher: Publisher, clock: FakeClock
+) -> None:
+    """Anybody can send one with an invented `kid`. While the platform does not answer, a few of them would otherwise
+    stop the requests of all clients.
+    """
+    other, secret = server.create_client()
+    header = {"Authorization": basic_header(other.client_id, secret)}
+    form = {"token": "x", "client_assertion_type": ASSERTION_TYPE}
+    with ThreadPoolExecutor(1) as threads, ThreadPoolExecutor(2) as senders:
+        http = http_client(build_app(replace(server.services, threads=threads)))
+        known = {**form, "client_assertion": job.platform.token()}
+        job.accepted("grant")
+        assert http.post("/revoke", data=known).status_code == 200
+        clock.advance(REFETCH_INTERVAL)
+        publisher.platform.rotate()
+        publisher.may_answer.clear()
+        new = {**form, "client_assertion": job.platform.token()}
+        revocation = senders.submit(http.post, "/revoke", data=new)
+        wait_until(lambda: len(publisher.fetches) == 2)
+        token = senders.submit(http.post, "/token", data=token_form(), headers=header)
+        statuses = token.result().status_code, revocation.result().status_code
+        publisher.may_answer.set()
+        assert statuses == (200, 401)
+        # The fetch goes on, and a later request finds the new key.
+        job.accepted("grant")
+        assert http.post("/revoke", data={**form, "client_assertion": job.platform.token()}).status_code == 200
+
+
+def test_a_revocation_by_a_workload_waits_for_no_thread_of_requests(
+    job: WorkloadClient, server: AuthServer, clock: FakeClock
 ) -> None:
     """All threads of requests may be in such a revocation. The client must then not wait to be loaded by one of them,
     in a group with the clients of other requests.
     """
     other, secret = server.create_client()
+    job.accepted("grant")
     clock.advance(CACHE_AGE)
     with CountingThreads() as threads, ThreadPoolExecutor(2) as senders:
         http = http_client(build_app(replace(server.services, threads=threads)))
@@ -193,13 +247,13 @@ def test_a_revocation_by_a_workload_waits_for_no_thread_of_requests(
         assert (
             http.post("/token", data=token_form(), headers={"Authorization": basic_header("a", "b")}).status_code == 401
         )
-        publisher.may_answer.clear()
         form = {"token": "x", "client_assertion_type": ASSERTION_TYPE, "client_assertion": job.platform.token()}
-        revocation = senders.submit(http.post, "/revoke", data=form)
-        wait_until(lambda: bool(publisher.fetches))
-        known = threads.calls
-        header = {"Authorization": basic_header(other.client_id, secret)}
-        token = senders.submit(http.post, "/token", data=token_form(), headers=header)
-        wait_until(lambda: threads.calls > known)
-        publisher.may_answer.set()
-        assert (revocation.result().status_code, token.result().status_code) == (200, 200)
+        with reading_issuers_blocked(server.services.database) as (is_read, may_read):
+            revocation = senders.submit(http.post, "/revoke", data=form)
+            wait_until(is_read.is_set)
+            known = threads.calls
+            header = {"Authorization": basic_header(other.client_id, secret)}
+            token = senders.submit(http.post, "/token", data=token_form(), headers=header)
+            wait_until(lambda: threads.calls > known)
+            may_read.set()
+            assert (revocation.result().status_code, token.result().status_code) == (200, 200)

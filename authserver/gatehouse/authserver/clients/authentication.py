@@ -7,7 +7,7 @@ same response after the same work; only the audit log names the failed check.
 import base64
 import binascii
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -63,8 +63,6 @@ class SecretCredentials:
 
 Credentials = SecretCredentials | AssertionCredentials | PlatformCredentials
 
-_LoadClient = Callable[[str], Awaitable[Client | None]]
-
 Proof = SignatureResult | StoredSecret | None
 """The outcome of checking a credential: the signature of an assertion, or the secret that was found."""
 
@@ -114,8 +112,7 @@ class ClientAuthenticator:
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
         if isinstance(credentials, PlatformCredentials):
-            load = partial(self.clients.get_async, pool=self.workloads.threads)
-            return await self._authenticate_workload(request, credentials, now, limit, load)
+            return await self._authenticate_workload(request, credentials, now, limit)
         client = await self.clients.get_async(credentials.client_id, request.pool)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -141,9 +138,7 @@ class ClientAuthenticator:
     ) -> AuthenticatedClient:
         """Authenticate as `authenticate_async`, in a thread."""
         if isinstance(credentials, PlatformCredentials):
-            # Not in a group of clients, which may wait for a thread of requests: all of them may be here.
-            load = partial(self.workloads.load, self.clients.get)
-            return request.on_loop(self._authenticate_workload(request, credentials, now, limit, load))
+            return request.on_loop(self._authenticate_workload(request, credentials, now, limit, in_thread=True))
         client = self.clients.get(credentials.client_id)
         proof: Proof
         if isinstance(credentials, AssertionCredentials):
@@ -163,11 +158,15 @@ class ClientAuthenticator:
         return authenticated
 
     async def _authenticate_workload(
-        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, load: _LoadClient
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, *, in_thread: bool = False
     ) -> AuthenticatedClient:
-        """Authenticate the client that a platform token stands for. Uses no thread of requests, unless `load` does."""
+        """Authenticate the client that a platform token stands for. Uses no thread of requests.
+
+        With `in_thread`, one of them waits for this. It does not wait for an issuer that does not answer: anybody can
+        send a token with an invented `kid`.
+        """
         try:
-            return await self._identify_workload(request, credentials, now, limit, load)
+            return await self._identify_workload(request, credentials, now, limit, in_thread=in_thread)
         except WorkloadRefused as refused:
             refusal = invalid_client(refused.cause, refused.reason, refused.remediation)
         except OAuthError as error:
@@ -177,11 +176,17 @@ class ClientAuthenticator:
         raise invalid_grant(refusal) if credentials.presented is Presented.GRANT else refusal
 
     async def _identify_workload(
-        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, load: _LoadClient
+        self, request: Request, credentials: PlatformCredentials, now: float, limit: Limit, *, in_thread: bool
     ) -> AuthenticatedClient:
-        identified = await self.workloads.identify(credentials, now)
+        identified = await self.workloads.identify(credentials, now, wait_for_keys=not in_thread)
         request.external = _proven(identified)
-        client = await load(identified.rule.client_id)
+        client_id = identified.rule.client_id
+        # Not in a group of clients, which may wait for a thread of requests: all of them may be here.
+        client = await (
+            self.workloads.load(self.clients.get, client_id)
+            if in_thread
+            else self.clients.get_async(client_id, self.workloads.threads)
+        )
         accepted, exceeded = _accept_workload(identified, client), None
         if accepted.assertion is not None:
             exceeded = await limit.peek(accepted.client.client_id)

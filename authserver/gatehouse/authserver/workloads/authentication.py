@@ -12,7 +12,7 @@ from gatehouse.authserver.clients.assertions import AcceptedAssertion
 from gatehouse.authserver.errors import AuthFailure
 from gatehouse.authserver.workloads.key_refresher import KeyRefresher
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials
-from gatehouse.authserver.workloads.registry import IssuerCache, RuleCache, RuleKey, TrustedIssuers
+from gatehouse.authserver.workloads.registry import IssuerCache, RuleCache, RuleKey, TrustedIssuer, TrustedIssuers
 from gatehouse.authserver.workloads.rules import NoClient, Rule, matching_rule, token_anchors
 from gatehouse.authserver.workloads.verifier import (
     Candidate,
@@ -67,16 +67,19 @@ class WorkloadAuthenticator:
     refresher: KeyRefresher
     threads: ThreadPoolExecutor
 
-    async def identify(self, credentials: PlatformCredentials, now: float) -> IdentifiedClient:
+    async def identify(
+        self, credentials: PlatformCredentials, now: float, *, wait_for_keys: bool = True
+    ) -> IdentifiedClient:
         """Return the client of a token at a time, in seconds since the epoch.
 
-        One signature is verified on the event loop, the others in a thread.
+        One signature is verified on the event loop, the others in a thread. Without `wait_for_keys`, a token with a
+        new key is refused while that key is fetched.
 
         Raises:
             WorkloadRefused: the token is not accepted, or identifies no client; the reason names the failed check.
             DeadlineExceeded, SQLAlchemyError: the database is unavailable.
         """
-        issuers, candidates = await self._candidates(credentials, now)
+        issuers, candidates = await self._candidates(credentials, now, wait_for_keys=wait_for_keys)
         first, *others = candidates
         verified = verify_signature(credentials, [first])
         if not verified.issuers or (others and others[0].issuer is not None):
@@ -90,25 +93,29 @@ class WorkloadAuthenticator:
             )
         return IdentifiedClient(workload, rule, token_digest(credentials.token))
 
-    async def _candidates(self, credentials: PlatformCredentials, now: float) -> tuple[TrustedIssuers, list[Candidate]]:
+    async def _candidates(
+        self, credentials: PlatformCredentials, now: float, *, wait_for_keys: bool
+    ) -> tuple[TrustedIssuers, list[Candidate]]:
         """Return the trusted issuers and the keys to try, after a fetch of the keys if none has the token's `kid`."""
         issuers = await self.load(self.issuers.get, None)
         candidates = self.verifier.candidates(credentials, issuers, now)
-        if candidates[0].issuer is None and await self._refetch(credentials, issuers, now):
+        due = self._due(credentials, issuers, now) if candidates[0].issuer is None else []
+        if not wait_for_keys:
+            for issuer in due:
+                self.refresher.begin(issuer)
+        elif due:
+            await asyncio.gather(*map(self.refresher.refetch, due))
             issuers = await self.load(self.issuers.get, None)
             candidates = self.verifier.candidates(credentials, issuers, now)
         return issuers, candidates
 
-    async def _refetch(self, credentials: PlatformCredentials, issuers: TrustedIssuers, now: float) -> bool:
-        """Fetch the keys of the issuers that may have signed a token with a new one. Return whether any were."""
-        due = [
+    def _due(self, credentials: PlatformCredentials, issuers: TrustedIssuers, now: float) -> list[TrustedIssuer]:
+        """Return the issuers that may have signed a token with a new key, and whose keys may be fetched now."""
+        return [
             issuer
             for issuer in issuers.possible(credentials.issuer, credentials.trust_domain)
             if credentials.header.alg in issuer.algorithms and issuer.may_have_new_keys(now)
         ]
-        if due:
-            await asyncio.gather(*map(self.refresher.refetch, due))
-        return bool(due)
 
     async def _rule(self, workload: Workload) -> Rule:
         """Return the rule that a workload matches. Raises WorkloadRefused."""

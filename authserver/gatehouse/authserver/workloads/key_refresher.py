@@ -40,16 +40,20 @@ class KeyRefresher:
             if is_new:
                 self._run(name, fetch)
 
+    def begin(self, issuer: TrustedIssuer) -> Future[None]:
+        """Begin to fetch the keys of an issuer, unless that is under way. Return what ends with the fetch."""
+        fetch, is_new = self._join(issuer.name)
+        if is_new:
+            self._threads.submit(self._run, issuer.name, fetch)
+        return fetch
+
     async def refetch(self, issuer: TrustedIssuer) -> None:
         """Fetch the keys of an issuer, or wait for the fetch that runs.
 
         Raises:
             DeadlineExceeded: the request can wait no longer. The fetch goes on.
         """
-        fetch, is_new = self._join(issuer.name)
-        if is_new:
-            self._threads.submit(self._run, issuer.name, fetch)
-        await before_deadline(asyncio.shield(asyncio.wrap_future(fetch)))
+        await before_deadline(asyncio.shield(asyncio.wrap_future(self.begin(issuer))))
 
     def _join(self, name: str) -> "tuple[Future[None], bool]":
         """Return the result of the fetch of an issuer, and whether the caller must run it."""
