@@ -21,6 +21,8 @@ from gatehouse.authserver.workloads.issuer_keys import MAX_AGE
 from gatehouse.authserver.workloads.key_fetching import METADATA
 from gatehouse.authserver.workloads.key_state import describe_age
 
+POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2lnbmF0dXJl"
+
 
 @pytest.fixture
 def cluster() -> Platform:
@@ -135,7 +137,7 @@ def test_a_private_cluster_is_asked_with_its_authority_and_a_token(shell: Shell,
     """The kubelet replaces the link `..data` when it renews a token, so the path is stored with its links."""
     authority = Authority(shell.folder)
     (shell.folder / "..2026").mkdir()
-    (shell.folder / "..2026" / "token").write_text("secret-of-the-pod\n", encoding="ascii")
+    (shell.folder / "..2026" / "token").write_text(f"{POD_TOKEN}\n", encoding="ascii")
     (shell.folder / "token").symlink_to(shell.folder / "..2026" / "token")
     with closing(DocumentServer(authority.server_context())) as server:
         server.answers = {
@@ -145,11 +147,14 @@ def test_a_private_cluster_is_asked_with_its_authority_and_a_token(shell: Shell,
         command += ["--jwks-uri", f"{server.url}/openid/v1/jwks", "--bearer-token-file", str(shell.folder / "token")]
         assert "certificate" in shell.refusal(*command)
         added = shell.json(*command, "--ca-file", str(authority.file))
-        assert server.requests[-1].headers["authorization"] == "Bearer secret-of-the-pod"
+        assert server.requests[-1].headers["authorization"] == f"Bearer {POD_TOKEN}"
     assert added["bearer_token_file"] == str(shell.folder / "token")
     assert added["ca_file"] == str(authority.file)
     assert added["keys_from"] == f"{server.url}/openid/v1/jwks"
-    assert "secret-of-the-pod" not in "".join(shell.outputs)
+    [event] = shell.json("audit", "--action", "issuer.add")
+    assert event["detail"]["bearer_token_file"] == str(shell.folder / "token")
+    assert event["detail"]["ca_file"] == str(authority.file)
+    assert POD_TOKEN not in "".join(shell.outputs)
 
 
 def test_paths_are_stored_for_every_working_directory(
@@ -157,7 +162,7 @@ def test_paths_are_stored_for_every_working_directory(
 ) -> None:
     serve(server, cluster)
     monkeypatch.chdir(shell.folder)
-    Path("token").write_text("abc", encoding="ascii")
+    Path("token").write_text(POD_TOKEN, encoding="ascii")
     command = ("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
     assert shell.json(*command, "--bearer-token-file", "token")["bearer_token_file"] == str(shell.folder / "token")
 

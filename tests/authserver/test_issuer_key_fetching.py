@@ -1,6 +1,7 @@
 """Fetches of the key sets of trusted issuers, from real servers: which addresses, with what, and what is refused."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,14 @@ from support.document_server import JSON, Answer, DocumentServer, slowly
 
 from gatehouse.authserver.workloads.key_fetching import METADATA, FetchStopped, KeySetClient, fetch_keys
 from gatehouse.authserver.workloads.registry import KeyLocation
+from gatehouse.shared.protocol.encoding import encode_base64url
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.fetch import FetchFailed
 
 KEYS = b'{"keys": ["those of the issuer"]}'
 JWKS = "/openid/v1/jwks"
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2lnbmF0dXJl"
+SECOND_TOKEN = f"{TOKEN}-"
 KIB = 1024
 
 
@@ -244,9 +247,9 @@ def test_a_certificate_of_another_host_is_a_failure(authority: Authority) -> Non
 def test_the_token_of_the_pod_is_sent_for_both_documents(issuer: DocumentServer, tmp_path: Path) -> None:
     """As the API server of a cluster requires it. kubelet replaces the token by moving a link."""
     (tmp_path / "..first").write_text(f"{TOKEN}\n")
-    (tmp_path / "..second").write_text("second.token")
+    (tmp_path / "..second").write_text(SECOND_TOKEN)
     file = tmp_path / "token"
-    for name, sent in (("..first", TOKEN), ("..second", "second.token")):
+    for name, sent in (("..first", TOKEN), ("..second", SECOND_TOKEN)):
         file.unlink(missing_ok=True)
         file.symlink_to(name)
         assert fetch_keys(issuer.url, location(bearer_token_file=file)) == KEYS
@@ -275,6 +278,21 @@ def test_an_unusable_token_file_is_a_failure(issuer: DocumentServer, tmp_path: P
     assert found.startswith(f"{file}: ")
     assert TOKEN not in found
     assert issuer.requests == []
+
+
+@pytest.mark.threat("T-213")
+def test_no_other_secret_is_sent_in_place_of_a_token(issuer: DocumentServer, tmp_path: Path) -> None:
+    """Anyone who can write to the database, or gives an export to an admin, can name any file and any server. The
+    sealing key, which must not follow from the database, is also one line of the characters of a bearer token.
+    """
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    assert fetch_keys(issuer.url, location(bearer_token_file=file)) == KEYS
+    known = len(issuer.requests)
+    for secret in (f"{encode_base64url(os.urandom(32))}\n", "hunter2", "postgresql.example.com", "AKIA.abc.def"):
+        file.write_text(secret)
+        assert failure(issuer, location(bearer_token_file=file)) == f"{file}: not one line with a token, which is a JWT"
+    assert len(issuer.requests) == known
 
 
 @pytest.mark.threat("T-207")

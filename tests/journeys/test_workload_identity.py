@@ -43,7 +43,7 @@ REVOKED_WITHIN = 30.0
 NAME = "journey"
 """Of the trusted issuer."""
 
-POD_TOKEN = "of-the-pod"
+POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
 """What the API server wants from those who fetch its keys."""
 
 

@@ -89,7 +89,9 @@ def _read_jwks(path: Path) -> bytes:
     help="Fetch its keys from this address.  [default: from the jwks_uri of its OpenID Connect metadata]",
 )
 @click.option(
-    "--bearer-token-file", type=_FILE, help="A token that it requires for its keys. Each node reads this file again."
+    "--bearer-token-file",
+    type=_FILE,
+    help="A token, a JWT, that it requires for its keys. Each node reads this file again.",
 )
 @click.option("--ca-file", type=_FILE, help="Certificates (PEM) of the authorities to trust when its keys are fetched.")
 @click.option(

@@ -30,8 +30,9 @@ METADATA: Final = "/.well-known/openid-configuration"
 _MAX_TOKEN: Final = 16 * 1024
 """Bytes of a file with a bearer token."""
 
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750 2.1."""
+_TOKEN: Final = re.compile(rb"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+"""A JWT, as every token of a cluster is. Nothing else: a row of the database names the file and the server, and must
+not be able to send the sealing key away."""
 
 _SOURCE: Final = Source(
     content_types=("application/jwk-set+json", "application/json"),
@@ -130,7 +131,7 @@ def _authorization(location: KeyLocation) -> str | None:
     except OSError as error:
         raise FetchFailed(f"{location.bearer_token_file}: {error.strerror or 'cannot be read'}") from None
     if len(token) > _MAX_TOKEN or _TOKEN.fullmatch(token) is None:
-        raise FetchFailed(f"{location.bearer_token_file}: not one line with a token")
+        raise FetchFailed(f"{location.bearer_token_file}: not one line with a token, which is a JWT")
     return f"Bearer {token.decode('ascii')}"
 
 

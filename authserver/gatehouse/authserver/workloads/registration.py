@@ -111,6 +111,8 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
         max_lifetime=max_lifetime,
         one_time=one_time,
         jwks_uri=added.location.jwks_uri,
+        ca_file=added.location.ca_file,
+        bearer_token_file=added.location.bearer_token_file,
         thumbprints=_thumbprints(added),
     )
     return added
