@@ -26,6 +26,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL, REFRESH_INTERVAL
 from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
+from gatehouse.shared.service.deadline import WAIT_LIMIT
 from gatehouse.shared.service.fetch import FetchFailed
 
 NO_KEYS = "platform token: no key of the issuer is known, or the key set is too old"
@@ -168,6 +169,37 @@ def test_maintenance_fetches_keys_before_they_are_needed(
     server.services.maintenance.run_once()
     wait_until(is_accepted)
     assert len(publisher.fetches) == 2
+
+
+@pytest.mark.threat("T-208")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_request_that_waited_too_long_for_keys_is_recorded_and_counted(
+    tmp_path: Path,
+    authserver_template: Template,
+    clock: FakeClock,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    """Otherwise, requests with an invented `kid` would leave no trace while a platform does not answer, be without a
+    limit, and look like an outage of the database.
+    """
+    limits = {"limit_authentication_failures": "2/minute"}
+    limited = AuthServer(tmp_path, authserver_template, clock, fetch_issuer_keys=publisher.fetch, **limits)
+    with closing(limited), monkeypatch.context() as patch:
+        job = WorkloadClient(limited, publisher.platform, location=DISCOVERY, jwks=None)
+        patch.setattr("gatehouse.authserver.workloads.authentication.RESERVE", WAIT_LIMIT)
+        publisher.may_answer.clear()
+        responses = [job.post(form, job.platform.token()) for _ in range(3)]
+        publisher.may_answer.set()
+        assert (responses[0].status_code, responses[-1].status_code) == (503, 429)
+        assert (responses[0].json["error"], responses[0].headers["retry-after"]) == ("temporarily_unavailable", "2")
+        [row] = limited.audit(request_id=responses[0].json["request_id"])
+        reason = f"platform token: the keys of {job.issuer.name} are being fetched"
+        assert (row["outcome"], row["reason"]) == ("failed", reason)
+        assert row["detail"]["external_issuer"] == job.platform.issuer
+        patch.undo()
+        job.accepted(form)
 
 
 class CountingThreads(ThreadPoolExecutor):

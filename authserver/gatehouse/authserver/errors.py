@@ -116,12 +116,19 @@ def invalid_grant(failed: OAuthError) -> OAuthError:
     )
 
 
-def temporarily_unavailable(reason: str) -> OAuthError:
-    """Return the refusal of a request that cannot be decided during an outage. The client may try again."""
+def temporarily_unavailable(
+    reason: str, remediation: str | None = None, cause: AuthFailure | None = None
+) -> OAuthError:
+    """Return the refusal of a request that cannot be decided during an outage. The client may try again.
+
+    With a `cause`, the request counts as a failed authentication.
+    """
     return OAuthError(
         "temporarily_unavailable",
         UNAVAILABLE,
         reason=reason,
+        remediation=remediation,
+        cause=cause,
         status=503,
         headers=RETRY_AFTER,
     )

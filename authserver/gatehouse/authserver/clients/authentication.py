@@ -31,6 +31,7 @@ from gatehouse.authserver.errors import (
     invalid_client,
     invalid_grant,
     invalid_request,
+    temporarily_unavailable,
     too_many_requests,
 )
 from gatehouse.authserver.http import Form, Request
@@ -168,6 +169,8 @@ class ClientAuthenticator:
         try:
             return await self._identify_workload(request, credentials, now, limit, in_thread=in_thread)
         except WorkloadRefused as refused:
+            if refused.temporary:
+                raise temporarily_unavailable(refused.reason, refused.remediation, refused.cause) from None
             refusal = invalid_client(refused.cause, refused.reason, refused.remediation)
         except OAuthError as error:
             if error.error != "invalid_client":

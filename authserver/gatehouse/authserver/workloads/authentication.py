@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +23,12 @@ from gatehouse.authserver.workloads.verifier import (
 )
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.cache import MustWait
-from gatehouse.shared.service.deadline import before_deadline
+from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline, remaining
 
 T = TypeVar("T")
+
+RESERVE: Final = 1.0
+"""Seconds before the deadline of a request after which it waits for no keys, so that its refusal can be recorded."""
 
 PLATFORM_TOKEN: Final = "platform_token"  # noqa: S105 - a purpose
 """The purpose that a token for one use is spent for."""
@@ -104,7 +107,7 @@ class WorkloadAuthenticator:
             for issuer in due:
                 self.refresher.begin(issuer)
         elif due:
-            await asyncio.gather(*map(self.refresher.refetch, due))
+            await self._fetch(due)
             issuers = await self.load(self.issuers.get, None)
             candidates = self.verifier.candidates(credentials, issuers, now)
         return issuers, candidates
@@ -116,6 +119,20 @@ class WorkloadAuthenticator:
             for issuer in issuers.possible(credentials.issuer, credentials.trust_domain)
             if credentials.header.alg in issuer.algorithms and issuer.may_have_new_keys(now)
         ]
+
+    async def _fetch(self, issuers: Sequence[TrustedIssuer]) -> None:
+        """Wait until the keys of issuers were fetched. Raises WorkloadRefused: the request can wait no longer."""
+        try:
+            async with asyncio.timeout(max(0.0, remaining() - RESERVE)):
+                await asyncio.gather(*map(self.refresher.refetch, issuers))
+        except (TimeoutError, DeadlineExceeded):
+            name = issuers[0].name
+            raise WorkloadRefused(
+                f"the keys of {name} are being fetched",
+                f"authserver issuer show {name}",
+                AuthFailure.ASSERTION_SIGNATURE,
+                temporary=True,
+            ) from None
 
     async def _rule(self, workload: Workload) -> Rule:
         """Return the rule that a workload matches. Raises WorkloadRefused."""

@@ -22,11 +22,20 @@ _SHOW = "authserver issuer show {}"
 class WorkloadRefused(Exception):
     """A platform token is refused. The reason and the remediation are for the operator."""
 
-    def __init__(self, reason: str, remediation: str, cause: AuthFailure = AuthFailure.ASSERTION_CLAIMS) -> None:
+    def __init__(
+        self,
+        reason: str,
+        remediation: str,
+        cause: AuthFailure = AuthFailure.ASSERTION_CLAIMS,
+        *,
+        temporary: bool = False,
+    ) -> None:
+        """Refuse a token; with `temporary`, it may be accepted if it is sent again."""
         super().__init__(reason)
         self.reason = f"platform token: {reason}"
         self.remediation = remediation
         self.cause = cause
+        self.temporary = temporary
 
 
 @dataclass(frozen=True, slots=True)
