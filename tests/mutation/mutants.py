@@ -141,9 +141,9 @@ MUTANTS = [
         "tests/authserver/test_client_key_lifecycle.py",
     ),
     Mutant(
-        f"{AUTHSERVER}/clients/assertions.py",
-        "    if not is_unused:",
-        "    if is_unused is None:",
+        f"{AUTHSERVER}/clients/replay.py",
+        "    if is_unused:",
+        "    if is_unused is not None:",
         "tests/authserver/test_assertion_replay.py",
     ),
     # A secret is accepted at the moment of its expiry.
