@@ -146,6 +146,44 @@ MUTANTS = [
         "    if is_unused is not None:",
         "tests/authserver/test_assertion_replay.py",
     ),
+    # A platform token may be for several audiences, or be used again with another signature; a key of two trusted issuers
+    # counts for both; a rule need not identify a workload; rules of two clients, or a client with a secret, are accepted.
+    Mutant(
+        f"{AUTHSERVER}/workloads/verifier.py",
+        "if isinstance(audience, list) and len(audience) == 1:",
+        "if isinstance(audience, list) and audience:",
+        "tests/authserver/test_platform_token_checks.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/workloads/authentication.py",
+        'return hashlib.sha256(token.rpartition(".")[0].encode()).digest()',
+        "return hashlib.sha256(token.encode()).digest()",
+        "tests/authserver/test_platform_token_use.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/workloads/registry.py",
+        "own = {kid: keys for kid, keys in issuer.keys.items() if keys[0].thumbprint not in shared}",
+        "own = dict(issuer.keys)",
+        "tests/authserver/test_trusted_issuers.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/workloads/rules.py",
+        "if _identification(kind, normal) is None:",
+        "if not normal:",
+        "tests/authserver/test_trust_rules.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/workloads/rules.py",
+        "if len(clients) > 1:",
+        "if len(clients) > 2:",
+        "tests/authserver/test_trust_rules.py",
+    ),
+    Mutant(
+        f"{AUTHSERVER}/clients/authentication.py",
+        "if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:",
+        'if client.token_endpoint_auth_method == "private_key_jwt":',
+        "tests/authserver/test_workload_identity.py",
+    ),
     # A secret is accepted at the moment of its expiry.
     Mutant(
         f"{AUTHSERVER}/credentials/lifecycle.py",
