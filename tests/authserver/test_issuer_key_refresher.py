@@ -126,13 +126,6 @@ def test_only_a_possible_signer_is_asked_for_its_keys(
     assert (cluster.fetches, other.fetches) == (1, 1)
 
 
-def test_given_keys_are_not_fetched_for_an_unknown_kid(authserver: AuthServer, clock: FakeClock) -> None:
-    agent = WorkloadClient(authserver, kubernetes(clock, alg="ES256"))
-    clock.advance(REFETCH_INTERVAL)
-    reason = "platform token: the issuer has no key with the kid unknown for ES256"
-    agent.refused("grant", agent.platform.token(header={"kid": "unknown"}), reason)
-
-
 async def refetch(services: Services, issuer: FetchedIssuer, times: int = 1) -> None:
     """Do what several requests with an unknown kid do at once."""
     stored = issuer.stored()

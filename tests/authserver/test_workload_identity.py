@@ -201,17 +201,6 @@ def test_a_client_registered_for_another_method_is_refused(workload: WorkloadCli
     workload.refused(form, workload.platform.token(), reason)
 
 
-def test_a_client_of_a_workload_has_no_other_credential(workload: WorkloadClient) -> None:
-    workload.accepted("grant")
-    client_id = workload.client.client_id
-    response = workload.server.post_token(basic=(client_id, "gths_any"))
-    reason = "used client_secret_basic, registered for workload_identity"
-    workload.check_refusal("assertion", response, reason)
-    claims = {"iss": client_id, "sub": client_id}
-    reason = "used private_key_jwt, registered for workload_identity"
-    workload.refused("assertion", workload.platform.token(**claims), reason)
-
-
 @pytest.mark.both_databases
 @pytest.mark.parametrize("form", FORMS)
 def test_an_outage_of_the_database_is_not_a_refusal(workload: WorkloadClient, form: str) -> None:

@@ -146,8 +146,8 @@ MUTANTS = [
         "    if is_unused is not None:",
         "tests/authserver/test_assertion_replay.py",
     ),
-    # A platform token may be for several audiences, or be used again with another signature; a key of two trusted issuers
-    # counts for both; a rule need not identify a workload; rules of two clients, or a client with a secret, are accepted.
+    # A platform token may be for several audiences, or be used again with another signature. A key of two trusted
+    # issuers counts for both. A rule may identify no workload, two clients, or a client with a secret.
     Mutant(
         f"{AUTHSERVER}/workloads/verifier.py",
         "if isinstance(audience, list) and len(audience) == 1:",
