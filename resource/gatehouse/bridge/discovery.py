@@ -5,37 +5,20 @@ decided where they are sent, a hostile or compromised server could collect them.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
-import anyio
 import httpx2
 
-from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError, retry_later, unreachable
-from gatehouse.bridge.limits import is_compressed
+from gatehouse.bridge.errors import AUTHORIZATION_SERVER, MCP_SERVER, BridgeError
+from gatehouse.bridge.http_client import exchange
 from gatehouse.bridge.settings import BRIDGE, SettingNames
-from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.resource_identifiers import (
     InvalidResourceIdentifier,
     is_loopback,
     parse_resource_identifier,
 )
 from gatehouse.shared.service.fetch import is_fetchable
-
-TIMEOUT: Final = 20
-"""Seconds for one request and its whole response."""
-
-_MAX_LENGTH: Final = 64 * 1024
-"""Bytes of a response."""
-
-
-@dataclass(frozen=True, slots=True)
-class JsonResponse:
-    """A response that was read completely."""
-
-    status: int
-    document: Any
-    """The parsed JSON; None if the body is too long, compressed, or not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,50 +27,6 @@ class TokenEndpoint:
 
     issuer: str
     url: str
-
-
-async def exchange(
-    http: httpx2.AsyncClient, server: str, request: httpx2.Request, names: SettingNames = BRIDGE
-) -> JsonResponse:
-    """Send a request and read its JSON response: no redirects, at most 64 KiB, 20 s in all.
-
-    Args:
-        http: the client to send it with.
-        server: what the server is, such as `AUTHORIZATION_SERVER`, for error messages.
-        request: the request.
-        names: for error messages.
-
-    Raises:
-        BridgeError: the server does not respond, or answers 429 or 503.
-    """
-    url = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
-    request.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
-    try:
-        with anyio.fail_after(TIMEOUT):
-            response = await http.send(request, stream=True, follow_redirects=False)
-            try:
-                document = await _read(response)
-            finally:
-                await response.aclose()
-    except (httpx2.HTTPError, OSError) as error:
-        raise unreachable(server, url, error, names) from None
-    if response.status_code in {429, 503}:
-        raise retry_later(server, url, response.status_code, response.headers.get("retry-after"))
-    return JsonResponse(response.status_code, document)
-
-
-async def _read(response: httpx2.Response) -> Any:
-    if is_compressed(response):
-        return None
-    document = bytearray()
-    async for chunk in response.aiter_bytes():
-        document += chunk
-        if len(document) > _MAX_LENGTH:
-            return None
-    try:
-        return parse_json(bytes(document))
-    except InvalidJson:
-        return None
 
 
 async def find_token_endpoint(

@@ -6,8 +6,8 @@ from typing import Final
 import httpx2
 
 from gatehouse.bridge.credentials import Credentials, InvalidCredentials
-from gatehouse.bridge.discovery import exchange
 from gatehouse.bridge.errors import BridgeError
+from gatehouse.bridge.http_client import exchange
 from gatehouse.bridge.platform_token import is_compact_jwt
 from gatehouse.bridge.settings import GitHubSettings
 from gatehouse.shared.service.fetch import is_fetchable

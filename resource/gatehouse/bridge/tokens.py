@@ -16,8 +16,9 @@ import structlog
 
 from gatehouse.bridge.bearer_token import is_bearer_token
 from gatehouse.bridge.credentials import Credentials, InvalidCredentials
-from gatehouse.bridge.discovery import JsonResponse, TokenEndpoint, exchange, find_token_endpoint
+from gatehouse.bridge.discovery import TokenEndpoint, find_token_endpoint
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, BridgeError, platform_token_refused, token_refused
+from gatehouse.bridge.http_client import JsonResponse, exchange
 from gatehouse.bridge.platform_token import describe
 from gatehouse.bridge.redaction import SentSecrets
 from gatehouse.bridge.settings import BRIDGE, SettingNames
