@@ -105,6 +105,30 @@ def test_a_folder_of_another_user_is_not_used(cache: Cache) -> None:
         cache.open()
 
 
+@pytest.mark.threat("T-119")
+def test_a_folder_that_others_can_replace_is_not_used(cache: Cache) -> None:
+    cache.value()
+    cache.folder.parent.chmod(0o777)
+    with pytest.raises(
+        CacheUnusable, match=f"Others can replace {cache.folder}. Run: chmod go-w {cache.folder.parent}"
+    ):
+        cache.open()
+
+
+@pytest.mark.threat("T-119")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("above", [1, 2])
+def test_a_folder_below_one_of_another_user_is_not_used(cache: Cache, above: int) -> None:
+    """Its owner could replace it while a token is requested, and would own the file that root then writes, as with
+    `sudo -E` in the home folder of a user.
+    """
+    cache.value()
+    parent = cache.folder.parents[above - 1]
+    os.chown(parent, 65534, 65534)
+    with pytest.raises(CacheUnusable, match=f"^{parent} belongs to another user. Set XDG_CACHE_HOME"):
+        cache.open()
+
+
 def test_a_file_in_place_of_a_folder_is_reported(cache: Cache) -> None:
     cache.folder.parent.parent.mkdir(exist_ok=True)
     cache.folder.parent.write_text("")

@@ -82,12 +82,12 @@ class TokenCache:
         """Open a folder, and create it if necessary.
 
         Args:
-            folder: its path. Its parents may be links.
+            folder: its path. Its parents may be links, and belong to this user or to root.
             warn: tells the user why a file is not used.
             now: seconds since the epoch.
 
         Raises:
-            CacheUnusable: the folder cannot be used, or others can access it.
+            CacheUnusable: the folder cannot be used, or others can access or replace it.
         """
         self._folder = folder
         self._warn = warn
@@ -103,6 +103,7 @@ class TokenCache:
             raise CacheUnusable(f"{folder} is not a folder that you own. Remove it.")
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise CacheUnusable(f"Others can access {folder}. Run: chmod 700 {folder}")
+        _require_own_parents(folder)
 
     def get_or_request(self, key: str, request: Callable[[], StoredToken], timeout: float) -> StoredToken:
         """Return the token of a key. Of several processes without one, one requests it, and the others wait for that.
@@ -173,6 +174,20 @@ class TokenCache:
             yield _lock(descriptor, timeout)
         finally:
             os.close(descriptor)
+
+
+def _require_own_parents(folder: Path) -> None:
+    """Refuse a folder that another user could replace by one of their own while a token is requested.
+
+    Files of root would then belong to that user. Raises CacheUnusable.
+    """
+    parent = folder.parent.resolve()
+    for path in (parent, *parent.parents):
+        if path.stat().st_uid not in {0, os.geteuid()}:
+            raise CacheUnusable(f"{path} belongs to another user. Set XDG_CACHE_HOME to a folder of your own.")
+    # Only the one that this module creates: the cache volume of a pod often has mode 0777.
+    if parent.stat().st_mode & 0o002:
+        raise CacheUnusable(f"Others can replace {folder}. Run: chmod go-w {parent}")
 
 
 def _lock(descriptor: int, timeout: float) -> bool:
