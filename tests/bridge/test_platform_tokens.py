@@ -72,6 +72,44 @@ async def test_a_configured_client_id_is_sent_with_a_platform_token(file: Callab
     assert servers.requests_to(TOKEN_ENDPOINT)[0].form["client_id"] == "agent_1"
 
 
+@pytest.mark.threat("T-116")
+@pytest.mark.parametrize("audience", [ISSUER, [ISSUER], ["https://mcp.example.com", ISSUER], 1, None])
+async def test_a_token_for_another_server_is_not_sent_where_the_resource_says(
+    file: Callable[[Any], Path], audience: Any
+) -> None:
+    """A hostile MCP server can name itself as the issuer. With the token, it would get access tokens of another one."""
+    hostile = "https://mcp.example.com"
+    servers = FakeServers(
+        prm={"resource": RESOURCE, "authorization_servers": [hostile]},
+        metadata={"issuer": hostile, "token_endpoint": f"{hostile}/token"},
+    )
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
+
+    def source(aud: Any, issuer: str | None = None) -> TokenSource:
+        path = file(jwt({**WORKLOAD, "aud": aud}))
+        return TokenSource(http, RESOURCE, issuer, lambda: from_file(path), servers.clock)
+
+    for own in (hostile, [hostile], f"{hostile}/", f"{hostile}/token"):
+        await source(own).current()
+    assert len(servers.requests_to(f"{hostile}/token")) == 4
+    with pytest.raises(BridgeError, match=f"is not for the authorization server {hostile}.* It was not sent"):
+        await source(audience).current()
+    assert len(servers.requests_to(f"{hostile}/token")) == 4
+    # The user can name a server that expects an audience of its own.
+    await source(audience, hostile).current()
+    assert len(servers.requests_to(f"{hostile}/token")) == 5
+
+
+async def test_an_unreadable_token_is_not_sent_where_the_resource_says(file: Callable[[Any], Path]) -> None:
+    servers, path = FakeServers(), file(UNREADABLE)
+    servers.prm["authorization_servers"] = ["https://mcp.example.com"]
+    servers.metadata.update(issuer="https://mcp.example.com")
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
+    with pytest.raises(BridgeError, match="It was not sent"):
+        await TokenSource(http, RESOURCE, None, lambda: from_file(path), servers.clock).current()
+    assert servers.requests_to(TOKEN_ENDPOINT) == []
+
+
 async def test_a_file_that_kubelet_rotates_is_read_for_each_request(tmp_path: Path) -> None:
     """`token -> ..data/token`, `..data -> ..2026_11_28`: kubelet replaces the second link."""
     servers = FakeServers()

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,15 +43,30 @@ def read_token_file(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def is_made_for(token: str, audiences: Collection[str]) -> bool:
+    """Tell whether a token says that it is for one of some audiences, and for nobody else."""
+    claims = _claims(token)
+    audience = claims.get("aud") if claims is not None else None
+    if isinstance(audience, list) and len(audience) == 1:
+        audience = audience[0]
+    return isinstance(audience, str) and audience in audiences
+
+
 def describe(token: str) -> str:
     """Return who issued a token, to whom and for whom, as it says itself; empty if it cannot be read."""
+    claims = _claims(token)
+    if claims is None:
+        return ""
+    return f" (iss {_shown(claims, 'iss')}, sub {_shown(claims, 'sub')}, aud {_shown(claims, 'aud')})"
+
+
+def _claims(token: str) -> dict[str, Any] | None:
+    """Return what a token claims; None if it cannot be read."""
     try:
         claims = parse_json(decode_base64url(token.split(".")[1]))
     except (InvalidBase64url, InvalidJson, IndexError):
-        return ""
-    if not isinstance(claims, dict):
-        return ""
-    return f" (iss {_shown(claims, 'iss')}, sub {_shown(claims, 'sub')}, aud {_shown(claims, 'aud')})"
+        return None
+    return claims if isinstance(claims, dict) else None
 
 
 def _shown(claims: dict[str, Any], name: str) -> str:

@@ -19,7 +19,7 @@ from gatehouse.bridge.credentials import Credentials, InvalidCredentials
 from gatehouse.bridge.discovery import TokenEndpoint, find_token_endpoint
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, BridgeError, platform_token_refused, token_refused
 from gatehouse.bridge.http_client import JsonResponse, exchange
-from gatehouse.bridge.platform_token import describe
+from gatehouse.bridge.platform_token import describe, is_made_for
 from gatehouse.bridge.redaction import SentSecrets
 from gatehouse.bridge.settings import BRIDGE, SettingNames
 from gatehouse.shared.protocol.redaction import quoted
@@ -121,6 +121,8 @@ class TokenSource:
         parameters, headers = await credentials.authenticate(endpoint.issuer, self._http)
         basic = headers.get("Authorization", "").removeprefix("Basic ")
         assertion = parameters.get("client_assertion", "")
+        if self._issuer is None and credentials.method == "workload_identity":
+            self._require_made_for(endpoint, credentials, assertion)
         self.secrets.add(credentials.secret, basic, assertion)
         form = {"grant_type": "client_credentials", "resource": self.resource, **parameters}
         if self._scope:
@@ -132,6 +134,18 @@ class TokenSource:
         self._endpoint = endpoint
         log.info("token obtained", issuer=endpoint.issuer, scope=self.secrets.mask(token.scope))
         return token
+
+    def _require_made_for(self, endpoint: TokenEndpoint, credentials: Credentials, assertion: str) -> None:
+        """Refuse to send a platform token that is for another server, which would accept it from anyone.
+
+        The resource named the issuer. Raises BridgeError.
+        """
+        if not is_made_for(assertion, {endpoint.issuer, f"{endpoint.issuer}/", endpoint.url}):
+            raise BridgeError(
+                f"The token of {credentials.source}{describe(assertion)} is not for the authorization server"
+                f" {endpoint.issuer}, which the MCP server at {self.resource} names. It was not sent. If that server"
+                f" accepts it, name it with {self._names.issuer}."
+            )
 
     def _parse(
         self, response: JsonResponse, credentials: Credentials, assertion: str, endpoint: TokenEndpoint, started: float
