@@ -12,8 +12,7 @@ from support.assertions import KeyClient
 from support.authserver import AuthServer
 from support.clock import FakeClock
 
-from gatehouse.authserver.clients.assertions import MAX_LIFETIME
-from gatehouse.authserver.clients.replay import AcceptedAssertion, ReplayStore
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME, AcceptedAssertion, ReplayStore
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError

@@ -15,8 +15,7 @@ from support.forging import decode, encode
 from support.platforms import PLATFORMS, github, kubernetes, spiffe
 from support.workloads import FORMS, WorkloadClient
 
-from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
-from gatehouse.authserver.clients.replay import ReplayStore
+from gatehouse.authserver.clients.assertions import ASSERTION_TYPE, ReplayStore
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.protocol.jws import read_unverified_claims

@@ -14,8 +14,7 @@ from support.forging import forge, header_of, signer
 from support.shell import CREATE, Shell
 from werkzeug.test import TestResponse
 
-from gatehouse.authserver.clients.assertions import MAX_LIFETIME
-from gatehouse.authserver.clients.replay import ReplayStore
+from gatehouse.authserver.clients.assertions import MAX_LIFETIME, ReplayStore
 from gatehouse.authserver.credentials.client_jwks import MAX_CLIENT_KEYS, client_verification_keys
 from gatehouse.authserver.db.models import ClientRow
 from gatehouse.shared.protocol import jws

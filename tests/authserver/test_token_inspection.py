@@ -15,8 +15,8 @@ from support.workloads import FORMS, REFUSALS, WorkloadClient
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.clients.replay import PLATFORM_TOKEN
 from gatehouse.authserver.db.models import SpentAssertionRow
+from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
 from gatehouse.authserver.workloads.rules import Rule

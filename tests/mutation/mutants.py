@@ -141,7 +141,7 @@ MUTANTS = [
         "tests/authserver/test_client_key_lifecycle.py",
     ),
     Mutant(
-        f"{AUTHSERVER}/clients/replay.py",
+        f"{AUTHSERVER}/clients/assertions.py",
         "    if is_unused:",
         "    if is_unused is not None:",
         "tests/authserver/test_assertion_replay.py",

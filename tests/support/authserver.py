@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from gatehouse.authserver.app import Services, build_app, close_services, create_services
-from gatehouse.authserver.clients.presented_credentials import read_credentials
+from gatehouse.authserver.clients.authentication import read_credentials
 from gatehouse.authserver.clients.registration import Registration, add_grant, create_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.database import Database

@@ -10,10 +10,9 @@ from functools import partial
 from gatehouse.authserver.asgi import Application, Refusing, Route
 from gatehouse.authserver.authlib_server import AuthlibServer
 from gatehouse.authserver.backup.restores import RestoreMark
-from gatehouse.authserver.clients.assertions import AssertionVerifier
+from gatehouse.authserver.clients.assertions import AssertionVerifier, ReplayStore
 from gatehouse.authserver.clients.authentication import ClientAuthenticator
 from gatehouse.authserver.clients.registry import find_clients
-from gatehouse.authserver.clients.replay import ReplayStore
 from gatehouse.authserver.credentials.lifecycle import LastUse, prune_credentials
 from gatehouse.authserver.credentials.resource_credentials import ResourceAuthenticator
 from gatehouse.authserver.db.database import Database

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gatehouse.authserver.clients.presented_credentials import read_claimed_client
+from gatehouse.authserver.clients.authentication import read_claimed_client
 from gatehouse.authserver.endpoints.metadata import PATH as METADATA
 from gatehouse.authserver.errors import (
     AuthFailure,

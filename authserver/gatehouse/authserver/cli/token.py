@@ -11,7 +11,6 @@ from gatehouse.authserver.cli.client_record import BY_NEXT_POLL
 from gatehouse.authserver.cli.installation import Installation, open_installation
 from gatehouse.authserver.clients.authentication import AuthenticatedClient
 from gatehouse.authserver.clients.registry import Client, existing_client, load_client
-from gatehouse.authserver.clients.replay import PLATFORM_TOKEN
 from gatehouse.authserver.db.models import SpentAssertionRow
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
@@ -24,6 +23,7 @@ from gatehouse.authserver.tokens.reservations import reserve_block
 from gatehouse.authserver.tokens.revocation import revoke_all, revoke_by_jti
 from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
+from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
 from gatehouse.authserver.workloads.verifier import WorkloadVerifier

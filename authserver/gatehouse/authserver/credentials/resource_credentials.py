@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.clients.presented_credentials import SecretCredentials, read_credentials
+from gatehouse.authserver.clients.authentication import SecretCredentials, read_credentials
 from gatehouse.authserver.credentials.lifecycle import (
     LastUse,
     Lifetime,

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator
-from gatehouse.authserver.clients.presented_credentials import read_credentials
+from gatehouse.authserver.clients.authentication import AuthenticatedClient, ClientAuthenticator, read_credentials
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.errors import invalid_request
 from gatehouse.authserver.http import NO_STORE, Request, Response, parse_form

@@ -6,8 +6,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatehouse.authserver.authlib_server import AuthlibServer
-from gatehouse.authserver.clients.authentication import ClientAuthenticator
-from gatehouse.authserver.clients.presented_credentials import Credentials, claim_workload, read_credentials
+from gatehouse.authserver.clients.authentication import (
+    ClientAuthenticator,
+    Credentials,
+    claim_workload,
+    read_credentials,
+)
 from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants import jwt_bearer

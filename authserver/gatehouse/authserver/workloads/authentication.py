@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from gatehouse.authserver.clients.replay import PLATFORM_TOKEN, AcceptedAssertion
+from gatehouse.authserver.clients.assertions import AcceptedAssertion
 from gatehouse.authserver.errors import AuthFailure
 from gatehouse.authserver.workloads.key_refresher import KeyRefresher
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 RESERVE: Final = 1.0
 """Seconds before the deadline of a request after which it waits for no keys, so that its refusal can be recorded."""
+
+PLATFORM_TOKEN: Final = "platform_token"  # noqa: S105 - a purpose
+"""The purpose that a token for one use is spent for."""
 
 THREADS: Final = 2
 """For what must be waited for. Not those of requests: all of them may wait for this."""
