@@ -30,6 +30,7 @@ from gatehouse.shared.service import deadline
 from gatehouse.shared.service.deadline import DeadlineExceeded
 
 HOUR = 3600
+POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_the_keys_of_a_private_cluster_come_over_its_own_authority(
 ) -> None:
     """Discovery, a certificate of the cluster's authority, and the token that its API server requires."""
     authority, token_file = Authority(tmp_path), tmp_path / "token"
-    token_file.write_text("pod.token")
+    token_file.write_text(POD_TOKEN)
     with serving(authority.server_context()) as api_server:
         platform = kubernetes(clock, api_server.url, alg="ES256")
         metadata = {"issuer": api_server.url, "jwks_uri": f"{api_server.url}{PATH}"}
@@ -350,6 +351,6 @@ def test_the_keys_of_a_private_cluster_come_over_its_own_authority(
         agent.accepted("grant")
         agent.accepted("assertion")
         assert [(request.path, request.headers["authorization"]) for request in api_server.requests] == [
-            (METADATA, "Bearer pod.token"),
-            (PATH, "Bearer pod.token"),
+            (METADATA, f"Bearer {POD_TOKEN}"),
+            (PATH, f"Bearer {POD_TOKEN}"),
         ]
