@@ -7,7 +7,7 @@ same response after the same work; only the audit log names the failed check.
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -63,6 +63,8 @@ class SecretCredentials:
 
 
 Credentials = SecretCredentials | AssertionCredentials | PlatformCredentials
+
+_InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 Proof = SignatureResult | StoredSecret | None
 """The outcome of checking a credential: the signature of an assertion, or the secret that was found."""
@@ -123,16 +125,8 @@ class ClientAuthenticator:
                 proof = await request.in_thread(verify_signature, credentials, others, proof.failure)
         else:
             proof = _prove_secret(credentials, client, keys, now)
-        accepted, exceeded = self._accept(credentials, proof, client, now), None
-        if accepted.assertion is not None:
-            exceeded = await limit.peek(accepted.client.client_id)
-            if exceeded is None:
-                await self.replay.spend_async(accepted.assertion)
-            else:
-                await request.in_thread(self.replay.check_unused, accepted.assertion)
-        authenticated = self._complete(request, accepted, now)
-        _require(exceeded or await limit.hit(accepted.client.client_id))
-        return authenticated
+        accepted = self._accept(credentials, proof, client, now)
+        return await self._admit(request, accepted, now, limit, request.in_thread)
 
     def authenticate_and_wait(
         self, request: Request, credentials: Credentials, keys: KeyRing, now: float, limit: Limit
@@ -190,15 +184,22 @@ class ClientAuthenticator:
             if in_thread
             else self.clients.get_async(client_id, self.workloads.threads)
         )
-        accepted, exceeded = _accept_workload(identified, client), None
+        accepted = _accept_workload(identified, client)
+        return await self._admit(request, accepted, now, limit, self.workloads.in_thread)
+
+    async def _admit(
+        self, request: Request, accepted: _Accepted, now: float, limit: Limit, in_thread: _InThread
+    ) -> AuthenticatedClient:
+        """Spend the assertion of an accepted client, and count its request. Raises OAuthError."""
+        client_id, exceeded = accepted.client.client_id, None
         if accepted.assertion is not None:
-            exceeded = await limit.peek(accepted.client.client_id)
+            exceeded = await limit.peek(client_id)
             if exceeded is None:
                 await self.replay.spend_async(accepted.assertion)
             else:
-                await self.workloads.in_thread(partial(self.replay.check_unused, accepted.assertion))
+                await in_thread(partial(self.replay.check_unused, accepted.assertion))
         authenticated = self._complete(request, accepted, now)
-        _require(exceeded or await limit.hit(accepted.client.client_id))
+        _require(exceeded or await limit.hit(client_id))
         return authenticated
 
     def _accept(
