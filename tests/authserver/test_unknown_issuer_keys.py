@@ -1,4 +1,4 @@
-"""When the key set of a trusted issuer is fetched: for its first token, for a new key, and before either is needed."""
+"""Tokens whose key is not known yet: what they cause to be fetched, and what waits for that."""
 
 import threading
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from support.databases import Template
 from support.http_client import http_client
 from support.issuers import LOOK_FOR_ISSUERS
 from support.key_sets import OTHER_KEY
-from support.platforms import GITHUB_ISSUER, Platform, github
+from support.platforms import GITHUB_ISSUER, github
 from support.waiting import wait_until
 from support.workloads import DISCOVERY, FORMS, WorkloadClient
 
 from gatehouse.authserver.app import build_app
 from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL, REFRESH_INTERVAL
+from gatehouse.authserver.workloads.issuer_keys import MAX_AGE, REFETCH_INTERVAL
 from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
 from gatehouse.shared.service.deadline import WAIT_LIMIT
@@ -71,10 +71,6 @@ def job(server: AuthServer, publisher: Publisher) -> WorkloadClient:
     return WorkloadClient(server, publisher.platform, location=DISCOVERY, jwks=None)
 
 
-def unknown_kid(platform: Platform) -> str:
-    return f"platform token: the issuer has no key with the kid {platform.key.kid} for RS256"
-
-
 @pytest.mark.both_databases
 @pytest.mark.parametrize("form", FORMS)
 def test_keys_are_fetched_for_the_first_token_of_an_issuer(
@@ -83,26 +79,6 @@ def test_keys_are_fetched_for_the_first_token_of_an_issuer(
     job.accepted(form)
     job.accepted(form)
     assert publisher.fetches == [(GITHUB_ISSUER, DISCOVERY)]
-
-
-@pytest.mark.both_databases
-@pytest.mark.parametrize("form", FORMS)
-def test_an_unknown_kid_causes_one_fetch_a_minute(
-    job: WorkloadClient, publisher: Publisher, clock: FakeClock, form: str
-) -> None:
-    job.accepted(form)
-    publisher.platform.rotate()
-    clock.advance(REFETCH_INTERVAL - 1)
-    job.refused(form, job.platform.token(), unknown_kid(job.platform))
-    assert len(publisher.fetches) == 1
-    clock.advance(1)
-    job.accepted(form)
-    assert len(publisher.fetches) == 2
-    for number in range(20):
-        kid = f"unknown-{number}"
-        reason = f"platform token: the issuer has no key with the kid {kid} for RS256"
-        job.refused(form, job.platform.token(header={"kid": kid}), reason)
-    assert len(publisher.fetches) == 2
 
 
 def test_a_token_that_no_new_key_could_verify_causes_no_fetch(
@@ -127,25 +103,10 @@ def test_keys_that_an_admin_gave_are_never_fetched(server: AuthServer, publisher
     job.accepted("grant")
     publisher.platform.rotate()
     clock.advance(2 * MAX_AGE)
-    job.refused("grant", job.platform.token(), unknown_kid(job.platform))
+    unknown = f"platform token: the issuer has no key with the kid {job.platform.key.kid} for RS256"
+    job.refused("grant", job.platform.token(), unknown)
     job.accepted("grant", job.platform.token(key=job.platform.keys[1]))
     assert publisher.fetches == []
-
-
-@pytest.mark.both_databases
-def test_the_last_keys_are_used_for_a_day_while_the_issuer_is_down(
-    job: WorkloadClient, publisher: Publisher, clock: FakeClock
-) -> None:
-    """Outages of GitHub last for hours. A key that it withdrew must not be good forever."""
-    job.accepted("grant")
-    publisher.is_up = False
-    clock.advance(MAX_AGE)
-    job.accepted("grant")
-    clock.advance(CACHE_AGE)
-    job.refused("grant", job.platform.token(), NO_KEYS)
-    publisher.is_up = True
-    clock.advance(REFETCH_INTERVAL)
-    job.accepted("grant")
 
 
 def test_an_issuer_that_never_answered_has_no_keys(job: WorkloadClient, publisher: Publisher) -> None:
@@ -153,22 +114,6 @@ def test_an_issuer_that_never_answered_has_no_keys(job: WorkloadClient, publishe
     for form in FORMS:
         job.refused(form, job.platform.token(), NO_KEYS)
     assert len(publisher.fetches) == 1
-
-
-def test_maintenance_fetches_keys_before_they_are_needed(
-    job: WorkloadClient, server: AuthServer, publisher: Publisher, clock: FakeClock
-) -> None:
-    def is_accepted() -> bool:
-        return job.post("grant", job.platform.token()).status_code == 200
-
-    server.services.maintenance.run_once()
-    wait_until(is_accepted)
-    assert len(publisher.fetches) == 1
-    publisher.platform.rotate()
-    clock.advance(REFRESH_INTERVAL)
-    server.services.maintenance.run_once()
-    wait_until(is_accepted)
-    assert len(publisher.fetches) == 2
 
 
 @pytest.mark.threat("T-208")
