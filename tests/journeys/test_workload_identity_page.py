@@ -31,7 +31,8 @@ from support.prepared_stack import PreparedStack
 PAGE = (ROOT / "docs" / "workload-identity.md").read_text(encoding="utf-8")
 ISSUER, RESOURCE = "https://auth.example.com", "https://mcp.example.com/mcp"
 POD_TOKEN = "/var/run/secrets/gatehouse/token"
-POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
+CREDENTIAL = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
+"""What the API server requires for its keys: a JWT."""
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 API_SERVER = "https://kubernetes.default.svc/openid"
 """The beginning of the address of its keys. The issuer of a cluster begins in the same way, and is not replaced."""
@@ -97,7 +98,7 @@ class Platforms:
 
     def answer_as_api_server(self, asked: Asked) -> bytes | None:
         """Answer a request to the API server, which wants a service account's token."""
-        if asked.path == "/openid/v1/jwks" and asked.authorization == f"Bearer {POD_TOKEN}":
+        if asked.path == "/openid/v1/jwks" and asked.authorization == f"Bearer {CREDENTIAL}":
             return self.staging.jwks()
         return None
 
@@ -183,7 +184,7 @@ def test_the_commands_of_the_page_work_and_print_what_it_shows(platforms: Platfo
     authority = Authority(tmp_path)
     (tmp_path / "pod").mkdir()
     (tmp_path / "pod" / "ca.crt").write_bytes(authority.file.read_bytes())
-    (tmp_path / "pod" / "token").write_text(POD_TOKEN, encoding="ascii")
+    (tmp_path / "pod" / "token").write_text(CREDENTIAL, encoding="ascii")
     projected = ProjectedToken(tmp_path / "projected")
     with serving(platforms.answer) as url, serving(platforms.answer_as_api_server, authority.server_context()) as tls:
         here = {
