@@ -16,6 +16,7 @@ from mcp import Client
 from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from support.certificates import Authority
 from support.platform_server import Asked, ProjectedToken, SystemClock, serving
 from support.platforms import Platform, kubernetes
@@ -174,9 +175,9 @@ async def test_an_agent_works_while_its_token_and_the_keys_of_its_platform_are_r
     assert {event["detail"]["external_subject"] for event in recorded} == {platform.workload["sub"]}
     allowed = [event for event in recorded if event["outcome"] == "allowed"]
     assert {event["actor"] for event in allowed} == {client_id}
-    # Only the requests after `client disable` were refused: at most one of each session, and that of the test.
+    # Only requests after `client disable` were refused: that of the test, and at most one of each session.
     refused = [event["reason"] for event in recorded if event["outcome"] == "refused"]
-    assert 2 <= len(refused) <= SESSIONS + 1
+    assert 1 <= len(refused) <= SESSIONS + 1
     assert set(refused) == {"client is disabled"}
 
 
@@ -195,7 +196,9 @@ async def disable_at_work(stack: LocalStack, agent: Agent) -> None:
                 tasks.start_soon(agent.work, sys.maxsize)
                 await until(lambda: agent.calls > calls + SESSIONS)
                 await anyio.to_thread.run_sync(stack.run, "authserver", "client", "disable", agent.client_id)
-        assert ended.value.split(OAuthFlowError)[1] is None
+        # Within a second, the authorization server may still issue a token. It is revoked from the beginning, and the
+        # resource server refuses it.
+        assert ended.value.split((OAuthFlowError, MCPError))[1] is None
         with anyio.fail_after(REVOKED_WITHIN):
             while await ping(http, stack, access_token) == 200:
                 pass
