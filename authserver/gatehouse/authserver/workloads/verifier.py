@@ -222,7 +222,7 @@ def check_time(claims: Mapping[str, Any], issuer: TrustedIssuer, now: float) -> 
     if expires_at > now + issuer.max_lifetime + LEEWAY:
         raise WorkloadRefused(
             f"valid for longer than {issuer.max_lifetime} s from now",
-            "Request a shorter token from the platform, or raise --max-lifetime of the trusted issuer.",
+            "Request a shorter token from the platform, or remove and add the issuer with a larger --max-lifetime.",
         )
     for name in ("iat", "nbf"):
         begin = _numeric_date(claims, name)
