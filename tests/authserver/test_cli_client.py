@@ -170,6 +170,9 @@ def test_an_invalid_key_option_is_refused_with_the_fix(shell: Shell) -> None:
         told = shell.refusal(*CREATE, "--generate-key", str(new), "--auth-method", method, code=2)
         assert f"A client with keys has no secret for --auth-method {method}. Leave out one of the two." in told
         assert not new.exists()
+    told = shell.refusal(*CREATE, "--generate-key", str(new), "--auth-method", "workload_identity", code=2)
+    assert "has neither a secret nor a key" in told
+    assert not new.exists()
 
 
 def test_a_client_is_printed_with_the_standard_member_names(shell: Shell) -> None:

@@ -149,6 +149,7 @@ async def test_a_missing_or_special_credentials_file_is_rejected(tmp_path: Path)
         ({"client_secret": SECRET}, "neither a private key in PEM nor JSON"),
         (b'{"client_id":"a","client_id":"b","client_secret":"c"}', "neither a private key in PEM nor JSON"),
         ({"client_id": "agent_1", "private_key_file": "a.pem"}, "the file that private_key_file names"),
+        ({"client_id": "agent_1", "token_endpoint_auth_method": "workload_identity"}, "Set --token-file to the token"),
         ({**REGISTERED, "token_endpoint_auth_method": "none"}, "must be client_secret_basic or client_secret_post"),
         (b"x" * (16 * 1024 + 1), "larger than 16 KiB"),
     ],

@@ -202,6 +202,11 @@ def _from_json(document: str, source: str, client_id: str | None, names: Setting
         )
     if client_id not in {None, members["client_id"]}:
         raise InvalidCredentials(f"{names.client_id} names a different client than {source}. Unset it.")
+    if members.get("token_endpoint_auth_method") == "workload_identity":
+        raise InvalidCredentials(
+            f"{source} is the client of a workload, which has no secret. Set --token-file to the token of its platform,"
+            " or use --github-oidc."
+        )
     if not _is_text(members.get("client_secret")):
         raise InvalidCredentials(
             f"{source} has no client_secret. For a client with a private key, set {names.client_id}, and set"

@@ -103,6 +103,10 @@ def create(
     A client with the method workload_identity has neither: it authenticates with tokens of its platform.
     """
     chosen = ChosenKeys.of(jwks, generate_key)
+    if chosen.public is not None and auth_method == WORKLOAD_IDENTITY:
+        raise click.UsageError(
+            f"A client of {WORKLOAD_IDENTITY} has neither a secret nor a key. Leave out --generate-key and --jwks."
+        )
     if chosen.public is not None and auth_method not in {None, "private_key_jwt"}:
         raise click.UsageError(
             f"A client with keys has no secret for --auth-method {auth_method}. Leave out one of the two."
