@@ -5,10 +5,26 @@ import subprocess
 
 import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer, token_form
+from support.clock import FakeClock
+from support.platforms import oidc
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.resources.registration import ScopeDeclaration, add_resource
 from gatehouse.shared.service.audit.events import AUTHSERVER_ACTIONS
+
+
+def trust_a_platform_for_a_while(shell: Shell) -> None:
+    platform, keys = oidc(FakeClock()), shell.folder / "keys.json"
+    keys.write_bytes(platform.jwks())
+    issuer = ("--kind", "oidc", "--issuer", platform.issuer, "--jwks-file", str(keys))
+    shell.text("issuer", "add", "login", *issuer)
+    shell.text("issuer", "update", "login", "--jwks-file", str(keys))
+    workload = shell.json(*CREATE, "--auth-method", "workload_identity")["client_id"]
+    rule = shell.json("client", "trust", "add", workload, "--issuer", "login", "--claim", "sub=agent")["rule_id"]
+    shell.text("client", "trust", "remove", workload, rule)
+    shell.text("client", "delete", workload, "--yes")
+    for command in (("disable", "login"), ("enable", "login"), ("remove", "login", "--yes")):
+        shell.text("issuer", *command)
 
 
 @pytest.mark.both_databases
@@ -149,6 +165,7 @@ def test_one_request_is_shown_in_full(shell: Shell, authserver: AuthServer) -> N
 
 
 def test_every_recorded_action_can_be_filtered(shell: Shell) -> None:
+    trust_a_platform_for_a_while(shell)
     client_id = shell.json(*CREATE, "--claim", "workspace_id=wks_1")["client_id"]
     grant = (client_id, "--resource", RESOURCE, "--scope", "env:read")
     soft, key_id = ("--grace-period", "7d"), shell.json(*CREATE, "--generate-key", f"{shell.folder}/a.pem")["client_id"]

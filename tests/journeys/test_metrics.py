@@ -79,7 +79,7 @@ def test_counters_equal_the_requests_sent_after_a_restart_and_a_kill(measured: M
         sent += 10
         require_counts(measured, sent)
     # Gauges are those of the two workers that run.
-    wait_until(lambda: measured.total("authserver", "gatehouse_db_pool_size") == 2 * 9)
+    wait_until(lambda: measured.total("authserver", "gatehouse_db_pool_size") == 2 * 14)
     written = measured.total("authserver", "gatehouse_audit_written_timestamp_seconds")
     assert measured.total("authserver", "gatehouse_signing_key_rotation_timestamp_seconds") > written > 0
     for name in ("key_set_fetched", "status_lists_fetched", "audit_written"):

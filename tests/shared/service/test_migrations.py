@@ -203,7 +203,7 @@ def test_a_migration_that_breaks_a_reference_is_rolled_back(database: Any, empty
         fill(connection)
     later = with_later_revision(database.schema, tmp_path / "migrations", '    op.execute("DELETE FROM client")')
     with pytest.raises(
-        migrations.SchemaMismatch, match="In client_grant, client_key, client_secret rows refer to rows"
+        migrations.SchemaMismatch, match="In client_grant, client_key, client_secret, trust_rule rows refer to rows"
     ):
         migrations.upgrade(empty_database, later)
     assert set(row_counts(database).values()) == {1}
