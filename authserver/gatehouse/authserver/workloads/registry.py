@@ -76,7 +76,7 @@ class TrustedIssuer:
         return {} if is_stale else self.keys
 
     def may_have_new_keys(self, now: float) -> bool:
-        """Tell whether it is worth to wait for a fetch: one may begin now, or a node has one under way."""
+        """Tell whether it is worth waiting for a fetch: one may begin now, or a node has one under way."""
         return self.location.is_fetched and (
             not -REFETCH_INTERVAL <= now - self.attempted_at < REFETCH_INTERVAL
             or is_under_way(now, self.attempted_at, self.fetched_at, self.failure)
