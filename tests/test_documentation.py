@@ -28,7 +28,14 @@ from gatehouse.shared.service.database import Database, parse_database_url
 ROOT = Path(__file__).parents[1]
 RESOURCE = "http://127.0.0.1:8000/mcp"
 REQUEST = "req_0123456789abcdef01234567"
-ATTACKS_ON_WORKLOADS = ("issuer_key_sets", "platform_tokens", "trust_rules", "workload_identity")
+ATTACKS_ON_WORKLOADS = (
+    "issuer_key_sets",
+    "platform_token_claims",
+    "platform_tokens",
+    "resembling_workloads",
+    "trust_rules",
+    "workload_identity",
+)
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

@@ -34,13 +34,6 @@ POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
 
 
 @pytest.fixture
-def documents() -> Iterator[DocumentServer]:
-    """What serves the keys of the cluster."""
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
 def cluster(authserver: AuthServer, documents: DocumentServer, clock: FakeClock) -> FetchedIssuer:
     """A cluster with one key, which was fetched a minute ago."""
     issuer = FetchedIssuer(authserver, kubernetes(clock, alg="ES256"), documents)

@@ -2,24 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.document_server import DocumentServer
 from support.forging import encode
-from support.issuers import FetchedIssuer, Node, looking, nodes, serving
-from support.platforms import Platform, kubernetes, spiffe
+from support.issuers import FetchedIssuer, Node, change, looking, nodes
+from support.platforms import kubernetes
 from support.workloads import trust
 
-from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads.issuer_keys import FETCH_LIMIT, MAX_AGE, REFETCH_INTERVAL, REFRESH_INTERVAL
 from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registration import set_issuer_disabled
@@ -32,38 +30,9 @@ LOGGER = "gatehouse.authserver.workloads.key_renewal"
 
 
 @pytest.fixture
-def documents() -> Iterator[DocumentServer]:
-    """What serves the keys of issuers."""
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
 def cluster(authserver: AuthServer, documents: DocumentServer, clock: FakeClock) -> FetchedIssuer:
     """A cluster with one key, which was fetched just now."""
     return FetchedIssuer(authserver, kubernetes(clock, alg="ES256"), documents)
-
-
-@pytest.fixture
-def trust_domain(authserver: AuthServer, documents: DocumentServer, clock: FakeClock) -> FetchedIssuer:
-    return FetchedIssuer(authserver, spiffe(clock), documents)
-
-
-@pytest.fixture
-def node(authserver: AuthServer) -> Iterator[Node]:
-    with nodes(authserver, 1) as [one]:
-        yield one
-
-
-@pytest.fixture
-def renewal(node: Node) -> KeyRenewal:
-    return node.renewal
-
-
-def change(issuer: FetchedIssuer, /, **values: Any) -> None:
-    """Change what is stored of an issuer."""
-    with issuer.server.services.database.write() as session:
-        session.execute(update(TrustedIssuerRow).where(TrustedIssuerRow.name == issuer.name).values(**values))
 
 
 def set_disabled(issuer: FetchedIssuer, *, disabled: bool) -> None:
@@ -471,53 +440,6 @@ def test_nothing_is_raised_while_the_database_is_down(
     assert line == "the keys of the trusted issuer cluster were not renewed: OperationalError"
 
 
-def bundle(platform: Platform, **changes: Any) -> bytes:
-    """Return the bundle of a trust domain with changed members; None removes."""
-    members = {**json.loads(platform.jwks()), **changes}
-    return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
-
-
-@pytest.mark.parametrize(
-    ("hint", "interval"),
-    [
-        (300, 300),
-        (1, REFETCH_INTERVAL),
-        (0, REFETCH_INTERVAL),
-        (-5, REFETCH_INTERVAL),
-        (86_400, REFRESH_INTERVAL),
-        (None, REFRESH_INTERVAL),
-        ("60", REFRESH_INTERVAL),
-        (60.0, REFRESH_INTERVAL),
-        (True, REFRESH_INTERVAL),
-    ],
-)
-def test_a_bundle_says_when_it_is_fetched_again(
-    trust_domain: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock, hint: Any, interval: int
-) -> None:
-    """SPIFFE Trust Domain and Bundle 4.1.2, within bounds: no issuer makes this server ask it all the time."""
-    trust_domain.publish(bundle(trust_domain.platform, spiffe_refresh_hint=hint))
-    clock.advance(REFRESH_INTERVAL)
-    renewal.renew(trust_domain.name)
-    clock.advance(interval - 1)
-    assert renewal.due() == []
-    clock.advance(1)
-    assert renewal.due() == [trust_domain.name]
-
-
-def test_the_hint_of_an_unreadable_bundle_is_not_read(
-    trust_domain: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
-) -> None:
-    """As after an upgrade with stricter rules."""
-    for stored in ("{", "[]"):
-        change(trust_domain, jwks=stored)
-        clock.advance(REFRESH_INTERVAL - 1)
-        assert renewal.due() == []
-        clock.advance(1)
-        assert renewal.due() == [trust_domain.name]
-        renewal.renew(trust_domain.name)
-        assert trust_domain.kids() == {trust_domain.platform.key.kid}
-
-
 def test_only_a_bundle_says_when_it_is_fetched_again(
     cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -530,43 +452,3 @@ def test_only_a_bundle_says_when_it_is_fetched_again(
     cluster.publish(jwks(OTHER.public_jwk(), spiffe_sequence=4))
     renewal.renew(cluster.name)
     assert cluster.kids() == {OTHER.kid}
-
-
-@pytest.mark.threat("T-207")
-@pytest.mark.parametrize(("sequence", "shown"), [(6, "6"), (None, "0"), ("8", "0"), (-1, "-1")])
-def test_a_bundle_that_is_older_than_the_stored_one_is_refused(
-    trust_domain: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock, sequence: Any, shown: str
-) -> None:
-    """SPIFFE Trust Domain and Bundle 4.1.1: it might still hold a key that was revoked."""
-    trust_domain.publish(bundle(trust_domain.platform, spiffe_sequence=7))
-    clock.advance(REFRESH_INTERVAL)
-    renewal.renew(trust_domain.name)
-    known = trust_domain.kids()
-    trust_domain.platform.rotate()
-    trust_domain.publish(bundle(trust_domain.platform, spiffe_sequence=sequence))
-    clock.advance(REFRESH_INTERVAL)
-    renewal.renew(trust_domain.name)
-    assert trust_domain.usable() == known
-    assert trust_domain.stored().failure == f"its spiffe_sequence is {shown}, lower than 7 of the last bundle"
-    for following in (7, 8):
-        trust_domain.publish(bundle(trust_domain.platform, spiffe_sequence=following))
-        clock.advance(REFRESH_INTERVAL)
-        renewal.renew(trust_domain.name)
-        assert trust_domain.stored().failure is None
-
-
-def test_a_trust_domain_that_begins_again_is_accepted_after_a_day(
-    trust_domain: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
-) -> None:
-    """Its old keys are not used any more by then."""
-    trust_domain.publish(bundle(trust_domain.platform, spiffe_sequence=7))
-    clock.advance(REFRESH_INTERVAL)
-    renewal.renew(trust_domain.name)
-    trust_domain.publish(bundle(trust_domain.platform, spiffe_sequence=1))
-    clock.advance(MAX_AGE)
-    renewal.renew(trust_domain.name)
-    assert trust_domain.stored().failure is not None
-    clock.advance(REFETCH_INTERVAL)
-    assert trust_domain.usable() == set()
-    renewal.renew(trust_domain.name)
-    assert trust_domain.usable() == {trust_domain.platform.key.kid}

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from gatehouse.authserver.db.database import Database
+from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads.key_fetching import KeySetClient
 from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registration import remove_issuer
@@ -127,3 +128,9 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[DocumentServer]:
     """Run a server of documents."""
     with closing(DocumentServer(tls)) as server:
         yield server
+
+
+def change(issuer: FetchedIssuer, /, **values: Any) -> None:
+    """Change what is stored of an issuer."""
+    with issuer.server.services.database.write() as session:
+        session.execute(update(TrustedIssuerRow).where(TrustedIssuerRow.name == issuer.name).values(**values))
