@@ -7,12 +7,14 @@ This module is also the program that forks. It reads one job from each connectio
 with the exit code at the end. If a client goes away, the program that it started gets SIGTERM.
 """
 
+import atexit
 import functools
 import gc
 import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,7 +76,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The process that forks. It ends with this one."""
+    """The process that forks. It ends with this one, however this one ends, and then removes its folder."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="forks"))
@@ -86,10 +88,15 @@ class ForkServer:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
             )
+        atexit.register(self.close)
         for program in PROGRAMS:
             script = self._folder / program
             script.write_text(_SCRIPT.format(python=sys.executable, address=self._address), encoding="utf-8")
             script.chmod(0o700)
+
+    def close(self) -> None:
+        """End the process, and wait until it has removed its folder."""
+        self._process.communicate()
 
     def program(self, name: str) -> Path:
         """Return a program that a shell or a desktop client can start in place of the installed one."""
@@ -170,6 +177,7 @@ def _next_job(listener: socket.socket) -> tuple[dict[str, Any], list[int]]:
     while True:
         readable, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in readable:
+            shutil.rmtree(Path(listener.getsockname()).parent)
             os._exit(0)
         connection, _ = listener.accept()
         if os.fork() == 0:
