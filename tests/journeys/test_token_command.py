@@ -107,6 +107,8 @@ def test_a_rotated_secret_gets_a_new_token(stack: LocalStack, tmp_path: Path, to
     rotated = stack.run_json("authserver", "client", "secret", "rotate", client["client_id"], "--grace-period", "1h")
     private_file(file, rotated)
     assert rotated["client_secret"] != client["client_secret"]
+    # The server may know only the old secret for another second.
+    wait_until(lambda: token("--credentials", str(file)).returncode == 0)
     second = printed(token("--credentials", str(file)))
     assert second != first
     assert printed(token("--credentials", str(file))) == second
