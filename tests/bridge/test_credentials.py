@@ -182,19 +182,61 @@ async def test_an_unsupported_private_key_is_rejected(
 async def test_incomplete_or_conflicting_credentials_are_rejected(file: Callable[[Any], Path]) -> None:
     with pytest.raises(InvalidCredentials, match="set BRIDGE_CLIENT_ID"):
         read_credentials(settings(), file(SigningKey.generate("ES256").private_pem()))
-    with pytest.raises(InvalidCredentials, match="names a different client than"):
+    with pytest.raises(InvalidCredentials, match=r"BRIDGE_CLIENT_ID is agent_2, but .* is of the client agent_1"):
         read_credentials(settings(client_id="agent_2"), file(REGISTERED))
     with pytest.raises(InvalidCredentials, match="BRIDGE_PRIVATE_KEY is a private key: set BRIDGE_CLIENT_ID"):
         read_credentials(settings(private_key=SigningKey.generate("ES256").private_pem().decode()), None)
-    for several in ({"client_secret": "s"}, {"private_key": "k"}):
-        with pytest.raises(InvalidCredentials, match="not both"):
-            read_credentials(settings(client_id="agent_1", **several), file(REGISTERED))
-    with pytest.raises(InvalidCredentials, match="Set either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, not both"):
-        read_credentials(settings(client_id="agent_1", client_secret="s", private_key="k"), None)
-    with pytest.raises(InvalidCredentials, match="Set either --credentials or --token-file, not both"):
-        read_credentials(settings(token_file=Path("token")), file(REGISTERED))
-    with pytest.raises(InvalidCredentials, match="Set either --token-file or --github-oidc, not both"):
-        read_credentials(settings(token_file=Path("token")), None, github=True)
+
+
+FROM_ENVIRONMENT = "(from the environment)"
+
+
+@pytest.mark.parametrize(
+    ("in_environment", "options", "conflict", "remedy"),
+    [
+        (
+            {"client_secret": SECRET},
+            ("file",),
+            f"--credentials and BRIDGE_CLIENT_SECRET {FROM_ENVIRONMENT}",
+            "To use --credentials, run: unset BRIDGE_CLIENT_SECRET BRIDGE_CLIENT_SECRET_FILE",
+        ),
+        (
+            {"token_file": Path("/none/a")},
+            ("file",),
+            f"--credentials and BRIDGE_TOKEN_FILE {FROM_ENVIRONMENT}",
+            "To use --credentials, run: unset BRIDGE_TOKEN_FILE",
+        ),
+        (
+            {"private_key": "k"},
+            ("github",),
+            f"--github-oidc and BRIDGE_PRIVATE_KEY {FROM_ENVIRONMENT}",
+            "To use --github-oidc, run: unset BRIDGE_PRIVATE_KEY BRIDGE_PRIVATE_KEY_FILE",
+        ),
+        (
+            {"client_secret": SECRET, "private_key": "k"},
+            (),
+            f"BRIDGE_CLIENT_SECRET {FROM_ENVIRONMENT} and BRIDGE_PRIVATE_KEY {FROM_ENVIRONMENT}",
+            "Use one of them.",
+        ),
+        ({}, ("file", "token_file"), "--credentials and --token-file", "Use one of them."),
+        ({}, ("token_file", "github"), "--token-file and --github-oidc", "Use one of them."),
+        (
+            {"client_secret": SECRET},
+            ("token_file", "github"),
+            f"--token-file and --github-oidc and BRIDGE_CLIENT_SECRET {FROM_ENVIRONMENT}",
+            "Use one of them.",
+        ),
+    ],
+    ids=str,
+)
+async def test_conflicting_credentials_are_named_with_where_they_come_from(
+    file: Callable[[Any], Path], in_environment: dict[str, Any], options: tuple[str, ...], conflict: str, remedy: str
+) -> None:
+    given = {"file": file(REGISTERED), "token_file": Path("/none/b"), "github": True}
+    chosen: dict[str, Any] = {name: given[name] for name in options}
+    with pytest.raises(InvalidCredentials) as caught:
+        read_credentials(settings(client_id="agent_1", **in_environment), chosen.pop("file", None), **chosen)
+    assert str(caught.value) == f"Several credentials are given: {conflict}. {remedy}"
 
 
 def test_the_digest_differs_for_every_client_and_credential() -> None:

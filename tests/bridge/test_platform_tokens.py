@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from support.clock import FakeClock
 from support.fake_servers import ISSUER, RESOURCE, TOKEN_ENDPOINT, FakeServers, oauth_error
 from support.forging import part
 
@@ -15,7 +16,15 @@ from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.bridge.tokens import TokenSource
 
-WORKLOAD = {"iss": "https://cluster.example", "sub": "system:serviceaccount:prod:agent", "aud": [ISSUER], "exp": 2}
+NOW = FakeClock().now
+WORKLOAD = {
+    "iss": "https://cluster.example",
+    "sub": "system:serviceaccount:prod:agent",
+    "aud": [ISSUER],
+    "exp": NOW + 600,
+    "kubernetes.io": {"namespace": "not-to-be-shown"},
+}
+EXPIRY = "2027-01-15T08:10:00Z"
 UNREADABLE = "a.b.c"
 """It has the form of a JWT, and holds no JSON."""
 JOB_URL = "https://run.actions.example/197//idtoken/1?api-version=2.0"
@@ -48,9 +57,22 @@ def file(tmp_path: Path) -> Callable[[Any], Path]:
 async def request_token(servers: FakeServers, read: Callable[[], Credentials]) -> TokenSource:
     """Request a token, and return its source."""
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
-    source = TokenSource(http, RESOURCE, ISSUER, read, servers.clock)
+    source = TokenSource(http, RESOURCE, ISSUER, read, servers.clock, now=servers.clock)
     await source.current()
     return source
+
+
+async def refusal(read: Callable[[], Credentials], code: str = "invalid_client", **response: Any) -> str:
+    """Return the message of a refused token request, after one that succeeds."""
+    servers = FakeServers()
+    await request_token(servers, read)
+    servers.respond(TOKEN_ENDPOINT, httpx2.Response(401, json={"error": code, "request_id": "req_9", **response}))
+    with pytest.raises(BridgeError) as caught:
+        await request_token(servers, read)
+    text = str(caught.value)
+    assert "eyJ" not in text
+    assert "not-to-be-shown" not in text
+    return text
 
 
 async def test_the_token_in_a_file_authenticates_the_client(file: Callable[[Any], Path]) -> None:
@@ -92,7 +114,7 @@ async def test_a_token_for_another_server_is_not_sent_where_the_resource_says(
     for own in (hostile, [hostile], f"{hostile}/", f"{hostile}/token"):
         await source(own).current()
     assert len(servers.requests_to(f"{hostile}/token")) == 4
-    with pytest.raises(BridgeError, match=f"is not for the authorization server {hostile}.* It was not sent"):
+    with pytest.raises(BridgeError, match=f"is not for the authorization server {hostile} alone.* It was not sent"):
         await source(audience).current()
     assert len(servers.requests_to(f"{hostile}/token")) == 4
     # The user can name a server that expects an audience of its own.
@@ -151,54 +173,118 @@ async def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.threat("T-120")
 async def test_a_refused_platform_token_is_described_and_not_repeated(file: Callable[[Any], Path]) -> None:
-    servers, path = FakeServers(), file(jwt())
-    servers.respond(TOKEN_ENDPOINT, oauth_error(401, "invalid_client"))
-    with pytest.raises(BridgeError) as caught:
-        await request_token(servers, lambda: from_file(path))
-    text = str(caught.value)
-    described = f"{path} (iss https://cluster.example, sub system:serviceaccount:prod:agent, aud {ISSUER})"
-    assert f"did not accept the platform token from {described}" in text
-    assert "authserver token inspect" in text
-    assert "(Request req_9.)" in text
-    assert "eyJ" not in text
-    assert await request_token(servers, lambda: from_file(path))
+    path = file(jwt())
+    text = await refusal(lambda: from_file(path))
+    described = f"(iss https://cluster.example, sub system:serviceaccount:prod:agent, aud {ISSUER}, exp {EXPIRY})"
+    assert f"{ISSUER} refused the platform token from {path} {described}: invalid_client. Its audience is right" in text
+    assert "by the clock of this machine it is valid for 600 s more" in text
+    for cause in ("no trust rule matches it", "rules of two clients", "its key is unknown", "used before", "disabled"):
+        assert cause in text
+    assert f"run `authserver audit --request req_9`, or `authserver token inspect < {path}`" in text
+    assert "client_id" not in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"aud": None}, f"It has no aud. Request a token for the audience {ISSUER}"),
+        ({"aud": []}, "It has no aud."),
+        ({"aud": [ISSUER, "https://other.example"]}, f"for several audiences, and must be for {ISSUER} alone"),
+        ({"aud": f"{ISSUER}/"}, f"differs from the issuer by a slash at the end. Request a token for exactly {ISSUER}"),
+        ({"aud": "https://other.example"}, f"Its aud is not {ISSUER}. Unless the admin told you another audience"),
+        ({"aud": [[ISSUER]]}, f"Its aud is not {ISSUER}."),
+        ({"exp": NOW - 90}, "It expired 90 s ago by the clock of this machine. Request a new one"),
+        ({"exp": NOW}, "It expired 0 s ago"),
+        ({"exp": NOW + 3631}, "It is valid for 3631 s more, and a server accepts at most 3600 s"),
+        ({"exp": None}, "It does not say in exp when it expires"),
+        ({"exp": "tomorrow"}, "It does not say in exp when it expires"),
+        ({"exp": 1e300}, "It does not say in exp when it expires"),
+    ],
+    ids=str,
+)
+async def test_a_problem_that_the_platform_token_shows_is_named(
+    file: Callable[[Any], Path], changed: dict[str, Any], problem: str
+) -> None:
+    faultless = file(jwt({**WORKLOAD, "exp": NOW + 3630}))
+    assert "Its audience is right" in await refusal(lambda: from_file(faultless))
+    path = file(jwt({**WORKLOAD, **changed}))
+    text = await refusal(lambda: from_file(path))
+    assert problem in text
+    assert "If that is not the reason, ask the admin to run `authserver audit --request req_9`" in text
+    assert "Its audience is right" not in text
+    assert "no trust rule" not in text
+
+
+async def test_every_problem_of_a_platform_token_is_named(file: Callable[[Any], Path]) -> None:
+    path = file(jwt({**WORKLOAD, "aud": f"{ISSUER}/", "exp": NOW - 1}))
+    text = await refusal(lambda: from_file(path))
+    assert "slash at the end" in text
+    assert "It expired 1 s ago" in text
+
+
+async def test_a_client_id_that_was_sent_is_named(file: Callable[[Any], Path]) -> None:
+    path = file(jwt())
+    text = await refusal(lambda: from_file(path, client_id="agent_1"))
+    assert "It was sent with the client_id agent_1 of BRIDGE_CLIENT_ID, which must be the client of the token." in text
 
 
 @pytest.mark.threat("T-120")
 @pytest.mark.parametrize(
     ("claims", "described"),
     [
-        ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"(iss a\x1b[2J, sub " + "x" * 100 + ", aud b, c)"),
-        ({}, "(iss missing, sub missing, aud missing)"),
-        ([], "token. It may be"),
-        (UNREADABLE, "token. It may be"),
+        ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"(iss a\x1b[2J, sub " + "x" * 100 + ", aud b, c, "),
+        (
+            {"iss": "", "sub": "my agent", "aud": {"not-to-be-shown": 1}, "exp": -1},
+            '(iss "", sub "my agent", aud invalid, exp ',
+        ),
+        ({"sub": [[1]]}, "(iss missing, sub invalid, aud missing, exp missing)"),
+        ({}, "(iss missing, sub missing, aud missing, exp missing)"),
+        ([], "token: invalid_client. Its claims cannot be read"),
+        (UNREADABLE, "token: invalid_client. Its claims cannot be read"),
     ],
-    ids=["hostile", "empty", "not-an-object", "unreadable"],
+    ids=["hostile", "odd", "nested", "empty", "not-an-object", "unreadable"],
 )
 async def test_a_described_platform_token_is_printable(
     file: Callable[[Any], Path], claims: Any, described: str
 ) -> None:
     """CWE-150."""
-    servers, path = FakeServers(), file(jwt(claims) if claims != UNREADABLE else UNREADABLE)
-    servers.respond(TOKEN_ENDPOINT, oauth_error(401, "invalid_client"))
-    with pytest.raises(BridgeError) as caught:
-        await request_token(servers, lambda: from_file(path))
-    assert described in str(caught.value)
+    path = file(jwt(claims) if claims != UNREADABLE else UNREADABLE)
+    text = await refusal(lambda: from_file(path))
+    assert described in text
+    assert text.isprintable()
 
 
 @pytest.mark.parametrize(
-    ("code", "text"),
+    ("request_id", "command"),
     [
-        ("invalid_scope", f"client grant add CLIENT_ID --resource {RESOURCE} --scope SCOPE"),
-        ("invalid_request", "`authserver audit --action token.issue`"),
+        ("req_9", "`authserver audit --request req_9`"),
+        ("x; rm -rf", "`authserver audit --action token.issue`"),
+        (None, "`authserver audit --action token.issue`"),
     ],
 )
-async def test_an_unknown_client_id_is_not_named(file: Callable[[Any], Path], code: str, text: str) -> None:
-    servers, path = FakeServers(), file(jwt())
-    servers.respond(TOKEN_ENDPOINT, oauth_error(400, code))
-    with pytest.raises(BridgeError) as caught:
-        await request_token(servers, lambda: from_file(path))
-    assert text in str(caught.value)
+@pytest.mark.parametrize("code", ["invalid_client", "invalid_scope", "invalid_request"])
+async def test_the_admin_gets_the_command_that_shows_the_reason(
+    file: Callable[[Any], Path], code: str, request_id: str | None, command: str
+) -> None:
+    path = file(jwt())
+    text = await refusal(lambda: from_file(path), code, request_id=request_id)
+    assert command in text
+    assert "rm -rf" not in text
+
+
+async def test_an_unknown_client_id_is_not_named(file: Callable[[Any], Path]) -> None:
+    path = file(jwt())
+    text = await refusal(lambda: from_file(path), "invalid_scope")
+    assert (
+        f"client grant add CLIENT_ID --resource {RESOURCE} --scope SCOPE`. `authserver audit --request req_9`" in text
+    )
+
+
+async def test_a_file_name_is_quoted_in_the_admins_command(tmp_path: Path) -> None:
+    """CWE-78."""
+    path = tmp_path / "$(id)"
+    path.write_text(jwt())
+    assert f"`authserver token inspect < '{path}'`" in await refusal(lambda: from_file(path))
 
 
 class Job:
@@ -281,6 +367,18 @@ async def test_a_job_without_a_platform_token_is_explained(
     assert len(job.requests) == 1
     job.response = None
     await job.source().current()
+
+
+async def test_a_refused_token_of_a_job_is_explained_without_a_file(job: Job) -> None:
+    await job.source().current()
+    job.servers.respond(TOKEN_ENDPOINT, oauth_error(401, "invalid_client"))
+    with pytest.raises(BridgeError) as caught:
+        await job.source().current()
+    text = str(caught.value)
+    assert "refused the platform token from GitHub Actions (iss https://cluster.example" in text
+    assert "`authserver token inspect < FILE`" in text
+    assert JOB_TOKEN not in text
+    assert "eyJ" not in text
 
 
 @pytest.mark.threat("T-118")

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from support.fake_servers import SECRET
 
 from gatehouse.bridge.credentials import Credentials
+from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.bridge.token_cache import StoredToken, TokenCache, cache_key
 from gatehouse.resourceserver.cli import main
 
@@ -138,15 +139,30 @@ def test_an_invalid_argument_is_a_usage_error(
 def test_missing_credentials_are_explained(run: Callable[..., Result]) -> None:
     result = run(RESOURCE, BRIDGE_CLIENT_SECRET="")
     assert (result.exit_code, result.stdout) == (1, "")
-    for name in ("BRIDGE_CLIENT_SECRET", "--credentials FILE", "--token-file FILE", "--github-oidc"):
+    for name in (
+        "BRIDGE_CLIENT_SECRET",
+        "--credentials FILE",
+        "--token-file FILE",
+        "BRIDGE_TOKEN_FILE",
+        "--github-oidc",
+    ):
         assert name in result.stderr
 
 
 def test_the_option_takes_precedence_over_the_variable(run: Callable[..., Result], tmp_path: Path) -> None:
     in_variable = run(RESOURCE, BRIDGE_CLIENT_SECRET="", BRIDGE_TOKEN_FILE="/none/a")
-    assert "The token file /none/a cannot be read" in in_variable.stderr
+    assert "BRIDGE_TOKEN_FILE: the token file /none/a cannot be read" in in_variable.stderr
     both = run(RESOURCE, "--token-file", "/none/b", BRIDGE_CLIENT_SECRET="", BRIDGE_TOKEN_FILE="/none/a")
-    assert "The token file /none/b cannot be read" in both.stderr
+    assert "--token-file: the token file /none/b cannot be read" in both.stderr
+
+
+@pytest.mark.parametrize("command", ["token", "bridge"])
+def test_the_help_names_every_source_of_credentials(command: str) -> None:
+    text = " ".join(CliRunner().invoke(main, [command, "--help"]).stdout.split())
+    for field in BridgeSettings.model_fields:
+        assert f" BRIDGE_{field.upper()} " in text
+    for option in ("--credentials FILE", "--token-file FILE", "--github-oidc"):
+        assert option in text
 
 
 def test_an_env_file_is_refused(run: Callable[..., Result]) -> None:

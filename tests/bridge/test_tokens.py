@@ -147,7 +147,12 @@ async def test_a_resource_cannot_inject_into_the_admins_command() -> None:
     ("response", "text", "temporary"),
     [
         (oauth_error(401, "invalid_client"), "did not accept the client agent_1 with the credential from", False),
-        (oauth_error(401, "invalid_client"), "run `authserver audit --client agent_1`. (Request req_9.)", False),
+        (oauth_error(401, "invalid_client"), "run `authserver audit --request req_9`, which names the reason.", False),
+        (
+            httpx2.Response(401, json={"error": "invalid_client"}),
+            "run `authserver audit --client agent_1`, which",
+            False,
+        ),
         (oauth_error(400, "invalid_scope"), "has no grants at https://mcp.example.com/mcp", False),
         (oauth_error(400, "invalid_target"), "The URL must be the one that the server is registered with", False),
         (oauth_error(400, "unsupported_grant_type"), "refused to issue a token (unsupported_grant_type)", False),

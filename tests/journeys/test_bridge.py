@@ -118,7 +118,7 @@ async def test_a_disabled_client_gets_an_error_without_secrets(stack: LocalStack
         error = await desktop.call_until_rejected("did not accept the client", "whoami")
         assert credentials["client_id"] in error
         assert "the client disabled" in error
-        assert "authserver audit --client" in error
+        assert "authserver audit --request req_" in error
         with pytest.raises(MCPError, match="did not accept the client"):
             await desktop.mcp.list_tools()
         stack.run("authserver", "client", "enable", credentials["client_id"])

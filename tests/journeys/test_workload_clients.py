@@ -1,6 +1,7 @@
 """The clients of this project without a secret: they authenticate with the token of their platform."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -157,8 +158,12 @@ def test_a_refused_platform_token_is_explained_without_it(stack: LocalStack, pod
     file.write_text(pod.platform.token(aud="https://kubernetes.default.svc"))
     refused = token(stack, tmp_path, "--token-file", str(file), BRIDGE_LOG_LEVEL="DEBUG")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "aud https://kubernetes.default.svc)" in refused.stderr
-    assert "authserver token inspect" in refused.stderr
+    assert "aud https://kubernetes.default.svc, exp " in refused.stderr
+    assert f"Its aud is not {stack.issuer}." in refused.stderr
+    assert f"`authserver token inspect < {file}`" in refused.stderr
+    (request,) = re.findall(r"`authserver audit --request (\S+)`", refused.stderr)
+    (event,) = stack.run_json("authserver", "audit", "--request", request)
+    assert event["reason"].startswith("platform token: aud is https://kubernetes.default.svc")
     assert "eyJ" not in refused.stderr
 
 

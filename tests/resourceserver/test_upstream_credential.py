@@ -163,9 +163,9 @@ async def test_messages_name_the_settings_of_the_policy_file(tmp_path: Path) -> 
     key = private(tmp_path / "key.pem", "-----BEGIN PRIVATE KEY-----")
     with pytest.raises(UpstreamUnavailable, match=r"set upstream\.credential\.client_id to the client"):
         await ClientToken(client_credential(tmp_path, file=key), issuer.client()).headers()
-    with pytest.raises(UpstreamUnavailable, match=r"^upstream\.credential\.client_id names a different client"):
+    with pytest.raises(UpstreamUnavailable, match=r"^upstream\.credential\.client_id is other, but .* client gateway"):
         await ClientToken(client_credential(tmp_path, client_id="other"), issuer.client()).headers()
-    with pytest.raises(InvalidCredentials, match=r"^BRIDGE_CLIENT_ID names a different client"):
+    with pytest.raises(InvalidCredentials, match=r"^BRIDGE_CLIENT_ID is other, but"):
         read_credentials_file(tmp_path / "client.json", "other")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -80,27 +81,37 @@ class Credentials:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def read_credentials(settings: BridgeSettings, file: Path | None, *, github: bool = False) -> Credentials:
-    """Read the credentials from the settings or from a file, or those of a job of GitHub Actions.
+def read_credentials(
+    settings: BridgeSettings, file: Path | None, *, token_file: Path | None = None, github: bool = False
+) -> Credentials:
+    """Read the credentials that an option names, or those of the settings, which come from the environment.
+
+    Args:
+        settings: of the client.
+        file: `--credentials`.
+        token_file: `--token-file`, which takes precedence over the setting.
+        github: `--github-oidc`.
 
     Raises:
         InvalidCredentials: there are none or several, or the file is not private or has invalid contents.
     """
     secret, key = settings.client_secret, settings.private_key
-    _refuse_several(
-        BRIDGE_CLIENT_SECRET=secret,
-        BRIDGE_PRIVATE_KEY=key,
-        credentials=file,
-        token_file=settings.token_file,
-        github_oidc=github or None,
-    )
+    options = {"--credentials": file, "--token-file": token_file, "--github-oidc": github or None}
+    variables = {
+        "BRIDGE_CLIENT_SECRET": secret,
+        "BRIDGE_PRIVATE_KEY": key,
+        "BRIDGE_TOKEN_FILE": settings.token_file if token_file is None else None,
+    }
+    _refuse_several(_given(options), _given(variables))
     if github:
         # It imports the HTTP client, which other credentials do not need.
         from gatehouse.bridge.github import read_github_job  # noqa: PLC0415
 
         return read_github_job(settings.client_id)
+    if token_file is not None:
+        return _from_token_file(token_file, "--token-file", settings.client_id)
     if settings.token_file is not None:
-        return _from_token_file(settings.token_file, settings.client_id)
+        return _from_token_file(settings.token_file, "BRIDGE_TOKEN_FILE", settings.client_id)
     if file is not None:
         return read_credentials_file(file, settings.client_id)
     if key is not None:
@@ -109,32 +120,42 @@ def read_credentials(settings: BridgeSettings, file: Path | None, *, github: boo
         raise InvalidCredentials(
             "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
             " --credentials FILE with the output of `authserver client create --output json` or a private key in PEM."
-            " A workload with a token of its platform uses --token-file FILE; a job of GitHub Actions, --github-oidc."
+            " A workload with a token of its platform uses --token-file FILE or BRIDGE_TOKEN_FILE; a job of GitHub"
+            " Actions, --github-oidc."
         )
     # A variable from a mounted file often ends with a line break.
     text = secret_text(secret.get_secret_value().encode())
     return Credentials(settings.client_id, "BRIDGE_CLIENT_SECRET", "client_secret_basic", secret=text)
 
 
-def _refuse_several(**given: object) -> None:
-    """Refuse more than one kind of credentials. Raises InvalidCredentials."""
-    names = [
-        name if name.isupper() else f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None
-    ]
-    if len(names) > 1:
-        raise InvalidCredentials(f"Set either {names[0]} or {names[1]}, not both.")
+def _given(candidates: Mapping[str, object]) -> list[str]:
+    return [name for name, value in candidates.items() if value is not None]
 
 
-def _from_token_file(path: Path, client_id: str | None) -> Credentials:
-    """Read the platform token in a file. Raises InvalidCredentials."""
+def _refuse_several(options: list[str], variables: list[str]) -> None:
+    """Refuse more than one kind of credentials. Raises InvalidCredentials.
+
+    A variable may be set by a shell profile or a manifest that the user does not see, so it is named as one.
+    """
+    if len(options) + len(variables) < 2:
+        return
+    listed = " and ".join([*options, *(f"{name} (from the environment)" for name in variables)])
+    # A secret can come from a file that another variable names.
+    unset = " ".join([*variables, *(f"{name}_FILE" for name in variables if name != "BRIDGE_TOKEN_FILE")])
+    remedy = f"To use {options[0]}, run: unset {unset}" if len(options) == 1 else "Use one of them."
+    raise InvalidCredentials(f"Several credentials are given: {listed}. {remedy}")
+
+
+def _from_token_file(path: Path, setting: str, client_id: str | None) -> Credentials:
+    """Read the platform token in the file that an option or a variable names. Raises InvalidCredentials."""
     try:
         token = read_token_file(path).decode("ascii", "replace").strip()
     except OSError as error:
         reason = error.strerror or "input/output"
-        raise InvalidCredentials(f"The token file {path} cannot be read ({reason}).") from None
+        raise InvalidCredentials(f"{setting}: the token file {path} cannot be read ({reason}).") from None
     if not is_compact_jwt(token):
         raise InvalidCredentials(
-            f"The token file {path} holds no platform token: it must be a JWT of at most"
+            f"{setting}: the token file {path} holds no platform token: it must be a JWT of at most"
             f" {MAX_PLATFORM_TOKEN // 1024} KiB."
         )
     return Credentials(client_id or "", str(path), "workload_identity", secret=token)
@@ -201,7 +222,10 @@ def _from_json(document: str, source: str, client_id: str | None, names: Setting
             " `authserver client create --output json`."
         )
     if client_id not in {None, members["client_id"]}:
-        raise InvalidCredentials(f"{names.client_id} names a different client than {source}. Unset it.")
+        raise InvalidCredentials(
+            f"{names.client_id} is {client_id}, but {source} is of the client {members['client_id']}. Unset"
+            f" {names.client_id}, or use the file of that client."
+        )
     if members.get("token_endpoint_auth_method") == "workload_identity":
         raise InvalidCredentials(
             f"{source} is the client of a workload, which has no secret. Set --token-file to the token of its platform,"

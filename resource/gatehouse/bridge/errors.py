@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from typing import Final
+from typing import Final, TypeGuard
 from urllib.parse import urlsplit
 
 import httpx2
@@ -123,47 +123,48 @@ def token_refused(
 
     `client_id` is empty if only a platform token says who the client is, and `scope` if none was requested.
     """
-    reference = _reference(request_id)
-    audit = _audit_command(client_id)
+    reference, audit = _reference(request_id), audit_command(client_id, request_id)
     match code:
         case "invalid_client":
             return BridgeError(
                 f"The authorization server {issuer} did not accept the client {client_id} with the credential from"
                 f" {source}. The credential may be wrong or replaced, or the client disabled or deleted. Ask the admin"
-                f" to run `{audit}`.{reference}"
+                f" to run `{audit}`, which names the reason."
             )
         case "invalid_scope" | "invalid_target" | "unauthorized_client":
             command = grant_command(client_id or "CLIENT_ID", resource, scope or "SCOPE")
             client = f"client {client_id}" if client_id else "client of this platform token"
             missing = f"is not granted {scope} at" if scope else "has no grants at"
+            which = "" if client_id else f" `{audit}` names the client."
             return BridgeError(
-                f"The {client} {missing} {resource}. Ask the admin to run `{command}`."
+                f"The {client} {missing} {resource}. Ask the admin to run `{command}`.{which}"
                 f" The URL must be the one that the server is registered with.{reference}"
             )
         case _:
             return BridgeError(
                 f"The authorization server {issuer} refused to issue a token ({code}). Ask the admin to run"
-                f" `{audit}`.{reference}"
+                f" `{audit}`, which names the reason."
             )
 
 
-def platform_token_refused(issuer: str, token: str, request_id: object) -> BridgeError:
-    """Return the error for a platform token that the authorization server refused. `token` says what it is."""
-    return BridgeError(
-        f"The authorization server {issuer} did not accept the platform token from {token}. It may be expired, used"
-        " before, or made for another audience, or match no trust rule, or its client may be disabled. Ask the admin"
-        " to run `authserver token inspect` with such a token: it names the check that fails."
-        f"{_reference(request_id)}"
-    )
+def audit_command(client_id: str, request_id: object) -> str:
+    """Return the command that shows the private reason of a refused token request, quoted for a shell.
 
-
-def _audit_command(client_id: str) -> str:
-    selection = ["--client", client_id] if client_id else ["--action", "token.issue"]
+    Args:
+        client_id: the client; empty if unknown.
+        request_id: that of the response. Anything that is not one is left out, and the command finds more requests.
+    """
+    if _is_request_id(request_id):
+        selection = ["--request", request_id]
+    else:
+        selection = ["--client", client_id] if client_id else ["--action", "token.issue"]
     return shlex.join(["authserver", "audit", *selection])
+
+
+def _is_request_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _REQUEST_ID.fullmatch(value) is not None
 
 
 def _reference(request_id: object) -> str:
     """Name the request, so that the admin finds the private reason in the audit log."""
-    if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
-        return ""
-    return f" (Request {request_id}.)"
+    return f" (Request {request_id}.)" if _is_request_id(request_id) else ""

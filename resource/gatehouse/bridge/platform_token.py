@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from gatehouse.shared.protocol.claims import is_fractional_date
+from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.encoding import InvalidBase64url, InvalidJson, decode_base64url, parse_json
 from gatehouse.shared.protocol.redaction import quoted
 
@@ -45,23 +47,33 @@ def read_token_file(path: Path) -> bytes:
 
 def is_made_for(token: str, audiences: Collection[str]) -> bool:
     """Tell whether a token says that it is for one of some audiences, and for nobody else."""
-    claims = _claims(token)
-    audience = claims.get("aud") if claims is not None else None
-    if isinstance(audience, list) and len(audience) == 1:
-        audience = audience[0]
+    claims = read_claims(token)
+    audience = only_audience(claims) if claims is not None else None
     return isinstance(audience, str) and audience in audiences
 
 
+def only_audience(claims: Mapping[str, Any]) -> object:
+    """Return the `aud` of a token: the only element of an array, otherwise the value as it is."""
+    audience = claims.get("aud")
+    return audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
+
+
 def describe(token: str) -> str:
-    """Return who issued a token, to whom and for whom, as it says itself; empty if it cannot be read."""
-    claims = _claims(token)
+    """Return who issued a token, to whom, for whom and until when, as it says itself; empty if it cannot be read.
+
+    No other claim is repeated, because a platform may put anything into its tokens.
+    """
+    claims = read_claims(token)
     if claims is None:
         return ""
-    return f" (iss {_shown(claims, 'iss')}, sub {_shown(claims, 'sub')}, aud {_shown(claims, 'aud')})"
+    expires_at = claims.get("exp")
+    until = iso_time(expires_at) if is_fractional_date(expires_at) else _shown(expires_at)
+    named = ", ".join(f"{name} {_shown(claims.get(name))}" for name in ("iss", "sub", "aud"))
+    return f" ({named}, exp {until})"
 
 
-def _claims(token: str) -> dict[str, Any] | None:
-    """Return what a token claims; None if it cannot be read."""
+def read_claims(token: str) -> dict[str, Any] | None:
+    """Return what a token claims, which nobody has verified; None if it cannot be read."""
     try:
         claims = parse_json(decode_base64url(token.split(".")[1]))
     except (InvalidBase64url, InvalidJson, IndexError):
@@ -69,8 +81,11 @@ def _claims(token: str) -> dict[str, Any] | None:
     return claims if isinstance(claims, dict) else None
 
 
-def _shown(claims: dict[str, Any], name: str) -> str:
-    value = claims.get(name)
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return quoted(str(value)) if value is not None else "missing"
+def _shown(value: object) -> str:
+    return quoted(", ".join(map(_shown_one, value))) if isinstance(value, list) else _shown_one(value)
+
+
+def _shown_one(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{quoted(value)}"' if not value or " " in value else quoted(value)
+    return "missing" if value is None else "invalid"

@@ -17,11 +17,13 @@ import structlog
 from gatehouse.bridge.bearer_token import is_bearer_token
 from gatehouse.bridge.credentials import Credentials, InvalidCredentials
 from gatehouse.bridge.discovery import TokenEndpoint, find_token_endpoint
-from gatehouse.bridge.errors import AUTHORIZATION_SERVER, BridgeError, platform_token_refused, token_refused
+from gatehouse.bridge.errors import AUTHORIZATION_SERVER, BridgeError, token_refused
 from gatehouse.bridge.http_client import JsonResponse, exchange
+from gatehouse.bridge.platform_refusal import platform_token_refused
 from gatehouse.bridge.platform_token import describe, is_made_for
 from gatehouse.bridge.redaction import SentSecrets
 from gatehouse.bridge.settings import BRIDGE, SettingNames
+from gatehouse.shared.protocol.clock import Clock, system_clock
 from gatehouse.shared.protocol.redaction import quoted
 
 _RENEW_AHEAD: Final = 30
@@ -60,6 +62,7 @@ class TokenSource:
         *,
         scope: str = "",
         names: SettingNames = BRIDGE,
+        now: Clock = system_clock,
     ) -> None:
         """Create a source without a token.
 
@@ -71,6 +74,7 @@ class TokenSource:
             monotonic: seconds of a monotonic clock.
             scope: the scopes to request; empty for all that the client has.
             names: what messages call the settings.
+            now: seconds since the epoch, for messages.
         """
         self.resource = resource
         self.secrets = SentSecrets()
@@ -81,6 +85,7 @@ class TokenSource:
         self._monotonic = monotonic
         self._scope = scope
         self._names = names
+        self._now = now
         self._endpoint: TokenEndpoint | None = None
         self._token: Token | None = None
         self._obtaining = anyio.Lock()
@@ -142,9 +147,10 @@ class TokenSource:
         """
         if not is_made_for(assertion, {endpoint.issuer, f"{endpoint.issuer}/", endpoint.url}):
             raise BridgeError(
-                f"The token of {credentials.source}{describe(assertion)} is not for the authorization server"
-                f" {endpoint.issuer}, which the MCP server at {self.resource} names. It was not sent. If that server"
-                f" accepts it, name it with {self._names.issuer}."
+                f"The platform token from {credentials.source}{describe(assertion)} is not for the authorization server"
+                f" {endpoint.issuer} alone, which the MCP server at {self.resource} names. It was not sent, because"
+                f" that server could use it elsewhere. Request a token for this one audience; or, if you trust that"
+                f" server and it expects another one, name it with {self._names.issuer}."
             )
 
     def _parse(
@@ -182,7 +188,18 @@ class TokenSource:
             )
         code, request_id = quoted(self.secrets.mask(code)), members.get("request_id")
         if credentials.method == "workload_identity" and code == "invalid_client":
-            return platform_token_refused(endpoint.issuer, f"{credentials.source}{describe(assertion)}", request_id)
+            return platform_token_refused(
+                issuer=endpoint.issuer,
+                source=credentials.source,
+                token=assertion,
+                # A job of GitHub Actions has the right to request tokens, and no file with one.
+                is_in_file=credentials.secret == assertion,
+                client_id=credentials.client_id,
+                client_id_setting=self._names.client_id,
+                code=code,
+                request_id=request_id,
+                now=self._now(),
+            )
         return token_refused(
             issuer=endpoint.issuer,
             client_id=credentials.client_id,

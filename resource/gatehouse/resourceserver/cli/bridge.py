@@ -11,7 +11,12 @@ import click
 from gatehouse.bridge.credentials import read_credentials
 from gatehouse.bridge.server import serve
 from gatehouse.bridge.settings import CA_FILE_SETTING
-from gatehouse.resourceserver.cli.client_options import client_options, client_settings, read_or_refuse
+from gatehouse.resourceserver.cli.client_options import (
+    client_options,
+    client_settings,
+    explain_credentials,
+    read_or_refuse,
+)
 from gatehouse.shared.service.cli import example
 from gatehouse.shared.service.logs import configure_logs
 from gatehouse.shared.service.tls import tls_context
@@ -25,6 +30,7 @@ from gatehouse.shared.service.tls import tls_context
     " --credentials ~/.config/gatehouse/client.json\n"
     "BRIDGE_CLIENT_ID=agent_... resourceserver bridge http://127.0.0.1:8000/mcp --credentials agent.pem"
 )
+@explain_credentials
 def bridge(
     ctx: click.Context,
     *,
@@ -40,32 +46,15 @@ def bridge(
     client credentials, forwards requests, and reports a rejected request with the reason and how to fix it. A new
     grant applies from the next call. Logs go to standard error.
 
-    \b
-    The credentials come from one of the options or from the environment:
-      BRIDGE_CLIENT_ID      client_id; also needed if FILE is a private key
-      BRIDGE_CLIENT_SECRET  secret of a client_secret_basic client
-      BRIDGE_PRIVATE_KEY    private key (PEM) of a private_key_jwt client
-      BRIDGE_TOKEN_FILE     as --token-file
-
-    \b
-    More settings:
-      BRIDGE_CA_FILE        certificates (PEM) of the authorities to trust;
-                            default: SSL_CERT_FILE, or those of the system
-      BRIDGE_LOG_LEVEL      DEBUG, INFO or WARNING (the default)
-
-    A file is read for each token request, so a rotated secret needs no restart. Plain http is allowed only for loopback
-    addresses.
-
-    Without --issuer, the MCP server's metadata names the authorization server. The bridge accepts only one on the MCP
-    server's own origin, or any loopback address if the MCP server is on loopback too.
-    """  # noqa: D301 - click reads the control character
-    settings = client_settings(ctx, token_file)
+    A credentials file is read for each token request, so a rotated secret needs no restart.
+    """
+    settings = client_settings(ctx)
     configure_logs("console", settings.log_level)
     # The SDK also raises what it logs about a failed exchange, and the bridge reports the exception.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     # Fails here with a message rather than in the event loop.
     tls_context(settings.ca_file, CA_FILE_SETTING)
-    read = partial(read_credentials, settings, credentials, github=github_oidc)
+    read = partial(read_credentials, settings, credentials, token_file=token_file, github=github_oidc)
     read_or_refuse(read)
     # The default handler ends the process immediately, even while a thread waits for standard input.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

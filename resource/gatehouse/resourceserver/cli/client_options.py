@@ -1,8 +1,9 @@
 """The argument and the options of the commands that are clients of an MCP server: `bridge` and `token`."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -14,6 +15,23 @@ from gatehouse.shared.service.setting_values import check_public_url
 from gatehouse.shared.service.settings_reading import load_settings
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_CREDENTIALS: Final = """\b
+The credentials come from one of the options, or from the environment:
+  BRIDGE_CLIENT_ID      client_id; also needed if FILE is a private key
+  BRIDGE_CLIENT_SECRET  secret of a client_secret_basic client
+  BRIDGE_PRIVATE_KEY    private key (PEM) of a private_key_jwt client
+  BRIDGE_TOKEN_FILE     as --token-file; needs no BRIDGE_CLIENT_ID
+
+\b
+More variables:
+  BRIDGE_CA_FILE        certificates (PEM) of the authorities to trust;
+                        default: SSL_CERT_FILE, or those of the system
+  BRIDGE_LOG_LEVEL      DEBUG, INFO or WARNING (the default)
+
+Credentials are sent only to the issuer. Without --issuer, the MCP server's metadata names it. Then only an issuer on
+the MCP server's own origin is accepted, or any loopback address if the MCP server is on loopback too. Plain http is
+allowed only for loopback addresses."""
 
 
 def _check_url(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -52,12 +70,13 @@ def client_options(function: FunctionT) -> FunctionT:
                 "--token-file",
                 metavar="FILE",
                 type=click.Path(path_type=Path),
-                help="The token that the platform issues to this workload, such as a projected token of Kubernetes.",
+                help="File with the token that the platform issues to this workload, such as a projected token of "
+                "Kubernetes. Others may read it. Default: BRIDGE_TOKEN_FILE.",
             ),
             click.option(
                 "--github-oidc",
                 is_flag=True,
-                help="Request the token of this job of GitHub Actions for each token request.",
+                help="In a job of GitHub Actions: request the job's token from GitHub, for each token request.",
             ),
         )
     ):
@@ -65,8 +84,14 @@ def client_options(function: FunctionT) -> FunctionT:
     return function
 
 
-def client_settings(ctx: click.Context, token_file: Path | None) -> BridgeSettings:
-    """Return the settings of a client. `token_file` is that of the option, which takes precedence.
+def explain_credentials(function: FunctionT) -> FunctionT:
+    """Append to a command's help where credentials come from and go to."""
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{_CREDENTIALS}"
+    return function
+
+
+def client_settings(ctx: click.Context) -> BridgeSettings:
+    """Return the settings of a client.
 
     Raises:
         click.UsageError: `--env-file` is given.
@@ -76,8 +101,7 @@ def client_settings(ctx: click.Context, token_file: Path | None) -> BridgeSettin
         raise click.UsageError(
             f"`{ctx.info_name}` does not read --env-file. Use --credentials FILE, or environment variables."
         )
-    given = {} if token_file is None else {"token_file": token_file}
-    return load_settings(BridgeSettings, **given)
+    return load_settings(BridgeSettings)
 
 
 def read_or_refuse(read: Callable[[], Credentials]) -> Credentials:

@@ -11,7 +11,12 @@ import click
 from gatehouse.bridge.credentials import Credentials, read_credentials
 from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.bridge.token_cache import CacheUnusable, StoredToken, TokenCache, cache_key, default_folder
-from gatehouse.resourceserver.cli.client_options import client_options, client_settings, read_or_refuse
+from gatehouse.resourceserver.cli.client_options import (
+    client_options,
+    client_settings,
+    explain_credentials,
+    read_or_refuse,
+)
 from gatehouse.shared.protocol.scopes import InvalidScopeSyntax, format_scope, parse_scope
 from gatehouse.shared.service.cli import Refusal, example, join_scopes
 
@@ -29,23 +34,33 @@ def _check_scope(ctx: click.Context, parameter: click.Parameter, values: tuple[s
 @click.command()
 @client_options
 @click.option(
-    "--scope", multiple=True, callback=_check_scope, help="Request only these scopes. Default: all that are granted."
+    "--scope",
+    multiple=True,
+    callback=_check_scope,
+    metavar='"A B"',
+    help="Request only these scopes. Default: all that are granted.",
 )
 @click.option(
     "--output",
     type=click.Choice(["token", "header", "headers-json", "json"]),
     default="token",
     show_default=True,
-    help="What to print: the token; an Authorization header; a JSON object with that header; a token response.",
+    help="What to print: the token; `Authorization: Bearer ...`; the same as a JSON object, for helpers of MCP "
+    "clients; a token response.",
 )
 @click.option("--no-cache", is_flag=True, help="Request a new token, and do not keep it.")
 @click.pass_context
 @example(
-    "resourceserver token https://mcp.example.com/mcp --issuer https://auth.example.com"
-    " --credentials ~/.config/gatehouse/client.json\n"
-    "resourceserver token https://mcp.example.com/mcp --issuer https://auth.example.com"
-    " --token-file /var/run/secrets/gatehouse/token"
+    "With curl, which reads the header from standard input:\n"
+    "  resourceserver token https://mcp.example.com/mcp \\\n"
+    "      --issuer https://auth.example.com --credentials client.json --output header |\n"
+    "      curl -H @- -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \\\n"
+    "      -d @request.json https://mcp.example.com/mcp\n"
+    "As the command that an MCP client runs for its headers, in a pod:\n"
+    "  resourceserver token https://mcp.example.com/mcp --issuer https://auth.example.com \\\n"
+    "      --token-file /var/run/secrets/gatehouse/token --output headers-json"
 )
+@explain_credentials
 def token(
     ctx: click.Context,
     *,
@@ -60,16 +75,14 @@ def token(
 ) -> None:
     """Print an access token for the MCP server at URL.
 
-    Standard output has the token and nothing else. For scripts, for curl, and for MCP clients that run a command to get
-    their HTTP headers.
+    For scripts, for curl, and for MCP clients that run a command to get their HTTP headers. Standard output has the
+    token and nothing else. Warnings and errors go to standard error, and the exit code is 1 if there is no token.
 
     The token is kept in a file that only you can access, below $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse, and is
     printed again until 60 seconds before it expires. Of many processes that need the same token, one requests it.
-
-    Credentials, environment variables and --issuer are those of `resourceserver bridge`.
     """
-    settings = client_settings(ctx, token_file)
-    found = read_or_refuse(partial(read_credentials, settings, credentials, github=github_oidc))
+    settings = client_settings(ctx)
+    found = read_or_refuse(partial(read_credentials, settings, credentials, token_file=token_file, github=github_oidc))
     request = partial(_request, settings, url, issuer, found, scope)
     cache = None if no_cache else _open_cache()
     if cache is None:
