@@ -63,7 +63,7 @@ ACTIONS = {
     "issuer.disable": "An admin disabled a trusted issuer; its tokens are refused.",
     "issuer.enable": "An admin enabled a trusted issuer.",
     "issuer.remove": "An admin removed a trusted issuer and its trust rules.",
-    "issuer.update": "An admin replaced the keys of a trusted issuer.",
+    "issuer.update": "An admin changed the keys or the limits of a trusted issuer.",
     "key.activate": "A published signing key began to sign.",
     "key.create": "A signing key was created and published.",
     "key.remove": "A retired signing key was removed from the key set.",

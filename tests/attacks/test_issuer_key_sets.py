@@ -15,7 +15,8 @@ from support.document_server import JSON, Answer, DocumentServer
 from support.platforms import Platform, kubernetes, oidc
 from support.workloads import WorkloadClient
 
-from gatehouse.authserver.workloads.registry import KeyLocation
+from gatehouse.authserver.workloads.key_state import last_failure
+from gatehouse.authserver.workloads.registry import KeyLocation, load_issuers
 from gatehouse.shared.protocol.jws import SigningKey
 
 HOUR = 3600
@@ -41,8 +42,16 @@ def published(server: AuthServer, publisher: DocumentServer, platform: Platform)
 
 def refused(client: WorkloadClient, key: SigningKey) -> None:
     """Check that a token of a key is refused, because the issuer has no such key."""
-    reason = f"platform token: the issuer has no key with the kid {key.kid[:100]} for {key.alg}"
-    client.refused("grant", client.platform.token(key=key), reason)
+    check_refusal(client, key, f"platform token: the issuer has no key with the kid {key.kid[:100]} for {key.alg}")
+
+
+def check_refusal(client: WorkloadClient, key: SigningKey, reason: str) -> None:
+    """Check that a token of a key is refused. The reason ends with that of a failed fetch."""
+    response = client.post("grant", client.platform.token(key=key))
+    with client.server.services.database.connect() as connection:
+        issuers = [one for one in load_issuers(connection) if one.issuer == client.platform.issuer]
+    failures = [f"; {one.name}: {failed}" for one in issuers if (failed := last_failure(one, client.server.clock()))]
+    client.check_refusal("grant", response, "".join([reason, *failures]))
 
 
 def keys(*members: dict[str, Any]) -> bytes:
@@ -227,7 +236,7 @@ def test_an_issuer_that_is_down_is_trusted_for_a_day(
     authserver.clock.advance(23 * HOUR)
     client.accepted("grant", client.platform.token(key=old))
     authserver.clock.advance(1)
-    client.refused("grant", client.platform.token(key=old), STALE)
+    check_refusal(client, old, STALE)
     if is_up:
         publisher.answers["/jwks"] = Answer(client.platform.jwks(new))
         authserver.clock.advance(60)
@@ -251,7 +260,7 @@ def test_a_clock_jump_does_not_prolong_the_trust_in_a_key(authserver: AuthServer
     refused(client, attacker(authserver.clock))
     authserver.clock.advance(-999 * HOUR)
     publisher.answers.clear()
-    client.refused("grant", client.platform.token(), STALE)
+    check_refusal(client, client.platform.key, STALE)
 
 
 @pytest.mark.threat("T-207")

@@ -25,6 +25,7 @@ from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.service import deadline
 from gatehouse.shared.service.audit.events import AuditAction, AuditEvent
+from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
 from gatehouse.shared.service.logs import configure_logs
 
 
@@ -192,6 +193,19 @@ def test_a_request_that_cannot_start_in_time_is_a_503(authserver: AuthServer, mo
         assert int(response.headers["Retry-After"]) > 0
     assert authserver.http.get("/livez").status_code == 200
     assert authserver.post_token(basic=(client.client_id, secret)).status_code == 200, "needs no thread"
+
+
+def test_a_server_that_stops_asks_clients_to_try_again(authserver: AuthServer) -> None:
+    """Its connections can deliver requests until they are closed."""
+    paths = ("/status-lists", "/readyz")
+    assert [authserver.http.get(path).status_code for path in paths] == [200, 200]
+    authserver.clock.advance(CACHE_AGE)
+    authserver.services.threads.stop()
+    for path in paths:
+        response = authserver.http.get(path)
+        assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+    assert authserver.http.get("/livez").status_code == 200
 
 
 def test_a_call_that_waits_for_a_thread_is_cancelled_at_the_deadline(authserver: AuthServer) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, update
 from support.authserver import RESOURCE
-from support.commands import every_command
+from support.commands import cut_summaries, every_command
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.cli import main
@@ -95,6 +95,10 @@ def test_every_command_has_help_with_an_example(empty: Shell, command: tuple[str
     text = empty.text(*command, "--help")
     assert "Example:" in text
     assert f"authserver {' '.join(command)}" in text.partition("Example:")[2]
+
+
+def test_no_list_of_commands_cuts_a_summary() -> None:
+    assert list(cut_summaries(main)) == []
 
 
 COMMANDS_ON_A_DATABASE = [["client", "list"], ["resource", "list"], ["audit"], ["serve"], CREATE]

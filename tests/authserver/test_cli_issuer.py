@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from support.authserver import ISSUER
 from support.certificates import Authority
 from support.clock import FakeClock
 from support.document_server import Answer, DocumentServer
-from support.platforms import CLUSTER_ISSUER, GITHUB_ISSUER, PLATFORMS, Platform, github, kubernetes, spiffe
+from support.platforms import CLUSTER_ISSUER, GITHUB_ISSUER, PLATFORMS, Platform, github, kubernetes, oidc, spiffe
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.db.models import TrustedIssuerRow
@@ -114,10 +114,10 @@ def test_keys_are_fetched_at_once_from_the_metadata(shell: Shell, server: Docume
 @pytest.mark.parametrize(
     ("path", "answer", "reason"),
     [
-        (METADATA, Answer(status=404), "status 404"),
+        (METADATA, Answer(status=404), "status 404, not 200"),
         (METADATA, Answer(b'{"issuer": "https://evil.example"}'), "its issuer is https://evil.example"),
         ("/keys", Answer(b'{"keys": []}'), "the set holds no usable key"),
-        ("/keys", Answer(b"<html>", headers={"Content-Type": "text/html"}), "/keys: "),
+        ("/keys", Answer(b"<html>", headers={"Content-Type": "text/html"}), "/keys: its content type is text/html"),
     ],
     ids=["no metadata", "metadata of another issuer", "an empty set", "no JSON"],
 )
@@ -131,6 +131,42 @@ def test_an_issuer_whose_keys_cannot_be_fetched_is_not_added(
     assert shell.json("issuer", "list") == []
     server.answers = good
     assert shell.json(*command)["keys"]
+
+
+def test_an_issuer_that_cannot_be_reached_can_be_added_without_a_fetch(
+    shell: Shell, server: DocumentServer, cluster: Platform
+) -> None:
+    serve(server, cluster)
+    command = ("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
+    del server.answers[METADATA]
+    with_file, with_address = shell.refusal(*command).splitlines()[-2:]
+    words = f"authserver {' '.join(command)}"
+    assert with_file == f"To give the keys yourself, without a fetch: {words} --jwks-file FILE"
+    assert with_address.endswith(f"name the address of its keys: {words} --jwks-uri URL")
+    server.answers["/keys"] = Answer(status=503)
+    refusal = shell.refusal(*command, "--jwks-uri", f"{server.url}/keys")
+    assert "status 503, not 200" in refusal
+    assert "--jwks-uri URL" not in refusal
+    assert shell.json(*command, "--jwks-file", write_jwks(shell, cluster))["keys_from"] == "file"
+
+
+def test_a_slash_at_the_end_of_the_issuer_is_noted(shell: Shell) -> None:
+    platform = oidc(FakeClock())
+    assert "Note:" not in shell.run(*adding(shell, platform)).stderr
+    shell.text("issuer", "remove", platform.name, "--yes")
+    command = adding(shell, platform)
+    command[command.index(platform.issuer)] = f"{platform.issuer}/"
+    added = shell.run(*command)
+    assert added.exit_code == 0
+    assert f"Note: the iss of its tokens must be exactly {platform.issuer}/, with the slash at the end." in added.stderr
+
+
+def test_an_iss_that_another_trusted_issuer_has_is_noted(shell: Shell, cluster: Platform) -> None:
+    assert "Note:" not in shell.run(*adding(shell, cluster)).stderr
+    second, third = (shell.run(*adding(shell, kubernetes(cluster.clock, name=name))) for name in ("second", "third"))
+    assert "Note: this is also the iss of cluster. If it is the same platform, use cluster.\n" in second.stderr
+    told = "Note: this is also the iss of cluster, second. If it is the same platform, use cluster or second.\n"
+    assert told in third.stderr
 
 
 def test_a_private_cluster_is_asked_with_its_authority_and_a_token(shell: Shell, cluster: Platform) -> None:
@@ -216,6 +252,26 @@ def test_a_key_file_over_the_limit_is_refused(shell: Shell, cluster: Platform) -
     assert shell.json(*command)["keys"]
 
 
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda jwks: b"", "the document is empty"),
+        (lambda jwks: b"{}", "the document has no member 'keys'"),
+        (lambda jwks: json.dumps(json.loads(jwks)["keys"][0]).encode(), "the document is one key, and not a set"),
+        (lambda jwks: b'{"keys": []}', "the set holds no usable key; 'keys' is empty"),
+    ],
+    ids=["empty", "an empty object", "one key", "an empty set"],
+)
+def test_a_key_file_says_what_it_is_instead_of_a_set(
+    shell: Shell, cluster: Platform, make: Callable[[bytes], bytes], problem: str
+) -> None:
+    command = adding(shell, cluster)
+    Path(command[-1]).write_bytes(make(cluster.jwks()))
+    assert f"The key set of the issuer cannot be used: {problem}" in shell.refusal(*command)
+    Path(command[-1]).write_bytes(cluster.jwks())
+    assert shell.json(*command)["keys"]
+
+
 def test_two_issuers_with_one_key_are_refused(shell: Shell, cluster: Platform) -> None:
     add(shell, cluster)
     command = adding(shell, cluster)
@@ -231,11 +287,40 @@ def test_given_keys_are_replaced(shell: Shell, cluster: Platform) -> None:
     changed = shell.json("issuer", "update", cluster.name, "--jwks-file", write_jwks(shell, cluster))
     assert {key["kid"] for key in changed["keys"]} == {old.kid, new.kid}
     [event] = shell.json("audit", "--action", "issuer.update")
-    assert len(event["detail"]["thumbprints"]) == 2
+    assert [len(event["detail"]["thumbprints"][which]) for which in ("old", "new")] == [1, 2]
     empty = shell.folder / "empty.json"
     empty.write_bytes(b'{"keys": []}')
     assert "the set holds no usable key" in shell.refusal("issuer", "update", cluster.name, "--jwks-file", str(empty))
     assert shell.json("issuer", "show", cluster.name)["keys"] == changed["keys"]
+
+
+@pytest.mark.both_databases
+def test_the_limits_of_an_issuer_are_changed(shell: Shell, cluster: Platform) -> None:
+    add(shell, cluster)
+    changed = shell.run("issuer", "update", cluster.name, "--max-lifetime", "10m", "--output", "json")
+    assert json.loads(changed.stdout)["max_lifetime"] == 600
+    assert changed.stderr == "Takes effect at the token endpoint within one second.\n"
+    changed = shell.run("issuer", "update", cluster.name, "--one-time", "yes", "--output", "json")
+    assert json.loads(changed.stdout)["one_time"] is True
+    assert "each may be accepted once more until it expires, which is at 20" in changed.stderr
+    changed = shell.run("issuer", "update", cluster.name, "--one-time", "auto", "--output", "json")
+    assert json.loads(changed.stdout)["one_time"] is False
+    assert "Tokens that were used before are accepted again until they expire." in changed.stderr
+    shown = shell.json("issuer", "show", cluster.name)
+    assert (shown["max_lifetime"], shown["one_time"]) == (600, False)
+    details = [event["detail"] for event in shell.json("audit", "--action", "issuer.update")]
+    assert details == [
+        {"max_lifetime": {"old": 3600, "new": 600}},
+        {"one_time": {"old": False, "new": True}},
+        {"one_time": {"old": True, "new": False}},
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--max-lifetime", "25h"], ["--one-time", "maybe"]], ids=" ".join)
+def test_wrong_options_of_update_are_usage_errors(shell: Shell, cluster: Platform, options: list[str]) -> None:
+    add(shell, cluster)
+    shell.refusal("issuer", "update", cluster.name, *options, code=2)
+    assert shell.json("issuer", "update", cluster.name, "--max-lifetime", "24h")["max_lifetime"] == 86400
 
 
 def test_fetched_keys_are_not_replaced_by_hand(shell: Shell, server: DocumentServer, cluster: Platform) -> None:
@@ -348,22 +433,34 @@ def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServe
     shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
     assert trusted_issuers(shell) == ("ok", "1 enabled, 0 disabled")
     change(shell, fetched_at=int(time.time()) - 3 * 3600)
-    idle = "1 enabled, 0 disabled; cluster: the keys are 3 h old: no server has fetched them since"
+    idle = "1 enabled, 0 disabled; cluster: the keys are 3 h old; no server has fetched them since"
     assert trusted_issuers(shell) == ("ok", idle)
-    change(shell, failure="status 503")
-    assert trusted_issuers(shell) == ("ok", "1 enabled, 0 disabled; cluster: the keys are 3 h old: status 503")
-    assert shell.json("issuer", "show", "cluster")["keys_problem"] == "the keys are 3 h old: status 503"
+    change(shell, failure="status 503", attempted_at=int(time.time()) - 3600)
+    failed = "the last fetch of the keys failed 60 min ago: status 503"
+    problem = f"the keys are 3 h old; {failed}"
+    assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
+    assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
     change(shell, fetched_at=int(time.time()) - MAX_AGE - 3600)
-    outcome, detail = trusted_issuers(shell, code=1)
-    assert (outcome, detail) == (
-        "failed",
-        "cluster: the keys are 25 h old, and are used for 24 h: status 503. See: authserver issuer list",
-    )
+    told = f"cluster: the keys are 25 h old, and are used for 24 h; {failed}. See: authserver issuer list"
+    assert trusted_issuers(shell, code=1) == ("failed", told)
     change(shell, fetched_at=int(time.time()) + 3600, failure=None)
     told = "cluster: a server whose clock is ahead fetched the keys. See: authserver issuer list"
     assert trusted_issuers(shell, code=1) == ("failed", told)
     shell.json("issuer", "disable", "cluster")
     assert trusted_issuers(shell) == ("ok", "0 enabled, 1 disabled")
+
+
+def test_a_failed_fetch_is_shown_while_the_keys_are_young(
+    shell: Shell, server: DocumentServer, cluster: Platform
+) -> None:
+    serve(server, cluster)
+    added = shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
+    assert added["keys_problem"] is None
+    change(shell, fetched_at=int(time.time()) - 13 * 60, attempted_at=int(time.time()) - 180, failure="status 503")
+    problem = "the keys are 13 min old; the last fetch of the keys failed 3 min ago: status 503"
+    assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
+    assert problem in shell.text("issuer", "list")
+    assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +480,12 @@ def test_check_fails_for_an_issuer_without_keys_of_its_own(shell: Shell, cluster
     assert detail.startswith("cluster: another trusted issuer has the same keys; other: another trusted issuer has")
     change(shell, jwks=None, fetched_at=None)
     _, detail = trusted_issuers(shell, code=1)
-    assert detail.startswith("cluster: no keys are known; other: no keys are known")
+    given = "authserver issuer update {0} --jwks-file FILE"
+    told = "; ".join(f"{name}: no keys are known. Give them: {given.format(name)}" for name in ("cluster", "other"))
+    assert detail.startswith(told)
+    change(shell, discovery=True, failure="status 503", attempted_at=int(time.time()) - 3600)
+    _, detail = trusted_issuers(shell, code=1)
+    assert detail.startswith("cluster: no keys are known; the last fetch of the keys failed 60 min ago: status 503; ")
 
 
 def test_the_table_lists_what_an_operator_must_see(shell: Shell) -> None:

@@ -97,6 +97,18 @@ def test_metadata_of_another_issuer_are_refused(issuer: DocumentServer, other: A
     assert issuer.paths() == [METADATA, JWKS, METADATA]
 
 
+@pytest.mark.parametrize(("named", "given"), [("{url}/", "{url}"), ("{url}", "{url}/")])
+def test_an_issuer_that_differs_by_a_slash_is_named(issuer: DocumentServer, named: str, given: str) -> None:
+    named, given = (name.format(url=issuer.url) for name in (named, given))
+    publish(issuer, issuer=named)
+    with pytest.raises(FetchFailed) as failed:
+        fetch_keys(given, location())
+    advice = "Add it" if named.endswith("/") else "Leave it out"
+    told = f"its issuer is {named}, not {given}; they differ by the slash at the end. {advice}: --issuer {named}"
+    assert str(failed.value) == f"{issuer.url}{METADATA}: {told}"
+    assert fetch_keys(named, location()) == KEYS
+
+
 ELSEWHERE = {
     "127.0.0.1:{other}": "is on another host; if it is right, set --jwks-uri",
     "127.0.0.1": "is on another host; if it is right, set --jwks-uri",

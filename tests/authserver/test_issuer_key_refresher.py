@@ -235,9 +235,12 @@ def test_the_keys_outlast_an_outage_of_the_issuer_and_a_restart(
         with node(authserver) as restarted:
             assert ask(http_client(build_app(restarted)), cluster.platform.token()).status_code == 200
     clock.now = fetched_at + 25 * HOUR
+    response = agent.post("grant", cluster.platform.token())
+    failure = cluster.stored().failure
+    assert failure is not None
     reason = "platform token: no key of the issuer is known, or the key set is too old"
-    agent.refused("grant", cluster.platform.token(), reason)
-    assert cluster.stored().failure is not None
+    failed = f"cluster: the last fetch of the keys failed 0 s ago: {failure}"
+    agent.check_refusal("grant", response, f"{reason}; {failed}")
     cluster.publish()
     clock.advance(REFETCH_INTERVAL)
     agent.accepted("grant")

@@ -92,12 +92,15 @@ def test_only_keys_for_jwt_svids_are_used_of_a_bundle() -> None:
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        pytest.param(b"", "not valid JSON", id="nothing"),
+        pytest.param(b"", "the document is empty; a JWK set is expected", id="nothing"),
+        pytest.param(b" \n", "the document is empty; a JWK set is expected", id="white space"),
         pytest.param(b"<html></html>", "not valid JSON", id="a web page"),
-        pytest.param(b"[]", "'keys' is not a list", id="a list"),
+        pytest.param(b"[]", "the document is not an object; a JWK set is expected", id="a list"),
+        pytest.param(b"{}", "the document has no member 'keys'; a JWK set is expected", id="no keys"),
+        pytest.param(json.dumps(jwk()).encode(), "the document is one key, and not a set; a JWK set", id="one key"),
         pytest.param(b'{"keys": {}}', "'keys' is not a list", id="keys is an object"),
         pytest.param(b'{"keys": [], "keys": []}', "the same member twice", id="keys twice"),
-        pytest.param(key_set(), "the set holds no usable key", id="empty"),
+        pytest.param(key_set(), "the set holds no usable key; 'keys' is empty", id="empty"),
         pytest.param(key_set("key"), "key 1 is not an object", id="a text"),
         pytest.param(key_set(json.loads(KEY.private_jwk())), "private or symmetric", id="a private key"),
         pytest.param(key_set(jwk(), {"kty": "oct", "k": "AAAA"}), "private or symmetric", id="a secret"),

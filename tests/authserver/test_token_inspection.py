@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import update
 from support.authserver import ISSUER, AuthServer
 from support.clock import FakeClock
 from support.platforms import CLUSTER_ISSUER, PLATFORMS, TRUST_DOMAIN, Platform, github, kubernetes, oidc, spiffe
 from support.shell import CREATE, Shell
-from support.workloads import FORMS, REFUSALS, WorkloadClient
+from support.workloads import DISCOVERY, FORMS, REFUSALS, WorkloadClient
 
 from gatehouse.authserver.cli import main
 from gatehouse.authserver.clients.registry import Client
-from gatehouse.authserver.db.models import SpentAssertionRow
+from gatehouse.authserver.db.models import SpentAssertionRow, TrustedIssuerRow
 from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
@@ -187,7 +188,7 @@ def test_an_audience_that_only_the_grant_accepts_is_explained(shell: Shell) -> N
         ({"typ": "at+jwt"}, "typ", "typ is at+jwt, not that of a platform token"),
         ({"x5t": "AAAA"}, "typ", "header member refused: x5t. Run: authserver issuer show cluster"),
         ({"jku": "https://evil.example"}, "header", "header member refused: jku"),
-        ({"kid": "other"}, "signature", "no key with the kid other for RS256. Run: authserver issuer show cluster"),
+        ({"kid": "other"}, "signature", "no key with the kid other for RS256. Run: authserver issuer update"),
     ],
     ids=["proof", "access token", "member of another kind", "address of keys", "unknown key"],
 )
@@ -274,6 +275,22 @@ def inspection(server: AuthServer, token: str, **changes: Any) -> PlatformInspec
         **changes,
     }
     return PlatformInspection(token, **values)
+
+
+def test_a_failed_fetch_is_named_beside_the_age_of_the_keys(authserver: AuthServer) -> None:
+    workload = WorkloadClient(authserver, oidc(authserver.clock), location=DISCOVERY)
+    token = workload.platform.token()
+
+    def signature() -> str:
+        return next(check.detail for check in inspection(authserver, token).run() if check.check == "signature")
+
+    authserver.clock.advance(13 * 60)
+    assert signature() == "by a key of login, fetched 13 min ago"
+    failed = {"attempted_at": int(authserver.clock()) - 30, "failure": "status 503, not 200"}
+    with authserver.services.database.write() as session:
+        session.execute(update(TrustedIssuerRow).values(failed))
+    told = "the last fetch of the keys failed 30 s ago: status 503, not 200"
+    assert signature() == f"by a key of login, fetched 13 min ago; {told}"
 
 
 def test_a_client_of_a_rule_can_be_missing_or_of_another_method(authserver: AuthServer) -> None:

@@ -30,6 +30,7 @@ from gatehouse.shared.service.deadline import WAIT_LIMIT
 from gatehouse.shared.service.fetch import FetchFailed
 
 NO_KEYS = "platform token: no key of the issuer is known, or the key set is too old"
+FAILED = "the last fetch of the keys failed {} ago: no connection"
 
 
 class Publisher:
@@ -104,7 +105,8 @@ def test_keys_that_an_admin_gave_are_never_fetched(server: AuthServer, publisher
     publisher.platform.rotate()
     clock.advance(2 * MAX_AGE)
     unknown = f"platform token: the issuer has no key with the kid {job.platform.key.kid} for RS256"
-    job.refused("grant", job.platform.token(), unknown)
+    row = job.refused("grant", job.platform.token(), unknown)
+    assert row["detail"]["remediation"] == "authserver issuer update github --jwks-file FILE"
     job.accepted("grant", job.platform.token(key=job.platform.keys[1]))
     assert publisher.fetches == []
 
@@ -112,8 +114,24 @@ def test_keys_that_an_admin_gave_are_never_fetched(server: AuthServer, publisher
 def test_an_issuer_that_never_answered_has_no_keys(job: WorkloadClient, publisher: Publisher) -> None:
     publisher.is_up = False
     for form in FORMS:
-        job.refused(form, job.platform.token(), NO_KEYS)
+        row = job.refused(form, job.platform.token(), f"{NO_KEYS}; github: {FAILED.format('0 s')}")
+        assert row["detail"]["remediation"] == "authserver issuer show github"
     assert len(publisher.fetches) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_refusal_for_a_new_key_names_the_last_failure(
+    job: WorkloadClient, publisher: Publisher, clock: FakeClock, form: str
+) -> None:
+    """Its keys are young enough to be used, so nothing else says that they are not those of today."""
+    job.accepted(form)
+    publisher.is_up = False
+    publisher.platform.rotate()
+    clock.advance(REFETCH_INTERVAL)
+    reason = f"platform token: the issuer has no key with the kid {job.platform.key.kid} for RS256"
+    for age in ("0 s", "30 s"):
+        job.refused(form, job.platform.token(), f"{reason}; github: {FAILED.format(age)}")
+        clock.advance(30)
 
 
 @pytest.mark.threat("T-208")

@@ -12,10 +12,12 @@ from support.workloads import FORMS, WorkloadClient, trust
 from gatehouse.authserver.clients.assertions import read_jwt
 from gatehouse.authserver.credentials.client_jwks import client_verification_keys
 from gatehouse.authserver.db.models import TrustedIssuerRow
+from gatehouse.authserver.workloads.issuer_update import IssuerUpdate, last_repetition, update_issuer
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
 from gatehouse.authserver.workloads.registry import MAX_SHARED, find_issuers
 from gatehouse.authserver.workloads.verifier import Verified, WorkloadRefused, WorkloadVerifier
 from gatehouse.shared.protocol import jws
+from gatehouse.shared.protocol.clock import LEEWAY
 from gatehouse.shared.service.cache import MAX_AGE as CACHE_AGE
 
 NO_KEYS = "platform token: no key of the issuer is known, or the key set is too old"
@@ -98,6 +100,54 @@ def test_a_rule_that_matches_all_but_one_claim_is_named(authserver: AuthServer) 
     reason = f"platform token: no rule matches; {rule} requires another ref"
     row = job.refused("grant", job.platform.token(ref="refs/heads/change"), reason)
     assert row["detail"]["remediation"] == "authserver client trust add CLIENT_ID --issuer github --claim sub=..."
+
+
+def update(client: WorkloadClient, **changes: Any) -> None:
+    """Change the trusted issuer of a client, and wait until the server has read it."""
+    with client.server.services.database.write() as session:
+        update_issuer(session, client.server.admin, client.issuer.name, IssuerUpdate(**changes))
+    client.server.clock.advance(CACHE_AGE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_longer_token_is_accepted_after_the_limit_was_raised(authserver: AuthServer, form: str) -> None:
+    pod = WorkloadClient(authserver, kubernetes(authserver.clock))
+    token = pod.platform.token(exp=int(authserver.clock()) + 7200)
+    row = pod.refused(form, token, "platform token: valid for longer than 3600 s from now")
+    command = "authserver issuer update cluster --max-lifetime SECONDS"
+    assert row["detail"]["remediation"].endswith(f"or accept longer ones: {command}")
+    update(pod, max_lifetime=7200)
+    pod.accepted(form, token)
+    update(pod, max_lifetime=600)
+    pod.refused(form, token, "platform token: valid for longer than 600 s from now")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_token_that_was_used_before_single_use_is_accepted_once_more(authserver: AuthServer, form: str) -> None:
+    """Which tokens were used is not known before. The command says so, and until when."""
+    pod, now = WorkloadClient(authserver, kubernetes(authserver.clock)), int(authserver.clock())
+    tokens = [pod.platform.token(exp=now + pod.issuer.max_lifetime + LEEWAY, jti=f"{number}") for number in range(2)]
+    for _ in range(2):
+        for token in tokens:
+            pod.accepted(form, token)
+    latest = last_repetition(pod.issuer, now)
+    update(pod, one_time=True)
+    pod.accepted(form, tokens[0])
+    pod.refused(form, tokens[0], "platform token: it was used before")
+    authserver.clock.now = latest
+    pod.refused(form, tokens[1], f"platform token: expired {LEEWAY + 2} s ago")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_used_token_is_refused_again_when_single_use_returns(authserver: AuthServer, form: str) -> None:
+    job = WorkloadClient(authserver, github(authserver.clock))
+    token = job.platform.token()
+    job.accepted(form, token)
+    job.refused(form, token, "platform token: it was used before")
+    update(job, one_time=False)
+    job.accepted(form, token)
+    update(job, default_one_time=True)
+    job.refused(form, token, "platform token: it was used before")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from gatehouse.authserver.clients.registration import delete_client
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.db.models import TrustedIssuerRow
 from gatehouse.authserver.workloads import registration, rule_registration
+from gatehouse.authserver.workloads.issuer_update import IssuerUpdate, update_issuer
 from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.registration import MAX_ISSUERS, MAX_LIFETIME, IssuerRegistration
 from gatehouse.authserver.workloads.registry import (
@@ -118,7 +119,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_lifetime": MAX_LIFETIME + 1}, f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds"),
     ({"algorithms": ("RS256", "HS256")}, "The algorithm HS256 is not supported"),
     ({"algorithms": ("EdDSA",)}, "The key set of the issuer cannot be used: the set holds no usable key"),
-    ({"jwks": b'{"keys": []}'}, "The key set of the issuer cannot be used: the set holds no usable key"),
+    (
+        {"jwks": b'{"keys": []}'},
+        "The key set of the issuer cannot be used: the set holds no usable key; 'keys' is empty",
+    ),
     ({"jwks": b"\xff"}, "The key set of the issuer cannot be used"),
 ]
 
@@ -136,7 +140,8 @@ def test_an_issuer_that_could_not_be_trusted_is_refused(
 def test_a_name_is_given_once(authserver: AuthServer) -> None:
     trust(authserver, oidc(authserver.clock))
     other = registered(kubernetes(authserver.clock), name="login")
-    assert "There is a trusted issuer login" in refusal(authserver, registration.add_issuer, other)
+    told = "There is already a trusted issuer named login: see `authserver issuer show login`."
+    assert refusal(authserver, registration.add_issuer, other) == told
 
 
 def test_only_a_few_issuers_may_share_an_iss(authserver: AuthServer) -> None:
@@ -166,30 +171,65 @@ def test_the_number_of_issuers_is_limited(authserver: AuthServer) -> None:
 def test_an_issuer_with_a_key_of_another_one_is_refused(authserver: AuthServer) -> None:
     first, second = oidc(authserver.clock), kubernetes(authserver.clock)
     trust(authserver, first)
-    told = "The trusted issuer login has a key of this key set"
+    told = "The trusted issuer login has a key of this key set. If it is the same platform, use login: see"
     both = key_set(first.key.public_jwk(), second.key.public_jwk())
     assert told in refusal(authserver, registration.add_issuer, registered(second, jwks=both))
     trust(authserver, second)
     told = "The trusted issuer cluster has a key of this key set"
-    assert told in refusal(authserver, registration.replace_keys, "login", both)
+    assert told in refusal(authserver, update_issuer, "login", IssuerUpdate(both))
     own = key_set(first.key.public_jwk(), SigningKey.generate("ES256").public_jwk())
-    assert len(change(authserver, registration.replace_keys, "login", own).keys) == 2
+    assert len(change(authserver, update_issuer, "login", IssuerUpdate(own)).keys) == 2
 
 
 def test_replaced_keys_are_checked_like_those_of_a_registration(authserver: AuthServer) -> None:
     platform = oidc(authserver.clock)
     trust(authserver, platform)
-    assert "cannot be used" in refusal(authserver, registration.replace_keys, "login", b'{"keys": []}')
+    assert "cannot be used" in refusal(authserver, update_issuer, "login", IssuerUpdate(b'{"keys": []}'))
     fetched = kubernetes(authserver.clock)
     trust(authserver, fetched, location=DISCOVERY, issuer="https://cluster.example.com")
-    assert "The keys of cluster are fetched" in refusal(authserver, registration.replace_keys, "cluster", b"{}")
+    assert "The keys of cluster are fetched" in refusal(authserver, update_issuer, "cluster", IssuerUpdate(b"{}"))
     pinned = spiffe(authserver.clock)
     trust(authserver, pinned, location=replace(DISCOVERY, discovery=False, jwks_uri="https://spire.example.org/keys"))
-    assert "The keys of spire are fetched" in refusal(authserver, registration.replace_keys, "spire", b"{}")
+    assert "The keys of spire are fetched" in refusal(authserver, update_issuer, "spire", IssuerUpdate(b"{}"))
     authserver.clock.advance(60)
+    before, [old] = stored(authserver), platform.keys
     platform.rotate()
-    changed = change(authserver, registration.replace_keys, "login", platform.jwks())
+    changed = change(authserver, update_issuer, "login", IssuerUpdate(platform.jwks()))
     assert (changed.fetched_at, changed.keys.keys()) == (int(authserver.clock()), {key.kid for key in platform.keys})
+    [event] = authserver.audit(action="issuer.update")
+    [thumbprint] = [keys[0].thumbprint for issuer in before for keys in issuer.keys.values() if keys[0].kid == old.kid]
+    assert event["detail"]["thumbprints"]["old"] == [thumbprint]
+    assert event["detail"]["thumbprints"]["new"] == sorted(keys[0].thumbprint for keys in changed.keys.values())
+
+
+@pytest.mark.both_databases
+def test_the_limits_of_an_issuer_are_changed_and_its_rules_stay(authserver: AuthServer) -> None:
+    added = trust(authserver, oidc(authserver.clock))
+    rule = add_trust(authserver, workload_client(authserver), "login", {"sub": "a"})
+    for update, values, detail in (
+        (IssuerUpdate(max_lifetime=60), (60, False), {"max_lifetime": {"old": 3600, "new": 60}}),
+        (IssuerUpdate(one_time=True), (60, True), {"one_time": {"old": False, "new": True}}),
+        (IssuerUpdate(default_one_time=True), (60, False), {"one_time": {"old": True, "new": False}}),
+    ):
+        changed = change(authserver, update_issuer, "login", update)
+        assert changed == replace(added, max_lifetime=values[0], one_time=values[1])
+        assert authserver.audit(action="issuer.update", limit=1000)[-1]["detail"] == detail
+    with authserver.services.database.read() as session:
+        assert rules_of_issuer(session.connection(), "login") == [rule]
+
+
+def test_an_update_that_changes_nothing_is_not_recorded(authserver: AuthServer) -> None:
+    added = trust(authserver, oidc(authserver.clock))
+    assert change(authserver, update_issuer, "login", IssuerUpdate(max_lifetime=3600, one_time=False)) == added
+    assert authserver.audit(action="issuer.update") == []
+
+
+@pytest.mark.parametrize("seconds", [0, MAX_LIFETIME + 1])
+def test_a_changed_lifetime_has_the_limits_of_a_registration(authserver: AuthServer, seconds: int) -> None:
+    trust(authserver, oidc(authserver.clock))
+    told = f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds, not {seconds}."
+    assert refusal(authserver, update_issuer, "login", IssuerUpdate(max_lifetime=seconds)) == told
+    assert change(authserver, update_issuer, "login", IssuerUpdate(max_lifetime=MAX_LIFETIME)).max_lifetime == 86400
 
 
 @pytest.mark.both_databases
@@ -211,7 +251,7 @@ def test_an_issuer_is_not_enabled_while_another_one_has_its_keys(authserver: Aut
 @pytest.mark.parametrize(
     ("function", "arguments", "options"),
     [
-        (registration.replace_keys, [b"{}"], {}),
+        (update_issuer, [IssuerUpdate(b"{}")], {}),
         (registration.set_issuer_disabled, [], {"disabled": True}),
         (registration.remove_issuer, [], {}),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.commands import every_command
+from support.commands import cut_summaries, every_command
 from support.databases import Template
 from support.logs import logging_put_back
 
@@ -52,6 +52,10 @@ def test_every_command_has_help_with_an_example(run: Run, command: tuple[str, ..
     assert result.exit_code == 0
     assert "Example:" in result.output
     assert f"resourceserver {' '.join(command)}" in result.output.partition("Example:")[2]
+
+
+def test_no_list_of_commands_cuts_a_summary() -> None:
+    assert list(cut_summaries(main)) == []
 
 
 def test_every_paragraph_of_the_help_has_the_same_margin(run: Run) -> None:

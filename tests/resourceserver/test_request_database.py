@@ -105,6 +105,13 @@ async def test_the_transaction_has_ended_when_the_loop_gets_the_result(database:
 # Cancelled tasks
 
 
+async def test_a_process_that_stops_runs_no_function_and_reports_an_outage(threads: Threads) -> None:
+    assert await threads.run(lambda: "done") == "done"
+    threads.close()
+    with pytest.raises(PoolTimeout):
+        await threads.run(lambda: "done")
+
+
 async def test_a_task_that_is_cancelled_gets_the_result_first(threads: Threads, held: Held) -> None:
     results = []
 

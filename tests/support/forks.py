@@ -162,7 +162,7 @@ def _import_programs() -> dict[str, Callable[[], Any]]:
         "gunicorn.arbiter",
         "gunicorn.workers.gasgi",
         "psycopg",
-        "rich.table",
+        "rich.cells",
         "sqlalchemy.dialects.postgresql.psycopg",
     ):
         if ".migrations." not in name:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,6 +54,7 @@ from gatehouse.shared.service.limits import Limits, create_limits
 from gatehouse.shared.service.origins import parse_origins
 from gatehouse.shared.service.rates import parse_rate
 from gatehouse.shared.service.refusals import RefusalRecorder
+from gatehouse.shared.service.request_threads import RequestThreads
 from gatehouse.shared.service.source_address import SourceAddresses
 
 CROSS_ORIGIN = {"/token": "POST", metadata.PATH: "GET", jwks.PATH: "GET"}
@@ -67,7 +67,7 @@ class Services:
 
     settings: Settings
     database: Database
-    threads: ThreadPoolExecutor
+    threads: RequestThreads
     authenticator: ClientAuthenticator
     key_refresher: KeyRefresher
     metadata: MetadataEndpoint
@@ -163,7 +163,7 @@ def create_services(
     return Services(
         settings=settings,
         database=database,
-        threads=ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
+        threads=RequestThreads(settings.threads, "request"),
         authenticator=ClientAuthenticator(
             GroupLoadingCache(partial(find_clients, database), max_age=cache_age, monotonic=monotonic),
             AssertionVerifier(settings.issuer),
@@ -172,7 +172,7 @@ def create_services(
                 GroupLoadingCache(partial(find_rules, database), max_age=cache_age, monotonic=monotonic),
                 WorkloadVerifier(settings.issuer),
                 refresher,
-                ThreadPoolExecutor(workload_authentication.THREADS, thread_name_prefix="workload"),
+                RequestThreads(workload_authentication.THREADS, "workload"),
             ),
             replay,
             last_use,
@@ -262,7 +262,7 @@ async def _close(services: Services) -> None:
 def close_services(services: Services) -> None:
     """Stop the background work, write what is still in memory, and close the database."""
     services.maintenance.stop()
-    services.threads.shutdown(cancel_futures=True)
+    services.threads.stop()
     services.authenticator.workloads.close()
     services.authenticator.replay.close()
     services.indices.close()

@@ -306,10 +306,11 @@ def test_an_rsa_key_whose_modulus_is_not_base64url_is_skipped(modulus: Any) -> N
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        pytest.param(b"", "not valid JSON", id="nothing"),
+        pytest.param(b"", "the document is empty", id="nothing"),
         pytest.param(b"<html>", "not valid JSON", id="html"),
-        pytest.param(b"[]", "not a list", id="a-list"),
-        pytest.param(b"{}", "not a list", id="no-keys-member"),
+        pytest.param(b"[]", "not an object", id="a-list"),
+        pytest.param(b"{}", "no member 'keys'", id="no-keys-member"),
+        pytest.param(json.dumps(ES256.public_jwk()).encode(), "one key, and not a set", id="one-key"),
         pytest.param(b'{"keys": {}}', "not a list", id="keys-is-an-object"),
         pytest.param(key_set(), "no usable key", id="no-keys"),
         pytest.param(key_set(*[{}] * 65), "at most 64", id="65-keys"),

@@ -103,23 +103,47 @@ async def test_a_redirect_is_not_followed(server: DocumentServer, status: int) -
     """A redirect would let its author choose the trusted keys (CVE-2026-48522 class)."""
     server.answers["/elsewhere"] = Answer(GOOD)
     assert await fetch(server) == Fetched(GOOD, None)
-    with pytest.raises(FetchFailed, match=str(status)):
+    with pytest.raises(FetchFailed, match=f"{PATH}: status {status}, not 200; redirects are not followed$"):
         await fetch(server, Answer(GOOD, status, {**JSON, "Location": "/elsewhere"}))
     assert server.paths() == [PATH, PATH]
 
 
 @pytest.mark.parametrize("status", [201, 206, 400, 401, 404, 429, 500, 503])
 async def test_any_status_but_200_is_a_failure(server: DocumentServer, status: int) -> None:
-    with pytest.raises(FetchFailed, match=str(status)):
+    with pytest.raises(FetchFailed, match=f"{PATH}: status {status}, not 200$"):
         await fetch(server, Answer(GOOD, status))
 
 
-@pytest.mark.parametrize("content_type", ["text/html", "text/plain", "application/jsonp", "", None])
+@pytest.mark.parametrize(
+    ("content_type", "reason"),
+    [
+        ("text/html; charset=utf-8", "its content type is text/html; charset=utf-8, and should be application/json"),
+        ("application/jsonp", "its content type is application/jsonp, and should be application/json"),
+        (
+            "application/json, text/html",
+            "its content type is application/json, text/html, and should be application/json",
+        ),
+        ("json", "its content type is json, and should be application/json"),
+        ("", "it has no content type, and should be application/json"),
+        (None, "it has no content type, and should be application/json"),
+    ],
+)
 async def test_a_response_of_another_content_type_is_a_failure(
-    server: DocumentServer, content_type: str | None
+    server: DocumentServer, content_type: str | None, reason: str
 ) -> None:
-    with pytest.raises(FetchFailed, match="not application/json"):
-        await fetch(server, Answer(GOOD, headers={} if content_type is None else {"Content-Type": content_type}))
+    assert await fetch(server) == Fetched(GOOD, None)
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    with pytest.raises(FetchFailed) as failed:
+        await fetch(server, Answer(GOOD, headers=headers))
+    assert str(failed.value) == f"{server.url}{PATH}: {reason}"
+
+
+async def test_a_content_type_cannot_forge_a_message(server: DocumentServer) -> None:
+    """CWE-117, CWE-150: the message reaches the terminal of an operator."""
+    assert await fetch(server) == Fetched(GOOD, None)
+    with pytest.raises(FetchFailed) as failed:
+        await fetch(server, Answer(GOOD, headers={"Content-Type": "\x9b2Jx" + "y" * 500}))
+    assert str(failed.value).endswith(f"its content type is \\x9b2Jx{'y' * 96}, and should be application/json")
 
 
 async def test_the_limit_is_read_and_one_byte_more_is_a_failure(server: DocumentServer) -> None:

@@ -73,6 +73,26 @@ def test_a_piped_table_has_one_untruncated_line_per_record() -> None:
     assert line.split() == ["n" * 512, "o" * 255, "end"]
 
 
+def test_no_line_of_a_table_ends_with_spaces() -> None:
+    records = [{"name": "one", "problem": "the keys are 3 h old"}, {"name": "two, longer", "problem": ""}]
+    result = run(lambda output: print_records(records, ("name", "problem"), output))
+    assert result.output == "name         problem\none          the keys are 3 h old\ntwo, longer\n"
+
+
+def test_columns_are_as_wide_as_their_characters_on_a_terminal() -> None:
+    result = run(lambda output: print_records([{"a": "東京", "b": 1}, {"a": "x", "b": 2}], ("a", "b"), output))
+    assert result.output.splitlines() == ["a     b", "東京  1", "x     2"]
+
+
+@pytest.mark.parametrize(("terminal", "header"), [(True, "\x1b[1mname\x1b[0m"), (False, "name")])
+def test_the_header_is_bold_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, header: str
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    print_records([{"name": "one"}], ("name",), "table")
+    assert capsys.readouterr().out == f"{header}\none\n"
+
+
 @pytest.mark.parametrize(
     "printer",
     [

@@ -6,7 +6,7 @@ _COMMANDS = {
     "access-matrix": ("gatehouse.authserver.cli.access:access_matrix", "Show which client can call which tool."),
     "audit": (
         "gatehouse.authserver.cli.audit:audit",
-        "Search, follow and export the audit log: tokens, refusals, changes by admins.",
+        "Search, follow and export the audit log.",
     ),
     "check": ("gatehouse.authserver.cli.check:check", "Check everything that the server needs to start."),
     "client": ("gatehouse.authserver.cli.client:client", "Register clients, and manage their grants and credentials."),
@@ -15,7 +15,7 @@ _COMMANDS = {
     "init": ("gatehouse.authserver.cli.init:init", "Create the keys, and create or upgrade the database."),
     "issuer": (
         "gatehouse.authserver.cli.issuer:issuer",
-        "Trust platforms whose tokens authenticate workloads: Kubernetes, GitHub, GitLab, SPIFFE, OpenID Connect.",
+        "Trust platforms whose tokens authenticate workloads.",
     ),
     "key": ("gatehouse.authserver.cli.key:key", "List, rotate and revoke signing keys."),
     "resource": (

@@ -11,7 +11,7 @@ from gatehouse.authserver.db.database import Database
 from gatehouse.authserver.db.models import audit_event
 from gatehouse.authserver.keys.encryption import FILE_NAME
 from gatehouse.authserver.settings import Settings
-from gatehouse.authserver.workloads.key_state import key_problem, old_keys
+from gatehouse.authserver.workloads.key_state import key_problem, key_warning
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, shared_keys
 from gatehouse.shared.service.administrator import CommandRefused, administrator
 from gatehouse.shared.service.check_command import (
@@ -89,7 +89,7 @@ def _describe_issuers(issuers: Sequence[TrustedIssuer], now: int) -> str:
     """Return the state of the keys of all enabled issuers. Raises Refusal if one has none that can be used."""
     enabled = [issuer for issuer in issuers if not issuer.disabled]
     shared = shared_keys(enabled)
-    notes = [f"{issuer.name}: {note}" for issuer in enabled if (note := old_keys(issuer, now)) is not None]
+    notes = [f"{issuer.name}: {note}" for issuer in enabled if (note := key_warning(issuer, now)) is not None]
     problems = [
         f"{issuer.name}: {problem}" for issuer in enabled if (problem := key_problem(issuer, shared, now)) is not None
     ]

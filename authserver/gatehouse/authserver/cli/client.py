@@ -32,7 +32,7 @@ _COMMANDS = {
     "secret": ("gatehouse.authserver.cli.client_secret:secret", "Rotate, list and revoke client secrets."),
     "trust": (
         "gatehouse.authserver.cli.client_trust:trust",
-        "Manage which platform tokens authenticate workload_identity clients.",
+        "Manage trust rules: which platform tokens stand for a client.",
     ),
 }
 
@@ -58,7 +58,9 @@ def client() -> None:
     "--auth-method",
     "auth_method",
     type=click.Choice(REGISTERED_METHODS),
-    help="How the client authenticates.  [default: private_key_jwt with a key, else client_secret_basic]",
+    metavar="METHOD",
+    help=f"How the client authenticates: {', '.join(REGISTERED_METHODS)}.  [default: private_key_jwt with a key, else"
+    " client_secret_basic]",
 )
 @key_file_options
 @click.option(
@@ -151,7 +153,7 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver client show agent_0123456789abcdef0123")
 def show(ctx: click.Context, client_id: str, output: str) -> None:
-    """Show a client and its grants, and the trust rules of a client that authenticates with platform tokens."""
+    """Show a client with its grants and trust rules."""
     with open_installation(ctx) as installation, installation.database.read() as session:
         registered = existing_client(session, client_id)
         is_workload = registered.token_endpoint_auth_method == WORKLOAD_IDENTITY

@@ -27,7 +27,10 @@ def grant() -> None:
     'authserver client grant add agent_0123456789abcdef0123 --resource https://mcp.example.com/mcp --scope "env:write"'
 )
 def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
-    """Grant scopes at a resource to a client, in addition to those that it has."""
+    """Grant more scopes at a resource to a client.
+
+    It keeps those that it has.
+    """
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = registration.add_grant(session, installation.admin, client_id, resource, scope)
     print_client(changed, installation.admin.now(), output)

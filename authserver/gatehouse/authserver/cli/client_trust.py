@@ -32,7 +32,7 @@ def _listing(client_id: str, session: Session, _: int) -> list[dict[str, Any]]:
     " --claim /kubernetes.io/namespace=prod --claim /kubernetes.io/serviceaccount/name=agent"
 )
 def trust() -> None:
-    """Manage trust rules: which platform tokens authenticate a workload_identity client."""
+    """Manage trust rules: which platform tokens stand for a client."""
 
 
 @trust.command("add")
@@ -57,7 +57,7 @@ def trust() -> None:
     " --claim repository_id=74 --claim ref=refs/heads/main"
 )
 def add(ctx: click.Context, client_id: str, issuer: str, claims: dict[str, str], output: str) -> None:
-    """Let the tokens of a trusted issuer with these claims authenticate a client.
+    """Let tokens with these claims authenticate a client.
 
     Everybody whom the platform serves shares the issuer. So among the claims must be the sub; or, for GitHub, the
     repository_id with environment or ref; or, for Kubernetes, the namespace and the name of the service account. The

@@ -1,43 +1,23 @@
 """`authserver issuer`: trust platforms whose tokens authenticate workloads."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND
-from gatehouse.authserver.cli.installation import Installation, open_installation, settings_of
-from gatehouse.authserver.cli.issuer_record import issuer_record, print_issuer
-from gatehouse.authserver.workloads.issuer_keys import MAX_LENGTH
-from gatehouse.authserver.workloads.key_fetching import fetch_keys
+from gatehouse.authserver.cli.installation import open_installation, settings_of
+from gatehouse.authserver.cli.issuer_add import add
+from gatehouse.authserver.cli.issuer_options import FILE, ONE_TIME, parse_lifetime, read_jwks
+from gatehouse.authserver.cli.issuer_record import issuer_record, print_issuer, stored_record
+from gatehouse.authserver.workloads.issuer_update import IssuerUpdate, last_repetition, update_issuer
 from gatehouse.authserver.workloads.kinds import KINDS
-from gatehouse.authserver.workloads.presets import PRESETS, audience_warnings
-from gatehouse.authserver.workloads.registration import (
-    MAX_LIFETIME,
-    IssuerRegistration,
-    add_issuer,
-    check_issuer,
-    existing_issuer,
-    remove_issuer,
-    replace_keys,
-    set_issuer_disabled,
-)
-from gatehouse.authserver.workloads.registry import (
-    KeyLocation,
-    TrustedIssuer,
-    load_issuers,
-    rules_of_issuer,
-    shared_keys,
-)
-from gatehouse.shared.service.administrator import CommandRefused
-from gatehouse.shared.service.cli import confirm, example, join_scopes, output_option, parse_duration
-from gatehouse.shared.service.fetch import FetchFailed
+from gatehouse.authserver.workloads.presets import PRESETS
+from gatehouse.authserver.workloads.registration import existing_issuer, remove_issuer, set_issuer_disabled
+from gatehouse.authserver.workloads.registry import load_issuers, rules_of_issuer, shared_keys
+from gatehouse.shared.protocol.clock import iso_time
+from gatehouse.shared.service.cli import confirm, example, output_option
 from gatehouse.shared.service.output import print_record, print_records
 
-_ONE_TIME = {"yes": True, "no": False, "auto": None}
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _COLUMNS = ("name", "kind", "issuer", "disabled", "keys_from", "keys_at", "keys_problem")
 
 STAY_VALID = "Tokens that were already issued stay valid until they expire, or until: authserver token revoke"
@@ -52,153 +32,7 @@ def issuer() -> None:
     """
 
 
-def _parse_lifetime(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    seconds = parse_duration(f"{value}s" if value.isdecimal() else value)
-    if seconds is None or not 1 <= seconds <= MAX_LIFETIME:
-        raise click.BadParameter("write 600 (seconds), 90s, 15m or 12h: at least 1s, at most 24h")
-    return seconds
-
-
-def _read_jwks(path: Path) -> bytes:
-    """Read a file up to one byte over its limit, so that a larger one is refused."""
-    with path.open("rb") as file:
-        return file.read(MAX_LENGTH + 1)
-
-
-@issuer.command()
-@click.argument("name")
-@click.option(
-    "--issuer",
-    "identifier",
-    required=True,
-    metavar="URL",
-    help="The exact iss of its tokens; for SPIFFE, the trust domain, such as spiffe://example.org.",
-)
-@click.option("--kind", required=True, type=click.Choice([*KINDS]), help="The kind of platform.")
-@click.option("--audience", help="The aud that its tokens must have.  [default: the issuer identifier of this server]")
-@click.option(
-    "--jwks-file",
-    type=_FILE,
-    help="Its public keys, a JWK set; for a platform that this server cannot reach. Renew them with: issuer update",
-)
-@click.option(
-    "--jwks-uri",
-    metavar="URL",
-    help="Fetch its keys from this address.  [default: from the jwks_uri of its OpenID Connect metadata]",
-)
-@click.option(
-    "--bearer-token-file",
-    type=_FILE,
-    help="A token, a JWT, that it requires for its keys. Each node reads this file again.",
-)
-@click.option("--ca-file", type=_FILE, help="Certificates (PEM) of the authorities to trust when its keys are fetched.")
-@click.option(
-    "--algorithms",
-    multiple=True,
-    callback=join_scopes,
-    metavar='"A B"',
-    help="The algorithms of its signatures, of RS256, PS256, ES256 and EdDSA.  [default: those of its kind]",
-)
-@click.option(
-    "--max-lifetime",
-    callback=_parse_lifetime,
-    metavar="TIME",
-    help="How long from now its tokens may be valid: 600 (seconds), 90s, 15m or 12h.  [default: that of its kind]",
-)
-@click.option(
-    "--one-time",
-    type=click.Choice([*_ONE_TIME]),
-    default="auto",
-    show_default=True,
-    help="Accept each of its tokens once. auto: only for GitHub, where a job can get another one.",
-)
-@click.option(
-    "--token-endpoint-audience",
-    is_flag=True,
-    help="Accept tokens for the URL of the token endpoint too, in the JWT bearer grant.",
-)
-@output_option
-@click.pass_context
-@example(
-    "authserver issuer add github --issuer https://token.actions.githubusercontent.com --kind github\n"
-    "authserver issuer add cluster --issuer https://kubernetes.default.svc.cluster.local --kind kubernetes"
-    " --jwks-file jwks.json\n"
-    "authserver issuer add spire --issuer spiffe://example.org --kind spiffe"
-    " --jwks-uri https://spire.example.org:8443/keys"
-)
-def add(
-    ctx: click.Context,
-    /,
-    name: str,
-    identifier: str,
-    jwks_file: Path | None,
-    jwks_uri: str | None,
-    bearer_token_file: Path | None,
-    ca_file: Path | None,
-    algorithms: str,
-    one_time: str,
-    output: str,
-    **values: Any,
-) -> None:
-    """Trust a platform under a NAME of your choice.
-
-    Its keys are fetched now, and every 10 minutes by the server. If they cannot be fetched, nothing is changed.
-    """
-    if jwks_file is not None and (jwks_uri or bearer_token_file or ca_file):
-        raise click.UsageError(
-            "With --jwks-file, no keys are fetched. Leave out --jwks-uri and the files for fetching."
-        )
-    location = KeyLocation(
-        discovery=jwks_file is None and jwks_uri is None,
-        jwks_uri=jwks_uri,
-        ca_file=_absolute(ca_file),
-        bearer_token_file=_absolute(bearer_token_file),
-    )
-    with open_installation(ctx) as installation:
-        registration = IssuerRegistration(
-            name=name,
-            issuer=identifier,
-            location=location,
-            jwks=None if jwks_file is None else _read_jwks(jwks_file),
-            algorithms=algorithms.split(),
-            one_time=_ONE_TIME[one_time],
-            **values,
-        )
-        # Before anything is fetched, and before the transaction, which would keep others waiting.
-        check_issuer(registration)
-        if location.is_fetched:
-            registration = replace(registration, jwks=_fetch(identifier, location))
-        with installation.database.write() as session:
-            added = add_issuer(session, installation.admin, registration)
-            record = _record(installation, session, added)
-    print_issuer(record, output)
-    for warning in audience_warnings(added):
-        click.echo(f"Warning: {warning}", err=True)
-    click.echo(
-        f"The claims to require of its tokens: authserver issuer claims {added.kind.name}\n"
-        f"Then: authserver client trust add CLIENT_ID --issuer {added.name} --claim NAME=VALUE",
-        err=True,
-    )
-
-
-def _absolute(path: Path | None) -> str | None:
-    """Return the path for every working directory. Links stay: the kubelet replaces them when it renews a token."""
-    return None if path is None else str(path.absolute())
-
-
-def _fetch(identifier: str, location: KeyLocation) -> bytes:
-    """Fetch the keys of an issuer. Raises CommandRefused."""
-    try:
-        return fetch_keys(identifier, location)
-    except FetchFailed as failed:
-        raise CommandRefused(f"The keys of the issuer cannot be fetched, and nothing was changed. {failed}") from None
-
-
-def _record(installation: Installation, session: Session, trusted: TrustedIssuer) -> dict[str, Any]:
-    enabled = [one for one in load_issuers(session.connection()) if not one.disabled]
-    return issuer_record(trusted, installation.settings.issuer, shared_keys(enabled), installation.admin.now())
+issuer.add_command(add)
 
 
 @issuer.command("list")
@@ -220,9 +54,12 @@ def list_(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver issuer show github")
 def show(ctx: click.Context, name: str, output: str) -> None:
-    """Show a trusted issuer, its keys and how old they are, and the trust rules of every client."""
+    """Show a trusted issuer with its keys and trust rules.
+
+    Of the keys, it shows how old they are, and why the last fetch failed; of the rules, those of every client.
+    """
     with open_installation(ctx) as installation, installation.database.read() as session:
-        record = _record(installation, session, existing_issuer(session, name))
+        record = stored_record(installation, session, existing_issuer(session, name))
         rules = rules_of_issuer(session.connection(), name)
     print_issuer(record, output, rules)
 
@@ -230,18 +67,56 @@ def show(ctx: click.Context, name: str, output: str) -> None:
 @issuer.command()
 @click.argument("name")
 @click.option(
-    "--jwks-file", type=_FILE, required=True, help="Its public keys, a JWK set, in place of the present ones."
+    "--jwks-file",
+    type=FILE,
+    help="Its public keys, a JWK set, in place of those of the --jwks-file with which it was added.",
+)
+@click.option(
+    "--max-lifetime",
+    callback=parse_lifetime,
+    metavar="TIME",
+    help="How long from now its tokens may be valid: 600 (seconds), 90s, 15m or 12h.",
+)
+@click.option(
+    "--one-time", type=click.Choice([*ONE_TIME]), help="Accept each of its tokens once. auto: only for GitHub."
 )
 @output_option
 @click.pass_context
-@example("authserver issuer update cluster --jwks-file jwks.json")
-def update(ctx: click.Context, name: str, jwks_file: Path, output: str) -> None:
-    """Replace the keys of a trusted issuer that was added with --jwks-file."""
+@example(
+    "authserver issuer update cluster --jwks-file jwks.json\n"
+    "authserver issuer update cluster --max-lifetime 10m --one-time no"
+)
+def update(
+    ctx: click.Context, name: str, jwks_file: Path | None, max_lifetime: int | None, one_time: str | None, output: str
+) -> None:
+    """Change the keys or the limits of a trusted issuer.
+
+    Its trust rules stay. Whatever else it was added with can only be changed by removing and adding it, which removes
+    its rules.
+    """
+    if jwks_file is None and max_lifetime is None and one_time is None:
+        raise click.UsageError("Nothing to change: give at least one option, such as --max-lifetime 10m. See: --help")
+    changes = IssuerUpdate(
+        jwks=None if jwks_file is None else read_jwks(jwks_file),
+        max_lifetime=max_lifetime,
+        one_time=None if one_time is None else ONE_TIME[one_time],
+        default_one_time=one_time == "auto",
+    )
     with open_installation(ctx) as installation, installation.database.write() as session:
-        changed = replace_keys(session, installation.admin, name, _read_jwks(jwks_file))
-        record = _record(installation, session, changed)
+        before = existing_issuer(session, name)
+        changed = update_issuer(session, installation.admin, name, changes)
+        record = stored_record(installation, session, changed)
+        latest = last_repetition(before, installation.admin.now())
     print_issuer(record, output)
     click.echo(WITHIN_A_SECOND, err=True)
+    if changed.one_time and not before.one_time:
+        click.echo(
+            "Which tokens were used before is not known: each may be accepted once more until it expires, which is"
+            f" at {iso_time(latest)} at the latest.",
+            err=True,
+        )
+    if before.one_time and not changed.one_time:
+        click.echo("Tokens that were used before are accepted again until they expire.", err=True)
 
 
 @issuer.command()
@@ -267,7 +142,7 @@ def enable(ctx: click.Context, name: str, output: str) -> None:
 def _set_disabled(ctx: click.Context, name: str, output: str, *, disabled: bool) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = set_issuer_disabled(session, installation.admin, name, disabled=disabled)
-        record = _record(installation, session, changed)
+        record = stored_record(installation, session, changed)
     print_issuer(record, output)
     click.echo(f"{WITHIN_A_SECOND} {STAY_VALID}" if disabled else WITHIN_A_SECOND, err=True)
 
@@ -288,12 +163,15 @@ def remove(ctx: click.Context, name: str, yes: bool, output: str) -> None:
 
 
 @issuer.command()
-@click.argument("kind", type=click.Choice([*KINDS]))
+@click.argument("kind", type=click.Choice([*KINDS]), metavar="KIND")
 @output_option
 @click.pass_context
 @example("authserver issuer claims github")
 def claims(ctx: click.Context, kind: str, output: str) -> None:
-    """Show which claims to require of the tokens of a kind of platform, and what to be careful about."""
+    """Show the claims to require of a kind of platform.
+
+    KIND is kubernetes, github, gitlab, spiffe or oidc. What to be careful about is printed as well.
+    """
     preset, audience = PRESETS[kind], settings_of(ctx).issuer
     rows = [{"claim": one.claim, "example": one.example, "meaning": one.meaning} for one in preset.claims]
     examples = {one.claim: one.example for one in preset.claims}

@@ -4,9 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 
-from gatehouse.authserver.workloads.key_state import describe_age, key_age, key_problem, old_keys
-from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer
+from gatehouse.authserver.cli.installation import Installation
+from gatehouse.authserver.workloads.key_state import describe_age, key_age, key_problem, key_warning
+from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer, load_issuers, shared_keys
 from gatehouse.authserver.workloads.rules import Rule
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.redaction import printable
@@ -35,12 +37,18 @@ def issuer_record(issuer: TrustedIssuer, own: str, shared: Collection[str], now:
         "bearer_token_file": issuer.location.bearer_token_file,
         "keys_at": None if issuer.fetched_at is None else iso_time(issuer.fetched_at),
         "keys_age": key_age(issuer, now),
-        "keys_problem": key_problem(issuer, shared, now) or old_keys(issuer, now),
+        "keys_problem": key_problem(issuer, shared, now) or key_warning(issuer, now),
         "keys": [
             {"kid": kid, "algs": [key.alg for key in keys], "thumbprint": keys[0].thumbprint}
             for kid, keys in issuer.keys.items()
         ],
     }
+
+
+def stored_record(installation: Installation, session: Session, issuer: TrustedIssuer) -> dict[str, Any]:
+    """Return a trusted issuer as it is printed, beside the others that are stored."""
+    enabled = [one for one in load_issuers(session.connection()) if not one.disabled]
+    return issuer_record(issuer, installation.settings.issuer, shared_keys(enabled), installation.admin.now())
 
 
 def _origin(location: KeyLocation) -> str:

@@ -85,10 +85,10 @@ def rotate(ctx: click.Context, output: str) -> None:
 @click.pass_context
 @example("authserver key revoke KID --yes")
 def revoke(ctx: click.Context, kid: str, yes: bool, output: str) -> None:
-    """Revoke a signing key that may have leaked, and with it every token that it signed.
+    """Revoke a signing key, and every token that it signed.
 
-    Resource servers reject these tokens from their next poll, within seconds. Other services may cache the key set
-    for 5 minutes. If the key was active, another one signs at once.
+    Use it for a key that may have leaked. Resource servers reject these tokens from their next poll, within seconds.
+    Other services may cache the key set for 5 minutes. If the key was active, another one signs at once.
     """
     with open_installation(ctx) as installation:
         rotation = installation.rotation(installation.admin.actor)

@@ -60,7 +60,7 @@ def _record(registered: Resource) -> dict[str, Any]:
     "authserver resource add https://mcp.example.com/mcp --name tools --catalogue policy.toml"
 )
 def add(ctx: click.Context, url: str, name: str, scopes: tuple[str, ...], catalogue: Path | None, output: str) -> None:
-    """Register the resource URL, or update the name and scopes of a registered one.
+    """Register a resource, or update its name and scopes.
 
     The given scopes replace the declared ones. Clients keep grants of a scope that is no longer declared, but
     such a scope implies nothing and can no longer be granted. If the catalogue names a resource, it must be URL.

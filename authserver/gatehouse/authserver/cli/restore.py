@@ -22,7 +22,9 @@ def restore() -> None:
 @click.pass_context
 @example("authserver restore accept --yes\nauthserver restore accept --disable-clients --yes")
 def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) -> None:
-    """Revoke every token, and let the server start with a restored database.
+    """Revoke every token, and accept a restored database.
+
+    The server starts with it then.
 
     A backup does not contain what was revoked after it was made. This command revokes all signing keys, and with them
     all tokens. It cannot know which clients and trusted issuers were disabled, and which secrets, keys, trust rules,

@@ -128,11 +128,12 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 @click.pass_context
 @example("authserver token inspect < token.txt")
 def inspect(ctx: click.Context, output: str) -> None:
-    """Check an access token, or a token of a platform, from standard input.
+    """Check an access token, or a token of a platform.
 
-    For an access token, makes the checks of a resource server. For a token of a trusted issuer, makes those of the
-    token endpoint: which trust rule matches it, or which of its claims differ from the closest rules. A token for one
-    use stays unused. Prints the result of each check. Exit code 1 if one fails. The token itself is not printed.
+    It is read from standard input. For an access token, makes the checks of a resource server. For a token of a
+    trusted issuer, makes those of the token endpoint: which trust rule matches it, or which of its claims differ from
+    the closest rules. A token for one use stays unused. Prints the result of each check. Exit code 1 if one fails. The
+    token itself is not printed.
     """
     text = _read_token()
     with open_installation(ctx) as installation:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
@@ -24,6 +23,7 @@ from gatehouse.authserver.workloads.verifier import (
 from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.service.cache import MustWait
 from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline, remaining
+from gatehouse.shared.service.request_threads import RequestThreads
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class WorkloadAuthenticator:
     rules: RuleCache
     verifier: WorkloadVerifier
     refresher: KeyRefresher
-    threads: ThreadPoolExecutor
+    threads: RequestThreads
 
     async def identify(
         self, credentials: PlatformCredentials, now: float, *, wait_for_keys: bool = True
@@ -146,7 +146,7 @@ class WorkloadAuthenticator:
 
     def close(self) -> None:
         """End the threads."""
-        self.threads.shutdown(cancel_futures=True)
+        self.threads.stop()
 
     async def load(self, function: Callable[..., T], *args: object) -> T:
         """Call a function with `wait=False` on the event loop or, if that raises MustWait, in a thread.

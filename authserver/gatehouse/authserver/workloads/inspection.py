@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client
 from gatehouse.authserver.workloads.authentication import token_digest
-from gatehouse.authserver.workloads.key_state import describe_age, key_age
+from gatehouse.authserver.workloads.key_state import describe_age, key_age, last_failure
 from gatehouse.authserver.workloads.kinds import HEADER_MEMBERS
 from gatehouse.authserver.workloads.platform_token import (
     PlatformCredentials,
@@ -131,7 +131,8 @@ class PlatformInspection:
         self.rules = self.find_rules(self.signer.name)
         age = describe_age(key_age(self.signer, now) or 0)
         origin = "fetched" if self.signer.location.is_fetched else "given"
-        return f"by a key of {self.signer.name}, {origin} {age} ago"
+        failed = last_failure(self.signer, now)
+        return "; ".join([f"by a key of {self.signer.name}, {origin} {age} ago", *([failed] if failed else [])])
 
     def _typ(self) -> str:
         check_header(self.credentials, self.signer)

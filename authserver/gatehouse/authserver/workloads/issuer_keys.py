@@ -57,7 +57,7 @@ def parse_issuer_keys(
         keys[kid] = usable
         thumbprints.add(thumbprint)
     if not keys:
-        raise InvalidKeySet("; ".join(["the set holds no usable key", *unusable]))
+        raise InvalidKeySet("; ".join(["the set holds no usable key", *(unusable or ["'keys' is empty"])]))
     for reason in unusable:
         note_unused(reason)
     return keys

@@ -135,6 +135,15 @@ def _authorization(location: KeyLocation) -> str | None:
     return f"Bearer {token.decode('ascii')}"
 
 
+def _explain_slash(named: object, issuer: str) -> str:
+    """Say what to type if two issuers differ only by a slash at the end."""
+    if f"{named}/" == issuer:
+        return f"; they differ by the slash at the end. Leave it out: --issuer {named}"
+    if named == f"{issuer}/":
+        return f"; they differ by the slash at the end. Add it: --issuer {named}"
+    return ""
+
+
 def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
     """Return the address of the key set from an issuer's metadata. Raises FetchFailed."""
     try:
@@ -143,8 +152,8 @@ def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
         raise FetchFailed(f"{url}: {error}") from None
     found = members if isinstance(members, dict) else {}
     # Compared exactly: another issuer's metadata would name another issuer's keys (RFC 8414 3.3).
-    if found.get("issuer") != issuer:
-        raise FetchFailed(f"{url}: its issuer is {quoted(str(found.get('issuer')))}, not {issuer}")
+    if (named := found.get("issuer")) != issuer:
+        raise FetchFailed(f"{url}: its issuer is {quoted(str(named))}, not {issuer}{_explain_slash(named, issuer)}")
     jwks_uri = found.get("jwks_uri")
     if not isinstance(jwks_uri, str) or not is_fetchable(jwks_uri):
         raise FetchFailed(f"{url}: its jwks_uri is not an https URL")

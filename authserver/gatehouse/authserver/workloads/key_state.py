@@ -1,4 +1,4 @@
-"""Tells operators whether the keys of a trusted issuer can be used, and how old they are."""
+"""Tells operators whether the keys of a trusted issuer can be used, how old they are, and why a fetch failed."""
 
 from collections.abc import Collection
 from typing import Final
@@ -28,24 +28,40 @@ def key_problem(issuer: TrustedIssuer, shared: Collection[str], now: float) -> s
     """
     age = key_age(issuer, now)
     if age is None:
-        return f"no keys are known{_failure(issuer)}"
+        if not issuer.location.is_fetched:
+            return f"no keys are known. Give them: {give_keys_command(issuer)}"
+        return f"no keys are known{_last_failure(issuer, now)}"
     is_usable = bool(issuer.usable_keys(now))
     if age < 0 and not is_usable:
         return "a server whose clock is ahead fetched the keys"
     if issuer.failure is not None and not is_usable:
-        return f"the keys are {describe_age(age)} old, and are used for {describe_age(MAX_AGE)}{_failure(issuer)}"
+        used = f"the keys are {describe_age(age)} old, and are used for {describe_age(MAX_AGE)}"
+        return f"{used}{_last_failure(issuer, now)}"
     if all(keys[0].thumbprint in shared for keys in issuer.keys.values()):
         return "another trusted issuer has the same keys"
     return None
 
 
-def old_keys(issuer: TrustedIssuer, now: float) -> str | None:
-    """Say how old the keys of an issuer are if they should have been fetched again; None otherwise."""
+def key_warning(issuer: TrustedIssuer, now: float) -> str | None:
+    """Say how old the keys of an issuer are if the last fetch failed, or is overdue; None otherwise."""
     age = key_age(issuer, now)
-    if age is None or not issuer.location.is_fetched or age <= OLD_AFTER:
+    if age is None or not issuer.location.is_fetched or (issuer.failure is None and age <= OLD_AFTER):
         return None
-    reason = _failure(issuer) or ": no server has fetched them since"
-    return f"the keys are {describe_age(age)} old{reason}"
+    reason = _last_failure(issuer, now) or "; no server has fetched them since"
+    return f"the keys are {describe_age(max(0, age))} old{reason}"
+
+
+def last_failure(issuer: TrustedIssuer, now: float) -> str | None:
+    """Say when the last fetch of the keys of an issuer failed, and why; None if it did not fail."""
+    if issuer.failure is None:
+        return None
+    age = max(0, int(now) - issuer.attempted_at)
+    return f"the last fetch of the keys failed {describe_age(age)} ago: {issuer.failure}"
+
+
+def give_keys_command(issuer: TrustedIssuer) -> str:
+    """Return the command that replaces the keys of an issuer whose keys an admin gives."""
+    return f"authserver issuer update {issuer.name} --jwks-file FILE"
 
 
 def describe_age(seconds: int) -> str:
@@ -57,5 +73,6 @@ def describe_age(seconds: int) -> str:
     return f"{seconds // _HOUR} h"
 
 
-def _failure(issuer: TrustedIssuer) -> str:
-    return "" if issuer.failure is None else f": {issuer.failure}"
+def _last_failure(issuer: TrustedIssuer, now: float) -> str:
+    failed = last_failure(issuer, now)
+    return "" if failed is None else f"; {failed}"

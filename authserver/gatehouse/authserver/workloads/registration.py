@@ -67,13 +67,17 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
     kind, algorithms = check_issuer(registration)
     present = load_issuers(session.connection())
     if any(issuer.name == registration.name for issuer in present):
-        raise CommandRefused(f"There is a trusted issuer {registration.name}. See: authserver issuer list")
+        raise CommandRefused(
+            f"There is already a trusted issuer named {registration.name}: see `authserver issuer show"
+            f" {registration.name}`."
+        )
     if len(present) >= MAX_ISSUERS:
         raise CommandRefused(f"There are {MAX_ISSUERS} trusted issuers, which is the limit.")
     if sum(issuer.issuer == registration.issuer for issuer in present) >= MAX_SHARED:
         raise CommandRefused(
-            f"{MAX_SHARED} trusted issuers have the iss {registration.issuer}, which is the limit. Give clusters"
-            " issuers of their own (--service-account-issuer of the API server)."
+            f"{MAX_SHARED} trusted issuers have the iss {registration.issuer}, which is the limit. If it is the same"
+            " platform as one of them, use that: see `authserver issuer list`. If not, give clusters issuers of their"
+            " own (--service-account-issuer of the API server)."
         )
     now, max_lifetime = admin.now(), registration.max_lifetime or kind.max_lifetime
     one_time = kind.one_time if registration.one_time is None else registration.one_time
@@ -98,7 +102,7 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
     session.flush()
     issuers = load_issuers(session.connection())
     added = next(issuer for issuer in issuers if issuer.name == registration.name)
-    _refuse_shared_keys(added, issuers)
+    refuse_shared_keys(added, issuers)
     admin.record(
         session,
         AuditAction.ISSUER_ADD,
@@ -113,7 +117,7 @@ def add_issuer(session: Session, admin: Administrator, registration: IssuerRegis
         jwks_uri=added.location.jwks_uri,
         ca_file=added.location.ca_file,
         bearer_token_file=added.location.bearer_token_file,
-        thumbprints=_thumbprints(added),
+        thumbprints=thumbprints(added),
     )
     return added
 
@@ -132,12 +136,17 @@ def check_issuer(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...
     _check_identifier(kind, registration.issuer)
     _check_location(kind, registration)
     _check_audience(registration)
-    if registration.max_lifetime is not None and not 1 <= registration.max_lifetime <= MAX_LIFETIME:
-        raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds.")
+    check_max_lifetime(registration.max_lifetime)
     algorithms = tuple(registration.algorithms) or kind.algorithms
     if unknown := sorted(set(algorithms) - set(KEY_TYPES)):
         raise CommandRefused(f"The algorithm {unknown[0]} is not supported; {', '.join(KEY_TYPES)} are.")
     return kind, algorithms
+
+
+def check_max_lifetime(seconds: int | None) -> None:
+    """Raise CommandRefused for a maximum lifetime out of bounds."""
+    if seconds is not None and not 1 <= seconds <= MAX_LIFETIME:
+        raise CommandRefused(f"The maximum lifetime is 1 to {MAX_LIFETIME} seconds, not {seconds}.")
 
 
 def _check_location(kind: Kind, registration: IssuerRegistration) -> None:
@@ -180,12 +189,12 @@ def _check_identifier(kind: Kind, issuer: str) -> None:
 def _stored_keys(registration: IssuerRegistration, kind: Kind, algorithms: Sequence[str], now: int) -> dict[str, Any]:
     if registration.jwks is None:
         return {}
-    _check_keys(registration.jwks, kind.name, algorithms)
+    check_keys(registration.jwks, kind.name, algorithms)
     attempted_at = now if registration.location.is_fetched else 0
     return {"jwks": registration.jwks.decode(), "fetched_at": now, "attempted_at": attempted_at}
 
 
-def _check_keys(jwks: bytes, kind: str, algorithms: Sequence[str]) -> None:
+def check_keys(jwks: bytes, kind: str, algorithms: Sequence[str]) -> None:
     """Raise CommandRefused for a key set without a usable key."""
     try:
         parse_issuer_keys(jwks, kind, algorithms)
@@ -193,15 +202,19 @@ def _check_keys(jwks: bytes, kind: str, algorithms: Sequence[str]) -> None:
         raise CommandRefused(f"The key set of the issuer cannot be used: {error}") from None
 
 
-def _refuse_shared_keys(added: TrustedIssuer, issuers: Sequence[TrustedIssuer]) -> None:
+def refuse_shared_keys(added: TrustedIssuer, issuers: Sequence[TrustedIssuer]) -> None:
     """Refuse an issuer with a key of another one: no signature would tell them apart. Raises CommandRefused."""
-    shared = shared_keys(issuers) & set(_thumbprints(added))
+    shared = shared_keys(issuers) & {*thumbprints(added)}
     for other in issuers:
-        if other.name != added.name and shared & set(_thumbprints(other)):
-            raise CommandRefused(f"The trusted issuer {other.name} has a key of this key set. One of the two is wrong.")
+        if other.name != added.name and shared & set(thumbprints(other)):
+            raise CommandRefused(
+                f"The trusted issuer {other.name} has a key of this key set. If it is the same platform, use"
+                f" {other.name}: see `authserver issuer show {other.name}`. If not, one of the key sets is wrong."
+            )
 
 
-def _thumbprints(issuer: TrustedIssuer) -> list[str]:
+def thumbprints(issuer: TrustedIssuer) -> list[str]:
+    """Return the thumbprints of the keys of an issuer, sorted."""
     return sorted(keys[0].thumbprint for keys in issuer.keys.values())
 
 
@@ -214,7 +227,7 @@ def existing_issuer(session: Session, name: str) -> TrustedIssuer:
     raise CommandRefused(f"There is no trusted issuer {name}. List them with: authserver issuer list")
 
 
-def _lock_issuer(session: Session, name: str) -> TrustedIssuerRow:
+def lock_issuer(session: Session, name: str) -> TrustedIssuerRow:
     """Keep other transactions from changing an issuer until this one ends. Raises CommandRefused if there is none."""
     row = session.scalar(select(TrustedIssuerRow).where(TrustedIssuerRow.name == name).with_for_update())
     if row is None:
@@ -222,37 +235,20 @@ def _lock_issuer(session: Session, name: str) -> TrustedIssuerRow:
     return row
 
 
-def replace_keys(session: Session, admin: Administrator, name: str, jwks: bytes) -> TrustedIssuer:
-    """Replace the key set of an issuer whose keys an admin gives.
-
-    Raises:
-        CommandRefused: no such issuer, its keys are fetched, or the key set cannot be used.
-    """
-    row = _lock_issuer(session, name)
-    if row.discovery or row.jwks_uri is not None:
-        raise CommandRefused(f"The keys of {name} are fetched. Remove and add it to give them yourself.")
-    _check_keys(jwks, row.kind, row.algorithms)
-    row.jwks, row.fetched_at = jwks.decode(), admin.now()
-    changed = existing_issuer(session, name)
-    _refuse_shared_keys(changed, load_issuers(session.connection()))
-    admin.record(session, AuditAction.ISSUER_UPDATE, name, thumbprints=_thumbprints(changed))
-    return changed
-
-
 def set_issuer_disabled(session: Session, admin: Administrator, name: str, *, disabled: bool) -> TrustedIssuer:
     """Disable or enable a trusted issuer. Tokens that were issued stay valid. Raises CommandRefused."""
-    row = _lock_issuer(session, name)
+    row = lock_issuer(session, name)
     row.disabled = disabled
     changed = existing_issuer(session, name)
     if not disabled:
-        _refuse_shared_keys(changed, load_issuers(session.connection()))
+        refuse_shared_keys(changed, load_issuers(session.connection()))
     admin.record(session, AuditAction.ISSUER_DISABLE if disabled else AuditAction.ISSUER_ENABLE, name)
     return changed
 
 
 def remove_issuer(session: Session, admin: Administrator, name: str) -> int:
     """Remove a trusted issuer and its trust rules. Return the number of rules. Raises CommandRefused."""
-    row = _lock_issuer(session, name)
+    row = lock_issuer(session, name)
     number = session.scalar(select(func.count()).select_from(TrustRuleRow).where(TrustRuleRow.issuer == name)) or 0
     session.delete(row)
     session.flush()

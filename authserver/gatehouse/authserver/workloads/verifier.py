@@ -8,6 +8,7 @@ from typing import Any
 from gatehouse.authserver.clients.assertions import ASSERTION_TYPE
 from gatehouse.authserver.credentials.client_jwks import decoy_key
 from gatehouse.authserver.errors import AuthFailure
+from gatehouse.authserver.workloads.key_state import give_keys_command, last_failure
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
 from gatehouse.authserver.workloads.registry import MAX_SHARED, TrustedIssuer, TrustedIssuers, find_key
 from gatehouse.shared.protocol import jws
@@ -139,16 +140,17 @@ class WorkloadVerifier:
             raise WorkloadRefused(
                 f"no trusted issuer has the iss {quoted(credentials.issuer)}", _LIST, AuthFailure.UNTRUSTED_ISSUER
             )
-        header, remediation = credentials.header, _SHOW.format(named[0].name)
+        header = credentials.header
         if not any(header.alg in issuer.algorithms for issuer in named):
             reason = f"the issuer may not use the algorithm {header.alg}"
         elif not any(issuer.usable_keys(now) for issuer in named):
-            reason = "no key of the issuer is known, or the key set is too old"
+            raise _no_key("no key of the issuer is known, or the key set is too old", named, now)
         elif not any(find_key(issuer.usable_keys(now), header.kid, header.alg) for issuer in named):
             reason = f"the issuer has no key with the kid {quoted(header.kid or '')} for {header.alg}"
+            raise _no_key(reason, named, now)
         else:
             reason = verified.failure
-        raise WorkloadRefused(reason, remediation, AuthFailure.ASSERTION_SIGNATURE)
+        raise WorkloadRefused(reason, _SHOW.format(named[0].name), AuthFailure.ASSERTION_SIGNATURE)
 
     def check_audience(self, credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
         """Require one audience, as a text or as the only element of an array (RFC 7519 4.1.3).
@@ -177,6 +179,15 @@ class WorkloadVerifier:
         # SDKs write the issuer with a slash; the draft of SEP-1933 names the token endpoint.
         token_endpoint = [f"{self.issuer}/token"] if issuer.token_endpoint_audience else []
         return [self.issuer, f"{self.issuer}/", *token_endpoint]
+
+
+def _no_key(reason: str, issuers: Sequence[TrustedIssuer], now: float) -> WorkloadRefused:
+    """Return the refusal of a token whose key is not among those of its issuers, with why their last fetch failed."""
+    fetched = [issuer for issuer in issuers if issuer.location.is_fetched]
+    failures = [f"{issuer.name}: {failed}" for issuer in fetched if (failed := last_failure(issuer, now)) is not None]
+    # Keys that an admin gave are not renewed by a fetch.
+    remediation = _SHOW.format(fetched[0].name) if fetched else " or ".join(map(give_keys_command, issuers))
+    return WorkloadRefused("; ".join([reason, *failures]), remediation, AuthFailure.ASSERTION_SIGNATURE)
 
 
 def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
@@ -222,7 +233,8 @@ def check_time(claims: Mapping[str, Any], issuer: TrustedIssuer, now: float) -> 
     if expires_at > now + issuer.max_lifetime + LEEWAY:
         raise WorkloadRefused(
             f"valid for longer than {issuer.max_lifetime} s from now",
-            "Request a shorter token from the platform, or remove and add the issuer with a larger --max-lifetime.",
+            "Request a shorter token from the platform, or accept longer ones:"
+            f" authserver issuer update {issuer.name} --max-lifetime SECONDS",
         )
     for name in ("iat", "nbf"):
         begin = _numeric_date(claims, name)

@@ -9,14 +9,14 @@ from gatehouse.shared.service.cli import Refusal, server_group
 _COMMANDS = {
     "audit": (
         "gatehouse.resourceserver.cli.audit:audit",
-        "Search, follow and export the audit log: calls, refusals, changes by admins.",
+        "Search, follow and export the audit log.",
     ),
     "bridge": ("gatehouse.resourceserver.cli.bridge:bridge", "Connect a stdio MCP client to a remote MCP server."),
     "check": ("gatehouse.resourceserver.cli.check:check", "Check everything that the server needs to start and serve."),
     "init": ("gatehouse.resourceserver.cli.init:init", "Create or upgrade the database."),
     "policy": (
         "gatehouse.resourceserver.cli.policy:policy",
-        "Draft, check and confirm the policy of an MCP server behind the gateway.",
+        "Draft, check and confirm the policy of an MCP server.",
     ),
     "serve": ("gatehouse.resourceserver.cli.serve:serve", "Serve until SIGTERM or Ctrl-C."),
     "token": ("gatehouse.resourceserver.cli.token:token", "Print an access token for an MCP server."),

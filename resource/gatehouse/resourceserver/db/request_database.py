@@ -148,14 +148,14 @@ class Threads:
         it raised, at the next `await` of the task if it returned.
 
         Raises:
-            PoolTimeout: no thread was free in time.
+            PoolTimeout: no thread was free in time, or the process stops.
             BaseException: whatever the function raises.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         await acquire(self._free)
         try:
             context = copy_context()
-            work = self._executor.submit(_call, context, function)
+            work = self._submit(context, function)
             cancelled = await _finish(work)
         finally:
             self._free.release()
@@ -168,6 +168,15 @@ class Threads:
         if cancelled is not None:
             _cancel_later(cancelled)
         return result
+
+    def _submit(
+        self, context: Context, function: Callable[[], ResultT]
+    ) -> "concurrent.futures.Future[ResultT | _Raised]":
+        try:
+            return self._executor.submit(_call, context, function)
+        except RuntimeError:
+            # Connections can deliver requests until they are closed.
+            raise PoolTimeout("the threads have stopped") from None
 
     def close(self) -> None:
         """Let the threads end when their functions have."""

@@ -20,6 +20,8 @@ from gatehouse.shared.protocol.visible_text import is_visible
 MAX_KEYS: Final = 64
 """Keys of one set, usable or not."""
 
+_EXPECTED: Final = 'a JWK set is expected, {"keys": [...]}'
+
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _SIGNATURE_OPERATIONS = frozenset({"sign", "verify"})
 
@@ -55,7 +57,7 @@ def parse_key_set(
         if keys.setdefault(key.kid, key) is not key:
             raise InvalidKeySet(f"the set holds one kid twice: {name}")
     if not keys:
-        raise InvalidKeySet("; ".join(["the set holds no usable key", *unusable]))
+        raise InvalidKeySet("; ".join(["the set holds no usable key", *(unusable or ["'keys' is empty"])]))
     for reason in unusable:
         note_unused(reason)
     return keys
@@ -76,15 +78,18 @@ def read_public_jwks(document: bytes, *, or_one: bool = False) -> dict[str, dict
     the document may also be one JWK.
 
     Raises:
-        InvalidKeySet: not strict JSON, not a list of at most 64 keys, or a key that is not such an object.
+        InvalidKeySet: not strict JSON, not an object with a list of at most 64 keys, or a key that is not such an
+            object.
     """
+    if not document.strip():
+        raise InvalidKeySet(f"the document is empty; {_EXPECTED}")
     try:
         read = parse_json(document)
     except InvalidJson as error:
         raise InvalidKeySet(str(error)) from None
-    jwks = read.get("keys", [read] if or_one else None) if isinstance(read, dict) else None
-    if not isinstance(jwks, list) or len(jwks) > MAX_KEYS:
-        raise InvalidKeySet(f"'keys' is not a list of at most {MAX_KEYS} keys")
+    if not isinstance(read, dict):
+        raise InvalidKeySet(f"the document is not an object; {_EXPECTED}")
+    jwks = _list_of_keys({"keys": [read], **read} if or_one else read)
     named: dict[str, dict[str, Any]] = {}
     for position, jwk in enumerate(jwks, 1):
         if not isinstance(jwk, dict):
@@ -95,6 +100,16 @@ def read_public_jwks(document: bytes, *, or_one: bool = False) -> dict[str, dict
             raise InvalidKeySet(f"{name} holds private or symmetric key material; give public keys only")
         named[name] = jwk
     return named
+
+
+def _list_of_keys(document: Mapping[str, Any]) -> list[Any]:
+    if "keys" not in document:
+        found = "is one key, and not a set" if "kty" in document else "has no member 'keys'"
+        raise InvalidKeySet(f"the document {found}; {_EXPECTED}")
+    jwks = document["keys"]
+    if not isinstance(jwks, list) or len(jwks) > MAX_KEYS:
+        raise InvalidKeySet(f"'keys' is not a list of at most {MAX_KEYS} keys")
+    return jwks
 
 
 def verification_keys(jwk: Mapping[str, Any]) -> list[VerificationKey]:

@@ -21,7 +21,7 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class DeadlineExceeded(Exception):
-    """A request waited too long: all threads were busy, or the database did not answer."""
+    """A request waited too long: all threads were busy, the database did not answer, or the process stops."""
 
 
 def begin(limit: float = WAIT_LIMIT) -> None:

@@ -13,6 +13,7 @@ import anyio
 import httpx2
 
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
+from gatehouse.shared.protocol.redaction import quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.tls import certificate_problem
@@ -117,18 +118,31 @@ def http_fetch(
     return fetch
 
 
-def _content_type(response: httpx2.Response) -> str | None:
+def _check_status(response: httpx2.Response, url: str) -> None:
+    """Raise FetchFailed unless the document is in the response."""
+    status = response.status_code
+    if status != httpx2.codes.OK:
+        redirect = "; redirects are not followed" if response.has_redirect_location else ""
+        raise FetchFailed(f"{url}: status {status}, not 200{redirect}")
+
+
+def _check_content_type(response: httpx2.Response, url: str, source: Source) -> None:
+    """Raise FetchFailed unless the source allows the content type."""
+    value, expected = response.headers.get("content-type"), list(source.content_types)[-1]
     try:
-        return parse_media_type(response.headers.get("content-type", "")).name
+        found = parse_media_type(value or "").name
     except InvalidMediaType:
-        return None
+        found = None
+    if found not in source.content_types:
+        described = f"its content type is {quoted(value)}" if value else "it has no content type"
+        raise FetchFailed(f"{url}: {described}, and should be {expected}")
 
 
 async def _read(response: httpx2.Response, url: str, source: Source) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
-    if response.status_code != httpx2.codes.OK or _content_type(response) not in source.content_types:
-        raise FetchFailed(f"{url}: status {response.status_code} or not {list(source.content_types)[-1]}")
+    _check_status(response, url)
+    _check_content_type(response, url, source)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise FetchFailed(f"{url}: compressed, although the request does not accept that")
     document = bytearray()

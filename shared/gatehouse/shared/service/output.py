@@ -41,21 +41,18 @@ def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
 def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
     """Print rows under the names of their columns. Names may repeat, and both may be text that others chose."""
-    # rich takes long to import, and only a table needs it.
+    # Imported here, because only a table needs it.
     from rich.cells import cell_len  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
-    headers, rows = [printable(column) for column in columns], [[_cell(value) for value in row] for row in values]
-    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False, highlight=False, emoji=False)
-    # One line for each record, with whole values: the next command could not use a client_id that was cut.
-    console.width = max(
-        console.width, sum(2 + max(map(cell_len, column)) for column in zip(headers, *rows, strict=True))
-    )
-    console.print(table, soft_wrap=True)
+    lines = [[printable(column) for column in columns], *([_cell(value) for value in row] for row in values)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    is_bold = sys.stdout.isatty()
+    for line in lines:
+        # One line for each record, with whole values: the next command could not use a client_id that was cut.
+        padded = (f"{cell}{' ' * (width - cell_len(cell))}" for cell, width in zip(line, widths, strict=True))
+        text = "  ".join(padded).rstrip(" ")
+        click.echo(click.style(text, bold=True) if is_bold else text)
+        is_bold = False
 
 
 def report_progress(done: int, rows: str) -> None:

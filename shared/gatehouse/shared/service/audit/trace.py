@@ -121,9 +121,10 @@ def trace_command(log: AuditLog) -> click.Command:
         f"    --audit-database sqlite:///var/{peer}.db"
     )
     def trace(ctx: click.Context, /, jti: str, databases: Sequence[URL], output: str, limit: int) -> None:
-        """Show who obtained a token, what was called with it, what was refused, and when it expired or was revoked.
+        """Show the history of a token.
 
-        Each server records its own part. Name the databases of the other servers with --audit-database.
+        Who obtained it, what was called with it, what was refused, and when it expired or was revoked. Each server
+        records its own part. Name the databases of the other servers with --audit-database.
         """
         with ExitStack() as opened:
             database = opened.enter_context(log.open(ctx)).database
