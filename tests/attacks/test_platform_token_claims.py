@@ -10,7 +10,7 @@ from support.attacked_workloads import in_both_forms, workload
 from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer
 from support.platforms import CLUSTER_ISSUER, PLATFORMS
 
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 
 # The audience.
 
@@ -34,6 +34,20 @@ def audiences(kind: str) -> list[Any]:
     ]
 
 
+def shown(audience: Any) -> str:
+    """Return an audience as the reason of a refusal names it."""
+    match audience:
+        case str():
+            return as_word(quoted(audience))
+        case []:
+            return "an empty list"
+        case list():
+            return " and ".join("a list" if isinstance(one, list) else shown(one) for one in audience)
+        case True | None:
+            return "true" if audience else "null"
+    return "an object" if isinstance(audience, dict) else "a number"
+
+
 @in_both_forms
 @pytest.mark.divergence("D-74")
 @pytest.mark.threat("T-199")
@@ -47,10 +61,10 @@ def test_a_token_for_another_or_a_second_audience_is_refused(authserver: AuthSer
     client.accepted(form)
     client.accepted(form, client.platform.token(aud=[ISSUER]))
     for audience in audiences(kind):
-        shown = audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
-        reason = f"platform token: aud is {quoted(str(shown))}, not {ISSUER} alone"
+        reason = f"platform token: aud is {shown(audience)}, not {ISSUER} alone"
         client.refused(form, client.platform.token(aud=audience), reason)
-    client.refused(form, client.platform.token(aud=None), f"platform token: aud is None, not {ISSUER} alone")
+    missing = f"platform token: aud is missing; it must be {ISSUER} alone"
+    client.refused(form, client.platform.token(aud=None), missing)
 
 
 @pytest.mark.divergence("D-74")
@@ -66,7 +80,7 @@ def test_the_token_endpoint_is_an_audience_of_the_grant_only_if_the_issuer_allow
     allowed.refused("assertion", allowed.platform.token(aud=[endpoint]), reason)
     other.refused("grant", other.platform.token(aud=endpoint), reason)
     both = allowed.platform.token(aud=[endpoint, ISSUER])
-    allowed.refused("grant", both, f"platform token: aud is {[endpoint, ISSUER]}, not {ISSUER} alone")
+    allowed.refused("grant", both, f"platform token: aud is {endpoint} and {ISSUER}, not {ISSUER} alone")
 
 
 @pytest.mark.divergence("D-74")
@@ -114,7 +128,7 @@ def test_an_issuer_is_compared_exactly(authserver: AuthServer, form: str, kind: 
         *(issuer.upper(), issuer[:-1], f" {issuer}", f"{issuer}\t", issuer.replace("https", "http")),
         *(issuer.replace("e", "\u0435"), f"{issuer}\x00", "https://evil.example", "://"),
     ):
-        reason = f"platform token: no trusted issuer has the iss {quoted(other)}"
+        reason = f"platform token: no trusted issuer has the iss {as_word(quoted(other))}"
         client.refused(form, client.platform.token(iss=other), reason)
 
 
@@ -126,7 +140,7 @@ def test_an_issuer_that_is_missing_or_no_text_is_refused(authserver: AuthServer,
     client.accepted("grant")
     client.accepted("assertion")
     token = client.platform.token(iss=value)
-    client.refused("grant", token, "platform token: no trusted issuer has the iss ")
+    client.refused("grant", token, 'platform token: no trusted issuer has the iss ""')
     client.refused("assertion", token, "unknown client")
 
 
@@ -163,7 +177,7 @@ def test_a_trust_domain_is_compared_exactly(authserver: AuthServer, domain: str)
     for issuer in (None, client.platform.issuer, "https://spire.example.org"):
         client.accepted("assertion", client.platform.token(iss=issuer))
         token = client.platform.token(sub=f"spiffe://{domain}/ns/prod/sa/agent", iss=issuer)
-        reason = f"platform token: no trusted issuer has the iss {quoted(issuer or f'spiffe://{domain}')}"
+        reason = f"platform token: no trusted issuer has the iss {as_word(quoted(issuer or f'spiffe://{domain}'))}"
         client.refused("assertion", token, reason)
         client.refused("grant", token, reason)
 

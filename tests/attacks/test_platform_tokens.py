@@ -19,7 +19,7 @@ from support.resourceserver import ResourceServer
 from support.workloads import WorkloadClient
 
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of the group of P-256 (SEC 2, 2.4.2)."""
@@ -100,7 +100,7 @@ def test_a_thumbprint_is_accepted_only_of_platforms_that_send_one(authserver: Au
         pytest.param("k" * 129, "assertion: kid is not a string of 1 to 128 characters", id="129-characters"),
         pytest.param("", "assertion: kid is not a string of 1 to 128 characters", id="empty"),
         pytest.param(["a"], "assertion: kid is not a string of 1 to 128 characters", id="a-list"),
-        pytest.param(None, "platform token: the issuer has no key with the kid  for RS256", id="missing"),
+        pytest.param(None, 'platform token: the issuer has no key with the kid "" for RS256', id="missing"),
     ],
 )
 def test_a_kid_is_only_compared_with_the_keys_of_the_issuer(
@@ -109,7 +109,7 @@ def test_a_kid_is_only_compared_with_the_keys_of_the_issuer(
     """RFC 8725 3.10: injection by `kid`."""
     client = workload(authserver)
     client.accepted(form)
-    expected = reason or f"platform token: the issuer has no key with the kid {quoted(kid)} for RS256"
+    expected = reason or f"platform token: the issuer has no key with the kid {as_word(quoted(kid))} for RS256"
     client.refused(form, client.platform.token(header={"kid": kid}), expected)
 
 

@@ -27,6 +27,7 @@ from gatehouse.shared.service.administrator import CommandRefused
 NO_RULE = "platform token: no rule of this issuer names this workload"
 
 NAMESPACE, ACCOUNT = "/kubernetes.io/namespace", "/kubernetes.io/serviceaccount/name"
+UID = "/kubernetes.io/serviceaccount/uid"
 SUBJECT = "system:serviceaccount:prod:agent"
 SHARED_WORKFLOW = "job_workflow_ref:acme/shared/.github/workflows/agent.yml@refs/heads/main"
 
@@ -156,27 +157,30 @@ def test_a_condition_that_is_malformed_or_repeated_is_refused(authserver: AuthSe
 @in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
-    ("kind", "subject"),
+    ("kind", "conditions"),
     [
-        ("kubernetes", "system:serviceaccount:prod:*"),
-        ("kubernetes", "system:serviceaccount:prod:agen?"),
-        ("kubernetes", "system:serviceaccount:.*"),
-        ("github", "repo:acme/ops:*"),
-        ("github", "repo:acme/*"),
-        ("gitlab", "project_path:acme/ops:ref_type:branch:ref:%"),
-        ("spiffe", f"{TRUST_DOMAIN}/*"),
-        ("oidc", "^.+$"),
+        ("kubernetes", {"sub": SUBJECT, UID: "*"}),
+        ("kubernetes", {"sub": SUBJECT, UID: "????????-????-????-????-????????????"}),
+        ("kubernetes", {NAMESPACE: "prod", ACCOUNT: "agent", UID: ".*"}),
+        ("github", {"sub": "repo:acme/ops:*"}),
+        ("github", {"sub": "repo:acme/*"}),
+        ("gitlab", {"sub": "project_path:acme/ops:ref_type:branch:ref:%"}),
+        ("spiffe", {"sub": f"{TRUST_DOMAIN}/*"}),
+        ("oidc", {"sub": "^.+$"}),
     ],
 )
-def test_a_pattern_in_a_rule_is_a_plain_text(authserver: AuthServer, form: str, kind: str, subject: str) -> None:
+def test_a_pattern_in_a_rule_is_a_plain_text(
+    authserver: AuthServer, form: str, kind: str, conditions: dict[str, str]
+) -> None:
     """Tinder Security Labs and Datadog on GitHub's roles at AWS: `StringLike` with a wildcard trusts too many."""
     trusted = workload(authserver, kind)
     trusted.accepted(form)
     with authserver.services.database.write() as session:
         remove_rule(session, authserver.admin, trusted.client.client_id, trusted.rule.rule_id)
-    add_trust(authserver, trusted.client, trusted.issuer.name, {"sub": subject})
+    pattern = add_trust(authserver, trusted.client, trusted.issuer.name, conditions)
     authserver.clock.advance(1)
-    trusted.refused(form, trusted.platform.token(), NO_RULE)
+    unmet = f"no rule matches; the rule {pattern.rule_id} of {pattern.client_id} requires another {UID}"
+    trusted.refused(form, trusted.platform.token(), f"platform token: {unmet}" if UID in conditions else NO_RULE)
 
 
 # Two clients, and two issuers of one name.
@@ -212,7 +216,8 @@ def test_a_client_id_beside_the_token_of_another_client_is_refused(authserver: A
     assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200
     for named in (other.client.client_id, client_id.upper(), f"{client_id} ", SUBJECT, "x" * 400):
         response = client.post(form, client.platform.token(), client_id=named)
-        reason = f"platform token: client_id is {named[:100]}, and the token stands for {client_id}"
+        shown = f'"{named}"' if " " in named else named[:100]
+        reason = f"platform token: client_id is {shown}, and the token stands for {client_id}"
         client.check_refusal(form, response, reason)
 
 

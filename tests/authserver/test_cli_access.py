@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.authserver import OTHER_RESOURCE, RESOURCE
 from support.clock import FakeClock
-from support.platforms import kubernetes
+from support.platforms import Platform, github, kubernetes
 from support.shell import CREATE, Shell
 
 from gatehouse.authserver.db.database import Database
@@ -290,18 +290,61 @@ def test_a_catalogue_without_tools_explains_nothing(shell: Shell) -> None:
 
 def test_a_client_of_a_workload_gets_no_token_without_a_trust_rule(shell: Shell, file: str) -> None:
     client_id = created(shell, "--auth-method", "workload_identity")
-    reason = "the client has no trust rule; add one with client trust add"
+    reason = "no platform token is accepted yet, because the client has no trust rule"
+    then = f"Add one: authserver client trust add {client_id} --issuer NAME --claim NAME=VALUE"
     explained = shell.json("client", "explain", client_id, "--catalogue", file)
-    assert explained["obstacles"] == [{"reason": reason, "remediation": None}]
-    assert f"no token: {reason}" in shell.text("client", "explain", client_id)
+    assert explained["obstacles"] == [{"reason": reason, "remediation": None, "next_step": then}]
+    assert explained["trust_rules"] == []
+    assert shell.text("client", "explain", client_id).startswith(f"no token: {reason}. {then}\n")
     assert reason in shell.text("access-matrix", "--catalogue", file, "--output", "csv")
-    platform = kubernetes(FakeClock(time.time()))
-    keys = shell.folder / "jwks.json"
-    keys.write_bytes(platform.jwks())
-    shell.text(
-        "issuer", "add", "cluster", "--kind", "kubernetes", "--issuer", platform.issuer, "--jwks-file", str(keys)
-    )
-    conditions = [option for name, value in platform.conditions.items() for option in ("--claim", f"{name}={value}")]
-    shell.text("client", "trust", "add", client_id, "--issuer", "cluster", *conditions)
+    trusted(shell, client_id, kubernetes(FakeClock(time.time())))
     assert tools_of(shell, client_id, file)["get"]["allowed"]
     assert reason not in shell.text("access-matrix", "--catalogue", file, "--output", "csv")
+
+
+def trusted(shell: Shell, client_id: str, platform: Platform) -> str:
+    """Trust a platform, and add a rule for its workload. Return the id of the rule."""
+    keys = shell.folder / "jwks.json"
+    keys.write_bytes(platform.jwks())
+    options = ("--kind", platform.kind, "--issuer", platform.issuer, "--jwks-file", str(keys))
+    shell.text("issuer", "add", platform.name, *options)
+    conditions = [option for item in platform.conditions.items() for option in ("--claim", "=".join(item))]
+    rule: dict[str, Any] = shell.json("client", "trust", "add", client_id, "--issuer", platform.name, *conditions)
+    return str(rule["rule_id"])
+
+
+def test_the_trust_rules_of_a_client_of_a_workload_are_listed(shell: Shell) -> None:
+    client_id = created(shell, "--auth-method", "workload_identity")
+    platforms = [make(FakeClock(time.time())) for make in (kubernetes, github)]
+    rules = {trusted(shell, client_id, platform): platform.name for platform in platforms}
+    listed = shell.json("client", "explain", client_id)["trust_rules"]
+    assert {rule["rule_id"]: rule["issuer"] for rule in listed} == rules
+    assert listed == shell.json("client", "trust", "list", client_id)
+    lines = shell.text("client", "explain", client_id).splitlines()
+    assert lines[-3].split() == ["rule_id", "issuer", "claims", "created_at"]
+    assert [line.split()[:2] for line in lines[-2:]] == [[rule["rule_id"], rule["issuer"]] for rule in listed]
+    assert listed[1]["created_at"] in lines[-1]
+
+
+def test_a_client_whose_trusted_issuers_are_disabled_gets_no_token(shell: Shell, file: str) -> None:
+    client_id = created(shell, "--auth-method", "workload_identity")
+    for make in (kubernetes, github):
+        trusted(shell, client_id, make(FakeClock(time.time())))
+    assert tools_of(shell, client_id, file)["get"]["allowed"]
+    disabled = {
+        "reason": "the trusted issuer cluster is disabled",
+        "remediation": "authserver issuer enable cluster",
+    }
+    shell.text("issuer", "disable", "cluster")
+    explained = shell.json("client", "explain", client_id, "--catalogue", file)
+    assert (explained["obstacles"], explained["warnings"]) == ([], [disabled])
+    assert explained["tools"][0]["allowed"]
+    shell.text("issuer", "disable", "github")
+    explained = shell.json("client", "explain", client_id, "--catalogue", file)
+    assert (explained["obstacles"][0], explained["warnings"]) == (disabled, [])
+    assert len(explained["obstacles"]) == 2
+    assert disabled["reason"] in shell.text("access-matrix", "--catalogue", file, "--output", "csv")
+    get = tools_of(shell, client_id, file)["get"]
+    assert not get["allowed"]
+    run_all(shell, get["remediation"])
+    assert tools_of(shell, client_id, file)["get"]["allowed"]

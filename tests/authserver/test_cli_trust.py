@@ -93,8 +93,13 @@ def test_claims_that_identify_no_workload_are_refused(
 def test_wrong_claims_are_usage_errors(shell: Shell, client_id: str) -> None:
     add_issuer(shell, oidc(FakeClock()))
     command = ("client", "trust", "add", client_id, "--issuer", "login")
-    for wrong in ([], ["--claim", "sub"], claims("sub=a", "sub=b"), claims("sub=...")):
-        shell.refusal(*command, *wrong, code=2)
+    for wrong, told in (
+        ([], "Missing option '--claim'"),
+        (claims("sub=a", "ref"), "the claim ref has no value: write ref=VALUE"),
+        (claims("sub=a", "sub=b"), "the claim sub is given twice"),
+        (claims("sub=..."), "replace the dots in sub with the whole value"),
+    ):
+        assert told in shell.refusal(*command, *wrong, code=2)
     assert shell.json(*command, "--claim", "sub=a")["claims"] == {"sub": "a"}
 
 
@@ -109,13 +114,13 @@ def test_a_client_with_a_secret_has_no_rules(shell: Shell) -> None:
 def test_unknown_names_are_refused(shell: Shell, client_id: str) -> None:
     add_issuer(shell, oidc(FakeClock()))
     rule = shell.json("client", "trust", "add", client_id, "--issuer", "login", "--claim", "sub=a")["rule_id"]
-    other = shell.json(*WORKLOAD)["client_id"]
+    other, remove = shell.json(*WORKLOAD)["client_id"], "authserver client trust remove"
     for command, reason in (
         (["add", "agent_no", "--issuer", "login", "--claim", "sub=a"], "There is no client agent_no"),
         (["add", client_id, "--issuer", "nobody", "--claim", "sub=a"], "There is no trusted issuer nobody"),
         (
             ["add", other, "--issuer", "login", "--claim", "sub=a"],
-            f"The rule {rule} of {client_id} has the same claims",
+            f"The rule {rule} of {client_id} has the same claims. To remove it: {remove} {client_id} {rule}",
         ),
         (["list", "agent_no"], "There is no client agent_no"),
         (["remove", client_id, "rule_no"], "The client has no rule rule_no"),
@@ -158,6 +163,56 @@ def test_a_rule_that_others_could_match_causes_a_warning(
     assert all(
         line.removeprefix("Warning: ").startswith(warning) for line, warning in zip(lines, warnings, strict=True)
     )
+
+
+UNKNOWN = "Tokens of the kind github are not known to have the claim repo_id. Did you mean repository_id? The claims to"
+
+
+def test_a_rule_that_probably_matches_no_token_causes_a_warning(shell: Shell, client_id: str) -> None:
+    add_issuer(shell, github(FakeClock()))
+    conditions = claims("repository_id=74", "environment=prod *", "repo_id=74")
+    added = shell.run("client", "trust", "add", client_id, "--issuer", "github", *conditions)
+    assert added.exit_code == 0
+    pattern, unknown, *others = added.stderr.splitlines()
+    assert pattern.startswith('Warning: environment must be exactly "prod *": the * stands for itself')
+    assert unknown.startswith(f"Warning: {UNKNOWN}")
+    assert not [line for line in others if line.startswith("Warning: ")]
+    for command in (("trust", "list"), ("show",)):
+        assert 'environment="prod *" repo_id=74' in shell.text("client", *command, client_id)
+
+
+def test_a_rule_that_can_match_no_token_is_refused(shell: Shell, client_id: str) -> None:
+    add_issuer(shell, github(FakeClock()))
+    command = ("client", "trust", "add", client_id, "--issuer", "github")
+    told = shell.refusal(*command, *claims("repository_id=74", "ref=main"))
+    assert "ref=main can never match: in tokens of the kind github, it is the full name of a branch or tag" in told
+    assert shell.json("client", "trust", "list", client_id) == []
+    assert shell.json(*command, *claims("repository_id=74", "ref=refs/heads/main"))["rule_id"]
+
+
+def test_a_rule_that_can_match_together_with_that_of_another_client_causes_a_warning(
+    shell: Shell, client_id: str
+) -> None:
+    add_issuer(shell, kubernetes(FakeClock()))
+    agent, other = "sub=system:serviceaccount:prod:agent", shell.json(*WORKLOAD)["client_id"]
+
+    def add(client: str, *conditions: str) -> tuple[str, list[str]]:
+        command = ("client", "trust", "add", client, "--issuer", "cluster", *claims(*conditions), "--output", "json")
+        added = shell.run(*command)
+        assert added.exit_code == 0, added.output
+        rivals = [line for line in added.stderr.splitlines() if "that also has the claims of the rule" in line]
+        return json.loads(added.stdout)["rule_id"], rivals
+
+    rule_id, alone = add(client_id, agent, UID)
+    assert alone == []
+    _, [warning] = add(other, agent)
+    assert f"the rule {rule_id} of {client_id} is refused" in warning
+    assert warning.endswith(f"To remove that rule: authserver client trust remove {client_id} {rule_id}")
+    shell.text("client", "trust", "remove", client_id, rule_id)
+    # Another account, another uid, and a second rule of the same client.
+    assert add(client_id, "sub=system:serviceaccount:prod:reporter")[1] == []
+    assert add(other, agent, UID)[1] == []
+    assert len(add(client_id, agent, f"{UID[:-1]}1")[1]) == 1
 
 
 def test_a_rule_at_an_issuer_with_a_default_audience_causes_a_warning(shell: Shell, client_id: str) -> None:

@@ -20,7 +20,14 @@ from gatehouse.authserver.credentials.client_jwks import client_verification_key
 from gatehouse.authserver.credentials.secrets import StoredSecret
 from gatehouse.authserver.errors import OAuthError
 from gatehouse.authserver.grants.client_credentials import choose_resource, choose_scope, read_resource
-from gatehouse.authserver.grants.entitlements import Served, ToolAccess, obstacles, scope_accesses, tool_access
+from gatehouse.authserver.grants.entitlements import (
+    Obstacle,
+    Served,
+    ToolAccess,
+    obstacles,
+    scope_accesses,
+    tool_access,
+)
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import Resource
 from gatehouse.authserver.tokens.issue import Index, TokenIssuer
@@ -294,9 +301,14 @@ def test_a_client_without_a_usable_key_has_no_remediation() -> None:
 def test_a_client_of_a_workload_needs_a_trust_rule_and_no_secret() -> None:
     world = world_of(client_of("a:read", token_endpoint_auth_method="workload_identity", secrets=()), get=frozenset())
     assert world.access("get").allowed
-    access = tool_access(world.client, world.served, "get", has_rules=False)
-    assert access.reasons == ("the client has no trust rule; add one with client trust add",)
-    assert (access.allowed, access.remediation) == (False, None)
+    untrusted = Obstacle("the issuer is disabled", "authserver issuer enable cluster")
+    access = tool_access(world.client, world.served, "get", [untrusted])
+    assert (access.allowed, access.reasons) == (False, ("the issuer is disabled",))
+    assert access.remediation == "authserver issuer enable cluster"
+    access = tool_access(world.client, world.served, "get", [Obstacle("the client has no trust rule", None, "Add one")])
+    assert (access.reasons, access.remediation) == (("the client has no trust rule",), None)
+    by_secret = world_of(client_of("a:read"), get=frozenset())
+    assert tool_access(by_secret.client, by_secret.served, "get", [untrusted]).allowed
 
 
 def test_obstacles_are_listed_before_missing_grants() -> None:

@@ -66,7 +66,8 @@ def test_a_thumbprint_is_refused_in_the_assertion_of_a_client(authserver: AuthSe
 )
 def test_a_token_of_another_type_is_refused(workload: WorkloadClient, typ: str, form: str) -> None:
     """RFC 8725 3.11: an access token, an ID-JAG, or a DPoP proof that the same issuer signed."""
-    reason = f"platform token: typ is {typ}, not that of a platform token"
+    shown = typ or '""'
+    reason = f"platform token: typ is {shown}, not that of a platform token"
     check(workload, form, workload.platform.token(header={"typ": typ}), reason)
 
 
@@ -114,7 +115,8 @@ def test_a_key_that_names_its_algorithm_verifies_no_other(authserver: AuthServer
 
 @pytest.mark.parametrize("kid", ["another", None])
 def test_a_token_must_name_a_key_of_its_issuer(workload: WorkloadClient, kid: str | None, form: str) -> None:
-    reason = f"platform token: the issuer has no key with the kid {kid or ''} for RS256"
+    shown = kid or '""'
+    reason = f"platform token: the issuer has no key with the kid {shown} for RS256"
     check(workload, form, workload.platform.token(header={"kid": kid}), reason)
 
 
@@ -136,36 +138,52 @@ def test_changed_claims_have_no_signature(workload: WorkloadClient, form: str) -
 )
 def test_the_issuer_is_compared_exactly(workload: WorkloadClient, issuer: str, form: str) -> None:
     issuer = issuer.format(workload.issuer.issuer)
-    check(workload, form, workload.platform.token(iss=issuer), UNKNOWN.format(issuer))
+    shown = f'"{issuer}"' if " " in issuer else issuer
+    check(workload, form, workload.platform.token(iss=issuer), UNKNOWN.format(shown))
 
 
 AUDIENCE = "platform token: aud is {}, not https://as.example.com alone"
 
 
 @pytest.mark.parametrize(
-    "audience",
+    ("audience", "found"),
     [
-        [ISSUER, "https://kubernetes.default.svc"],
-        [ISSUER, ISSUER],
-        [],
-        [[ISSUER]],
-        "https://kubernetes.default.svc",
-        "https://github.com/acme",
-        f"{ISSUER}//",
-        f"{ISSUER}.evil.example",
-        f"{ISSUER} https://elsewhere.example.com",
-        ISSUER.upper(),
-        "",
-        7,
-        {"aud": ISSUER},
-        None,
+        ([ISSUER, "https://kubernetes.default.svc"], f"{ISSUER} and https://kubernetes.default.svc"),
+        ([ISSUER, ISSUER], f"{ISSUER} and {ISSUER}"),
+        (["a", "b", "c"], "a and b and c"),
+        (["a", "b", "c", ISSUER, 5], "a and b and c and 2 more"),
+        ([], "an empty list"),
+        ([[ISSUER]], "a list"),
+        ("https://kubernetes.default.svc", "https://kubernetes.default.svc"),
+        (["https://kubernetes.default.svc"], "https://kubernetes.default.svc"),
+        (f"{ISSUER}//", f"{ISSUER}//"),
+        (f"{ISSUER}.evil.example", f"{ISSUER}.evil.example"),
+        (f"{ISSUER} https://elsewhere.example.com", f'"{ISSUER} https://elsewhere.example.com"'),
+        (ISSUER.upper(), ISSUER.upper()),
+        ("", '""'),
+        (7, "a number"),
+        ({"aud": ISSUER}, "an object"),
     ],
     ids=repr,
 )
-def test_the_audience_is_this_server_alone(workload: WorkloadClient, audience: Any, form: str) -> None:
+def test_the_audience_is_this_server_alone(workload: WorkloadClient, audience: Any, found: str, form: str) -> None:
     """RFC 7519 4.1.3; CVE-2025-27370. With two audiences, the API server could use the token here."""
-    found = audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
     check(workload, form, workload.platform.token(aud=audience), AUDIENCE.format(found))
+
+
+def test_a_token_without_an_audience_is_refused(workload: WorkloadClient, form: str) -> None:
+    reason = f"platform token: aud is missing; it must be {ISSUER} alone"
+    check(workload, form, workload.platform.token(aud=None), reason)
+
+
+def test_a_slash_at_the_end_of_the_audience_is_named(workload: WorkloadClient, form: str) -> None:
+    token = workload.platform.token(aud=f"{ISSUER}/")
+    if form == "grant":
+        workload.accepted(form, token)
+        return
+    remediation = workload.refused(form, token, AUDIENCE.format(f"{ISSUER}/"))["detail"]["remediation"]
+    told = f"Request a token for the audience {ISSUER} from the platform, without the slash at its end."
+    assert remediation == told
 
 
 @pytest.mark.parametrize("audience", [ISSUER, [ISSUER]], ids=["text", "array"])
@@ -255,7 +273,7 @@ def test_a_token_without_a_subject_is_refused(workload: WorkloadClient, subject:
 
 
 def test_a_token_without_an_issuer_is_no_platform_token(workload: WorkloadClient, form: str) -> None:
-    reasons = {"assertion": "unknown client", "grant": UNKNOWN.format("")}
+    reasons = {"assertion": "unknown client", "grant": UNKNOWN.format('""')}
     check(workload, form, workload.platform.token(iss=None), reasons[form])
 
 

@@ -44,9 +44,9 @@ class Inspected:
         command = ("client", "trust", "add", client_id or self.client_id, "--issuer", self.platform.name)
         return str(self.shell.json(*command, *claims)["rule_id"])
 
-    def inspect(self, token: str, *, code: int = 1) -> dict[str, tuple[str, str]]:
+    def inspect(self, token: str, *options: str, code: int = 1) -> dict[str, tuple[str, str]]:
         """Return the outcome and the detail of each check."""
-        arguments = ["token", "inspect", "--output", "json"]
+        arguments = ["token", "inspect", "--output", "json", *options]
         result = CliRunner().invoke(main, arguments, env=self.shell.environment, input=f"{token}\n")
         assert result.exit_code == code, result.output
         assert not [part for part in token.split(".") if len(part) > 8 and part in result.output]
@@ -86,8 +86,11 @@ def test_the_result_is_also_printed_for_people(shell: Shell) -> None:
 
 CLOSE: list[tuple[Callable[[FakeClock], Platform], dict[str, Any], str]] = [
     (github, {"ref": "refs/heads/dev"}, "ref is refs/heads/dev, not refs/heads/main"),
-    (github, {"ref": None}, "ref is missing, or not a text, not refs/heads/main"),
-    (github, {"ref": ["refs/heads/main"]}, "ref is missing, or not a text, not refs/heads/main"),
+    (github, {"ref": "refs/heads/a b"}, 'ref is "refs/heads/a b", not refs/heads/main'),
+    (github, {"ref": None}, "ref is missing; the rule requires refs/heads/main"),
+    (github, {"ref": ["refs/heads/main"]}, "ref is a list; the rule requires refs/heads/main"),
+    (github, {"ref": {"refs/heads/main": 1}}, "ref is an object; the rule requires refs/heads/main"),
+    (github, {"repository_id": 74}, "repository_id is a number; the rule requires "),
     (oidc, {"sub": "somebody"}, "sub is somebody, not 8a6b1c52-0c3f-4f0e-9a57-2f1d6c1f7a11"),
     (
         spiffe,
@@ -140,19 +143,34 @@ def test_a_token_with_rules_of_two_clients_names_both(shell: Shell) -> None:
     inspected = Inspected(shell, github(now()))
     other = shell.json(*CREATE, "--auth-method", "workload_identity")["client_id"]
     second = inspected.trust({"sub": "repo:acme/ops:ref:refs/heads/main"}, other)
+    conditions = inspected.platform.conditions
+    claims = {
+        inspected.rule_id: f"repository_id={conditions['repository_id']} ref={conditions['ref']}",
+        second: "sub=repo:acme/ops:ref:refs/heads/main",
+    }
     checks = inspected.inspect(inspected.platform.token())
-    assert checks["rule"][0] == "failed"
+    outcome, detail = checks["rule"]
+    assert (outcome, detail.startswith("rules of several clients match, so the token is refused: ")) == ("failed", True)
     for rule_id, client_id in ((inspected.rule_id, inspected.client_id), (second, other)):
-        assert f"{rule_id} of {client_id} matches" in checks["rule"][1]
-    assert list(checks) == NAMES
+        assert f"{rule_id} of {client_id}" in detail
+        command = f"authserver client trust remove {client_id} {rule_id}"
+        assert checks[rule_id] == ("failed", f"of {client_id}: {claims[rule_id]}. To remove it: {command}")
+    assert checks.keys() == {*NAMES, inspected.rule_id, second}
+    assert checks["use"][0] == checks["client"][0] == "not checked"
+    shell.text("client", "trust", "remove", other, second)
+    assert list(inspected.inspect(inspected.platform.token(), code=0)) == NAMES
 
 
 @pytest.mark.parametrize(
     ("changes", "check", "detail"),
     [
         ({"aud": "https://other.example.com"}, "aud", f"aud is https://other.example.com, not {ISSUER} alone. Request"),
-        ({"aud": [ISSUER, "https://other.example.com"]}, "aud", f"not {ISSUER} alone"),
-        ({"aud": None}, "aud", f"aud is None, not {ISSUER} alone"),
+        (
+            {"aud": [ISSUER, "https://other.example.com"]},
+            "aud",
+            f"aud is {ISSUER} and https://other.example.com, not {ISSUER} alone",
+        ),
+        ({"aud": None}, "aud", f"aud is missing; it must be {ISSUER} alone"),
         ({"exp": 1_000_000_000}, "time", "Read the token again for each request"),
         ({"exp": 4_000_000_000}, "time", "valid for longer than 3600 s from now"),
         ({"exp": None}, "time", "exp is missing"),
@@ -172,13 +190,39 @@ def test_each_check_of_the_claims_can_fail_alone(
     assert {outcome for outcome, _ in checks.values()} == {"ok"}
 
 
-def test_an_audience_that_only_the_grant_accepts_is_explained(shell: Shell) -> None:
+def test_an_audience_that_only_the_grant_accepts_fails_unless_only_the_grant_matters(shell: Shell) -> None:
     inspected = Inspected(shell, oidc(now()))
-    checks = inspected.inspect(inspected.platform.token(aud=f"{ISSUER}/"), code=0)
+    token, plain = inspected.platform.token(aud=f"{ISSUER}/"), inspected.platform.token()
     told = (
-        f"accepted as assertion of the JWT bearer grant only; as client_assertion, aud is {ISSUER}/, not {ISSUER} alone"
+        "accepted as assertion of the JWT bearer grant only; refused as client_assertion:"
+        f" aud is {ISSUER}/, not {ISSUER} alone."
+        f" Request a token for the audience {ISSUER} from the platform, without the slash at its end."
     )
-    assert checks["aud"] == ("ok", told)
+    assert inspected.inspect(token)["aud"] == ("failed", told)
+    as_grant = inspected.inspect(token, "--form", "grant", code=0)
+    assert as_grant["aud"] == ("ok", "accepted as assertion of the JWT bearer grant")
+    refused = inspected.inspect(token, "--form", "client-assertion")
+    assert refused["aud"] == ("failed", told.partition(": ")[2])
+    for form in ("grant", "client-assertion"):
+        assert inspected.inspect(plain, "--form", form, code=0)["aud"][0] == "ok"
+
+
+def test_the_setting_of_the_platform_is_named_after_the_checks(shell: Shell) -> None:
+    inspected = Inspected(shell, kubernetes(now()))
+    setting = f"Project a token into the pod: serviceAccountToken with audience: {ISSUER}"
+    forms = (
+        "`resourceserver token`, the bridge and most SDKs send a token as client_assertion. To check it as assertion of"
+        " the JWT bearer grant alone, run: authserver token inspect --form grant"
+    )
+    for audience, lines in (
+        (ISSUER, []),
+        ("https://kubernetes.default.svc", [setting]),
+        (f"{ISSUER}/", [forms, setting]),
+    ):
+        token = inspected.platform.token(aud=[audience])
+        result = CliRunner().invoke(main, ["token", "inspect"], env=shell.environment, input=token)
+        assert result.exit_code == (1 if lines else 0)
+        assert result.stderr.splitlines() == lines
 
 
 @pytest.mark.parametrize(
@@ -238,7 +282,7 @@ def test_a_disabled_client_is_named(shell: Shell) -> None:
 def test_a_claim_cannot_act_on_the_terminal_or_show_a_secret(shell: Shell) -> None:
     inspected = Inspected(shell, oidc(now()))
     checks = inspected.inspect(inspected.platform.token(sub="a\x1b[2J gths_0123456789abcdef"))
-    assert checks["sub"] == ("ok", "a\\x1b[2J [masked]")
+    assert checks["sub"] == ("ok", '"a\\x1b[2J [masked]"')
     assert "gths_" not in json.dumps(checks)
 
 

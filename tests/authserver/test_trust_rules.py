@@ -17,8 +17,11 @@ from gatehouse.authserver.workloads.rules import (
     NoClient,
     Rule,
     check_conditions,
+    described,
     find_claim,
+    find_member,
     matching_rule,
+    may_both_match,
     rule_anchor,
     token_anchors,
     unmet_conditions,
@@ -26,7 +29,6 @@ from gatehouse.authserver.workloads.rules import (
 
 ISSUER = "https://platform.example.com"
 SPIFFE = "spiffe://example.org"
-MALFORMED = f"A claim and its value have 1 to {MAX_TEXT} visible characters."
 
 
 def check(conditions: Mapping[str, str], kind: str = "oidc", issuer: str = ISSUER) -> dict[str, str]:
@@ -52,16 +54,25 @@ def test_the_rule_of_a_workload_is_found_by_its_token_and_matches(kind: str) -> 
             f"A rule has 1 to {MAX_CONDITIONS} claims.",
             id="too many",
         ),
-        pytest.param({"": "agent"}, MALFORMED, id="no name"),
-        pytest.param({"sub": ""}, MALFORMED, id="no value"),
-        pytest.param({"sub": "a" * (MAX_TEXT + 1)}, MALFORMED, id="long value"),
-        pytest.param({"c" * (MAX_TEXT + 1): "x"}, MALFORMED, id="long name"),
-        pytest.param({"sub": "agent\n"}, MALFORMED, id="line break"),
+        pytest.param({"": "agent"}, "The name of a claim is empty. Write NAME=VALUE, such as", id="no name"),
+        pytest.param({"sub": ""}, "The value of sub is empty. Write NAME=VALUE, such as sub=agent", id="no value"),
+        pytest.param(
+            {"sub": "a" * (MAX_TEXT + 1)}, f"The value of sub has more than {MAX_TEXT} characters", id="long value"
+        ),
+        pytest.param(
+            {"c" * (MAX_TEXT + 1): "x"}, f"The name of a claim has more than {MAX_TEXT} characters", id="long name"
+        ),
+        pytest.param(
+            {"sub": "agent\n"}, r"The value of sub has a character that nobody sees: agent\n", id="line break"
+        ),
+        pytest.param(
+            {"su\u200bb": "a"}, r"The name of a claim has a character that nobody sees: su\u200bb", id="hidden"
+        ),
         pytest.param({"sub": "agent", "/a~2": "x"}, "/a~2 is not a JSON Pointer", id="bad escape"),
         pytest.param({"sub": "agent", "/a~": "x"}, "/a~ is not a JSON Pointer", id="unfinished escape"),
-        pytest.param({"sub": "agent", "/": "x"}, "The claim / is empty or named twice.", id="empty pointer"),
-        pytest.param({"sub": "agent", "/a//b": "x"}, "The claim /a//b is empty or named twice.", id="empty member"),
-        pytest.param({"sub": "agent", "/sub": "agent"}, "The claim /sub is empty or named twice.", id="named twice"),
+        pytest.param({"sub": "agent", "/": "x"}, "/ names a member without a name.", id="empty pointer"),
+        pytest.param({"sub": "agent", "/a//b": "x"}, "/a//b names a member without a name.", id="empty member"),
+        pytest.param({"sub": "agent", "/sub": "agent"}, "The claim sub is named twice.", id="named twice"),
     ],
 )
 def test_malformed_conditions_are_refused(conditions: dict[str, str], problem: str) -> None:
@@ -87,6 +98,11 @@ def test_the_limits_of_a_rule_are_inclusive() -> None:
         ("github", {"repository_id": "1"}, "or repository_id with environment or ref"),
         ("github", {"repository_id": "1", "event_name": "push"}, "or repository_id with environment or ref"),
         ("github", {"environment": "prod"}, "or repository_id with environment or ref"),
+        (
+            "kubernetes",
+            {"kubernetes.io/namespace": "prod"},
+            "nested member begins with a slash, such as /kubernetes.io/na",
+        ),
         ("gitlab", {"project_path": "acme/ops", "ref": "main"}, "sub."),
         ("spiffe", {"iss": ISSUER}, "sub."),
         ("oidc", {"azp": "agent", "aud": ISSUER}, "sub."),
@@ -169,6 +185,39 @@ def test_a_claim_is_the_text_that_a_name_or_pointer_leads_to(name: str, value: s
     assert find_claim(claims, name) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("text", "agent"),
+        ("words", '"a b"'),
+        ("empty", '""'),
+        ("list", "a list"),
+        ("nothing", "an empty list"),
+        ("object", "an object"),
+        ("number", "a number"),
+        ("true", "true"),
+        ("null", "null"),
+        ("absent", "missing"),
+        ("/object/absent", "missing"),
+        ("/text/absent", "missing"),
+        ("/object/name", "agent"),
+    ],
+)
+def test_a_claim_is_described_by_its_text_or_by_what_it_is(name: str, told: str) -> None:
+    claims = {
+        "text": "agent",
+        "words": "a b",
+        "empty": "",
+        "list": ["a"],
+        "nothing": [],
+        "object": {"name": "agent"},
+        "number": 7,
+        "true": True,
+        "null": None,
+    }
+    assert described(find_member(claims, name)) == told
+
+
 def test_a_token_without_identifying_claims_has_no_anchor() -> None:
     assert token_anchors(KINDS["github"], {"repository": "acme/ops"}) == ()
     assert token_anchors(KINDS["oidc"], {"sub": ["agent"]}) == ()
@@ -208,8 +257,25 @@ def test_several_matching_rules_of_one_client_are_one_client() -> None:
 
 def test_rules_of_two_clients_identify_none() -> None:
     assert matching_rule([SAME_CLIENT], {"sub": "agent"}) is SAME_CLIENT
-    with pytest.raises(NoClient, match=r"^rules of several clients match: agent_1, agent_2$"):
+    with pytest.raises(NoClient, match=r"^rules of several clients match: agent_1, agent_2$") as none:
         matching_rule([OTHER_CLIENT, SAME_CLIENT], {"sub": "agent"})
+    assert none.value.matching == [OTHER_CLIENT, SAME_CLIENT]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "possible"),
+    [
+        ({"sub": "agent"}, True),
+        ({"sub": "agent", "uid": "1"}, True),
+        ({"sub": "agent", "ref": "main"}, True),
+        ({"sub": "agent", "ref": "dev"}, False),
+    ],
+)
+def test_two_rules_may_both_match_unless_a_claim_would_have_two_values(
+    conditions: dict[str, str], possible: bool
+) -> None:
+    other = Rule("rule_9", "agent_9", conditions)
+    assert may_both_match(RULE, other) is may_both_match(other, RULE) is possible
 
 
 def test_no_rules_are_no_client() -> None:

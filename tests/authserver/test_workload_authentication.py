@@ -90,7 +90,11 @@ def test_rules_of_two_clients_that_match_are_refused(authserver: AuthServer) -> 
     authserver.clock.advance(CACHE_AGE)
     clients = ", ".join(sorted([first.client.client_id, second.client.client_id]))
     for form in FORMS:
-        first.refused(form, first.platform.token(), f"platform token: rules of several clients match: {clients}")
+        reason = f"platform token: rules of several clients match: {clients}"
+        told = first.refused(form, first.platform.token(), reason)["detail"]["remediation"]
+        assert told.startswith("Remove the rule of one of the clients: ")
+        for rule in (first.rule, second.rule):
+            assert f"authserver client trust remove {rule.client_id} {rule.rule_id}" in told
 
 
 def test_a_rule_that_matches_all_but_one_claim_is_named(authserver: AuthServer) -> None:

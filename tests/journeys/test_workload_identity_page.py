@@ -50,6 +50,12 @@ resourceserver serve 2> resourceserver.log &
 curl -fsw '\\n' --retry 30 --retry-all-errors --retry-delay 1 http://127.0.0.1:8000/readyz
 """
 
+CLEAN_UP = "rm -f token.jwt "
+"""How the removal of the tokens begins."""
+
+LEFT = ("access-token", "token.json", "first-form.json", "second-form.json")
+"""Files with access tokens that the commands write."""
+
 SHOWN = "=== shown ==="
 """Stands in the output before and after the output of each command that the page shows with its output."""
 
@@ -205,6 +211,9 @@ def test_the_commands_of_the_page_work_and_print_what_it_shows(platforms: Platfo
         assert all(public in script for public in here)
         for public, local in here.items():
             script = script.replace(public, local)
+        # The page ends with the removal of the tokens that it wrote.
+        (tmp_path / "kept").mkdir()
+        script = script.replace(CLEAN_UP, f"cp -- *.json kept\n{CLEAN_UP}", 1)
         programs = f'export PATH="{tmp_path / "programs"}:$PATH"\n'
         done = typed(
             f"{BEFORE}{programs}{script}\nkill $(jobs -p)",
@@ -224,7 +233,8 @@ def test_the_commands_of_the_page_work_and_print_what_it_shows(platforms: Platfo
         printed = printed.replace(local, public)
     assert_shown(printed)
     for form in ("first-form.json", "second-form.json", "token.json"):
-        assert json.loads((tmp_path / form).read_text())["scope"] == "env:read"
+        assert json.loads((tmp_path / "kept" / form).read_text())["scope"] == "env:read"
+    assert not [*tmp_path.glob("*.jwt"), *(tmp_path / name for name in LEFT if (tmp_path / name).exists())]
     issued = stack.run_json("authserver", "audit", "--action", "token.issue", "--limit", "100")
     subjects = {event["detail"]["external_subject"] for event in issued if event["outcome"] == "allowed"}
     names = ("cluster", "github", "gitlab", "spire", "login")

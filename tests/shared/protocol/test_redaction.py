@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.shared.protocol.jws import SigningKey
-from gatehouse.shared.protocol.redaction import mask, quoted
+from gatehouse.shared.protocol.redaction import as_word, mask, quoted
 
 TOKEN = SigningKey.generate("ES256").sign("at+jwt", {"sub": "agent_1"})
 SECRET = "gths_" + "aB3-_" * 8
@@ -56,3 +56,10 @@ def test_skipped_searches_would_have_found_nothing(text: str) -> None:
 def test_every_whitespace_character_may_separate_the_parts_of_a_header() -> None:
     for separator in filter(re.compile(r"\s").match, map(chr, range(sys.maxunicode + 1))):
         assert mask(f"bearer{separator}{'a' * 16}") == "[masked]"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("main", "main"), ("a b", '"a b"'), (" a", '" a"'), ("a ", '"a "'), ("", '""')]
+)
+def test_a_text_with_spaces_is_shown_in_quotation_marks(text: str, shown: str) -> None:
+    assert as_word(text) == shown

@@ -42,6 +42,12 @@ def test_a_list_is_printed_as_a_table_for_people() -> None:
     ]
 
 
+def test_a_member_with_spaces_is_printed_in_quotation_marks() -> None:
+    record = {"claims": {"ref": "a b", "environment": "", "sub": "agent", "ttl": None, "list": ["a", "b"]}}
+    shown = 'claims  ref="a b" environment="" sub=agent ttl=- list=a b\n'
+    assert run(lambda output: print_record(record, output)).output == shown
+
+
 def test_a_list_is_printed_as_json_with_every_member() -> None:
     result = run(lambda output: print_records(RECORDS, COLUMNS, output), "--output", "json")
     assert json.loads(result.output) == RECORDS

@@ -7,8 +7,9 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
+from gatehouse.authserver.cli.client_record import rule_record
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.clients.registry import Client, existing_client, load_clients
+from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client, existing_client, load_clients
 from gatehouse.authserver.grants.entitlements import (
     Obstacle,
     ScopeAccess,
@@ -18,16 +19,14 @@ from gatehouse.authserver.grants.entitlements import (
     scope_accesses,
     tool_access,
 )
+from gatehouse.authserver.grants.workload_trust import trust_state
 from gatehouse.authserver.resources.catalogue import parse_catalogue
 from gatehouse.authserver.resources.registry import load_resource
-from gatehouse.authserver.workloads.registry import clients_with_rules, rules_of_client
+from gatehouse.authserver.workloads.registry import issuers_of_rules, load_issuers, rules_of_client
 from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.administrator import CommandRefused
 from gatehouse.shared.service.cli import example, output_option
-from gatehouse.shared.service.output import print_csv, print_record, print_table
-
-_Row = tuple[Client, Sequence[Obstacle], Sequence[ToolAccess]]
-"""A client, why it gets no token, and its access to each tool."""
+from gatehouse.shared.service.output import print_csv, print_record, print_records, print_table
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FILE_HELP = "The output of `resourceserver tools --output json`, or a policy file (TOML)."
@@ -53,20 +52,27 @@ def explain(
 
     Lists each scope and tool with the grant that allows it, or the command that would. The tools come from
     --catalogue. Limits that depend on a tool's arguments or the client's workspace are not considered.
+
+    For a client of a workload, also lists its trust rules, and says if no token of a platform is accepted.
     """
     if file is None and (tool is not None or resource is not None):
         raise click.UsageError("--tool and --resource need --catalogue.")
     with open_installation(ctx) as installation, installation.database.read() as session:
         client = existing_client(session, client_id).as_of(installation.admin.now())
-        has_rules = bool(rules_of_client(session.connection(), client_id))
+        rules = rules_of_client(session.connection(), client_id)
+        named, issuers = {owned.issuer for owned in rules}, load_issuers(session.connection())
         served = _load_served(session, file, resource) if file is not None else None
         names = _chosen(served, [tool] if tool else []) if served else []
-        tools = [tool_access(client, served, name, has_rules=has_rules) for name in names] if served else []
-    blocking, warnings = obstacles(client, has_rules=has_rules), _warnings(served)
+    trust = trust_state(client_id, named, issuers, installation.admin.now())
+    tools = [tool_access(client, served, name, trust.obstacles) for name in names] if served else []
+    blocking, warnings = obstacles(client, trust.obstacles), [*trust.warnings, *_warnings(served)]
+    trusted = (
+        [rule_record(owned) for owned in rules] if client.token_endpoint_auth_method == WORKLOAD_IDENTITY else None
+    )
     if output == "json":
-        print_record(_explanation(client, blocking, warnings, tools), output)
+        print_record(_explanation(client, blocking, warnings, trusted, tools), output)
     else:
-        _print_explanation(client, blocking, warnings, tools)
+        _print_explanation(client, blocking, warnings, trusted, tools)
     if tool is not None and not tools[0].allowed:
         ctx.exit(1)
 
@@ -89,9 +95,14 @@ def access_matrix(ctx: click.Context, file: Path, resource: str | None, chosen: 
     with open_installation(ctx) as installation, installation.database.read() as session:
         served = _load_served(session, file, resource)
         names = _chosen(served, chosen)
-        clients = [client.as_of(installation.admin.now()) for client in load_clients(session.connection())]
-        with_rules = clients_with_rules(session.connection())
-    rows = [_row(client, served, names, has_rules=client.client_id in with_rules) for client in clients]
+        now = installation.admin.now()
+        clients = [client.as_of(now) for client in load_clients(session.connection())]
+        named, issuers = issuers_of_rules(session.connection()), load_issuers(session.connection())
+    rows = []
+    for client in clients:
+        untrusted = trust_state(client.client_id, named.get(client.client_id, ()), issuers, now).obstacles
+        tools = [tool_access(client, served, name, untrusted) for name in names]
+        rows.append((client, obstacles(client, untrusted), tools))
     warnings = _warnings(served)
     if output == "json":
         records = [_matrix_record(*row) for row in rows]
@@ -117,11 +128,6 @@ def access_matrix(ctx: click.Context, file: Path, resource: str | None, chosen: 
         print_table(columns, values)
 
 
-def _row(client: Client, served: Served, names: Sequence[str], *, has_rules: bool) -> _Row:
-    tools = [tool_access(client, served, name, has_rules=has_rules) for name in names]
-    return client, obstacles(client, has_rules=has_rules), tools
-
-
 def _load_served(session: Session, file: Path, resource: str | None) -> Served:
     catalogue = parse_catalogue(file.read_bytes(), resource)
     if not catalogue.tools:
@@ -144,11 +150,19 @@ def _warnings(served: Served | None) -> list[Obstacle]:
 
 
 def _records(found: Sequence[Obstacle]) -> list[dict[str, str | None]]:
-    return [{"reason": obstacle.reason, "remediation": obstacle.remediation} for obstacle in found]
+    return [
+        {"reason": one.reason, "remediation": one.remediation}
+        | ({} if one.next_step is None else {"next_step": one.next_step})
+        for one in found
+    ]
 
 
 def _explanation(
-    client: Client, blocking: Sequence[Obstacle], warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]
+    client: Client,
+    blocking: Sequence[Obstacle],
+    warnings: Sequence[Obstacle],
+    rules: Sequence[dict[str, Any]] | None,
+    tools: Sequence[ToolAccess],
 ) -> dict[str, Any]:
     return {
         "client_id": client.client_id,
@@ -160,6 +174,7 @@ def _explanation(
             {"resource": access.resource, "scope": access.scope, "granted": access.granted, "by": sorted(access.by)}
             for access in scope_accesses(client)
         ],
+        **({} if rules is None else {"trust_rules": rules}),
         "tools": [_tool_record(access) for access in tools],
     }
 
@@ -186,7 +201,11 @@ def _matrix_record(client: Client, blocking: Sequence[Obstacle], tools: Sequence
 
 
 def _print_explanation(
-    client: Client, blocking: Sequence[Obstacle], warnings: Sequence[Obstacle], tools: Sequence[ToolAccess]
+    client: Client,
+    blocking: Sequence[Obstacle],
+    warnings: Sequence[Obstacle],
+    rules: Sequence[dict[str, Any]] | None,
+    tools: Sequence[ToolAccess],
 ) -> None:
     """Print what blocks every call first, and the commands last, each on its own line so that it can be pasted."""
     for obstacle in blocking:
@@ -202,6 +221,9 @@ def _print_explanation(
         print_table(("resource", "scope", "from"), [(scope.resource, scope.scope, _origin(scope)) for scope in scopes])
     else:
         click.echo("No grants. Add one with: authserver client grant add")
+    if rules:
+        click.echo()
+        print_records(rules, ("rule_id", "issuer", "claims", "created_at"), "table")
     if not tools:
         return
     click.echo()
@@ -229,4 +251,5 @@ def _origin(access: ScopeAccess) -> str:
 
 
 def _line(word: str, obstacle: Obstacle) -> str:
-    return printable(f"{word}: {obstacle.reason}." + (f" Run: {obstacle.remediation}" if obstacle.remediation else ""))
+    then = f"Run: {obstacle.remediation}" if obstacle.remediation else obstacle.next_step
+    return printable(f"{word}: {obstacle.reason}." + (f" {then}" if then else ""))

@@ -9,7 +9,7 @@ from gatehouse.authserver.cli.credentials import lifetime_record
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.workloads.registry import ClientRule
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.protocol.redaction import as_word, printable
 from gatehouse.shared.protocol.scopes import format_scope
 from gatehouse.shared.service.output import print_record
 
@@ -83,7 +83,7 @@ def print_client(
     for entry in grants:
         click.echo(f'granted "{entry["scope"]}" at {entry["resource"]}')
     for rule in trusted:
-        claims = printable(" ".join(f"{name}={value}" for name, value in rule["claims"].items()))
+        claims = " ".join(f"{printable(name)}={as_word(printable(value))}" for name, value in rule["claims"].items())
         click.echo(
             f"trusts {rule['issuer']} where {claims}: {rule['rule_id']}, last used {rule['last_used_at'] or 'never'}"
         )

@@ -11,10 +11,13 @@ from gatehouse.authserver.cli.client_record import rule_record
 from gatehouse.authserver.cli.credentials import WITHIN_A_SECOND, list_credentials, revoke_credential
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.clients.registry import existing_client
+from gatehouse.authserver.workloads.claim_shapes import doubtful_conditions
 from gatehouse.authserver.workloads.presets import audience_warnings, rule_warnings
 from gatehouse.authserver.workloads.registration import existing_issuer
 from gatehouse.authserver.workloads.registry import rules_of_client
-from gatehouse.authserver.workloads.rule_registration import add_rule, remove_rule
+from gatehouse.authserver.workloads.rule_registration import add_rule, remove_rule, rival_rules
+from gatehouse.authserver.workloads.rules import Rule, remove_command
+from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.service.cli import example, output_option
 from gatehouse.shared.service.output import print_record
 
@@ -24,6 +27,13 @@ _COLUMNS = ("rule_id", "issuer", "claims", "created_at", "last_used_at")
 def _listing(client_id: str, session: Session, _: int) -> list[dict[str, Any]]:
     existing_client(session, client_id)
     return [rule_record(owned) for owned in rules_of_client(session.connection(), client_id)]
+
+
+def _rival_warning(rival: Rule) -> str:
+    return (
+        f"A token that also has the claims of the rule {rival.rule_id} of {rival.client_id} is refused, because it"
+        f" would stand for two clients. To remove that rule: {remove_command(rival.client_id, rival.rule_id)}"
+    )
 
 
 @click.group()
@@ -45,8 +55,8 @@ def trust() -> None:
     multiple=True,
     metavar="NAME=VALUE",
     callback=parse_claims,
-    help="A claim that a token must have, with exactly this value; repeatable, and all must match. A nested member is"
-    " named by its JSON Pointer, such as /kubernetes.io/namespace.",
+    help="A claim that a token must have, with exactly this value, not a pattern; repeatable, and all must match. The"
+    " name of a nested member begins with a slash (JSON Pointer), such as /kubernetes.io/namespace=prod.",
 )
 @output_option
 @click.pass_context
@@ -62,14 +72,24 @@ def add(ctx: click.Context, client_id: str, issuer: str, claims: dict[str, str],
     Everybody whom the platform serves shares the issuer. So among the claims must be the sub; or, for GitHub, the
     repository_id with environment or ref; or, for Kubernetes, the namespace and the name of the service account. The
     claims of each kind are listed by: authserver issuer claims KIND
+
+    Claims that no token of the platform has are refused; those that its tokens probably do not have cause a warning.
     """
     with open_installation(ctx) as installation, installation.database.write() as session:
         rule = add_rule(session, installation.admin, client_id, issuer, claims)
         trusted = existing_issuer(session, issuer)
+        rivals = rival_rules(session, trusted, rule)
     record = {"rule_id": rule.rule_id, "client_id": client_id, "issuer": issuer, "claims": dict(rule.conditions)}
     print_record(record, output)
-    for warning in (*rule_warnings(trusted.kind, rule.conditions), *audience_warnings(trusted)):
-        click.echo(f"Warning: {warning}", err=True)
+    kind, conditions = trusted.kind, rule.conditions
+    warnings = (
+        *doubtful_conditions(kind, conditions),
+        *rule_warnings(kind, conditions),
+        *map(_rival_warning, rivals),
+        *audience_warnings(trusted),
+    )
+    for warning in warnings:
+        click.echo(f"Warning: {printable(warning)}", err=True)
     click.echo(WITHIN_A_SECOND, err=True)
 
 

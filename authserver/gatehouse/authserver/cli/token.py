@@ -25,6 +25,7 @@ from gatehouse.authserver.tokens.status_lists import is_active
 from gatehouse.authserver.tokens.validation import InactiveToken, TokenReader
 from gatehouse.authserver.workloads.authentication import PLATFORM_TOKEN
 from gatehouse.authserver.workloads.inspection import PlatformInspection, looks_like_platform_token
+from gatehouse.authserver.workloads.platform_token import Presented
 from gatehouse.authserver.workloads.registry import TrustedIssuer, load_issuers, rules_of_issuer
 from gatehouse.authserver.workloads.verifier import WorkloadVerifier
 from gatehouse.shared.protocol.claims import MAX_TOKEN_LENGTH
@@ -35,6 +36,8 @@ from gatehouse.shared.service.audit.events import AuditAction
 from gatehouse.shared.service.checks import Check, passed
 from gatehouse.shared.service.cli import example, join_scopes, output_option
 from gatehouse.shared.service.output import print_record, print_records
+
+_FORMS = {"client-assertion": Presented.CLIENT_ASSERTION, "grant": Presented.GRANT}
 
 
 @click.group()
@@ -124,10 +127,15 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 
 
 @token.command()
+@click.option(
+    "--form",
+    type=click.Choice([*_FORMS]),
+    help="How a token of a platform will be sent, if only that matters.  [default: both must be accepted]",
+)
 @output_option
 @click.pass_context
 @example("authserver token inspect < token.txt")
-def inspect(ctx: click.Context, output: str) -> None:
+def inspect(ctx: click.Context, form: str | None, output: str) -> None:
     """Check an access token, or a token of a platform.
 
     It is read from standard input. For an access token, makes the checks of a resource server. For a token of a
@@ -139,11 +147,15 @@ def inspect(ctx: click.Context, output: str) -> None:
     with open_installation(ctx) as installation:
         with installation.database.read() as session:
             issuers = load_issuers(session.connection())
+        advice: Sequence[str] = ()
         if why_not_a_token(text) is None and looks_like_platform_token(text, installation.settings.issuer, issuers):
-            checks = _inspect_platform_token(installation, issuers, text)
+            presented = None if form is None else _FORMS[form]
+            checks, advice = _inspect_platform_token(installation, issuers, text, presented)
         else:
             checks = _inspect_access_token(installation, text)
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
+    for line in advice:
+        click.echo(line, err=True)
     if not passed(checks):
         ctx.exit(1)
 
@@ -162,9 +174,12 @@ def _inspect_access_token(installation: Installation, text: str) -> list[Check]:
         ).run()
 
 
-def _inspect_platform_token(installation: Installation, issuers: Sequence[TrustedIssuer], text: str) -> list[Check]:
+def _inspect_platform_token(
+    installation: Installation, issuers: Sequence[TrustedIssuer], text: str, form: Presented | None
+) -> tuple[list[Check], Sequence[str]]:
+    """Return the checks of a token, and what to change."""
     with installation.database.read() as session:
-        return PlatformInspection(
+        inspection = PlatformInspection(
             token=text,
             verifier=WorkloadVerifier(installation.settings.issuer),
             issuers=issuers,
@@ -174,7 +189,9 @@ def _inspect_platform_token(installation: Installation, issuers: Sequence[Truste
                 session.get(SpentAssertionRow, (PLATFORM_TOKEN, client_id, digest)) is not None
             ),
             now=installation.admin.clock(),
-        ).run()
+            form=form,
+        )
+        return inspection.run(), inspection.advice
 
 
 @token.command()

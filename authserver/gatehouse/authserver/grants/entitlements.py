@@ -5,7 +5,7 @@ token endpoint would put into a token, and from the catalogue of the resource se
 arguments or on the client's workspace are known to the resource server only. Pure: no I/O.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -25,6 +25,8 @@ class Obstacle:
     reason: str
     remediation: str | None
     """None if no single command does."""
+    next_step: str | None = None
+    """What to do if no single command removes it, such as a command with parts to fill in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,20 +153,20 @@ def grantable(client: Client, resource: str) -> frozenset[str]:
     return client.hierarchies[resource].closure(granted) if granted else frozenset()
 
 
-def obstacles(client: Client, *, has_rules: bool = True) -> list[Obstacle]:
+def obstacles(client: Client, untrusted: Sequence[Obstacle] = ()) -> list[Obstacle]:
     """Return why the token endpoint refuses this client every token; empty if it does not.
 
     Args:
         client: as of now, with its active credentials only.
-        has_rules: whether it has trust rules, if platform tokens authenticate it.
+        untrusted: why no platform token authenticates it, if that is its method.
     """
     found, method = [], client.token_endpoint_auth_method
     if client.disabled:
         found.append(Obstacle("the client is disabled", client_command("enable", client.client_id)))
     if method == "private_key_jwt" and not client.keys:
         found.append(Obstacle("the client has no usable key; add one with client key rotate", None))
-    if method == WORKLOAD_IDENTITY and not has_rules:
-        found.append(Obstacle("the client has no trust rule; add one with client trust add", None))
+    if method == WORKLOAD_IDENTITY:
+        found.extend(untrusted)
     if method not in {"private_key_jwt", WORKLOAD_IDENTITY} and not client.secrets:
         found.append(Obstacle("the client has no secret", client_command("secret rotate --yes", client.client_id)))
     return found
@@ -179,9 +181,9 @@ def scope_accesses(client: Client) -> list[ScopeAccess]:
     ]
 
 
-def tool_access(client: Client, served: Served, tool: str, *, has_rules: bool = True) -> ToolAccess:
-    """Decide whether a client can call one tool of the catalogue. `has_rules` is for `obstacles`."""
-    catalogue, blocking = served.catalogue, obstacles(client, has_rules=has_rules)
+def tool_access(client: Client, served: Served, tool: str, untrusted: Sequence[Obstacle] = ()) -> ToolAccess:
+    """Decide whether a client can call one tool of the catalogue. `untrusted` is for `obstacles`."""
+    catalogue, blocking = served.catalogue, obstacles(client, untrusted)
     needs, resource = catalogue.tools[tool], catalogue.resource
     wanted = _to_grant(served, needs, grantable(client, resource))
     missing = wanted if needs else frozenset()

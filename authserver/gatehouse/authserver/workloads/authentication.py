@@ -12,7 +12,7 @@ from gatehouse.authserver.errors import AuthFailure
 from gatehouse.authserver.workloads.key_refresher import KeyRefresher
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials
 from gatehouse.authserver.workloads.registry import IssuerCache, RuleCache, RuleKey, TrustedIssuer, TrustedIssuers
-from gatehouse.authserver.workloads.rules import NoClient, Rule, matching_rule, token_anchors
+from gatehouse.authserver.workloads.rules import NoClient, Rule, matching_rule, remove_command, token_anchors
 from gatehouse.authserver.workloads.verifier import (
     Candidate,
     Workload,
@@ -20,7 +20,7 @@ from gatehouse.authserver.workloads.verifier import (
     WorkloadVerifier,
     verify_signature,
 )
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 from gatehouse.shared.service.cache import MustWait
 from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline, remaining
 from gatehouse.shared.service.request_threads import RequestThreads
@@ -91,7 +91,7 @@ class WorkloadAuthenticator:
         rule = await self._rule(workload)
         if credentials.client_id not in {"", rule.client_id}:
             raise WorkloadRefused(
-                f"client_id is {quoted(credentials.client_id)}, and the token stands for {rule.client_id}",
+                f"client_id is {as_word(quoted(credentials.client_id))}, and the token stands for {rule.client_id}",
                 "Leave client_id out, or send that of the client.",
             )
         return IdentifiedClient(workload, rule, token_digest(credentials.token))
@@ -141,8 +141,7 @@ class WorkloadAuthenticator:
         try:
             return matching_rule(rules, claims)
         except NoClient as none:
-            remediation = f"authserver client trust add CLIENT_ID --issuer {issuer.name} --claim sub=..."
-            raise WorkloadRefused(str(none), remediation, AuthFailure.UNTRUSTED_WORKLOAD) from None
+            raise WorkloadRefused(str(none), _remediation(none, issuer), AuthFailure.UNTRUSTED_WORKLOAD) from None
 
     def close(self) -> None:
         """End the threads."""
@@ -162,3 +161,12 @@ class WorkloadAuthenticator:
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call a function that may wait, in a thread that no request occupies. Raises DeadlineExceeded."""
         return await before_deadline(asyncio.get_running_loop().run_in_executor(self.threads, function))
+
+
+def _remediation(none: NoClient, issuer: TrustedIssuer) -> str:
+    """Say how to let a token identify one client. Which of two clients it should be, only an administrator knows."""
+    if not none.matching:
+        return f"authserver client trust add CLIENT_ID --issuer {issuer.name} --claim sub=..."
+    by_client = {rule.client_id: remove_command(rule.client_id, rule.rule_id) for rule in none.matching}
+    first, second, *_ = by_client.values()
+    return f"Remove the rule of one of the clients: {first}, or {second}"

@@ -18,7 +18,17 @@ from gatehouse.authserver.workloads.platform_token import (
 )
 from gatehouse.authserver.workloads.presets import PRESETS
 from gatehouse.authserver.workloads.registry import TrustedIssuer, TrustedIssuers
-from gatehouse.authserver.workloads.rules import MAX_TEXT, NoClient, Rule, find_claim, matching_rule, unmet_conditions
+from gatehouse.authserver.workloads.rules import (
+    MAX_TEXT,
+    NoClient,
+    Rule,
+    described,
+    find_claim,
+    find_member,
+    matching_rule,
+    remove_command,
+    unmet_conditions,
+)
 from gatehouse.authserver.workloads.verifier import (
     WorkloadRefused,
     WorkloadVerifier,
@@ -30,11 +40,18 @@ from gatehouse.authserver.workloads.verifier import (
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.redaction import mask, printable, quoted
+from gatehouse.shared.protocol.redaction import as_word, mask, printable, quoted
 from gatehouse.shared.service.checks import Check, passed, run_checks
 
 MAX_CLOSEST: Final = 3
 """Rules that are shown if none matches."""
+
+
+_FORMS: Final = {
+    Presented.CLIENT_ASSERTION: "client_assertion",
+    Presented.GRANT: "assertion of the JWT bearer grant",
+}
+"""What each way to present a token is called. That of SPIFFE is checked like any client assertion."""
 
 
 class _Failed(Exception):
@@ -80,14 +97,19 @@ class PlatformInspection:
     is_spent: Callable[[str, bytes], bool]
     """Tells whether a client has used the token of a digest."""
     now: float
+    form: Presented | None = None
+    """How the token will be presented; None for every way."""
     credentials: PlatformCredentials = field(init=False)
     signer: TrustedIssuer = field(init=False)
     rules: Sequence[Rule] = field(init=False, default=())
+    advice: list[str] = field(init=False, default_factory=list)
+    """What to change if the audience is wrong, for people."""
 
     def run(self) -> list[Check]:
         """Run every check. The claims of a token that no trusted issuer signed are not checked.
 
-        If no rule matches, the closest ones follow, each with the claims that differ.
+        If no rule matches, the closest ones follow, each with the claims that differ. If rules of several clients
+        match, they follow.
         """
         reading = (("header", self._header), ("issuer", self._issuer), ("signature", self._signature))
         judging = (
@@ -104,7 +126,7 @@ class PlatformInspection:
         if not passed(read):
             return [*read, *(Check(name, "not checked") for name, _ in judging)]
         judged = run_checks(((name, _explained(check)) for name, check in judging), expected)
-        return [*read, *judged, *self._closest()]
+        return [*read, *judged, *self._rules_at_fault()]
 
     def _header(self) -> str:
         header = jws.read_header(self.token, also_allowed=HEADER_MEMBERS)
@@ -116,7 +138,7 @@ class PlatformInspection:
         iss, domain = self.credentials.issuer, self.credentials.trust_domain
         named = [one for one in self.issuers if one.issuer == (domain if one.kind.name == "spiffe" else iss)]
         if not named:
-            raise _Failed(f"no trusted issuer has the iss {quoted(iss)}. Run: authserver issuer list")
+            raise _Failed(f"no trusted issuer has the iss {as_word(quoted(iss))}. Run: authserver issuer list")
         if all(one.disabled for one in named):
             name = named[0].name
             raise _Failed(f"the trusted issuer {name} is disabled. Run: authserver issuer enable {name}")
@@ -142,14 +164,30 @@ class PlatformInspection:
         return _shown(check_subject(self.credentials))
 
     def _audience(self) -> str:
-        """Check the audience for both ways to present the token. Where a client assertion is accepted, a grant is."""
-        as_grant = replace(self.credentials, presented=Presented.GRANT)
-        self.verifier.check_audience(as_grant, self.signer)
+        """Check the audience for each way to present the token. Where a client assertion is accepted, a grant is."""
+        refusals = {form: self._refusal_of_audience(form) for form in _FORMS if self.form in {None, form}}
+        accepted = [_FORMS[form] for form, refusal in refusals.items() if refusal is None]
+        refused = {_FORMS[form]: refusal for form, refusal in refusals.items() if refusal is not None}
+        if not refused:
+            return f"accepted as {', and as '.join(accepted)}"
+        name, refusal = next(iter(refused.items()))
+        expected = self.verifier.audiences(self.signer, Presented.CLIENT_ASSERTION)[0]
+        if accepted:
+            self.advice.append(
+                f"`resourceserver token`, the bridge and most SDKs send a token as {name}. To check it as {accepted[0]}"
+                " alone, run: authserver token inspect --form grant"
+            )
+        self.advice.append(PRESETS[self.signer.kind.name].audience.format(expected))
+        if accepted:
+            raise _Failed(f"accepted as {accepted[0]} only; refused as {name}: {refusal}. {refusal.remediation}")
+        raise refusal
+
+    def _refusal_of_audience(self, form: Presented) -> WorkloadRefused | None:
         try:
-            self.verifier.check_audience(self.credentials, self.signer)
+            self.verifier.check_audience(replace(self.credentials, presented=form), self.signer)
         except WorkloadRefused as refused:
-            return f"accepted as assertion of the JWT bearer grant only; as client_assertion, {refused}"
-        return "accepted as client_assertion, and as assertion of the JWT bearer grant"
+            return refused
+        return None
 
     def _time(self) -> str:
         expires_at = check_time(self.credentials.claims, self.signer, self.now)
@@ -165,10 +203,13 @@ class PlatformInspection:
             raise _Failed(f"{name} has no rules. The claims to use: authserver issuer claims {kind}")
         try:
             return matching_rule(self.rules, claims)
-        except NoClient:
-            matching = [rule for rule in self.rules if not unmet_conditions(rule, claims)]
+        except NoClient as none:
+            matching = none.matching
         if matching:
-            raise _Failed("; ".join(f"{rule.rule_id} of {rule.client_id} matches" for rule in matching))
+            named = " and ".join(f"{rule.rule_id} of {rule.client_id}" for rule in matching)
+            raise _Failed(
+                f"rules of several clients match, so the token is refused: {named}. Remove those of all but one."
+            )
         known = {name: find_claim(claims, name) for name in PRESETS[kind].rule}
         stated = _conditions({name: value for name, value in known.items() if value is not None})
         raise _Failed(f"no rule of {name} matches {stated or 'its claims'}")
@@ -193,8 +234,16 @@ class PlatformInspection:
             raise _Failed(f"{client_id} is disabled. Run: authserver client enable {client_id}")
         return f"{client_id} ({client.client_name})"
 
+    def _rules_at_fault(self) -> list[Check]:
+        """Return the rules that match if they are of several clients, or the closest ones if none matches."""
+        try:
+            matching_rule(self.rules, self.credentials.claims)
+        except NoClient as none:
+            return [_rival(rule) for rule in none.matching] or self._closest()
+        return []
+
     def _closest(self) -> list[Check]:
-        """Return the rules that come closest, if none matches, each with the claims that differ."""
+        """Return the rules that come closest, each with the claims that differ."""
         claims = self.credentials.claims
 
         def closeness(rule: Rule) -> tuple[int, int, int]:
@@ -202,10 +251,16 @@ class PlatformInspection:
             alike = sum(_common(rule.conditions[name], find_claim(claims, name)) for name in unmet)
             return len(unmet) - len(rule.conditions), len(unmet), -alike
 
-        if any(not unmet_conditions(rule, claims) for rule in self.rules):
-            return []
         closest = sorted(self.rules, key=closeness)[:MAX_CLOSEST]
         return [Check(rule.rule_id, "failed", f"of {rule.client_id}: {_differences(rule, claims)}") for rule in closest]
+
+
+def _rival(rule: Rule) -> Check:
+    """Return a rule that matches beside that of another client, with the command that removes it."""
+    command = remove_command(rule.client_id, rule.rule_id)
+    return Check(
+        rule.rule_id, "failed", f"of {rule.client_id}: {_conditions(rule.conditions)}. To remove it: {command}"
+    )
 
 
 def _explained(check: Callable[[], str]) -> Callable[[], str]:
@@ -224,9 +279,11 @@ def _explained(check: Callable[[], str]) -> Callable[[], str]:
 def _differences(rule: Rule, claims: Mapping[str, Any]) -> str:
     differences = []
     for name in unmet_conditions(rule, claims):
-        found = find_claim(claims, name)
-        stated = "missing, or not a text" if found is None else _shown(found)
-        differences.append(f"{name} is {stated}, not {_shown(rule.conditions[name])}")
+        found, required = find_member(claims, name), _shown(rule.conditions[name])
+        if isinstance(found, str):
+            differences.append(f"{name} is {_shown(found)}, not {required}")
+        else:
+            differences.append(f"{name} is {described(found)}; the rule requires {required}")
     return "; ".join(differences)
 
 
@@ -242,4 +299,4 @@ def _conditions(conditions: Mapping[str, str]) -> str:
 
 def _shown(text: str) -> str:
     """Return a claim that the administrator must read as a whole, without secrets. Its text may be of anybody."""
-    return printable(mask(text)[:MAX_TEXT])
+    return as_word(printable(mask(text)[:MAX_TEXT]))

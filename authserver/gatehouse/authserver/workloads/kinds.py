@@ -39,6 +39,7 @@ SPIFFE_SCHEME: Final = "spiffe://"
 
 NAMESPACE: Final = "/kubernetes.io/namespace"
 SERVICE_ACCOUNT: Final = "/kubernetes.io/serviceaccount/name"
+SERVICE_ACCOUNT_UID: Final = "/kubernetes.io/serviceaccount/uid"
 
 _SUBJECT = Identification(("sub",))
 _THUMBPRINT = frozenset({"x5t"})

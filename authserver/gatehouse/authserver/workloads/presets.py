@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from gatehouse.authserver.workloads.kinds import NAMESPACE, SERVICE_ACCOUNT, Kind
+from gatehouse.authserver.workloads.kinds import NAMESPACE, SERVICE_ACCOUNT, SERVICE_ACCOUNT_UID, Kind
 from gatehouse.authserver.workloads.registry import TrustedIssuer
-
-SERVICE_ACCOUNT_UID: Final = "/kubernetes.io/serviceaccount/uid"
 
 PULL_REQUEST: Final = (
     "Every pull request of the repository has a sub that ends in :pull_request, with code that nobody has reviewed. "
@@ -20,8 +18,12 @@ RECYCLED_NAMES: Final = (
     "or environment: an id is never given again."
 )
 RECREATED_ACCOUNTS: Final = (
-    "A service account that is deleted and created again has the same name, and another uid. To trust this one only, "
-    f"require {SERVICE_ACCOUNT_UID} too."
+    "A service account that is deleted and created again, perhaps by somebody else, has the same name, and another "
+    f"uid. To trust this one only, require {SERVICE_ACCOUNT_UID} too."
+)
+RECYCLED_IDS: Final = (
+    "A SPIFFE ID is a name: anyone who may change the registration entries of the trust domain can give it to another "
+    "workload, which the rule then trusts. Remove the rule before the ID is given to another one."
 )
 RECYCLED_PATHS: Final = (
     "Paths of groups and projects can be taken over after a rename or a deletion. Require project_id too: an id is "
@@ -97,7 +99,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             PresetClaim("ref_protected", "true", "Only protected branches and tags."),
             PresetClaim("environment", "production", "The environment of the job."),
         ),
-        rule=("sub", "project_id"),
+        rule=("sub", "project_id", "ref_protected"),
         audience="Request a token in the job: id_tokens with aud: {}",
         warnings=(RECYCLED_PATHS,),
     ),
@@ -105,6 +107,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         (PresetClaim("sub", "spiffe://example.org/ns/prod/sa/agent", "The SPIFFE ID."),),
         rule=("sub",),
         audience="Fetch a JWT-SVID: spire-agent api fetch jwt -audience {}",
+        warnings=(RECYCLED_IDS,),
     ),
     "oidc": Preset(
         (

@@ -200,9 +200,12 @@ def rules_of_client(connection: Connection, client_id: str) -> list[ClientRule]:
     ]
 
 
-def clients_with_rules(connection: Connection) -> frozenset[str]:
-    """Return the ids of the clients that have trust rules."""
-    return frozenset(connection.scalars(select(TrustRuleRow.client_id).distinct()))
+def issuers_of_rules(connection: Connection) -> Mapping[str, frozenset[str]]:
+    """Return the names of the trusted issuers of the rules of each client that has some, by `client_id`."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for row in connection.execute(select(TrustRuleRow.client_id, TrustRuleRow.issuer).distinct()):
+        found[row.client_id].add(row.issuer)
+    return {client_id: frozenset(names) for client_id, names in found.items()}
 
 
 def rules_of_issuer(connection: Connection, name: str) -> list[Rule]:

@@ -9,9 +9,17 @@ from sqlalchemy.orm import Session
 
 from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, locked_client
 from gatehouse.authserver.db.models import TrustRuleRow
+from gatehouse.authserver.workloads.claim_shapes import check_can_match
 from gatehouse.authserver.workloads.registration import existing_issuer
-from gatehouse.authserver.workloads.registry import rules_of_client
-from gatehouse.authserver.workloads.rules import InvalidRule, Rule, check_conditions, rule_anchor
+from gatehouse.authserver.workloads.registry import TrustedIssuer, rules_of_client
+from gatehouse.authserver.workloads.rules import (
+    InvalidRule,
+    Rule,
+    check_conditions,
+    may_both_match,
+    remove_command,
+    rule_anchor,
+)
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
 
@@ -26,7 +34,7 @@ def add_rule(
 
     Raises:
         CommandRefused: an unknown client or issuer, a client with credentials of its own, or claims that do not
-            identify a workload, or that identify another client.
+            identify a workload, that no token has, or that another rule has.
     """
     client = locked_client(session, client_id)
     if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
@@ -37,6 +45,7 @@ def add_rule(
     issuer = existing_issuer(session, issuer_name)
     try:
         checked = check_conditions(issuer.kind, issuer.issuer, conditions)
+        check_can_match(issuer.kind, checked)
         anchor = rule_anchor(issuer.kind, checked)
     except InvalidRule as error:
         raise CommandRefused(str(error)) from None
@@ -47,7 +56,10 @@ def add_rule(
         select(TrustRuleRow).where(TrustRuleRow.issuer == issuer.name, TrustRuleRow.anchor == anchor)
     ):
         if row.conditions == checked:
-            raise CommandRefused(f"The rule {row.rule_id} of {row.client_id} has the same claims.")
+            raise CommandRefused(
+                f"The rule {row.rule_id} of {row.client_id} has the same claims."
+                f" To remove it: {remove_command(row.client_id, row.rule_id)}"
+            )
     rule_id = f"rule_{secrets.token_hex(8)}"
     session.add(
         TrustRuleRow(
@@ -62,6 +74,14 @@ def add_rule(
     session.flush()
     admin.record(session, AuditAction.CLIENT_TRUST_ADD, client_id, rule=rule_id, issuer=issuer.name, conditions=checked)
     return Rule(rule_id, client_id, checked)
+
+
+def rival_rules(session: Session, issuer: TrustedIssuer, rule: Rule) -> list[Rule]:
+    """Return the rules of other clients that a token can match together with a rule, so that it is refused."""
+    row, anchor = TrustRuleRow, rule_anchor(issuer.kind, rule.conditions)
+    found = session.scalars(select(row).where(row.issuer == issuer.name, row.anchor == anchor).order_by(row.rule_id))
+    others = [Rule(one.rule_id, one.client_id, one.conditions) for one in found]
+    return [other for other in others if other.client_id != rule.client_id and may_both_match(rule, other)]
 
 
 def remove_rule(session: Session, admin: Administrator, client_id: str, rule_id: str) -> None:

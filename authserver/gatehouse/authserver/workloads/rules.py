@@ -5,14 +5,16 @@ no patterns: `prod` must not match `prod-evil`, and the tenants of a platform ch
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gatehouse.authserver.workloads.kinds import Kind
+from gatehouse.authserver.workloads.kinds import NAMESPACE, Kind
 from gatehouse.shared.protocol.encoding import compact_json
-from gatehouse.shared.protocol.visible_text import is_visible
+from gatehouse.shared.protocol.redaction import as_word, quoted
+from gatehouse.shared.protocol.visible_text import escape_invisible, is_visible
 
 MAX_CONDITIONS: Final = 16
 MAX_TEXT: Final = 512
@@ -25,10 +27,6 @@ class InvalidRule(ValueError):
     """The conditions are not a rule that can be trusted. The message says why, and how to fix it."""
 
 
-class NoClient(Exception):
-    """A token does not identify one client. The message is for the operator."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """The conditions under which a token of one issuer identifies a client."""
@@ -39,21 +37,54 @@ class Rule:
     """The value of each claim, by its name or JSON Pointer."""
 
 
-def find_claim(claims: Mapping[str, Any], name: str) -> str | None:
-    """Return the text of a claim; None if it is missing or not a text.
+class NoClient(Exception):
+    """A token does not identify one client. The message is for the operator."""
+
+    def __init__(self, reason: str, matching: Sequence[Rule] = ()) -> None:
+        """Refuse a token, which matches these rules of several clients."""
+        super().__init__(reason)
+        self.matching = matching
+
+
+MISSING: Final = object()
+"""Stands for a claim that a token does not have."""
+
+
+def find_member(claims: Mapping[str, Any], name: str) -> object:
+    """Return a claim, of any type; MISSING if there is none.
 
     `name` is that of a member, or a JSON Pointer (RFC 6901) such as `/kubernetes.io/namespace`. Arrays are not
     entered: which of several values counts would depend on their order.
     """
     value: Any = claims
-    for member in _members(name):
+    for member in claim_path(name):
         if not isinstance(value, Mapping) or member not in value:
-            return None
+            return MISSING
         value = value[member]
+    return value
+
+
+def find_claim(claims: Mapping[str, Any], name: str) -> str | None:
+    """Return the text of a claim, which is named as in `find_member`; None if it is missing or not a text."""
+    value = find_member(claims, name)
     return value if isinstance(value, str) else None
 
 
-def _members(name: str) -> list[str]:
+def described(value: object) -> str:
+    """Return what a message calls a claim: its text, in part, or what it is if it is no text."""
+    if isinstance(value, str):
+        return as_word(quoted(value))
+    if value is MISSING:
+        return "missing"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "an object" if isinstance(value, Mapping) else "a number"
+
+
+def claim_path(name: str) -> list[str]:
+    """Return the names of the members that lead to a claim."""
     if not name.startswith("/"):
         return [name]
     return [member.replace("~1", "/").replace("~0", "~") for member in name[1:].split("/")]
@@ -68,13 +99,15 @@ def check_conditions(kind: Kind, issuer: str, conditions: Mapping[str, str]) -> 
     """
     normal: dict[str, str] = {}
     for given, value in conditions.items():
-        if not _is_text(given) or not _is_text(value):
-            raise InvalidRule(f"A claim and its value have 1 to {MAX_TEXT} visible characters.")
+        _check_text("name of a claim", given)
+        _check_text(f"value of {given}", value)
         if given.startswith("/") and _BAD_ESCAPE.search(given):
             raise InvalidRule(f"{given} is not a JSON Pointer: write ~0 for ~, and ~1 for / (RFC 6901).")
         name = given[1:] if given.count("/") == 1 and given.startswith("/") and "~" not in given else given
-        if name in normal or not all(_members(name)):
-            raise InvalidRule(f"The claim {given} is empty or named twice.")
+        if not all(claim_path(name)):
+            raise InvalidRule(f"{given} names a member without a name. Write all of them, such as {NAMESPACE}.")
+        if name in normal:
+            raise InvalidRule(f"The claim {name} is named twice. Leave one of the two out.")
         normal[name] = value
     if not 0 < len(normal) <= MAX_CONDITIONS:
         raise InvalidRule(f"A rule has 1 to {MAX_CONDITIONS} claims.")
@@ -85,8 +118,14 @@ def check_conditions(kind: Kind, issuer: str, conditions: Mapping[str, str]) -> 
     return normal
 
 
-def _is_text(text: str) -> bool:
-    return 0 < len(text) <= MAX_TEXT and is_visible(text)
+def _check_text(what: str, text: str) -> None:
+    """Check the length of a text, and that a person sees all of it. Raises InvalidRule."""
+    if not text:
+        raise InvalidRule(f"The {what} is empty. Write NAME=VALUE, such as sub=agent.")
+    if len(text) > MAX_TEXT:
+        raise InvalidRule(f"The {what} has more than {MAX_TEXT} characters.")
+    if not is_visible(text):
+        raise InvalidRule(f"The {what} has a character that nobody sees: {escape_invisible(text)}")
 
 
 def _identifying(kind: Kind) -> str:
@@ -96,7 +135,9 @@ def _identifying(kind: Kind) -> str:
         begin = f" that begins with {' or '.join(identification.prefixes)}" if any(identification.prefixes) else ""
         further = f" with {' or '.join(identification.with_one_of)}" if identification.with_one_of else ""
         choices.append(f"{names}{begin}{further}")
-    return ", or ".join(choices)
+    pointer = next((one for found in kind.identifications for one in found.claims if one.startswith("/")), None)
+    nested = f". The name of a nested member begins with a slash, such as {pointer}" if pointer is not None else ""
+    return f"{', or '.join(choices)}{nested}"
 
 
 def _identification(kind: Kind, conditions: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -145,6 +186,16 @@ def unmet_conditions(rule: Rule, claims: Mapping[str, Any]) -> list[str]:
     return [name for name, value in rule.conditions.items() if find_claim(claims, name) != value]
 
 
+def remove_command(client_id: str, rule_id: str) -> str:
+    """Return the command that removes a rule."""
+    return f"authserver client trust remove {client_id} {rule_id}"
+
+
+def may_both_match(one: Rule, other: Rule) -> bool:
+    """Tell whether a token can match two rules that have the same anchor: no claim must have two values."""
+    return all(other.conditions.get(name, value) == value for name, value in one.conditions.items())
+
+
 def matching_rule(rules: Sequence[Rule], claims: Mapping[str, Any]) -> Rule:
     """Return a rule whose conditions all hold.
 
@@ -156,7 +207,7 @@ def matching_rule(rules: Sequence[Rule], claims: Mapping[str, Any]) -> Rule:
     if not matching:
         raise NoClient(_why_none(rules, claims))
     if len(clients) > 1:
-        raise NoClient(f"rules of several clients match: {', '.join(clients)}")
+        raise NoClient(f"rules of several clients match: {', '.join(clients)}", matching)
     return matching[0]
 
 

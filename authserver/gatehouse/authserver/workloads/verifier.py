@@ -11,13 +11,17 @@ from gatehouse.authserver.errors import AuthFailure
 from gatehouse.authserver.workloads.key_state import give_keys_command, last_failure
 from gatehouse.authserver.workloads.platform_token import PlatformCredentials, Presented
 from gatehouse.authserver.workloads.registry import MAX_SHARED, TrustedIssuer, TrustedIssuers, find_key
+from gatehouse.authserver.workloads.rules import described
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 
 _LIST = "authserver issuer list"
 _SHOW = "authserver issuer show {}"
+
+_MAX_AUDIENCES = 3
+"""Audiences of one token that a message names."""
 
 
 class WorkloadRefused(Exception):
@@ -138,7 +142,9 @@ class WorkloadVerifier:
         named = issuers.possible(credentials.issuer, credentials.trust_domain)
         if not named:
             raise WorkloadRefused(
-                f"no trusted issuer has the iss {quoted(credentials.issuer)}", _LIST, AuthFailure.UNTRUSTED_ISSUER
+                f"no trusted issuer has the iss {as_word(quoted(credentials.issuer))}",
+                _LIST,
+                AuthFailure.UNTRUSTED_ISSUER,
             )
         header = credentials.header
         if not any(header.alg in issuer.algorithms for issuer in named):
@@ -146,7 +152,7 @@ class WorkloadVerifier:
         elif not any(issuer.usable_keys(now) for issuer in named):
             raise _no_key("no key of the issuer is known, or the key set is too old", named, now)
         elif not any(find_key(issuer.usable_keys(now), header.kid, header.alg) for issuer in named):
-            reason = f"the issuer has no key with the kid {quoted(header.kid or '')} for {header.alg}"
+            reason = f"the issuer has no key with the kid {as_word(quoted(header.kid or ''))} for {header.alg}"
             raise _no_key(reason, named, now)
         else:
             reason = verified.failure
@@ -165,9 +171,10 @@ class WorkloadVerifier:
             audience = audience[0]
         expected = self.audiences(issuer, credentials.presented)
         if not isinstance(audience, str) or audience not in expected:
+            slash = ", without the slash at its end" if audience == f"{expected[0]}/" else ""
             raise WorkloadRefused(
-                f"aud is {quoted(str(audience))}, not {expected[0]} alone",
-                f"Request a token for the audience {expected[0]} from the platform.",
+                f"aud is {_audiences(credentials.claims)} {expected[0]} alone",
+                f"Request a token for the audience {expected[0]} from the platform{slash}.",
             )
 
     def audiences(self, issuer: TrustedIssuer, presented: Presented) -> list[str]:
@@ -190,6 +197,19 @@ def _no_key(reason: str, issuers: Sequence[TrustedIssuer], now: float) -> Worklo
     return WorkloadRefused("; ".join([reason, *failures]), remediation, AuthFailure.ASSERTION_SIGNATURE)
 
 
+def _audiences(claims: Mapping[str, Any]) -> str:
+    """Return the `aud` as the beginning of a message names it: the first audiences, or what is in their place."""
+    if "aud" not in claims:
+        return "missing; it must be"
+    audience = claims["aud"]
+    if not isinstance(audience, list) or not audience:
+        return f"{described(audience)}, not"
+    shown = [described(one) for one in audience[:_MAX_AUDIENCES]]
+    if len(audience) > len(shown):
+        shown.append(f"{len(audience) - len(shown)} more")
+    return f"{' and '.join(shown)}, not"
+
+
 def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
     """Check what the header says besides the key. Raises WorkloadRefused."""
     kind, header = issuer.kind, credentials.header
@@ -197,7 +217,7 @@ def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> Non
         raise WorkloadRefused(f"header member refused: {surplus[0]}", _SHOW.format(issuer.name))
     if header.typ not in kind.types:
         raise WorkloadRefused(
-            f"typ is {quoted(str(header.typ))}, not that of a platform token",
+            f"typ is {as_word(quoted(str(header.typ)))}, not that of a platform token",
             "Present the token of the platform itself, not one that was made from it.",
         )
     if credentials.presented is Presented.SPIFFE_ASSERTION and kind.name != "spiffe":

@@ -32,6 +32,11 @@ def quoted(text: str) -> str:
     return printable(mask(text)[:_MAX_QUOTED])
 
 
+def as_word(text: str) -> str:
+    """Return a text in quotation marks if it holds a space or is empty, so that a reader sees where it ends."""
+    return text if text and " " not in text else f'"{text}"'
+
+
 def _has_several_words(text: str) -> bool:
     """Tell whether whitespace separates two parts of a text, as it does in an authorization header."""
     return len(text.split(None, 1)) > 1

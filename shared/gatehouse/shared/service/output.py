@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from gatehouse.shared.protocol.redaction import printable
+from gatehouse.shared.protocol.redaction import as_word, printable
 
 PROGRESS_EVERY: Final = 100_000
 """Rows after which a long command reports its progress."""
@@ -88,7 +88,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return " ".join(f"{printable(str(name))}={_cell(item)}" for name, item in value.items()) or "-"
+        return " ".join(f"{printable(str(name))}={_item(item)}" for name, item in value.items()) or "-"
     if isinstance(value, list | tuple):
         return " ".join(_cell(item) for item in value) or "-"
     return printable(str(value))
+
+
+def _item(value: Any) -> str:
+    """Return the value of a member. A reader must see where a text ends, because spaces also separate the members."""
+    return as_word(_cell(value)) if isinstance(value, str) else _cell(value)
