@@ -104,6 +104,7 @@ def test_a_value_that_the_platform_never_gives_is_refused(kind: str, name: str, 
         assert "can never match: in tokens of the kind" in told
         assert SHAPES[kind][name].meaning in told
         assert value in told
+        assert ("there are no patterns" in told) is any(character in value for character in "*?[")
 
 
 @pytest.mark.parametrize("value", ["main", "acme/ops", "prod*", "Agent"])

@@ -108,6 +108,9 @@ KNOWN: Final[Mapping[str, Sequence[str]]] = {
 Platforms add claims, so others may exist. The kind `oidc` is not one platform.
 """
 
+_PATTERN: Final = re.compile(r"[*?\[]")
+"""What a value that was meant as a pattern contains."""
+
 _SIMILAR: Final = 0.7
 """The ratio from which two names are similar (difflib)."""
 
@@ -134,9 +137,10 @@ def check_can_match(kind: Kind, conditions: Mapping[str, str]) -> None:
             )
         shape = SHAPES.get(kind.name, {}).get(name)
         if shape is not None and not shape.pattern.fullmatch(value):
+            no_pattern = " Values are compared exactly; there are no patterns." if _PATTERN.search(value) else ""
             raise InvalidRule(
                 f"{name}={as_word(value)} can never match: in tokens of the kind {kind.name}, it is {shape.meaning}."
-                " Values are compared exactly, without patterns."
+                f"{no_pattern} The claims to use: authserver issuer claims {kind.name}"
             )
 
 
