@@ -135,7 +135,7 @@ def test_another_kind_of_jwt_is_no_platform_token(authserver: AuthServer, form: 
     """RFC 8725 3.11; an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant) is for another flow of this grant."""
     client = workload(authserver, "oidc")
     client.accepted(form)
-    reason = f"platform token: typ is {typ}, not that of a platform token"
+    reason = f"platform token: typ is {as_word(typ)}, not that of a platform token"
     client.refused(form, client.platform.token(header={"typ": typ}), reason)
 
 
