@@ -287,7 +287,7 @@ def test_given_keys_are_replaced(shell: Shell, cluster: Platform) -> None:
     changed = shell.json("issuer", "update", cluster.name, "--jwks-file", write_jwks(shell, cluster))
     assert {key["kid"] for key in changed["keys"]} == {old.kid, new.kid}
     [event] = shell.json("audit", "--action", "issuer.update")
-    assert [len(event["detail"]["thumbprints"][which]) for which in ("old", "new")] == [1, 2]
+    assert [len(event["detail"][name]) for name in ("old_thumbprints", "thumbprints")] == [1, 2]
     empty = shell.folder / "empty.json"
     empty.write_bytes(b'{"keys": []}')
     assert "the set holds no usable key" in shell.refusal("issuer", "update", cluster.name, "--jwks-file", str(empty))
@@ -310,9 +310,9 @@ def test_the_limits_of_an_issuer_are_changed(shell: Shell, cluster: Platform) ->
     assert (shown["max_lifetime"], shown["one_time"]) == (600, False)
     details = [event["detail"] for event in shell.json("audit", "--action", "issuer.update")]
     assert details == [
-        {"max_lifetime": {"old": 3600, "new": 600}},
-        {"one_time": {"old": False, "new": True}},
-        {"one_time": {"old": True, "new": False}},
+        {"old_max_lifetime": 3600, "max_lifetime": 600},
+        {"old_one_time": False, "one_time": True},
+        {"old_one_time": True, "one_time": False},
     ]
 
 

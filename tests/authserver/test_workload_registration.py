@@ -198,8 +198,8 @@ def test_replaced_keys_are_checked_like_those_of_a_registration(authserver: Auth
     assert (changed.fetched_at, changed.keys.keys()) == (int(authserver.clock()), {key.kid for key in platform.keys})
     [event] = authserver.audit(action="issuer.update")
     [thumbprint] = [keys[0].thumbprint for issuer in before for keys in issuer.keys.values() if keys[0].kid == old.kid]
-    assert event["detail"]["thumbprints"]["old"] == [thumbprint]
-    assert event["detail"]["thumbprints"]["new"] == sorted(keys[0].thumbprint for keys in changed.keys.values())
+    assert event["detail"]["old_thumbprints"] == [thumbprint]
+    assert event["detail"]["thumbprints"] == sorted(keys[0].thumbprint for keys in changed.keys.values())
 
 
 @pytest.mark.both_databases
@@ -207,9 +207,9 @@ def test_the_limits_of_an_issuer_are_changed_and_its_rules_stay(authserver: Auth
     added = trust(authserver, oidc(authserver.clock))
     rule = add_trust(authserver, workload_client(authserver), "login", {"sub": "a"})
     for update, values, detail in (
-        (IssuerUpdate(max_lifetime=60), (60, False), {"max_lifetime": {"old": 3600, "new": 60}}),
-        (IssuerUpdate(one_time=True), (60, True), {"one_time": {"old": False, "new": True}}),
-        (IssuerUpdate(default_one_time=True), (60, False), {"one_time": {"old": True, "new": False}}),
+        (IssuerUpdate(max_lifetime=60), (60, False), {"old_max_lifetime": 3600, "max_lifetime": 60}),
+        (IssuerUpdate(one_time=True), (60, True), {"old_one_time": False, "one_time": True}),
+        (IssuerUpdate(default_one_time=True), (60, False), {"old_one_time": True, "one_time": False}),
     ):
         changed = change(authserver, update_issuer, "login", update)
         assert changed == replace(added, max_lifetime=values[0], one_time=values[1])

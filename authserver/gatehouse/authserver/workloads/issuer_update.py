@@ -54,13 +54,11 @@ def update_issuer(session: Session, admin: Administrator, name: str, update: Iss
     before = existing_issuer(session, name)
     one_time = KINDS[row.kind].one_time if update.default_one_time else update.one_time
     wanted = {"max_lifetime": update.max_lifetime, "one_time": one_time}
-    detail: dict[str, Any] = {
-        field: {"old": getattr(before, field), "new": value}
-        for field, value in wanted.items()
-        if value is not None and value != getattr(before, field)
-    }
-    for field, change in detail.items():
-        setattr(row, field, change["new"])
+    detail: dict[str, Any] = {}
+    for field, value in wanted.items():
+        if value is not None and value != (old := getattr(before, field)):
+            setattr(row, field, value)
+            detail |= {f"old_{field}": old, field: value}
     if update.jwks is not None:
         if before.location.is_fetched:
             raise CommandRefused(
@@ -72,7 +70,7 @@ def update_issuer(session: Session, admin: Administrator, name: str, update: Iss
     changed = existing_issuer(session, name)
     if update.jwks is not None:
         refuse_shared_keys(changed, load_issuers(session.connection()))
-        detail["thumbprints"] = {"old": thumbprints(before), "new": thumbprints(changed)}
+        detail |= {"old_thumbprints": thumbprints(before), "thumbprints": thumbprints(changed)}
     if detail:
         admin.record(session, AuditAction.ISSUER_UPDATE, name, **detail)
     return changed
