@@ -232,7 +232,7 @@ async def test_a_client_id_that_was_sent_is_named(file: Callable[[Any], Path]) -
 @pytest.mark.parametrize(
     ("claims", "described"),
     [
-        ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"(iss a\x1b[2J, sub " + "x" * 100 + ", aud b, c, "),
+        ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"a\x1b[2J, sub " + "x" * 100 + ", aud b and c, "),
         (
             {"iss": "", "sub": "my agent", "aud": {"not-to-be-shown": 1}, "exp": -1},
             '(iss "", sub "my agent", aud invalid, exp ',

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from gatehouse.bridge.platform_token import ASSERTION_TYPE, MAX_PLATFORM_TOKEN, is_compact_jwt, read_token_file
 from gatehouse.bridge.settings import BRIDGE, BridgeSettings, SettingNames
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
@@ -194,6 +190,11 @@ def _read_private(path: Path) -> str:
 def _from_key(document: str, source: str, client_id: str | None, names: SettingNames) -> Credentials:
     if client_id is None:
         raise InvalidCredentials(f"{source} is a private key: set {names.client_id} to the client that it belongs to.")
+    # Other credentials do not need these.
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     try:
         key = load_pem_private_key(document.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

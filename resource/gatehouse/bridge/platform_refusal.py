@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from gatehouse.bridge.errors import BridgeError, audit_command
-from gatehouse.bridge.platform_token import describe, only_audience, read_claims
+from gatehouse.bridge.platform_claims import describe, only_audience, read_claims
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, is_fractional_date
 from gatehouse.shared.protocol.clock import LEEWAY
 

@@ -19,8 +19,8 @@ from gatehouse.bridge.credentials import Credentials, InvalidCredentials
 from gatehouse.bridge.discovery import TokenEndpoint, find_token_endpoint
 from gatehouse.bridge.errors import AUTHORIZATION_SERVER, BridgeError, token_refused
 from gatehouse.bridge.http_client import JsonResponse, exchange
+from gatehouse.bridge.platform_claims import describe, is_made_for
 from gatehouse.bridge.platform_refusal import platform_token_refused
-from gatehouse.bridge.platform_token import describe, is_made_for
 from gatehouse.bridge.redaction import SentSecrets
 from gatehouse.bridge.settings import BRIDGE, SettingNames
 from gatehouse.shared.protocol.clock import Clock, system_clock
