@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,11 +82,18 @@ def report_of(pages: Pages, home: Path, path: str = "/") -> dict[str, Any]:
     """Open a page in Chromium, and return what it reports."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={home / 'profile'}", pages.origin + path]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
     errors = home / "errors"
     with (
+        # Chromium leaves the folder of its socket behind, whose path must be short. Its other processes end later.
+        tempfile.TemporaryDirectory(prefix="gh-", ignore_cleanup_errors=True) as temporary,
         errors.open("wb") as stderr,
-        subprocess.Popen(command, env=environment, cwd=home, stdout=stderr, stderr=stderr) as process,
+        subprocess.Popen(
+            command,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": temporary},
+            cwd=home,
+            stdout=stderr,
+            stderr=stderr,
+        ) as process,
     ):
         try:
             report = pages.reports.get(timeout=TIMEOUT)
