@@ -131,6 +131,7 @@ def test_unknown_names_are_refused(shell: Shell, client_id: str) -> None:
 
 
 PULL_REQUEST = "Every pull request of the repository has a sub that ends in :pull_request"
+WITHOUT_IDS = "On github.com, repositories that were created, renamed or transferred after 15 July 2026"
 RECYCLED_NAMES = "Names of owners and repositories can be taken over"
 RECYCLED_PATHS = "Paths of groups and projects can be taken over"
 RECREATED = "A service account that is deleted and created again"
@@ -139,9 +140,12 @@ RECREATED = "A service account that is deleted and created again"
 @pytest.mark.parametrize(
     ("make", "conditions", "warnings"),
     [
-        (github, ["sub=repo:acme/ops:ref:refs/heads/main"], [RECYCLED_NAMES]),
-        (github, ["sub=repo:acme/ops:pull_request"], [PULL_REQUEST, RECYCLED_NAMES]),
-        (github, ["sub=repo:acme/ops:pull_request", "repository_id=74"], [PULL_REQUEST]),
+        (github, ["sub=repo:acme/ops:ref:refs/heads/main"], [WITHOUT_IDS, RECYCLED_NAMES]),
+        (github, ["sub=repo:acme/ops:pull_request"], [PULL_REQUEST, WITHOUT_IDS, RECYCLED_NAMES]),
+        (github, ["sub=repo:acme/ops:pull_request", "repository_id=74"], [PULL_REQUEST, WITHOUT_IDS]),
+        (github, ["sub=repo:acme@72/ops@74:pull_request"], [PULL_REQUEST]),
+        (github, ["sub=repository_id:74:ref:refs/heads/main"], []),
+        (github, ["sub=repository:acme/ops:environment:production"], [RECYCLED_NAMES]),
         (github, ["sub=repo:acme@72/ops@74:ref:refs/heads/main"], []),
         (github, ["repository_id=74", "environment=production"], []),
         (kubernetes, ["sub=system:serviceaccount:prod:agent"], [RECREATED]),

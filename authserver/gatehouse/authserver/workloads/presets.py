@@ -17,6 +17,10 @@ RECYCLED_NAMES: Final = (
     "Names of owners and repositories can be taken over after a rename or a deletion. Require repository_id, with ref "
     "or environment: an id is never given again."
 )
+SUBJECT_WITHOUT_IDS: Final = (
+    "On github.com, repositories that were created, renamed or transferred after 15 July 2026 have another sub, with "
+    "ids: repo:OWNER@ID/REPOSITORY@ID:... This one does not match theirs."
+)
 RECREATED_ACCOUNTS: Final = (
     "A service account that is deleted and created again, perhaps by somebody else, has the same name, and another "
     f"uid. To trust this one only, require {SERVICE_ACCOUNT_UID} too."
@@ -36,8 +40,8 @@ _OTHER_AUDIENCES: Final = frozenset({"sts.amazonaws.com", "api://AzureADTokenExc
 _API_SERVER: Final = "https://kubernetes.default.svc"
 """How audiences of the API server of a cluster begin, if it was not given another one."""
 
-_IMMUTABLE_SUBJECT: Final = re.compile(r"repo:[^/@:]+@[0-9]+/[^/@:]+@[0-9]+:", re.ASCII)
-"""The start of GitHub's subjects that hold the ids of owner and repository."""
+_IMMUTABLE_SUBJECT: Final = re.compile(r"repo:[^/@:]+@[0-9]+/[^/@:]+@[0-9]+:|repository_id:[0-9]+(?::|$)", re.ASCII)
+"""The start of GitHub's subjects that hold the id of the repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def rule_warnings(kind: Kind, conditions: Mapping[str, str]) -> list[str]:
     subject, warnings = conditions.get("sub", ""), []
     if subject.endswith(":pull_request"):
         warnings.append(PULL_REQUEST)
+    if kind.name == "github" and subject.startswith("repo:") and not _IMMUTABLE_SUBJECT.match(subject):
+        warnings.append(SUBJECT_WITHOUT_IDS)
     if kind.name == "github" and "repository_id" not in conditions and not _IMMUTABLE_SUBJECT.match(subject):
         warnings.append(RECYCLED_NAMES)
     if kind.name == "gitlab" and "project_id" not in conditions:
