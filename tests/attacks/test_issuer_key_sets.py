@@ -6,6 +6,7 @@ Each test first sends a faultless token, and one with a new key that the issuer 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from gatehouse.authserver.workloads.registry import KeyLocation, load_issuers
 from gatehouse.shared.protocol.jws import SigningKey
 
 HOUR = 3600
+BEARER = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2lnbmF0dXJl"
 STALE = "platform token: no key of the issuer is known, or the key set is too old"
 
 
@@ -318,3 +320,60 @@ def test_metadata_cannot_send_the_server_elsewhere(
         client.accepted("grant")
     finally:
         other.close()
+
+
+HOSTILE = f"x\x9b2J\u202e {BEARER} gths_0123456789abcdef {'y' * 1000}"
+"""Escapes for a terminal, secrets and much text. The bearer token is the one that the platform was sent."""
+
+
+def failing_answers() -> Iterator[Any]:
+    """Return what makes the metadata and the keys of the issuer at a URL, whose fetch fails with a text of its own."""
+
+    def case(name: str, reason: str, make: Any) -> Any:
+        return pytest.param(make, reason, id=name)
+
+    def metadata(url: str, **changes: Any) -> Answer:
+        return Answer(json.dumps({"issuer": url, "jwks_uri": f"{url}/jwks", **changes}).encode())
+
+    # A URL has neither spaces nor escapes.
+    path = f"/keys/{BEARER}/{'y' * 1000}?access_token={BEARER}&code=hunter2&pad={'y' * 400}"
+    yield case("address", "status 404", lambda url, key: (metadata(url, jwks_uri=f"{url}{path}"), Answer(key)))
+    yield case("issuer", "its issuer is", lambda url, key: (metadata(url, issuer=HOSTILE), Answer(key)))
+    elsewhere = f"https://evil.example{path}"
+    yield case("host", "is on another host", lambda url, key: (metadata(url, jwks_uri=elsewhere), Answer(key)))
+    header = {"Content-Type": HOSTILE.replace("\u202e", "")}
+    yield case("type", "its content type is", lambda url, key: (metadata(url), Answer(key, headers=header)))
+    yield case("kid", "no usable key", lambda url, key: (metadata(url), Answer(keys({"kid": HOSTILE, "kty": HOSTILE}))))
+
+
+@pytest.mark.threat("T-212")
+@pytest.mark.parametrize(("make", "reason"), list(failing_answers()))
+def test_the_reason_of_a_failed_fetch_is_short_and_without_secrets(
+    authserver: AuthServer, publisher: DocumentServer, tmp_path: Path, make: Any, reason: str
+) -> None:
+    """CWE-117, CWE-150, CWE-532: it reaches audit events, logs and terminals, and a platform writes parts of it.
+
+    An address that the metadata name can hold the bearer token with which they were fetched.
+    """
+    platform = oidc(authserver.clock)
+    platform.issuer = platform.workload["iss"] = publisher.url
+    file = tmp_path / "token"
+    file.write_text(BEARER)
+    location = KeyLocation(discovery=True, jwks_uri=None, ca_file=None, bearer_token_file=str(file))
+    client = WorkloadClient(authserver, platform, location=location)
+    path, address = "/.well-known/openid-configuration", f"/jwks?access_token={BEARER}"
+    good = {"issuer": publisher.url, "jwks_uri": f"{publisher.url}{address}"}
+    publisher.answers[path] = Answer(json.dumps(good).encode())
+    publisher.answers[address] = Answer(platform.jwks(platform.key, platform.rotate()))
+    authserver.clock.advance(60)
+    client.accepted("grant")
+    publisher.answers[path], publisher.answers["/jwks"] = make(publisher.url, platform.jwks())
+    authserver.clock.advance(60)
+    refusal = client.post("grant", platform.token(key=attacker(authserver.clock)))
+    assert refusal.status_code == 400
+    [row] = authserver.audit(request_id=refusal.json["request_id"])
+    assert reason in row["reason"], "an operator must see what failed"
+    written = json.dumps(row, ensure_ascii=False)
+    assert written.isprintable()
+    assert len(written) < 1500
+    assert [secret for secret in (*BEARER.split("."), "gths_", "hunter2") if secret in written] == []

@@ -20,7 +20,7 @@ from gatehouse.authserver.workloads.issuer_keys import MAX_LENGTH
 from gatehouse.authserver.workloads.registry import KeyLocation
 from gatehouse.shared.protocol.encoding import InvalidJson, parse_json
 from gatehouse.shared.protocol.redaction import quoted
-from gatehouse.shared.service.fetch import FetchFailed, Source, http_client, http_fetch, is_fetchable
+from gatehouse.shared.service.fetch import FetchFailed, Source, http_client, http_fetch, is_fetchable, shown_url
 from gatehouse.shared.service.settings import InvalidSettings
 from gatehouse.shared.service.tls import current_tls_context
 
@@ -106,7 +106,7 @@ async def _fetch(issuer: str, location: KeyLocation) -> bytes:
 async def _document(client: httpx2.AsyncClient, authorization: str | None, url: str) -> bytes:
     fetched = await http_fetch(client, url, _SOURCE, authorization=authorization)(None)
     if fetched is None:
-        raise FetchFailed(f"{url}: status 304, although the request has no entity tag")
+        raise FetchFailed(f"{shown_url(url)}: status 304, although the request has no entity tag")
     return fetched.document
 
 
@@ -146,17 +146,20 @@ def _explain_slash(named: object, issuer: str) -> str:
 
 def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
     """Return the address of the key set from an issuer's metadata. Raises FetchFailed."""
+    shown = shown_url(url)
     try:
         members: Any = parse_json(document)
     except InvalidJson as error:
-        raise FetchFailed(f"{url}: {error}") from None
+        raise FetchFailed(f"{shown}: {error}") from None
     found = members if isinstance(members, dict) else {}
     # Compared exactly: another issuer's metadata would name another issuer's keys (RFC 8414 3.3).
     if (named := found.get("issuer")) != issuer:
-        raise FetchFailed(f"{url}: its issuer is {quoted(str(named))}, not {issuer}{_explain_slash(named, issuer)}")
+        raise FetchFailed(f"{shown}: its issuer is {quoted(str(named))}, not {issuer}{_explain_slash(named, issuer)}")
     jwks_uri = found.get("jwks_uri")
     if not isinstance(jwks_uri, str) or not is_fetchable(jwks_uri):
-        raise FetchFailed(f"{url}: its jwks_uri is not an https URL")
+        raise FetchFailed(f"{shown}: its jwks_uri is not an https URL")
     if urlsplit(jwks_uri)[:2] != urlsplit(issuer)[:2]:
-        raise FetchFailed(f"{url}: its jwks_uri {quoted(jwks_uri)} is on another host; if it is right, set --jwks-uri")
+        raise FetchFailed(
+            f"{shown}: its jwks_uri {shown_url(jwks_uri)} is on another host; if it is right, set --jwks-uri"
+        )
     return jwks_uri

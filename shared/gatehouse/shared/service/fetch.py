@@ -13,7 +13,7 @@ import anyio
 import httpx2
 
 from gatehouse.shared.protocol.media_types import InvalidMediaType, parse_media_type
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import mask, quoted
 from gatehouse.shared.protocol.resource_identifiers import is_protected_transport
 from gatehouse.shared.service.deadline import remaining
 from gatehouse.shared.service.tls import certificate_problem
@@ -23,6 +23,9 @@ TIMEOUT = 5.0
 
 MAX_URL: Final = 2048
 """Characters of a URL that a command or a document names."""
+
+_MAX_SHOWN: Final = 200
+"""Characters of a URL in a message. What went wrong stands behind it, and must not be cut off."""
 
 _MAX_ETAG = 256
 """Characters of an entity tag that is sent back."""
@@ -74,6 +77,17 @@ def is_fetchable(url: str) -> bool:
     return is_address and parts.hostname == read.host != "" and is_protected_transport(url)
 
 
+def shown_url(url: str) -> str:
+    """Return the beginning of a fetchable URL, for messages: without tokens, and without its query, a possible secret.
+
+    Metadata name addresses, so their publisher decides what is in them.
+    """
+    address, has_query, _ = url.partition("?")
+    masked = mask(address)
+    shown = masked if len(masked) <= _MAX_SHOWN else f"{masked[:_MAX_SHOWN]}..."
+    return f"{shown}?..." if has_query else shown
+
+
 def http_client(context: ssl.SSLContext) -> httpx2.AsyncClient:
     """Return an HTTP client that uses no proxy of the environment, which would learn what this server trusts."""
     return httpx2.AsyncClient(trust_env=False, verify=context)
@@ -86,6 +100,7 @@ def http_fetch(
 
     It takes at most `timeout` seconds in all, and within a request no longer than its deadline.
     """
+    shown = shown_url(url)
 
     async def fetch(etag: str | None) -> Fetched | None:
         headers = {
@@ -103,30 +118,30 @@ def http_fetch(
         try:
             with anyio.fail_after(limit):
                 async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                    return await _read(response, url, source)
+                    return await _read(response, shown, source)
         except TimeoutError:
-            raise FetchFailed(f"{url}: no answer within {limit:.3g} s") from None
+            raise FetchFailed(f"{shown}: no answer within {limit:.3g} s") from None
         except httpx2.ConnectError as error:
             problem = certificate_problem(error, urlsplit(url).netloc, source.ca_setting)
-            raise FetchFailed(f"{url}: {problem or f'no connection; is {source.server} up?'}") from None
+            raise FetchFailed(f"{shown}: {problem or f'no connection; is {source.server} up?'}") from None
         except FetchFailed:
             raise
         # Errors of TLS after the handshake, and those of a malformed host or port, are none of the library's own.
         except Exception as error:  # noqa: BLE001 - callers go on after a FetchFailed only
-            raise FetchFailed(f"{url}: {type(error).__name__}") from None
+            raise FetchFailed(f"{shown}: {type(error).__name__}") from None
 
     return fetch
 
 
-def _check_status(response: httpx2.Response, url: str) -> None:
-    """Raise FetchFailed unless the document is in the response."""
+def _check_status(response: httpx2.Response, shown: str) -> None:
+    """Raise FetchFailed unless the document is in the response. `shown` is its address for messages."""
     status = response.status_code
     if status != httpx2.codes.OK:
         redirect = "; redirects are not followed" if response.has_redirect_location else ""
-        raise FetchFailed(f"{url}: status {status}, not 200{redirect}")
+        raise FetchFailed(f"{shown}: status {status}, not 200{redirect}")
 
 
-def _check_content_type(response: httpx2.Response, url: str, source: Source) -> None:
+def _check_content_type(response: httpx2.Response, shown: str, source: Source) -> None:
     """Raise FetchFailed unless the source allows the content type."""
     value, expected = response.headers.get("content-type"), list(source.content_types)[-1]
     try:
@@ -135,21 +150,21 @@ def _check_content_type(response: httpx2.Response, url: str, source: Source) -> 
         found = None
     if found not in source.content_types:
         described = f"its content type is {quoted(value)}" if value else "it has no content type"
-        raise FetchFailed(f"{url}: {described}, and should be {expected}")
+        raise FetchFailed(f"{shown}: {described}, and should be {expected}")
 
 
-async def _read(response: httpx2.Response, url: str, source: Source) -> Fetched | None:
+async def _read(response: httpx2.Response, shown: str, source: Source) -> Fetched | None:
     if response.status_code == httpx2.codes.NOT_MODIFIED:
         return None
-    _check_status(response, url)
-    _check_content_type(response, url, source)
+    _check_status(response, shown)
+    _check_content_type(response, shown, source)
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise FetchFailed(f"{url}: compressed, although the request does not accept that")
+        raise FetchFailed(f"{shown}: compressed, although the request does not accept that")
     document = bytearray()
     async for chunk in response.aiter_bytes():
         document += chunk
         if len(document) > source.max_length:
-            raise FetchFailed(f"{url}: larger than {source.max_length // 1024} KiB")
+            raise FetchFailed(f"{shown}: larger than {source.max_length // 1024} KiB")
     etag = response.headers.get("etag", "")
     # It is sent back in a request header, which the client library encodes as ASCII.
     return Fetched(bytes(document), etag if etag.isascii() and 0 < len(etag) <= _MAX_ETAG else None)
