@@ -15,6 +15,7 @@ from support.clock import FakeClock
 from support.databases import BACKENDS, PostgreSQL, Template, Templates, running_postgresql
 from support.dialects import use_test_dialects
 from support.resourceserver import ResourceServer, running_resource_server
+from support.workloads import Workloads, workloads_of_each_kind
 
 from gatehouse.shared.service.database import parse_database_url
 
@@ -28,6 +29,11 @@ hypothesis.settings.load_profile("gatehouse")
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove variables of the developer's shell that would configure a server under test or prevent its start."""
+    remove_settings(monkeypatch)
+
+
+def remove_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the settings of the servers from the environment."""
     for name in os.environ:
         if name.startswith(("AUTHSERVER_", "RESOURCESERVER_", "BRIDGE_", "AUTHLIB_", "FLASK_")):
             monkeypatch.delenv(name)
@@ -119,6 +125,25 @@ def authserver(tmp_path: Path, authserver_template: Template, clock: FakeClock) 
     server = AuthServer(tmp_path / "authserver", authserver_template, clock)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def shared_authserver(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthServer]:
+    """An authorization server for the tests of one file that change nothing on it: no registration, no clock."""
+    template = templates.get(BACKENDS[0], "authserver", authserver_support.prepare_installation)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # This fixture runs before those of each test.
+        remove_settings(monkeypatch)
+        server = AuthServer(tmp_path_factory.mktemp("shared") / "authserver", template, FakeClock())
+    yield server
+    server.close()
+    assert server.clock() == FakeClock()(), "a test advanced the clock that it shares with others"
+
+
+@pytest.fixture(scope="module")
+def workloads(shared_authserver: AuthServer) -> Workloads:
+    """One client of a workload on each kind of platform, for the tests of one file, which change nothing."""
+    return workloads_of_each_kind(shared_authserver)
 
 
 @pytest.fixture

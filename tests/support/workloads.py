@@ -14,7 +14,7 @@ from gatehouse.authserver.workloads.registry import KeyLocation, TrustedIssuer
 from gatehouse.authserver.workloads.rule_registration import add_rule
 from gatehouse.authserver.workloads.rules import Rule
 from support.authserver import AuthServer, token_form
-from support.platforms import Platform
+from support.platforms import PLATFORMS, Platform
 
 GIVEN_KEYS = KeyLocation(discovery=False, jwks_uri=None, ca_file=None, bearer_token_file=None)
 """The keys of a trusted issuer, as an admin gives them in a file."""
@@ -82,6 +82,7 @@ class WorkloadClient:
     def accepted(self, form: str, token: str | None = None) -> dict[str, Any]:
         """Check that a token, by default a faultless one, gets an access token for the client. Return its claims."""
         response = self.post(form, self.platform.token() if token is None else token)
+        assert response.status_code == 200, (form, response.text)
         _, claims = self.server.read_token(response)
         assert (claims["sub"], claims["client_id"]) == (self.client.client_id, self.client.client_id)
         return claims
@@ -92,8 +93,17 @@ class WorkloadClient:
 
     def check_refusal(self, form: str, response: TestResponse, reason: str) -> dict[str, Any]:
         """Check the uniform response to a refused token, and its reason in the audit log. Return the audit row."""
-        assert (response.status_code, response.json["error"]) == REFUSALS[form], response.text
+        assert (response.status_code, response.json["error"]) == REFUSALS[form], (form, response.text)
         assert response.json.keys() == {"error", "error_description", "request_id"}
         [row] = self.server.audit(request_id=response.json["request_id"])
-        assert row["reason"] == reason
+        assert row["reason"] == reason, form
         return row
+
+
+Workloads = Mapping[str, WorkloadClient]
+"""One client of a workload on each kind of platform, by kind."""
+
+
+def workloads_of_each_kind(server: AuthServer) -> Workloads:
+    """Register a client of a workload on each kind of platform."""
+    return {kind: WorkloadClient(server, make(server.clock)) for kind, make in PLATFORMS.items()}
