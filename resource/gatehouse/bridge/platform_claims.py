@@ -6,7 +6,7 @@ from typing import Any
 from gatehouse.shared.protocol.claims import is_fractional_date
 from gatehouse.shared.protocol.clock import iso_time
 from gatehouse.shared.protocol.encoding import InvalidBase64url, InvalidJson, decode_base64url, parse_json
-from gatehouse.shared.protocol.redaction import quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 
 
 def is_made_for(token: str, audiences: Collection[str]) -> bool:
@@ -51,5 +51,5 @@ def _shown(value: object) -> str:
 
 def _shown_one(value: object) -> str:
     if isinstance(value, str):
-        return f'"{quoted(value)}"' if not value or " " in value else quoted(value)
+        return as_word(quoted(value))
     return "missing" if value is None else "invalid"

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from gatehouse.bridge.credentials import Credentials
 from gatehouse.bridge.errors import BridgeError, audit_command
 from gatehouse.bridge.platform_claims import describe, only_audience, read_claims
 from gatehouse.shared.protocol.claims import MAX_LIFETIME, is_fractional_date
@@ -21,48 +22,40 @@ _OTHER_CAUSES: Final = (
 
 
 def platform_token_refused(
-    *,
-    issuer: str,
-    source: str,
-    token: str,
-    is_in_file: bool,
-    client_id: str,
-    client_id_setting: str,
-    code: str,
-    request_id: object,
-    now: float,
+    *, issuer: str, credentials: Credentials, token: str, client_id_setting: str, request_id: object, now: float
 ) -> BridgeError:
     """Return the error for a platform token that the authorization server refused. It does not hold the token.
 
     Args:
         issuer: the authorization server.
-        source: where the token is from.
+        credentials: where the token is from, and the client_id that was sent with it.
         token: what was sent.
-        is_in_file: the source is the path of a file that holds the token.
-        client_id: the client_id that was sent with it; empty if none was.
         client_id_setting: the name of the setting with the client_id.
-        code: the error code of the response.
         request_id: the request id of the response, if there is one.
         now: seconds since the epoch.
     """
-    said = [f"The authorization server {issuer} refused the platform token from {source}{describe(token)}: {code}."]
+    source, client_id = credentials.source, credentials.client_id
+    said = [
+        f"The authorization server {issuer} refused the platform token from {source}{describe(token)}: invalid_client."
+    ]
     claims = read_claims(token)
     if claims is None:
         problems = ["Its claims cannot be read: it is not the JWT of a platform."]
     else:
         problems = [*_problems_of_audience(claims, issuer), *_problems_of_lifetime(claims, now)]
     said += problems
-    if not problems:
-        left = int(claims["exp"] - now) if claims else 0
+    if claims is not None and not problems:
         said.append(
-            f"Its audience is right, and by the clock of this machine it is valid for {left} s more. What remains:"
-            f" {_OTHER_CAUSES}."
+            "Its audience is right, and by the clock of this machine it is valid for"
+            f" {int(claims['exp'] - now)} s more. What remains: {_OTHER_CAUSES}."
         )
     if client_id:
         said.append(
             f"It was sent with the client_id {client_id} of {client_id_setting}, which must be the client of the token."
             f" Without {client_id_setting}, the token alone says which client it is."
         )
+    # A job of GitHub Actions has the right to request tokens, and no file with one.
+    is_in_file = credentials.secret == token
     inspect = f"authserver token inspect < {shlex.quote(source) if is_in_file else 'FILE'}"
     said.append(
         f"{'If that is not the reason, ask' if problems else 'Ask'} the admin to run"

@@ -190,13 +190,9 @@ class TokenSource:
         if credentials.method == "workload_identity" and code == "invalid_client":
             return platform_token_refused(
                 issuer=endpoint.issuer,
-                source=credentials.source,
+                credentials=credentials,
                 token=assertion,
-                # A job of GitHub Actions has the right to request tokens, and no file with one.
-                is_in_file=credentials.secret == assertion,
-                client_id=credentials.client_id,
                 client_id_setting=self._names.client_id,
-                code=code,
                 request_id=request_id,
                 now=self._now(),
             )
