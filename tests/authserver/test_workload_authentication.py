@@ -150,7 +150,7 @@ def test_a_used_token_is_refused_again_when_single_use_returns(authserver: AuthS
     job.refused(form, token, "platform token: it was used before")
     update(job, one_time=False)
     job.accepted(form, token)
-    update(job, default_one_time=True)
+    update(job, one_time=True)
     job.refused(form, token, "platform token: it was used before")
 
 

@@ -209,7 +209,7 @@ def test_the_limits_of_an_issuer_are_changed_and_its_rules_stay(authserver: Auth
     for update, values, detail in (
         (IssuerUpdate(max_lifetime=60), (60, False), {"old_max_lifetime": 3600, "max_lifetime": 60}),
         (IssuerUpdate(one_time=True), (60, True), {"old_one_time": False, "one_time": True}),
-        (IssuerUpdate(default_one_time=True), (60, False), {"old_one_time": True, "one_time": False}),
+        (IssuerUpdate(one_time=False), (60, False), {"old_one_time": True, "one_time": False}),
     ):
         changed = change(authserver, update_issuer, "login", update)
         assert changed == replace(added, max_lifetime=values[0], one_time=values[1])

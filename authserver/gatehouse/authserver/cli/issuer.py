@@ -20,7 +20,7 @@ from gatehouse.shared.service.output import print_record, print_records
 
 _COLUMNS = ("name", "kind", "issuer", "disabled", "keys_from", "keys_at", "keys_problem")
 
-STAY_VALID = "Tokens that were already issued stay valid until they expire, or until: authserver token revoke"
+_STAY_VALID = "Tokens that were already issued stay valid until they expire, or until: authserver token revoke"
 
 
 @click.group()
@@ -56,7 +56,7 @@ def list_(ctx: click.Context, output: str) -> None:
 def show(ctx: click.Context, name: str, output: str) -> None:
     """Show a trusted issuer with its keys and trust rules.
 
-    Of the keys, it shows how old they are, and why the last fetch failed; of the rules, those of every client.
+    Also shows how old the keys are, and why the last fetch of them failed. The rules are those of every client.
     """
     with open_installation(ctx) as installation, installation.database.read() as session:
         record = stored_record(installation, session, existing_issuer(session, name))
@@ -69,7 +69,7 @@ def show(ctx: click.Context, name: str, output: str) -> None:
 @click.option(
     "--jwks-file",
     type=FILE,
-    help="Its public keys, a JWK set, in place of those of the --jwks-file with which it was added.",
+    help="Its public keys, a JWK set, in place of those that were given before. Not if its keys are fetched.",
 )
 @click.option(
     "--max-lifetime",
@@ -91,20 +91,15 @@ def update(
 ) -> None:
     """Change the keys or the limits of a trusted issuer.
 
-    Its trust rules stay. Whatever else it was added with can only be changed by removing and adding it, which removes
-    its rules.
+    Its trust rules stay. To change anything else, remove the issuer, and with it its rules, and add it again.
     """
     if jwks_file is None and max_lifetime is None and one_time is None:
         raise click.UsageError("Nothing to change: give at least one option, such as --max-lifetime 10m. See: --help")
-    changes = IssuerUpdate(
-        jwks=None if jwks_file is None else read_jwks(jwks_file),
-        max_lifetime=max_lifetime,
-        one_time=None if one_time is None else ONE_TIME[one_time],
-        default_one_time=one_time == "auto",
-    )
+    jwks = None if jwks_file is None else read_jwks(jwks_file)
     with open_installation(ctx) as installation, installation.database.write() as session:
         before = existing_issuer(session, name)
-        changed = update_issuer(session, installation.admin, name, changes)
+        once = None if one_time is None else before.kind.one_time if one_time == "auto" else ONE_TIME[one_time]
+        changed = update_issuer(session, installation.admin, name, IssuerUpdate(jwks, max_lifetime, once))
         record = stored_record(installation, session, changed)
         latest = last_repetition(before, installation.admin.now())
     print_issuer(record, output)
@@ -144,7 +139,7 @@ def _set_disabled(ctx: click.Context, name: str, output: str, *, disabled: bool)
         changed = set_issuer_disabled(session, installation.admin, name, disabled=disabled)
         record = stored_record(installation, session, changed)
     print_issuer(record, output)
-    click.echo(f"{WITHIN_A_SECOND} {STAY_VALID}" if disabled else WITHIN_A_SECOND, err=True)
+    click.echo(f"{WITHIN_A_SECOND} {_STAY_VALID}" if disabled else WITHIN_A_SECOND, err=True)
 
 
 @issuer.command()
@@ -159,7 +154,7 @@ def remove(ctx: click.Context, name: str, yes: bool, output: str) -> None:
     with open_installation(ctx) as installation, installation.database.write() as session:
         rules = remove_issuer(session, installation.admin, name)
     print_record({"name": name, "removed": True, "rules": rules}, output)
-    click.echo(f"{WITHIN_A_SECOND} {STAY_VALID}", err=True)
+    click.echo(f"{WITHIN_A_SECOND} {_STAY_VALID}", err=True)
 
 
 @issuer.command()
@@ -170,7 +165,7 @@ def remove(ctx: click.Context, name: str, yes: bool, output: str) -> None:
 def claims(ctx: click.Context, kind: str, output: str) -> None:
     """Show the claims to require of a kind of platform.
 
-    KIND is kubernetes, github, gitlab, spiffe or oidc. What to be careful about is printed as well.
+    KIND is kubernetes, github, gitlab, spiffe or oidc. Also prints what to be careful about.
     """
     preset, audience = PRESETS[kind], settings_of(ctx).issuer
     rows = [{"claim": one.claim, "example": one.example, "meaning": one.meaning} for one in preset.claims]

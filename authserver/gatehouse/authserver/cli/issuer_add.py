@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gatehouse.authserver.cli.installation import open_installation
-from gatehouse.authserver.cli.issuer_options import FILE, KIND_HELP, ONE_TIME, parse_lifetime, read_jwks
+from gatehouse.authserver.cli.issuer_options import FILE, ONE_TIME, parse_lifetime, read_jwks
 from gatehouse.authserver.cli.issuer_record import print_issuer, stored_record
 from gatehouse.authserver.workloads.key_fetching import fetch_keys
 from gatehouse.authserver.workloads.kinds import KINDS
@@ -29,7 +29,13 @@ from gatehouse.shared.service.fetch import FetchFailed
     metavar="URL",
     help="The exact iss of its tokens; for SPIFFE, the trust domain, such as spiffe://example.org.",
 )
-@click.option("--kind", required=True, type=click.Choice([*KINDS]), metavar="KIND", help=KIND_HELP)
+@click.option(
+    "--kind",
+    required=True,
+    type=click.Choice([*KINDS]),
+    metavar="KIND",
+    help=f"The kind of platform: {', '.join(KINDS)}.",
+)
 @click.option("--audience", help="The aud that its tokens must have.  [default: the issuer identifier of this server]")
 @click.option(
     "--jwks-file",

@@ -6,13 +6,10 @@ from typing import Final
 import click
 
 from gatehouse.authserver.workloads.issuer_keys import MAX_LENGTH
-from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.registration import MAX_LIFETIME
 from gatehouse.shared.service.cli import parse_duration
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-KIND_HELP: Final = f"The kind of platform: {', '.join(KINDS)}."
 
 ONE_TIME: Final = {"yes": True, "no": False, "auto": None}
 """Values of `--one-time`. None stands for the default of the kind."""

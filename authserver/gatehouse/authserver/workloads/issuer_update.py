@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.registration import (
     check_keys,
     check_max_lifetime,
@@ -31,8 +30,6 @@ class IssuerUpdate:
     """A key set, in place of the one that an admin gave."""
     max_lifetime: int | None = None
     one_time: bool | None = None
-    default_one_time: bool = False
-    """Accept its tokens once, or not, as is the default of its kind."""
 
 
 def last_repetition(before: TrustedIssuer, now: int) -> int:
@@ -52,13 +49,12 @@ def update_issuer(session: Session, admin: Administrator, name: str, update: Iss
     check_max_lifetime(update.max_lifetime)
     row = lock_issuer(session, name)
     before = existing_issuer(session, name)
-    one_time = KINDS[row.kind].one_time if update.default_one_time else update.one_time
-    wanted = {"max_lifetime": update.max_lifetime, "one_time": one_time}
     detail: dict[str, Any] = {}
-    for field, value in wanted.items():
-        if value is not None and value != (old := getattr(before, field)):
-            setattr(row, field, value)
-            detail |= {f"old_{field}": old, field: value}
+    for field in ("max_lifetime", "one_time"):
+        old, new = getattr(before, field), getattr(update, field)
+        if new is not None and new != old:
+            setattr(row, field, new)
+            detail |= {f"old_{field}": old, field: new}
     if update.jwks is not None:
         if before.location.is_fetched:
             raise CommandRefused(

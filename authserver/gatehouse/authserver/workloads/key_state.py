@@ -30,13 +30,13 @@ def key_problem(issuer: TrustedIssuer, shared: Collection[str], now: float) -> s
     if age is None:
         if not issuer.location.is_fetched:
             return f"no keys are known. Give them: {give_keys_command(issuer)}"
-        return f"no keys are known{_last_failure(issuer, now)}"
+        return _with_failure("no keys are known", issuer, now)
     is_usable = bool(issuer.usable_keys(now))
     if age < 0 and not is_usable:
         return "a server whose clock is ahead fetched the keys"
     if issuer.failure is not None and not is_usable:
-        used = f"the keys are {describe_age(age)} old, and are used for {describe_age(MAX_AGE)}"
-        return f"{used}{_last_failure(issuer, now)}"
+        limit = f"the keys are {describe_age(age)} old, and are used for {describe_age(MAX_AGE)}"
+        return _with_failure(limit, issuer, now)
     if all(keys[0].thumbprint in shared for keys in issuer.keys.values()):
         return "another trusted issuer has the same keys"
     return None
@@ -47,8 +47,8 @@ def key_warning(issuer: TrustedIssuer, now: float) -> str | None:
     age = key_age(issuer, now)
     if age is None or not issuer.location.is_fetched or (issuer.failure is None and age <= OLD_AFTER):
         return None
-    reason = _last_failure(issuer, now) or "; no server has fetched them since"
-    return f"the keys are {describe_age(max(0, age))} old{reason}"
+    old = f"the keys are {describe_age(max(0, age))} old"
+    return f"{old}; no server has fetched them since" if issuer.failure is None else _with_failure(old, issuer, now)
 
 
 def last_failure(issuer: TrustedIssuer, now: float) -> str | None:
@@ -73,6 +73,7 @@ def describe_age(seconds: int) -> str:
     return f"{seconds // _HOUR} h"
 
 
-def _last_failure(issuer: TrustedIssuer, now: float) -> str:
+def _with_failure(text: str, issuer: TrustedIssuer, now: float) -> str:
+    """Add the last failure to a text, if there is one."""
     failed = last_failure(issuer, now)
-    return "" if failed is None else f"; {failed}"
+    return text if failed is None else f"{text}; {failed}"

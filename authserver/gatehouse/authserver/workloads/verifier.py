@@ -173,7 +173,7 @@ class WorkloadVerifier:
         if not isinstance(audience, str) or audience not in expected:
             slash = ", without the slash at its end" if audience == f"{expected[0]}/" else ""
             raise WorkloadRefused(
-                f"aud is {_audiences(credentials.claims)} {expected[0]} alone",
+                _wrong_audience(credentials.claims, expected[0]),
                 f"Request a token for the audience {expected[0]} from the platform{slash}.",
             )
 
@@ -197,17 +197,16 @@ def _no_key(reason: str, issuers: Sequence[TrustedIssuer], now: float) -> Worklo
     return WorkloadRefused("; ".join([reason, *failures]), remediation, AuthFailure.ASSERTION_SIGNATURE)
 
 
-def _audiences(claims: Mapping[str, Any]) -> str:
-    """Return the `aud` as the beginning of a message names it: the first audiences, or what is in their place."""
+def _wrong_audience(claims: Mapping[str, Any], expected: str) -> str:
+    """Say which `aud` a token has in place of the expected one."""
     if "aud" not in claims:
-        return "missing; it must be"
+        return f"aud is missing; it must be {expected} alone"
     audience = claims["aud"]
-    if not isinstance(audience, list) or not audience:
-        return f"{described(audience)}, not"
-    shown = [described(one) for one in audience[:_MAX_AUDIENCES]]
-    if len(audience) > len(shown):
-        shown.append(f"{len(audience) - len(shown)} more")
-    return f"{' and '.join(shown)}, not"
+    audiences = audience if isinstance(audience, list) and audience else [audience]
+    shown = [described(one) for one in audiences[:_MAX_AUDIENCES]]
+    if (more := len(audiences) - len(shown)) > 0:
+        shown.append(f"{more} more")
+    return f"aud is {' and '.join(shown)}, not {expected} alone"
 
 
 def check_header(credentials: PlatformCredentials, issuer: TrustedIssuer) -> None:
