@@ -204,7 +204,11 @@ def test_the_matrix_shows_every_client_against_every_tool(shell: Shell, file: st
                 "client_id": disabled,
                 "client_name": "zebra",
                 "obstacles": [
-                    {"reason": "the client is disabled", "remediation": f"authserver client enable {disabled}"},
+                    {
+                        "reason": "the client is disabled",
+                        "remediation": f"authserver client enable {disabled}",
+                        "next_step": None,
+                    },
                 ],
                 "tools": {"get": False, "set": False, "[bold]": False, "client_id": False},
             },
@@ -334,6 +338,7 @@ def test_a_client_whose_trusted_issuers_are_disabled_gets_no_token(shell: Shell,
     disabled = {
         "reason": "the trusted issuer cluster is disabled",
         "remediation": "authserver issuer enable cluster",
+        "next_step": None,
     }
     shell.text("issuer", "disable", "cluster")
     explained = shell.json("client", "explain", client_id, "--catalogue", file)

@@ -5,6 +5,9 @@ from typing import Final
 
 import click
 
+WIDTH: Final = 78
+"""Columns of a help text on a terminal of 80 or more."""
+
 
 def every_command(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
     """Yield the path of every command and of every group below `group`."""
@@ -15,10 +18,6 @@ def every_command(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
         yield (*path, name)
         if isinstance(command, click.Group):
             yield from every_command(command, *path, name)
-
-
-WIDTH: Final = 78
-"""Columns of a help text on a terminal of 80 or more."""
 
 
 def cut_summaries(group: click.Group, *path: str) -> Iterator[str]:

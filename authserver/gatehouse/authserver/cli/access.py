@@ -1,6 +1,7 @@
 """`authserver client explain` and `authserver access-matrix`: who can call which tool, and why not."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,24 @@ def explain(
     Lists each scope and tool with the grant that allows it, or the command that would. The tools come from
     --catalogue. Limits that depend on a tool's arguments or the client's workspace are not considered.
 
-    For a client of a workload, also lists its trust rules, and says if no token of a platform is accepted.
+    For a workload_identity client, also lists its trust rules, and says why if no platform token is accepted.
     """
     if file is None and (tool is not None or resource is not None):
         raise click.UsageError("--tool and --resource need --catalogue.")
     with open_installation(ctx) as installation, installation.database.read() as session:
         client = existing_client(session, client_id).as_of(installation.admin.now())
-        rules = rules_of_client(session.connection(), client_id)
-        named, issuers = {owned.issuer for owned in rules}, load_issuers(session.connection())
+        rules, issuers = rules_of_client(session.connection(), client_id), load_issuers(session.connection())
         served = _load_served(session, file, resource) if file is not None else None
         names = _chosen(served, [tool] if tool else []) if served else []
-    trust = trust_state(client_id, named, issuers, installation.admin.now())
+    trust = trust_state(client_id, {owned.issuer for owned in rules}, issuers, installation.admin.now())
     tools = [tool_access(client, served, name, trust.obstacles) for name in names] if served else []
     blocking, warnings = obstacles(client, trust.obstacles), [*trust.warnings, *_warnings(served)]
-    trusted = (
-        [rule_record(owned) for owned in rules] if client.token_endpoint_auth_method == WORKLOAD_IDENTITY else None
-    )
+    is_workload = client.token_endpoint_auth_method == WORKLOAD_IDENTITY
+    listed = [rule_record(owned) for owned in rules] if is_workload else None
     if output == "json":
-        print_record(_explanation(client, blocking, warnings, trusted, tools), output)
+        print_record(_explanation(client, blocking, warnings, listed, tools), output)
     else:
-        _print_explanation(client, blocking, warnings, trusted, tools)
+        _print_explanation(client, blocking, warnings, listed, tools)
     if tool is not None and not tools[0].allowed:
         ctx.exit(1)
 
@@ -150,11 +149,7 @@ def _warnings(served: Served | None) -> list[Obstacle]:
 
 
 def _records(found: Sequence[Obstacle]) -> list[dict[str, str | None]]:
-    return [
-        {"reason": one.reason, "remediation": one.remediation}
-        | ({} if one.next_step is None else {"next_step": one.next_step})
-        for one in found
-    ]
+    return [asdict(obstacle) for obstacle in found]
 
 
 def _explanation(

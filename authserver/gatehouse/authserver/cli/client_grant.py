@@ -29,7 +29,7 @@ def grant() -> None:
 def add(ctx: click.Context, client_id: str, resource: str, scope: str, output: str) -> None:
     """Grant more scopes at a resource to a client.
 
-    It keeps those that it has.
+    The client keeps the scopes that it has.
     """
     with open_installation(ctx) as installation, installation.database.write() as session:
         changed = registration.add_grant(session, installation.admin, client_id, resource, scope)

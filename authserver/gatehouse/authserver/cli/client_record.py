@@ -9,9 +9,9 @@ from gatehouse.authserver.cli.credentials import lifetime_record
 from gatehouse.authserver.clients.registry import Client
 from gatehouse.authserver.workloads.registry import ClientRule
 from gatehouse.shared.protocol.clock import iso_time
-from gatehouse.shared.protocol.redaction import as_word, printable
+from gatehouse.shared.protocol.redaction import printable
 from gatehouse.shared.protocol.scopes import format_scope
-from gatehouse.shared.service.output import print_record
+from gatehouse.shared.service.output import cell_text, print_record
 
 BY_NEXT_POLL = "at every resource server by its next poll, which is every 5 s by default"
 ENDS_TOKENS = f"Takes effect at the token endpoint within one second, and for issued tokens {BY_NEXT_POLL}."
@@ -83,10 +83,8 @@ def print_client(
     for entry in grants:
         click.echo(f'granted "{entry["scope"]}" at {entry["resource"]}')
     for rule in trusted:
-        claims = " ".join(f"{printable(name)}={as_word(printable(value))}" for name, value in rule["claims"].items())
-        click.echo(
-            f"trusts {rule['issuer']} where {claims}: {rule['rule_id']}, last used {rule['last_used_at'] or 'never'}"
-        )
+        used = rule["last_used_at"] or "never"
+        click.echo(f"trusts {rule['issuer']} where {cell_text(rule['claims'])}: {rule['rule_id']}, last used {used}")
     if rules == []:
         click.echo("No trust rules. Add one with: authserver client trust add")
 

@@ -24,7 +24,7 @@ def restore() -> None:
 def accept(ctx: click.Context, disable_clients: bool, yes: bool, output: str) -> None:
     """Revoke every token, and accept a restored database.
 
-    The server starts with it then.
+    The server then starts with it.
 
     A backup does not contain what was revoked after it was made. This command revokes all signing keys, and with them
     all tokens. It cannot know which clients and trusted issuers were disabled, and which secrets, keys, trust rules,

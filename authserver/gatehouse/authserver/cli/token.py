@@ -130,7 +130,7 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 @click.option(
     "--form",
     type=click.Choice([*_FORMS]),
-    help="How a token of a platform will be sent, if only that matters.  [default: both must be accepted]",
+    help="Check a platform token for this form of request alone.  [default: both forms must be accepted]",
 )
 @output_option
 @click.pass_context
@@ -138,7 +138,7 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
 def inspect(ctx: click.Context, form: str | None, output: str) -> None:
     """Check an access token, or a token of a platform.
 
-    It is read from standard input. For an access token, makes the checks of a resource server. For a token of a
+    The token is read from standard input. For an access token, makes the checks of a resource server. For a token of a
     trusted issuer, makes those of the token endpoint: which trust rule matches it, or which of its claims differ from
     the closest rules. A token for one use stays unused. Prints the result of each check. Exit code 1 if one fails. The
     token itself is not printed.

@@ -20,13 +20,13 @@ from gatehouse.shared.service.remediation import catalogue_command, client_comma
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A reason why a client gets no token, and the command that removes it."""
+    """A reason why a client gets no token, and how to remove it."""
 
     reason: str
     remediation: str | None
-    """None if no single command does."""
+    """The command that removes it; None if no single command does."""
     next_step: str | None = None
-    """What to do if no single command removes it, such as a command with parts to fill in."""
+    """What to do where there is no such command, for people: a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def print_record(record: Mapping[str, Any], output: str) -> None:
         return
     width = max((len(name) for name in record), default=0)
     for name, value in record.items():
-        click.echo(f"{name:<{width}}  {_cell(value)}")
+        click.echo(f"{name:<{width}}  {cell_text(value)}")
 
 
 def print_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str) -> None:
@@ -44,7 +44,7 @@ def print_table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None
     # Imported here, because only a table needs it.
     from rich.cells import cell_len  # noqa: PLC0415
 
-    lines = [[printable(column) for column in columns], *([_cell(value) for value in row] for row in values)]
+    lines = [[printable(column) for column in columns], *([cell_text(value) for value in row] for row in values)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     is_bold = sys.stdout.isatty()
     for line in lines:
@@ -82,7 +82,8 @@ def _csv_cell(value: Any) -> str:
     return _FORMULA.sub(r"\1'", json.dumps(value) if isinstance(value, Mapping | list) else str(value))
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """Return a value as tables show it: printable, on one line."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -90,10 +91,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{printable(str(name))}={_item(item)}" for name, item in value.items()) or "-"
     if isinstance(value, list | tuple):
-        return " ".join(_cell(item) for item in value) or "-"
+        return " ".join(cell_text(item) for item in value) or "-"
     return printable(str(value))
 
 
 def _item(value: Any) -> str:
     """Return the value of a member. A reader must see where a text ends, because spaces also separate the members."""
-    return as_word(_cell(value)) if isinstance(value, str) else _cell(value)
+    return as_word(cell_text(value)) if isinstance(value, str) else cell_text(value)

@@ -123,8 +123,9 @@ def trace_command(log: AuditLog) -> click.Command:
     def trace(ctx: click.Context, /, jti: str, databases: Sequence[URL], output: str, limit: int) -> None:
         """Show the history of a token.
 
-        Who obtained it, what was called with it, what was refused, and when it expired or was revoked. Each server
-        records its own part. Name the databases of the other servers with --audit-database.
+        Shows who obtained it, what was called with it, what was refused, and when it expired or was revoked.
+
+        Each server records its own part. Name the databases of the other servers with --audit-database.
         """
         with ExitStack() as opened:
             database = opened.enter_context(log.open(ctx)).database
