@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -252,26 +252,6 @@ def test_a_key_file_over_the_limit_is_refused(shell: Shell, cluster: Platform) -
     assert shell.json(*command)["keys"]
 
 
-@pytest.mark.parametrize(
-    ("make", "problem"),
-    [
-        (lambda jwks: b"", "the document is empty"),
-        (lambda jwks: b"{}", "the document has no member 'keys'"),
-        (lambda jwks: json.dumps(json.loads(jwks)["keys"][0]).encode(), "the document is one key, and not a set"),
-        (lambda jwks: b'{"keys": []}', "the set holds no usable key; 'keys' is empty"),
-    ],
-    ids=["empty", "an empty object", "one key", "an empty set"],
-)
-def test_a_key_file_says_what_it_is_instead_of_a_set(
-    shell: Shell, cluster: Platform, make: Callable[[bytes], bytes], problem: str
-) -> None:
-    command = adding(shell, cluster)
-    Path(command[-1]).write_bytes(make(cluster.jwks()))
-    assert f"The key set of the issuer cannot be used: {problem}" in shell.refusal(*command)
-    Path(command[-1]).write_bytes(cluster.jwks())
-    assert shell.json(*command)["keys"]
-
-
 def test_two_issuers_with_one_key_are_refused(shell: Shell, cluster: Platform) -> None:
     add(shell, cluster)
     command = adding(shell, cluster)
@@ -294,7 +274,6 @@ def test_given_keys_are_replaced(shell: Shell, cluster: Platform) -> None:
     assert shell.json("issuer", "show", cluster.name)["keys"] == changed["keys"]
 
 
-@pytest.mark.both_databases
 def test_the_limits_of_an_issuer_are_changed(shell: Shell, cluster: Platform) -> None:
     add(shell, cluster)
     changed = shell.run("issuer", "update", cluster.name, "--max-lifetime", "10m", "--output", "json")
@@ -308,12 +287,6 @@ def test_the_limits_of_an_issuer_are_changed(shell: Shell, cluster: Platform) ->
     assert "Tokens that were used before are accepted again until they expire." in changed.stderr
     shown = shell.json("issuer", "show", cluster.name)
     assert (shown["max_lifetime"], shown["one_time"]) == (600, False)
-    details = [event["detail"] for event in shell.json("audit", "--action", "issuer.update")]
-    assert details == [
-        {"old_max_lifetime": 3600, "max_lifetime": 600},
-        {"old_one_time": False, "one_time": True},
-        {"old_one_time": True, "one_time": False},
-    ]
 
 
 @pytest.mark.parametrize("options", [[], ["--max-lifetime", "25h"], ["--one-time", "maybe"]], ids=" ".join)
@@ -435,11 +408,15 @@ def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServe
     change(shell, fetched_at=int(time.time()) - 3 * 3600)
     idle = "1 enabled, 0 disabled; cluster: the keys are 3 h old; no server has fetched them since"
     assert trusted_issuers(shell) == ("ok", idle)
-    change(shell, failure="status 503", attempted_at=int(time.time()) - 3600)
     failed = "the last fetch of the keys failed 60 min ago: status 503"
-    problem = f"the keys are 3 h old; {failed}"
-    assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
-    assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
+    for age, since, problem in (
+        (13 * 60, 180, "the keys are 13 min old; the last fetch of the keys failed 3 min ago: status 503"),
+        (3 * 3600, 3600, f"the keys are 3 h old; {failed}"),
+    ):
+        change(shell, fetched_at=int(time.time()) - age, attempted_at=int(time.time()) - since, failure="status 503")
+        assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
+        assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
+        assert problem in shell.text("issuer", "list")
     change(shell, fetched_at=int(time.time()) - MAX_AGE - 3600)
     told = f"cluster: the keys are 25 h old, and are used for 24 h; {failed}. See: authserver issuer list"
     assert trusted_issuers(shell, code=1) == ("failed", told)
@@ -448,19 +425,6 @@ def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServe
     assert trusted_issuers(shell, code=1) == ("failed", told)
     shell.json("issuer", "disable", "cluster")
     assert trusted_issuers(shell) == ("ok", "0 enabled, 1 disabled")
-
-
-def test_a_failed_fetch_is_shown_while_the_keys_are_young(
-    shell: Shell, server: DocumentServer, cluster: Platform
-) -> None:
-    serve(server, cluster)
-    added = shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
-    assert added["keys_problem"] is None
-    change(shell, fetched_at=int(time.time()) - 13 * 60, attempted_at=int(time.time()) - 180, failure="status 503")
-    problem = "the keys are 13 min old; the last fetch of the keys failed 3 min ago: status 503"
-    assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
-    assert problem in shell.text("issuer", "list")
-    assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
 
 
 @pytest.mark.parametrize(

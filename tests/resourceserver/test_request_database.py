@@ -102,14 +102,14 @@ async def test_the_transaction_has_ended_when_the_loop_gets_the_result(database:
     assert [session.in_transaction() for session in sessions] == [False] * 3
 
 
-# Cancelled tasks
-
-
 async def test_a_process_that_stops_runs_no_function_and_reports_an_outage(threads: Threads) -> None:
     assert await threads.run(lambda: "done") == "done"
     threads.close()
     with pytest.raises(PoolTimeout):
         await threads.run(lambda: "done")
+
+
+# Cancelled tasks
 
 
 async def test_a_task_that_is_cancelled_gets_the_result_first(threads: Threads, held: Held) -> None:

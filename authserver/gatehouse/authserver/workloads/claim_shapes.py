@@ -16,7 +16,7 @@ from gatehouse.shared.protocol.redaction import as_word
 
 _CHECKED: Final = "The server checks it for every token"
 _TIME: Final = f"It is a time, and a condition is compared with a text. {_CHECKED}"
-FIXED: Final[Mapping[str, str]] = {
+_FIXED: Final[Mapping[str, str]] = {
     "iss": "The trusted issuer of the rule says whose tokens match",
     "aud": f"{_CHECKED}: it is the audience of the trusted issuer",
     "exp": _TIME,
@@ -72,7 +72,7 @@ SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
 }
 """Of the claims whose shape the platform guarantees, by kind and claim."""
 
-NO_TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
+NOT_TEXT: Final[Mapping[str, Mapping[str, str]]] = {
     "kubernetes": {
         "kubernetes.io": "an object",
         "/kubernetes.io/node": "an object",
@@ -125,14 +125,14 @@ def check_can_match(kind: Kind, conditions: Mapping[str, str]) -> None:
         InvalidRule: a condition can never hold. The message names the claim and what to write.
     """
     for name, value in conditions.items():
-        if (why := FIXED.get(claim_path(name)[0])) is not None:
+        if (why := _FIXED.get(claim_path(name)[0])) is not None:
             raise InvalidRule(f"{name} cannot be a condition. {why}. Leave it out.")
-        for what, text in (("name of a claim", name), (f"value of {name}", value)):
+        for part, text in (("name of a claim", name), (f"value of {name}", value)):
             if text != text.strip():
-                raise InvalidRule(f"The {what} begins or ends with a space: {as_word(text)}. Write it without.")
-        if (no_text := NO_TEXTS.get(kind.name, {}).get(name)) is not None:
+                raise InvalidRule(f"The {part} begins or ends with a space: {as_word(text)}. Write it without.")
+        if (what := NOT_TEXT.get(kind.name, {}).get(name)) is not None:
             raise InvalidRule(
-                f"{name} is {no_text} in tokens of the kind {kind.name}, and a condition is compared with a text."
+                f"{name} is {what} in tokens of the kind {kind.name}, and a condition is compared with a text."
                 f" The claims to use: authserver issuer claims {kind.name}"
             )
         shape = SHAPES.get(kind.name, {}).get(name)

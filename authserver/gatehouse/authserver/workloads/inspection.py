@@ -1,10 +1,9 @@
 """Explains which client a platform token stands for, or why it is refused, check by check."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from typing import Any, Final
+from typing import Final
 
 from gatehouse.authserver.clients.registry import WORKLOAD_IDENTITY, Client
 from gatehouse.authserver.workloads.authentication import token_digest
@@ -18,17 +17,8 @@ from gatehouse.authserver.workloads.platform_token import (
 )
 from gatehouse.authserver.workloads.presets import PRESETS
 from gatehouse.authserver.workloads.registry import TrustedIssuer, TrustedIssuers
-from gatehouse.authserver.workloads.rules import (
-    MAX_TEXT,
-    NoClient,
-    Rule,
-    described,
-    find_claim,
-    find_member,
-    matching_rule,
-    remove_command,
-    unmet_conditions,
-)
+from gatehouse.authserver.workloads.rule_report import rules_at_fault, shown_claim, shown_conditions
+from gatehouse.authserver.workloads.rules import NoClient, Rule, find_claim, matching_rule
 from gatehouse.authserver.workloads.verifier import (
     WorkloadRefused,
     WorkloadVerifier,
@@ -40,12 +30,8 @@ from gatehouse.authserver.workloads.verifier import (
 from gatehouse.shared.protocol import jws
 from gatehouse.shared.protocol.claims import ACCESS_TOKEN_TYPE
 from gatehouse.shared.protocol.clock import LEEWAY
-from gatehouse.shared.protocol.redaction import as_word, mask, printable, quoted
+from gatehouse.shared.protocol.redaction import as_word, quoted
 from gatehouse.shared.service.checks import Check, passed, run_checks
-
-MAX_CLOSEST: Final = 3
-"""Rules that are shown if none matches."""
-
 
 _FORMS: Final = {
     Presented.CLIENT_ASSERTION: "client_assertion",
@@ -126,7 +112,7 @@ class PlatformInspection:
         if not passed(read):
             return [*read, *(Check(name, "not checked") for name, _ in judging)]
         judged = run_checks(((name, _explained(check)) for name, check in judging), expected)
-        return [*read, *judged, *self._rules_at_fault()]
+        return [*read, *judged, *rules_at_fault(self.rules, self.credentials.claims)]
 
     def _header(self) -> str:
         header = jws.read_header(self.token, also_allowed=HEADER_MEMBERS)
@@ -161,16 +147,16 @@ class PlatformInspection:
         return self.credentials.header.typ or "none, which is allowed"
 
     def _subject(self) -> str:
-        return _shown(check_subject(self.credentials))
+        return shown_claim(check_subject(self.credentials))
 
     def _audience(self) -> str:
         """Check the audience for each way to present the token. Where a client assertion is accepted, a grant is."""
-        refusals = {form: self._refusal_of_audience(form) for form in _FORMS if self.form in {None, form}}
-        accepted = [_FORMS[form] for form, refusal in refusals.items() if refusal is None]
-        refused = {_FORMS[form]: refusal for form, refusal in refusals.items() if refusal is not None}
+        results = {name: self._refusal_of_audience(form) for form, name in _FORMS.items() if self.form in {None, form}}
+        accepted = [name for name, refusal in results.items() if refusal is None]
+        refused = [(name, refusal) for name, refusal in results.items() if refusal is not None]
         if not refused:
             return f"accepted as {', and as '.join(accepted)}"
-        name, refusal = next(iter(refused.items()))
+        name, refusal = refused[0]
         expected = self.verifier.audiences(self.signer, Presented.CLIENT_ASSERTION)[0]
         if accepted:
             self.advice.append(
@@ -195,7 +181,7 @@ class PlatformInspection:
 
     def _rule(self) -> str:
         rule = self._matching()
-        return f"{rule.rule_id}: {_conditions(rule.conditions)}"
+        return f"{rule.rule_id}: {shown_conditions(rule.conditions)}"
 
     def _matching(self) -> Rule:
         name, kind, claims = self.signer.name, self.signer.kind.name, self.credentials.claims
@@ -210,8 +196,8 @@ class PlatformInspection:
             raise _Failed(
                 f"rules of several clients match, so the token is refused: {named}. Remove those of all but one."
             )
-        known = {name: find_claim(claims, name) for name in PRESETS[kind].rule}
-        stated = _conditions({name: value for name, value in known.items() if value is not None})
+        recommended = {claim: find_claim(claims, claim) for claim in PRESETS[kind].rule}
+        stated = shown_conditions({claim: value for claim, value in recommended.items() if value is not None})
         raise _Failed(f"no rule of {name} matches {stated or 'its claims'}")
 
     def _use(self) -> str:
@@ -234,34 +220,6 @@ class PlatformInspection:
             raise _Failed(f"{client_id} is disabled. Run: authserver client enable {client_id}")
         return f"{client_id} ({client.client_name})"
 
-    def _rules_at_fault(self) -> list[Check]:
-        """Return the rules that match if they are of several clients, or the closest ones if none matches."""
-        try:
-            matching_rule(self.rules, self.credentials.claims)
-        except NoClient as none:
-            return [_rival(rule) for rule in none.matching] or self._closest()
-        return []
-
-    def _closest(self) -> list[Check]:
-        """Return the rules that come closest, each with the claims that differ."""
-        claims = self.credentials.claims
-
-        def closeness(rule: Rule) -> tuple[int, int, int]:
-            unmet = unmet_conditions(rule, claims)
-            alike = sum(_common(rule.conditions[name], find_claim(claims, name)) for name in unmet)
-            return len(unmet) - len(rule.conditions), len(unmet), -alike
-
-        closest = sorted(self.rules, key=closeness)[:MAX_CLOSEST]
-        return [Check(rule.rule_id, "failed", f"of {rule.client_id}: {_differences(rule, claims)}") for rule in closest]
-
-
-def _rival(rule: Rule) -> Check:
-    """Return a rule that matches beside that of another client, with the command that removes it."""
-    command = remove_command(rule.client_id, rule.rule_id)
-    return Check(
-        rule.rule_id, "failed", f"of {rule.client_id}: {_conditions(rule.conditions)}. To remove it: {command}"
-    )
-
 
 def _explained(check: Callable[[], str]) -> Callable[[], str]:
     """Return a check whose failure says how to fix it."""
@@ -274,29 +232,3 @@ def _explained(check: Callable[[], str]) -> Callable[[], str]:
             raise _Failed(f"{refused}. {command}{refused.remediation}") from None
 
     return explained
-
-
-def _differences(rule: Rule, claims: Mapping[str, Any]) -> str:
-    differences = []
-    for name in unmet_conditions(rule, claims):
-        found, required = find_member(claims, name), _shown(rule.conditions[name])
-        if isinstance(found, str):
-            differences.append(f"{name} is {_shown(found)}, not {required}")
-        else:
-            differences.append(f"{name} is {described(found)}; the rule requires {required}")
-    return "; ".join(differences)
-
-
-def _common(one: str, other: str | None) -> int:
-    """Return the number of characters that two texts begin with alike."""
-    pairs = zip(one, other or "", strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _conditions(conditions: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={_shown(value)}" for name, value in conditions.items())
-
-
-def _shown(text: str) -> str:
-    """Return a claim that the administrator must read as a whole, without secrets. Its text may be of anybody."""
-    return as_word(printable(mask(text)[:MAX_TEXT]))

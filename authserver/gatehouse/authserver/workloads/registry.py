@@ -201,7 +201,7 @@ def rules_of_client(connection: Connection, client_id: str) -> list[ClientRule]:
 
 
 def issuers_of_rules(connection: Connection) -> Mapping[str, frozenset[str]]:
-    """Return the names of the trusted issuers of the rules of each client that has some, by `client_id`."""
+    """Return the names of the trusted issuers that the rules of each client are for, by `client_id`."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for row in connection.execute(select(TrustRuleRow.client_id, TrustRuleRow.issuer).distinct()):
         found[row.client_id].add(row.issuer)
