@@ -165,6 +165,26 @@ def test_a_request_that_waited_too_long_for_keys_is_recorded_and_counted(
         job.accepted(form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_server_that_stops_fetches_no_keys_and_asks_to_try_again(
+    job: WorkloadClient,
+    server: AuthServer,
+    publisher: Publisher,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    form: str,
+) -> None:
+    """Its connections can deliver requests until they are closed, and nothing of them is at fault."""
+    job.accepted(form)
+    publisher.platform.rotate()
+    clock.advance(REFETCH_INTERVAL)
+    server.services.key_refresher.close()
+    response = job.post(form, job.platform.token())
+    assert (response.status_code, response.json["error"]) == (503, "temporarily_unavailable")
+    assert len(publisher.fetches) == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 class CountingThreads(ThreadPoolExecutor):
     """One thread for requests, and how many calls it was given."""
 

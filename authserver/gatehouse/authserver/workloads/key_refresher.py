@@ -3,12 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 
 from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registry import IssuerCache, TrustedIssuer
-from gatehouse.shared.service.deadline import before_deadline
+from gatehouse.shared.service.deadline import DeadlineExceeded, before_deadline
+from gatehouse.shared.service.request_threads import RequestThreads
 
 THREADS: Final = 3
 """Fetches of one process at a time: one of what is due, and the others for requests. Each takes at most 10 s."""
@@ -20,7 +21,7 @@ class KeyRefresher:
     def __init__(self, issuers: IssuerCache, renewal: KeyRenewal) -> None:
         self._issuers = issuers
         self._renewal = renewal
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="issuer-keys")
+        self._threads = RequestThreads(THREADS, "issuer-keys")
         self._round: Future[None] | None = None
         self._running: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
@@ -41,17 +42,25 @@ class KeyRefresher:
                 self._run(name, fetch)
 
     def begin(self, issuer: TrustedIssuer) -> Future[None]:
-        """Begin to fetch the keys of an issuer, unless that is under way. Return what ends with the fetch."""
+        """Begin to fetch the keys of an issuer, unless that is under way. Return what ends with the fetch.
+
+        Raises:
+            DeadlineExceeded: the process stops.
+        """
         fetch, is_new = self._join(issuer.name)
         if is_new:
-            self._threads.submit(self._run, issuer.name, fetch)
+            try:
+                self._threads.submit(self._run, issuer.name, fetch)
+            except DeadlineExceeded:
+                self._end(issuer.name, fetch)
+                raise
         return fetch
 
     async def refetch(self, issuer: TrustedIssuer) -> None:
         """Fetch the keys of an issuer, or wait for the fetch that runs.
 
         Raises:
-            DeadlineExceeded: the request can wait no longer. The fetch goes on.
+            DeadlineExceeded: the request can wait no longer, while the fetch goes on, or the process stops.
         """
         await before_deadline(asyncio.shield(asyncio.wrap_future(self.begin(issuer))))
 
@@ -70,6 +79,9 @@ class KeyRefresher:
         self._renewal.renew(name)
         # The requests that wait read the new keys.
         self._issuers.forget(None)
+        self._end(name, fetch)
+
+    def _end(self, name: str, fetch: "Future[None]") -> None:
         with self._lock:
             del self._running[name]
         fetch.set_result(None)
@@ -77,4 +89,4 @@ class KeyRefresher:
     def close(self) -> None:
         """Stop. A fetch that runs ends without a result."""
         self._renewal.stop()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.stop()
