@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import update
-from support.authserver import ISSUER, AuthServer
+from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.clock import FakeClock
 from support.platforms import CLUSTER_ISSUER, PLATFORMS, TRUST_DOMAIN, Platform, github, kubernetes, oidc, spiffe
 from support.shell import CREATE, Shell
@@ -205,6 +205,32 @@ def test_an_audience_that_only_the_grant_accepts_fails_unless_only_the_grant_mat
     assert refused["aud"] == ("failed", told.partition(": ")[2])
     for form in ("grant", "client-assertion"):
         assert inspected.inspect(plain, "--form", form, code=0)["aud"][0] == "ok"
+
+
+@pytest.mark.parametrize("form", ["grant", "client-assertion"])
+def test_an_access_token_passes_as_no_form_of_a_platform_token(shell: Shell, form: str) -> None:
+    """A script that asks whether a token will be accepted in a form must not be told so of one that never is."""
+    inspected = Inspected(shell, oidc(now()))
+    shell.text("client", "grant", "add", inspected.client_id, "--resource", RESOURCE, "--scope", "env:read")
+    issued = shell.json("token", "issue", "--client", inspected.client_id, "--resource", RESOURCE)
+    assert inspected.inspect(inspected.platform.token(), "--form", form, code=0)
+    assert inspected.inspect(issued["access_token"], code=0)
+    arguments = ["token", "inspect", "--form", form]
+    result = CliRunner().invoke(main, arguments, env=shell.environment, input=issued["access_token"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--form is for tokens of platforms" in result.stderr
+
+
+def test_a_claim_cannot_look_like_another_one(shell: Shell) -> None:
+    """CWE-451: an administrator reads claims that anybody may have chosen, and writes rules from them."""
+    inspected = Inspected(shell, github(now()))
+    known = {"repository_id": "1", "sub": "x"}
+    forged = 'refs/heads/a" repository_id="74'
+    told = inspected.inspect(inspected.platform.token(**known, ref="refs/heads/a b"))["rule"][1]
+    assert 'ref="refs/heads/a b"' in told
+    told = inspected.inspect(inspected.platform.token(**known, ref=forged))["rule"][1]
+    assert 'repository_id="74' not in told
+    assert r'ref="refs/heads/a\x22 repository_id=\x2274"' in told
 
 
 def test_the_setting_of_the_platform_is_named_after_the_checks(shell: Shell) -> None:

@@ -59,7 +59,11 @@ def test_every_whitespace_character_may_separate_the_parts_of_a_header() -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"), [("main", "main"), ("a b", '"a b"'), (" a", '" a"'), ("a ", '"a "'), ("", '""')]
+    ("text", "shown"),
+    [
+        *(("main", "main"), ("a b", '"a b"'), (" a", '" a"'), ("a ", '"a "'), ("", '""')),
+        *(('a" b="c', r'"a\x22 b=\x22c"'), ('"a', r'"\x22a"'), (r"a\" b", r'"a\\x22 b"')),
+    ],
 )
-def test_a_text_with_spaces_is_shown_in_quotation_marks(text: str, shown: str) -> None:
+def test_a_text_that_would_not_show_where_it_ends_is_in_quotation_marks(text: str, shown: str) -> None:
     assert as_word(text) == shown

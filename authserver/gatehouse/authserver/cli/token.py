@@ -151,6 +151,10 @@ def inspect(ctx: click.Context, form: str | None, output: str) -> None:
         if why_not_a_token(text) is None and looks_like_platform_token(text, installation.settings.issuer, issuers):
             presented = None if form is None else _FORMS[form]
             checks, advice = _inspect_platform_token(installation, issuers, text, presented)
+        elif form is not None:
+            raise CommandRefused(
+                "--form is for tokens of platforms, and this is none. Leave it out to check the token."
+            )
         else:
             checks = _inspect_access_token(installation, text)
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)

@@ -33,8 +33,13 @@ def quoted(text: str) -> str:
 
 
 def as_word(text: str) -> str:
-    """Return a text in quotation marks if it holds a space or is empty, so that a reader sees where it ends."""
-    return text if text and " " not in text else f'"{text}"'
+    """Return a text in quotation marks if a reader would not see where it ends: with a space, or empty.
+
+    A quotation mark in it is replaced by an escape. Otherwise it could look like several texts (CWE-451).
+    """
+    if text and " " not in text and '"' not in text:
+        return text
+    return '"{}"'.format(text.replace('"', _escape('"')))
 
 
 def _has_several_words(text: str) -> bool:
