@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from click.testing import CliRunner
 from sqlalchemy import update
 from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.clock import FakeClock
-from support.platforms import CLUSTER_ISSUER, PLATFORMS, TRUST_DOMAIN, Platform, github, kubernetes, oidc, spiffe
+from support.platforms import CLUSTER_ISSUER, PLATFORMS, Platform, github, kubernetes, oidc, spiffe
 from support.shell import CREATE, Shell
 from support.workloads import DISCOVERY, FORMS, REFUSALS, WorkloadClient
 
@@ -84,52 +83,17 @@ def test_the_result_is_also_printed_for_people(shell: Shell) -> None:
     assert token not in result.output
 
 
-CLOSE: list[tuple[Callable[[FakeClock], Platform], dict[str, Any], str]] = [
-    (github, {"ref": "refs/heads/dev"}, "ref is refs/heads/dev, not refs/heads/main"),
-    (github, {"ref": "refs/heads/a b"}, 'ref is "refs/heads/a b", not refs/heads/main'),
-    (github, {"ref": None}, "ref is missing; the rule requires refs/heads/main"),
-    (github, {"ref": ["refs/heads/main"]}, "ref is a list; the rule requires refs/heads/main"),
-    (github, {"ref": {"refs/heads/main": 1}}, "ref is an object; the rule requires refs/heads/main"),
-    (github, {"repository_id": 74}, "repository_id is a number; the rule requires "),
-    (oidc, {"sub": "somebody"}, "sub is somebody, not 8a6b1c52-0c3f-4f0e-9a57-2f1d6c1f7a11"),
-    (
-        spiffe,
-        {"sub": f"{TRUST_DOMAIN}/ns/prod-evil/sa/agent"},
-        "sub is spiffe://example.org/ns/prod-evil/sa/agent, not ",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "changes", "difference"), CLOSE)
-def test_a_token_without_a_rule_shows_the_closest_one(
-    shell: Shell, make: Callable[[FakeClock], Platform], changes: dict[str, Any], difference: str
-) -> None:
-    inspected = Inspected(shell, make(now()))
-    inspected.inspect(inspected.platform.token(), code=0)
-    checks = inspected.inspect(inspected.platform.token(**changes))
-    outcome, detail = checks["rule"]
-    assert (outcome, detail.startswith(f"no rule of {inspected.platform.name} matches ")) == ("failed", True)
-    outcome, detail = checks[inspected.rule_id]
-    assert (outcome, detail.startswith(f"of {inspected.client_id}: {difference}")) == ("failed", True)
-    assert checks["use"][0] == checks["client"][0] == "not checked"
-    assert {checks[name][0] for name in NAMES[:7]} == {"ok"}
-
-
-def test_a_token_without_a_rule_shows_the_claims_that_one_should_require(shell: Shell) -> None:
+def test_a_token_without_a_rule_shows_the_closest_one(shell: Shell) -> None:
     inspected = Inspected(shell, github(now()))
+    inspected.inspect(inspected.platform.token(), code=0)
     checks = inspected.inspect(inspected.platform.token(ref="refs/heads/dev"))
     repository_id = inspected.platform.conditions["repository_id"]
     told = f"no rule of github matches repository_id={repository_id} ref=refs/heads/dev"
-    assert checks["rule"] == ("failed", told)
-
-
-def test_only_the_closest_rules_are_shown(shell: Shell) -> None:
-    inspected = Inspected(shell, github(now()))
-    repository_id = inspected.platform.conditions["repository_id"]
-    others = [inspected.trust({"sub": f"repo:{name}/ops:ref:refs/heads/main"}) for name in ("acme", "abc", "zoo")]
-    environment = inspected.trust({"repository_id": repository_id, "environment": "production"})
-    checks = inspected.inspect(inspected.platform.token(ref="refs/heads/dev", sub="repo:acme/ops:ref:refs/heads/dev"))
-    assert list(checks)[len(NAMES) :] == [inspected.rule_id, environment, others[0]]
+    assert checks["rule"] == ("failed", told), "the claims that a rule should require"
+    differs = f"of {inspected.client_id}: ref is refs/heads/dev, not refs/heads/main"
+    assert checks[inspected.rule_id] == ("failed", differs)
+    assert checks["use"][0] == checks["client"][0] == "not checked"
+    assert {checks[name][0] for name in NAMES[:7]} == {"ok"}
 
 
 def test_an_issuer_without_rules_names_the_command(shell: Shell) -> None:
@@ -143,18 +107,12 @@ def test_a_token_with_rules_of_two_clients_names_both(shell: Shell) -> None:
     inspected = Inspected(shell, github(now()))
     other = shell.json(*CREATE, "--auth-method", "workload_identity")["client_id"]
     second = inspected.trust({"sub": "repo:acme/ops:ref:refs/heads/main"}, other)
-    conditions = inspected.platform.conditions
-    claims = {
-        inspected.rule_id: f"repository_id={conditions['repository_id']} ref={conditions['ref']}",
-        second: "sub=repo:acme/ops:ref:refs/heads/main",
-    }
     checks = inspected.inspect(inspected.platform.token())
     outcome, detail = checks["rule"]
     assert (outcome, detail.startswith("rules of several clients match, so the token is refused: ")) == ("failed", True)
     for rule_id, client_id in ((inspected.rule_id, inspected.client_id), (second, other)):
         assert f"{rule_id} of {client_id}" in detail
-        command = f"authserver client trust remove {client_id} {rule_id}"
-        assert checks[rule_id] == ("failed", f"of {client_id}: {claims[rule_id]}. To remove it: {command}")
+        assert checks[rule_id][0] == "failed"
     assert checks.keys() == {*NAMES, inspected.rule_id, second}
     assert checks["use"][0] == checks["client"][0] == "not checked"
     shell.text("client", "trust", "remove", other, second)
@@ -185,8 +143,8 @@ def test_each_check_of_the_claims_can_fail_alone(
     inspected = Inspected(shell, kubernetes(now()))
     inspected.inspect(inspected.platform.token(), code=0)
     checks = inspected.inspect(inspected.platform.token(**changes))
-    assert checks.pop(check)[0] == "failed"
-    assert detail in inspected.inspect(inspected.platform.token(**changes))[check][1]
+    failed = checks.pop(check)
+    assert (failed[0], detail in failed[1]) == ("failed", True)
     assert {outcome for outcome, _ in checks.values()} == {"ok"}
 
 
