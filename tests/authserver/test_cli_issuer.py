@@ -282,6 +282,7 @@ def test_the_limits_of_an_issuer_are_changed(shell: Shell, cluster: Platform) ->
     changed = shell.run("issuer", "update", cluster.name, "--one-time", "yes", "--output", "json")
     assert json.loads(changed.stdout)["one_time"] is True
     assert "each may be accepted once more until it expires, which is at 20" in changed.stderr
+    assert "at the latest, unless --max-lifetime was larger before." in changed.stderr
     changed = shell.run("issuer", "update", cluster.name, "--one-time", "auto", "--output", "json")
     assert json.loads(changed.stdout)["one_time"] is False
     assert "Tokens that were used before are accepted again until they expire." in changed.stderr

@@ -143,6 +143,24 @@ def test_a_token_that_was_used_before_single_use_is_accepted_once_more(authserve
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_token_that_was_used_under_a_larger_limit_is_accepted_once_more_at_its_end(
+    authserver: AuthServer, form: str
+) -> None:
+    """The limit is about the rest of its life, so a lower one delays it only. The command does not hide that."""
+    pod, now = WorkloadClient(authserver, kubernetes(authserver.clock)), int(authserver.clock())
+    token = pod.platform.token(exp=now + pod.issuer.max_lifetime)
+    pod.accepted(form, token)
+    update(pod, max_lifetime=600)
+    latest = last_repetition(replace(pod.issuer, max_lifetime=600), now)
+    update(pod, one_time=True)
+    pod.refused(form, token, "platform token: valid for longer than 600 s from now")
+    authserver.clock.now = now + pod.issuer.max_lifetime - 600
+    assert authserver.clock() > latest
+    pod.accepted(form, token)
+    pod.refused(form, token, "platform token: it was used before")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_used_token_is_refused_again_when_single_use_returns(authserver: AuthServer, form: str) -> None:
     job = WorkloadClient(authserver, github(authserver.clock))
     token = job.platform.token()

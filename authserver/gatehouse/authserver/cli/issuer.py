@@ -107,7 +107,7 @@ def update(
     if changed.one_time and not before.one_time:
         click.echo(
             "Which tokens were used before is not known: each may be accepted once more until it expires, which is"
-            f" at {iso_time(latest)} at the latest.",
+            f" at {iso_time(latest)} at the latest, unless --max-lifetime was larger before.",
             err=True,
         )
     if before.one_time and not changed.one_time:
