@@ -1,7 +1,7 @@
 """Fixtures of all tests."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +128,30 @@ def authserver(tmp_path: Path, authserver_template: Template, clock: FakeClock) 
 
 
 @pytest.fixture(scope="module")
-def shared_authserver(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthServer]:
-    """An authorization server for the tests of one file that change nothing on it: no registration, no clock."""
+def new_shared_authserver(
+    templates: Templates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], AuthServer]]:
+    """What starts an authorization server for the tests of one file that change nothing on it, not even its clock."""
     template = templates.get(BACKENDS[0], "authserver", authserver_support.prepare_installation)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        # This fixture runs before those of each test.
-        remove_settings(monkeypatch)
-        server = AuthServer(tmp_path_factory.mktemp("shared") / "authserver", template, FakeClock())
-    yield server
-    server.close()
-    assert server.clock() == FakeClock()(), "a test advanced the clock that it shares with others"
+    servers = []
+
+    def new() -> AuthServer:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            # Fixtures of a file run before those of a test.
+            remove_settings(monkeypatch)
+            servers.append(AuthServer(tmp_path_factory.mktemp("shared") / "authserver", template, FakeClock()))
+        return servers[-1]
+
+    yield new
+    for server in servers:
+        server.close()
+    assert {server.clock() for server in servers} <= {FakeClock()()}, "a test advanced a clock that it shares"
+
+
+@pytest.fixture(scope="module")
+def shared_authserver(new_shared_authserver: Callable[[], AuthServer]) -> AuthServer:
+    """An authorization server for the tests of one file that change nothing on it."""
+    return new_shared_authserver()
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ Each test first sends a faultless token of the same platform, in the same way.
 from typing import Any
 
 import pytest
-from support.attacked_workloads import in_both_forms, workload
+from support.attacked_workloads import accepted_in_both_forms, refused_in_both_forms, workload
 from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer
 from support.platforms import CLUSTER_ISSUER, PLATFORMS
+from support.workloads import FORMS, Workloads
 
 from gatehouse.shared.protocol.redaction import as_word, quoted
 
@@ -48,23 +49,23 @@ def shown(audience: Any) -> str:
     return "an object" if isinstance(audience, dict) else "a number"
 
 
-@in_both_forms
 @pytest.mark.divergence("D-74")
 @pytest.mark.threat("T-199")
 @pytest.mark.parametrize("kind", PLATFORMS)
-def test_a_token_for_another_or_a_second_audience_is_refused(authserver: AuthServer, form: str, kind: str) -> None:
+def test_a_token_for_another_or_a_second_audience_is_refused(workloads: Workloads, kind: str) -> None:
     """RFC 7523 3 item 3; CVE-2020-26160 and CVE-2024-5798 (Vault): arrays and loose comparison of `aud`.
 
     With a second audience, that server could present the token here. What a platform sets by default is for itself.
     """
-    client = workload(authserver, kind)
-    client.accepted(form)
-    client.accepted(form, client.platform.token(aud=[ISSUER]))
-    for audience in audiences(kind):
-        reason = f"platform token: aud is {shown(audience)}, not {ISSUER} alone"
-        client.refused(form, client.platform.token(aud=audience), reason)
-    missing = f"platform token: aud is missing; it must be {ISSUER} alone"
-    client.refused(form, client.platform.token(aud=None), missing)
+    client = workloads[kind]
+    for form in FORMS:
+        client.accepted(form)
+        client.accepted(form, client.platform.token(aud=[ISSUER]))
+        for audience in audiences(kind):
+            reason = f"platform token: aud is {shown(audience)}, not {ISSUER} alone"
+            client.refused(form, client.platform.token(aud=audience), reason)
+        missing = f"platform token: aud is missing; it must be {ISSUER} alone"
+        client.refused(form, client.platform.token(aud=None), missing)
 
 
 @pytest.mark.divergence("D-74")
@@ -85,58 +86,58 @@ def test_the_token_endpoint_is_an_audience_of_the_grant_only_if_the_issuer_allow
 
 @pytest.mark.divergence("D-74")
 @pytest.mark.threat("T-199")
-def test_a_slash_after_the_issuer_is_accepted_of_the_grant_only(authserver: AuthServer) -> None:
+def test_a_slash_after_the_issuer_is_accepted_of_the_grant_only(workloads: Workloads) -> None:
     """SDKs send the issuer of the metadata with a slash; the audience of a client assertion is compared exactly."""
-    client = workload(authserver)
+    client = workloads["kubernetes"]
     client.accepted("assertion")
     client.accepted("grant", client.platform.token(aud=[f"{ISSUER}/"]))
     reason = f"platform token: aud is {ISSUER}/, not {ISSUER} alone"
     client.refused("assertion", client.platform.token(aud=[f"{ISSUER}/"]), reason)
 
 
-@in_both_forms
 @pytest.mark.threat("T-199")
-def test_an_issuer_with_an_audience_of_its_own_accepts_no_other(authserver: AuthServer, form: str) -> None:
+def test_an_issuer_with_an_audience_of_its_own_accepts_no_other(authserver: AuthServer) -> None:
     """RFC 7523 3 item 3."""
     client = workload(authserver, audience="gatehouse")
-    client.accepted(form, client.platform.token(aud=["gatehouse"]))
-    for audience in (ISSUER, f"{ISSUER}/", "Gatehouse", "gatehouse2"):
-        token = client.platform.token(aud=[audience])
-        client.refused(form, token, f"platform token: aud is {audience}, not gatehouse alone")
+    for form in FORMS:
+        client.accepted(form, client.platform.token(aud=["gatehouse"]))
+        for audience in (ISSUER, f"{ISSUER}/", "Gatehouse", "gatehouse2"):
+            token = client.platform.token(aud=[audience])
+            client.refused(form, token, f"platform token: aud is {audience}, not gatehouse alone")
 
 
 # The issuer.
 
 
-@in_both_forms
 @pytest.mark.threat("T-200")
 @pytest.mark.parametrize("kind", ["kubernetes", "github", "gitlab", "oidc"])
-def test_an_issuer_is_compared_exactly(authserver: AuthServer, form: str, kind: str) -> None:
+def test_an_issuer_is_compared_exactly(workloads: Workloads, kind: str) -> None:
     """RFC 7523 3 item 1; RFC 9207 2.4 for the comparison of issuers."""
-    client = workload(authserver, kind)
-    client.accepted(form)
+    client = workloads[kind]
     issuer = client.platform.issuer
-    for other in (
-        *(
-            f"{issuer}/",
-            f"{issuer}.evil.example",
-            f"{issuer}@evil.example",
-            f"{issuer}:443",
-            f"{issuer}?",
-            f"{issuer}#",
-        ),
-        *(issuer.upper(), issuer[:-1], f" {issuer}", f"{issuer}\t", issuer.replace("https", "http")),
-        *(issuer.replace("e", "\u0435"), f"{issuer}\x00", "https://evil.example", "://"),
-    ):
-        reason = f"platform token: no trusted issuer has the iss {as_word(quoted(other))}"
-        client.refused(form, client.platform.token(iss=other), reason)
+    for form in FORMS:
+        client.accepted(form)
+        for other in (
+            *(
+                f"{issuer}/",
+                f"{issuer}.evil.example",
+                f"{issuer}@evil.example",
+                f"{issuer}:443",
+                f"{issuer}?",
+                f"{issuer}#",
+            ),
+            *(issuer.upper(), issuer[:-1], f" {issuer}", f"{issuer}\t", issuer.replace("https", "http")),
+            *(issuer.replace("e", "\u0435"), f"{issuer}\x00", "https://evil.example", "://"),
+        ):
+            reason = f"platform token: no trusted issuer has the iss {as_word(quoted(other))}"
+            client.refused(form, client.platform.token(iss=other), reason)
 
 
 @pytest.mark.threat("T-200")
 @pytest.mark.parametrize("value", [None, [CLUSTER_ISSUER], {CLUSTER_ISSUER: 1}, True, 0, ""])
-def test_an_issuer_that_is_missing_or_no_text_is_refused(authserver: AuthServer, value: Any) -> None:
+def test_an_issuer_that_is_missing_or_no_text_is_refused(workloads: Workloads, value: Any) -> None:
     """RFC 7523 3 item 1. As a client assertion, the token is then taken for one that a client signed itself."""
-    client = workload(authserver)
+    client = workloads["kubernetes"]
     client.accepted("grant")
     client.accepted("assertion")
     token = client.platform.token(iss=value)
@@ -144,21 +145,21 @@ def test_an_issuer_that_is_missing_or_no_text_is_refused(authserver: AuthServer,
     client.refused("assertion", token, "unknown client")
 
 
-@in_both_forms
 @pytest.mark.threat("T-200")
-def test_one_trusted_issuer_cannot_sign_for_another(authserver: AuthServer, form: str) -> None:
+def test_one_trusted_issuer_cannot_sign_for_another(workloads: Workloads) -> None:
     """Keys belong to the issuer: a GitLab instance says that it is GitHub, a cluster, or a trust domain."""
-    gitlab = workload(authserver, "gitlab")
-    for kind in ("github", "kubernetes", "oidc"):
-        client = workload(authserver, kind)
-        client.accepted(form)
-        gitlab.accepted(form)
-        key, own = gitlab.platform.key, client.platform.key
-        claims = client.platform.claims()
-        reason = f"platform token: the issuer has no key with the kid {quoted(key.kid)} for RS256"
-        client.refused(form, gitlab.platform.sign(claims), reason)
-        forged = gitlab.platform.sign(claims, header={"kid": own.kid})
-        client.refused(form, forged, "platform token: signature does not match")
+    gitlab = workloads["gitlab"]
+    for form in FORMS:
+        for kind in ("github", "kubernetes", "oidc"):
+            client = workloads[kind]
+            client.accepted(form)
+            gitlab.accepted(form)
+            key, own = gitlab.platform.key, client.platform.key
+            claims = client.platform.claims()
+            reason = f"platform token: the issuer has no key with the kid {quoted(key.kid)} for RS256"
+            client.refused(form, gitlab.platform.sign(claims), reason)
+            forged = gitlab.platform.sign(claims, header={"kid": own.kid})
+            client.refused(form, forged, "platform token: signature does not match")
 
 
 @pytest.mark.divergence("D-78")
@@ -170,9 +171,9 @@ def test_one_trusted_issuer_cannot_sign_for_another(authserver: AuthServer, form
         *("evil.org@example.org", "example.org?", "example.org%2f", " example.org", "example\uff0eorg"),
     ],
 )
-def test_a_trust_domain_is_compared_exactly(authserver: AuthServer, domain: str) -> None:
+def test_a_trust_domain_is_compared_exactly(workloads: Workloads, domain: str) -> None:
     """SPIFFE-ID 2.1. The `iss` of a JWT-SVID is not relied upon: naming the trusted domain there does not help."""
-    client = workload(authserver, "spiffe")
+    client = workloads["spiffe"]
     client.accepted("assertion")
     for issuer in (None, client.platform.issuer, "https://spire.example.org"):
         client.accepted("assertion", client.platform.token(iss=issuer))
@@ -182,25 +183,25 @@ def test_a_trust_domain_is_compared_exactly(authserver: AuthServer, domain: str)
         client.refused("grant", token, reason)
 
 
-@in_both_forms
 @pytest.mark.threat("T-200")
-def test_an_issuer_that_is_no_trust_domain_cannot_name_a_spiffe_id(authserver: AuthServer, form: str) -> None:
+def test_an_issuer_that_is_no_trust_domain_cannot_name_a_spiffe_id(workloads: Workloads) -> None:
     """SPIFFE-ID 2: only the authority of the trust domain says who is in it."""
-    svid, client = workload(authserver, "spiffe"), workload(authserver, "oidc")
-    svid.accepted(form)
-    client.accepted(form)
-    kid, subject = quoted(client.platform.key.kid), svid.platform.claims()["sub"]
-    named = client.platform.token(sub=subject)
-    svid.refused(form, named, "platform token: no rule of this issuer names this workload")
-    for issuer in (None, svid.platform.issuer):
-        token = client.platform.token(sub=subject, iss=issuer)
-        svid.refused(form, token, f"platform token: the issuer has no key with the kid {kid} for RS256")
+    svid, client = workloads["spiffe"], workloads["oidc"]
+    for form in FORMS:
+        svid.accepted(form)
+        client.accepted(form)
+        kid, subject = quoted(client.platform.key.kid), svid.platform.claims()["sub"]
+        named = client.platform.token(sub=subject)
+        svid.refused(form, named, "platform token: no rule of this issuer names this workload")
+        for issuer in (None, svid.platform.issuer):
+            token = client.platform.token(sub=subject, iss=issuer)
+            svid.refused(form, token, f"platform token: the issuer has no key with the kid {kid} for RS256")
 
 
 @pytest.mark.threat("T-200")
-def test_the_assertion_type_of_spiffe_is_for_trust_domains(authserver: AuthServer) -> None:
+def test_the_assertion_type_of_spiffe_is_for_trust_domains(workloads: Workloads) -> None:
     """draft-ietf-oauth-spiffe-client-auth 3.1."""
-    svid, client = workload(authserver, "spiffe"), workload(authserver)
+    svid, client = workloads["spiffe"], workloads["kubernetes"]
     assert svid.post_svid(svid.platform.token()).status_code == 200
     client.accepted("assertion")
     reason = "platform token: client_assertion_type is for SPIFFE, and the issuer is of another kind"
@@ -213,48 +214,50 @@ def test_the_assertion_type_of_spiffe_is_for_trust_domains(authserver: AuthServe
 # The times.
 
 
-@in_both_forms
 @pytest.mark.divergence("D-80")
 @pytest.mark.threat("T-206")
 @pytest.mark.parametrize("kind", PLATFORMS)
-def test_an_expired_overlong_or_early_token_is_refused(authserver: AuthServer, form: str, kind: str) -> None:
+def test_an_expired_overlong_or_early_token_is_refused(workloads: Workloads, kind: str) -> None:
     """RFC 7523 3 items 4 to 6. Clocks may differ by 30 s: the tokens of kubelet are a little ahead."""
-    client = workload(authserver, kind)
-    now, longest = int(authserver.clock()), client.issuer.max_lifetime
-    for early in ({"iat": now + 30}, {"nbf": now + 30}, {"exp": now - 29}, {"exp": now + longest + 30}, {"iat": None}):
-        client.accepted(form, client.platform.token(**early))
-    for changes, reason in (
-        ({"exp": now - 30}, "expired 30 s ago"),
-        ({"exp": 0}, f"expired {now} s ago"),
-        ({"exp": now + longest + 31}, f"valid for longer than {longest} s from now"),
-        ({"exp": now + 365 * 86400}, f"valid for longer than {longest} s from now"),
-        ({"iat": now + 31}, "iat is in the future"),
-        ({"nbf": now + 31}, "nbf is in the future"),
-    ):
-        client.refused(form, client.platform.token(**changes), f"platform token: {reason}")
+    client = workloads[kind]
+    now, longest = int(client.platform.clock()), client.issuer.max_lifetime
+    for form in FORMS:
+        for early in (
+            {"iat": now + 30},
+            {"nbf": now + 30},
+            {"exp": now - 29},
+            {"exp": now + longest + 30},
+            {"iat": None},
+        ):
+            client.accepted(form, client.platform.token(**early))
+        for changes, reason in (
+            ({"exp": now - 30}, "expired 30 s ago"),
+            ({"exp": 0}, f"expired {now} s ago"),
+            ({"exp": now + longest + 31}, f"valid for longer than {longest} s from now"),
+            ({"exp": now + 365 * 86400}, f"valid for longer than {longest} s from now"),
+            ({"iat": now + 31}, "iat is in the future"),
+            ({"nbf": now + 31}, "nbf is in the future"),
+        ):
+            client.refused(form, client.platform.token(**changes), f"platform token: {reason}")
 
 
-@in_both_forms
 @pytest.mark.threat("T-206")
 @pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
 @pytest.mark.parametrize("value", ["1800000100", True, False, -1, 1e300, [1_800_000_100], {}, ""])
-def test_a_time_that_is_not_a_number_of_seconds_is_refused(
-    authserver: AuthServer, form: str, name: str, value: Any
-) -> None:
+def test_a_time_that_is_not_a_number_of_seconds_is_refused(workloads: Workloads, name: str, value: Any) -> None:
     """RFC 7519 2, NumericDate; RFC 8725 2.4."""
-    client = workload(authserver)
-    client.accepted(form)
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
     token = client.platform.token(**{name: value})
-    client.refused(form, token, f"platform token: {name} is not a number of seconds")
+    refused_in_both_forms(client, token, f"platform token: {name} is not a number of seconds")
 
 
-@in_both_forms
 @pytest.mark.threat("T-206")
-def test_a_token_that_never_expires_is_refused(authserver: AuthServer, form: str) -> None:
+def test_a_token_that_never_expires_is_refused(workloads: Workloads) -> None:
     """Kubernetes, "Manually create a long-lived API token for a ServiceAccount": a Secret that anybody copied once."""
-    client = workload(authserver)
-    client.accepted(form)
-    client.refused(form, client.platform.token(exp=None), "platform token: exp is missing")
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
+    refused_in_both_forms(client, client.platform.token(exp=None), "platform token: exp is missing")
     legacy = {
         "iss": "kubernetes/serviceaccount",
         "kubernetes.io": None,
@@ -262,8 +265,6 @@ def test_a_token_that_never_expires_is_refused(authserver: AuthServer, form: str
         "kubernetes.io/serviceaccount/service-account.name": "agent",
         **dict.fromkeys(("aud", "exp", "iat", "nbf", "jti")),
     }
-    if form == "grant":
-        reason = "platform token: no trusted issuer has the iss kubernetes/serviceaccount"
-    else:
-        reason = "unknown client"
-    client.refused(form, client.platform.token(**legacy), reason)
+    client.refused("assertion", client.platform.token(**legacy), "unknown client")
+    reason = "platform token: no trusted issuer has the iss kubernetes/serviceaccount"
+    client.refused("grant", client.platform.token(**legacy), reason)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from support.assertions import KeyClient
-from support.attacked_workloads import attacker, in_both_forms, workload
+from support.attacked_workloads import accepted_in_both_forms, attacker, refused_in_both_forms, workload
 from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.forging import forge, hs256, part, signer
 from support.platforms import PLATFORMS, Platform, oidc
 from support.resourceserver import ResourceServer
-from support.workloads import WorkloadClient
+from support.workloads import FORMS, WorkloadClient, Workloads
 
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.redaction import as_word, quoted
@@ -28,26 +28,23 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # The header.
 
 
-@in_both_forms
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize("member", ["jku", "x5u"])
-def test_a_url_in_the_header_of_a_platform_token_is_never_fetched(
-    authserver: AuthServer, form: str, member: str
-) -> None:
+def test_a_url_in_the_header_of_a_platform_token_is_never_fetched(workloads: Workloads, member: str) -> None:
     """RFC 8725 3.10; CVE-2018-0114 and its kind: a server listens at the address, and receives no connection."""
-    client = workload(authserver)
-    client.accepted(form)
-    with closing(socket.create_server(("127.0.0.1", 0))) as sentinel:
-        sentinel.setblocking(False)
-        url = f"http://127.0.0.1:{sentinel.getsockname()[1]}/jwks"
-        for key in (client.platform.key, attacker(authserver.clock)):
-            token = client.platform.token(header={member: url}, key=key)
-            client.refused(form, token, f"assertion: header member refused: {member}")
-        with pytest.raises(BlockingIOError):
-            sentinel.accept()
+    client = workloads["kubernetes"]
+    for form in FORMS:
+        client.accepted(form)
+        with closing(socket.create_server(("127.0.0.1", 0))) as sentinel:
+            sentinel.setblocking(False)
+            url = f"http://127.0.0.1:{sentinel.getsockname()[1]}/jwks"
+            for key in (client.platform.key, attacker(client.platform.clock)):
+                token = client.platform.token(header={member: url}, key=key)
+                client.refused(form, token, f"assertion: header member refused: {member}")
+            with pytest.raises(BlockingIOError):
+                sentinel.accept()
 
 
-@in_both_forms
 @pytest.mark.divergence("D-07")
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize(
@@ -67,27 +64,26 @@ def test_a_url_in_the_header_of_a_platform_token_is_never_fetched(
     ],
 )
 def test_a_header_member_that_changes_how_a_platform_token_is_read_is_refused(
-    authserver: AuthServer, form: str, members: dict[str, Any], named: str
+    workloads: Workloads, members: dict[str, Any], named: str
 ) -> None:
     """RFC 7515 4.1.11, RFC 7797; CVE-2025-59420 (Authlib), CVE-2026-27962 (Authlib) for `jwk`."""
-    client = workload(authserver)
-    client.accepted(form)
-    client.refused(form, client.platform.token(header=members), f"assertion: header member refused: {named}")
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
+    refused_in_both_forms(client, client.platform.token(header=members), f"assertion: header member refused: {named}")
 
 
 @pytest.mark.divergence("D-75")
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize("kind", ["kubernetes", "gitlab", "spiffe"])
-def test_a_thumbprint_is_accepted_only_of_platforms_that_send_one(authserver: AuthServer, kind: str) -> None:
+def test_a_thumbprint_is_accepted_only_of_platforms_that_send_one(workloads: Workloads, kind: str) -> None:
     """RFC 7515 4.1.7. The value is never read: for GitHub, a wrong one changes nothing."""
-    github, other = workload(authserver, "github"), workload(authserver, kind)
+    github, other = workloads["github"], workloads[kind]
     for value in ("wrong", "", [], {"jku": "https://evil.example"}):
         github.accepted("grant", github.platform.token(header={"x5t": value}))
     other.accepted("grant")
     other.refused("grant", other.platform.token(header={"x5t": "A"}), "platform token: header member refused: x5t")
 
 
-@in_both_forms
 @pytest.mark.divergence("D-79")
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize(
@@ -103,17 +99,14 @@ def test_a_thumbprint_is_accepted_only_of_platforms_that_send_one(authserver: Au
         pytest.param(None, 'platform token: the issuer has no key with the kid "" for RS256', id="missing"),
     ],
 )
-def test_a_kid_is_only_compared_with_the_keys_of_the_issuer(
-    authserver: AuthServer, form: str, kid: Any, reason: str | None
-) -> None:
+def test_a_kid_is_only_compared_with_the_keys_of_the_issuer(workloads: Workloads, kid: Any, reason: str | None) -> None:
     """RFC 8725 3.10: injection by `kid`."""
-    client = workload(authserver)
-    client.accepted(form)
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
     expected = reason or f"platform token: the issuer has no key with the kid {as_word(quoted(kid))} for RS256"
-    client.refused(form, client.platform.token(header={"kid": kid}), expected)
+    refused_in_both_forms(client, client.platform.token(header={"kid": kid}), expected)
 
 
-@in_both_forms
 @pytest.mark.threat("T-198")
 @pytest.mark.parametrize(
     "typ",
@@ -131,64 +124,60 @@ def test_a_kid_is_only_compared_with_the_keys_of_the_issuer(
         ),
     ],
 )
-def test_another_kind_of_jwt_is_no_platform_token(authserver: AuthServer, form: str, typ: str) -> None:
+def test_another_kind_of_jwt_is_no_platform_token(workloads: Workloads, typ: str) -> None:
     """RFC 8725 3.11; an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant) is for another flow of this grant."""
-    client = workload(authserver, "oidc")
-    client.accepted(form)
+    client = workloads["oidc"]
+    accepted_in_both_forms(client)
     reason = f"platform token: typ is {as_word(typ)}, not that of a platform token"
-    client.refused(form, client.platform.token(header={"typ": typ}), reason)
+    refused_in_both_forms(client, client.platform.token(header={"typ": typ}), reason)
 
 
-@in_both_forms
 @pytest.mark.threat("T-198")
-def test_an_id_token_of_a_user_is_refused(authserver: AuthServer, form: str) -> None:
+def test_an_id_token_of_a_user_is_refused(workloads: Workloads) -> None:
     """OpenID Connect Core 2: it is for the application where the user signed in, with the same issuer and keys."""
-    client = workload(authserver, "oidc")
-    client.accepted(form)
-    user = {"nonce": "n-0S6_WzA2Mj", "at_hash": "77QmUPtjPfzWtF2AnpK9RQ", "auth_time": int(authserver.clock())}
+    client = workloads["oidc"]
+    accepted_in_both_forms(client)
+    user = {"nonce": "n-0S6_WzA2Mj", "at_hash": "77QmUPtjPfzWtF2AnpK9RQ", "auth_time": int(client.platform.clock())}
     token = client.platform.token(aud="s6BhdRkqt3", azp="s6BhdRkqt3", **user)
-    client.refused(form, token, f"platform token: aud is s6BhdRkqt3, not {ISSUER} alone")
+    refused_in_both_forms(client, token, f"platform token: aud is s6BhdRkqt3, not {ISSUER} alone")
 
 
-@in_both_forms
 @pytest.mark.threat("T-198")
-def test_a_dpop_proof_is_refused(authserver: AuthServer, form: str) -> None:
+def test_a_dpop_proof_is_refused(workloads: Workloads) -> None:
     """RFC 9449 4.2: it is signed by any key, which it brings along."""
-    client = workload(authserver)
-    client.accepted(form)
-    key = attacker(authserver.clock)
-    proof = {"htm": "POST", "htu": f"{ISSUER}/token", "iat": int(authserver.clock()), "jti": "p1"}
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
+    key = attacker(client.platform.clock)
+    proof = {"htm": "POST", "htu": f"{ISSUER}/token", "iat": int(client.platform.clock()), "jti": "p1"}
     header = {"typ": "dpop+jwt", "kid": None, "jwk": key.public_jwk()}
     token = client.platform.token(header=header, key=key, **proof)
-    client.refused(form, token, "assertion: header member refused: jwk")
+    refused_in_both_forms(client, token, "assertion: header member refused: jwk")
 
 
-@in_both_forms
 @pytest.mark.divergence("D-82")
 @pytest.mark.threat("T-198")
 @pytest.mark.parametrize("confirmation", [{"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}, {}, "key"])
-def test_a_token_that_is_bound_to_a_key_is_refused(authserver: AuthServer, form: str, confirmation: Any) -> None:
+def test_a_token_that_is_bound_to_a_key_is_refused(workloads: Workloads, confirmation: Any) -> None:
     """RFC 7800 3.1, RFC 8705: to accept it without a proof makes a stolen one useful."""
-    client = workload(authserver)
-    client.accepted(form)
-    client.refused(form, client.platform.token(cnf=confirmation), "platform token: it is bound to a key (cnf)")
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
+    refused_in_both_forms(client, client.platform.token(cnf=confirmation), "platform token: it is bound to a key (cnf)")
 
 
-@in_both_forms
 @pytest.mark.threat("T-198")
-def test_an_access_token_of_this_server_is_no_platform_token(authserver: AuthServer, form: str) -> None:
+def test_an_access_token_of_this_server_is_no_platform_token(authserver: AuthServer) -> None:
     """RFC 9068 2.1: not even if an admin trusts this server as an issuer."""
     client = workload(authserver)
-    client.accepted(form)
+    accepted_in_both_forms(client)
     other, secret = authserver.create_client()
     token = authserver.post_token(basic=(other.client_id, secret)).json["access_token"]
-    client.refused(form, token, f"platform token: no trusted issuer has the iss {ISSUER}")
+    refused_in_both_forms(client, token, f"platform token: no trusted issuer has the iss {ISSUER}")
     platform = oidc(authserver.clock, name="itself")
     platform.issuer, published = ISSUER, authserver.http.get("/.well-known/jwks.json").data
     itself = WorkloadClient(authserver, platform, {"sub": other.client_id}, jwks=published, audience=RESOURCE)
     authserver.clock.advance(1)
-    client.accepted(form)
-    itself.refused(form, token, "platform token: typ is at+jwt, not that of a platform token")
+    accepted_in_both_forms(client)
+    refused_in_both_forms(itself, token, "platform token: typ is at+jwt, not that of a platform token")
 
 
 @pytest.mark.anyio
@@ -218,49 +207,45 @@ def test_a_clients_own_assertion_is_no_grant(authserver: AuthServer) -> None:
 # The signature.
 
 
-@in_both_forms
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize("alg", ["none", "None", "nOnE", "HS256", "HS512", "RS1", "RS384", "ES512", ""])
-def test_other_algorithms_are_refused(authserver: AuthServer, form: str, alg: str) -> None:
+def test_other_algorithms_are_refused(workloads: Workloads, alg: str) -> None:
     """RFC 8725 3.1, 3.2; CVE-2015-9235; CVE-2016-5431: the public key as the secret of an HMAC."""
-    client = workload(authserver)
-    client.accepted(form)
-    key, claims = client.platform.key, client.platform.claims()
-    header, secret = {"alg": alg, "kid": key.kid}, json.dumps(key.public_jwk()).encode()
-    client.refused(form, forge(header, claims, hs256(secret)), "assertion: algorithm not allowed")
-    client.refused(form, forge(header, claims, signer(key)), "assertion: algorithm not allowed")
-    client.refused(form, forge(header, claims, lambda _: b""), "assertion: not a compact JWS")
+    client = workloads["kubernetes"]
+    for form in FORMS:
+        client.accepted(form)
+        key, claims = client.platform.key, client.platform.claims()
+        header, secret = {"alg": alg, "kid": key.kid}, json.dumps(key.public_jwk()).encode()
+        client.refused(form, forge(header, claims, hs256(secret)), "assertion: algorithm not allowed")
+        client.refused(form, forge(header, claims, signer(key)), "assertion: algorithm not allowed")
+        client.refused(form, forge(header, claims, lambda _: b""), "assertion: not a compact JWS")
 
 
-@in_both_forms
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize(("kind", "alg"), [("github", "PS256"), ("github", "ES256"), ("gitlab", "EdDSA")])
-def test_an_algorithm_that_the_issuer_may_not_use_is_refused(
-    authserver: AuthServer, form: str, kind: str, alg: str
-) -> None:
+def test_an_algorithm_that_the_issuer_may_not_use_is_refused(workloads: Workloads, kind: str, alg: str) -> None:
     """RFC 8725 3.1: an RSA key of GitHub would verify PS256 as well."""
-    client = workload(authserver, kind)
-    client.accepted(form)
-    platform, key = client.platform, client.platform.key if alg == "PS256" else attacker(authserver.clock, alg)
+    client = workloads[kind]
+    accepted_in_both_forms(client)
+    platform, key = client.platform, client.platform.key if alg == "PS256" else attacker(client.platform.clock, alg)
     token = platform.token(header={"alg": alg, "kid": platform.key.kid}, key=key)
-    client.refused(form, token, f"platform token: the issuer may not use the algorithm {alg}")
+    refused_in_both_forms(client, token, f"platform token: the issuer may not use the algorithm {alg}")
 
 
-@in_both_forms
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize("kind", PLATFORMS)
-def test_a_token_that_someone_else_signed_is_refused(authserver: AuthServer, form: str, kind: str) -> None:
+def test_a_token_that_someone_else_signed_is_refused(workloads: Workloads, kind: str) -> None:
     """RFC 7515 5.2: under the `kid` of the issuer, and under that of the other key."""
-    client = workload(authserver, kind)
-    client.accepted(form)
-    platform, key = client.platform, attacker(authserver.clock, client.platform.key.alg)
-    forged = platform.token(key=key, header={"kid": platform.key.kid})
-    client.refused(form, forged, "platform token: signature does not match")
-    reason = f"platform token: the issuer has no key with the kid {quoted(key.kid)} for {key.alg}"
-    client.refused(form, platform.token(key=key), reason)
+    client = workloads[kind]
+    for form in FORMS:
+        client.accepted(form)
+        platform, key = client.platform, attacker(client.platform.clock, client.platform.key.alg)
+        forged = platform.token(key=key, header={"kid": platform.key.kid})
+        client.refused(form, forged, "platform token: signature does not match")
+        reason = f"platform token: the issuer has no key with the kid {quoted(key.kid)} for {key.alg}"
+        client.refused(form, platform.token(key=key), reason)
 
 
-@in_both_forms
 @pytest.mark.threat("T-197")
 @pytest.mark.parametrize(
     "signature",
@@ -272,13 +257,14 @@ def test_a_token_that_someone_else_signed_is_refused(authserver: AuthServer, for
         pytest.param(b"\x01" * 96, id="too-long"),
     ],
 )
-def test_a_degenerate_signature_is_refused(authserver: AuthServer, form: str, signature: bytes) -> None:
+def test_a_degenerate_signature_is_refused(workloads: Workloads, signature: bytes) -> None:
     """CVE-2022-21449, "psychic signatures"."""
-    client = workload(authserver, "spiffe")
-    client.accepted(form)
-    header = {"alg": "ES256", "kid": client.platform.key.kid, "typ": "JWT"}
-    forged = forge(header, client.platform.claims(), lambda _: signature)
-    client.refused(form, forged, "platform token: signature does not match")
+    client = workloads["spiffe"]
+    for form in FORMS:
+        client.accepted(form)
+        header = {"alg": "ES256", "kid": client.platform.key.kid, "typ": "JWT"}
+        forged = forge(header, client.platform.claims(), lambda _: signature)
+        client.refused(form, forged, "platform token: signature does not match")
 
 
 # The form of the token.
@@ -309,7 +295,6 @@ def unused_bits(platform: Platform) -> str:
     return f"{token[:-1]}{alphabet[alphabet.index(token[-1]) ^ 1]}"
 
 
-@in_both_forms
 @pytest.mark.threat("T-008", "T-009")
 @pytest.mark.parametrize(
     ("make", "reason"),
@@ -352,31 +337,30 @@ def unused_bits(platform: Platform) -> str:
     ],
 )
 def test_a_token_that_two_parsers_may_read_differently_is_refused(
-    authserver: AuthServer, form: str, make: Callable[[Platform], str], reason: str
+    workloads: Workloads, make: Callable[[Platform], str], reason: str
 ) -> None:
     """CWE-436; RFC 8725 2.4 for repeated members, RFC 7515 7.2 for the JSON serialization."""
-    client = workload(authserver)
-    client.accepted(form)
-    client.refused(form, make(client.platform), f"assertion: {reason}")
+    client = workloads["kubernetes"]
+    accepted_in_both_forms(client)
+    refused_in_both_forms(client, make(client.platform), f"assertion: {reason}")
 
 
-@in_both_forms
 @pytest.mark.threat("T-008")
-def test_unused_bits_of_the_signature_are_refused(authserver: AuthServer, form: str) -> None:
+def test_unused_bits_of_the_signature_are_refused(workloads: Workloads) -> None:
     """RFC 4648 3.5: a token for one use would have four texts."""
-    client = workload(authserver, "spiffe")
-    client.accepted(form)
-    client.refused(form, unused_bits(client.platform), "platform token: a segment is not canonical base64url")
+    client = workloads["spiffe"]
+    accepted_in_both_forms(client)
+    refused_in_both_forms(client, unused_bits(client.platform), "platform token: a segment is not canonical base64url")
 
 
-@in_both_forms
 @pytest.mark.threat("T-008")
-def test_changed_claims_under_a_genuine_signature_are_refused(authserver: AuthServer, form: str) -> None:
+def test_changed_claims_under_a_genuine_signature_are_refused(workloads: Workloads) -> None:
     """RFC 7515 5.2."""
-    client = workload(authserver)
+    client = workloads["kubernetes"]
     token = client.platform.token()
-    client.accepted(form, token)
-    header, _, signature = token.split(".")
-    for changes in ({}, {"exp": int(authserver.clock()) + 3000}, {"sub": "system:serviceaccount:prod:other"}):
-        forged = f"{header}.{part(client.platform.claims(**changes))}.{signature}"
-        client.refused(form, forged, "platform token: signature does not match")
+    for form in FORMS:
+        client.accepted(form, token)
+        header, _, signature = token.split(".")
+        for changes in ({}, {"exp": int(client.platform.clock()) + 3000}, {"sub": "system:serviceaccount:prod:other"}):
+            forged = f"{header}.{part(client.platform.claims(**changes))}.{signature}"
+            client.refused(form, forged, "platform token: signature does not match")

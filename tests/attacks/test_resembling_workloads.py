@@ -3,13 +3,14 @@
 Each test first sends the token of the trusted workload, in the same way.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.attacked_workloads import in_both_forms, workload
+from support.attacked_workloads import workload
 from support.authserver import AuthServer
-from support.platforms import TRUST_DOMAIN, Platform, github, gitlab, kubernetes, spiffe
-from support.workloads import WorkloadClient
+from support.platforms import PLATFORMS, TRUST_DOMAIN, github, kubernetes
+from support.workloads import FORMS, WorkloadClient, Workloads
 
 from gatehouse.authserver.workloads.registration import remove_issuer
 
@@ -33,10 +34,17 @@ def pod(**changes: Any) -> dict[str, Any]:
     return {"kubernetes.io": {**members, **changes}}
 
 
+@pytest.fixture(scope="module")
+def by_subject(new_shared_authserver: Callable[[], AuthServer]) -> Workloads:
+    """Workloads that rules name by their subjects, each on its kind of platform."""
+    server = new_shared_authserver()
+    platforms = [make(server.clock) for make in PLATFORMS.values()]
+    return {one.kind: WorkloadClient(server, one, {"sub": one.workload["sub"]}) for one in platforms}
+
+
 # Workloads that look like the trusted one.
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
     "subject",
@@ -58,24 +66,24 @@ def pod(**changes: Any) -> dict[str, Any]:
         pytest.param(f"{SUBJECT},system:serviceaccount:prod:other", id="list-in-a-text"),
     ],
 )
-def test_a_subject_that_resembles_the_trusted_one_is_refused(authserver: AuthServer, form: str, subject: str) -> None:
+def test_a_subject_that_resembles_the_trusted_one_is_refused(by_subject: Workloads, subject: str) -> None:
     """CWE-185, CWE-187: a comparison of a part, or after a normalization, trusts what a tenant can register."""
-    client = WorkloadClient(authserver, kubernetes(authserver.clock), {"sub": SUBJECT})
-    client.accepted(form)
-    refused(client, form, client.platform.token(sub=subject), None)
+    client = by_subject["kubernetes"]
+    for form in FORMS:
+        client.accepted(form)
+        refused(client, form, client.platform.token(sub=subject), None)
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize("subject", [None, [SUBJECT], {SUBJECT: True}, 0, True, ""])
-def test_a_subject_that_is_no_text_is_refused(authserver: AuthServer, form: str, subject: Any) -> None:
+def test_a_subject_that_is_no_text_is_refused(by_subject: Workloads, subject: Any) -> None:
     """RFC 7519 4.1.2; CWE-843: an array that holds the trusted subject is not that subject."""
-    client = WorkloadClient(authserver, kubernetes(authserver.clock), {"sub": SUBJECT})
-    client.accepted(form)
-    client.refused(form, client.platform.token(sub=subject), "platform token: sub is missing")
+    client = by_subject["kubernetes"]
+    for form in FORMS:
+        client.accepted(form)
+        client.refused(form, client.platform.token(sub=subject), "platform token: sub is missing")
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
     "changes",
@@ -100,32 +108,32 @@ def test_a_subject_that_is_no_text_is_refused(authserver: AuthServer, form: str,
     ],
 )
 def test_a_nested_claim_that_resembles_the_trusted_one_is_refused(
-    authserver: AuthServer, form: str, changes: dict[str, Any]
+    workloads: Workloads, changes: dict[str, Any]
 ) -> None:
     """CWE-843 and CWE-706: the place and the type of a claim count, and arrays are not searched."""
-    client = workload(authserver)
-    client.accepted(form, client.platform.token(**pod()))
-    refused(client, form, client.platform.token(**changes), None)
+    client = workloads["kubernetes"]
+    for form in FORMS:
+        client.accepted(form, client.platform.token(**pod()))
+        refused(client, form, client.platform.token(**changes), None)
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
-def test_a_job_of_a_forks_pull_request_is_refused(authserver: AuthServer, form: str) -> None:
+def test_a_job_of_a_forks_pull_request_is_refused(authserver: AuthServer) -> None:
     """GitHub Security Lab, "Preventing pwn requests": anyone who opens a pull request decides what its job does."""
     for number, conditions in enumerate(({"sub": JOB}, github(authserver.clock).conditions)):
         platform = github(authserver.clock, name=f"github{number}")
         client = WorkloadClient(authserver, platform, conditions)
-        client.accepted(form)
         inside = github(authserver.clock, ref="refs/pull/7/merge", name=platform.name)
         fork = github(authserver.clock, repository="mallory/ops", name=platform.name)
-        refused(client, form, inside.token(), None if "sub" in conditions else "ref")
-        refused(client, form, fork.token(), None)
+        for form in FORMS:
+            client.accepted(form)
+            refused(client, form, inside.token(), None if "sub" in conditions else "ref")
+            refused(client, form, fork.token(), None)
         with authserver.services.database.write() as session:
             remove_issuer(session, authserver.admin, platform.name)
         authserver.clock.advance(1)
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
     ("changes", "unmet"),
@@ -143,17 +151,17 @@ def test_a_job_of_a_forks_pull_request_is_refused(authserver: AuthServer, form: 
     ],
 )
 def test_a_job_that_resembles_the_trusted_one_is_refused(
-    authserver: AuthServer, form: str, changes: dict[str, Any], unmet: str | None
+    workloads: Workloads, changes: dict[str, Any], unmet: str | None
 ) -> None:
     """GitHub, "About security hardening with OpenID Connect": tenants choose the names of branches and tags."""
-    client = workload(authserver, "github")
-    client.accepted(form)
-    refused(client, form, client.platform.token(**changes), unmet)
+    client = workloads["github"]
+    for form in FORMS:
+        client.accepted(form)
+        refused(client, form, client.platform.token(**changes), unmet)
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
-def test_a_recycled_name_does_not_get_what_its_former_owner_had(authserver: AuthServer, form: str) -> None:
+def test_a_recycled_name_does_not_get_what_its_former_owner_had(authserver: AuthServer) -> None:
     """Astrix, "Sub:jugation"; Boost Security, "Sleeper Squats" (2026): names pass to others, and ids do not."""
     job = github(authserver.clock)
     client = WorkloadClient(authserver, job, {"sub": JOB, "repository_id": job.workload["repository_id"]})
@@ -161,16 +169,16 @@ def test_a_recycled_name_does_not_get_what_its_former_owner_had(authserver: Auth
     account = kubernetes(authserver.clock)
     uid = account.workload["kubernetes.io"]["serviceaccount"]["uid"]
     agent = WorkloadClient(authserver, account, {"sub": SUBJECT, "/kubernetes.io/serviceaccount/uid": uid})
-    for trusted, changes, unmet in (
-        (client, {"repository_id": "9"}, "repository_id"),
-        (project, {"project_id": "9"}, "project_id"),
-        (agent, pod(serviceaccount={"name": "agent", "uid": "9"}), "/kubernetes.io/serviceaccount/uid"),
-    ):
-        trusted.accepted(form)
-        refused(trusted, form, trusted.platform.token(**changes), unmet)
+    for form in FORMS:
+        for trusted, changes, unmet in (
+            (client, {"repository_id": "9"}, "repository_id"),
+            (project, {"project_id": "9"}, "project_id"),
+            (agent, pod(serviceaccount={"name": "agent", "uid": "9"}), "/kubernetes.io/serviceaccount/uid"),
+        ):
+            trusted.accepted(form)
+            refused(trusted, form, trusted.platform.token(**changes), unmet)
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
     ("kind", "subject"),
@@ -193,15 +201,10 @@ def test_a_recycled_name_does_not_get_what_its_former_owner_had(authserver: Auth
     ],
 )
 def test_a_subject_of_another_platform_that_resembles_the_trusted_one_is_refused(
-    authserver: AuthServer, form: str, kind: str, subject: str
+    by_subject: Workloads, kind: str, subject: str
 ) -> None:
     """SPIFFE-ID 2.2 forbids normalization; GitHub and GitLab compose subjects of names that tenants choose."""
-    makers: dict[str, Platform] = {
-        "github": github(authserver.clock),
-        "gitlab": gitlab(authserver.clock),
-        "spiffe": spiffe(authserver.clock),
-    }
-    platform = makers[kind]
-    client = WorkloadClient(authserver, platform, {"sub": platform.workload["sub"]})
-    client.accepted(form)
-    refused(client, form, platform.token(sub=subject), None)
+    client = by_subject[kind]
+    for form in FORMS:
+        client.accepted(form)
+        refused(client, form, client.platform.token(sub=subject), None)

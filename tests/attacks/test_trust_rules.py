@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import insert
 from support.assertions import KeyClient, jwks, public_jwk
-from support.attacked_workloads import in_both_forms, workload
+from support.attacked_workloads import accepted_in_both_forms, refused_in_both_forms, workload
 from support.authserver import AuthServer
 from support.platforms import CLUSTER_ISSUER, TRUST_DOMAIN, Platform, github, kubernetes
-from support.workloads import FORMS, WorkloadClient, add_trust, trust
+from support.workloads import FORMS, WorkloadClient, Workloads, add_trust, trust
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.credentials.client_keys import rotate_keys
@@ -69,16 +69,16 @@ SHARED_WORKFLOW = "job_workflow_ref:acme/shared/.github/workflows/agent.yml@refs
     ],
 )
 def test_a_rule_that_does_not_identify_a_workload_is_refused(
-    authserver: AuthServer, kind: str, conditions: dict[str, str]
+    workloads: Workloads, kind: str, conditions: dict[str, str]
 ) -> None:
     """Unit 42, "OIDC Misconfigurations in CI/CD" (DEF CON 32, "OH-MY-DC"): everybody on a platform shares its issuer.
 
     GitHub, "Customizing the subject claims": any repository can compose a subject without the name of a repository.
     """
-    client = workload(authserver, kind)
+    client = workloads[kind]
     client.accepted("grant")
     with pytest.raises(CommandRefused, match=r"These claims do not identify a workload\. Add |A rule has 1 to 16"):
-        add_trust(authserver, client.client, client.issuer.name, conditions)
+        add_trust(client.server, client.client, client.issuer.name, conditions)
 
 
 @pytest.mark.threat("T-202")
@@ -146,15 +146,14 @@ def test_a_rule_cannot_trust_a_workload_of_another_trust_domain(authserver: Auth
         ("re\u00adf", "main"),
     ],
 )
-def test_a_condition_that_is_malformed_or_repeated_is_refused(authserver: AuthServer, name: str, value: str) -> None:
+def test_a_condition_that_is_malformed_or_repeated_is_refused(workloads: Workloads, name: str, value: str) -> None:
     """RFC 6901; Unicode TR 36: a person must see what a rule trusts."""
-    client = workload(authserver)
+    client = workloads["kubernetes"]
     client.accepted("grant")
     with pytest.raises(CommandRefused):
-        add_trust(authserver, client.client, client.issuer.name, {"sub": SUBJECT, name: value})
+        add_trust(client.server, client.client, client.issuer.name, {"sub": SUBJECT, name: value})
 
 
-@in_both_forms
 @pytest.mark.threat("T-203")
 @pytest.mark.parametrize(
     ("kind", "conditions"),
@@ -169,84 +168,78 @@ def test_a_condition_that_is_malformed_or_repeated_is_refused(authserver: AuthSe
         ("oidc", {"sub": "^.+$"}),
     ],
 )
-def test_a_pattern_in_a_rule_is_a_plain_text(
-    authserver: AuthServer, form: str, kind: str, conditions: dict[str, str]
-) -> None:
+def test_a_pattern_in_a_rule_is_a_plain_text(authserver: AuthServer, kind: str, conditions: dict[str, str]) -> None:
     """Tinder Security Labs and Datadog on GitHub's roles at AWS: `StringLike` with a wildcard trusts too many."""
     trusted = workload(authserver, kind)
-    trusted.accepted(form)
+    accepted_in_both_forms(trusted)
     with authserver.services.database.write() as session:
         remove_rule(session, authserver.admin, trusted.client.client_id, trusted.rule.rule_id)
     pattern = add_trust(authserver, trusted.client, trusted.issuer.name, conditions)
     authserver.clock.advance(1)
     unmet = f"no rule matches; the rule {pattern.rule_id} of {pattern.client_id} requires another {UID}"
-    trusted.refused(form, trusted.platform.token(), f"platform token: {unmet}" if UID in conditions else NO_RULE)
+    reason = f"platform token: {unmet}" if UID in conditions else NO_RULE
+    refused_in_both_forms(trusted, trusted.platform.token(), reason)
 
 
 # Two clients, and two issuers of one name.
 
 
-@in_both_forms
 @pytest.mark.threat("T-204")
-def test_a_token_that_matches_rules_of_two_clients_is_refused(authserver: AuthServer, form: str) -> None:
+def test_a_token_that_matches_rules_of_two_clients_is_refused(authserver: AuthServer) -> None:
     """CWE-694: which of the two it stands for must not depend on an order."""
     first = workload(authserver)
-    first.accepted(form)
+    accepted_in_both_forms(first)
     second = WorkloadClient(authserver, first.platform, {"sub": SUBJECT}, issuer=first.issuer)
     authserver.clock.advance(1)
     names = ", ".join(sorted([first.client.client_id, second.client.client_id]))
+    reason = f"platform token: rules of several clients match: {names}"
     for client in (first, second):
         token = first.platform.token()
-        client.refused(form, token, f"platform token: rules of several clients match: {names}")
-        named = {"client_id": client.client.client_id}
-        client.refused(form, token, f"platform token: rules of several clients match: {names}", **named)
+        refused_in_both_forms(client, token, reason)
+        refused_in_both_forms(client, token, reason, client_id=client.client.client_id)
     with authserver.services.database.write() as session:
         remove_rule(session, authserver.admin, second.client.client_id, second.rule.rule_id)
     authserver.clock.advance(1)
-    first.accepted(form)
+    accepted_in_both_forms(first)
 
 
-@in_both_forms
 @pytest.mark.divergence("D-72")
 @pytest.mark.threat("T-204")
-def test_a_client_id_beside_the_token_of_another_client_is_refused(authserver: AuthServer, form: str) -> None:
+def test_a_client_id_beside_the_token_of_another_client_is_refused(authserver: AuthServer) -> None:
     """RFC 7521 4.2: it must identify the same client."""
     client, other = workload(authserver), workload(authserver, "gitlab")
     client_id = client.client.client_id
-    assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200
-    for named in (other.client.client_id, client_id.upper(), f"{client_id} ", SUBJECT, "x" * 400):
-        response = client.post(form, client.platform.token(), client_id=named)
-        shown = f'"{named}"' if " " in named else named[:100]
-        reason = f"platform token: client_id is {shown}, and the token stands for {client_id}"
-        client.check_refusal(form, response, reason)
+    for form in FORMS:
+        assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200
+        for named in (other.client.client_id, client_id.upper(), f"{client_id} ", SUBJECT, "x" * 400):
+            response = client.post(form, client.platform.token(), client_id=named)
+            shown = f'"{named}"' if " " in named else named[:100]
+            reason = f"platform token: client_id is {shown}, and the token stands for {client_id}"
+            client.check_refusal(form, response, reason)
 
 
-@in_both_forms
 @pytest.mark.threat("T-201")
 @pytest.mark.parametrize("same_kid", [False, True])
-def test_two_clusters_of_one_name_do_not_stand_for_each_other(
-    authserver: AuthServer, form: str, same_kid: bool
-) -> None:
+def test_two_clusters_of_one_name_do_not_stand_for_each_other(authserver: AuthServer, same_kid: bool) -> None:
     """Kubernetes, "Service Account Issuer Discovery": every cluster has one default issuer, and its own keys."""
     first, second = kubernetes(authserver.clock, name="one"), kubernetes(authserver.clock, name="two")
     if same_kid:
         second.keys[0] = replace(second.key, kid=first.key.kid)
     one, two = WorkloadClient(authserver, first), WorkloadClient(authserver, second)
     authserver.clock.advance(1)
-    one.accepted(form)
-    two.accepted(form)
+    accepted_in_both_forms(one, two)
     with authserver.services.database.write() as session:
         remove_rule(session, authserver.admin, two.client.client_id, two.rule.rule_id)
     authserver.clock.advance(1)
-    one.accepted(form)
-    two.refused(form, second.token(), NO_RULE)
+    accepted_in_both_forms(one)
+    refused_in_both_forms(two, second.token(), NO_RULE)
     with authserver.services.database.write() as session:
         remove_issuer(session, authserver.admin, "two")
     authserver.clock.advance(1)
-    one.accepted(form)
+    accepted_in_both_forms(one)
     kid = quoted_kid(second)
     reason = "signature does not match" if same_kid else f"the issuer has no key with the kid {kid} for RS256"
-    two.refused(form, second.token(), f"platform token: {reason}")
+    refused_in_both_forms(two, second.token(), f"platform token: {reason}")
 
 
 def quoted_kid(platform: Platform) -> str:
@@ -310,13 +303,12 @@ def test_a_client_of_a_workload_has_no_other_credential(authserver: AuthServer) 
     signer.refused(basic, "used client_secret_basic, registered for workload_identity")
 
 
-@in_both_forms
 @pytest.mark.threat("T-211")
 @pytest.mark.parametrize("change", ["client disabled", "client deleted", "rule removed", "issuer disabled", "removed"])
-def test_what_an_admin_revokes_ends_within_a_second(authserver: AuthServer, form: str, change: str) -> None:
+def test_what_an_admin_revokes_ends_within_a_second(authserver: AuthServer, change: str) -> None:
     """RFC 7009 and the revocation of trust: no cache of tokens, rules or keys may last longer."""
     client = workload(authserver)
-    client.accepted(form)
+    accepted_in_both_forms(client)
     client_id, name, admin = client.client.client_id, client.issuer.name, authserver.admin
     unknown = f"platform token: no trusted issuer has the iss {CLUSTER_ISSUER}"
     with authserver.services.database.write() as session:
@@ -337,7 +329,7 @@ def test_what_an_admin_revokes_ends_within_a_second(authserver: AuthServer, form
                 remove_issuer(session, admin, name)
                 reason = unknown
     authserver.clock.advance(1)
-    client.refused(form, client.platform.token(), reason)
+    refused_in_both_forms(client, client.platform.token(), reason)
 
 
 @pytest.mark.threat("T-211")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.assertions import ASSERTION_TYPE
-from support.attacked_workloads import attacker, in_both_forms, workload
+from support.attacked_workloads import accepted_in_both_forms, attacker, refused_in_both_forms, workload
 from support.authserver import AuthServer, basic_header, token_form
 from support.forging import decode, encode
 from support.platforms import CLUSTER_ISSUER, kubernetes, oidc
@@ -29,9 +29,9 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 def refused_as_used(client: WorkloadClient, form: str, token: str) -> None:
     """Check that a token is refused because it was used before."""
     response = client.post(form, token)
-    assert (response.status_code, response.json["error"]) == REFUSALS[form]
+    assert (response.status_code, response.json["error"]) == REFUSALS[form], form
     [row] = client.server.audit(request_id=response.json["request_id"])
-    assert row["reason"].endswith("was used before")
+    assert row["reason"].endswith("was used before"), form
 
 
 @pytest.mark.threat("T-205")
@@ -51,17 +51,17 @@ def test_a_token_for_one_use_is_refused_again_in_either_form(authserver: AuthSer
         client.refused(again, token, "platform token: expired 30 s ago")
 
 
-@in_both_forms
 @pytest.mark.threat("T-205")
-def test_another_signature_of_the_same_token_is_no_second_use(authserver: AuthServer, form: str) -> None:
+def test_another_signature_of_the_same_token_is_no_second_use(authserver: AuthServer) -> None:
     """SEC 1, 4.1: if (r, s) is a signature of ECDSA, (r, -s) is another one, which anybody can compute."""
     platform = oidc(authserver.clock, alg="ES256")
     client = WorkloadClient(authserver, platform, one_time=True)
-    token, fresh = platform.token(), platform.token()
-    client.accepted(form, malleated(fresh))
-    client.accepted(form, token)
-    refused_as_used(client, form, malleated(token))
-    refused_as_used(client, form, fresh)
+    for form in FORMS:
+        token, fresh = platform.token(), platform.token()
+        client.accepted(form, malleated(fresh))
+        client.accepted(form, token)
+        refused_as_used(client, form, malleated(token))
+        refused_as_used(client, form, fresh)
 
 
 def malleated(token: str) -> str:
@@ -98,22 +98,20 @@ def test_a_refused_token_is_not_used_up(authserver: AuthServer) -> None:
     client.accepted("assertion", token)
 
 
-@in_both_forms
 @pytest.mark.divergence("D-73", "D-83")
 @pytest.mark.threat("T-205")
 @pytest.mark.parametrize("kind", ["kubernetes", "gitlab", "spiffe", "oidc"])
-def test_a_token_that_the_platform_hands_out_again_works_until_it_expires(
-    authserver: AuthServer, form: str, kind: str
-) -> None:
+def test_a_token_that_the_platform_hands_out_again_works_until_it_expires(authserver: AuthServer, kind: str) -> None:
     """anthropics/claude-code#89095: single use of kubelet's file broke honest clients. The cost is T-205."""
     client = workload(authserver, kind)
     token = client.platform.token()
-    for _ in range(3):
+    for form in FORMS * 3:
         client.accepted(form, token)
     authserver.clock.advance(client.platform.lifetime + 29)
-    client.accepted(form, token)
+    for form in FORMS:
+        client.accepted(form, token)
     authserver.clock.advance(1)
-    client.refused(form, token, "platform token: expired 30 s ago")
+    refused_in_both_forms(client, token, "platform token: expired 30 s ago")
 
 
 # The wrong place.
@@ -183,36 +181,35 @@ def test_a_platform_token_is_neither_a_bearer_token_nor_a_secret(authserver: Aut
     assert (row["outcome"], row["actor"]) == ("refused", client_id)
 
 
-@in_both_forms
 @pytest.mark.threat("T-212")
-def test_every_refusal_of_a_token_has_the_same_response(authserver: AuthServer, form: str) -> None:
+def test_every_refusal_of_a_token_has_the_same_response(authserver: AuthServer) -> None:
     """RFC 6749 5.2; CWE-204: only the audit log says which check failed."""
     client, platform = workload(authserver), kubernetes(authserver.clock)
-    client.accepted(form)
-    bodies = set()
-    for token in (
-        platform.token(iss="https://evil.example"),
-        platform.token(key=attacker(authserver.clock), header={"kid": platform.key.kid}),
-        platform.token(key=attacker(authserver.clock)),
-        platform.token(header={"jku": "https://evil.example"}),
-        platform.token(aud="https://evil.example"),
-        platform.token(exp=1),
-        platform.token(sub=None),
-        platform.token(**{"kubernetes.io": {"namespace": "test"}}),
-        "x",
-    ):
-        response = client.post(form, token)
-        assert "kubernetes" not in str(response.headers)
-        body = response.json
-        del body["request_id"]
-        bodies.add((response.status_code, json.dumps(body)))
-    assert len(bodies) == 1
+    for form in FORMS:
+        client.accepted(form)
+        bodies = set()
+        for token in (
+            platform.token(iss="https://evil.example"),
+            platform.token(key=attacker(authserver.clock), header={"kid": platform.key.kid}),
+            platform.token(key=attacker(authserver.clock)),
+            platform.token(header={"jku": "https://evil.example"}),
+            platform.token(aud="https://evil.example"),
+            platform.token(exp=1),
+            platform.token(sub=None),
+            platform.token(**{"kubernetes.io": {"namespace": "test"}}),
+            "x",
+        ):
+            response = client.post(form, token)
+            assert "kubernetes" not in str(response.headers)
+            body = response.json
+            del body["request_id"]
+            bodies.add((response.status_code, json.dumps(body)))
+        assert len(bodies) == 1, form
 
 
-@in_both_forms
 @pytest.mark.threat("T-061")
 def test_a_refused_token_costs_the_same_for_every_issuer(
-    authserver: AuthServer, form: str, monkeypatch: pytest.MonkeyPatch
+    authserver: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CWE-208: the time of a refusal must not say which issuers are trusted, or which keys they have."""
     client, platform = workload(authserver), kubernetes(authserver.clock)
@@ -223,19 +220,21 @@ def test_a_refused_token_costs_the_same_for_every_issuer(
         verified.append(arguments)
         return verify(*arguments)
 
-    client.accepted(form)
+    accepted_in_both_forms(client)
     monkeypatch.setattr(jws, "verify", counted)
-    assert client.post(form, platform.token()).status_code == 200
-    assert len(verified) == 1
-    for token in (
-        platform.token(iss="https://evil.example"),
-        platform.token(key=evil),
-        platform.token(key=evil, header={"kid": platform.key.kid}),
-        platform.token(iss="https://evil.example", key=evil),
-    ):
+    for form in FORMS:
         verified.clear()
-        assert client.post(form, token).status_code == REFUSALS[form][0]
-        assert len(verified) == MAX_SHARED
+        assert client.post(form, platform.token()).status_code == 200, form
+        assert len(verified) == 1
+        for token in (
+            platform.token(iss="https://evil.example"),
+            platform.token(key=evil),
+            platform.token(key=evil, header={"kid": platform.key.kid}),
+            platform.token(iss="https://evil.example", key=evil),
+        ):
+            verified.clear()
+            assert client.post(form, token).status_code == REFUSALS[form][0], form
+            assert len(verified) == MAX_SHARED
 
 
 @pytest.mark.threat("T-212")
