@@ -23,8 +23,6 @@ from gatehouse.authserver.workloads.key_renewal import KeyRenewal
 from gatehouse.authserver.workloads.registration import set_issuer_disabled
 from gatehouse.shared.protocol.jws import SigningKey
 
-pytestmark = pytest.mark.both_databases
-
 HOUR = 3600
 LOGGER = "gatehouse.authserver.workloads.key_renewal"
 
@@ -40,6 +38,7 @@ def set_disabled(issuer: FetchedIssuer, *, disabled: bool) -> None:
         set_issuer_disabled(session, issuer.server.admin, issuer.name, disabled=disabled)
 
 
+@pytest.mark.both_databases
 def test_a_fetched_key_set_replaces_the_stored_one(
     cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -69,6 +68,7 @@ def test_a_key_set_is_due_ten_minutes_after_its_fetch(
         assert renewal.due() == []
 
 
+@pytest.mark.both_databases
 def test_a_key_set_that_was_never_fetched_is_due_at_once(cluster: FetchedIssuer, renewal: KeyRenewal) -> None:
     cluster.remove()
     trust(cluster.server, cluster.platform, location=cluster.location, jwks=None)
@@ -77,6 +77,7 @@ def test_a_key_set_that_was_never_fetched_is_due_at_once(cluster: FetchedIssuer,
     assert (cluster.kids(), renewal.due()) == ({cluster.platform.key.kid}, [])
 
 
+@pytest.mark.both_databases
 def test_the_key_set_that_waits_longest_is_due_first(
     authserver: AuthServer, cluster: FetchedIssuer, documents: DocumentServer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -97,6 +98,7 @@ def test_keys_that_an_admin_gave_are_never_fetched(
     assert documents.requests == []
 
 
+@pytest.mark.both_databases
 def test_the_keys_of_a_disabled_issuer_are_not_fetched(
     cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_key_set_that_cannot_be_used_replaces_none(
     assert cluster.usable() == {ONE.kid}
 
 
+@pytest.mark.both_databases
 def test_a_long_failure_is_cut(cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock) -> None:
     cluster.publish(jwks(*[{"kty": "EC", "kid": f"{number}" * 20} for number in range(64)]))
     clock.advance(REFRESH_INTERVAL)
@@ -242,6 +245,7 @@ def test_a_long_failure_is_cut(cluster: FetchedIssuer, renewal: KeyRenewal, cloc
     assert len(cluster.stored().failure or "") == 512
 
 
+@pytest.mark.both_databases
 def test_any_text_in_a_usable_key_set_can_be_stored(
     cluster: FetchedIssuer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -253,6 +257,7 @@ def test_any_text_in_a_usable_key_set_can_be_stored(
     assert cluster.usable() == {ONE.kid}
 
 
+@pytest.mark.both_databases
 def test_one_of_two_nodes_fetches_and_the_other_waits_for_it(
     authserver: AuthServer, cluster: FetchedIssuer, documents: DocumentServer, clock: FakeClock
 ) -> None:
@@ -276,6 +281,7 @@ def test_one_of_two_nodes_fetches_and_the_other_waits_for_it(
     assert cluster.fetches == 1
 
 
+@pytest.mark.both_databases
 def test_nodes_that_begin_at_once_fetch_once(authserver: AuthServer, cluster: FetchedIssuer, clock: FakeClock) -> None:
     clock.advance(REFETCH_INTERVAL)
     together = Barrier(4)
@@ -340,6 +346,7 @@ MEANWHILE: dict[str, Any] = {
 """What may be another value when a fetch ends, because the issuer was added again or another fetch began."""
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("column", MEANWHILE)
 def test_the_result_of_a_fetch_is_dropped_if_its_issuer_changed_meanwhile(
     column: str, cluster: FetchedIssuer, documents: DocumentServer, renewal: KeyRenewal, clock: FakeClock
@@ -357,6 +364,7 @@ def test_the_result_of_a_fetch_is_dropped_if_its_issuer_changed_meanwhile(
     assert cluster.kids() == known
 
 
+@pytest.mark.both_databases
 def test_an_issuer_that_was_added_again_keeps_its_own_keys(
     cluster: FetchedIssuer, documents: DocumentServer, renewal: KeyRenewal, clock: FakeClock
 ) -> None:
@@ -373,6 +381,7 @@ def test_an_issuer_that_was_added_again_keeps_its_own_keys(
     assert cluster.kids() == {cluster.platform.key.kid}
 
 
+@pytest.mark.both_databases
 def test_an_issuer_may_be_removed_while_its_keys_are_fetched(
     authserver: AuthServer,
     cluster: FetchedIssuer,
@@ -428,6 +437,7 @@ def test_a_clock_that_is_a_little_behind_fetches_no_more_often(
     assert (cluster.fetches, renewal.due()) == (0, [])
 
 
+@pytest.mark.both_databases
 def test_nothing_is_raised_while_the_database_is_down(
     cluster: FetchedIssuer, node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:

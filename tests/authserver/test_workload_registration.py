@@ -65,7 +65,6 @@ def workload_client(server: AuthServer) -> Client:
     return server.create_client(auth_method="workload_identity")[0]
 
 
-@pytest.mark.both_databases
 @pytest.mark.parametrize("kind", PLATFORMS)
 def test_an_issuer_has_the_defaults_of_its_kind(authserver: AuthServer, kind: str) -> None:
     platform = PLATFORMS[kind](authserver.clock)

@@ -152,9 +152,7 @@ def inspect(ctx: click.Context, form: str | None, output: str) -> None:
             presented = None if form is None else _FORMS[form]
             checks, advice = _inspect_platform_token(installation, issuers, text, presented)
         elif form is not None:
-            raise CommandRefused(
-                "--form is for tokens of platforms, and this is none. Leave it out to check the token."
-            )
+            raise CommandRefused("This is not a platform token. Leave out --form, which is for platform tokens only.")
         else:
             checks = _inspect_access_token(installation, text)
     print_records([check.record() for check in checks], ("check", "outcome", "detail"), output)
