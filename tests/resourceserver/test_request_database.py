@@ -5,6 +5,7 @@ import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
@@ -107,6 +108,45 @@ async def test_a_process_that_stops_runs_no_function_and_reports_an_outage(threa
     threads.close()
     with pytest.raises(PoolTimeout):
         await threads.run(lambda: "done")
+
+
+async def test_a_function_that_was_reported_as_not_run_is_never_run(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor keeps a call for which the system has no thread left. The caller may have repeated it by then."""
+    threads, calls = Threads(2), list[str]()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(threads.run, held.wait)
+        await held.until_begun()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", _no_thread)
+            with pytest.raises(PoolTimeout):
+                await threads.run(partial(calls.append, "first"))
+        held.ends.set()
+    await threads.run(partial(calls.append, "second"))
+    await threads.run(partial(calls.append, "third"))
+    threads.close()
+    assert calls == ["second", "third"]
+
+
+async def test_the_result_of_a_function_counts_although_no_thread_could_be_started_for_it(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that becomes free can take a call before the executor fails to start another one."""
+
+    def take_and_fail(executor: concurrent.futures.ThreadPoolExecutor) -> None:
+        queue: Any = executor._work_queue
+        queue.get_nowait().run()
+        _no_thread()
+
+    assert await threads.run(lambda: "done") == "done"
+    with monkeypatch.context() as patch:
+        patch.setattr(concurrent.futures.ThreadPoolExecutor, "_adjust_thread_count", take_and_fail)
+        assert await threads.run(lambda: "taken") == "taken"
+
+
+def _no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 # Cancelled tasks

@@ -148,7 +148,7 @@ class Threads:
         it raised, at the next `await` of the task if it returned.
 
         Raises:
-            PoolTimeout: no thread was free in time, or the process stops.
+            PoolTimeout: no thread was free in time, or the process stops. The function was not run.
             BaseException: whatever the function raises.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -172,11 +172,16 @@ class Threads:
     def _submit(
         self, context: Context, function: Callable[[], ResultT]
     ) -> "concurrent.futures.Future[ResultT | _Raised]":
+        """Give a function to the threads. Raises PoolTimeout: it was not run, and never will be."""
+        work: concurrent.futures.Future[ResultT | _Raised] = concurrent.futures.Future()
         try:
-            return self._executor.submit(_call, context, function)
+            self._executor.submit(_run, work, context, function)
         except RuntimeError:
-            # Connections can deliver requests until they are closed.
-            raise PoolTimeout("the threads have stopped") from None
+            # The process stops, while connections can still deliver requests; or the system has no thread left, and the
+            # executor keeps the call for a thread that becomes free. If one has taken it, its result counts.
+            if work.cancel():
+                raise PoolTimeout("no thread can be started, or the threads have stopped") from None
+        return work
 
     def close(self) -> None:
         """Let the threads end when their functions have."""
@@ -193,6 +198,13 @@ async def acquire(lock: asyncio.Semaphore, limit: float = deadline.WAIT_LIMIT) -
             await lock.acquire()
     except TimeoutError:
         raise PoolTimeout("no connection was free in time") from None
+
+
+def _run(
+    work: "concurrent.futures.Future[ResultT | _Raised]", context: Context, function: Callable[[], ResultT]
+) -> None:
+    if work.set_running_or_notify_cancel():
+        work.set_result(_call(context, function))
 
 
 def _call(context: Context, function: Callable[[], ResultT]) -> ResultT | _Raised:

@@ -26,7 +26,7 @@ class RequestThreads(ThreadPoolExecutor):
         """Call a function in a thread. Its result is DeadlineExceeded if the pool stops before it is called.
 
         Raises:
-            DeadlineExceeded: the pool has stopped, or the system has no thread left.
+            DeadlineExceeded: the pool has stopped; or the system has no thread left, and it may be called later.
         """
         try:
             return super().submit(self._call, partial(fn, *args, **kwargs))
