@@ -35,7 +35,7 @@ class IssuerUpdate:
 def last_repetition(before: TrustedIssuer, now: int) -> int:
     """Return the time after which no token is accepted that was accepted by `now`, under the limits from before.
 
-    One that was accepted under a larger `max_lifetime`, before that was lowered, is accepted at its end again.
+    A token that was accepted under a larger `max_lifetime`, lowered since, can be accepted again after that time.
     """
     return now + before.max_lifetime + 2 * LEEWAY + _PROPAGATION
 
