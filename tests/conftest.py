@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from support.resourceserver import ResourceServer, running_resource_server
 from support.workloads import Workloads, workloads_of_each_kind
 
 from gatehouse.shared.service.database import parse_database_url
+
+TESTS = Path(__file__).parent
 
 use_test_dialects()
 
@@ -74,6 +77,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from support.scheduling import JourneysInOneProcess
 
     return JourneysInOneProcess(config, log)
+
+
+TRACED = {"authserver", "resourceserver", "shared"}
+"""The folders whose tests cover the security core. Tracing doubles the time of a test, so others run without it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Trace only what the tests in TRACED run, with their fixtures."""
+    plugin = item.config.pluginmanager.getplugin("_cov")
+    coverage = plugin.cov_controller if plugin else None
+    folder = item.path.relative_to(TESTS).parts[0]
+    if coverage is None or folder in TRACED:
+        return (yield)
+    coverage.pause()
+    try:
+        return (yield)
+    finally:
+        coverage.resume()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later garbage collections, which would visit all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

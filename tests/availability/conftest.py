@@ -14,7 +14,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "availability" in item.path.parts:
             item.add_marker("availability")
-            item.add_marker("no_cover")
 
 
 @pytest.fixture

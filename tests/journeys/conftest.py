@@ -8,11 +8,10 @@ from support.prepared_stack import PreparedStack, StackTemplate, initialized, ru
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder as journeys, without coverage."""
+    """Mark the tests of this folder."""
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker("journey")
-            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")
