@@ -15,6 +15,7 @@ from support.authserver import AuthServer
 from support.clock import FakeClock
 from support.databases import BACKENDS, PostgreSQL, Template, Templates, running_postgresql
 from support.dialects import use_test_dialects
+from support.logs import use_test_logs
 from support.resourceserver import ResourceServer, running_resource_server
 from support.workloads import Workloads, workloads_of_each_kind
 
@@ -23,6 +24,7 @@ from gatehouse.shared.service.database import parse_database_url
 TESTS = Path(__file__).parent
 
 use_test_dialects()
+use_test_logs()
 
 # No test depends on its duration.
 hypothesis.settings.register_profile("gatehouse", deadline=None)

@@ -10,6 +10,16 @@ Read = Callable[[], str]
 """Returns what was logged since the last call."""
 
 
+def use_test_logs() -> None:
+    """Print events to standard output, with tracebacks as Python prints them.
+
+    By default, structlog lets rich draw every traceback with all local variables, which takes up to seconds.
+    """
+    structlog.reset_defaults()
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
 @contextmanager
 def logging_put_back() -> Iterator[None]:
     """Undo what `configure_logs` does when the block ends: handlers, levels of all loggers, structlog's settings."""
@@ -22,7 +32,7 @@ def logging_put_back() -> Iterator[None]:
         root.setLevel(level)
         for name in _levels():
             logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
-        structlog.reset_defaults()
+        use_test_logs()
 
 
 def _levels() -> dict[str, int]:
