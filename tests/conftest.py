@@ -102,7 +102,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_finish() -> None:
     """Leave what was imported out of later garbage collections, which would visit all of it again and again."""
-    gc.collect()
     gc.freeze()
 
 
