@@ -81,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return JourneysInOneProcess(config, log)
 
 
-TRACED = {"authserver", "resourceserver", "shared"}
+TRACED = {"attacks", "authserver", "resourceserver", "shared"}
 """The folders whose tests cover the security core. Tracing doubles the time of a test, so others run without it."""
 
 
