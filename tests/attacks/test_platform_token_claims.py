@@ -6,10 +6,10 @@ Each test first sends a faultless token of the same platform, in the same way.
 from typing import Any
 
 import pytest
-from support.attacked_workloads import accepted_in_both_forms, refused_in_both_forms, workload
+from support.attacked_workloads import workload
 from support.authserver import ISSUER, OTHER_RESOURCE, RESOURCE, AuthServer
 from support.platforms import CLUSTER_ISSUER, PLATFORMS
-from support.workloads import FORMS, Workloads
+from support.workloads import FORMS, Workloads, accepted_in_both_forms, refused_in_both_forms
 
 from gatehouse.shared.protocol.redaction import as_word, quoted
 

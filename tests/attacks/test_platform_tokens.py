@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from support.assertions import KeyClient
-from support.attacked_workloads import accepted_in_both_forms, attacker, refused_in_both_forms, workload
+from support.attacked_workloads import attacker, workload
 from support.authserver import ISSUER, RESOURCE, AuthServer
 from support.forging import forge, hs256, part, signer
 from support.platforms import PLATFORMS, Platform, oidc
 from support.resourceserver import ResourceServer
-from support.workloads import FORMS, WorkloadClient, Workloads
+from support.workloads import FORMS, WorkloadClient, Workloads, accepted_in_both_forms, refused_in_both_forms
 
 from gatehouse.shared.protocol.jws import SigningKey
 from gatehouse.shared.protocol.redaction import as_word, quoted

@@ -8,10 +8,18 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import insert
 from support.assertions import KeyClient, jwks, public_jwk
-from support.attacked_workloads import accepted_in_both_forms, refused_in_both_forms, workload
+from support.attacked_workloads import workload
 from support.authserver import AuthServer
 from support.platforms import CLUSTER_ISSUER, TRUST_DOMAIN, Platform, github, kubernetes
-from support.workloads import FORMS, WorkloadClient, Workloads, add_trust, trust
+from support.workloads import (
+    FORMS,
+    WorkloadClient,
+    Workloads,
+    accepted_in_both_forms,
+    add_trust,
+    refused_in_both_forms,
+    trust,
+)
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.credentials.client_keys import rotate_keys
@@ -210,7 +218,7 @@ def test_a_client_id_beside_the_token_of_another_client_is_refused(authserver: A
     client, other = workload(authserver), workload(authserver, "gitlab")
     client_id = client.client.client_id
     for form in FORMS:
-        assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200
+        assert client.post(form, client.platform.token(), client_id=client_id).status_code == 200, form
         for named in (other.client.client_id, client_id.upper(), f"{client_id} ", SUBJECT, "x" * 400):
             response = client.post(form, client.platform.token(), client_id=named)
             shown = f'"{named}"' if " " in named else named[:100]

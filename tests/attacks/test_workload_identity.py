@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from support.assertions import ASSERTION_TYPE
-from support.attacked_workloads import accepted_in_both_forms, attacker, refused_in_both_forms, workload
+from support.attacked_workloads import attacker, workload
 from support.authserver import AuthServer, basic_header, token_form
 from support.forging import decode, encode
 from support.platforms import CLUSTER_ISSUER, kubernetes, oidc
-from support.workloads import FORMS, REFUSALS, WorkloadClient, add_trust
+from support.workloads import FORMS, REFUSALS, WorkloadClient, accepted_in_both_forms, add_trust, refused_in_both_forms
 
 from gatehouse.authserver.grants.jwt_bearer import GRANT_TYPE as JWT_BEARER
 from gatehouse.authserver.workloads.registry import MAX_SHARED
@@ -200,7 +200,7 @@ def test_every_refusal_of_a_token_has_the_same_response(authserver: AuthServer) 
             "x",
         ):
             response = client.post(form, token)
-            assert "kubernetes" not in str(response.headers)
+            assert "kubernetes" not in str(response.headers), form
             body = response.json
             del body["request_id"]
             bodies.add((response.status_code, json.dumps(body)))
@@ -225,7 +225,7 @@ def test_a_refused_token_costs_the_same_for_every_issuer(
     for form in FORMS:
         verified.clear()
         assert client.post(form, platform.token()).status_code == 200, form
-        assert len(verified) == 1
+        assert len(verified) == 1, form
         for token in (
             platform.token(iss="https://evil.example"),
             platform.token(key=evil),
@@ -234,7 +234,7 @@ def test_a_refused_token_costs_the_same_for_every_issuer(
         ):
             verified.clear()
             assert client.post(form, token).status_code == REFUSALS[form][0], form
-            assert len(verified) == MAX_SHARED
+            assert len(verified) == MAX_SHARED, form
 
 
 @pytest.mark.threat("T-212")

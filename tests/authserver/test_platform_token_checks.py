@@ -340,7 +340,7 @@ def test_what_is_no_token_is_refused(workload: WorkloadClient, token: str) -> No
         workload.accepted(form)
         response = workload.post(form, token)
         expected = (401, "invalid_client") if form == "assertion" else (400, "invalid_grant")
-        assert (response.status_code, response.json["error"]) == expected
+        assert (response.status_code, response.json["error"]) == expected, form
 
 
 def test_an_access_token_of_this_server_is_refused_even_if_it_trusts_itself(authserver: AuthServer) -> None:
@@ -366,7 +366,7 @@ def test_an_assertion_of_a_client_is_no_platform_token(authserver: AuthServer) -
         assertion = client.assertion()
         response = pod.post(form, assertion)
         if form == "assertion":
-            assert authserver.read_token(response)[1]["client_id"] == client.client.client_id
+            assert authserver.read_token(response)[1]["client_id"] == client.client.client_id, form
         else:
             pod.check_refusal(form, response, UNKNOWN.format(client.client.client_id))
 

@@ -4,7 +4,14 @@ import pytest
 from sqlalchemy import select, update
 from support.authserver import OTHER_RESOURCE, RESOURCE, AuthServer
 from support.platforms import PLATFORMS, github, kubernetes, spiffe
-from support.workloads import FORMS, WorkloadClient, add_trust, trust
+from support.workloads import (
+    FORMS,
+    WorkloadClient,
+    accepted_in_both_forms,
+    add_trust,
+    refused_in_both_forms,
+    trust,
+)
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.db.models import ClientRow, TrustRuleRow
@@ -22,13 +29,12 @@ def workload(authserver: AuthServer) -> WorkloadClient:
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", PLATFORMS)
-def test_a_token_of_each_kind_of_platform_gets_an_access_token(authserver: AuthServer, kind: str, form: str) -> None:
+def test_a_token_of_each_kind_of_platform_gets_an_access_token(authserver: AuthServer, kind: str) -> None:
     client = WorkloadClient(authserver, PLATFORMS[kind](authserver.clock))
-    claims = client.accepted(form)
-    assert (claims["aud"], claims["scope"]) == (RESOURCE, "env:read")
-    assert claims["exp"] - claims["iat"] == 300
+    for form in FORMS:
+        claims = client.accepted(form)
+        assert (claims["aud"], claims["scope"], claims["exp"] - claims["iat"]) == (RESOURCE, "env:read", 300), form
 
 
 @pytest.mark.parametrize("alg", ["RS256", "PS256", "ES256", "EdDSA"])
@@ -53,77 +59,77 @@ def test_another_token_is_no_svid(authserver: AuthServer, workload: WorkloadClie
     workload.check_refusal("assertion", response, reason)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_scope_and_resource_are_those_of_the_client(workload: WorkloadClient, form: str) -> None:
+def test_scope_and_resource_are_those_of_the_client(workload: WorkloadClient) -> None:
     """The identity is federated, and the rights are not."""
     server = workload.server
     server.add_resource(OTHER_RESOURCE)
     server.add_grant(workload.client, "env:write", RESOURCE)
     server.add_grant(workload.client, "org:read", OTHER_RESOURCE)
     token = workload.platform.token()
-    for parameters, scope in (
-        ({"resource": RESOURCE}, "env:read env:write"),
-        ({"resource": RESOURCE, "scope": "env:read org:read"}, "env:read"),
-        ({"resource": OTHER_RESOURCE}, "org:read"),
-    ):
-        response = workload.post(form, token, **parameters)
-        assert response.status_code == 200, response.text
-        assert response.json["scope"] == scope
-        assert response.headers["Cache-Control"] == "no-store"
-    for parameters, error in (
-        ({}, "invalid_target"),
-        ({"resource": "https://elsewhere.example.com/mcp"}, "invalid_target"),
-        ({"resource": OTHER_RESOURCE, "scope": "env:read"}, "invalid_scope"),
-    ):
-        response = workload.post(form, token, **parameters)
-        assert (response.status_code, response.json["error"]) == (400, error)
+    for form in FORMS:
+        for parameters, scope in (
+            ({"resource": RESOURCE}, "env:read env:write"),
+            ({"resource": RESOURCE, "scope": "env:read org:read"}, "env:read"),
+            ({"resource": OTHER_RESOURCE}, "org:read"),
+        ):
+            response = workload.post(form, token, **parameters)
+            assert response.status_code == 200, (form, response.text)
+            assert response.json["scope"] == scope, form
+            assert response.headers["Cache-Control"] == "no-store", form
+        for parameters, error in (
+            ({}, "invalid_target"),
+            ({"resource": "https://elsewhere.example.com/mcp"}, "invalid_target"),
+            ({"resource": OTHER_RESOURCE, "scope": "env:read"}, "invalid_scope"),
+        ):
+            response = workload.post(form, token, **parameters)
+            assert (response.status_code, response.json["error"]) == (400, error), form
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_sent_client_id_must_be_that_of_the_rule(workload: WorkloadClient, form: str) -> None:
+def test_a_sent_client_id_must_be_that_of_the_rule(workload: WorkloadClient) -> None:
     client_id = workload.client.client_id
-    assert workload.post(form, workload.platform.token(), client_id=client_id).status_code == 200
     other = workload.server.create_client(auth_method="workload_identity")[0].client_id
     reason = f"platform token: client_id is {other}, and the token stands for {client_id}"
-    row = workload.refused(form, workload.platform.token(), reason, client_id=other)
-    assert row["actor"] == f"claimed:{other}"
+    for form in FORMS:
+        assert workload.post(form, workload.platform.token(), client_id=client_id).status_code == 200, form
+        row = workload.refused(form, workload.platform.token(), reason, client_id=other)
+        assert row["actor"] == f"claimed:{other}", form
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("form", FORMS)
-def test_the_audit_log_names_the_workload_beside_the_client(workload: WorkloadClient, form: str) -> None:
-    claims = workload.accepted(form)
-    platform = workload.platform
-    external = {"external_issuer": platform.issuer, "external_subject": platform.workload["sub"]}
-    [issued] = workload.server.audit(action="token.issue")
-    assert (issued["actor"], issued["jti"]) == (workload.client.client_id, claims["jti"])
-    assert issued["detail"].items() >= external.items()
-    refused = workload.refused(form, platform.token(exp=None), "platform token: exp is missing")
-    assert refused["action"] == "token.issue"
-    assert refused["actor"] == f"claimed:{platform.workload['sub']}"
-    assert refused["detail"].items() >= external.items()
-    assert refused["detail"]["remediation"] == "Request a token that expires from the platform."
+def test_the_audit_log_names_the_workload_beside_the_client(workload: WorkloadClient) -> None:
+    for form in FORMS:
+        claims = workload.accepted(form)
+        platform = workload.platform
+        external = {"external_issuer": platform.issuer, "external_subject": platform.workload["sub"]}
+        [issued] = workload.server.audit(action="token.issue", jti=claims["jti"])
+        assert (issued["actor"], issued["jti"]) == (workload.client.client_id, claims["jti"]), form
+        assert issued["detail"].items() >= external.items(), form
+        refused = workload.refused(form, platform.token(exp=None), "platform token: exp is missing")
+        assert refused["action"] == "token.issue", form
+        assert refused["actor"] == f"claimed:{platform.workload['sub']}", form
+        assert refused["detail"].items() >= external.items(), form
+        assert refused["detail"]["remediation"] == "Request a token that expires from the platform.", form
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("form", FORMS)
-def test_hostile_names_in_a_token_are_recorded_as_text(workload: WorkloadClient, form: str) -> None:
+def test_hostile_names_in_a_token_are_recorded_as_text(workload: WorkloadClient) -> None:
     """CWE-117. PostgreSQL stores no NUL in a text, and a terminal acts upon escapes."""
-    workload.accepted(form)
-    hostile = {"iss": "https://a.example/\x1b[2J\x00", "sub": "agent\n\x00" + "x" * 5000}
-    reason = "platform token: no trusted issuer has the iss https://a.example/\\x1b[2J\\x00"
-    row = workload.refused(form, workload.platform.token(**hostile), reason)
-    assert row["detail"]["external_issuer"] == "https://a.example/\\x1b[2J\\x00"
-    assert row["detail"]["external_subject"].startswith("agent\\x0a\\x00xxx")
-    assert len(row["detail"]["external_subject"]) < 600
-    assert row["actor"].startswith("claimed:agent\\x0a\\x00xxx")
+    for form in FORMS:
+        workload.accepted(form)
+        hostile = {"iss": "https://a.example/\x1b[2J\x00", "sub": "agent\n\x00" + "x" * 5000}
+        reason = "platform token: no trusted issuer has the iss https://a.example/\\x1b[2J\\x00"
+        row = workload.refused(form, workload.platform.token(**hostile), reason)
+        assert row["detail"]["external_issuer"] == "https://a.example/\\x1b[2J\\x00", form
+        assert row["detail"]["external_subject"].startswith("agent\\x0a\\x00xxx"), form
+        assert len(row["detail"]["external_subject"]) < 600, form
+        assert row["actor"].startswith("claimed:agent\\x0a\\x00xxx"), form
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_no_token_reaches_the_audit_log(workload: WorkloadClient, form: str) -> None:
+def test_no_token_reaches_the_audit_log(workload: WorkloadClient) -> None:
     accepted, refused = workload.platform.token(), workload.platform.token(aud="https://elsewhere.example.com")
-    workload.accepted(form, accepted)
-    workload.post(form, refused)
+    for form in FORMS:
+        workload.accepted(form, accepted)
+        workload.post(form, refused)
     log = repr(workload.server.audit())
     for token in (accepted, refused):
         assert not any(part in log for part in token.split("."))
@@ -143,11 +149,10 @@ def test_the_last_use_of_a_rule_is_known(workload: WorkloadClient) -> None:
         assert session.scalar(used) == int(server.clock())
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("change", ["disabled", "deleted", "rule removed", "issuer disabled", "issuer removed"])
-def test_a_change_takes_effect_within_a_second(workload: WorkloadClient, form: str, change: str) -> None:
+def test_a_change_takes_effect_within_a_second(workload: WorkloadClient, change: str) -> None:
     server, issuer, client_id = workload.server, workload.issuer, workload.client.client_id
-    workload.accepted(form)
+    accepted_in_both_forms(workload)
     with server.services.database.write() as session:
         match change:
             case "disabled":
@@ -163,7 +168,7 @@ def test_a_change_takes_effect_within_a_second(workload: WorkloadClient, form: s
     server.clock.advance(MAX_AGE)
     unknown = f"platform token: no trusted issuer has the iss {issuer.issuer}"
     reasons = {"disabled": "client is disabled", "issuer disabled": unknown, "issuer removed": unknown}
-    workload.refused(form, workload.platform.token(), reasons.get(change, NO_RULE))
+    refused_in_both_forms(workload, workload.platform.token(), reasons.get(change, NO_RULE))
 
 
 def test_an_enabled_issuer_and_client_work_again(workload: WorkloadClient) -> None:
@@ -176,38 +181,36 @@ def test_an_enabled_issuer_and_client_work_again(workload: WorkloadClient) -> No
         assert workload.post("grant", workload.platform.token()).status_code == (400 if disabled else 200)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_client_that_is_deleted_while_its_rule_is_in_memory_is_refused(workload: WorkloadClient, form: str) -> None:
+def test_a_client_that_is_deleted_while_its_rule_is_in_memory_is_refused(workload: WorkloadClient) -> None:
     server, client_id = workload.server, workload.client.client_id
     # The client is read before the rule, so it is read again while the rule is still in memory.
     assert server.post_token(basic=(client_id, "gths_wrong")).status_code == 401
     server.clock.advance(MAX_AGE / 2)
-    workload.accepted(form)
+    accepted_in_both_forms(workload)
     with server.services.database.write() as session:
         delete_client(session, server.admin, client_id)
     server.clock.advance(MAX_AGE / 2)
-    workload.refused(form, workload.platform.token(), "client was deleted meanwhile")
+    refused_in_both_forms(workload, workload.platform.token(), "client was deleted meanwhile")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_client_registered_for_another_method_is_refused(workload: WorkloadClient, form: str) -> None:
+def test_a_client_registered_for_another_method_is_refused(workload: WorkloadClient) -> None:
     """Only a database that was changed by hand can have such a rule."""
-    workload.accepted(form)
+    accepted_in_both_forms(workload)
     with workload.server.services.database.write() as session:
         row = update(ClientRow).where(ClientRow.client_id == workload.client.client_id)
         session.execute(row.values(token_endpoint_auth_method="client_secret_basic"))
     workload.server.clock.advance(MAX_AGE)
     reason = "used a platform token, registered for client_secret_basic"
-    workload.refused(form, workload.platform.token(), reason)
+    refused_in_both_forms(workload, workload.platform.token(), reason)
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("form", FORMS)
-def test_an_outage_of_the_database_is_not_a_refusal(workload: WorkloadClient, form: str) -> None:
-    workload.accepted(form)
+def test_an_outage_of_the_database_is_not_a_refusal(workload: WorkloadClient) -> None:
+    accepted_in_both_forms(workload)
     workload.server.clock.advance(MAX_AGE)
     workload.server.take_database_away()
-    assert workload.post(form, workload.platform.token()).status_code == 503
+    for form in FORMS:
+        assert workload.post(form, workload.platform.token()).status_code == 503, form
 
 
 def test_one_client_may_have_workloads_on_several_platforms(workload: WorkloadClient) -> None:

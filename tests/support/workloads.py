@@ -100,6 +100,19 @@ class WorkloadClient:
         return row
 
 
+def accepted_in_both_forms(*clients: WorkloadClient) -> None:
+    """Check that a faultless token of each client is accepted in both forms."""
+    for client in clients:
+        for form in FORMS:
+            client.accepted(form)
+
+
+def refused_in_both_forms(client: WorkloadClient, token: str, reason: str, **parameters: str) -> None:
+    """Check that a token is refused in both forms, and the reason in the audit log."""
+    for form in FORMS:
+        client.refused(form, token, reason, **parameters)
+
+
 Workloads = Mapping[str, WorkloadClient]
 """One client of a workload on each kind of platform, by kind."""
 
