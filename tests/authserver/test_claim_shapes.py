@@ -94,6 +94,11 @@ def test_a_space_at_the_beginning_or_end_is_refused(conditions: dict[str, str], 
         ("gitlab", "namespace_id", "72", ["acme"]),
         ("gitlab", "ref", "main", ["release/*", "a b"]),
         ("gitlab", "ref_path", "refs/heads/main", ["main"]),
+        ("gitlab", "ref_protected", "true", ["True", "yes", "1"]),
+        ("gitlab", "environment_protected", "false", ["False"]),
+        ("github", "ref_protected", "false", ["False"]),
+        ("spiffe", "sub", "spiffe://example.org/agent", ["spiffe://example.org/", "spiffe://example.org/agent/"]),
+        ("spiffe", "sub", "spiffe://example.org/ns/prod/sa/agent", ["spiffe://example.org//agent"]),
     ],
 )
 def test_a_value_that_the_platform_never_gives_is_refused(kind: str, name: str, right: str, wrong: list[str]) -> None:

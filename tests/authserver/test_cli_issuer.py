@@ -142,6 +142,8 @@ def test_an_issuer_that_cannot_be_reached_can_be_added_without_a_fetch(
     words = f"authserver {' '.join(command)}"
     assert with_file == f"To give the keys yourself, without a fetch: {words} --jwks-file FILE"
     assert with_address.endswith(f"name the address of its keys: {words} --jwks-uri URL")
+    server.answers[METADATA] = Answer(json.dumps({"issuer": f"{server.url}/"}).encode())
+    assert shell.refusal(*command).endswith(f"they differ by the slash at the end. Add it: --issuer {server.url}/\n")
     server.answers["/keys"] = Answer(status=503)
     refusal = shell.refusal(*command, "--jwks-uri", f"{server.url}/keys")
     assert "status 503, not 200" in refusal

@@ -52,6 +52,17 @@ def test_a_valid_token_passes_every_check(shell: Shell, issued: str) -> None:
     assert list(checks) == ["header", "typ", "signature", "iss", "aud", "lifetime", "time", "status", "client"]
 
 
+@pytest.mark.parametrize("command", ["inspect", "revoke"])
+def test_a_token_as_argument_is_refused_and_not_repeated(shell: Shell, issued: str, command: str) -> None:
+    result = CliRunner().invoke(main, ["token", command, issued], env=shell.environment, input=issued)
+    assert result.exit_code == 2
+    assert f"The token is read from standard input, and not from an argument. Run: main token {command} < FILE" in (
+        result.output
+    )
+    assert issued not in result.output
+    assert inspect(shell, issued)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("form", "told"),
     [

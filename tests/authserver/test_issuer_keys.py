@@ -93,6 +93,7 @@ def test_only_keys_for_jwt_svids_are_used_of_a_bundle() -> None:
     ("document", "problem"),
     [
         pytest.param(b"", "the document is empty; a JWK set is expected", id="nothing"),
+        pytest.param(b"-----BEGIN PUBLIC KEY-----\n", "the document is in PEM; a JWK set is expected", id="PEM"),
         pytest.param(b" \n", "the document is empty; a JWK set is expected", id="white space"),
         pytest.param(b"<html></html>", "not valid JSON", id="a web page"),
         pytest.param(b"[]", "the document is not an object; a JWK set is expected", id="a list"),

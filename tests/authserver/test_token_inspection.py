@@ -253,6 +253,20 @@ def test_an_unknown_and_a_disabled_issuer_are_told_apart(shell: Shell) -> None:
     assert inspected.inspect(token)["issuer"] == ("failed", told)
 
 
+@pytest.mark.parametrize(("trusted", "iss"), [("", "/"), ("/", "")])
+def test_an_iss_that_differs_by_a_slash_is_named(shell: Shell, trusted: str, iss: str) -> None:
+    platform = oidc(now())
+    url = platform.issuer
+    platform.issuer = f"{url}{trusted}"
+    inspected = Inspected(shell, platform)
+    assert inspected.inspect(platform.token(iss=platform.issuer), code=0)
+    told = (
+        f"no trusted issuer has the iss {url}{iss} of the token. login has {url}{trusted}: they differ by the slash at"
+        f" the end. Remove login with its rules, and add it with --issuer {url}{iss}"
+    )
+    assert inspected.inspect(platform.token(iss=f"{url}{iss}"))["issuer"] == ("failed", told)
+
+
 def test_a_disabled_client_is_named(shell: Shell) -> None:
     inspected = Inspected(shell, spiffe(now()))
     token = inspected.platform.token()

@@ -93,11 +93,31 @@ def test_the_limits_of_a_rule_are_inclusive() -> None:
         ("kubernetes", {"iss": ISSUER}, "sub, or /kubernetes.io/namespace and /kubernetes.io/serviceaccount/name"),
         ("kubernetes", {"/kubernetes.io/namespace": "prod"}, "sub, or /kubernetes.io/namespace and"),
         ("kubernetes", {"/kubernetes.io/serviceaccount/name": "agent"}, "sub, or /kubernetes.io/namespace and"),
-        ("github", {"repository": "acme/ops", "ref": "refs/heads/main"}, "or repository_id with environment or ref"),
-        ("github", {"repository_owner": "acme"}, "or repository_id with environment or ref"),
-        ("github", {"repository_id": "1"}, "or repository_id with environment or ref"),
-        ("github", {"repository_id": "1", "event_name": "push"}, "or repository_id with environment or ref"),
-        ("github", {"environment": "prod"}, "or repository_id with environment or ref"),
+        (
+            "github",
+            {"repository": "acme/ops", "ref": "refs/heads/main"},
+            "or repository_id together with environment or ref. The claims to use: authserver issuer claims github",
+        ),
+        (
+            "github",
+            {"repository_owner": "acme"},
+            "or repository_id together with environment or ref. The claims to use: authserver issuer claims github",
+        ),
+        (
+            "github",
+            {"repository_id": "1"},
+            "or repository_id together with environment or ref. The claims to use: authserver issuer claims github",
+        ),
+        (
+            "github",
+            {"repository_id": "1", "event_name": "push"},
+            "or repository_id together with environment or ref. The claims to use: authserver issuer claims github",
+        ),
+        (
+            "github",
+            {"environment": "prod"},
+            "or repository_id together with environment or ref. The claims to use: authserver issuer claims github",
+        ),
         (
             "kubernetes",
             {"kubernetes.io/namespace": "prod"},
@@ -137,7 +157,7 @@ def test_a_complete_set_identifies_a_workload_without_its_subject(kind: str, con
 @pytest.mark.parametrize("sub", ["spiffe://example.org.evil.example/agent", "spiffe://other.example/agent", "agent"])
 def test_a_spiffe_rule_names_an_id_of_its_trust_domain(sub: str) -> None:
     assert check({"sub": f"{SPIFFE}/agent"}, "spiffe", SPIFFE)
-    with pytest.raises(InvalidRule, match="must be a SPIFFE ID of the trust domain"):
+    with pytest.raises(InvalidRule, match=f"must be a SPIFFE ID of the trust domain, such as .*, not {sub}"):
         check({"sub": sub}, "spiffe", SPIFFE)
 
 

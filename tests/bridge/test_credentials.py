@@ -145,6 +145,7 @@ async def test_a_missing_or_special_credentials_file_is_rejected(tmp_path: Path)
     [
         (b"", "neither a private key in PEM nor JSON"),
         (b"gths_0123456789abcdefghij", "neither a private key in PEM nor JSON"),
+        (b"a.b.c", "A platform token is given with --token-file "),
         ([], "neither a private key in PEM nor JSON"),
         ({"client_secret": SECRET}, "neither a private key in PEM nor JSON"),
         (b'{"client_id":"a","client_id":"b","client_secret":"c"}', "neither a private key in PEM nor JSON"),
@@ -268,7 +269,6 @@ def run(*arguments: str, **env: str) -> Result:
     [
         {},
         {"BRIDGE_CLIENT_ID": "agent_1"},
-        {"BRIDGE_CLIENT_SECRET": SECRET},
         {"BRIDGE_CLIENT_ID": "a", "BRIDGE_CLIENT_SECRET": ""},
     ],
     ids=str,
@@ -278,6 +278,13 @@ async def test_without_credentials_the_bridge_refuses_to_start(env: dict[str, st
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY" in result.stderr
+    assert SECRET not in result.stderr
+
+
+async def test_a_secret_without_a_client_id_is_refused() -> None:
+    result = run("http://127.0.0.1:1/mcp", BRIDGE_CLIENT_SECRET=SECRET)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "BRIDGE_CLIENT_SECRET is set: set BRIDGE_CLIENT_ID to the client that it belongs to." in result.stderr
     assert SECRET not in result.stderr
 
 

@@ -17,6 +17,7 @@ from support.fake_servers import (
     error_of,
 )
 
+from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.tokens import TokenSource
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,16 @@ async def test_invalid_issuer_metadata_gets_no_credential(metadata: dict[str, An
     assert (await call(FakeServers())).status_code == 200
     servers = FakeServers(metadata=metadata)
     assert "No credential was sent" in str(await error_of(servers))
+    assert servers.credentials_went_to() == set()
+
+
+@pytest.mark.parametrize(("pinned", "named"), [(f"{ISSUER}/", ISSUER), (ISSUER, f"{ISSUER}/")])
+async def test_an_issuer_that_differs_by_a_slash_is_named(pinned: str, named: str) -> None:
+    servers = FakeServers(metadata={"issuer": named, "token_endpoint": TOKEN_ENDPOINT})
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
+    told = f"at {pinned} belongs to a different issuer, {named}: they differ by the slash at the end. No credential"
+    with pytest.raises(BridgeError, match=told):
+        await TokenSource(http, RESOURCE, pinned, lambda: CLIENT).current()
     assert servers.credentials_went_to() == set()
 
 

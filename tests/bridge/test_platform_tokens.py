@@ -196,6 +196,9 @@ async def test_a_refused_platform_token_is_described_and_not_repeated(file: Call
         ({"exp": NOW - 90}, "It expired 90 s ago by the clock of this machine. Request a new one"),
         ({"exp": NOW}, "It expired 0 s ago"),
         ({"exp": NOW + 3631}, "It is valid for 3631 s more, and a server accepts at most 3600 s"),
+        ({"iat": NOW + 31}, "Its iat is in the future by the clock of this machine. Compare this clock with"),
+        ({"nbf": NOW + 31}, "Its nbf is in the future by the clock of this machine."),
+        ({"iss": ISSUER, "aud": RESOURCE}, f"It is a token of {ISSUER} itself. Use the token that the platform"),
         ({"exp": None}, "It does not say in exp when it expires"),
         ({"exp": "tomorrow"}, "It does not say in exp when it expires"),
         ({"exp": 1e300}, "It does not say in exp when it expires"),
@@ -205,7 +208,7 @@ async def test_a_refused_platform_token_is_described_and_not_repeated(file: Call
 async def test_a_problem_that_the_platform_token_shows_is_named(
     file: Callable[[Any], Path], changed: dict[str, Any], problem: str
 ) -> None:
-    faultless = file(jwt({**WORKLOAD, "exp": NOW + 3630}))
+    faultless = file(jwt({**WORKLOAD, "exp": NOW + 3630, "iat": NOW + 30, "nbf": NOW + 30}))
     assert "Its audience is right" in await refusal(lambda: from_file(faultless))
     path = file(jwt({**WORKLOAD, **changed}))
     text = await refusal(lambda: from_file(path))

@@ -112,6 +112,8 @@ def read_credentials(
         return read_credentials_file(file, settings.client_id)
     if key is not None:
         return _from_key(secret_text(key.get_secret_value().encode()), "BRIDGE_PRIVATE_KEY", settings.client_id, BRIDGE)
+    if secret is not None and settings.client_id is None:
+        raise InvalidCredentials("BRIDGE_CLIENT_SECRET is set: set BRIDGE_CLIENT_ID to the client that it belongs to.")
     if settings.client_id is None or secret is None:
         raise InvalidCredentials(
             "No credentials. Set BRIDGE_CLIENT_ID and either BRIDGE_CLIENT_SECRET or BRIDGE_PRIVATE_KEY, or use"
@@ -218,9 +220,10 @@ def _from_json(document: str, source: str, client_id: str | None, names: Setting
     except InvalidJson:
         members = None
     if not isinstance(members, dict) or not _is_text(members.get("client_id")) or _REPLACED in document:
+        hint = f" A platform token is given with --token-file {source}" if is_compact_jwt(document) else ""
         raise InvalidCredentials(
             f"{source} is neither a private key in PEM nor JSON with client_id and client_secret, as printed by"
-            " `authserver client create --output json`."
+            f" `authserver client create --output json`.{hint}"
         )
     if client_id not in {None, members["client_id"]}:
         raise InvalidCredentials(

@@ -44,11 +44,19 @@ async def find_token_endpoint(
     # Compared exactly: another issuer's document would send the credentials to that issuer (RFC 8414 section 3.3).
     if metadata.get("issuer") != issuer:
         raise BridgeError(
-            f"The metadata at {issuer} belongs to a different issuer. No credential was sent. Check {names.issuer}."
+            f"The metadata at {issuer} belongs to a different issuer{_slash(metadata.get('issuer'), issuer)}. No"
+            f" credential was sent. Check {names.issuer}."
         )
     if not isinstance(url, str) or not is_fetchable(url):
         raise BridgeError(f"The metadata of {issuer} has no https token endpoint. No credential was sent.")
     return TokenEndpoint(issuer, url)
+
+
+def _slash(named: object, issuer: str) -> str:
+    """Return how the issuer that metadata name differs from the expected one, if it is by a slash at the end."""
+    if named == f"{issuer}/" or f"{named}/" == issuer:
+        return f", {named}: they differ by the slash at the end"
+    return ""
 
 
 async def _advertised_issuer(http: httpx2.AsyncClient, resource: str, names: SettingNames) -> str:

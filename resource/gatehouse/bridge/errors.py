@@ -137,8 +137,9 @@ def token_refused(
             missing = f"is not granted {scope} at" if scope else "has no grants at"
             which = "" if client_id else f" `{audit}` names the client."
             return BridgeError(
-                f"The {client} {missing} {resource}. Ask the admin to run `{command}`.{which}"
-                f" The URL must be the one that the server is registered with.{reference}"
+                f"The {client} {missing} {resource}. The URL must be the one that the server is registered with, to"
+                f" the last character: `authserver resource list` shows it. If it is, ask the admin to run `{command}`."
+                f"{which or reference}"
             )
         case _:
             return BridgeError(

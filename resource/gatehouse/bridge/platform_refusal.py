@@ -43,11 +43,13 @@ def platform_token_refused(
         problems = ["Its claims cannot be read: it is not the JWT of a platform."]
     else:
         problems = [*_problems_of_audience(claims, issuer), *_problems_of_lifetime(claims, now)]
+        if claims.get("iss") == issuer:
+            problems = [f"It is a token of {issuer} itself. Use the token that the platform issues to this workload."]
     said += problems
     if claims is not None and not problems:
         said.append(
             "Its audience is right, and by the clock of this machine it is valid for"
-            f" {int(claims['exp'] - now)} s more. What remains: {_OTHER_CAUSES}."
+            f" {int(claims['exp'] - now)} s more. The usual reasons then: {_OTHER_CAUSES}."
         )
     if client_id:
         said.append(
@@ -92,3 +94,7 @@ def _problems_of_lifetime(claims: Mapping[str, Any], now: float) -> Iterator[str
             f"It is valid for {int(left)} s more, and a server accepts at most {MAX_LIFETIME} s unless its admin"
             " allows more. Request a shorter one, or ask for a larger --max-lifetime of the trusted issuer."
         )
+    for name in ("iat", "nbf"):
+        if is_fractional_date(begin := claims.get(name)) and begin > now + LEEWAY:
+            yield f"Its {name} is in the future by the clock of this machine. Compare this clock with the platform's."
+            return

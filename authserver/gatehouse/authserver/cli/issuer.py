@@ -20,7 +20,10 @@ from gatehouse.shared.service.output import print_record, print_records
 
 _COLUMNS = ("name", "kind", "issuer", "disabled", "keys_from", "keys_at", "keys_problem")
 
-_STAY_VALID = "Tokens that were already issued stay valid until they expire, or until: authserver token revoke"
+_STAY_VALID = (
+    "Tokens that were already issued stay valid until they expire. To revoke them, run: authserver token revoke"
+    " --client CLIENT_ID"
+)
 
 
 @click.group()

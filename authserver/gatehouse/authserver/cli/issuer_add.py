@@ -10,7 +10,7 @@ import click
 from gatehouse.authserver.cli.installation import open_installation
 from gatehouse.authserver.cli.issuer_options import FILE, ONE_TIME, parse_lifetime, read_jwks
 from gatehouse.authserver.cli.issuer_record import print_issuer, stored_record
-from gatehouse.authserver.workloads.key_fetching import fetch_keys
+from gatehouse.authserver.workloads.key_fetching import MisspelledIssuer, fetch_keys
 from gatehouse.authserver.workloads.kinds import KINDS
 from gatehouse.authserver.workloads.presets import audience_warnings
 from gatehouse.authserver.workloads.registration import IssuerRegistration, add_issuer, check_issuer
@@ -109,7 +109,7 @@ def add(
     """
     if jwks_file is not None and (jwks_uri or bearer_token_file or ca_file):
         raise click.UsageError(
-            "With --jwks-file, no keys are fetched. Leave out --jwks-uri and the files for fetching."
+            "With --jwks-file, no keys are fetched. Leave out --jwks-uri, --ca-file and --bearer-token-file."
         )
     location = KeyLocation(
         discovery=jwks_file is None and jwks_uri is None,
@@ -163,10 +163,10 @@ def _fetch(registration: IssuerRegistration) -> bytes:
     except FetchFailed as failed:
         words = ("--issuer", registration.issuer, "--kind", registration.kind)
         command = f"authserver issuer add {registration.name} {shlex.join(words)}"
-        lines = [
-            f"The keys of the issuer cannot be fetched, and nothing was changed. {failed}",
-            f"To give the keys yourself, without a fetch: {command} --jwks-file FILE",
-        ]
+        lines = [f"The keys of the issuer cannot be fetched, and nothing was changed. {failed}"]
+        if isinstance(failed, MisspelledIssuer):
+            raise CommandRefused(lines[0]) from None
+        lines.append(f"To give the keys yourself, without a fetch: {command} --jwks-file FILE")
         if location.discovery:
             lines.append(f"If only its metadata is missing, name the address of its keys: {command} --jwks-uri URL")
         raise CommandRefused("\n".join(lines)) from None

@@ -107,6 +107,14 @@ def _issue(
     return issued
 
 
+def _refuse_arguments(ctx: click.Context) -> None:
+    """Refuse arguments without repeating them, because one may be a token. Raises UsageError."""
+    if ctx.args:
+        raise click.UsageError(
+            f"The token is read from standard input, and not from an argument. Run: {ctx.command_path} < FILE"
+        )
+
+
 def _read_token() -> str:
     if sys.stdin.isatty():
         click.echo("Paste the token, then press Ctrl-D.", err=True)
@@ -126,7 +134,7 @@ def _allocate_index(session: Session, client: Client, now: float) -> Index:
     return Index(block.list_id, block.start)
 
 
-@token.command()
+@token.command(context_settings={"allow_extra_args": True})
 @click.option(
     "--form",
     type=click.Choice([*_FORMS]),
@@ -143,6 +151,7 @@ def inspect(ctx: click.Context, form: str | None, output: str) -> None:
     the closest rules. A token for one use stays unused. Prints the result of each check. Exit code 1 if one fails. The
     token itself is not printed.
     """
+    _refuse_arguments(ctx)
     text = _read_token()
     with open_installation(ctx) as installation:
         with installation.database.read() as session:
@@ -196,7 +205,7 @@ def _inspect_platform_token(
         return inspection.run(), inspection.advice
 
 
-@token.command()
+@token.command(context_settings={"allow_extra_args": True})
 @click.option("--jti", help="Revoke the token with this jti, as shown in the audit log.")
 @click.option("--client", "client_id", metavar="CLIENT_ID", help="Revoke every token of this client.")
 @output_option
@@ -213,6 +222,7 @@ def revoke(ctx: click.Context, jti: str | None, client_id: str | None, output: s
 
     The client stays enabled and can obtain new tokens. To prevent that, run: authserver client disable
     """
+    _refuse_arguments(ctx)
     if jti is not None and client_id is not None:
         raise click.UsageError("Give --jti or --client, not both.")
     with open_installation(ctx) as installation:

@@ -49,6 +49,7 @@ def _shape(pattern: str, meaning: str) -> Shape:
 _REF = r"[^\x00-\x20\x7f~^:?*\[\\]+"
 _FULL_REF: Final = _shape(f"refs/{_REF}", "the full name of a branch or tag, such as refs/heads/main")
 _NUMBER: Final = _shape("[0-9]+", "a number, such as 74")
+_FLAG: Final = _shape("true|false", "true or false")
 
 SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
     "kubernetes": {
@@ -62,13 +63,18 @@ SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
     },
     "github": {
         "ref": _FULL_REF,
+        "ref_protected": _FLAG,
         **dict.fromkeys(("actor_id", "enterprise_id", "repository_id", "repository_owner_id", "run_id"), _NUMBER),
     },
     "gitlab": {
         "ref_path": _FULL_REF,
+        "ref_protected": _FLAG,
+        "environment_protected": _FLAG,
         "ref": _shape(_REF, "the name of a branch or tag, such as main"),
         **dict.fromkeys(("job_id", "namespace_id", "pipeline_id", "project_id", "user_id"), _NUMBER),
     },
+    # SPIFFE-ID 2.2: no segment of the path is empty.
+    "spiffe": {"sub": _shape("spiffe://[^/]+(/[^/]+)+", "a SPIFFE ID, such as spiffe://example.org/ns/prod/sa/agent")},
 }
 """Of the claims whose shape the platform guarantees, by kind and claim."""
 

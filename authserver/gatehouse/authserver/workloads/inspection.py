@@ -124,12 +124,22 @@ class PlatformInspection:
         iss, domain = self.credentials.issuer, self.credentials.trust_domain
         named = [one for one in self.issuers if one.issuer == (domain if one.kind.name == "spiffe" else iss)]
         if not named:
-            raise _Failed(f"no trusted issuer has the iss {as_word(quoted(iss))}. Run: authserver issuer list")
+            raise _Failed(f"no trusted issuer has the iss {as_word(quoted(iss))}{self._almost_named(iss)}")
         if all(one.disabled for one in named):
             name = named[0].name
             raise _Failed(f"the trusted issuer {name} is disabled. Run: authserver issuer enable {name}")
         enabled = [one for one in named if not one.disabled]
         return f"{enabled[0].issuer}: {', '.join(f'{one.name} ({one.kind.name})' for one in enabled)}"
+
+    def _almost_named(self, iss: str) -> str:
+        """Return what to do about an unknown issuer, as the end of a message."""
+        for one in self.issuers:
+            if f"{one.issuer}/" == iss or one.issuer == f"{iss}/":
+                return (
+                    f" of the token. {one.name} has {one.issuer}: they differ by the slash at the end. Remove"
+                    f" {one.name} with its rules, and add it with --issuer {iss}"
+                )
+        return ". Run: authserver issuer list"
 
     def _signature(self) -> str:
         trusted, now = TrustedIssuers(self.issuers), self.now

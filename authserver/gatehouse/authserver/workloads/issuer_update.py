@@ -61,8 +61,8 @@ def update_issuer(session: Session, admin: Administrator, name: str, update: Iss
     if update.jwks is not None:
         if before.location.is_fetched:
             raise CommandRefused(
-                f"The keys of {name} are fetched. To give them yourself, remove it with its rules, and add it with"
-                " --jwks-file."
+                f"The keys of {name} are fetched. To give them yourself, remove it with its rules (`authserver issuer"
+                f" remove {name}`), add it with --jwks-file, and add the rules again."
             )
         check_keys(update.jwks, row.kind, row.algorithms)
         row.jwks, row.fetched_at = update.jwks.decode(), admin.now()

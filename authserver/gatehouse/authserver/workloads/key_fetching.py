@@ -42,6 +42,10 @@ _SOURCE: Final = Source(
 )
 
 
+class MisspelledIssuer(FetchFailed):
+    """The metadata name an issuer that differs by a slash at the end. The message says what to type."""
+
+
 class FetchStopped(Exception):
     """The server stops, and a fetch was not completed."""
 
@@ -135,15 +139,6 @@ def _authorization(location: KeyLocation) -> str | None:
     return f"Bearer {token.decode('ascii')}"
 
 
-def _explain_slash(named: object, issuer: str) -> str:
-    """Say what to type if two issuers differ only by a slash at the end."""
-    if f"{named}/" == issuer:
-        return f"; they differ by the slash at the end. Leave it out: --issuer {named}"
-    if named == f"{issuer}/":
-        return f"; they differ by the slash at the end. Add it: --issuer {named}"
-    return ""
-
-
 def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
     """Return the address of the key set from an issuer's metadata. Raises FetchFailed."""
     shown = shown_url(url)
@@ -154,7 +149,11 @@ def _jwks_uri(document: bytes, issuer: str, url: str) -> str:
     found = members if isinstance(members, dict) else {}
     # Compared exactly: another issuer's metadata would name another issuer's keys (RFC 8414 3.3).
     if (named := found.get("issuer")) != issuer:
-        raise FetchFailed(f"{shown}: its issuer is {quoted(str(named))}, not {issuer}{_explain_slash(named, issuer)}")
+        reason = f"{shown}: its issuer is {quoted(str(named))}, not {issuer}"
+        if f"{named}/" == issuer or named == f"{issuer}/":
+            do = "Leave it out" if issuer.endswith("/") else "Add it"
+            raise MisspelledIssuer(f"{reason}; they differ by the slash at the end. {do}: --issuer {named}")
+        raise FetchFailed(reason)
     jwks_uri = found.get("jwks_uri")
     if not isinstance(jwks_uri, str) or not is_fetchable(jwks_uri):
         raise FetchFailed(f"{shown}: its jwks_uri is not an https URL")

@@ -19,6 +19,7 @@ from gatehouse.authserver.workloads.registry import (
     shared_keys,
 )
 from gatehouse.shared.protocol.jws import KEY_TYPES, InvalidKeySet
+from gatehouse.shared.protocol.redaction import as_word, quoted
 from gatehouse.shared.protocol.visible_text import is_visible
 from gatehouse.shared.service.administrator import Administrator, CommandRefused
 from gatehouse.shared.service.audit.events import AuditAction
@@ -129,7 +130,10 @@ def check_issuer(registration: IssuerRegistration) -> tuple[Kind, tuple[str, ...
         CommandRefused: a value is malformed or out of bounds, or the keys cannot be found.
     """
     if _NAME.fullmatch(registration.name) is None:
-        raise CommandRefused("The name has 1 to 64 lower-case letters, digits, dots, dashes and underscores.")
+        raise CommandRefused(
+            "The name has 1 to 64 lower-case letters, digits, dots, dashes and underscores, and begins and ends with a"
+            f" letter or a digit, unlike {as_word(quoted(registration.name))}."
+        )
     kind = KINDS.get(registration.kind)
     if kind is None:
         raise CommandRefused(f"The kind must be one of: {', '.join(KINDS)}.")
@@ -177,10 +181,13 @@ def _check_identifier(kind: Kind, issuer: str) -> None:
     if kind.name == "spiffe":
         if _TRUST_DOMAIN.fullmatch(issuer) is None:
             raise CommandRefused(
-                f"The issuer of the kind spiffe is its trust domain, such as {SPIFFE_SCHEME}example.org."
+                f"The issuer of the kind spiffe is its trust domain, such as {SPIFFE_SCHEME}example.org, not"
+                f" {as_word(quoted(issuer))}."
             )
     elif len(issuer) > 512 or not is_fetchable(issuer):
-        raise CommandRefused("The issuer must be the exact iss of the platform's tokens, an https URL.")
+        raise CommandRefused(
+            f"The issuer must be the exact iss of the platform's tokens, an https URL, not {as_word(quoted(issuer))}."
+        )
     elif kind.name != "github" and f"{issuer}/".startswith(f"{GITHUB_ISSUER}/"):
         # Under another kind, a rule could do without the repository.
         raise CommandRefused(f"{issuer} is an issuer of GitHub: add it with --kind github.")

@@ -40,7 +40,8 @@ def add_rule(
     if client.token_endpoint_auth_method != WORKLOAD_IDENTITY:
         raise CommandRefused(
             f"The client authenticates by {client.token_endpoint_auth_method}, and a client has one method."
-            f" Register one for its platform: authserver client create --auth-method {WORKLOAD_IDENTITY}"
+            f" Register one for its platform: authserver client create --auth-method {WORKLOAD_IDENTITY} --name NAME"
+            " --resource URL --scope SCOPE"
         )
     issuer = existing_issuer(session, issuer_name)
     try:

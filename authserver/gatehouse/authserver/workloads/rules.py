@@ -112,9 +112,15 @@ def check_conditions(kind: Kind, issuer: str, conditions: Mapping[str, str]) -> 
     if not 0 < len(normal) <= MAX_CONDITIONS:
         raise InvalidRule(f"A rule has 1 to {MAX_CONDITIONS} claims.")
     if _identification(kind, normal) is None:
-        raise InvalidRule(f"These claims do not identify a workload. Add {_identifying(kind)}.")
+        raise InvalidRule(
+            f"These claims do not identify a workload. Add {_identifying(kind)}."
+            f" The claims to use: authserver issuer claims {kind.name}"
+        )
     if kind.name == "spiffe" and not normal["sub"].startswith(f"{issuer}/"):
-        raise InvalidRule(f"The sub must be a SPIFFE ID of the trust domain, such as {issuer}/ns/prod/sa/agent.")
+        raise InvalidRule(
+            f"The sub must be a SPIFFE ID of the trust domain, such as {issuer}/ns/prod/sa/agent, not"
+            f" {as_word(quoted(normal['sub']))}."
+        )
     return normal
 
 
@@ -132,8 +138,9 @@ def _identifying(kind: Kind) -> str:
     choices = []
     for identification in kind.identifications:
         names = " and ".join(identification.claims)
-        begin = f" that begins with {' or '.join(identification.prefixes)}" if any(identification.prefixes) else ""
-        further = f" with {' or '.join(identification.with_one_of)}" if identification.with_one_of else ""
+        *prefixes, last = identification.prefixes
+        begin = f", which begins with {', '.join(prefixes)} or {last}" if last else ""
+        further = f" together with {' or '.join(identification.with_one_of)}" if identification.with_one_of else ""
         choices.append(f"{names}{begin}{further}")
     pointer = next((one for found in kind.identifications for one in found.claims if one.startswith("/")), None)
     nested = f". The name of a nested member begins with a slash, such as {pointer}" if pointer is not None else ""

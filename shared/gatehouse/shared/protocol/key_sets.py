@@ -83,6 +83,8 @@ def read_public_jwks(document: bytes, *, or_one: bool = False) -> dict[str, dict
     """
     if not document.strip():
         raise InvalidKeySet(f"the document is empty; {_EXPECTED}")
+    if document.lstrip().startswith(b"-----BEGIN "):
+        raise InvalidKeySet(f"the document is in PEM; {_EXPECTED}")
     try:
         read = parse_json(document)
     except InvalidJson as error:
