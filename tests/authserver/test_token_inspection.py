@@ -265,6 +265,10 @@ def test_an_iss_that_differs_by_a_slash_is_named(shell: Shell, trusted: str, iss
         f" the end. Remove login with its rules, and add it with --issuer {url}{iss}"
     )
     assert inspected.inspect(platform.token(iss=f"{url}{iss}"))["issuer"] == ("failed", told)
+    for other in ("https://elsewhere.example.com", f"{url}/path/"):
+        assert inspected.inspect(platform.token(iss=other))["issuer"][1].endswith(
+            f"{other}. Run: authserver issuer list"
+        )
 
 
 def test_a_disabled_client_is_named(shell: Shell) -> None:
@@ -322,7 +326,7 @@ def test_a_failed_fetch_is_named_beside_the_age_of_the_keys(authserver: AuthServ
     workload = WorkloadClient(authserver, oidc(authserver.clock), location=DISCOVERY)
     token = workload.platform.token()
 
-    def signature() -> str:
+    def signature(token: str = token) -> str:
         return next(check.detail for check in inspection(authserver, token).run() if check.check == "signature")
 
     authserver.clock.advance(13 * 60)
@@ -332,6 +336,11 @@ def test_a_failed_fetch_is_named_beside_the_age_of_the_keys(authserver: AuthServ
         session.execute(update(TrustedIssuerRow).values(failed))
     told = "the last fetch of the keys failed 30 s ago: status 503, not 200"
     assert signature() == f"by a key of login, fetched 13 min ago; {told}"
+    unknown = workload.platform.token(header={"kid": "new"})
+    assert signature(unknown).endswith(f"{told}. Run: authserver issuer show login")
+    with authserver.services.database.write() as session:
+        session.execute(update(TrustedIssuerRow).values(failure="no connection; is the issuer up?"))
+    assert signature(unknown).endswith("is the issuer up? Run: authserver issuer show login")
 
 
 def test_a_client_of_a_rule_can_be_missing_or_of_another_method(authserver: AuthServer) -> None:

@@ -239,6 +239,8 @@ def _explained(check: Callable[[], str]) -> Callable[[], str]:
             return check()
         except WorkloadRefused as refused:
             command = "Run: " if refused.remediation.startswith("authserver ") else ""
-            raise _Failed(f"{refused}. {command}{refused.remediation}") from None
+            # Why a fetch failed can end with a question.
+            reason = str(refused) if str(refused).endswith("?") else f"{refused}."
+            raise _Failed(f"{reason} {command}{refused.remediation}") from None
 
     return explained
