@@ -151,7 +151,7 @@ async def test_a_restarted_server_counts_again(redis: RedisServer) -> None:
 
 
 def test_the_workers_of_a_server_count_together(redis: RedisServer, tmp_path: Path) -> None:
-    settings = {"AUTHSERVER_LIMITS_URL": redis.url, "AUTHSERVER_LIMIT_TOKEN_REQUESTS": "20/minute"}
+    settings = {"AUTHSERVER_LIMITS_URL": redis.url, "AUTHSERVER_LIMIT_TOKEN_REQUESTS": "20/hour"}
     stack = LocalStack(tmp_path / "stack", settings=settings)
     stack.init()
     client = stack.create_client("agent", "env:read")

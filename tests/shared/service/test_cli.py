@@ -1,5 +1,6 @@
 """What both command lines have in common: lazy groups, refusals, exit codes."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -199,6 +200,30 @@ def test_failed_output_is_reported_once(monkeypatch: pytest.MonkeyPatch, write: 
             group.main(["command"], standalone_mode=False)
         full.flush()
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("write", [click.echo, print], ids=["at once", "at the end"])
+def test_output_that_nobody_reads_ends_the_command_quietly(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Any]
+) -> None:
+    """As `| head` ends the commands of other programs."""
+
+    @click.group(cls=ServerGroup)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def command() -> None:
+        write("text")
+
+    source, sink = os.pipe()
+    os.close(source)
+    with os.fdopen(sink, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(click.exceptions.Exit) as ended:
+            group.invoke(group.make_context("group", ["command"]))
+        monkeypatch.undo()
+    assert ended.value.exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,9 @@ class ServerGroup(LazyGroup):
             sys.stdout.flush()
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except BrokenPipeError:
+            # Nobody reads standard output any more, as after `| head`, and knows it.
+            raise click.exceptions.Exit(1) from None
         except Exception as error:
             # Imported for a failure only: it brings SQLAlchemy and pydantic.
             explain = import_module("gatehouse.shared.service.failures").explain
