@@ -82,7 +82,7 @@ def test_scope_and_resource_are_those_of_the_client(workload: WorkloadClient) ->
             ({"resource": OTHER_RESOURCE, "scope": "env:read"}, "invalid_scope"),
         ):
             response = workload.post(form, token, **parameters)
-            assert (response.status_code, response.json["error"]) == (400, error), form
+            assert (response.status_code, response.json.get("error")) == (400, error), form
 
 
 def test_a_sent_client_id_must_be_that_of_the_rule(workload: WorkloadClient) -> None:

@@ -93,7 +93,7 @@ class WorkloadClient:
 
     def check_refusal(self, form: str, response: TestResponse, reason: str) -> dict[str, Any]:
         """Check the uniform response to a refused token, and its reason in the audit log. Return the audit row."""
-        assert (response.status_code, response.json["error"]) == REFUSALS[form], (form, response.text)
+        assert (response.status_code, response.json.get("error")) == REFUSALS[form], (form, reason, response.text)
         assert response.json.keys() == {"error", "error_description", "request_id"}
         [row] = self.server.audit(request_id=response.json["request_id"])
         assert row["reason"] == reason, form
