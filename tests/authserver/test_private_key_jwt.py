@@ -294,7 +294,7 @@ def test_a_disabled_client_gets_no_token_for_a_valid_assertion(authserver: AuthS
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        pytest.param(b"-----BEGIN PUBLIC KEY-----", "not valid JSON", id="PEM"),
+        pytest.param(b"-----BEGIN PUBLIC KEY-----", "the document is in PEM", id="PEM"),
         pytest.param(jwks(), "not a JWK set of 1 to 8 keys", id="no key"),
         pytest.param(KEY.private_jwk(), "private or symmetric", id="a private key"),
         pytest.param(jwks({"kty": "oct", "k": "c2VjcmV0"}), "private or symmetric", id="a secret"),
