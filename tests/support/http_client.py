@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
@@ -33,10 +34,25 @@ def run(awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 
 async def _traced(awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
-    # Coverage pauses during some tests, and resumes only in the thread of the tests and in new threads.
+    _resume_tracing()
+    return await awaitable
+
+
+def _resume_tracing() -> None:
+    """Trace this thread if coverage runs: it pauses during some tests, and resumes only in new threads."""
     if sys.gettrace() is None:
         sys.settrace(threading.gettrace())
-    return await awaitable
+
+
+class TracedThreads(ThreadPoolExecutor):
+    """Threads that live as long as the event loop of the tests' applications."""
+
+    def submit(self, fn: Callable[..., ResultT], /, *args: Any, **kwargs: Any) -> Future[ResultT]:
+        def traced() -> ResultT:
+            _resume_tracing()
+            return fn(*args, **kwargs)
+
+        return super().submit(traced)
 
 
 def as_wsgi(app: AsgiApplication) -> "WSGIApplication":
@@ -56,6 +72,7 @@ def as_wsgi(app: AsgiApplication) -> "WSGIApplication":
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of the tests' applications. Its thread ends with the process."""
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(TracedThreads())
     threading.Thread(target=loop.run_forever, name="test event loop", daemon=True).start()
     return loop
 

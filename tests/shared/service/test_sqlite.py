@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,3 +99,20 @@ def test_a_file_that_stays_locked_is_not_waited_for_without_end(tmp_path: Path) 
         other.execute("ROLLBACK")
         engine.connect().close()
         engine.dispose()
+
+
+def test_a_file_is_tried_again_while_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "locked.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            other.execute("ROLLBACK")
+
+        monkeypatch.setattr(sqlite, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
+            sqlite._use_wal(connection.cursor(), time.monotonic() + 60)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert len(pauses) == 1
