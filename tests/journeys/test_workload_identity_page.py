@@ -156,6 +156,9 @@ def script_of_the_page() -> Iterator[str]:
     for kind, text in BLOCK.findall(PAGE):
         if kind == "sh":
             yield text
+            if "client trust add" in text:
+                # The page says how long it takes until the rule is known.
+                yield "sleep 1\n"
         elif kind == "console":
             for command, _ in commands_with_output(text):
                 yield f"echo '{SHOWN}'\n{{ {command}; }} 2>&1 || true\necho '{SHOWN}'\n"
