@@ -76,9 +76,16 @@ class MeasuredStack:
 
     def workers(self, server: str) -> list[int]:
         """Return the process ids of the workers: the children that do not serve the metrics."""
-        children = child_processes(self.stack.pid(server))
-        return [pid for pid in children if b"metrics_server" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in child_processes(self.stack.pid(server)) if _is_worker(pid)]
 
     def metrics_process(self, server: str) -> int:
         [pid] = set(child_processes(self.stack.pid(server))) - set(self.workers(server))
         return pid
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"metrics_server" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        # It ended after it was listed.
+        return False
