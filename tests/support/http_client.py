@@ -44,8 +44,8 @@ def _resume_tracing() -> None:
         sys.settrace(threading.gettrace())
 
 
-class TracedThreads(ThreadPoolExecutor):
-    """Threads that live as long as the event loop of the tests' applications."""
+class _TracedThreads(ThreadPoolExecutor):
+    """The threads of the event loop, which are traced even if they were started before coverage paused."""
 
     def submit(self, fn: Callable[..., ResultT], /, *args: Any, **kwargs: Any) -> Future[ResultT]:
         def traced() -> ResultT:
@@ -72,7 +72,7 @@ def as_wsgi(app: AsgiApplication) -> "WSGIApplication":
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of the tests' applications. Its thread ends with the process."""
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(TracedThreads())
+    loop.set_default_executor(_TracedThreads())
     threading.Thread(target=loop.run_forever, name="test event loop", daemon=True).start()
     return loop
 
