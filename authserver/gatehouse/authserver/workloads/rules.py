@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from gatehouse.authserver.workloads.kinds import NAMESPACE, Kind
@@ -170,7 +169,7 @@ def rule_anchor(kind: Kind, conditions: Mapping[str, str]) -> bytes:
     names = _identification(kind, conditions)
     if names is None:
         raise InvalidRule(f"the claims do not identify a workload of the kind {kind.name}")
-    return _anchor(names, tuple(conditions[name] for name in names))
+    return _anchor(names, [conditions[name] for name in names])
 
 
 def token_anchors(kind: Kind, claims: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -180,14 +179,12 @@ def token_anchors(kind: Kind, claims: Mapping[str, Any]) -> tuple[bytes, ...]:
 
 def _token_anchors(kind: Kind, claims: Mapping[str, Any]) -> Iterator[bytes]:
     for identification in kind.identifications:
-        values = tuple(find_claim(claims, name) for name in identification.claims)
+        values = [find_claim(claims, name) for name in identification.claims]
         if None not in values:
             yield _anchor(identification.claims, values)
 
 
-# The tokens of a workload have the same anchors, and a digest takes longer than the search in memory that needs it.
-@lru_cache(1024)
-def _anchor(names: tuple[str, ...], values: tuple[str | None, ...]) -> bytes:
+def _anchor(names: Sequence[str], values: Sequence[str | None]) -> bytes:
     return hashlib.sha256(compact_json([names, values]).encode()).digest()
 
 
