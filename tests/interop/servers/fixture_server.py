@@ -13,6 +13,7 @@ import wave
 from base64 import b64decode
 from typing import Annotated, Any
 
+import anyio
 import uvicorn
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.tools import Tool
@@ -39,11 +40,13 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import Field
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 RETRY_MS = 100
 """After how many milliseconds a client resumes a stream that the server closed."""
+BODY_BEGUN = "body_begun"
+"""The key in the ASGI scope of the event that is set once the response has sent the first part of its body."""
 
 PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==")
 
@@ -175,8 +178,11 @@ def test_custom_header(region: Annotated[str, Field(json_schema_extra={"x-mcp-he
 
 @server.tool()
 async def test_reconnection(ctx: Context) -> str:
-    """Close the stream of the response before the result."""
-    await ctx.close_sse_stream()
+    """Close the stream of the response before the result, if the client can resume it."""
+    if ctx.request_context.close_sse_stream:
+        # A client resumes a stream after its first event. The SDK would close the stream before that event is sent.
+        await ctx.request_context.request.scope[BODY_BEGUN].wait()
+        await ctx.close_sse_stream()
     return "Done."
 
 
@@ -358,6 +364,22 @@ class Events(EventStore):
         return resumed
 
 
+def announcing(app: ASGIApp) -> ASGIApp:
+    """Set the event under `BODY_BEGUN` in the scope of each request."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[BODY_BEGUN] = begun = anyio.Event()
+
+        async def announce(message: Message) -> None:
+            await send(message)
+            if message.get("body"):
+                begun.set()
+
+        await app(scope, receive, announce)
+
+    return serve
+
+
 def only(version: str, app: ASGIApp) -> ASGIApp:
     """Refuse the other version, as servers on the SDKs of that version do."""
     if version == MODERN:
@@ -391,7 +413,7 @@ def main() -> None:
         server.run("stdio")
         return
     resumable = {} if options.stateless else {"event_store": Events(), "retry_interval": RETRY_MS}
-    app: ASGIApp = server.streamable_http_app(stateless_http=options.stateless, **resumable)
+    app = announcing(server.streamable_http_app(stateless_http=options.stateless, **resumable))
     if options.only:
         app = only(options.only, app)
     uvicorn.run(app, port=int(options.port), log_level="warning", timeout_graceful_shutdown=1)
