@@ -7,76 +7,22 @@ from typing import Any
 
 import httpx2
 import pytest
-from support.clock import FakeClock
 from support.fake_servers import ISSUER, RESOURCE, TOKEN_ENDPOINT, FakeServers, oauth_error
-from support.forging import part
+from support.platform_files import UNREADABLE, WORKLOAD, from_file, jwt, request_token
 
-from gatehouse.bridge.credentials import Credentials, InvalidCredentials, read_credentials
+from gatehouse.bridge.credentials import InvalidCredentials, read_credentials
 from gatehouse.bridge.errors import BridgeError
 from gatehouse.bridge.settings import BridgeSettings
 from gatehouse.bridge.tokens import TokenSource
 
-NOW = FakeClock().now
-WORKLOAD = {
-    "iss": "https://cluster.example",
-    "sub": "system:serviceaccount:prod:agent",
-    "aud": [ISSUER],
-    "exp": NOW + 600,
-    "kubernetes.io": {"namespace": "not-to-be-shown"},
-}
-EXPIRY = "2027-01-15T08:10:00Z"
-UNREADABLE = "a.b.c"
-"""It has the form of a JWT, and holds no JSON."""
 JOB_URL = "https://run.actions.example/197//idtoken/1?api-version=2.0"
 JOB_TOKEN = "actions-request-token-0123456789"
 
 pytestmark = pytest.mark.anyio
 
 
-def jwt(claims: Any = WORKLOAD) -> str:
-    return f"{part({'alg': 'RS256', 'kid': '1'})}.{part(claims)}.c2lnbmF0dXJl"
-
-
-def from_file(path: Path, **settings: Any) -> Credentials:
-    return read_credentials(BridgeSettings(token_file=path, **settings), None)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[[Any], Path]:
-    """Write a file as kubelet does, with mode 0644."""
-
-    def write(content: str | bytes) -> Path:
-        path = tmp_path / "token"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        path.chmod(0o644)
-        return path
-
-    return write
-
-
-async def request_token(servers: FakeServers, read: Callable[[], Credentials]) -> TokenSource:
-    """Request a token, and return its source."""
-    http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
-    source = TokenSource(http, RESOURCE, ISSUER, read, servers.clock, now=servers.clock)
-    await source.current()
-    return source
-
-
-async def refusal(read: Callable[[], Credentials], code: str = "invalid_client", **response: Any) -> str:
-    """Return the message of a refused token request, after one that succeeds."""
-    servers = FakeServers()
-    await request_token(servers, read)
-    servers.respond(TOKEN_ENDPOINT, httpx2.Response(401, json={"error": code, "request_id": "req_9", **response}))
-    with pytest.raises(BridgeError) as caught:
-        await request_token(servers, read)
-    text = str(caught.value)
-    assert "eyJ" not in text
-    assert "not-to-be-shown" not in text
-    return text
-
-
-async def test_the_token_in_a_file_authenticates_the_client(file: Callable[[Any], Path]) -> None:
-    servers, path = FakeServers(), file(f"{jwt()}\n")
+async def test_the_token_in_a_file_authenticates_the_client(token_file: Callable[[Any], Path]) -> None:
+    servers, path = FakeServers(), token_file(f"{jwt()}\n")
     await request_token(servers, lambda: from_file(path))
     (request,) = servers.requests_to(TOKEN_ENDPOINT)
     assert request.authorization is None
@@ -88,8 +34,8 @@ async def test_the_token_in_a_file_authenticates_the_client(file: Callable[[Any]
     }
 
 
-async def test_a_configured_client_id_is_sent_with_a_platform_token(file: Callable[[Any], Path]) -> None:
-    servers, path = FakeServers(), file(jwt())
+async def test_a_configured_client_id_is_sent_with_a_platform_token(token_file: Callable[[Any], Path]) -> None:
+    servers, path = FakeServers(), token_file(jwt())
     await request_token(servers, lambda: from_file(path, client_id="agent_1"))
     assert servers.requests_to(TOKEN_ENDPOINT)[0].form["client_id"] == "agent_1"
 
@@ -97,7 +43,7 @@ async def test_a_configured_client_id_is_sent_with_a_platform_token(file: Callab
 @pytest.mark.threat("T-116")
 @pytest.mark.parametrize("audience", [ISSUER, [ISSUER], ["https://mcp.example.com", ISSUER], 1, None])
 async def test_a_token_for_another_server_is_not_sent_where_the_resource_says(
-    file: Callable[[Any], Path], audience: Any
+    token_file: Callable[[Any], Path], audience: Any
 ) -> None:
     """A hostile MCP server can name itself as the issuer. With the token, it would get access tokens of another one."""
     hostile = "https://mcp.example.com"
@@ -108,7 +54,7 @@ async def test_a_token_for_another_server_is_not_sent_where_the_resource_says(
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
 
     def source(aud: Any, issuer: str | None = None) -> TokenSource:
-        path = file(jwt({**WORKLOAD, "aud": aud}))
+        path = token_file(jwt({**WORKLOAD, "aud": aud}))
         return TokenSource(http, RESOURCE, issuer, lambda: from_file(path), servers.clock)
 
     for own in (hostile, [hostile], f"{hostile}/", f"{hostile}/token"):
@@ -122,8 +68,8 @@ async def test_a_token_for_another_server_is_not_sent_where_the_resource_says(
     assert len(servers.requests_to(f"{hostile}/token")) == 5
 
 
-async def test_an_unreadable_token_is_not_sent_where_the_resource_says(file: Callable[[Any], Path]) -> None:
-    servers, path = FakeServers(), file(UNREADABLE)
+async def test_an_unreadable_token_is_not_sent_where_the_resource_says(token_file: Callable[[Any], Path]) -> None:
+    servers, path = FakeServers(), token_file(UNREADABLE)
     servers.prm["authorization_servers"] = ["https://mcp.example.com"]
     servers.metadata.update(issuer="https://mcp.example.com")
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(servers.serve))
@@ -153,10 +99,10 @@ async def test_a_file_that_kubelet_rotates_is_read_for_each_request(tmp_path: Pa
     [b"", b"secret", b"a.b", b"a.b.c.d", b"a b.c.d", b"a.b.\xc3\xa9", f"{jwt()} {jwt()}", b"a.b." + b"c" * 16 * 1024],
     ids=["nothing", "text", "two-parts", "four-parts", "space", "not-ascii", "two", "long"],
 )
-async def test_a_file_without_a_platform_token_is_refused(file: Callable[[Any], Path], content: Any) -> None:
-    assert from_file(file(jwt())).secret == jwt()
+async def test_a_file_without_a_platform_token_is_refused(token_file: Callable[[Any], Path], content: Any) -> None:
+    assert from_file(token_file(jwt())).secret == jwt()
     with pytest.raises(InvalidCredentials, match="holds no platform token") as caught:
-        from_file(file(content))
+        from_file(token_file(content))
     assert "secret" not in str(caught.value)
     assert "eyJ" not in str(caught.value)
 
@@ -169,125 +115,6 @@ async def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
         from_file(tmp_path / "none")
     with pytest.raises(InvalidCredentials, match="cannot be read"):
         from_file(tmp_path)
-
-
-@pytest.mark.threat("T-120")
-async def test_a_refused_platform_token_is_described_and_not_repeated(file: Callable[[Any], Path]) -> None:
-    path = file(jwt())
-    text = await refusal(lambda: from_file(path))
-    described = f"(iss https://cluster.example, sub system:serviceaccount:prod:agent, aud {ISSUER}, exp {EXPIRY})"
-    assert f"{ISSUER} refused the platform token from {path} {described}: invalid_client. Its audience is right" in text
-    assert "by the clock of this machine it is valid for 600 s more" in text
-    for cause in ("no trust rule matches it", "rules of two clients", "its key is unknown", "used before", "disabled"):
-        assert cause in text
-    assert f"run `authserver audit --request req_9`, or `authserver token inspect < {path}`" in text
-    assert "client_id" not in text
-
-
-@pytest.mark.parametrize(
-    ("changed", "problem"),
-    [
-        ({"aud": None}, f"It has no aud. Request a token for the audience {ISSUER}"),
-        ({"aud": []}, "It has no aud."),
-        ({"aud": [ISSUER, "https://other.example"]}, f"for several audiences, and must be for {ISSUER} alone"),
-        ({"aud": f"{ISSUER}/"}, f"differs from the issuer by a slash at the end. Request a token for exactly {ISSUER}"),
-        ({"aud": "https://other.example"}, f"Its aud is not {ISSUER}. Unless the admin told you another audience"),
-        ({"aud": [[ISSUER]]}, f"Its aud is not {ISSUER}."),
-        ({"exp": NOW - 90}, "It expired 90 s ago by the clock of this machine. Request a new one"),
-        ({"exp": NOW}, "It expired 0 s ago"),
-        ({"exp": NOW + 3631}, "It is valid for 3631 s more, and a server accepts at most 3600 s"),
-        ({"iat": NOW + 31}, "Its iat is in the future by the clock of this machine. Compare this clock with"),
-        ({"nbf": NOW + 31}, "Its nbf is in the future by the clock of this machine."),
-        ({"iss": ISSUER, "aud": RESOURCE}, f"It is a token of {ISSUER} itself. Use the token that the platform"),
-        ({"exp": None}, "It does not say in exp when it expires"),
-        ({"exp": "tomorrow"}, "It does not say in exp when it expires"),
-        ({"exp": 1e300}, "It does not say in exp when it expires"),
-    ],
-    ids=str,
-)
-async def test_a_problem_that_the_platform_token_shows_is_named(
-    file: Callable[[Any], Path], changed: dict[str, Any], problem: str
-) -> None:
-    faultless = file(jwt({**WORKLOAD, "exp": NOW + 3630, "iat": NOW + 30, "nbf": NOW + 30}))
-    assert "Its audience is right" in await refusal(lambda: from_file(faultless))
-    path = file(jwt({**WORKLOAD, **changed}))
-    text = await refusal(lambda: from_file(path))
-    assert problem in text
-    assert "If that is not the reason, ask the admin to run `authserver audit --request req_9`" in text
-    assert "Its audience is right" not in text
-    assert "no trust rule" not in text
-
-
-async def test_every_problem_of_a_platform_token_is_named(file: Callable[[Any], Path]) -> None:
-    path = file(jwt({**WORKLOAD, "aud": f"{ISSUER}/", "exp": NOW - 1}))
-    text = await refusal(lambda: from_file(path))
-    assert "slash at the end" in text
-    assert "It expired 1 s ago" in text
-
-
-async def test_a_client_id_that_was_sent_is_named(file: Callable[[Any], Path]) -> None:
-    path = file(jwt())
-    text = await refusal(lambda: from_file(path, client_id="agent_1"))
-    assert "It was sent with the client_id agent_1 of BRIDGE_CLIENT_ID, which must be the client of the token." in text
-
-
-@pytest.mark.threat("T-120")
-@pytest.mark.parametrize(
-    ("claims", "described"),
-    [
-        ({"iss": "a\x1b[2J", "sub": "x" * 200, "aud": ["b", "c"]}, r"a\x1b[2J, sub " + "x" * 100 + ", aud b and c, "),
-        (
-            {"iss": "", "sub": "my agent", "aud": {"not-to-be-shown": 1}, "exp": -1},
-            '(iss "", sub "my agent", aud invalid, exp ',
-        ),
-        ({"sub": [[1]]}, "(iss missing, sub invalid, aud missing, exp missing)"),
-        ({}, "(iss missing, sub missing, aud missing, exp missing)"),
-        ([], "token: invalid_client. Its claims cannot be read"),
-        (UNREADABLE, "token: invalid_client. Its claims cannot be read"),
-    ],
-    ids=["hostile", "odd", "nested", "empty", "not-an-object", "unreadable"],
-)
-async def test_a_described_platform_token_is_printable(
-    file: Callable[[Any], Path], claims: Any, described: str
-) -> None:
-    """CWE-150."""
-    path = file(jwt(claims) if claims != UNREADABLE else UNREADABLE)
-    text = await refusal(lambda: from_file(path))
-    assert described in text
-    assert text.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("request_id", "command"),
-    [
-        ("req_9", "`authserver audit --request req_9`"),
-        ("x; rm -rf", "`authserver audit --action token.issue`"),
-        (None, "`authserver audit --action token.issue`"),
-    ],
-)
-@pytest.mark.parametrize("code", ["invalid_client", "invalid_scope", "invalid_request"])
-async def test_the_admin_gets_the_command_that_shows_the_reason(
-    file: Callable[[Any], Path], code: str, request_id: str | None, command: str
-) -> None:
-    path = file(jwt())
-    text = await refusal(lambda: from_file(path), code, request_id=request_id)
-    assert command in text
-    assert "rm -rf" not in text
-
-
-async def test_an_unknown_client_id_is_not_named(file: Callable[[Any], Path]) -> None:
-    path = file(jwt())
-    text = await refusal(lambda: from_file(path), "invalid_scope")
-    assert (
-        f"client grant add CLIENT_ID --resource {RESOURCE} --scope SCOPE`. `authserver audit --request req_9`" in text
-    )
-
-
-async def test_a_file_name_is_quoted_in_the_admins_command(tmp_path: Path) -> None:
-    """CWE-78."""
-    path = tmp_path / "$(id)"
-    path.write_text(jwt())
-    assert f"`authserver token inspect < '{path}'`" in await refusal(lambda: from_file(path))
 
 
 class Job:
@@ -408,7 +235,9 @@ async def test_outside_of_a_job_the_permission_is_named(
 
 
 @pytest.mark.threat("T-120")
-async def test_the_repr_of_a_platform_credential_contains_no_secret(job: Job, file: Callable[[Any], Path]) -> None:
+async def test_the_repr_of_a_platform_credential_contains_no_secret(
+    job: Job, token_file: Callable[[Any], Path]
+) -> None:
     in_job = read_credentials(BridgeSettings(), None, github=True)
     assert JOB_TOKEN not in repr(in_job)
-    assert "eyJ" not in repr(from_file(file(jwt())))
+    assert "eyJ" not in repr(from_file(token_file(jwt())))

@@ -1,0 +1,19 @@
+"""Fixtures of the bridge's tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    """Write a file as kubelet does, with mode 0644."""
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "token"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(0o644)
+        return path
+
+    return write
