@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from sqlalchemy import URL, Engine, MetaData, make_url
 
 from gatehouse.shared.service.database import create_file, open_engine
+from support.waiting import wait_until
 
 BACKENDS = ("sqlite", "postgresql")
 
@@ -59,7 +60,12 @@ DO $$ DECLARE name text; last bigint; BEGIN
     END LOOP;
 END $$
 """
-"""Fails on a lock timeout if a test left a connection open."""
+"""Fails on a lock timeout if a test left a transaction open."""
+
+_OTHER_CONNECTIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 _numbers = itertools.count()
 
@@ -215,6 +221,8 @@ class PostgreSQLTemplate:
     def _put_back(self, url: URL) -> bool:
         try:
             with _connect(url, url.database) as connection:
+                # The end of a connection reaches the server a moment later.
+                wait_until(lambda: connection.execute(_OTHER_CONNECTIONS).fetchone() == (0,), 5.0)
                 if connection.execute(_SHAPE).fetchone() != self._shape:
                     return False
                 connection.execute(_PUT_ROWS_BACK)
